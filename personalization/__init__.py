@@ -1,0 +1,1 @@
+"""Signals → plan → training → gate → registry."""

@@ -1,0 +1,84 @@
+"""What goes into a training child process and what comes out, as plain values (no torch here).
+
+A job carries rounds of 1 to 1,000 tenants that share one frozen base. Users come in a deterministic order without
+any identifier; noise keys are secret 32-byte seeds of a ChaCha20 keystream and are never logged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from personalization.plan import PerformanceFlags, TrainingPlan
+
+
+class ExampleKind(StrEnum):
+    """What one signal asks of the model."""
+
+    SFT = "sft"  # raise the likelihood of `completion`
+    UNLIKELIHOOD = "unlikelihood"  # lower the likelihood of `completion` (it was rejected)
+    PREFERENCE = "preference"  # `completion` (edited) is preferred to `shown`
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One signal as training sees it."""
+
+    prompt: str
+    completion: str
+    kind: ExampleKind = ExampleKind.SFT
+    shown: str | None = None
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class UserExamples:
+    """All examples of one user in the round; at most ``plan.contribution_bound`` of them."""
+
+    examples: tuple[Example, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TenantJob:
+    """One tenant's share of a job; ``job_key`` is opaque to training (the reservation id)."""
+
+    job_key: str
+    plan: TrainingPlan
+    users: tuple[UserExamples, ...] = field(repr=False)
+    noise_key: bytes = field(repr=False)  # 32 secret bytes; the same key gives the same draws
+    start_adapter: Path | None = None  # a released portable adapter to start from (same family line)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingJob:
+    """One fused job: every tenant's rows share each matmul of the frozen base."""
+
+    base_model: str  # a directory with config, tokenizer and safetensors
+    tenants: tuple[TenantJob, ...]
+    output: Path  # one sub-directory per job_key receives the portable PEFT adapter
+    flags: PerformanceFlags = PerformanceFlags()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Live progress of a job. It holds nothing computed from private values: no loss, no norm, no clipped share."""
+
+    stage: str  # "load" | "prefix" | "train" | "export"
+    done: int
+    total: int
+    tokens_per_second: float | None = None  # of the fused batch; see the trainer's docstring on what this reveals
+    memory_bytes: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TenantResult:
+    """What one tenant's run released, and what was observed of its mechanism."""
+
+    job_key: str
+    adapter: Path  # directory: adapter_config.json + adapter_model.safetensors
+    steps: int
+    sample_rate: float
+    noise_multiplier: float
+    delta_norm: float  # L2 norm of the released change: post-processing of the released adapter
+    trainable_parameters: int

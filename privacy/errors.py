@@ -1,0 +1,109 @@
+"""The error tree of the privacy package.
+
+    PrivacyError
+    ├── PolicyError                  a policy value is outside its range (field, value, allowed range)
+    │   └── UnknownTenantError       no such tenant is registered
+    ├── CalibrationError             no sound noise multiplier meets the request
+    ├── LedgerError
+    │   ├── BudgetExhaustedError     a filter refuses: asked, spent and cap are in the text
+    │   ├── ReservationStateError    the reservation is not in the state the verb needs
+    │   ├── FencedError              a lower lease epoch tried to write
+    │   ├── RetryMismatchError       seed, data or code differ from the recorded draw
+    │   ├── UnknownMechanismError    a stored or requested event type is not known to this version
+    │   └── LedgerIntegrityError     the hash chain, a curve or a total does not match
+    ├── KeyUnavailableError          a key was destroyed (erasure) or cannot be unwrapped
+    └── StorageError                 the database cannot be reached or refused (retryable)
+
+Every class has a stable ``code``, a ``retryable`` flag and an ``exit_status`` for the command line. A text is one
+sentence: what was asked, what is allowed, what to do. It never holds an id or text of a person.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class PrivacyError(Exception):
+    """Base of every error raised on purpose by this package."""
+
+    code: ClassVar[str] = "privacy.error"
+    retryable: ClassVar[bool] = False
+    exit_status: ClassVar[int] = 1
+
+
+class PolicyError(PrivacyError):
+    """A policy value is outside its allowed range."""
+
+    code = "privacy.policy.invalid"
+    exit_status = 2
+
+
+class UnknownTenantError(PolicyError):
+    """No tenant of that name is registered."""
+
+    code = "privacy.tenant.unknown"
+
+
+class CalibrationError(PrivacyError):
+    """No sound noise multiplier meets the request."""
+
+    code = "privacy.calibration.impossible"
+    exit_status = 2
+
+
+class LedgerError(PrivacyError):
+    """Base of the errors of the ledger."""
+
+    code = "privacy.ledger.error"
+
+
+class BudgetExhaustedError(LedgerError):
+    """A filter refused a reservation; nothing was debited."""
+
+    code = "privacy.budget.exhausted"
+    exit_status = 3
+
+
+class ReservationStateError(LedgerError):
+    """The reservation is not in the state that the verb needs."""
+
+    code = "privacy.reservation.state"
+
+
+class FencedError(LedgerError):
+    """A writer whose lease epoch is lower than the recorded one was refused."""
+
+    code = "privacy.ledger.fenced"
+
+
+class RetryMismatchError(LedgerError):
+    """A retry came with another seed, other data or other code than the recorded draw."""
+
+    code = "privacy.retry.mismatch"
+
+
+class UnknownMechanismError(LedgerError):
+    """An event type is not known to this version; it is refused, never skipped."""
+
+    code = "privacy.mechanism.unknown"
+
+
+class LedgerIntegrityError(LedgerError):
+    """The hash chain, a stored curve or a total does not match the events."""
+
+    code = "privacy.ledger.integrity"
+    exit_status = 4
+
+
+class KeyUnavailableError(PrivacyError):
+    """A key was destroyed by an erasure or cannot be unwrapped with the configured master key."""
+
+    code = "privacy.key.unavailable"
+
+
+class StorageError(PrivacyError):
+    """The database could not be reached or refused the transaction; trying again may help."""
+
+    code = "privacy.storage.unavailable"
+    retryable = True
+    exit_status = 5

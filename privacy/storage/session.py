@@ -1,0 +1,61 @@
+"""Engines and transactions: one unit of work, committed only at the edge.
+
+SQLite runs in WAL mode, with ``BEGIN IMMEDIATE`` so that a read-check-write admission holds the write lock from its
+first read. PostgreSQL runs at READ COMMITTED; code that admits takes row locks in a fixed order.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from sqlalchemy import create_engine, event
+from sqlalchemy.exc import DBAPIError
+from sqlmodel import Session
+
+from privacy.errors import StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy.engine import Engine
+    from sqlalchemy.engine.interfaces import DBAPIConnection
+    from sqlalchemy.pool import ConnectionPoolEntry
+
+
+def open_engine(url: str, *, busy_timeout_seconds: float = 30.0) -> Engine:
+    """Return an engine for ``sqlite:///…`` or ``postgresql+psycopg://…`` with this project's transaction rules."""
+    if url.startswith("sqlite"):
+        engine = create_engine(url, connect_args={"timeout": busy_timeout_seconds, "check_same_thread": False})
+
+        @event.listens_for(engine, "connect")
+        def _on_connect(connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
+            connection.isolation_level = None  # type: ignore[attr-defined]  # we emit BEGIN ourselves
+            cursor = connection.cursor()
+            for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
+                cursor.execute(f"PRAGMA {pragma}")
+            cursor.close()
+
+        @event.listens_for(engine, "begin")
+        def _on_begin(connection) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+        return engine
+    return create_engine(url, pool_pre_ping=True)
+
+
+@contextmanager
+def transaction(engine: Engine) -> Iterator[Session]:
+    """Yield a session whose work is committed when the block ends and rolled back when it raises.
+
+    Raises:
+        StorageError: the database could not be reached or refused (the driver's error is its cause).
+    """
+    try:
+        with Session(engine, expire_on_commit=False) as session, session.begin():
+            yield session
+    except DBAPIError as error:
+        raise StorageError(
+            f"the {engine.dialect.name} database refused the transaction ({type(error.orig).__name__}); "
+            "check that it is reachable and has space, then try again"
+        ) from error

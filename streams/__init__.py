@@ -1,0 +1,1 @@
+"""Every edge: Kafka contracts, the client SDK, Faust agents, HTTP, command line, settings, wiring."""
