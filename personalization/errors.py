@@ -1,0 +1,121 @@
+"""The error tree of the personalization package.
+
+    PersonalizationError
+    ├── RoundError
+    │   ├── RoundNotFoundError        no such round
+    │   ├── RoundConflictError        the line already has an open round
+    │   └── LeaseLostError            another trainer holds the round (a higher lease epoch)
+    ├── ArtifactError
+    │   ├── ArtifactNotFoundError     no artifact with that digest
+    │   ├── ArtifactCorruptError      bytes on disk do not match their digest
+    │   └── ArtifactFormatError       a file is not safetensors or JSON, or its name is not allowed
+    ├── ManifestError                 a manifest cannot be read, or its signature does not verify
+    ├── RegistryError
+    │   ├── LineNotFoundError         no such adapter line
+    │   ├── VersionNotFoundError      no such adapter version
+    │   └── VersionStateError         the verb does not apply to a version in that state
+    └── TrainingFailedError           the training child failed; the round's budget is forfeited
+
+Same contract as :mod:`privacy.errors`: a stable ``code``, a ``retryable`` flag, an ``exit_status``, one
+sentence.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class PersonalizationError(Exception):
+    """Base of every error raised on purpose by this package."""
+
+    code: ClassVar[str] = "personalization.error"
+    retryable: ClassVar[bool] = False
+    exit_status: ClassVar[int] = 1
+
+
+class RoundError(PersonalizationError):
+    """Base of the errors of training rounds."""
+
+    code = "personalization.round.error"
+
+
+class RoundNotFoundError(RoundError):
+    """No round has that id."""
+
+    code = "personalization.round.unknown"
+
+
+class RoundConflictError(RoundError):
+    """The adapter line already has a round that is due or leased."""
+
+    code = "personalization.round.conflict"
+    exit_status = 3
+
+
+class LeaseLostError(RoundError):
+    """A higher lease epoch exists, or the lease ran out: this trainer may write nothing more."""
+
+    code = "personalization.round.lease_lost"
+
+
+class ArtifactError(PersonalizationError):
+    """Base of the errors of the artifact store."""
+
+    code = "personalization.artifact.error"
+
+
+class ArtifactNotFoundError(ArtifactError):
+    """The store holds no artifact with that digest."""
+
+    code = "personalization.artifact.unknown"
+
+
+class ArtifactCorruptError(ArtifactError):
+    """The bytes on disk do not match the digest they are stored under; nothing is loaded."""
+
+    code = "personalization.artifact.corrupt"
+    exit_status = 4
+
+
+class ArtifactFormatError(ArtifactError):
+    """A file is neither safetensors nor JSON, or its name could leave the artifact's directory."""
+
+    code = "personalization.artifact.format"
+
+
+class ManifestError(PersonalizationError):
+    """A manifest cannot be read, or its signature does not verify."""
+
+    code = "personalization.manifest.invalid"
+    exit_status = 4
+
+
+class RegistryError(PersonalizationError):
+    """Base of the errors of the adapter registry."""
+
+    code = "personalization.registry.error"
+
+
+class LineNotFoundError(RegistryError):
+    """No adapter line exists for that tenant and domain."""
+
+    code = "personalization.line.unknown"
+
+
+class VersionNotFoundError(RegistryError):
+    """No adapter version of that name or number exists on the line."""
+
+    code = "personalization.version.unknown"
+
+
+class VersionStateError(RegistryError):
+    """The verb does not apply to an adapter version in its present state."""
+
+    code = "personalization.version.state"
+    exit_status = 3
+
+
+class TrainingFailedError(PersonalizationError):
+    """The training child ended without a result; whatever it was charged stays charged."""
+
+    code = "personalization.training.failed"
