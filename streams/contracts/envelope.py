@@ -1,0 +1,198 @@
+"""CloudEvents 1.0 over Kafka: binary mode is written, binary and structured mode are read.
+
+In binary mode the attributes are record headers ``ce_…`` and the value is the JSON data; in structured mode
+the value is one JSON object with everything in it (content type ``application/cloudevents+json``). An event
+is identified by (``source``, ``id``): the same pair means the same event, however often it arrives.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import NamedTuple, TypeAlias
+
+from .dead_letter import DeadLetterReason
+from .fields import utc_text
+
+SPEC_VERSION = "1.0"
+JSON_CONTENT_TYPE = "application/json"
+STRUCTURED_CONTENT_TYPE = "application/cloudevents+json"
+DEFAULT_MAX_EVENT_BYTES = 65_536
+"""Largest value of one event, in bytes, unless a setting says otherwise."""
+
+MAX_ATTRIBUTE_CHARACTERS = 256
+
+RawHeaders: TypeAlias = Mapping[str, bytes] | Iterable[tuple[str, bytes]] | None
+
+
+class Invalid(NamedTuple):
+    """A message that cannot be accepted: a stable reason, and the field and rule (never the value)."""
+
+    reason: DeadLetterReason
+    detail: str
+
+
+class Envelope(NamedTuple):
+    """The CloudEvents attributes of one event.
+
+    Attributes:
+        id: unique within ``source``.
+        source: URI-reference of the producer.
+        type: event type, ending in its major version.
+        time: RFC 3339 text, when the producer made the event.
+        subject: what the event is about; never a user.
+        dataschema: URI of the JSON Schema of the data.
+        traceparent: W3C trace context of the producer.
+        tracestate: its vendor part.
+    """
+
+    id: str
+    source: str
+    type: str
+    time: str | None = None
+    subject: str | None = None
+    dataschema: str | None = None
+    traceparent: str | None = None
+    tracestate: str | None = None
+
+    def headers(self) -> list[tuple[str, bytes]]:
+        """Return the record headers of binary mode."""
+        headers = [
+            ("ce_specversion", SPEC_VERSION.encode()),
+            ("ce_id", self.id.encode()),
+            ("ce_source", self.source.encode()),
+            ("ce_type", self.type.encode()),
+            ("content-type", JSON_CONTENT_TYPE.encode()),
+        ]
+        optional = (
+            ("ce_time", self.time),
+            ("ce_subject", self.subject),
+            ("ce_dataschema", self.dataschema),
+            ("traceparent", self.traceparent),
+            ("tracestate", self.tracestate),
+        )
+        headers.extend((name, value.encode()) for name, value in optional if value is not None)
+        return headers
+
+    def digest(self) -> bytes:
+        """Return the 32-byte identity of the event, see ``identity_digest``."""
+        return identity_digest(self.source, self.id)
+
+
+def identity_digest(source: str, event_id: str) -> bytes:
+    """Return the SHA-256 of an event's identity (``source``, ``event_id``), 32 bytes.
+
+    The source's length goes first, so that no two different pairs run together into one text.
+    """
+    source_bytes = source.encode()
+    return hashlib.sha256(len(source_bytes).to_bytes(4, "big") + source_bytes + event_id.encode()).digest()
+
+
+def new_envelope(
+    *,
+    event_id: str,
+    source: str,
+    event_type: str,
+    time: datetime,
+    subject: str | None = None,
+    traceparent: str | None = None,
+    tracestate: str | None = None,
+) -> Envelope:
+    """Make the envelope of an event that is to be sent, with the schema URI that belongs to its type."""
+    return Envelope(
+        id=event_id,
+        source=source,
+        type=event_type,
+        time=utc_text(time),
+        subject=subject,
+        dataschema=schema_uri(event_type),
+        traceparent=traceparent,
+        tracestate=tracestate,
+    )
+
+
+def schema_uri(event_type: str) -> str:
+    """Return the URI that names the JSON Schema of an event type; it is a name, not an address."""
+    return f"urn:discreet:schema:{event_type}"
+
+
+def read_envelope(headers: RawHeaders, value: bytes) -> tuple[Envelope, bytes] | Invalid:
+    """Split a record into its envelope and the JSON text of its data, in either mode.
+
+    Args:
+        headers: record headers as a mapping or as pairs; of a repeated header the last one counts.
+        value: record value.
+    """
+    found: Mapping[str, bytes] = headers if isinstance(headers, Mapping) else dict(headers or ())
+    content_type = found.get("content-type")
+    if content_type is not None and content_type.startswith(b"application/"):
+        if content_type.startswith(STRUCTURED_CONTENT_TYPE.encode()):
+            return _read_structured(value)
+        if not content_type.startswith(JSON_CONTENT_TYPE.encode()):
+            return _bad("content-type: must be application/json")
+    try:
+        if found["ce_specversion"] != b"1.0":
+            return _bad("ce_specversion: must be 1.0")
+        envelope = Envelope(
+            found["ce_id"].decode(),
+            found["ce_source"].decode(),
+            found["ce_type"].decode(),
+            _text(found, "ce_time"),
+            _text(found, "ce_subject"),
+            _text(found, "ce_dataschema"),
+            _text(found, "traceparent"),
+            _text(found, "tracestate"),
+        )
+    except KeyError as missing:
+        return _bad(f"{missing.args[0]}: is missing")
+    except (UnicodeDecodeError, AttributeError):
+        return _bad("a header is not UTF-8 text")
+    return _bad_lengths(envelope) or (envelope, value)
+
+
+def _text(found: Mapping[str, bytes], name: str) -> str | None:
+    value = found.get(name)
+    return None if value is None else value.decode()
+
+
+def _bad(detail: str) -> Invalid:
+    return Invalid(DeadLetterReason.ENVELOPE_INVALID, detail)
+
+
+def _bad_lengths(envelope: Envelope) -> Invalid | None:
+    for name, required in zip(("id", "source", "type"), envelope[:3], strict=True):
+        if not 0 < len(required) <= MAX_ATTRIBUTE_CHARACTERS:
+            return _bad(f"{name}: must have 1 to {MAX_ATTRIBUTE_CHARACTERS} characters")
+    for value in envelope[3:]:
+        if value is not None and len(value) > 2 * MAX_ATTRIBUTE_CHARACTERS:
+            return _bad(f"an attribute is longer than {2 * MAX_ATTRIBUTE_CHARACTERS} characters")
+    return None
+
+
+def _read_structured(value: bytes) -> tuple[Envelope, bytes] | Invalid:
+    try:
+        document = json.loads(value)
+    except (ValueError, RecursionError):
+        return Invalid(DeadLetterReason.JSON_INVALID, "the structured event is not JSON")
+    if not isinstance(document, dict) or document.get("specversion") != SPEC_VERSION:
+        return _bad("specversion: must be 1.0")
+    attributes: dict[str, str] = {}
+    for name in Envelope._fields:
+        attribute = document.get(name)
+        if isinstance(attribute, str):
+            attributes[name] = attribute
+        elif attribute is not None or name in {"id", "source", "type"}:
+            return _bad(f"{name}: must be text")
+    envelope = Envelope(**attributes)
+    try:
+        if "data_base64" in document:
+            data = base64.b64decode(document["data_base64"], validate=True)
+        else:
+            data = json.dumps(document.get("data"), ensure_ascii=False).encode()
+    except (binascii.Error, TypeError, ValueError):
+        return _bad("data: cannot be read")
+    return _bad_lengths(envelope) or (envelope, data)

@@ -1,0 +1,56 @@
+"""``erasure.requested.v1`` and its answer ``erasure.completed.v1`` with a certificate."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+from .fields import Digest, EventId, Moment, ServedName, TenantId, UserId, WireModel
+
+
+class ErasureReason(StrEnum):
+    """Why a user is erased."""
+
+    USER_REQUEST = "user-request"
+    ACCOUNT_CLOSED = "account-closed"
+    CONTRACT_ENDED = "contract-ended"
+
+
+class ErasureRequestedV1(WireModel):
+    """A user is to be erased."""
+
+    tenant_id: TenantId
+    user_id: UserId
+    request_id: EventId
+    """The product's id of the request; the certificate repeats it."""
+    reason: ErasureReason = ErasureReason.USER_REQUEST
+    occurred_at: Moment
+
+
+class ErasureCertificateV1(WireModel):
+    """What an erasure reached. It names no user: the request does."""
+
+    issued_at: Moment
+    signals_erased: Annotated[int, Field(ge=0)]
+    keys_destroyed: Annotated[int, Field(ge=0)]
+    """Per-user keys destroyed; without them the user's text is unreadable everywhere, backups included."""
+    live_adapters: tuple[ServedName, ...] = ()
+    """Served versions released before the erasure, whose (ε, δ) statement covers this user."""
+    statement: Annotated[str, Field(min_length=1, max_length=4096)]
+    """What the certificate does and does not say, for people."""
+    audit_digest: Digest | None = None
+    """Entry of the audit chain that records the erasure."""
+    key_id: Annotated[str, Field(max_length=128)] | None = None
+    signature: Annotated[str, Field(max_length=256)] | None = None
+    """Base64 Ed25519 signature over the canonical JSON of the certificate without its two last fields."""
+
+
+class ErasureCompletedV1(WireModel):
+    """An erasure was carried out. The record key repeats the request's; the data name the request only."""
+
+    tenant_id: TenantId
+    request_id: EventId
+    completed_at: Moment
+    certificate: ErasureCertificateV1
