@@ -20,7 +20,7 @@ class Failure(NamedTuple):
 def describe(error: BaseException) -> Failure:
     """Return the sentence, code and exit status for ``error``.
 
-    Our own error trees carry all three; a usage error carries its text. The text of any other exception is not
+    Our own error trees carry all three; a usage error carries its text. Any other exception's text is not
     shown, because a driver's or a library's text may hold what somebody wrote.
     """
     if isinstance(error, BaseExceptionGroup):
@@ -29,14 +29,14 @@ def describe(error: BaseException) -> Failure:
     if isinstance(code, str) and isinstance(exit_status, int):
         return Failure(_sentence(str(error)), code, exit_status)
     return _of_a_library(error) or Failure(
-        f"An error nobody foresaw ({type(error).__name__}); run the command again with --debug and report it.",
+        f"An error nobody foresaw ({type(error).__name__}); run the command with --debug and report it.",
         "internal.unexpected",
         BUG_STATUS,
     )
 
 
 def _of_a_library(error: BaseException) -> Failure | None:
-    """Recognise the errors of typer, pydantic and the operating system by their shape, importing none of them."""
+    """Recognise the errors of typer, pydantic and the operating system by their shape; import none of them."""
     format_message = getattr(error, "format_message", None)
     if callable(format_message):
         return Failure(_sentence(str(format_message())), "cli.usage", USAGE_STATUS)

@@ -1,8 +1,8 @@
 """The command ``discreet``: commands are loaded by name, and every error leaves as one sentence.
 
 A command lives in ``streams/cli/<name>.py`` as a typer object ``app`` (several verbs) or a function
-``command`` (one). Only the module that is asked for is imported, so ``discreet --help`` answers without torch,
-Faust or SQL.
+``command`` (one). Only the module that is asked for is imported, so ``discreet --help`` answers without
+torch, Faust or SQL.
 """
 
 from __future__ import annotations
