@@ -1,0 +1,64 @@
+"""Run the one migration history, from `streams.database`, or from `alembic` with the project's settings."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+
+from alembic import context
+from sqlalchemy import text
+from sqlmodel import SQLModel
+
+# Every module that defines tables. `alembic check` compares these with the migrated database.
+TABLE_MODULES = (
+    "privacy.storage.tables",
+    "privacy.storage.ledger_tables",
+    "personalization.storage.tables",
+    "personalization.storage.signals",
+    "streams.storage.tables",
+)
+_ADVISORY_LOCK = 7_243_001  # any number of ours: two processes that upgrade at once queue up on it
+
+for name in TABLE_MODULES:
+    if importlib.util.find_spec(name) is not None:
+        importlib.import_module(name)
+
+
+def run(connection):
+    context.configure(
+        connection=connection,
+        target_metadata=SQLModel.metadata,
+        # Both databases roll DDL back: a migration that fails leaves the schema as it was.
+        transactional_ddl=True,
+        render_as_batch=connection.dialect.name == "sqlite",
+    )
+    with context.begin_transaction():
+        if connection.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _ADVISORY_LOCK})
+        context.run_migrations()
+
+
+def run_from_settings():
+    """`alembic …` on the command line: the address comes from `-x url=…` or from the settings."""
+    from privacy.storage.session import open_engine
+
+    url = context.get_x_argument(as_dictionary=True).get("url")
+    if url is None:
+        from streams.settings import Settings
+
+        url = Settings().database.url
+    engine = open_engine(url)
+    try:
+        with engine.connect() as connection:
+            run(connection)
+            connection.commit()
+    finally:
+        engine.dispose()
+
+
+if (given := context.config.attributes.get("connection")) is not None:
+    run(given)
+elif context.is_offline_mode():
+    raise SystemExit("migrations run against a database only; leave --sql out")
+else:
+    run_from_settings()

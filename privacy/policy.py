@@ -1,0 +1,326 @@
+"""The privacy policy of one tenant: budgets, bounds, schedule and purposes, as validated data.
+
+A policy is public to everyone who reads a release: it holds no number that was computed from private data. Whatever
+fixes a guarantee (rate, normalizer, clipping norm, steps, schedule) is taken from here and from the public clock.
+Every refusal names the field, the value that was given and the values that are allowed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any, Final, Self
+
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
+
+from privacy.errors import PolicyError
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+DAY_SECONDS: Final = 86_400
+TENANT_ID: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}\Z")
+DOMAIN: Final = re.compile(r"[a-z][a-z0-9-]{0,31}\Z")
+DEFAULT_DOMAIN: Final = "default"
+# With an expected cohort of 5, a Poisson draw is empty with probability e^-5 (0.7 %): noise for nothing.
+SMALLEST_EXPECTED_COHORT: Final = 5.0
+
+
+class Purpose(StrEnum):
+    """What a user's interactions may be used for; each needs a consent of its own."""
+
+    TRAINING = "training"
+    EVALUATION = "evaluation"
+    ANALYTICS = "analytics"
+
+
+class Start(StrEnum):
+    """Where the training of a release starts."""
+
+    META = "meta"
+    PREVIOUS = "previous"
+    AVERAGE = "average"
+
+
+def checked_tenant_id(tenant_id: str) -> str:
+    """Return ``tenant_id`` when it is a valid slug.
+
+    Raises:
+        PolicyError: it is not.
+    """
+    if not TENANT_ID.match(tenant_id):
+        raise PolicyError(
+            f"tenant_id is {tenant_id[:80]!r}; allowed are 1 to 63 characters a-z, 0-9 and -, not starting with -"
+        )
+    return tenant_id
+
+
+def _spelled_out(error: ErrorDetails, prefix: str, allowed: Mapping[str, str]) -> str:
+    """Return ``field is value; allowed is range`` for one pydantic error."""
+    path = [str(part) for part in error["loc"] if not isinstance(part, int)]
+    name = prefix + ".".join(path)
+    if error["type"] == "extra_forbidden":
+        known = ", ".join(prefix + field for field in allowed)
+        return f"{name} is not a policy field; allowed are {known}"
+    if error["type"] == "missing":
+        return f"{name} is not given; allowed is {allowed.get(path[0], 'a value') if path else 'a value'}"
+    return f"{name} is {error['input']!r}; allowed is {allowed.get(path[0], error['msg']) if path else error['msg']}"
+
+
+class _Validated(BaseModel):
+    """A frozen value whose refusals are ``PolicyError`` with the field, the value and the allowed range."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+    @classmethod
+    def allowed_ranges(cls) -> dict[str, str]:
+        """Return what each field allows, in words."""
+        return {name: field.description or "a value" for name, field in cls.model_fields.items()}
+
+    @classmethod
+    def _prefix(cls) -> str:
+        return ""
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _refuse_in_our_words(cls, data: Any, handler: ValidatorFunctionWrapHandler) -> Self:
+        # PolicyError is no ValueError, so pydantic lets it pass unchanged to whoever builds the value.
+        try:
+            return handler(data)  # type: ignore[no-any-return]  # pydantic's handler is untyped
+        except ValidationError as error:
+            texts = [_spelled_out(detail, cls._prefix(), cls.allowed_ranges()) for detail in error.errors()]
+            raise PolicyError("; ".join(texts)) from None
+
+
+class Schedule(_Validated):
+    """When releases are due on the public clock, whatever data there is."""
+
+    first_at: AwareDatetime = Field(
+        default=datetime(2025, 1, 6, tzinfo=UTC),
+        description="a date and time with a time zone, such as 2026-01-05T00:00:00Z",
+    )
+    every_seconds: int = Field(
+        default=7 * DAY_SECONDS, ge=1, le=366 * DAY_SECONDS, description="1 to 31,622,400 seconds"
+    )
+
+    @classmethod
+    def _prefix(cls) -> str:
+        return "schedule."
+
+    @field_validator("first_at")
+    @classmethod
+    def _in_utc(cls, value: datetime) -> datetime:
+        return value.astimezone(UTC)
+
+    def due_index(self, now: datetime) -> int | None:
+        """Return the index of the newest release that is due at ``now``; ``None`` before the first.
+
+        The index counts instants of the schedule, so a worker that slept through several of them finds only the
+        newest one due: missed releases are not made up for.
+        """
+        since = now - self.first_at
+        if since < timedelta(0):
+            return None
+        return since // timedelta(seconds=self.every_seconds)
+
+    def due_at(self, index: int) -> datetime:
+        """Return the instant (UTC) at which release ``index`` of the schedule falls due."""
+        return self.first_at + timedelta(seconds=self.every_seconds) * index
+
+
+_Epsilon = Annotated[float, Field(ge=0.01, le=64)]
+_Delta = Annotated[float, Field(ge=1e-15, le=1e-3)]
+
+
+class TenantPrivacyPolicy(_Validated):
+    """All that a tenant has decided about privacy; see each field's description for what is allowed.
+
+    Attributes:
+        declared_users: a public lower bound on the number of the tenant's users, declared and never counted; the
+            normalizer of every release is ``sample_rate × declared_users``.
+        period_seconds: length of a budget period; periods are counted from 1970-01-01T00:00:00Z.
+        period_epsilon: most ε one user may lose in one period, over all releases of the tenant.
+        period_delta: δ of the period cap.
+        lifetime_epsilon: most ε one user may lose ever, over all releases of the tenant.
+        lifetime_delta: δ of the lifetime cap.
+        contribution_bound: most signals of one user in one period.
+        minimum_cohort: fewest users (as counted with noise) that a release may be trained on.
+        sample_rate: Poisson probability per user and step.
+        clipping_norm: L2 bound on one user's gradient.
+        steps: mechanism applications of one release.
+        planned_releases: releases over the lifetime, for which the noise is calibrated.
+        schedule: when releases fall due.
+        retention_days: how long a signal is kept.
+        purposes: what interactions may be used for at all; a user's consent is needed on top.
+        sharing_opt_in: whether released adapters may enter the meta start of other tenants.
+        domains: the adapter lines.
+        start: where training starts.
+    """
+
+    declared_users: int = Field(ge=1, le=1_000_000_000, description="1 to 1,000,000,000 users")
+    period_seconds: int = Field(
+        default=30 * DAY_SECONDS, ge=1, le=3660 * DAY_SECONDS, description="1 to 316,224,000 seconds"
+    )
+    period_epsilon: _Epsilon = Field(default=2.0, description="0.01 to 64, at most lifetime_epsilon")
+    period_delta: _Delta = Field(
+        default=1e-6, description="1e-15 to 1e-3, below 1/declared_users, at most lifetime_delta"
+    )
+    lifetime_epsilon: _Epsilon = Field(default=8.0, description="0.01 to 64")
+    lifetime_delta: _Delta = Field(default=1e-6, description="1e-15 to 1e-3, below 1/declared_users")
+    contribution_bound: int = Field(default=8, ge=1, le=1000, description="1 to 1,000 signals")
+    minimum_cohort: int = Field(
+        default=20, ge=1, le=1_000_000_000, description="1 to 1,000,000,000 users, at most declared_users"
+    )
+    sample_rate: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="above 0, at most 1, with sample_rate × declared_users at least 5",
+    )
+    clipping_norm: float = Field(default=1.0, ge=1e-6, le=1e6, description="0.000001 to 1,000,000")
+    steps: int = Field(default=30, ge=1, le=100_000, description="1 to 100,000 steps")
+    planned_releases: int = Field(default=8, ge=1, le=100_000, description="1 to 100,000 releases")
+    schedule: Schedule = Field(
+        default_factory=Schedule, description="an object with first_at and every_seconds"
+    )
+    retention_days: int = Field(default=90, ge=1, le=3660, description="1 to 3,660 days")
+    purposes: tuple[Purpose, ...] = Field(
+        default=(Purpose.TRAINING,),
+        min_length=1,
+        description="one or more of training, evaluation, analytics",
+    )
+    sharing_opt_in: bool = Field(default=False, description="true or false")
+    domains: tuple[str, ...] = Field(
+        default=(DEFAULT_DOMAIN,),
+        min_length=1,
+        max_length=100,
+        description="1 to 100 different names of 1 to 32 characters a-z, 0-9 and -, starting with a letter",
+    )
+    start: Start = Field(default=Start.META, description="one of meta, previous, average")
+
+    @field_validator("purposes")
+    @classmethod
+    def _each_purpose_once(cls, value: tuple[Purpose, ...]) -> tuple[Purpose, ...]:
+        return tuple(dict.fromkeys(value))
+
+    @field_validator("domains")
+    @classmethod
+    def _distinct_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) != len(value) or not all(DOMAIN.match(name) for name in value):
+            raise ValueError("not distinct names")
+        return value
+
+    @model_validator(mode="after")
+    def _fields_fit_together(self) -> Self:
+        limit = 1 / self.declared_users
+        checks = (
+            ("period_delta", self.period_delta, self.period_delta < limit),
+            ("lifetime_delta", self.lifetime_delta, self.lifetime_delta < limit),
+            ("period_delta", self.period_delta, self.period_delta <= self.lifetime_delta),
+            ("period_epsilon", self.period_epsilon, self.period_epsilon <= self.lifetime_epsilon),
+            ("minimum_cohort", self.minimum_cohort, self.minimum_cohort <= self.declared_users),
+            ("sample_rate", self.sample_rate, self.expected_cohort >= SMALLEST_EXPECTED_COHORT),
+        )
+        context = {
+            "period_delta": f"declared_users is {self.declared_users}, lifetime_delta {self.lifetime_delta:g}",
+            "lifetime_delta": f"declared_users is {self.declared_users}",
+            "period_epsilon": f"lifetime_epsilon is {self.lifetime_epsilon:g}",
+            "minimum_cohort": f"declared_users is {self.declared_users}",
+            "sample_rate": f"declared_users is {self.declared_users}",
+        }
+        allowed = self.allowed_ranges()
+        for name, value, fits in checks:
+            if not fits:
+                raise PolicyError(f"{name} is {value:g}; allowed is {allowed[name]} ({context[name]})")
+        return self
+
+    @property
+    def expected_cohort(self) -> float:
+        """The public normalizer of a release, ``sample_rate × declared_users`` (users per step)."""
+        return self.sample_rate * self.declared_users
+
+    @property
+    def retention(self) -> timedelta:
+        """How long a signal is kept after the interaction occurred."""
+        return timedelta(days=self.retention_days)
+
+    def period_index(self, at: datetime) -> int:
+        """Return the budget period of ``at`` (aware), counted from the Unix epoch on the public clock.
+
+        Raises:
+            ValueError: ``at`` has no time zone.
+        """
+        return period_index(at, self.period_seconds)
+
+    def period_start(self, index: int) -> datetime:
+        """Return the first instant (UTC) of period ``index``."""
+        return _EPOCH + timedelta(seconds=self.period_seconds) * index
+
+    def to_document(self) -> dict[str, Any]:
+        """Return a JSON-ready copy; ``from_document`` reads it back to an equal policy."""
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Self:
+        """Read a policy back from ``to_document``'s form.
+
+        Raises:
+            PolicyError: a field is unknown or outside its range.
+        """
+        return cls.model_validate(dict(document))
+
+    def digest(self) -> str:
+        """Return the ``sha256:`` digest of the canonical JSON of the policy."""
+        text = json.dumps(self.to_document(), sort_keys=True, separators=(",", ":"))
+        return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def period_index(at: datetime, period_seconds: int) -> int:
+    """Return which period of ``period_seconds`` since the Unix epoch the aware instant ``at`` lies in.
+
+    Raises:
+        ValueError: ``at`` has no time zone.
+    """
+    if at.tzinfo is None:
+        raise ValueError("at has no time zone; give an aware instant")
+    return (at - _EPOCH) // timedelta(seconds=period_seconds)
+
+
+def amended(policy: TenantPrivacyPolicy | None, changes: Mapping[str, Any]) -> TenantPrivacyPolicy:
+    """Return ``policy`` (or the defaults) with ``changes`` applied and everything validated again.
+
+    Fields of the schedule may be given as ``{"schedule": {"first_at": …}}`` or as ``{"schedule.first_at": …}``; those
+    left out keep their value.
+
+    Raises:
+        PolicyError: a field is unknown, or a value is outside its range or does not fit the other values.
+    """
+    document: dict[str, Any] = policy.to_document() if policy is not None else {}
+    schedule: dict[str, Any] = dict(document.get("schedule", {}))
+    for name, value in changes.items():
+        if name == "schedule" and isinstance(value, Mapping):
+            schedule.update(value)
+        elif name.startswith("schedule."):
+            schedule[name.removeprefix("schedule.")] = value
+        else:
+            document[name] = value
+    if schedule and not ("schedule" in changes and not isinstance(changes["schedule"], Mapping | Schedule)):
+        given = changes.get("schedule")
+        document["schedule"] = given if isinstance(given, Schedule) else schedule
+    return TenantPrivacyPolicy.from_document(document)

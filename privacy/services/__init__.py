@@ -1,0 +1,1 @@
+"""Use cases of privacy: one function, one unit of work of the caller."""

@@ -1,0 +1,123 @@
+"""Bring a database to the newest schema, from a checkout or from the installed wheel."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+
+from privacy.errors import StorageError
+from privacy.storage.session import open_engine
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy.engine import Connection
+
+
+def migrations_directory() -> Path:
+    """Return the folder of the migration history.
+
+    The wheel carries it as ``personalization/_migrations``; a checkout has it beside the packages.
+
+    Raises:
+        StorageError: there is none, so the installation is incomplete.
+    """
+    shipped = Path(str(resources.files("personalization"))) / "_migrations"
+    beside = Path(__file__).resolve().parent.parent / "migrations"
+    for folder in (shipped, beside):
+        if (folder / "env.py").is_file():
+            return folder
+    raise StorageError("the migrations are missing from this installation; install discreet again")
+
+
+def _config(connection: Connection | None = None) -> Config:
+    config = Config()
+    # Alembic substitutes %(…)s in options, so a percent sign of the path is doubled.
+    config.set_main_option("script_location", str(migrations_directory()).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    return config
+
+
+@contextmanager
+def _connection(url: str) -> Iterator[Connection]:
+    try:
+        engine = open_engine(url)
+    except (ArgumentError, NoSuchModuleError) as error:
+        raise StorageError(
+            "the database address cannot be read; allowed are sqlite:///PATH and postgresql+psycopg://USER@HOST/NAME"
+        ) from error
+    try:
+        with engine.connect() as connection:
+            yield connection
+            connection.commit()
+    except DBAPIError as error:
+        raise StorageError(
+            f"the {engine.dialect.name} database could not be opened or migrated ({type(error.orig).__name__}); "
+            "check that it is reachable and that its user may change the schema, then try again"
+        ) from error
+    finally:
+        engine.dispose()
+
+
+def head() -> str:
+    """Return the newest revision that this version of the code knows."""
+    revision = ScriptDirectory.from_config(_config()).get_current_head()
+    if revision is None:
+        raise StorageError("the migration history is empty; install discreet again")
+    return revision
+
+
+def upgrade(url: str, revision: str = "head") -> str | None:
+    """Bring the database at ``url`` to ``revision`` and return where it stands; processes that do so at once queue up.
+
+    Raises:
+        StorageError: the address is wrong, or the database cannot be reached or changed; nothing was changed then.
+    """
+    with _connection(url) as connection:
+        command.upgrade(_config(connection), revision)
+        return MigrationContext.configure(connection).get_current_revision()
+
+
+def downgrade(url: str, revision: str) -> str | None:
+    """Take the database back to ``revision`` (``base``: empty) and return where it stands. Data is lost.
+
+    Raises:
+        StorageError: as for ``upgrade``.
+    """
+    with _connection(url) as connection:
+        command.downgrade(_config(connection), revision)
+        return MigrationContext.configure(connection).get_current_revision()
+
+
+def current(url: str) -> str | None:
+    """Return the revision of the database at ``url``; ``None`` when it has no schema yet.
+
+    Raises:
+        StorageError: the address is wrong, or the database cannot be reached.
+    """
+    with _connection(url) as connection:
+        return MigrationContext.configure(connection).get_current_revision()
+
+
+def check(url: str) -> None:
+    """Compare the migrated database at ``url`` with the tables in the code, as ``alembic check`` does.
+
+    Raises:
+        StorageError: they differ, or the database is not at the newest revision.
+    """
+    from alembic.util.exc import CommandError  # noqa: PLC0415  # only this function needs it
+
+    with _connection(url) as connection:
+        try:
+            command.check(_config(connection))
+        except CommandError as error:
+            raise StorageError(f"the database does not match the code: {error}") from error

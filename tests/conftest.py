@@ -1,0 +1,105 @@
+"""Databases with the full schema, and a clock that tests move by hand.
+
+Each database is migrated once per session and copied per test. SQLite always runs; PostgreSQL runs too when
+``DISCREET_TEST_POSTGRES`` holds the address of an administrator, such as
+``postgresql+psycopg://postgres@127.0.0.1:5432/postgres``.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.pool import NullPool
+
+from privacy.storage.session import open_engine
+from streams import database
+
+POSTGRES = os.environ.get("DISCREET_TEST_POSTGRES", "")
+DIALECTS = ["sqlite", *(["postgresql"] if POSTGRES else [])]
+
+
+class ManualClock:
+    """A clock that stands still until a test moves it; call it or its ``now`` for the time."""
+
+    def __init__(self, start: datetime) -> None:
+        self._now = start
+
+    def now(self) -> datetime:
+        return self._now
+
+    __call__ = now
+
+    def advance(self, *, seconds: float = 0, days: float = 0) -> datetime:
+        self._now += timedelta(seconds=seconds, days=days)
+        return self._now
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock(datetime(2026, 3, 2, 9, 30, tzinfo=UTC))
+
+
+def _admin(statement: str) -> None:
+    engine = create_engine(POSTGRES, isolation_level="AUTOCOMMIT", poolclass=NullPool)
+    with engine.connect() as connection:
+        connection.execute(text(statement))
+    engine.dispose()
+
+
+def _postgres_url(name: str) -> str:
+    return make_url(POSTGRES).set(database=name).render_as_string(hide_password=False)
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory):
+    path = tmp_path_factory.mktemp("template") / "migrated.db"
+    database.upgrade(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def postgres_template():
+    name = f"discreet_template_{secrets.token_hex(4)}"
+    _admin(f"CREATE DATABASE {name}")
+    database.upgrade(_postgres_url(name))
+    yield name
+    _admin(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(params=DIALECTS)
+def empty_database_url(request, tmp_path):
+    """A database without any schema, for the tests of migrations."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'empty.db'}"
+        return
+    name = f"discreet_empty_{secrets.token_hex(6)}"
+    _admin(f"CREATE DATABASE {name}")
+    yield _postgres_url(name)
+    _admin(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(params=DIALECTS)
+def database_url(request, tmp_path):
+    """A fresh database with the newest schema."""
+    if request.param == "sqlite":
+        path = tmp_path / "discreet.db"
+        shutil.copyfile(request.getfixturevalue("sqlite_template"), path)
+        yield f"sqlite:///{path}"
+        return
+    name = f"discreet_test_{secrets.token_hex(6)}"
+    _admin(f"CREATE DATABASE {name} TEMPLATE {request.getfixturevalue('postgres_template')}")
+    yield _postgres_url(name)
+    _admin(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def engine(database_url):
+    engine = open_engine(database_url)
+    yield engine
+    engine.dispose()
