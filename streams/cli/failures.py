@@ -36,7 +36,7 @@ def describe(error: BaseException) -> Failure:
 
 
 def _of_a_library(error: BaseException) -> Failure | None:
-    """Recognise the errors of typer, pydantic and the operating system by their shape; import none of them."""
+    """Recognise the errors of typer, pydantic and the operating system by their shape, importing none."""
     format_message = getattr(error, "format_message", None)
     if callable(format_message):
         return Failure(_sentence(str(format_message())), "cli.usage", USAGE_STATUS)

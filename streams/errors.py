@@ -1,0 +1,68 @@
+"""The error tree of the streams package.
+
+    StreamsError
+    ├── SettingsError            a setting is missing or outside its range (setting, value, allowed range)
+    ├── BrokerUnavailableError   the broker cannot be reached or did not confirm a write (retryable)
+    ├── PoisonedTopicError       too large a share of recent events could not be accepted; the worker stops
+    ├── DeadLetterError          a dead-letter record cannot be read or replayed
+    ├── ScenarioError            the demonstration cannot use the interactions it was given
+    └── AccessDeniedError        an operator's token does not allow what was asked
+
+Every class has a stable ``code``, a ``retryable`` flag and an ``exit_status`` for the command line. A text is
+one sentence: what was asked, what is allowed, what to do. It never holds an id or text of a person.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class StreamsError(Exception):
+    """Base of every error raised on purpose by this package."""
+
+    code: ClassVar[str] = "streams.error"
+    retryable: ClassVar[bool] = False
+    exit_status: ClassVar[int] = 1
+
+
+class SettingsError(StreamsError):
+    """A setting is missing or outside its allowed range."""
+
+    code = "streams.settings.invalid"
+    exit_status = 2
+
+
+class BrokerUnavailableError(StreamsError):
+    """The broker could not be reached or did not confirm a write; trying again may help."""
+
+    code = "streams.broker.unavailable"
+    retryable = True
+    exit_status = 5
+
+
+class PoisonedTopicError(StreamsError):
+    """So many of the recent events could not be accepted that going on would drain the topic."""
+
+    code = "streams.topic.poisoned"
+    exit_status = 6
+
+
+class DeadLetterError(StreamsError):
+    """A dead-letter record could not be read or replayed."""
+
+    code = "streams.dead_letter.unreadable"
+    exit_status = 2
+
+
+class ScenarioError(StreamsError):
+    """The demonstration cannot use the recorded interactions or the bounds it was given."""
+
+    code = "streams.demo.scenario"
+    exit_status = 2
+
+
+class AccessDeniedError(StreamsError):
+    """The token of an operator does not allow what was asked."""
+
+    code = "streams.access.denied"
+    exit_status = 4
