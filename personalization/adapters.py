@@ -9,7 +9,6 @@ that trusts one public key can check a whole directory offline.
 from __future__ import annotations
 
 import hashlib
-import hmac
 import json
 import re
 from dataclasses import asdict, dataclass, field, fields
@@ -51,11 +50,6 @@ def canonical_json(value: object) -> bytes:
 def sha256_digest(data: bytes) -> str:
     """Return ``sha256:`` and 64 hex digits."""
     return "sha256:" + hashlib.sha256(data).hexdigest()
-
-
-def line_reference(key: bytes, tenant_id: str, domain: str) -> str:
-    """Return the 12 hex digits that name a line in public: keyed, so that a served name tells no tenant."""
-    return hmac.new(key, f"adapter-line\0{tenant_id}\0{domain}".encode(), hashlib.sha256).hexdigest()[:12]
 
 
 def served_name(line_ref: str, version: int) -> str:
