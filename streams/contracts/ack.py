@@ -44,9 +44,8 @@ class ServingAckV1(WireModel):
     """Which server; stable over restarts."""
     engine: Slug
     """What kind of server, for example ``vllm`` or ``peft``."""
-    epoch: Annotated[int, Field(ge=0)]
-    revision: Annotated[int, Field(ge=1)]
-    """Epoch and revision of the desired state the server acted on."""
+    epoch: Annotated[int, Field(ge=0, le=2**62)]
+    """Epoch of the desired state the server acted on."""
     reason: Annotated[str, Field(max_length=512)] | None = None
     """Of a failure: a stable code, no payload."""
     probe_effect: float | None = None

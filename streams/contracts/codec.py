@@ -8,6 +8,7 @@ one.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Generic, NamedTuple, TypeVar
 
 from pydantic import ValidationError
@@ -17,7 +18,7 @@ from .ack import ServingAckV1
 from .adapter import AdapterEventV1, AdapterStateV1
 from .consent import ConsentV1
 from .dead_letter import DeadLetterReason
-from .envelope import DEFAULT_MAX_EVENT_BYTES, Envelope, Invalid, RawHeaders, read_envelope
+from .envelope import DEFAULT_MAX_EVENT_BYTES, Envelope, Invalid, RawHeaders, new_envelope, read_envelope
 from .erasure import ErasureCompletedV1, ErasureRequestedV1
 from .errors import InvalidEventError
 from .fields import WireModel
@@ -37,11 +38,11 @@ class Decoded(NamedTuple, Generic[Event]):
 
 
 class Record(NamedTuple):
-    """An event ready to be sent."""
+    """An event ready to be sent; a tombstone has no value."""
 
     topic: str
     key: bytes
-    value: bytes
+    value: bytes | None
     headers: list[tuple[str, bytes]]
 
 
@@ -176,12 +177,23 @@ def encode(
     if max_bytes is None:
         adapter_topics = (topics.ADAPTER_EVENTS, topics.ADAPTERS)
         max_bytes = MAX_ADAPTER_BYTES if topic in adapter_topics else DEFAULT_MAX_EVENT_BYTES
-    value = event.model_dump_json(exclude_none=True).encode()
+    value = event.model_dump_json().encode()
     if len(value) > max_bytes:
         raise InvalidEventError(
             f"the {envelope.type} event has {len(value)} bytes; at most {max_bytes} are allowed"
         )
     return Record(topic.name, record_key(event) if key is None else key, value, envelope.headers())
+
+
+def tombstone(line_ref: str, epoch: int, *, event_id: str, source: str, time: datetime) -> Record:
+    """Make the record that withdraws a line from the compacted topic.
+
+    It has no value, so its epoch stands in the envelope's ``sequence``.
+    """
+    envelope = new_envelope(
+        event_id=event_id, source=source, event_type=topics.ADAPTER_STATE, time=time, sequence=epoch
+    )
+    return Record(topics.ADAPTERS.name, line_ref.encode(), None, envelope.headers())
 
 
 def record_key(event: WireModel) -> bytes:

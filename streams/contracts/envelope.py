@@ -48,6 +48,8 @@ class Envelope(NamedTuple):
         dataschema: URI of the JSON Schema of the data.
         traceparent: W3C trace context of the producer.
         tracestate: its vendor part.
+        sequence: decimal number that orders events of one adapter line (the CloudEvents extension of that
+            name).
     """
 
     id: str
@@ -58,6 +60,7 @@ class Envelope(NamedTuple):
     dataschema: str | None = None
     traceparent: str | None = None
     tracestate: str | None = None
+    sequence: str | None = None
 
     def headers(self) -> list[tuple[str, bytes]]:
         """Return the record headers of binary mode."""
@@ -72,6 +75,7 @@ class Envelope(NamedTuple):
             ("ce_time", self.time),
             ("ce_subject", self.subject),
             ("ce_dataschema", self.dataschema),
+            ("ce_sequence", self.sequence),
             ("traceparent", self.traceparent),
             ("tracestate", self.tracestate),
         )
@@ -101,6 +105,7 @@ def new_envelope(
     subject: str | None = None,
     traceparent: str | None = None,
     tracestate: str | None = None,
+    sequence: int | None = None,
 ) -> Envelope:
     """Make the envelope of an event that is to be sent, with the schema URI that belongs to its type."""
     return Envelope(
@@ -112,6 +117,7 @@ def new_envelope(
         dataschema=schema_uri(event_type),
         traceparent=traceparent,
         tracestate=tracestate,
+        sequence=None if sequence is None else str(sequence),
     )
 
 
@@ -146,6 +152,7 @@ def read_envelope(headers: RawHeaders, value: bytes) -> tuple[Envelope, bytes] |
             _text(found, "ce_dataschema"),
             _text(found, "traceparent"),
             _text(found, "tracestate"),
+            _text(found, "ce_sequence"),
         )
     except KeyError as missing:
         return _bad(f"{missing.args[0]}: is missing")

@@ -60,7 +60,9 @@ class WireModel(BaseModel):
     relies on.
     """
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, strict=True, extra="ignore", allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 def utc_text(moment: datetime) -> str:

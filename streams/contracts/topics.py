@@ -93,7 +93,7 @@ ADAPTER_PUBLISHED = "adapter.published.v1"
 ADAPTER_ROLLOUT_ADVANCED = "adapter.rollout-advanced.v1"
 ADAPTER_PROMOTED = "adapter.promoted.v1"
 ADAPTER_ROLLED_BACK = "adapter.rolled-back.v1"
-ADAPTER_REVOKED = "adapter.revoked.v1"
+ADAPTER_WITHDRAWN = "adapter.withdrawn.v1"
 ADAPTER_DECLINED = "adapter.declined.v1"
 SERVING_LOADED = "serving.loaded.v1"
 SERVING_VERIFIED = "serving.verified.v1"
@@ -149,7 +149,7 @@ ADAPTER_EVENTS = Topic(
         ADAPTER_ROLLOUT_ADVANCED,
         ADAPTER_PROMOTED,
         ADAPTER_ROLLED_BACK,
-        ADAPTER_REVOKED,
+        ADAPTER_WITHDRAWN,
         ADAPTER_DECLINED,
     ),
     writers=(Role.WORKER,),
