@@ -9,6 +9,8 @@ from alembic import context
 from sqlalchemy import text
 from sqlmodel import SQLModel
 
+from privacy.storage.session import open_engine
+
 # Every module that defines tables. `alembic check` compares these with the migrated database.
 TABLE_MODULES = (
     "privacy.storage.tables",
@@ -40,11 +42,9 @@ def run(connection):
 
 def run_from_settings():
     """`alembic …` on the command line: the address comes from `-x url=…` or from the settings."""
-    from privacy.storage.session import open_engine
-
     url = context.get_x_argument(as_dictionary=True).get("url")
     if url is None:
-        from streams.settings import Settings
+        from streams.settings import Settings  # noqa: PLC0415  # only this way of starting needs settings
 
         url = Settings().database.url
     engine = open_engine(url)

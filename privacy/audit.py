@@ -1,8 +1,8 @@
 """The audit trail as values: records chained by hashes, so that a change, a gap or a cut in the middle shows.
 
-A record names an actor (an operator or a service), an action and what it touched; never a user, a pseudonym or text
-of a person. A chain proves order and integrity up to its newest record; whoever keeps that record's digest elsewhere
-(a printed statement, a release manifest) can also prove that nothing was cut off the end.
+A record names an actor (an operator or a service), an action and what it touched; never a user, a pseudonym
+or text of a person. A chain proves order and integrity up to its newest record; whoever keeps that record's
+digest elsewhere (a printed statement, a release manifest) can also prove that nothing was cut off the end.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def sealed(
 ) -> AuditRecord:
     """Return the record that follows ``previous_digest`` in ``chain``, with its digest.
 
-    ``detail`` is passed through JSON first, so that what is hashed is what a database or an export gives back.
+    ``detail`` goes through JSON first, so that what is hashed is what a database or an export gives back.
     """
     plain = json.loads(json.dumps(detail, default=str))
     record = AuditRecord(
@@ -108,7 +108,7 @@ def verify(records: Iterable[AuditRecord], *, expected_head: str | None = None) 
         expected_head: digest of the newest record, kept elsewhere; finds records cut off the end.
 
     Raises:
-        LedgerIntegrityError: a record was changed, left out, inserted or moved; the text names the first such place.
+        LedgerIntegrityError: a record was changed, left out, inserted or moved; the text names the place.
     """
     count = 0
     head = GENESIS

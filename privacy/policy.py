@@ -1,8 +1,8 @@
 """The privacy policy of one tenant: budgets, bounds, schedule and purposes, as validated data.
 
-A policy is public to everyone who reads a release: it holds no number that was computed from private data. Whatever
-fixes a guarantee (rate, normalizer, clipping norm, steps, schedule) is taken from here and from the public clock.
-Every refusal names the field, the value that was given and the values that are allowed.
+A policy is public to everyone who reads a release: it holds no number that was computed from private data.
+Whatever fixes a guarantee (rate, normalizer, clipping norm, steps, schedule) is taken from here and from the
+public clock. Every refusal names the field, the value that was given and the values that are allowed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 DAY_SECONDS: Final = 86_400
 TENANT_ID: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}\Z")
-DOMAIN: Final = re.compile(r"[a-z][a-z0-9-]{0,31}\Z")
+DOMAIN: Final = TENANT_ID
 DEFAULT_DOMAIN: Final = "default"
 # With an expected cohort of 5, a Poisson draw is empty with probability e^-5 (0.7 %): noise for nothing.
 SMALLEST_EXPECTED_COHORT: Final = 5.0
@@ -44,7 +44,7 @@ class Purpose(StrEnum):
 
     TRAINING = "training"
     EVALUATION = "evaluation"
-    ANALYTICS = "analytics"
+    SHARING = "sharing"  # let the tenant's released adapters enter the shared start of other tenants
 
 
 class Start(StrEnum):
@@ -63,21 +63,23 @@ def checked_tenant_id(tenant_id: str) -> str:
     """
     if not TENANT_ID.match(tenant_id):
         raise PolicyError(
-            f"tenant_id is {tenant_id[:80]!r}; allowed are 1 to 63 characters a-z, 0-9 and -, not starting with -"
+            f"tenant_id is {tenant_id[:80]!r}; "
+            "allowed are 1 to 63 characters a-z, 0-9 and -, not starting with -"
         )
     return tenant_id
 
 
-def _spelled_out(error: ErrorDetails, prefix: str, allowed: Mapping[str, str]) -> str:
-    """Return ``field is value; allowed is range`` for one pydantic error."""
-    path = [str(part) for part in error["loc"] if not isinstance(part, int)]
-    name = prefix + ".".join(path)
+def _spelled_out(error: ErrorDetails, prefix: str, allowed: Mapping[str, str]) -> tuple[str, str]:
+    """Return the field of one pydantic error, and ``field is value; allowed is range``."""
+    field = str(error["loc"][0]) if error["loc"] else ""
+    name = ".".join(part for part in (prefix, field) if part)
     if error["type"] == "extra_forbidden":
-        known = ", ".join(prefix + field for field in allowed)
-        return f"{name} is not a policy field; allowed are {known}"
+        known = ", ".join(".".join(part for part in (prefix, other) if part) for other in allowed)
+        return name, f"{name} is not a policy field; allowed are {known}"
     if error["type"] == "missing":
-        return f"{name} is not given; allowed is {allowed.get(path[0], 'a value') if path else 'a value'}"
-    return f"{name} is {error['input']!r}; allowed is {allowed.get(path[0], error['msg']) if path else error['msg']}"
+        return name, f"{name} is not given; allowed is {allowed[field]}"
+    text = allowed.get(field, f"an object with {' and '.join(allowed)}")
+    return name, f"{name or 'the policy'} is {error['input']!r}; allowed is {text}"
 
 
 class _Validated(BaseModel):
@@ -101,8 +103,10 @@ class _Validated(BaseModel):
         try:
             return handler(data)  # type: ignore[no-any-return]  # pydantic's handler is untyped
         except ValidationError as error:
-            texts = [_spelled_out(detail, cls._prefix(), cls.allowed_ranges()) for detail in error.errors()]
-            raise PolicyError("; ".join(texts)) from None
+            ranges = cls.allowed_ranges()
+            # One sentence per field, even where pydantic tells of each item of a list.
+            texts = dict(_spelled_out(detail, cls._prefix(), ranges) for detail in error.errors())
+            raise PolicyError("; ".join(texts.values())) from None
 
 
 class Schedule(_Validated):
@@ -118,7 +122,7 @@ class Schedule(_Validated):
 
     @classmethod
     def _prefix(cls) -> str:
-        return "schedule."
+        return "schedule"
 
     @field_validator("first_at")
     @classmethod
@@ -128,8 +132,8 @@ class Schedule(_Validated):
     def due_index(self, now: datetime) -> int | None:
         """Return the index of the newest release that is due at ``now``; ``None`` before the first.
 
-        The index counts instants of the schedule, so a worker that slept through several of them finds only the
-        newest one due: missed releases are not made up for.
+        The index counts instants of the schedule, so a worker that slept through several of them finds only
+        the newest one due: missed releases are not made up for.
         """
         since = now - self.first_at
         if since < timedelta(0):
@@ -149,8 +153,8 @@ class TenantPrivacyPolicy(_Validated):
     """All that a tenant has decided about privacy; see each field's description for what is allowed.
 
     Attributes:
-        declared_users: a public lower bound on the number of the tenant's users, declared and never counted; the
-            normalizer of every release is ``sample_rate × declared_users``.
+        declared_users: a public lower bound on the number of the tenant's users, declared and never counted;
+            the normalizer of every release is ``sample_rate × declared_users``.
         period_seconds: length of a budget period; periods are counted from 1970-01-01T00:00:00Z.
         period_epsilon: most ε one user may lose in one period, over all releases of the tenant.
         period_delta: δ of the period cap.
@@ -200,14 +204,14 @@ class TenantPrivacyPolicy(_Validated):
     purposes: tuple[Purpose, ...] = Field(
         default=(Purpose.TRAINING,),
         min_length=1,
-        description="one or more of training, evaluation, analytics",
+        description="one or more of training, evaluation, sharing",
     )
     sharing_opt_in: bool = Field(default=False, description="true or false")
     domains: tuple[str, ...] = Field(
         default=(DEFAULT_DOMAIN,),
         min_length=1,
         max_length=100,
-        description="1 to 100 different names of 1 to 32 characters a-z, 0-9 and -, starting with a letter",
+        description="1 to 100 different names of 1 to 63 characters a-z, 0-9 and -, not starting with -",
     )
     start: Start = Field(default=Start.META, description="one of meta, previous, average")
 
@@ -226,25 +230,23 @@ class TenantPrivacyPolicy(_Validated):
     @model_validator(mode="after")
     def _fields_fit_together(self) -> Self:
         limit = 1 / self.declared_users
-        checks = (
-            ("period_delta", self.period_delta, self.period_delta < limit),
-            ("lifetime_delta", self.lifetime_delta, self.lifetime_delta < limit),
-            ("period_delta", self.period_delta, self.period_delta <= self.lifetime_delta),
-            ("period_epsilon", self.period_epsilon, self.period_epsilon <= self.lifetime_epsilon),
-            ("minimum_cohort", self.minimum_cohort, self.minimum_cohort <= self.declared_users),
-            ("sample_rate", self.sample_rate, self.expected_cohort >= SMALLEST_EXPECTED_COHORT),
+        users = f"declared_users is {self.declared_users}"
+        epsilon, delta = (
+            f"lifetime_epsilon is {self.lifetime_epsilon:g}",
+            f"lifetime_delta is {self.lifetime_delta:g}",
         )
-        context = {
-            "period_delta": f"declared_users is {self.declared_users}, lifetime_delta {self.lifetime_delta:g}",
-            "lifetime_delta": f"declared_users is {self.declared_users}",
-            "period_epsilon": f"lifetime_epsilon is {self.lifetime_epsilon:g}",
-            "minimum_cohort": f"declared_users is {self.declared_users}",
-            "sample_rate": f"declared_users is {self.declared_users}",
-        }
-        allowed = self.allowed_ranges()
-        for name, value, fits in checks:
+        checks = (
+            ("period_delta", self.period_delta < limit, users),
+            ("lifetime_delta", self.lifetime_delta < limit, users),
+            ("period_delta", self.period_delta <= self.lifetime_delta, delta),
+            ("period_epsilon", self.period_epsilon <= self.lifetime_epsilon, epsilon),
+            ("minimum_cohort", self.minimum_cohort <= self.declared_users, users),
+            ("sample_rate", self.expected_cohort >= SMALLEST_EXPECTED_COHORT, users),
+        )
+        for name, fits, context in checks:
             if not fits:
-                raise PolicyError(f"{name} is {value:g}; allowed is {allowed[name]} ({context[name]})")
+                allowed = self.allowed_ranges()[name]
+                raise PolicyError(f"{name} is {getattr(self, name):g}; allowed is {allowed} ({context})")
         return self
 
     @property
@@ -305,22 +307,19 @@ def period_index(at: datetime, period_seconds: int) -> int:
 def amended(policy: TenantPrivacyPolicy | None, changes: Mapping[str, Any]) -> TenantPrivacyPolicy:
     """Return ``policy`` (or the defaults) with ``changes`` applied and everything validated again.
 
-    Fields of the schedule may be given as ``{"schedule": {"first_at": …}}`` or as ``{"schedule.first_at": …}``; those
-    left out keep their value.
+    Fields of the schedule may be given as ``{"schedule": {"first_at": …}}`` or as
+    ``{"schedule.first_at": …}``; those left out keep their value.
 
     Raises:
         PolicyError: a field is unknown, or a value is outside its range or does not fit the other values.
     """
     document: dict[str, Any] = policy.to_document() if policy is not None else {}
-    schedule: dict[str, Any] = dict(document.get("schedule", {}))
+    schedule = dict(document.pop("schedule", {}))
     for name, value in changes.items():
-        if name == "schedule" and isinstance(value, Mapping):
-            schedule.update(value)
+        if name == "schedule" and isinstance(value, Mapping | Schedule):
+            schedule |= dict(value)
         elif name.startswith("schedule."):
             schedule[name.removeprefix("schedule.")] = value
         else:
             document[name] = value
-    if schedule and not ("schedule" in changes and not isinstance(changes["schedule"], Mapping | Schedule)):
-        given = changes.get("schedule")
-        document["schedule"] = given if isinstance(given, Schedule) else schedule
-    return TenantPrivacyPolicy.from_document(document)
+    return TenantPrivacyPolicy.from_document({"schedule": schedule, **document})

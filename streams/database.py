@@ -11,6 +11,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util.exc import CommandError
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from privacy.errors import StorageError
@@ -61,8 +62,9 @@ def _connection(url: str) -> Iterator[Connection]:
             connection.commit()
     except DBAPIError as error:
         raise StorageError(
-            f"the {engine.dialect.name} database could not be opened or migrated ({type(error.orig).__name__}); "
-            "check that it is reachable and that its user may change the schema, then try again"
+            f"the {engine.dialect.name} database could not be opened or migrated "
+            f"({type(error.orig).__name__}); check that it is reachable and that its user may change the "
+            "schema, then try again"
         ) from error
     finally:
         engine.dispose()
@@ -77,10 +79,12 @@ def head() -> str:
 
 
 def upgrade(url: str, revision: str = "head") -> str | None:
-    """Bring the database at ``url`` to ``revision`` and return where it stands; processes that do so at once queue up.
+    """Bring the database at ``url`` to ``revision`` and return where it stands.
+
+    Processes that do so at the same time queue up.
 
     Raises:
-        StorageError: the address is wrong, or the database cannot be reached or changed; nothing was changed then.
+        StorageError: the address is wrong, or the database cannot be reached or changed; nothing was done.
     """
     with _connection(url) as connection:
         command.upgrade(_config(connection), revision)
@@ -114,8 +118,6 @@ def check(url: str) -> None:
     Raises:
         StorageError: they differ, or the database is not at the newest revision.
     """
-    from alembic.util.exc import CommandError  # noqa: PLC0415  # only this function needs it
-
     with _connection(url) as connection:
         try:
             command.check(_config(connection))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func, select
+from sqlalchemy import func
+from sqlmodel import col, select
 
 from privacy.audit import GENESIS, AuditRecord, sealed
 from privacy.storage.tables import AuditRow
@@ -22,16 +23,16 @@ def append(
 ) -> AuditRecord:
     """Append one record to ``chain`` (a tenant id or ``OPERATOR_CHAIN``) and return it.
 
-    Writers of one chain queue up until the transaction ends: on SQLite by its write lock, on PostgreSQL by an advisory
-    lock. Whoever appends to several chains in one transaction does so in sorted order of their names.
+    Writers of one chain queue up until the transaction ends: on SQLite by its write lock, on PostgreSQL by
+    an advisory lock. Whoever appends to several chains in one transaction does so in sorted order of names.
     """
     if session.get_bind().dialect.name == "postgresql":
         number = int.from_bytes(hashlib.sha256(b"audit:" + chain.encode()).digest()[:8], signed=True)
-        session.execute(select(func.pg_advisory_xact_lock(number)))
-    newest = session.execute(
+        session.exec(select(func.pg_advisory_xact_lock(number)))
+    newest = session.exec(
         select(AuditRow.sequence, AuditRow.digest)
-        .where(AuditRow.chain == chain)  # type: ignore[arg-type]  # SQLModel attributes are columns
-        .order_by(AuditRow.sequence.desc())  # type: ignore[attr-defined]
+        .where(AuditRow.chain == chain)
+        .order_by(col(AuditRow.sequence).desc())
         .limit(1)
     ).first()
     sequence, previous = (newest[0] + 1, newest[1]) if newest else (1, GENESIS)
@@ -51,7 +52,5 @@ def append(
 
 def read(session: Session, chain: str) -> list[AuditRecord]:
     """Return all records of ``chain`` in order, ready for ``privacy.audit.verify``."""
-    rows = session.execute(
-        select(AuditRow).where(AuditRow.chain == chain).order_by(AuditRow.sequence)  # type: ignore[arg-type]
-    ).scalars()
+    rows = session.exec(select(AuditRow).where(AuditRow.chain == chain).order_by(col(AuditRow.sequence)))
     return [AuditRecord(**row.model_dump()) for row in rows]

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func, select
+from sqlalchemy import func
+from sqlmodel import col, select
 
 from privacy.errors import PolicyError, UnknownTenantError
 from privacy.policy import TenantPrivacyPolicy, amended, checked_tenant_id
@@ -105,9 +106,9 @@ def set_policy(
 ) -> PolicyVersion:
     """Append the next version of a tenant's policy and audit the change.
 
-    ``changes`` name fields of the newest version, or of the defaults when there is none yet (then ``declared_users``
-    is needed, and a schedule without ``first_at`` starts with the next period, not at once). A change that changes
-    nothing returns the newest version.
+    ``changes`` name fields of the newest version, or of the defaults when there is none yet (then
+    ``declared_users`` is needed, and a schedule without ``first_at`` starts with the next period, not at
+    once). A change that changes nothing returns the newest version.
 
     Raises:
         UnknownTenantError: no such tenant is registered.
@@ -117,8 +118,8 @@ def set_policy(
     if not reason.strip():
         raise PolicyError("reason is empty; allowed is a sentence that says why the policy changes")
     # The tenant's row is locked so that two administrators cannot write the same version number.
-    locked = select(TenantRow).where(TenantRow.tenant_id == tenant_id).with_for_update()  # type: ignore[arg-type]
-    if session.execute(locked).first() is None:
+    locked = session.exec(select(TenantRow).where(TenantRow.tenant_id == tenant_id).with_for_update()).first()
+    if locked is None:
         raise _unknown(tenant_id)
     newest = current_policy(session, tenant_id)
     policy = amended(newest.policy if newest else None, changes)
@@ -173,12 +174,12 @@ def _unknown(tenant_id: str) -> UnknownTenantError:
 
 def current_policy(session: Session, tenant_id: str) -> PolicyVersion | None:
     """Return the newest policy of a tenant; ``None`` when it has none or is not registered."""
-    row = session.execute(
+    row = session.exec(
         select(PolicyRow)
-        .where(PolicyRow.tenant_id == tenant_id)  # type: ignore[arg-type]
-        .order_by(PolicyRow.version.desc())  # type: ignore[attr-defined]
+        .where(PolicyRow.tenant_id == tenant_id)
+        .order_by(col(PolicyRow.version).desc())
         .limit(1)
-    ).scalar_one_or_none()
+    ).first()
     return None if row is None else _version_of(row)
 
 
@@ -190,9 +191,9 @@ def policy_history(session: Session, tenant_id: str) -> list[PolicyVersion]:
     """
     if session.get(TenantRow, tenant_id) is None:
         raise _unknown(tenant_id)
-    rows = session.execute(
-        select(PolicyRow).where(PolicyRow.tenant_id == tenant_id).order_by(PolicyRow.version)  # type: ignore[arg-type]
-    ).scalars()
+    rows = session.exec(
+        select(PolicyRow).where(PolicyRow.tenant_id == tenant_id).order_by(col(PolicyRow.version))
+    )
     return [_version_of(row) for row in rows]
 
 
@@ -216,18 +217,18 @@ def tenant(session: Session, tenant_id: str) -> Tenant:
 def list_tenants(session: Session) -> list[Tenant]:
     """Return all tenants by name, each with its newest policy, in two statements however many there are."""
     newest = (
-        select(PolicyRow.tenant_id, func.max(PolicyRow.version).label("version"))  # type: ignore[call-overload]
-        .group_by(PolicyRow.tenant_id)
+        select(PolicyRow.tenant_id, func.max(PolicyRow.version).label("version"))
+        .group_by(col(PolicyRow.tenant_id))
         .subquery()
     )
-    rows = session.execute(
+    rows = session.exec(
         select(PolicyRow).join(
             newest,
-            (PolicyRow.tenant_id == newest.c.tenant_id) & (PolicyRow.version == newest.c.version),
+            (col(PolicyRow.tenant_id) == newest.c.tenant_id) & (col(PolicyRow.version) == newest.c.version),
         )
-    ).scalars()
+    )
     policies = {row.tenant_id: _version_of(row) for row in rows}
-    tenants = session.execute(select(TenantRow).order_by(TenantRow.tenant_id)).scalars()
+    tenants = session.exec(select(TenantRow).order_by(TenantRow.tenant_id))
     return [
         Tenant(
             tenant_id=row.tenant_id,

@@ -18,24 +18,23 @@ END $$
 def guard_statements(table: str, key: Sequence[str], dialect: str) -> list[str]:
     """Return the statements that make ``table`` append-only.
 
-    SQLite's ``INSERT OR REPLACE`` deletes the old row without firing a DELETE trigger, so an insert over an existing
-    ``key`` is refused there too. On PostgreSQL a TRUNCATE is refused as well.
+    SQLite's ``INSERT OR REPLACE`` deletes the old row without firing a DELETE trigger, so an insert over an
+    existing ``key`` is refused there too. On PostgreSQL a TRUNCATE is refused as well.
     """
     if dialect == "postgresql":
+        refuse = "EXECUTE FUNCTION discreet_refuse_change()"
         return [
             _POSTGRES_FUNCTION,
-            f"CREATE TRIGGER {table}_append_only BEFORE UPDATE OR DELETE ON {table} "
-            "FOR EACH ROW EXECUTE FUNCTION discreet_refuse_change()",
-            f"CREATE TRIGGER {table}_no_truncate BEFORE TRUNCATE ON {table} "
-            "FOR EACH STATEMENT EXECUTE FUNCTION discreet_refuse_change()",
+            f"CREATE TRIGGER {table}_append_only BEFORE UPDATE OR DELETE ON {table} FOR EACH ROW {refuse}",
+            f"CREATE TRIGGER {table}_no_truncate BEFORE TRUNCATE ON {table} FOR EACH STATEMENT {refuse}",
         ]
     same_key = " AND ".join(f"{column} = NEW.{column}" for column in key)
-    refusal = f"BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END"
+    taken = f"EXISTS (SELECT 1 FROM {table} WHERE {same_key})"  # noqa: S608  # names come from migrations
+    refuse = f"BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END"
     return [
-        f"CREATE TRIGGER {table}_no_update BEFORE UPDATE ON {table} {refusal}",
-        f"CREATE TRIGGER {table}_no_delete BEFORE DELETE ON {table} {refusal}",
-        f"CREATE TRIGGER {table}_no_replace BEFORE INSERT ON {table} "
-        f"WHEN EXISTS (SELECT 1 FROM {table} WHERE {same_key}) {refusal}",  # noqa: S608  # names come from migrations
+        f"CREATE TRIGGER {table}_no_update BEFORE UPDATE ON {table} {refuse}",
+        f"CREATE TRIGGER {table}_no_delete BEFORE DELETE ON {table} {refuse}",
+        f"CREATE TRIGGER {table}_no_replace BEFORE INSERT ON {table} WHEN {taken} {refuse}",
     ]
 
 

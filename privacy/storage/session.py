@@ -30,7 +30,7 @@ def open_engine(url: str, *, busy_timeout_seconds: float = 30.0) -> Engine:
 
         @event.listens_for(engine, "connect")
         def _on_connect(connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
-            connection.isolation_level = None  # type: ignore[attr-defined]  # we emit BEGIN ourselves
+            connection.isolation_level = None  # we emit BEGIN ourselves
             cursor = connection.cursor()
             for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
                 cursor.execute(f"PRAGMA {pragma}")

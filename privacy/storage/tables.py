@@ -1,7 +1,7 @@
 """Tables of the governance half: tenants, policies, keys, consents, erasures and the audit trail.
 
-``policies`` and ``audit_trail`` are append-only: triggers in the database itself refuse UPDATE and DELETE (migration
-``0001_privacy``). No table holds a user id; a person appears as the tenant-keyed ``pseudonym`` only.
+``policies`` and ``audit_trail`` are append-only: triggers in the database itself refuse UPDATE and DELETE
+(migration ``0001_privacy``). No table holds a user id; a person appears as the tenant-keyed pseudonym only.
 """
 
 from __future__ import annotations
