@@ -1,8 +1,8 @@
 """Recorded interactions as a scenario: any folder of ``*.jsonl.gz`` files, one tenant per file.
 
 Each line is one JSON object: ``tenant, user, id, at`` (unix seconds)``, prompt, completion``; the completion
-is what the user wrote, so it counts as accepted. Times are moved so that the newest event lies just before now
-and the whole history fits into ``SPREAD``: a recording from years ago would otherwise be past every retention.
+is what the user wrote, so it counts as accepted. Times are moved so that the newest event lies just before
+now and the whole history fits into ``SPREAD``: an old recording would otherwise be past every retention.
 """
 
 from __future__ import annotations
@@ -24,7 +24,14 @@ if TYPE_CHECKING:
 SPREAD = timedelta(days=6)
 MARGIN = timedelta(minutes=1)  # the newest event lies this long before now
 SUFFIX = ".jsonl.gz"
-FIELDS = {"tenant": str, "user": str, "id": str, "at": (int, float), "prompt": str, "completion": str}
+FIELDS: dict[str, type | tuple[type, ...]] = {
+    "tenant": str,
+    "user": str,
+    "id": str,
+    "at": (int, float),
+    "prompt": str,
+    "completion": str,
+}
 
 
 def recorded_tenants(folder: Path) -> list[str]:

@@ -1,0 +1,122 @@
+# Apache Kafka (KRaft, one node) and PostgreSQL for the tests: sourced by .ci/run, usable by hand as well.
+#
+#   . .ci/services.sh && start_services DIR    sets DISCREET_TEST_KAFKA and DISCREET_TEST_POSTGRES
+#   stop_services                              stops what start_services started
+#
+# Both listen on loopback only and keep everything under DIR. Kafka comes from its Maven artifacts, PostgreSQL from
+# the operating system's packages.
+
+KAFKA_VERSION=4.2.0
+KAFKA_PID=""
+POSTGRES_DIR=""
+POSTGRES_BIN=""
+
+free_port() {
+  python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+}
+
+as_postgres() { # PostgreSQL refuses to run as root
+  if [ "$(id -u)" = 0 ]; then (cd / && runuser -u postgres -- "$@"); else "$@"; fi
+}
+
+fetch_kafka() { # DIR: the broker's jars go to DIR/libs
+  [ -d "$1/libs" ] && return
+  mkdir -p "$1"
+  cat >"$1/pom.xml" <<POM
+<project xmlns="http://maven.apache.org/POM/4.0.0">
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>discreet</groupId><artifactId>test-broker</artifactId><version>1</version><packaging>pom</packaging>
+  <dependencies>
+    <dependency>
+      <groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>$KAFKA_VERSION</version>
+    </dependency>
+    <dependency>
+      <groupId>org.slf4j</groupId><artifactId>slf4j-simple</artifactId><version>1.7.36</version>
+    </dependency>
+  </dependencies>
+</project>
+POM
+  mvn -q -B -f "$1/pom.xml" org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies \
+    -DincludeScope=runtime -DoutputDirectory="$1/libs.part"
+  mv "$1/libs.part" "$1/libs"
+}
+
+start_kafka() { # DIR
+  local dir="$1" port controller id
+  fetch_kafka "$dir"
+  port=$(free_port) controller=$(free_port)
+  cat >"$dir/server.properties" <<PROPERTIES
+process.roles=broker,controller
+node.id=1
+controller.quorum.bootstrap.servers=127.0.0.1:$controller
+listeners=PLAINTEXT://127.0.0.1:$port,CONTROLLER://127.0.0.1:$controller
+advertised.listeners=PLAINTEXT://127.0.0.1:$port,CONTROLLER://127.0.0.1:$controller
+controller.listener.names=CONTROLLER
+inter.broker.listener.name=PLAINTEXT
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
+log.dirs=$dir/data
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=2
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=2
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=1000
+num.partitions=4
+auto.create.topics.enable=false
+log.cleaner.dedupe.buffer.size=8000000
+PROPERTIES
+  local java=(java -Xms128m -Xmx512m -XX:+UseSerialGC -XX:TieredStopAtLevel=1
+    "-Dkafka.logs.dir=$dir" -Dorg.slf4j.simpleLogger.defaultLogLevel=warn -cp "$dir/libs/*")
+  id=$(python3 -c 'import base64, os; print(base64.urlsafe_b64encode(os.urandom(16)).decode().rstrip("="))')
+  "${java[@]}" kafka.tools.StorageTool format --standalone -t "$id" -c "$dir/server.properties" >"$dir/format.log" 2>&1
+  "${java[@]}" kafka.Kafka "$dir/server.properties" >"$dir/kafka.log" 2>&1 &
+  KAFKA_PID=$!
+  for _ in $(seq 120); do
+    if python3 -c "import socket; socket.create_connection(('127.0.0.1', $port), 1).close()" 2>/dev/null; then
+      export DISCREET_TEST_KAFKA="127.0.0.1:$port"
+      return
+    fi
+    kill -0 "$KAFKA_PID" 2>/dev/null || break
+    sleep 0.5
+  done
+  echo "Kafka did not start:" >&2
+  tail -n 30 "$dir/format.log" "$dir/kafka.log" >&2
+  return 1
+}
+
+start_postgres() { # DIR
+  local port
+  POSTGRES_DIR="$1"
+  POSTGRES_BIN=$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -V | tail -n 1 || true)
+  [ -n "$POSTGRES_BIN" ] || POSTGRES_BIN=$(dirname "$(command -v initdb)")
+  port=$(free_port)
+  mkdir -p "$POSTGRES_DIR"
+  [ "$(id -u)" != 0 ] || chown postgres "$POSTGRES_DIR"
+  as_postgres "$POSTGRES_BIN/initdb" --pgdata="$POSTGRES_DIR/data" --username=discreet --auth=trust \
+    --encoding=UTF8 --no-sync >/dev/null
+  as_postgres "$POSTGRES_BIN/pg_ctl" --pgdata="$POSTGRES_DIR/data" --log="$POSTGRES_DIR/postgres.log" --wait \
+    --options="-c listen_addresses=127.0.0.1 -p $port -k $POSTGRES_DIR -c fsync=off -c max_connections=200" \
+    start >/dev/null
+  as_postgres "$POSTGRES_BIN/createdb" --host=127.0.0.1 --port="$port" --username=discreet discreet
+  export DISCREET_TEST_POSTGRES="postgresql+psycopg://discreet@127.0.0.1:$port/discreet"
+}
+
+start_services() { # DIR
+  start_postgres "$1/postgres"
+  start_kafka "$1/kafka"
+}
+
+stop_services() {
+  if [ -n "$KAFKA_PID" ]; then
+    kill "$KAFKA_PID" 2>/dev/null || true
+    wait "$KAFKA_PID" 2>/dev/null || true
+    KAFKA_PID=""
+  fi
+  if [ -n "$POSTGRES_DIR" ]; then
+    as_postgres "$POSTGRES_BIN/pg_ctl" --pgdata="$POSTGRES_DIR/data" --mode=immediate stop >/dev/null 2>&1 || true
+    POSTGRES_DIR=""
+  fi
+}
