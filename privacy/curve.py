@@ -1,0 +1,109 @@
+"""Rényi-DP curves in whole numbers: exact addition and subtraction, rounded up once, on a frozen order grid.
+
+A value is a number of *pico-nats* (10⁻¹² of the Rényi divergence's unit) as a Python integer. A positive cost is at
+least 1, sums are exact and do not depend on their order, a released reservation gives back exactly what it took, and
+two machines that read the same events hold the same account to the last digit.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from privacy.errors import LedgerIntegrityError
+
+GRID_NAME: Final = "grid-v1"
+# The grid never changes; another one would get another name, and accounts opened on this one would stay on it.
+# Fractions stand where a large ε has its best order; at whole orders the subsampled Gaussian has a closed form.
+ORDERS: Final[tuple[float, ...]] = (
+    1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75, 3.0, 3.5, 4.0, 4.5, 5.0, 5.5, 6.0, 6.5, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0,
+    14.0, 15.0, 16.0, 18.0, 20.0, 22.0, 24.0, 28.0, 32.0, 40.0, 48.0, 64.0, 96.0, 128.0, 192.0, 256.0, 512.0, 1024.0,
+)  # fmt: skip
+PICO: Final = 10**12
+
+_POSITION: Final = {order: index for index, order in enumerate(ORDERS)}
+_LARGEST: Final = 10**40  # far above every admissible cost; a stored value beyond it is damage
+
+
+@dataclass(frozen=True)
+class RdpCurve:
+    """Upper bounds on the Rényi divergence at every order of the grid, in pico-nats."""
+
+    values: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.values) != len(ORDERS):
+            raise LedgerIntegrityError(
+                f"a curve has {len(self.values)} values; grid {GRID_NAME} has {len(ORDERS)}"
+            )
+        for value in self.values:
+            if type(value) is not int or not 0 <= value <= _LARGEST:
+                raise LedgerIntegrityError("a curve holds something else than whole numbers of at least 0")
+
+    @classmethod
+    def zero(cls) -> RdpCurve:
+        """Return the curve of nothing."""
+        return cls((0,) * len(ORDERS))
+
+    @classmethod
+    def from_upper_bounds(cls, divergences: list[float], *, relative_error: float) -> RdpCurve:
+        """Round float upper bounds (one an order, unit: nats) up to whole pico-nats.
+
+        Args:
+            divergences: proved values before rounding errors; ``relative_error`` is the most they may be off.
+            relative_error: is added on top, so that the result bounds the exact value.
+
+        Raises:
+            ValueError: a value is NaN, infinite or negative: the order did not converge.
+        """
+        if any(not math.isfinite(value) or value < 0 for value in divergences):
+            raise ValueError("a Rényi order did not converge to a finite value of at least 0")
+        return cls(tuple(math.ceil(value * (1 + relative_error) * PICO) + 1 for value in divergences))
+
+    def __add__(self, other: RdpCurve) -> RdpCurve:
+        return RdpCurve(tuple(a + b for a, b in zip(self.values, other.values, strict=True)))
+
+    def __sub__(self, other: RdpCurve) -> RdpCurve:
+        """Return the exact difference.
+
+        Raises:
+            LedgerIntegrityError: it would be negative: more is given back than was taken.
+        """
+        return RdpCurve(tuple(a - b for a, b in zip(self.values, other.values, strict=True)))
+
+    def __mul__(self, times: int) -> RdpCurve:
+        return RdpCurve(tuple(value * times for value in self.values))
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether nothing is charged."""
+        return not any(self.values)
+
+    def at(self, order: float) -> int:
+        """Return the value at a grid order, in pico-nats.
+
+        Raises:
+            ValueError: the order is not on the grid.
+        """
+        if order not in _POSITION:
+            raise ValueError(f"order {order:g} is not on grid {GRID_NAME}")
+        return self.values[_POSITION[order]]
+
+    def to_document(self) -> dict[str, object]:
+        """Return the JSON form; whole numbers, so nothing is lost."""
+        return {"grid": GRID_NAME, "pico_nats": list(self.values)}
+
+    @classmethod
+    def from_document(cls, document: dict[str, object]) -> RdpCurve:
+        """Read ``to_document``'s form.
+
+        Raises:
+            LedgerIntegrityError: another grid, or not a curve.
+        """
+        values = document.get("pico_nats")
+        if document.get("grid") != GRID_NAME or not isinstance(values, list):
+            raise LedgerIntegrityError(
+                f"a stored curve is on grid {document.get('grid')!r}; known is {GRID_NAME}"
+            )
+        return cls(tuple(values))

@@ -1,0 +1,29 @@
+"""The privacy ledger: reservations against proved filters, recorded in an append-only hash chain per tenant."""
+
+from privacy.filters import AccountSettings, BudgetCaps, FilterRule
+from privacy.ledger.service import Ledger
+from privacy.ledger.values import (
+    DrawRecord,
+    PopulationCap,
+    Recovery,
+    RecoveryDecision,
+    Reservation,
+    ReservationRequest,
+    ReservationState,
+    SpendView,
+)
+
+__all__ = [
+    "AccountSettings",
+    "BudgetCaps",
+    "DrawRecord",
+    "FilterRule",
+    "Ledger",
+    "PopulationCap",
+    "Recovery",
+    "RecoveryDecision",
+    "Reservation",
+    "ReservationRequest",
+    "ReservationState",
+    "SpendView",
+]

@@ -1,0 +1,218 @@
+"""Accounts: filters with the composed curve charged to them, opened once, checked against the chain, debited exactly.
+
+The curve is carried in the account's row so that admission costs the same after 10 and after 10,000 releases. Each
+entry that changes curves also records their digests, and the row names that entry: one look-up by key ties the number
+that admission trusts to the append-only chain. ``privacy.ledger.verify`` recomputes all of it from the events.
+
+Caps. An account keeps the caps, rule and orders it was opened with; the proof of its filter fixes them in advance. A
+policy with a lower cap narrows admission at once (stopping early keeps the proof), one with a higher cap reaches only
+accounts opened later, that is new periods; a lifetime cap is never raised.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlmodel import col, select
+
+from privacy.accounting import best_epsilon
+from privacy.curve import RdpCurve
+from privacy.errors import BudgetExhaustedError, LedgerIntegrityError
+from privacy.filters import AccountSettings, FilterRule, PrivacyFilter
+from privacy.ledger.chain import EntryKind, append, canonical, digest_of, stored_entries
+from privacy.ledger.values import AccountScope, ReservationRequest
+from privacy.storage.ledger_tables import AccountRow
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from sqlmodel import Session
+
+    from privacy.storage.ledger_tables import LedgerHeadRow
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccountTarget:
+    """An account that a reservation must be charged to, with the (ε, δ) that its policy asks for now."""
+
+    account_id: str
+    scope: AccountScope
+    tenant_id: str | None
+    period_index: int | None
+    epsilon: float
+    delta: float
+
+
+def lifetime_account_id(tenant_id: str) -> str:
+    """Return the id of a tenant's lifetime account."""
+    return f"lifetime:{tenant_id}"
+
+
+def period_account_id(tenant_id: str, period_index: int) -> str:
+    """Return the id of a tenant's account for one period."""
+    return f"period:{tenant_id}:{period_index}"
+
+
+def targets_of(request: ReservationRequest) -> list[AccountTarget]:
+    """Return every account the request must fit into, in the order in which they are locked."""
+    caps, targets = request.caps, []
+    if request.population is not None:
+        targets.append(
+            AccountTarget(
+                account_id=f"population:{request.population.population_id}",
+                scope=AccountScope.POPULATION,
+                tenant_id=None,
+                period_index=None,
+                epsilon=request.population.epsilon,
+                delta=request.population.delta,
+            )
+        )
+    targets.append(
+        AccountTarget(
+            account_id=lifetime_account_id(request.tenant_id),
+            scope=AccountScope.LIFETIME,
+            tenant_id=request.tenant_id,
+            period_index=None,
+            epsilon=caps.lifetime_epsilon,
+            delta=caps.lifetime_delta,
+        )
+    )
+    targets.append(
+        AccountTarget(
+            account_id=period_account_id(request.tenant_id, request.period_index),
+            scope=AccountScope.PERIOD,
+            tenant_id=request.tenant_id,
+            period_index=request.period_index,
+            epsilon=caps.period_epsilon,
+            delta=caps.period_delta,
+        )
+    )
+    return targets
+
+
+def filter_of(row: AccountRow) -> PrivacyFilter:
+    """Return the frozen filter of an account."""
+    return PrivacyFilter(
+        epsilon=row.epsilon, delta=row.delta, rule=FilterRule(row.rule), orders=tuple(json.loads(row.orders))
+    )
+
+
+def curve_in(row: AccountRow) -> RdpCurve:
+    """Return the curve charged to an account."""
+    return RdpCurve.from_document(json.loads(row.curve))
+
+
+def locked_account(session: Session, account_id: str) -> AccountRow | None:
+    """Return an account, locked until the transaction ends."""
+    return session.exec(
+        select(AccountRow)
+        .where(col(AccountRow.account_id) == account_id)
+        .with_for_update()
+        .execution_options(populate_existing=True)
+    ).one_or_none()
+
+
+def open_account(
+    session: Session, head: LedgerHeadRow, target: AccountTarget, settings: AccountSettings, now: datetime
+) -> AccountRow:
+    """Return the locked account of ``target``, opened (with an entry) if there is none yet."""
+    row = locked_account(session, target.account_id)
+    if row is not None:
+        return row
+    orders = settings.orders_for(target.epsilon, target.delta)
+    opened = {
+        "account_id": target.account_id,
+        "scope": target.scope.value,
+        "tenant_id": target.tenant_id,
+        "period_index": target.period_index,
+        "epsilon": target.epsilon,
+        "delta": target.delta,
+        "rule": settings.rule.value,
+        "orders": list(orders),
+    }
+    curve = RdpCurve.zero().to_document()
+    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+    values = {
+        **opened,
+        "orders": canonical(list(orders)),
+        "curve": canonical(curve),
+        "entry_tenant_id": head.tenant_id,
+        "entry_sequence": head.sequence + 1,
+    }
+    result: Any = session.execute(insert(AccountRow).values(values).on_conflict_do_nothing())
+    if result.rowcount == 1:  # else another tenant of the population opened it in between
+        document = {"account": opened, "curve_digests": {target.account_id: digest_of(curve)}}
+        append(
+            session,
+            head,
+            kind=EntryKind.ACCOUNT_OPENED,
+            recorded_at=now,
+            reservation_id=None,
+            document=document,
+        )
+    row = locked_account(session, target.account_id)
+    if row is None:
+        raise LedgerIntegrityError(f"account {target.account_id} vanished while it was opened")
+    return row
+
+
+def check_against_chain(session: Session, head: LedgerHeadRow, rows: list[AccountRow]) -> None:
+    """Check in constant time that the head and each account's curve are the ones that the chain records.
+
+    Raises:
+        LedgerIntegrityError: one of them was changed outside the ledger.
+    """
+    session.flush()
+    places = {(row.entry_tenant_id, row.entry_sequence) for row in rows}
+    if head.sequence:
+        places.add((head.tenant_id, head.sequence))
+    entries = stored_entries(session, places)
+    if head.sequence and entries[head.tenant_id, head.sequence].digest != head.digest:
+        raise LedgerIntegrityError(
+            f"the head of tenant {head.tenant_id} does not match its last entry; run `discreet budget verify`"
+        )
+    for row in rows:
+        document = json.loads(entries[row.entry_tenant_id, row.entry_sequence].document)
+        recorded = document.get("curve_digests", {}).get(row.account_id)
+        if recorded != digest_of(json.loads(row.curve)):
+            raise LedgerIntegrityError(
+                f"the spend of account {row.account_id} does not match the entry that last changed it; "
+                "run `discreet budget verify`"
+            )
+
+
+def refuse_over_spend(row: AccountRow, target: AccountTarget, asked: RdpCurve) -> None:
+    """Refuse what the account's filter, narrowed to today's policy, does not admit.
+
+    Raises:
+        BudgetExhaustedError: with what was asked, what is spent and the cap.
+    """
+    effective = filter_of(row).narrowed_to(target.epsilon, target.delta)
+    spent = curve_in(row)
+    if effective.admits(spent, asked):
+        return
+    asked_epsilon, _ = best_epsilon(asked, effective.delta)
+    spent_epsilon, _ = best_epsilon(spent, effective.delta)
+    share = effective.used_fraction(spent)
+    raise BudgetExhaustedError(
+        f"tenant {target.tenant_id or 'population'} asks for epsilon {asked_epsilon:.4g} in its {target.scope.value} "
+        f"budget, where {spent_epsilon:.4g} is spent ({share:.1%} of the filter) and the cap is "
+        f"{effective.epsilon:.4g} at delta {effective.delta:.3g}; reserve less or wait for a new period"
+    )
+
+
+def set_curves(rows: list[AccountRow], curves: list[RdpCurve], head: LedgerHeadRow) -> dict[str, str]:
+    """Write new curves into locked accounts and return their digests for the entry about to be appended.
+
+    The rows point at that entry, which the caller appends next: ``head.sequence + 1``.
+    """
+    digests = {}
+    for row, curve in zip(rows, curves, strict=True):
+        document = curve.to_document()
+        row.curve = canonical(document)
+        row.entry_tenant_id, row.entry_sequence = head.tenant_id, head.sequence + 1
+        digests[row.account_id] = digest_of(document)
+    return digests

@@ -1,0 +1,423 @@
+"""The ledger's verbs. Each runs inside the caller's open transaction and is durable when that commits.
+
+    reserve → start → record_draw → commit          every arrow before the next private step is its own commit
+       │         └─────────┴──→ forfeit             a crash after start is spent
+       └──→ release                                 only what never started gives its debit back
+
+Order that makes the guarantee hold: ``reserve`` is committed before anything private is read, ``start`` before the
+first read, ``record_draw`` before the first noise is drawn. So every noise draw that ever happened belongs to a
+reservation that is charged for good, and a reservation sees one noise key at most.
+
+Fencing: a reservation carries the lease epoch of its owner. A lower epoch is refused everywhere; a higher one takes
+over by ``reserve`` (same key), ``recover``, ``forfeit`` or ``release``, none of which lowers what was really spent.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from sqlmodel import col, func, select
+
+from privacy.accounting import ACCOUNTANT, ACCOUNTANT_VERSION, best_epsilon, total_curve
+from privacy.curve import RdpCurve
+from privacy.errors import FencedError, LedgerIntegrityError, ReservationStateError, RetryMismatchError
+from privacy.filters import AccountSettings, BudgetCaps
+from privacy.ledger.accounts import (
+    check_against_chain,
+    curve_in,
+    filter_of,
+    lifetime_account_id,
+    locked_account,
+    open_account,
+    period_account_id,
+    refuse_over_spend,
+    set_curves,
+    targets_of,
+)
+from privacy.ledger.chain import EntryKind, append, canonical, digest_of, lock_head
+from privacy.ledger.values import (
+    DrawRecord,
+    Recovery,
+    RecoveryDecision,
+    Reservation,
+    ReservationRequest,
+    ReservationState,
+    SpendView,
+)
+from privacy.mechanisms import Purpose, from_document, to_document
+from privacy.storage.ledger_tables import AccountRow, LedgerHeadRow, ReservationRow
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlmodel import Session
+
+_FINAL = (ReservationState.COMMITTED, ReservationState.FORFEITED, ReservationState.RELEASED)
+
+
+class Ledger:
+    """The ledger over a caller's sessions; it holds no state of its own.
+
+    Args:
+        clock: returns the current aware time; only stamps entries, never decides.
+        settings: how new accounts are opened.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        settings: AccountSettings | None = None,
+    ) -> None:
+        self._clock = clock
+        self._settings = settings if settings is not None else AccountSettings()
+
+    def reserve(self, session: Session, request: ReservationRequest) -> Reservation:
+        """Check every filter, debit all of them, and return the reservation; or change nothing.
+
+        A repeated key with the same request returns the first reservation in whatever state it is, uncharged.
+
+        Raises:
+            BudgetExhaustedError: a filter does not admit the request.
+            RetryMismatchError: the key was used for another request.
+            FencedError: a newer lease owns the reservation of this key.
+            LedgerIntegrityError: the carried spend does not match the chain.
+        """
+        head = lock_head(session, request.tenant_id)
+        mechanisms = [to_document(one) for one in request.mechanisms]
+        request_digest = digest_of(
+            [request.period_index, request.policy_version, request.purpose.value, mechanisms]
+            + ([request.population.population_id] if request.population else [])
+        )
+        existing = self._by_key(session, request.tenant_id, request.idempotency_key)
+        if existing is not None:
+            if existing.request_digest != request_digest:
+                raise RetryMismatchError(
+                    "the idempotency key was used for a request with other mechanisms, period, policy or purpose; "
+                    "ask again with the same request or with a new key"
+                )
+            return self._taken_over(session, head, existing, request.epoch)
+        asked = total_curve(request.mechanisms)
+        targets = targets_of(request)
+        now = self._now()
+        accounts = [open_account(session, head, target, self._settings, now) for target in targets]
+        check_against_chain(session, head, accounts)
+        for account, target in zip(accounts, targets, strict=True):
+            refuse_over_spend(account, target, asked)
+        row = ReservationRow(
+            reservation_id=uuid.uuid4().hex,
+            tenant_id=request.tenant_id,
+            period_index=request.period_index,
+            policy_version=request.policy_version,
+            purpose=request.purpose.value,
+            idempotency_key=request.idempotency_key,
+            request_digest=request_digest,
+            state=ReservationState.RESERVED.value,
+            epoch=request.epoch,
+            mechanisms=canonical(mechanisms),
+            accounts=canonical([target.account_id for target in targets]),
+            curve=canonical(asked.to_document()),
+        )
+        session.add(row)
+        document = {
+            "period_index": request.period_index,
+            "policy_version": request.policy_version,
+            "purpose": request.purpose.value,
+            "idempotency_key": request.idempotency_key,
+            "request_digest": request_digest,
+            "epoch": request.epoch,
+            "mechanisms": mechanisms,
+            "accounts": [target.account_id for target in targets],
+            "accountant": {"name": ACCOUNTANT, "version": ACCOUNTANT_VERSION},
+            "curve": asked.to_document(),
+            "curve_digests": set_curves(accounts, [curve_in(one) + asked for one in accounts], head),
+        }
+        return self._recorded(session, head, row, EntryKind.RESERVED, document)
+
+    def start(self, session: Session, reservation_id: str, epoch: int) -> Reservation:
+        """Mark a reservation running; commit this before the first private read.
+
+        Raises:
+            FencedError: a newer lease owns it.
+            ReservationStateError: it is closed, or the caller must ``recover`` it first.
+        """
+        head, row = self._owned(session, reservation_id, epoch)
+        state = self._state(row)
+        if state is ReservationState.RUNNING:
+            return self._view(row)
+        self._require(row, ReservationState.RESERVED, verb="start")
+        row.state = ReservationState.RUNNING.value
+        return self._recorded(session, head, row, EntryKind.STARTED, {"epoch": epoch})
+
+    def record_draw(self, session: Session, reservation_id: str, epoch: int, draw: DrawRecord) -> Reservation:
+        """Fix the one noise key, data snapshot and code of the run; commit this before the first noise is drawn.
+
+        With an equal record already there this is the free deterministic retry.
+
+        Raises:
+            RetryMismatchError: another seed, data or code is recorded; that would be a second sample.
+            FencedError: a newer lease owns it.
+            ReservationStateError: it is not running, or the caller must ``recover`` it first.
+        """
+        head, row = self._owned(session, reservation_id, epoch)
+        self._require(row, ReservationState.RUNNING, verb="record a draw for")
+        recorded = self._draw(row)
+        if recorded is not None:
+            if recorded != draw:
+                changed = [name for name in vars(draw) if getattr(draw, name) != getattr(recorded, name)]
+                raise RetryMismatchError(
+                    f"the retry differs from the recorded draw in {', '.join(changed)}; forfeit this reservation and "
+                    "reserve again, which is charged"
+                )
+            return self._view(row)
+        row.seed_commitment, row.data_digest, row.code_digest = (
+            draw.seed_commitment,
+            draw.data_digest,
+            draw.code_digest,
+        )
+        return self._recorded(session, head, row, EntryKind.DRAWN, {"epoch": epoch, **vars(draw)})
+
+    def commit(
+        self, session: Session, reservation_id: str, epoch: int, artifact_digest: str | None = None
+    ) -> Reservation:
+        """Close a reservation whose result is released in the same transaction.
+
+        Args:
+            session: the caller's open transaction.
+            reservation_id: a running reservation with a recorded draw.
+            epoch: lease epoch of the caller.
+            artifact_digest: of what is published; None when only noisy statistics came out.
+
+        Raises:
+            RetryMismatchError: it was committed with another artifact.
+            FencedError: a newer lease owns it.
+            ReservationStateError: it is not running, or no draw was recorded.
+        """
+        head, row = self._owned(session, reservation_id, epoch)
+        if self._state(row) is ReservationState.COMMITTED:
+            if row.artifact_digest != artifact_digest:
+                raise RetryMismatchError(
+                    "the reservation was committed with another artifact; publish that one"
+                )
+            return self._view(row)
+        self._require(row, ReservationState.RUNNING, verb="commit")
+        if self._draw(row) is None:
+            raise ReservationStateError(
+                "no draw is recorded for the reservation; record it before any noise is drawn"
+            )
+        row.state, row.artifact_digest = ReservationState.COMMITTED.value, artifact_digest
+        return self._recorded(
+            session, head, row, EntryKind.COMMITTED, {"epoch": epoch, "artifact_digest": artifact_digest}
+        )
+
+    def forfeit(self, session: Session, reservation_id: str, epoch: int, reason: str) -> Reservation:
+        """Close a reservation without a result; its charge stays for good.
+
+        Raises:
+            FencedError: a newer lease owns it.
+            ReservationStateError: it was committed or released.
+        """
+        head, row = self._locked(session, reservation_id)
+        self._fence(row, epoch)
+        if self._state(row) is ReservationState.FORFEITED:
+            return self._view(row)
+        self._require(row, ReservationState.RESERVED, ReservationState.RUNNING, verb="forfeit")
+        row.state, row.epoch, row.reason = ReservationState.FORFEITED.value, epoch, reason[:200]
+        return self._recorded(
+            session, head, row, EntryKind.FORFEITED, {"epoch": epoch, "reason": reason[:200]}
+        )
+
+    def release(self, session: Session, reservation_id: str, epoch: int) -> Reservation:
+        """Give the debit of a reservation back that never started, to the last pico-nat.
+
+        Raises:
+            FencedError: a newer lease owns it.
+            ReservationStateError: it started: whatever was read stays charged.
+        """
+        head, row = self._locked(session, reservation_id)
+        self._fence(row, epoch)
+        if self._state(row) is ReservationState.RELEASED:
+            return self._view(row)
+        self._require(row, ReservationState.RESERVED, verb="release")
+        accounts = []
+        for account_id in json.loads(row.accounts):
+            account = locked_account(session, account_id)
+            if account is None:
+                raise LedgerIntegrityError(f"account {account_id} is missing; run `discreet budget verify`")
+            accounts.append(account)
+        check_against_chain(session, head, accounts)
+        curve = RdpCurve.from_document(json.loads(row.curve))
+        row.state, row.epoch = ReservationState.RELEASED.value, epoch
+        document = {
+            "epoch": epoch,
+            "curve": curve.to_document(),
+            "curve_digests": set_curves(accounts, [curve_in(one) - curve for one in accounts], head),
+        }
+        return self._recorded(session, head, row, EntryKind.RELEASED, document)
+
+    def recover(self, session: Session, reservation_id: str, new_epoch: int) -> Recovery:
+        """Take a reservation over under a newer lease and say what may happen next, from the ledger alone.
+
+        A run without a recorded draw is forfeited here: its data may have been read.
+
+        Raises:
+            FencedError: ``new_epoch`` is lower than the recorded one.
+        """
+        head, row = self._locked(session, reservation_id)
+        reservation = self._taken_over(session, head, row, new_epoch)
+        if reservation.state is ReservationState.RESERVED:
+            return Recovery(decision=RecoveryDecision.START, reservation=reservation)
+        if reservation.state is ReservationState.COMMITTED:
+            return Recovery(decision=RecoveryDecision.DONE, reservation=reservation)
+        if reservation.state is not ReservationState.RUNNING:
+            return Recovery(decision=RecoveryDecision.CLOSED, reservation=reservation)
+        if reservation.draw is not None:
+            return Recovery(decision=RecoveryDecision.RETRY, reservation=reservation)
+        forfeited = self.forfeit(session, reservation_id, new_epoch, "crashed before its draw was recorded")
+        return Recovery(decision=RecoveryDecision.FORFEITED, reservation=forfeited)
+
+    def reservation(self, session: Session, reservation_id: str) -> Reservation:
+        """Return a reservation.
+
+        Raises:
+            ReservationStateError: there is none of that id.
+        """
+        return self._view(self._row(session, reservation_id))
+
+    def spend(
+        self, session: Session, tenant_id: str, period_index: int, caps: BudgetCaps | None = None
+    ) -> SpendView:
+        """Return what a tenant spent; ``caps`` stand in for accounts that nothing was charged to yet."""
+        lifetime = session.get(AccountRow, lifetime_account_id(tenant_id), populate_existing=True)
+        period = session.get(AccountRow, period_account_id(tenant_id, period_index), populate_existing=True)
+        counted = session.exec(
+            select(ReservationRow.state, func.count())
+            .where(col(ReservationRow.tenant_id) == tenant_id)
+            .group_by(ReservationRow.state)
+        ).all()
+        counts = {ReservationState(state): count for state, count in counted}
+        lifetime_spent, lifetime_used = _figures(lifetime)
+        period_spent, period_used = _figures(period)
+        return SpendView(
+            tenant_id=tenant_id,
+            period_index=period_index,
+            period_epsilon=period_spent,
+            period_cap=period.epsilon if period else (caps.period_epsilon if caps else None),
+            period_used=period_used,
+            lifetime_epsilon=lifetime_spent,
+            lifetime_cap=lifetime.epsilon if lifetime else (caps.lifetime_epsilon if caps else None),
+            lifetime_used=lifetime_used,
+            delta=lifetime.delta if lifetime else (caps.lifetime_delta if caps else None),
+            releases=counts.get(ReservationState.COMMITTED, 0),
+            reservations=counts,
+        )
+
+    def _now(self) -> datetime:
+        return self._clock().astimezone(UTC)
+
+    def _by_key(self, session: Session, tenant_id: str, key: str) -> ReservationRow | None:
+        return session.exec(
+            select(ReservationRow)
+            .where(col(ReservationRow.tenant_id) == tenant_id, col(ReservationRow.idempotency_key) == key)
+            .execution_options(populate_existing=True)
+        ).one_or_none()
+
+    def _row(self, session: Session, reservation_id: str) -> ReservationRow:
+        row = session.get(ReservationRow, reservation_id, populate_existing=True)
+        if row is None:
+            raise ReservationStateError("no reservation has the id asked for; reserve first")
+        return row
+
+    def _locked(self, session: Session, reservation_id: str) -> tuple[LedgerHeadRow, ReservationRow]:
+        head = lock_head(session, self._row(session, reservation_id).tenant_id)
+        return head, self._row(session, reservation_id)  # read again: the head's lock makes it current
+
+    def _owned(
+        self, session: Session, reservation_id: str, epoch: int
+    ) -> tuple[LedgerHeadRow, ReservationRow]:
+        head, row = self._locked(session, reservation_id)
+        self._fence(row, epoch)
+        if epoch > row.epoch:
+            raise ReservationStateError(
+                f"epoch {epoch} does not own the reservation (epoch {row.epoch} does); take it over with recover first"
+            )
+        return head, row
+
+    def _fence(self, row: ReservationRow, epoch: int) -> None:
+        if epoch < row.epoch:
+            raise FencedError(
+                f"epoch {epoch} lost the reservation to epoch {row.epoch}; stop, a newer trainer owns the round"
+            )
+
+    def _taken_over(
+        self, session: Session, head: LedgerHeadRow, row: ReservationRow, epoch: int
+    ) -> Reservation:
+        self._fence(row, epoch)
+        if epoch == row.epoch or self._state(row) in _FINAL:
+            return self._view(row)
+        previous, row.epoch = row.epoch, epoch
+        return self._recorded(
+            session, head, row, EntryKind.RECOVERED, {"epoch": epoch, "previous_epoch": previous}
+        )
+
+    def _require(self, row: ReservationRow, *allowed: ReservationState, verb: str) -> None:
+        if self._state(row) not in allowed:
+            names = " or ".join(one.value for one in allowed)
+            raise ReservationStateError(
+                f"cannot {verb} a reservation that is {row.state}; it must be {names}"
+            )
+
+    def _recorded(
+        self,
+        session: Session,
+        head: LedgerHeadRow,
+        row: ReservationRow,
+        kind: EntryKind,
+        document: dict[str, Any],
+    ) -> Reservation:
+        append(
+            session,
+            head,
+            kind=kind,
+            recorded_at=self._now(),
+            reservation_id=row.reservation_id,
+            document=document,
+        )
+        session.flush()
+        return self._view(row)
+
+    def _state(self, row: ReservationRow) -> ReservationState:
+        return ReservationState(row.state)
+
+    def _draw(self, row: ReservationRow) -> DrawRecord | None:
+        if row.seed_commitment is None or row.data_digest is None or row.code_digest is None:
+            return None
+        return DrawRecord(
+            seed_commitment=row.seed_commitment, data_digest=row.data_digest, code_digest=row.code_digest
+        )
+
+    def _view(self, row: ReservationRow) -> Reservation:
+        return Reservation(
+            reservation_id=row.reservation_id,
+            tenant_id=row.tenant_id,
+            period_index=row.period_index,
+            policy_version=row.policy_version,
+            purpose=Purpose(row.purpose),
+            state=self._state(row),
+            epoch=row.epoch,
+            idempotency_key=row.idempotency_key,
+            mechanisms=tuple(from_document(one) for one in json.loads(row.mechanisms)),
+            draw=self._draw(row),
+            artifact_digest=row.artifact_digest,
+            reason=row.reason,
+        )
+
+
+def _figures(row: AccountRow | None) -> tuple[float, float]:
+    """Return ε spent (best order) and the used share of the filter."""
+    if row is None:
+        return 0.0, 0.0
+    curve = curve_in(row)
+    return best_epsilon(curve, row.delta)[0], filter_of(row).used_fraction(curve)
