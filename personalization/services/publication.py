@@ -1,0 +1,169 @@
+"""Make an accepted candidate a version: manifest, signature, files, row and event, in one transaction."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from personalization.adapters import (
+    AdapterManifest,
+    AdapterVersion,
+    Lineage,
+    PrivacyFacts,
+    Scope,
+    VersionState,
+    served_name,
+)
+from personalization.artifacts import describe_files
+from personalization.ports import AdapterEventKind, AdapterLifecycleEvent, DesiredChange
+from personalization.storage import registry
+from personalization.storage.tables import AdapterVersionRow
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from pathlib import Path
+
+    from sqlmodel import Session
+
+    from personalization.adapters import BaseFingerprint
+    from personalization.artifacts import DirectoryArtifactStore
+    from personalization.gate import Accepted
+    from personalization.ports import AdapterEvents
+    from personalization.signing import ManifestSigner
+    from personalization.storage.tables import AdapterLineRow, RoundRow
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """What is known of an accepted candidate once its budget is committed."""
+
+    directory: Path
+    accepted: Accepted
+    base: BaseFingerprint
+    privacy: PrivacyFacts
+    plan_digest: str
+    data_digest: str
+    code_digest: str
+
+
+class Publisher:
+    """Writes versions; holds what is the same for all of them."""
+
+    def __init__(
+        self, artifacts: DirectoryArtifactStore, signer: ManifestSigner, events: AdapterEvents
+    ) -> None:
+        self._artifacts = artifacts
+        self._signer = signer
+        self._events = events
+
+    def publish(
+        self, session: Session, row: RoundRow, line: AdapterLineRow, candidate: Candidate, *, now: datetime
+    ) -> AdapterVersion:
+        """Register the candidate as the line's next version and tell everyone, in the caller's transaction.
+
+        The files are stored before the transaction ends; if it does not commit, they are an orphan that
+        ``DirectoryArtifactStore.sweep`` removes, and the same number is given to the next candidate.
+
+        Args:
+            session: holds the locks of ``row`` and ``line`` and has committed the round's reservation.
+            row: the round, held by its trainer.
+            line: its line.
+            candidate: what passed the gate.
+            now: the public clock.
+        """
+        before = _current(session, line)
+        number = line.last_version + 1
+        manifest = AdapterManifest(
+            line_ref=line.line_ref,
+            scope=Scope.TENANT,
+            version=number,
+            served_name=served_name(line.line_ref, number),
+            created_at=now.isoformat(),
+            files=describe_files(candidate.directory.iterdir()),
+            base=candidate.base,
+            lora=candidate.accepted.lora,
+            privacy=candidate.privacy,
+            evaluation=candidate.accepted.evaluation,
+            lineage=Lineage(
+                round_id=row.round_id,
+                period_index=row.period_index,
+                start=row.start or "zero",
+                start_version_id=row.start_version_id,
+                supersedes=before.version_id if before is not None else None,
+                data_digest=candidate.data_digest,
+                code_digest=candidate.code_digest,
+            ),
+        )
+        signature = self._signer.sign(manifest)
+        version = AdapterVersion(
+            manifest=manifest,
+            version_id=manifest.version_id(),
+            uri=self._artifacts.put(manifest, signature, candidate.directory),
+            signature=signature,
+        )
+        if before is not None:
+            leave(before, VersionState.SUPERSEDED, reason="superseded", actor="trainer", now=now)
+            session.add(before)
+        session.add(_row_of(version, row, candidate, now))
+        line.last_version = number
+        line.rank = candidate.accepted.lora.rank
+        line.current_version_id = version.version_id
+        line.epoch += 1
+        session.add(line)
+        self._events.append(
+            session,
+            AdapterLifecycleEvent(
+                event_id=registry.new_event_id(),
+                kind=AdapterEventKind.PUBLISHED,
+                occurred_at=now,
+                tenant_id=line.tenant_id,
+                domain=line.domain,
+                line_ref=line.line_ref,
+                epoch=line.epoch,
+                version=version,
+                desired_change=DesiredChange.SET,
+                desired=version,
+                reason_code="published",
+                reason="A new version passed the gate.",
+                actor="trainer",
+                round_id=row.round_id,
+            ),
+        )
+        return version
+
+
+def leave(
+    row: AdapterVersionRow, state: VersionState, *, reason: str, actor: str, now: datetime
+) -> AdapterVersionRow:
+    """Record that a version is no longer the line's current one."""
+    row.state = state.value
+    row.left_at = now
+    row.left_reason = reason
+    row.left_by = actor
+    return row
+
+
+def _current(session: Session, line: AdapterLineRow) -> AdapterVersionRow | None:
+    return session.get(AdapterVersionRow, line.current_version_id) if line.current_version_id else None
+
+
+def _row_of(version: AdapterVersion, row: RoundRow, candidate: Candidate, now: datetime) -> AdapterVersionRow:
+    return AdapterVersionRow(
+        version_id=version.version_id,
+        line_ref=row.line_ref,
+        tenant_id=row.tenant_id,
+        domain=row.domain,
+        version=version.version,
+        served_name=version.served_name,
+        state=VersionState.PUBLISHED.value,
+        round_id=row.round_id,
+        reservation_id=candidate.privacy.reservation_id,
+        ledger_entry_hash=candidate.privacy.ledger_entry_hash,
+        base_digest=candidate.base.digest(),
+        start_version_id=row.start_version_id,
+        uri=version.uri,
+        manifest_json=version.manifest.to_bytes().decode(),
+        signature_json=json.dumps(version.signature.to_document(), sort_keys=True),
+        published_at=now,
+    )

@@ -1,0 +1,120 @@
+"""Return a line to an earlier version; the budget that the left version cost stays spent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from personalization.adapters import VersionState
+from personalization.errors import VersionNotFoundError, VersionStateError
+from personalization.ports import AdapterEventKind, AdapterLifecycleEvent, DesiredChange
+from personalization.services.publication import leave
+from personalization.storage import registry
+from privacy.services import audit_trail
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from sqlmodel import Session
+
+    from personalization.adapters import AdapterVersion
+    from personalization.ports import AdapterEvents
+    from personalization.storage.tables import AdapterVersionRow
+
+
+def roll_back(
+    session: Session,
+    events: AdapterEvents,
+    tenant_id: str,
+    domain: str,
+    *,
+    to_version: int | None = None,
+    actor: str,
+    reason: str,
+    now: datetime,
+) -> AdapterVersion:
+    """Make an earlier version the line's current one and return it.
+
+    Args:
+        session: the caller's transaction.
+        events: where the event is written.
+        tenant_id: whose line.
+        domain: which line.
+        to_version: its number; None takes the newest superseded one.
+        actor: who asks.
+        reason: one public sentence.
+        now: the public clock.
+
+    Raises:
+        LineNotFoundError: the line does not exist.
+        VersionNotFoundError: the line has no such version, or none to return to.
+        VersionStateError: the version was itself left by a roll-back or withdrawn, or is the current one.
+    """
+    line = registry.require_line(session, tenant_id, domain)
+    rows = registry.versions_of(session, line.line_ref)
+    current = next((row for row in rows if row.version_id == line.current_version_id), None)
+    if current is None:
+        raise VersionStateError(
+            f"tenant {tenant_id!r} serves the base model in domain {domain!r}; nothing to leave"
+        )
+    target = _target(rows, current, to_version)
+    leave(current, VersionState.ROLLED_BACK, reason=reason, actor=actor, now=now)
+    target.state = VersionState.PUBLISHED.value
+    target.left_at = target.left_reason = target.left_by = None
+    session.add_all((current, target))
+    line.current_version_id = target.version_id
+    line.epoch += 1
+    session.add(line)
+    version = registry.read_version(target)
+    audit_trail.append(
+        session,
+        tenant_id,
+        actor=actor,
+        action="adapter.rolled_back",
+        detail={"from": current.served_name, "to": target.served_name, "reason": reason},
+        now=now,
+    )
+    events.append(
+        session,
+        AdapterLifecycleEvent(
+            event_id=registry.new_event_id(),
+            kind=AdapterEventKind.ROLLED_BACK,
+            occurred_at=now,
+            tenant_id=tenant_id,
+            domain=domain,
+            line_ref=line.line_ref,
+            epoch=line.epoch,
+            version=version,
+            desired_change=DesiredChange.SET,
+            desired=version,
+            left_version_id=current.version_id,
+            reason_code="operator",
+            reason=reason,
+            actor=actor,
+        ),
+    )
+    return version
+
+
+def _target(
+    rows: Sequence[AdapterVersionRow],
+    current: AdapterVersionRow,
+    number: int | None,
+) -> AdapterVersionRow:
+    if number is None:
+        earlier = [row for row in rows if row.version < current.version]
+        usable = [row for row in earlier if row.state == VersionState.SUPERSEDED.value]
+        if not usable:
+            raise VersionNotFoundError(
+                f"{current.served_name!r} has no earlier version to return to; "
+                "withdraw it to serve the base model"
+            )
+        return usable[-1]
+    found = next((row for row in rows if row.version == number), None)
+    if found is None:
+        raise VersionNotFoundError(f"the line has no version {number}; list the adapters and choose one")
+    if found.state != VersionState.SUPERSEDED.value:
+        raise VersionStateError(
+            f"version {number} is {found.state}; a roll-back returns to a superseded version only"
+        )
+    return found

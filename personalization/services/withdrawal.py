@@ -1,0 +1,177 @@
+"""Withdraw versions for privacy or by an operator: they and everything trained from them are never served
+again.
+
+A withdrawal gives no budget back: what was released stays released. Weights are deleted after the
+transaction that tells the servers (``remove_withdrawn_weights``); manifests stay for the audit.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlmodel import select
+
+from personalization.adapters import VersionState
+from personalization.errors import VersionStateError
+from personalization.ports import AdapterEventKind, AdapterLifecycleEvent, DesiredChange
+from personalization.services.publication import leave
+from personalization.storage import registry
+from personalization.storage.tables import AdapterVersionRow
+from privacy.services import audit_trail
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from sqlmodel import Session
+
+    from personalization.artifacts import DirectoryArtifactStore
+    from personalization.ports import AdapterEvents
+    from personalization.storage.tables import AdapterLineRow
+
+
+def withdraw_version(
+    session: Session,
+    events: AdapterEvents,
+    name: str,
+    *,
+    actor: str,
+    reason: str,
+    now: datetime,
+    tenant_id: str | None = None,
+    reason_code: str = "operator",
+) -> tuple[str, ...]:
+    """Withdraw one version and every version trained from it; return their served names.
+
+    If the line served one of them, it returns to its newest superseded version, or to the base model.
+
+    Args:
+        session: the caller's transaction.
+        events: where the event is written.
+        name: served name or version id.
+        actor: who asks.
+        reason: one public sentence.
+        now: the public clock.
+        tenant_id: restricts the search to one tenant (a tenant's administrator).
+        reason_code: stable, machine-readable.
+
+    Raises:
+        VersionNotFoundError: no such version.
+        VersionStateError: it is withdrawn already.
+    """
+    asked = registry.find_version(session, name, tenant_id=tenant_id)
+    line = registry.lock_line(session, asked.line_ref)
+    rows = registry.versions_of(session, line.line_ref)
+    if asked.state == VersionState.WITHDRAWN.value:
+        raise VersionStateError(f"{asked.served_name!r} is withdrawn already; nothing was changed")
+    reached = [row for row in _with_descendants(rows, asked) if row.state != VersionState.WITHDRAWN.value]
+    return _withdraw(
+        session, events, line, rows, reached, actor=actor, reason=reason, reason_code=reason_code, now=now
+    )
+
+
+def withdraw_line(
+    session: Session,
+    events: AdapterEvents,
+    tenant_id: str,
+    domain: str,
+    *,
+    actor: str,
+    reason: str,
+    now: datetime,
+    reason_code: str = "operator",
+) -> tuple[str, ...]:
+    """Withdraw every version of a line; servers get a tombstone and serve the base model.
+
+    Raises:
+        LineNotFoundError: no such line.
+    """
+    line = registry.require_line(session, tenant_id, domain)
+    rows = registry.versions_of(session, line.line_ref)
+    reached = [row for row in rows if row.state != VersionState.WITHDRAWN.value]
+    return _withdraw(
+        session, events, line, rows, reached, actor=actor, reason=reason, reason_code=reason_code, now=now
+    )
+
+
+def remove_withdrawn_weights(session: Session, artifacts: DirectoryArtifactStore) -> int:
+    """Delete the weights of every withdrawn version; return how many had any. Safe to repeat."""
+    ids = session.exec(
+        select(AdapterVersionRow.version_id).where(AdapterVersionRow.state == VersionState.WITHDRAWN.value)
+    ).all()
+    return sum(artifacts.remove_weights(version_id) for version_id in ids)
+
+
+def _withdraw(
+    session: Session,
+    events: AdapterEvents,
+    line: AdapterLineRow,
+    rows: Sequence[AdapterVersionRow],
+    reached: Sequence[AdapterVersionRow],
+    *,
+    actor: str,
+    reason: str,
+    reason_code: str,
+    now: datetime,
+) -> tuple[str, ...]:
+    if not reached:
+        return ()
+    serves_one = any(row.version_id == line.current_version_id for row in reached)
+    left_version_id = line.current_version_id if serves_one else None
+    for row in reached:
+        session.add(leave(row, VersionState.WITHDRAWN, reason=reason, actor=actor, now=now))
+    change, desired = DesiredChange.UNCHANGED, None
+    if serves_one:
+        usable = [row for row in rows if row.state == VersionState.SUPERSEDED.value]
+        target = usable[-1] if usable else None
+        line.current_version_id = target.version_id if target is not None else None
+        change = DesiredChange.CLEAR
+        if target is not None:
+            change, desired = DesiredChange.SET, registry.read_version(target)
+            target.state = VersionState.PUBLISHED.value
+            target.left_at = target.left_reason = target.left_by = None
+            session.add(target)
+    elif line.current_version_id is not None:
+        # The served version stays; its state is sent again with the ids that servers must unload.
+        current = next(row for row in rows if row.version_id == line.current_version_id)
+        change, desired = DesiredChange.SET, registry.read_version(current)
+    line.epoch += 1
+    session.add(line)
+    names = tuple(row.served_name for row in reached)
+    audit_trail.append(
+        session,
+        line.tenant_id,
+        actor=actor,
+        action="adapter.withdrawn",
+        detail={"served_names": list(names), "reason": reason, "reason_code": reason_code},
+        now=now,
+    )
+    events.append(
+        session,
+        AdapterLifecycleEvent(
+            event_id=registry.new_event_id(),
+            kind=AdapterEventKind.WITHDRAWN,
+            occurred_at=now,
+            tenant_id=line.tenant_id,
+            domain=line.domain,
+            line_ref=line.line_ref,
+            epoch=line.epoch,
+            version=registry.read_version(reached[0]),
+            desired_change=change,
+            desired=desired,
+            left_version_id=left_version_id,
+            revoked_version_ids=tuple(row.version_id for row in reached),
+            reason_code=reason_code,
+            reason=reason,
+            actor=actor,
+        ),
+    )
+    return names
+
+
+def _with_descendants(rows: Sequence[AdapterVersionRow], root: AdapterVersionRow) -> list[AdapterVersionRow]:
+    reached = {root.version_id}
+    for row in rows:  # oldest first, so a parent always comes before its children
+        if row.start_version_id in reached:
+            reached.add(row.version_id)
+    return [row for row in rows if row.version_id in reached]
