@@ -55,7 +55,7 @@ class AccountSettings:
 
     Attributes:
         rule: the proof that admission rests on.
-        order: the order of ``FIXED_ORDER``; None takes the one with the largest share of the cap, from public numbers.
+        order: the order of ``FIXED_ORDER``; None takes the one that suits the first request best.
     """
 
     rule: FilterRule = FilterRule.FIXED_ORDER
@@ -66,11 +66,17 @@ class AccountSettings:
             allowed = ", ".join(f"{one:g}" for one in ORDERS)
             raise ValueError(f"order {self.order:g} is not on the grid; allowed are {allowed}")
 
-    def orders_for(self, epsilon: float, delta: float) -> tuple[float, ...]:
-        """Return the orders to freeze for an account of this target."""
+    def orders_for(self, epsilon: float, delta: float, recipe: RdpCurve) -> tuple[float, ...]:
+        """Return the orders to freeze for an account of this target.
+
+        Args:
+            epsilon: cap of the account.
+            delta: δ of the account.
+            recipe: curve of the first (public) request; the fixed order is the one at which it fits most often.
+        """
         if self.rule is FilterRule.GRID_UNION:
             return UNION_GRID
-        return (self.order if self.order is not None else best_order(epsilon, delta),)
+        return (self.order if self.order is not None else best_order(epsilon, delta, recipe),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,8 +97,7 @@ class PrivacyFilter:
 
     def budget(self, order: float) -> int:
         """Return B(α) in pico-nats, rounded down; negative when the target cannot be reached at this order."""
-        share = self.delta / len(self.orders)
-        return math.floor((self.epsilon - conversion_term(order, share)) * PICO) - 1
+        return budget_at(self.epsilon, self.delta / len(self.orders), order)
 
     def admits(self, spent: RdpCurve, asked: RdpCurve) -> bool:
         """Say whether ``asked`` may run after ``spent``."""
@@ -118,12 +123,14 @@ class PrivacyFilter:
         )
 
 
-def best_order(epsilon: float, delta: float) -> float:
-    """Return the order at which a Gaussian-like cost (RDP(α) = ρα) fits most often into (ε, δ).
+def budget_at(epsilon: float, delta: float, order: float) -> int:
+    """Return B(α) in pico-nats, rounded down; negative when the target cannot be reached at this order."""
+    return math.floor((epsilon - conversion_term(order, delta)) * PICO) - 1
 
-    It depends on the target alone, which is public.
-    """
-    return max(ORDERS, key=lambda order: (epsilon - conversion_term(order, delta)) / order)
+
+def best_order(epsilon: float, delta: float, recipe: RdpCurve) -> float:
+    """Return the order at which ``recipe`` fits into (ε, δ) most often; it depends on public numbers alone."""
+    return max(ORDERS, key=lambda order: budget_at(epsilon, delta, order) / max(1, recipe.at(order)))
 
 
 def checked_target(epsilon: float, delta: float, name: str) -> None:

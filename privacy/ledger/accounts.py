@@ -116,13 +116,19 @@ def locked_account(session: Session, account_id: str) -> AccountRow | None:
 
 
 def open_account(
-    session: Session, head: LedgerHeadRow, target: AccountTarget, settings: AccountSettings, now: datetime
+    session: Session,
+    head: LedgerHeadRow,
+    target: AccountTarget,
+    *,
+    settings: AccountSettings,
+    recipe: RdpCurve,
+    now: datetime,
 ) -> AccountRow:
-    """Return the locked account of ``target``, opened (with an entry) if there is none yet."""
+    """Return the locked account of ``target``; if there is none, open it (with an entry), suited to ``recipe``."""
     row = locked_account(session, target.account_id)
     if row is not None:
         return row
-    orders = settings.orders_for(target.epsilon, target.delta)
+    orders = settings.orders_for(target.epsilon, target.delta, recipe)
     opened = {
         "account_id": target.account_id,
         "scope": target.scope.value,

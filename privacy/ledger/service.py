@@ -102,7 +102,7 @@ class Ledger:
         asked = total_curve(request.mechanisms)
         targets = targets_of(request)
         now = self._now()
-        accounts = [open_account(session, head, target, self._settings, now) for target in targets]
+        accounts = [open_account(session, head, target, settings=self._settings, recipe=asked, now=now) for target in targets]
         check_against_chain(session, head, accounts)
         for account, target in zip(accounts, targets, strict=True):
             refuse_over_spend(account, target, asked)

@@ -1,0 +1,170 @@
+"""Calibration: the smallest noise multiplier that lets the whole planned schedule through both filters.
+
+What it refuses is refused because the resulting claim would be false or empty: a δ that allows one user's data to be
+published outright, an ε outside the range in which the claim says anything, a rate at which steps often see nobody,
+and claims about replacing a user made from add-or-remove accounting.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from privacy.accounting import curve_of, total_curve
+from privacy.errors import CalibrationError
+from privacy.filters import AccountSettings, BudgetCaps, PrivacyFilter
+from privacy.guarantee import NeighboringRelation
+from privacy.mechanisms import Gaussian, Mechanism, PoissonSampledGaussian, Purpose
+
+if TYPE_CHECKING:
+    from privacy.policy import TenantPrivacyPolicy
+
+SMALLEST_EPSILON: Final = 0.01
+LARGEST_EPSILON: Final = 64.0
+SMALLEST_NOISE_MULTIPLIER: Final = 0.3  # below it one step already costs several ε at any rate
+LARGEST_NOISE_MULTIPLIER: Final = 1000.0
+LARGEST_EMPTY_PROBABILITY: Final = 0.01
+DECIMALS: Final = 4  # of the returned multiplier, rounded up
+
+# The noisy cohort count that every round charges beside its training: sensitivity 1 per user.
+COUNT_STANDARD_DEVIATION: Final = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedSchedule:
+    """The public numbers of all releases that a budget has to last for.
+
+    Attributes:
+        caps: period and lifetime caps.
+        declared_users: public lower bound on the tenant's users.
+        sample_rate: Poisson probability per user and step.
+        steps: mechanism applications of one release.
+        releases: over the lifetime.
+        releases_per_period: most releases that fall into one period.
+        beside: other mechanisms that every release charges, such as the noisy cohort count.
+        relation: what the claim will be about; only add-or-remove-one is accounted.
+        settings: how accounts are opened.
+    """
+
+    caps: BudgetCaps
+    declared_users: int
+    sample_rate: float
+    steps: int
+    releases: int
+    releases_per_period: int
+    beside: tuple[Mechanism, ...] = ()
+    relation: str = NeighboringRelation.ADD_OR_REMOVE_ONE
+    settings: AccountSettings = AccountSettings()
+
+
+def cohort_count(standard_deviation: float = COUNT_STANDARD_DEVIATION) -> Gaussian:
+    """Return the noisy cohort count that a round charges beside its training."""
+    return Gaussian(sensitivity=1.0, standard_deviation=standard_deviation, purpose=Purpose.COHORT_COUNT)
+
+
+def schedule_of(policy: TenantPrivacyPolicy, *, beside: tuple[Mechanism, ...] | None = None) -> PlannedSchedule:
+    """Return what a policy plans; ``beside`` defaults to one noisy cohort count a release."""
+    per_instant = len(policy.domains)
+    instants = math.ceil(policy.period_seconds / policy.schedule.every_seconds)
+    return PlannedSchedule(
+        caps=BudgetCaps(
+            period_epsilon=policy.period_epsilon,
+            period_delta=policy.period_delta,
+            lifetime_epsilon=policy.lifetime_epsilon,
+            lifetime_delta=policy.lifetime_delta,
+        ),
+        declared_users=policy.declared_users,
+        sample_rate=policy.sample_rate,
+        steps=policy.steps,
+        releases=policy.planned_releases,
+        releases_per_period=min(policy.planned_releases, instants * per_instant),
+        beside=(cohort_count(),) if beside is None else beside,
+    )
+
+
+def calibrate(schedule: PlannedSchedule) -> float:
+    """Return the noise multiplier for a whole schedule, rounded up to four decimals.
+
+    Raises:
+        CalibrationError: the request is outside the allowed ranges, or no multiplier in them is enough.
+    """
+    _refuse(schedule)
+    low, high = SMALLEST_NOISE_MULTIPLIER, LARGEST_NOISE_MULTIPLIER
+    if not fits(schedule, high):
+        raise CalibrationError(
+            f"{schedule.releases} releases of {schedule.steps} steps do not fit into epsilon "
+            f"{schedule.caps.lifetime_epsilon:g} (lifetime) and {schedule.caps.period_epsilon:g} (period) with a noise "
+            f"multiplier up to {high:g}; plan fewer releases or steps, or a larger epsilon"
+        )
+    if fits(schedule, low):
+        return low
+    while high - low > 10**-DECIMALS / 2:
+        middle = (low + high) / 2
+        if fits(schedule, middle):
+            high = middle
+        else:
+            low = middle
+    return math.ceil(high * 10**DECIMALS) / 10**DECIMALS
+
+
+def calibrate_policy(policy: TenantPrivacyPolicy) -> float:
+    """Return the noise multiplier for all planned releases of a policy, each with its noisy cohort count.
+
+    Raises:
+        CalibrationError: no sound noise multiplier meets the policy.
+    """
+    return calibrate(schedule_of(policy))
+
+
+def fits(schedule: PlannedSchedule, noise_multiplier: float) -> bool:
+    """Say whether all planned releases pass both filters with this noise multiplier."""
+    caps = schedule.caps
+    release = total_curve(schedule.beside) + curve_of(
+        PoissonSampledGaussian(
+            noise_multiplier=noise_multiplier, sample_rate=schedule.sample_rate, steps=schedule.steps
+        )
+    )
+    for epsilon, delta, count in (
+        (caps.lifetime_epsilon, caps.lifetime_delta, schedule.releases),
+        (caps.period_epsilon, caps.period_delta, schedule.releases_per_period),
+    ):
+        orders = schedule.settings.orders_for(epsilon, delta, release)
+        opened = PrivacyFilter(epsilon=epsilon, delta=delta, rule=schedule.settings.rule, orders=orders)
+        if not opened.admits(release * (count - 1), release):
+            return False
+    return True
+
+
+def _refuse(schedule: PlannedSchedule) -> None:
+    caps = schedule.caps
+    if schedule.relation != NeighboringRelation.ADD_OR_REMOVE_ONE:
+        raise CalibrationError(
+            f"a claim under {schedule.relation} was asked for; the accounting is for add_or_remove_one only, and "
+            "replacing a user would cost more than it says"
+        )
+    if schedule.declared_users < 1 or schedule.releases < 1 or schedule.releases_per_period < 1:
+        raise CalibrationError("declared users, releases and releases per period must each be at least 1")
+    for name, epsilon, delta in (
+        ("period", caps.period_epsilon, caps.period_delta),
+        ("lifetime", caps.lifetime_epsilon, caps.lifetime_delta),
+    ):
+        if delta >= 1 / schedule.declared_users:
+            raise CalibrationError(
+                f"the {name} delta is {delta:g}; it must be below 1/{schedule.declared_users}, "
+                "else publishing one user's data at random would meet it"
+            )
+        if not SMALLEST_EPSILON <= epsilon <= LARGEST_EPSILON:
+            raise CalibrationError(
+                f"the {name} epsilon is {epsilon:g}; allowed is {SMALLEST_EPSILON:g} to {LARGEST_EPSILON:g}"
+            )
+    if not 0 < schedule.sample_rate <= 1:
+        raise CalibrationError(f"the sample rate is {schedule.sample_rate:g}; allowed is above 0, at most 1")
+    cohort = schedule.sample_rate * schedule.declared_users
+    empty = math.exp(schedule.declared_users * math.log1p(-schedule.sample_rate)) if schedule.sample_rate < 1 else 0.0
+    if empty > LARGEST_EMPTY_PROBABILITY:
+        raise CalibrationError(
+            f"the sample rate {schedule.sample_rate:g} of {schedule.declared_users} users expects {cohort:.3g} a step, "
+            f"and a step with nobody has probability {empty:.2g}; raise the rate until that is at most "
+            f"{LARGEST_EMPTY_PROBABILITY:g}"
+        )
