@@ -5,6 +5,7 @@
     ├── BrokerUnavailableError   the broker cannot be reached or did not confirm a write (retryable)
     ├── PoisonedTopicError       too large a share of recent events could not be accepted; the worker stops
     ├── DeadLetterError          a dead-letter record cannot be read or replayed
+    ├── DemoError                a part of the demonstration stopped or did not get done in time
     ├── ScenarioError            the demonstration cannot use the interactions it was given
     └── AccessDeniedError        an operator's token does not allow what was asked
 
@@ -52,6 +53,12 @@ class DeadLetterError(StreamsError):
 
     code = "streams.dead_letter.unreadable"
     exit_status = 2
+
+
+class DemoError(StreamsError):
+    """A part of the demonstration stopped, or did not get done in time."""
+
+    code = "streams.demo.failed"
 
 
 class ScenarioError(StreamsError):
