@@ -1,0 +1,85 @@
+"""The client of discreet: publish what users did with answers, and follow the adapters that come of it.
+
+``InteractionPublisher``, ``ConsentPublisher`` and ``ErasurePublisher`` are for products, ``AdapterFeed`` is
+for serving systems, ``testing.InMemoryBroker`` for the tests of both. See README.md for examples that run.
+"""
+
+from __future__ import annotations
+
+from ..contracts.ack import AckStatus, ServingAckV1
+from ..contracts.adapter import AdapterStateV1
+from ..contracts.consent import ConsentV1, Purpose
+from ..contracts.erasure import ErasureCertificateV1, ErasureCompletedV1, ErasureReason, ErasureRequestedV1
+from ..contracts.interaction import Accepted, Correction, Edited, InteractionV1, Outcome, Rating, Rejected
+from ..contracts.manifest import AdapterVersionV1, ManifestV1
+from .adapter_feed import AdapterFeed, AdapterUpdate, Refusal, UpdateKind
+from .errors import (
+    AdapterRefusedError,
+    ArtifactFetchError,
+    BrokerUnreachableError,
+    BufferFullError,
+    ClientError,
+    ClosedError,
+    DeliveryError,
+    DigestMismatchError,
+    EventRefusedError,
+    PositionError,
+    SignatureInvalidError,
+    UnsafeArtifactError,
+)
+from .kafka_broker import KafkaBroker, Security
+from .positions import FilePositions
+from .producer import (
+    AckPublisher,
+    ConsentPublisher,
+    Delivery,
+    ErasurePublisher,
+    EventPublisher,
+    InteractionPublisher,
+)
+
+__all__ = [
+    "Accepted",
+    "AckPublisher",
+    "AckStatus",
+    "AdapterFeed",
+    "AdapterRefusedError",
+    "AdapterStateV1",
+    "AdapterUpdate",
+    "AdapterVersionV1",
+    "ArtifactFetchError",
+    "BrokerUnreachableError",
+    "BufferFullError",
+    "ClientError",
+    "ClosedError",
+    "ConsentPublisher",
+    "ConsentV1",
+    "Correction",
+    "Delivery",
+    "DeliveryError",
+    "DigestMismatchError",
+    "Edited",
+    "ErasureCertificateV1",
+    "ErasureCompletedV1",
+    "ErasurePublisher",
+    "ErasureReason",
+    "ErasureRequestedV1",
+    "EventPublisher",
+    "EventRefusedError",
+    "FilePositions",
+    "InteractionPublisher",
+    "InteractionV1",
+    "KafkaBroker",
+    "ManifestV1",
+    "Outcome",
+    "PositionError",
+    "Purpose",
+    "Rating",
+    "Refusal",
+    "Rejected",
+    "Security",
+    "ServingAckV1",
+    "SignatureInvalidError",
+    "UnsafeArtifactError",
+    "UpdateKind",
+]
