@@ -44,9 +44,9 @@ def run_from_settings():
     """`alembic …` on the command line: the address comes from `-x url=…` or from the settings."""
     url = context.get_x_argument(as_dictionary=True).get("url")
     if url is None:
-        from streams.settings import Settings  # noqa: PLC0415  # only this way of starting needs settings
+        from streams.settings import load_settings  # noqa: PLC0415  # only this way of starting needs settings
 
-        url = Settings().database.url
+        url = load_settings().database_url
     engine = open_engine(url)
     try:
         with engine.connect() as connection:

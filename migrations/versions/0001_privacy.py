@@ -51,6 +51,7 @@ def upgrade():
         _tenant_id(),
         sa.Column("wrapped_pseudonym_key", sa.LargeBinary(), nullable=False),
         sa.Column("wrapped_key", sa.LargeBinary(), nullable=False),
+        sa.Column("erasures", sa.Integer(), nullable=False),
         sa.Column("created_at", UtcDateTime(), nullable=False),
     )
     op.create_table(

@@ -47,6 +47,7 @@ class TenantKeyRow(SQLModel, table=True):
     tenant_id: str = Field(primary_key=True, max_length=63, foreign_key="tenants.tenant_id")
     wrapped_pseudonym_key: bytes = Field(sa_type=LargeBinary)
     wrapped_key: bytes = Field(sa_type=LargeBinary)
+    erasures: int  # how many user keys of the tenant were destroyed; tells caches when to forget
     created_at: datetime = Field(sa_type=UtcDateTime)
 
 

@@ -1,0 +1,117 @@
+"""Who agreed to what, and whether an interaction may be used at all. Pure; nothing is used without consent.
+
+Consent is given per purpose and belongs to a version of the notice. It is asked for at ingest, again when a
+release collects its users, and it can be withdrawn at any time for everything that was not yet used. Two
+statements of one user on one purpose are ordered by when the user made them, not by when they arrived; of
+two at the same instant the withdrawal counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+from privacy.policy import Purpose
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from privacy.policy import TenantPrivacyPolicy
+
+# An interaction dated in the future would be counted in a budget period that has not begun.
+CLOCK_TOLERANCE: Final = timedelta(minutes=10)
+
+
+class RefusalReason(StrEnum):
+    """Why an interaction is not stored."""
+
+    SUBJECT_ERASED = "subject_erased"
+    CONSENT_MISSING = "consent_missing"  # none is known (yet)
+    CONSENT_WITHDRAWN = "consent_withdrawn"
+    PURPOSE_NOT_ALLOWED = "purpose_not_allowed"  # consented, but the tenant's policy does not allow it
+    DOMAIN_UNKNOWN = "domain_unknown"
+    RETENTION_PASSED = "retention_passed"
+    FROM_THE_FUTURE = "from_the_future"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Consent:
+    """What a user last said about one purpose."""
+
+    granted: bool
+    notice_version: str
+    occurred_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """The interaction may be stored and used for ``purposes``."""
+
+    purposes: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The interaction must not be stored."""
+
+    reason: RefusalReason
+
+
+def newer(first: Consent, second: Consent) -> Consent:
+    """Return the statement that counts, whichever of the two arrived first."""
+    if first.occurred_at != second.occurred_at:
+        return max(first, second, key=lambda consent: consent.occurred_at)
+    return second if first.granted else first
+
+
+def admit(
+    *,
+    occurred_at: datetime,
+    domain: str,
+    consents: Mapping[str, Consent],
+    erased: bool,
+    policy: TenantPrivacyPolicy | None,
+    now: datetime,
+) -> Admitted | Refused:
+    """Decide whether one interaction may be stored, and for which purposes.
+
+    A tenant without a policy is ingested (and never trained): its users' consents decide alone.
+
+    Args:
+        occurred_at: when the interaction happened.
+        domain: the adapter line it belongs to.
+        consents: the user's newest statement per purpose.
+        erased: whether the user was erased; an erased user stays refused.
+        policy: the tenant's newest policy.
+        now: the public clock.
+    """
+    if erased:
+        return Refused(RefusalReason.SUBJECT_ERASED)
+    if (misplaced := _misplaced(occurred_at, domain, policy, now)) is not None:
+        return Refused(misplaced)
+    granted = frozenset(purpose for purpose, consent in consents.items() if consent.granted)
+    # What is allowed at all; sharing alone gives nothing to store an interaction for.
+    allowed = granted if policy is None else granted & frozenset(policy.purposes)
+    if allowed - {Purpose.SHARING}:
+        return Admitted(allowed)
+    if granted - {Purpose.SHARING}:
+        return Refused(RefusalReason.PURPOSE_NOT_ALLOWED)
+    if any(not consent.granted for consent in consents.values()):
+        return Refused(RefusalReason.CONSENT_WITHDRAWN)
+    return Refused(RefusalReason.CONSENT_MISSING)
+
+
+def _misplaced(
+    occurred_at: datetime, domain: str, policy: TenantPrivacyPolicy | None, now: datetime
+) -> RefusalReason | None:
+    """Say why the interaction has no place in time or among the tenant's adapter lines, if it has none."""
+    if occurred_at > now + CLOCK_TOLERANCE:
+        return RefusalReason.FROM_THE_FUTURE
+    if policy is not None and domain not in policy.domains:
+        return RefusalReason.DOMAIN_UNKNOWN
+    if policy is not None and occurred_at < now - policy.retention:
+        return RefusalReason.RETENTION_PASSED
+    return None

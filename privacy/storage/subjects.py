@@ -1,0 +1,41 @@
+"""Joins with a list of users of any length, as one bound parameter.
+
+A worker asks for thousands of (tenant, pseudonym) pairs at once. As one JSON parameter the statement stays
+the same for every batch (it is compiled once), does not meet a limit on parameters, and the database looks
+each pair up by its primary key.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, NamedTuple
+
+from sqlalchemy import String, bindparam, text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sqlalchemy import Subquery
+    from sqlmodel import Session
+
+
+class Subject(NamedTuple):
+    """One user of one tenant."""
+
+    tenant_id: str
+    pseudonym: str
+
+
+_WANTED = {
+    "sqlite": "SELECT DISTINCT value ->> 0 AS tenant_id, value ->> 1 AS pseudonym FROM json_each(:subjects)",
+    "postgresql": "SELECT DISTINCT value ->> 0 AS tenant_id, value ->> 1 AS pseudonym "
+    "FROM json_array_elements(CAST(:subjects AS json))",
+}
+
+
+def wanted(session: Session, subjects: Iterable[tuple[str, str]]) -> Subquery:
+    """Return a subquery ``wanted(tenant_id, pseudonym)`` that holds ``subjects`` once each, to join with."""
+    statement = text(_WANTED[session.get_bind().dialect.name]).bindparams(
+        bindparam("subjects", json.dumps([tuple(subject) for subject in subjects]), String)
+    )
+    return statement.columns(tenant_id=String, pseudonym=String).subquery("wanted")
