@@ -1,12 +1,14 @@
 """The accountant: mechanism event → RDP curve → (ε, δ).
 
-Poisson-subsampled Gaussian at a whole order α (Mironov, Talwar and Zhang, arXiv 1908.10530, §3.3), q = sample rate:
+Poisson-subsampled Gaussian at a whole order α (Mironov, Talwar and Zhang, arXiv 1908.10530, §3.3), q =
+sample rate:
 
     A_α = Σᵢ C(α,i) (1-q)^(α-i) qⁱ exp(i(i-1)/2σ²),   RDP(α) = log A_α / (α-1) per step.
 
-The terms i = 0 and 1 of the exponential are 1, so A_α - 1 is a sum of positive terms over i ≥ 2 with expm1; that form
-keeps its relative precision however small the loss is. Both directions of add-or-remove-one are covered (ibid., §3.1).
-At fractional orders the same quantity is an integral with the positive integrand of ``_log_excess_fractional``.
+The terms i = 0 and 1 of the exponential are 1, so A_α - 1 is a sum of positive terms over i ≥ 2 with expm1;
+that form keeps its relative precision however small the loss is. Both directions of add-or-remove-one are
+covered (ibid., §3.1). At fractional orders the same quantity is an integral with the positive integrand of
+``_log_excess_fractional``.
 
 Conversion (Canonne, Kamath and Steinke, arXiv 2004.00010, Proposition 12):
 
@@ -35,8 +37,8 @@ from privacy.mechanisms import (
 
 ACCOUNTANT: Final = "discreet-rdp"
 ACCOUNTANT_VERSION: Final = "1"
-# Rounding errors of the float evaluation stay below 10⁻¹⁰ of the value (log-factorials are exact to 10⁻¹³ absolute);
-# every curve is raised by ten times that.
+# Rounding errors of the float evaluation stay below 10⁻¹⁰ of the value (log-factorials are exact to 10⁻¹³
+# absolute); every curve is raised by ten times that.
 RELATIVE_ERROR: Final = 1e-9
 
 _LOG_FACTORIAL: Final = np.cumsum(np.concatenate([[0.0], np.log(np.arange(1, max(ORDERS) + 1))]))
@@ -81,8 +83,9 @@ def epsilon_at_order(curve: RdpCurve, delta: float, order: float) -> float:
 def best_epsilon(curve: RdpCurve, delta: float) -> tuple[float, float]:
     """Return the smallest ε over the grid and its order.
 
-    This is a proved bound when the composed parameters were fixed in advance. Under parameters that react to earlier
-    releases only the filter's own order is proved: label this figure *non-adaptive* wherever it is shown.
+    This is a proved bound when the composed parameters were fixed in advance. Under parameters that react
+    to earlier releases only the filter's own order is proved: label this figure *non-adaptive* wherever it
+    is shown.
     """
     if curve.is_zero:
         return 0.0, ORDERS[0]
@@ -131,9 +134,10 @@ def _log_excess_whole(q: float, sigma: float, order: float) -> float:
 def _log_excess_fractional(q: float, sigma: float, order: float) -> float:
     """Return log(A_α - 1) at a fractional order by quadrature.
 
-    A_α - 1 = E[(1+Y)^α - 1 - αY] with Y = q(e^U - 1), U = (2X - 1)/2σ², X ~ N(0, σ²), since E[Y] = 0; the integrand is
-    not negative (Bernoulli). It is analytic in the strip |Im x| < πσ² (there 1 + Y = 0) and falls like a Gaussian, so
-    the trapezoid rule with a step of at most σ²/2 and σ/8 errs by less than e^(-2π·πσ²/step) ≤ e⁻³⁹ of the peak.
+    A_α - 1 = E[(1+Y)^α - 1 - αY] with Y = q(e^U - 1), U = (2X - 1)/2σ², X ~ N(0, σ²), since E[Y] = 0; the
+    integrand is not negative (Bernoulli). It is analytic in the strip |Im x| < πσ² (there 1 + Y = 0) and
+    falls like a Gaussian, so the trapezoid rule with a step of at most σ²/2 and σ/8 errs by less than
+    e^(-2π·πσ²/step) ≤ e⁻³⁹ of the peak.
     """
     step = min(sigma / 8, sigma**2 / 2)
     x = np.arange(-14 * sigma, order + 14 * sigma, step)

@@ -1,19 +1,20 @@
 """Calibration: the smallest noise multiplier that lets the whole planned schedule through both filters.
 
-What it refuses is refused because the resulting claim would be false or empty: a δ that allows one user's data to be
-published outright, an ε outside the range in which the claim says anything, a rate at which steps often see nobody,
-and claims about replacing a user made from add-or-remove accounting.
+What it refuses is refused because the resulting claim would be false or empty: a δ that allows one user's
+data to be published outright, an ε outside the range in which the claim says anything, a rate at which
+steps often see nobody, and claims about replacing a user made from add-or-remove accounting.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from privacy.accounting import curve_of, total_curve
+from privacy.curve import ORDERS, PICO
 from privacy.errors import CalibrationError
-from privacy.filters import AccountSettings, BudgetCaps, PrivacyFilter
+from privacy.filters import AccountSettings, BudgetCaps, PrivacyFilter, budget_at
 from privacy.guarantee import NeighboringRelation
 from privacy.mechanisms import Gaussian, Mechanism, PoissonSampledGaussian, Purpose
 
@@ -27,8 +28,9 @@ LARGEST_NOISE_MULTIPLIER: Final = 1000.0
 LARGEST_EMPTY_PROBABILITY: Final = 0.01
 DECIMALS: Final = 4  # of the returned multiplier, rounded up
 
-# The noisy cohort count that every round charges beside its training: sensitivity 1 per user.
-COUNT_STANDARD_DEVIATION: Final = 10.0
+# Share of the budget that the noisy cohort counts of all releases may take; training keeps the rest.
+COUNT_SHARE: Final = 0.1
+SMALLEST_COUNT_DEVIATION: Final = 1.0  # users
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,31 +57,71 @@ class PlannedSchedule:
     releases_per_period: int
     beside: tuple[Mechanism, ...] = ()
     relation: str = NeighboringRelation.ADD_OR_REMOVE_ONE
-    settings: AccountSettings = AccountSettings()
+    settings: AccountSettings = field(default_factory=AccountSettings)
 
 
-def cohort_count(standard_deviation: float = COUNT_STANDARD_DEVIATION) -> Gaussian:
-    """Return the noisy cohort count that a round charges beside its training."""
-    return Gaussian(sensitivity=1.0, standard_deviation=standard_deviation, purpose=Purpose.COHORT_COUNT)
+def cohort_count(caps: BudgetCaps, *, releases: int, releases_per_period: int) -> Gaussian:
+    """Return the noisy count of users that each release charges beside its training.
+
+    Its noise (standard deviation in users, sensitivity 1) is such that the counts of all planned releases
+    take a tenth of either budget at the order where a Gaussian fits best.
+    """
+    variance = SMALLEST_COUNT_DEVIATION**2
+    for epsilon, delta, count in (
+        (caps.lifetime_epsilon, caps.lifetime_delta, releases),
+        (caps.period_epsilon, caps.period_delta, releases_per_period),
+    ):
+        per_order = max(budget_at(epsilon, delta, order) / PICO / order for order in ORDERS)
+        if per_order > 0:
+            variance = max(variance, count / (2 * COUNT_SHARE * per_order))
+    return Gaussian(
+        sensitivity=1.0,
+        standard_deviation=math.ceil(math.sqrt(variance) * 10) / 10,
+        purpose=Purpose.COHORT_COUNT,
+    )
 
 
-def schedule_of(policy: TenantPrivacyPolicy, *, beside: tuple[Mechanism, ...] | None = None) -> PlannedSchedule:
-    """Return what a policy plans; ``beside`` defaults to one noisy cohort count a release."""
-    per_instant = len(policy.domains)
-    instants = math.ceil(policy.period_seconds / policy.schedule.every_seconds)
-    return PlannedSchedule(
-        caps=BudgetCaps(
-            period_epsilon=policy.period_epsilon,
-            period_delta=policy.period_delta,
-            lifetime_epsilon=policy.lifetime_epsilon,
-            lifetime_delta=policy.lifetime_delta,
+def release_mechanisms(policy: TenantPrivacyPolicy, noise_multiplier: float) -> tuple[Mechanism, ...]:
+    """Return what one release under this policy reads at most: its noisy cohort count and its training."""
+    return (
+        *schedule_of(policy).beside,
+        PoissonSampledGaussian(
+            noise_multiplier=noise_multiplier,
+            sample_rate=policy.sample_rate,
+            steps=policy.steps,
+            clipping_norm=policy.clipping_norm,
+            contribution_bound=policy.contribution_bound,
         ),
+    )
+
+
+def caps_of(policy: TenantPrivacyPolicy) -> BudgetCaps:
+    """Return the two caps of a policy."""
+    return BudgetCaps(
+        period_epsilon=policy.period_epsilon,
+        period_delta=policy.period_delta,
+        lifetime_epsilon=policy.lifetime_epsilon,
+        lifetime_delta=policy.lifetime_delta,
+    )
+
+
+def schedule_of(policy: TenantPrivacyPolicy, settings: AccountSettings | None = None) -> PlannedSchedule:
+    """Return what a policy plans: all its releases, each with one noisy cohort count beside the training.
+
+    Every domain has an adapter line of its own, and all lines of a tenant draw on the same budget.
+    """
+    instants = math.ceil(policy.period_seconds / policy.schedule.every_seconds)
+    per_period = min(policy.planned_releases, instants * len(policy.domains))
+    caps = caps_of(policy)
+    return PlannedSchedule(
+        caps=caps,
         declared_users=policy.declared_users,
         sample_rate=policy.sample_rate,
         steps=policy.steps,
         releases=policy.planned_releases,
-        releases_per_period=min(policy.planned_releases, instants * per_instant),
-        beside=(cohort_count(),) if beside is None else beside,
+        releases_per_period=per_period,
+        beside=(cohort_count(caps, releases=policy.planned_releases, releases_per_period=per_period),),
+        settings=settings or AccountSettings(),
     )
 
 
@@ -94,7 +136,8 @@ def calibrate(schedule: PlannedSchedule) -> float:
     if not fits(schedule, high):
         raise CalibrationError(
             f"{schedule.releases} releases of {schedule.steps} steps do not fit into epsilon "
-            f"{schedule.caps.lifetime_epsilon:g} (lifetime) and {schedule.caps.period_epsilon:g} (period) with a noise "
+            f"{schedule.caps.lifetime_epsilon:g} (lifetime) and "
+            f"{schedule.caps.period_epsilon:g} (period) with a noise "
             f"multiplier up to {high:g}; plan fewer releases or steps, or a larger epsilon"
         )
     if fits(schedule, low):
@@ -140,7 +183,8 @@ def _refuse(schedule: PlannedSchedule) -> None:
     caps = schedule.caps
     if schedule.relation != NeighboringRelation.ADD_OR_REMOVE_ONE:
         raise CalibrationError(
-            f"a claim under {schedule.relation} was asked for; the accounting is for add_or_remove_one only, and "
+            f"a claim under {schedule.relation} was asked for; the accounting is for "
+            "add_or_remove_one only, and "
             "replacing a user would cost more than it says"
         )
     if schedule.declared_users < 1 or schedule.releases < 1 or schedule.releases_per_period < 1:
@@ -161,10 +205,15 @@ def _refuse(schedule: PlannedSchedule) -> None:
     if not 0 < schedule.sample_rate <= 1:
         raise CalibrationError(f"the sample rate is {schedule.sample_rate:g}; allowed is above 0, at most 1")
     cohort = schedule.sample_rate * schedule.declared_users
-    empty = math.exp(schedule.declared_users * math.log1p(-schedule.sample_rate)) if schedule.sample_rate < 1 else 0.0
+    empty = (
+        math.exp(schedule.declared_users * math.log1p(-schedule.sample_rate))
+        if schedule.sample_rate < 1
+        else 0.0
+    )
     if empty > LARGEST_EMPTY_PROBABILITY:
         raise CalibrationError(
-            f"the sample rate {schedule.sample_rate:g} of {schedule.declared_users} users expects {cohort:.3g} a step, "
+            f"the sample rate {schedule.sample_rate:g} of {schedule.declared_users} users "
+            f"expects {cohort:.3g} a step, "
             f"and a step with nobody has probability {empty:.2g}; raise the rate until that is at most "
             f"{LARGEST_EMPTY_PROBABILITY:g}"
         )

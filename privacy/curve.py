@@ -1,8 +1,8 @@
 """Rényi-DP curves in whole numbers: exact addition and subtraction, rounded up once, on a frozen order grid.
 
-A value is a number of *pico-nats* (10⁻¹² of the Rényi divergence's unit) as a Python integer. A positive cost is at
-least 1, sums are exact and do not depend on their order, a released reservation gives back exactly what it took, and
-two machines that read the same events hold the same account to the last digit.
+A value is a number of *pico-nats* (10⁻¹² of the Rényi divergence's unit) as a Python integer. A positive
+cost is at least 1, sums are exact and do not depend on their order, a released reservation gives back
+exactly what it took, and two machines that read the same events hold the same account to the last digit.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from typing import Final
 from privacy.errors import LedgerIntegrityError
 
 GRID_NAME: Final = "grid-v1"
-# The grid never changes; another one would get another name, and accounts opened on this one would stay on it.
-# Fractions stand where a large ε has its best order; at whole orders the subsampled Gaussian has a closed form.
+# The grid never changes; another one would get another name, and accounts opened on this one would stay on
+# it. Fractions stand where a large ε has its best order; at whole orders the subsampled Gaussian has a
+# closed form.
 ORDERS: Final[tuple[float, ...]] = (
-    1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75, 3.0, 3.5, 4.0, 4.5, 5.0, 5.5, 6.0, 6.5, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0,
-    14.0, 15.0, 16.0, 18.0, 20.0, 22.0, 24.0, 28.0, 32.0, 40.0, 48.0, 64.0, 96.0, 128.0, 192.0, 256.0, 512.0, 1024.0,
-)  # fmt: skip
+    *(1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75, 3.0, 3.5, 4.0, 4.5, 5.0, 5.5, 6.0, 6.5, 7.0, 8.0, 9.0, 10.0),
+    *(11.0, 12.0, 13.0, 14.0, 15.0, 16.0, 18.0, 20.0, 22.0, 24.0, 28.0, 32.0, 40.0, 48.0, 64.0, 96.0),
+    *(128.0, 192.0, 256.0, 512.0, 1024.0),
+)
 PICO: Final = 10**12
 
 _POSITION: Final = {order: index for index, order in enumerate(ORDERS)}

@@ -1,18 +1,20 @@
-"""Privacy filters: admit a mechanism only while a proved bound holds, even when parameters react to past releases.
+"""Privacy filters: admit a mechanism only while a proved bound holds, whatever earlier releases showed.
 
 Two rules, each frozen when an account is opened and recorded with it:
 
-*Fixed order* (default). One order α* per account; admit while Σ RDP(α*) ≤ B(α*) = ε - log(1 - 1/α*) + log(δα*)/(α*-1).
-Rényi filters of a fixed order are proved under fully adaptive choice of mechanisms (Feldman and Zrnic, 2008.11193;
-Whitehouse et al., 2309.05901): the whole stream is (α*, B)-RDP, hence (ε, δ)-DP.
+*Fixed order* (default). One order α* per account; admit while Σ RDP(α*) ≤ B(α*) = ε - log(1 - 1/α*) +
+log(δα*)/(α*-1). Rényi filters of a fixed order are proved under fully adaptive choice of mechanisms
+(Feldman and Zrnic, 2008.11193; Whitehouse et al., 2309.05901): the whole stream is (α*, B)-RDP, hence (ε,
+δ)-DP.
 
-*Grid with a union bound*. A frozen set G of orders; admit while for some α in G, Σ RDP(α) ≤ B(α) at δ/|G|. For each α
-stop the stream where α's own budget would be passed; the stopped stream has hockey-stick loss at most δ/|G|. The real
-stream never passed the order that admitted its last mechanism, so its loss is at most the sum over G, which is δ.
+*Grid with a union bound*. A frozen set G of orders; admit while for some α in G, Σ RDP(α) ≤ B(α) at δ/|G|.
+For each α stop the stream where α's own budget would be passed; the stopped stream has hockey-stick loss at
+most δ/|G|. The real stream never passed the order that admitted its last mechanism, so its loss is at most
+the sum over G, which is δ.
 
 Taking the best order afterwards, or a PLD filter, is not covered by a proof under adaptive parameters
-(2602.06756, 2602.15815) and is never used to admit. All comparisons are between whole numbers: costs are rounded up
-and budgets down.
+(2602.06756, 2602.15815) and is never used to admit. All comparisons are between whole numbers: costs are
+rounded up and budgets down.
 """
 
 from __future__ import annotations
@@ -72,7 +74,8 @@ class AccountSettings:
         Args:
             epsilon: cap of the account.
             delta: δ of the account.
-            recipe: curve of the first (public) request; the fixed order is the one at which it fits most often.
+            recipe: curve of the first (public) request; the fixed order is the one at which it fits most
+                often.
         """
         if self.rule is FilterRule.GRID_UNION:
             return UNION_GRID
@@ -96,7 +99,7 @@ class PrivacyFilter:
             raise ValueError(f"a fixed-order filter has one order, not {len(self.orders)}")
 
     def budget(self, order: float) -> int:
-        """Return B(α) in pico-nats, rounded down; negative when the target cannot be reached at this order."""
+        """Return B(α) in pico-nats, rounded down; negative when the order cannot reach the target."""
         return budget_at(self.epsilon, self.delta / len(self.orders), order)
 
     def admits(self, spent: RdpCurve, asked: RdpCurve) -> bool:
@@ -105,15 +108,16 @@ class PrivacyFilter:
         return any(total.at(order) <= self.budget(order) for order in self.orders)
 
     def used_fraction(self, spent: RdpCurve) -> float:
-        """Return the share of the budget that is spent, at the order with most room (0 = nothing, 1 = all)."""
+        """Return the spent share of the budget, 0 to 1, at the order with most room."""
         shares = [spent.at(order) / self.budget(order) for order in self.orders if self.budget(order) > 0]
         return min(shares, default=1.0)
 
     def narrowed_to(self, epsilon: float, delta: float) -> PrivacyFilter:
         """Return a filter for a stricter target at the same frozen orders; a looser target changes nothing.
 
-        Lowering a cap is sound at any time: stopping earlier than the proof allows keeps the proof. Raising the cap of
-        an open account is not (the proof fixes it in advance), so the account's own target always holds as well.
+        Lowering a cap is sound at any time: stopping earlier than the proof allows keeps the proof. Raising
+        the cap of an open account is not (the proof fixes it in advance), so the account's own target
+        always holds as well.
         """
         return PrivacyFilter(
             epsilon=min(self.epsilon, epsilon),
@@ -124,7 +128,7 @@ class PrivacyFilter:
 
 
 def budget_at(epsilon: float, delta: float, order: float) -> int:
-    """Return B(α) in pico-nats, rounded down; negative when the target cannot be reached at this order."""
+    """Return B(α) in pico-nats, rounded down; negative when the order cannot reach the target."""
     return math.floor((epsilon - conversion_term(order, delta)) * PICO) - 1
 
 

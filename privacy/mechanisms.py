@@ -1,11 +1,11 @@
 """Mechanism events: every kind of private read, as a frozen value with a versioned JSON document.
 
-The ledger stores these events; an (ε, δ) is always derived from them. The contract is the one of dp_accounting's
-events: types are never removed, parameters are only added as optional ones, meanings never change, and an event this
-version does not know is refused (``UnknownMechanismError``), never skipped.
+The ledger stores these events; an (ε, δ) is always derived from them. The contract is the one of
+dp_accounting's events: types are never removed, parameters are only added as optional ones, meanings never
+change, and an event this version does not know is refused (``UnknownMechanismError``), never skipped.
 
-Every number is checked on construction: it must be a finite, normal, positive float inside a stated range, so that a
-NaN, an infinity, a negative or a subnormal cost can never slip past a filter.
+Every number is checked on construction: it must be a finite, normal, positive float inside a stated range,
+so that a NaN, an infinity, a negative or a subnormal cost can never slip past a filter.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ class PoissonSampledGaussian:
         sample_rate: Poisson probability per user and step; 1 means every user takes part.
         steps: composed applications.
         purpose: why the data is read.
-        clipping_norm: L2 bound on one user's gradient (recorded for the statement; the cost does not depend on it).
+        clipping_norm: L2 bound on one user's gradient (recorded for the statement; the cost does not depend
+            on it).
         contribution_bound: most records one user may have (recorded for the statement).
     """
 
@@ -103,8 +104,8 @@ class PoissonSampledGaussian:
 class Gaussian:
     """A statistic of L2 ``sensitivity`` per user plus Gaussian noise: counts, KPI, drift, private evaluation.
 
-    A reported noisy maximum over k such statistics is this event with ``sensitivity`` scaled by √k (all k noisy values
-    could be published).
+    A reported noisy maximum over k such statistics is this event with ``sensitivity`` scaled by √k (all k
+    noisy values could be published).
 
     Attributes:
         sensitivity: largest L2 change that one user can make, in the statistic's unit.
@@ -134,7 +135,7 @@ class Gaussian:
 
 @dataclass(frozen=True, kw_only=True)
 class PureSelection:
-    """A choice among public candidates that is ``epsilon``-DP by itself (exponential mechanism, report noisy max)."""
+    """An ``epsilon``-DP choice among public candidates (exponential mechanism, report noisy max)."""
 
     kind: ClassVar[str] = "pure_selection"
 
@@ -147,7 +148,7 @@ class PureSelection:
 
 @dataclass(frozen=True, kw_only=True)
 class RepeatAndSelect:
-    """A random number of runs of ``base`` of which only the best is released (Papernot and Steinke, 2110.03620).
+    """A random number of runs of ``base``; only the best is released (Papernot and Steinke, 2110.03620).
 
     Attributes:
         base: everything one trial reads, its score included.
@@ -179,7 +180,7 @@ _TYPES: Final[dict[str, type[PoissonSampledGaussian | Gaussian | PureSelection |
 
 
 def to_document(mechanism: Mechanism) -> dict[str, object]:
-    """Return the JSON document of a mechanism, with its type, version, privacy unit and neighboring relation."""
+    """Return the JSON document of a mechanism, with type, version, privacy unit and neighboring relation."""
     if type(mechanism) not in _TYPES.values():
         raise UnknownMechanismError(
             f"the mechanism type {type(mechanism).__name__} is not known; allowed are {', '.join(_TYPES)}"
@@ -202,7 +203,8 @@ def from_document(document: dict[str, object]) -> Mechanism:
     """Read a mechanism back from ``to_document``'s form.
 
     Raises:
-        UnknownMechanismError: the type, version, unit, relation, a field or a value is not known to this version.
+        UnknownMechanismError: the type, version, unit, relation, a field or a value is not known to this
+            version.
     """
     fields = dict(document)
     kind, version = fields.pop("type", None), fields.pop("version", None)
@@ -213,7 +215,8 @@ def from_document(document: dict[str, object]) -> Mechanism:
         )
     if unit != PrivacyUnit.USER or relation != NeighboringRelation.ADD_OR_REMOVE_ONE:
         raise UnknownMechanismError(
-            f"unit {unit!r} under relation {relation!r} cannot be composed here; only user under add_or_remove_one can"
+            f"unit {unit!r} under relation {relation!r} cannot be composed here; only "
+            "user under add_or_remove_one can"
         )
     sampler = fields.pop("sampler", None)
     try:

@@ -7,29 +7,12 @@ Revises: 0001_privacy
 import sqlalchemy as sa
 from alembic import op
 
+from privacy.storage.append_only import guard_statements, unguard_statements
+
 revision = "0002_ledger"
 down_revision = "0001_privacy"
 branch_labels = None
 depends_on = None
-
-_SQLITE_TRIGGERS = (
-    """CREATE TRIGGER ledger_entry_no_update BEFORE UPDATE ON ledger_entry
-    BEGIN SELECT RAISE(ABORT, 'ledger_entry is append-only'); END""",
-    """CREATE TRIGGER ledger_entry_no_delete BEFORE DELETE ON ledger_entry
-    BEGIN SELECT RAISE(ABORT, 'ledger_entry is append-only'); END""",
-    # INSERT OR REPLACE deletes the old row without firing the DELETE trigger
-    """CREATE TRIGGER ledger_entry_no_replace BEFORE INSERT ON ledger_entry
-    WHEN EXISTS (SELECT 1 FROM ledger_entry WHERE tenant_id = NEW.tenant_id AND sequence = NEW.sequence)
-    BEGIN SELECT RAISE(ABORT, 'ledger_entry is append-only'); END""",
-)
-_POSTGRESQL_TRIGGERS = (
-    """CREATE FUNCTION ledger_entry_refuse() RETURNS trigger LANGUAGE plpgsql AS
-    $$ BEGIN RAISE EXCEPTION 'ledger_entry is append-only'; END $$""",
-    """CREATE TRIGGER ledger_entry_no_change BEFORE UPDATE OR DELETE ON ledger_entry
-    FOR EACH ROW EXECUTE FUNCTION ledger_entry_refuse()""",
-    """CREATE TRIGGER ledger_entry_no_truncate BEFORE TRUNCATE ON ledger_entry
-    FOR EACH STATEMENT EXECUTE FUNCTION ledger_entry_refuse()""",
-)
 
 
 def upgrade() -> None:
@@ -88,13 +71,12 @@ def upgrade() -> None:
         sa.UniqueConstraint("tenant_id", "idempotency_key"),
     )
     op.create_index("ix_ledger_reservation_tenant_id", "ledger_reservation", ["tenant_id"])
-    dialect = op.get_bind().dialect.name
-    for statement in _SQLITE_TRIGGERS if dialect == "sqlite" else _POSTGRESQL_TRIGGERS:
+    for statement in guard_statements("ledger_entry", ("tenant_id", "sequence"), op.get_bind().dialect.name):
         op.execute(statement)
 
 
 def downgrade() -> None:
+    for statement in unguard_statements("ledger_entry", op.get_bind().dialect.name):
+        op.execute(statement)
     for table in ("ledger_reservation", "ledger_account", "ledger_head", "ledger_entry"):
         op.drop_table(table)
-    if op.get_bind().dialect.name == "postgresql":
-        op.execute("DROP FUNCTION ledger_entry_refuse()")

@@ -1,4 +1,4 @@
-"""The privacy ledger: reservations against proved filters, recorded in an append-only hash chain per tenant."""
+"""The privacy ledger: reservations against proved filters in an append-only hash chain per tenant."""
 
 from privacy.filters import AccountSettings, BudgetCaps, FilterRule
 from privacy.ledger.service import Ledger

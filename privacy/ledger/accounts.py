@@ -1,12 +1,13 @@
-"""Accounts: filters with the composed curve charged to them, opened once, checked against the chain, debited exactly.
+"""Accounts: filters with the curve charged to them, opened once, checked against the chain, debited exactly.
 
-The curve is carried in the account's row so that admission costs the same after 10 and after 10,000 releases. Each
-entry that changes curves also records their digests, and the row names that entry: one look-up by key ties the number
-that admission trusts to the append-only chain. ``privacy.ledger.verify`` recomputes all of it from the events.
+The curve is carried in the account's row so that admission costs the same after 10 and after 10,000
+releases. Each entry that changes curves also records their digests, and the row names that entry: one
+look-up by key ties the number that admission trusts to the append-only chain. ``privacy.ledger.verify``
+recomputes all of it from the events.
 
-Caps. An account keeps the caps, rule and orders it was opened with; the proof of its filter fixes them in advance. A
-policy with a lower cap narrows admission at once (stopping early keeps the proof), one with a higher cap reaches only
-accounts opened later, that is new periods; a lifetime cap is never raised.
+Caps. An account keeps the caps, rule and orders it was opened with; the proof of its filter fixes them in
+advance. A policy with a lower cap narrows admission at once (stopping early keeps the proof), one with a
+higher cap reaches only accounts opened later, that is new periods; a lifetime cap is never raised.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ def open_account(
     recipe: RdpCurve,
     now: datetime,
 ) -> AccountRow:
-    """Return the locked account of ``target``; if there is none, open it (with an entry), suited to ``recipe``."""
+    """Return the locked account of ``target``; open it (with an entry), suited to ``recipe``, if needed."""
     row = locked_account(session, target.account_id)
     if row is not None:
         return row
@@ -204,7 +205,8 @@ def refuse_over_spend(row: AccountRow, target: AccountTarget, asked: RdpCurve) -
     spent_epsilon, _ = best_epsilon(spent, effective.delta)
     share = effective.used_fraction(spent)
     raise BudgetExhaustedError(
-        f"tenant {target.tenant_id or 'population'} asks for epsilon {asked_epsilon:.4g} in its {target.scope.value} "
+        f"tenant {target.tenant_id or 'population'} asks for epsilon {asked_epsilon:.4g} "
+        f"in its {target.scope.value} "
         f"budget, where {spent_epsilon:.4g} is spent ({share:.1%} of the filter) and the cap is "
         f"{effective.epsilon:.4g} at delta {effective.delta:.3g}; reserve less or wait for a new period"
     )

@@ -1,8 +1,8 @@
 """The hash chain: canonical JSON, entry digests, and the append that moves a tenant's head.
 
 digest = SHA-256 over the canonical JSON of (tenant_id, sequence, kind, recorded_at, reservation_id, document,
-previous_digest). Whoever changes, inserts or removes an entry must recompute every later digest and the head; an
-exported head kept elsewhere then shows it.
+previous_digest). Whoever changes, inserts or removes an entry must recompute every later digest and the
+head; an exported head kept elsewhere then shows it.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ def digest_of_row(row: LedgerEntryRow) -> str:
 def lock_head(session: Session, tenant_id: str) -> LedgerHeadRow:
     """Return the tenant's head, locked until the transaction ends; a new tenant gets an empty chain.
 
-    It is always the first lock a verb takes, so two trainers of one tenant run one after the other. On SQLite the
-    transaction already holds the write lock.
+    It is always the first lock a verb takes, so two trainers of one tenant run one after the other. On
+    SQLite the transaction already holds the write lock.
     """
     dialect = session.get_bind().dialect.name
     insert = postgresql.insert if dialect == "postgresql" else sqlite.insert

@@ -4,12 +4,13 @@
        │         └─────────┴──→ forfeit             a crash after start is spent
        └──→ release                                 only what never started gives its debit back
 
-Order that makes the guarantee hold: ``reserve`` is committed before anything private is read, ``start`` before the
-first read, ``record_draw`` before the first noise is drawn. So every noise draw that ever happened belongs to a
-reservation that is charged for good, and a reservation sees one noise key at most.
+Order that makes the guarantee hold: ``reserve`` is committed before anything private is read, ``start``
+before the first read, ``record_draw`` before the first noise is drawn. So every noise draw that ever
+happened belongs to a reservation that is charged for good, and a reservation sees one noise key at most.
 
-Fencing: a reservation carries the lease epoch of its owner. A lower epoch is refused everywhere; a higher one takes
-over by ``reserve`` (same key), ``recover``, ``forfeit`` or ``release``, none of which lowers what was really spent.
+Fencing: a reservation carries the lease epoch of its owner. A lower epoch is refused everywhere; a higher
+one takes over by ``reserve`` (same key), ``recover``, ``forfeit`` or ``release``, none of which lowers what
+was really spent.
 """
 
 from __future__ import annotations
@@ -95,14 +96,18 @@ class Ledger:
         if existing is not None:
             if existing.request_digest != request_digest:
                 raise RetryMismatchError(
-                    "the idempotency key was used for a request with other mechanisms, period, policy or purpose; "
+                    "the idempotency key was used for a request with other mechanisms, "
+                    "period, policy or purpose; "
                     "ask again with the same request or with a new key"
                 )
             return self._taken_over(session, head, existing, request.epoch)
         asked = total_curve(request.mechanisms)
         targets = targets_of(request)
         now = self._now()
-        accounts = [open_account(session, head, target, settings=self._settings, recipe=asked, now=now) for target in targets]
+        accounts = [
+            open_account(session, head, target, settings=self._settings, recipe=asked, now=now)
+            for target in targets
+        ]
         check_against_chain(session, head, accounts)
         for account, target in zip(accounts, targets, strict=True):
             refuse_over_spend(account, target, asked)
@@ -152,7 +157,7 @@ class Ledger:
         return self._recorded(session, head, row, EntryKind.STARTED, {"epoch": epoch})
 
     def record_draw(self, session: Session, reservation_id: str, epoch: int, draw: DrawRecord) -> Reservation:
-        """Fix the one noise key, data snapshot and code of the run; commit this before the first noise is drawn.
+        """Fix the noise key, data snapshot and code of the run; commit this before the first noise is drawn.
 
         With an equal record already there this is the free deterministic retry.
 
@@ -168,7 +173,8 @@ class Ledger:
             if recorded != draw:
                 changed = [name for name in vars(draw) if getattr(draw, name) != getattr(recorded, name)]
                 raise RetryMismatchError(
-                    f"the retry differs from the recorded draw in {', '.join(changed)}; forfeit this reservation and "
+                    f"the retry differs from the recorded draw in {', '.join(changed)}; "
+                    "forfeit this reservation and "
                     "reserve again, which is charged"
                 )
             return self._view(row)
@@ -341,14 +347,16 @@ class Ledger:
         self._fence(row, epoch)
         if epoch > row.epoch:
             raise ReservationStateError(
-                f"epoch {epoch} does not own the reservation (epoch {row.epoch} does); take it over with recover first"
+                f"epoch {epoch} does not own the reservation (epoch {row.epoch} does); "
+                "take it over with recover first"
             )
         return head, row
 
     def _fence(self, row: ReservationRow, epoch: int) -> None:
         if epoch < row.epoch:
             raise FencedError(
-                f"epoch {epoch} lost the reservation to epoch {row.epoch}; stop, a newer trainer owns the round"
+                f"epoch {epoch} lost the reservation to epoch {row.epoch}; stop, a newer "
+                "trainer owns the round"
             )
 
     def _taken_over(

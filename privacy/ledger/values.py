@@ -35,8 +35,8 @@ class AccountScope(StrEnum):
 class PopulationCap:
     """A cap over several tenants whose users may be the same, linkable persons.
 
-    Each tenant of the population charges the shared account in full, because nobody knows (or may know) who is in
-    several of them.
+    Each tenant of the population charges the shared account in full, because nobody knows (or may know) who
+    is in several of them.
     """
 
     population_id: str
@@ -95,7 +95,8 @@ class DrawRecord:
     Attributes:
         seed_commitment: digest of the secret noise key.
         data_digest: digest of the training snapshot.
-        code_digest: digest of everything else that shapes the output (plan, code, base model, kind of device).
+        code_digest: digest of everything else that shapes the output (plan, code, base model, kind of
+            device).
     """
 
     seed_commitment: str
@@ -148,10 +149,10 @@ class Recovery:
 class SpendView:
     """What one tenant spent, for a period and for its lifetime.
 
-    ``*_epsilon`` are ε of everything charged at the account's δ, at the best order of the grid: proved for parameters
-    fixed in advance, and never above the cap, which holds under adaptive parameters too. ``*_used`` is the share of
-    the filter's budget at its frozen order: admission stops at 1. A cap is None while no account is open and no policy's
-    caps were given.
+    ``*_epsilon`` are ε of everything charged at the account's δ, at the best order of the grid: proved for
+    parameters fixed in advance, and never above the cap, which holds under adaptive parameters too.
+    ``*_used`` is the share of the filter's budget at its frozen order: admission stops at 1. A cap is None
+    while no account is open and no policy's caps were given.
     """
 
     tenant_id: str

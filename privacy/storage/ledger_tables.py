@@ -1,8 +1,9 @@
 """Tables of the privacy ledger.
 
-``LedgerEntryRow`` is the truth: append-only (triggers refuse UPDATE and DELETE), one hash chain per tenant. The other
-rows carry what admission needs in constant time and can be rebuilt from the entries; ``privacy.ledger.verify`` does so.
-None of them holds anything of a person: charging is uniform over a tenant's users.
+``LedgerEntryRow`` is the truth: append-only (triggers refuse UPDATE and DELETE), one hash chain per tenant.
+The other rows carry what admission needs in constant time and can be rebuilt from the entries;
+``privacy.ledger.verify`` does so. None of them holds anything of a person: charging is uniform over a
+tenant's users.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class LedgerHeadRow(SQLModel, table=True):
 
 
 class AccountRow(SQLModel, table=True):
-    """A filter and the composed curve charged to it: a tenant's lifetime, one period, or a linked population."""
+    """A filter and the curve charged to it: a tenant's lifetime, one period, or a linked population."""
 
     __tablename__ = "ledger_account"
 
