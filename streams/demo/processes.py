@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 STOP_SECONDS = 10.0
 
 # The shell becomes the command; a helper beside it waits on a pipe whose other end this process holds.
-# However this process dies, the helper then reads the end of the file and ends the command; a line makes it go.
+# However this process dies, the helper then reads the end of the file and ends the command.
 _GUARDED = '(read -r _ <&{fd} || kill $$) & exec "$@" {fd}<&-'
 
 

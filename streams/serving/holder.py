@@ -1,0 +1,147 @@
+"""Follow the adapter feed and hold in the model what it says: fetch, check the base, load, verify, report.
+
+Order for one update: fetch and verify the files, refuse another base model, load under the version's own
+served name, measure the activation probes, only then make the version the line's current one, and unload
+what the line no longer needs. Each step is reported to the acks topic. A version that fails is reported and
+skipped; the line keeps what it had.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from streams.client import AckStatus, AdapterRefusedError, UpdateKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from streams.client import AdapterFeed, AdapterUpdate, AdapterVersionV1
+
+logger = logging.getLogger(__name__)
+
+
+class ModelHost(Protocol):
+    """What the holder asks of the model side."""
+
+    def load(self, name: str, directory: Path) -> None:
+        """Load an adapter beside the base."""
+
+    def unload(self, name: str) -> None:
+        """Forget an adapter."""
+
+    def losses(self, pairs: Sequence[tuple[str, str]], *, name: str | None) -> list[float]:
+        """Return the mean negative log-likelihood per completion token of each pair."""
+
+
+class NotActiveError(Exception):
+    """The adapter is loaded and the model answers as if it were not."""
+
+    code = "serving.adapter.inactive"
+
+
+@dataclass
+class Holdings:
+    """What the process holds, for its HTTP side.
+
+    Attributes:
+        current: served name per adapter line.
+        failures: stable code of each version that could not be loaded, by served name.
+    """
+
+    current: dict[str, str] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+class AdapterHolder:
+    """Applies updates of one feed to one model host.
+
+    Args:
+        feed: source of verified updates, and where reports go.
+        host: the model.
+        fetch: returns a local directory with the verified files of a version.
+        base_weights_digest: digest of the base that is served; ``""`` accepts any base.
+    """
+
+    def __init__(
+        self,
+        feed: AdapterFeed,
+        host: ModelHost,
+        fetch: Callable[[AdapterVersionV1], Path],
+        *,
+        base_weights_digest: str,
+    ) -> None:
+        self._feed = feed
+        self._host = host
+        self._fetch = fetch
+        self._base = base_weights_digest
+        self._loaded: dict[str, dict[str, AdapterVersionV1]] = {}  # per line, by served name
+        self.holdings = Holdings()
+
+    def run(self, stop: threading.Event) -> None:
+        """Apply the full state, then every change, until ``stop`` is set."""
+        for update in self._feed.follow(stop=stop.is_set, poll_seconds=0.2):
+            self.apply(update)
+
+    def apply(self, update: AdapterUpdate) -> None:
+        """Bring the model to what one update wants."""
+        wanted: dict[str, AdapterVersionV1] = {}
+        if update.kind is UpdateKind.SET and update.state is not None:
+            versions = (update.state.adapter, update.state.candidate)
+            wanted = {version.served_name: version for version in versions if version is not None}
+        held = self._loaded.setdefault(update.line_ref, {})
+        for name, version in wanted.items():
+            if name not in held and self._bring_in(version, update.epoch):
+                held[name] = version
+        if update.state is not None and update.state.adapter.served_name in held:
+            self.holdings.current[update.line_ref] = update.state.adapter.served_name
+        elif update.kind is UpdateKind.WITHDRAWN:
+            self.holdings.current.pop(update.line_ref, None)
+        keep = {*wanted, self.holdings.current.get(update.line_ref)}
+        for name in [name for name in held if name not in keep]:
+            version = held.pop(name)
+            self._host.unload(name)
+            self._feed.ack(version, AckStatus.UNLOADED, epoch=update.epoch)
+
+    def _bring_in(self, version: AdapterVersionV1, epoch: int) -> bool:
+        """Fetch, load and verify one version; report what happened and whether it may be served."""
+        name = version.served_name
+        try:
+            self._check_base(version)
+            self._host.load(name, self._fetch(version))
+            self._feed.ack(version, AckStatus.LOADED, epoch=epoch)
+            effect = self._verify(version)
+        except Exception as error:  # noqa: BLE001  # one bad version must not end the process
+            code = str(getattr(error, "code", "serving.adapter.failed"))
+            logger.warning("adapter %s was not taken into service (%s)", name, code)
+            self._host.unload(name)
+            self.holdings.failures[name] = code
+            self._feed.ack(version, AckStatus.FAILED, epoch=epoch, reason=code)
+            return False
+        self._feed.ack(version, AckStatus.VERIFIED, epoch=epoch, probe_effect=effect)
+        logger.info("adapter %s is in service", name)
+        return True
+
+    def _check_base(self, version: AdapterVersionV1) -> None:
+        if self._base and version.manifest.base.weights_digest != self._base:
+            raise AdapterRefusedError("the adapter was trained on another base model; refuse it")
+
+    def _verify(self, version: AdapterVersionV1) -> float | None:
+        """Return the mean absolute change of the probes' log-probability; refuse an adapter that is idle.
+
+        A server can say "loaded" and go on answering with the base model, so the model itself is asked.
+        """
+        probes = version.manifest.evaluation.probes
+        if not probes:
+            return None
+        pairs = [(probe.prompt, probe.completion) for probe in probes]
+        base = self._host.losses(pairs, name=None)
+        adapted = self._host.losses(pairs, name=version.served_name)
+        effect = sum(abs(one - other) for one, other in zip(base, adapted, strict=True)) / len(pairs)
+        for probe, loss in zip(probes, adapted, strict=True):
+            if abs(-loss - probe.adapter_logprob) > probe.tolerance:
+                raise NotActiveError("a probe's log-probability is not the one that was measured at release")
+        return effect

@@ -1,0 +1,70 @@
+"""Wire the serving process: model, feed, artifact cache and HTTP, from settings."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from personalization.training.adapter_host import AdapterHost
+from personalization.training.base_models import fingerprint, resolve_base
+from streams.client import AdapterCache, AdapterFeed
+from streams.errors import SettingsError
+from streams.serving.holder import AdapterHolder
+from streams.serving.web import ServingWeb
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable
+
+    from streams.settings import Settings
+
+ENGINE = "peft"
+
+
+def serve(settings: Settings, *, stop: threading.Event, on_ready: Callable[[int], None]) -> None:
+    """Serve until ``stop`` is set; ``on_ready`` gets the port once requests are answered.
+
+    Raises:
+        SettingsError: no token or no public key is set.
+        BaseModelError: the base model cannot be loaded.
+        BrokerUnreachableError: no broker answers.
+    """
+    logging.basicConfig(level=settings.log.level.upper())
+    token = settings.serving.token
+    if token is None:
+        raise SettingsError("no token is set; put a random one into DISCREET_SERVING__TOKEN")
+    directory = resolve_base(settings.trainer.base_model, settings.state / "models")
+    host = AdapterHost(directory, threads=settings.trainer.threads)
+    feed = AdapterFeed(
+        settings.broker.bootstrap,
+        trusted_keys=trusted_keys(settings.serving.public_keys),
+        server_id=settings.serving.server_id,
+        engine=ENGINE,
+    )
+    cache = AdapterCache(settings.state / "serving")
+    with feed:
+        holder = AdapterHolder(feed, host, cache.fetch, base_weights_digest=fingerprint(directory).weights_digest)
+        web = ServingWeb(
+            port=settings.serving.port, token=token.get_secret_value(), host=host, holdings=holder.holdings
+        )
+        with web:
+            on_ready(web.port)
+            holder.run(stop)
+
+
+def trusted_keys(text: str) -> list[bytes]:
+    """Return the raw keys of a comma-separated list of hexadecimal keys.
+
+    Raises:
+        SettingsError: the list is empty or a key is not 32 bytes in hexadecimal.
+    """
+    try:
+        keys = [bytes.fromhex(part.strip()) for part in text.split(",") if part.strip()]
+    except ValueError:
+        keys = []
+    if not keys or any(len(key) != 32 for key in keys):
+        raise SettingsError(
+            "DISCREET_SERVING__PUBLIC_KEYS is not usable; allowed are 64 hexadecimal digits per key, "
+            "separated by commas"
+        )
+    return keys
