@@ -133,7 +133,7 @@ def budget_at(epsilon: float, delta: float, order: float) -> int:
 
 
 def best_order(epsilon: float, delta: float, recipe: RdpCurve) -> float:
-    """Return the order at which ``recipe`` fits into (ε, δ) most often; it depends on public numbers alone."""
+    """Return the order at which ``recipe`` fits into (ε, δ) most often; all of it is public."""
     return max(ORDERS, key=lambda order: budget_at(epsilon, delta, order) / max(1, recipe.at(order)))
 
 

@@ -20,25 +20,24 @@ import uuid
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlmodel import col, func, select
+from sqlmodel import col, select
 
-from privacy.accounting import ACCOUNTANT, ACCOUNTANT_VERSION, best_epsilon, total_curve
+from privacy.accounting import ACCOUNTANT, ACCOUNTANT_VERSION, total_curve
 from privacy.curve import RdpCurve
 from privacy.errors import FencedError, LedgerIntegrityError, ReservationStateError, RetryMismatchError
-from privacy.filters import AccountSettings, BudgetCaps
+from privacy.filters import AccountSettings
 from privacy.ledger.accounts import (
     check_against_chain,
     curve_in,
-    filter_of,
-    lifetime_account_id,
     locked_account,
     open_account,
-    period_account_id,
     refuse_over_spend,
     set_curves,
     targets_of,
 )
 from privacy.ledger.chain import EntryKind, append, canonical, digest_of, lock_head
+from privacy.ledger.reservations import draw_in, reservation_in, reservation_row, row_by_key, state_of
+from privacy.ledger.spending import spend_of
 from privacy.ledger.values import (
     DrawRecord,
     Recovery,
@@ -48,13 +47,16 @@ from privacy.ledger.values import (
     ReservationState,
     SpendView,
 )
-from privacy.mechanisms import Purpose, from_document, to_document
-from privacy.storage.ledger_tables import AccountRow, LedgerHeadRow, ReservationRow
+from privacy.mechanisms import to_document
+from privacy.storage.ledger_tables import LedgerEntryRow, ReservationRow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sqlmodel import Session
+
+    from privacy.filters import BudgetCaps
+    from privacy.storage.ledger_tables import LedgerHeadRow
 
 _FINAL = (ReservationState.COMMITTED, ReservationState.FORFEITED, ReservationState.RELEASED)
 
@@ -92,7 +94,7 @@ class Ledger:
             [request.period_index, request.policy_version, request.purpose.value, mechanisms]
             + ([request.population.population_id] if request.population else [])
         )
-        existing = self._by_key(session, request.tenant_id, request.idempotency_key)
+        existing = row_by_key(session, request.tenant_id, request.idempotency_key)
         if existing is not None:
             if existing.request_digest != request_digest:
                 raise RetryMismatchError(
@@ -149,9 +151,9 @@ class Ledger:
             ReservationStateError: it is closed, or the caller must ``recover`` it first.
         """
         head, row = self._owned(session, reservation_id, epoch)
-        state = self._state(row)
+        state = state_of(row)
         if state is ReservationState.RUNNING:
-            return self._view(row)
+            return reservation_in(row)
         self._require(row, ReservationState.RESERVED, verb="start")
         row.state = ReservationState.RUNNING.value
         return self._recorded(session, head, row, EntryKind.STARTED, {"epoch": epoch})
@@ -168,7 +170,7 @@ class Ledger:
         """
         head, row = self._owned(session, reservation_id, epoch)
         self._require(row, ReservationState.RUNNING, verb="record a draw for")
-        recorded = self._draw(row)
+        recorded = draw_in(row)
         if recorded is not None:
             if recorded != draw:
                 changed = [name for name in vars(draw) if getattr(draw, name) != getattr(recorded, name)]
@@ -177,7 +179,7 @@ class Ledger:
                     "forfeit this reservation and "
                     "reserve again, which is charged"
                 )
-            return self._view(row)
+            return reservation_in(row)
         row.seed_commitment, row.data_digest, row.code_digest = (
             draw.seed_commitment,
             draw.data_digest,
@@ -202,14 +204,14 @@ class Ledger:
             ReservationStateError: it is not running, or no draw was recorded.
         """
         head, row = self._owned(session, reservation_id, epoch)
-        if self._state(row) is ReservationState.COMMITTED:
+        if state_of(row) is ReservationState.COMMITTED:
             if row.artifact_digest != artifact_digest:
                 raise RetryMismatchError(
                     "the reservation was committed with another artifact; publish that one"
                 )
-            return self._view(row)
+            return reservation_in(row)
         self._require(row, ReservationState.RUNNING, verb="commit")
-        if self._draw(row) is None:
+        if draw_in(row) is None:
             raise ReservationStateError(
                 "no draw is recorded for the reservation; record it before any noise is drawn"
             )
@@ -227,8 +229,8 @@ class Ledger:
         """
         head, row = self._locked(session, reservation_id)
         self._fence(row, epoch)
-        if self._state(row) is ReservationState.FORFEITED:
-            return self._view(row)
+        if state_of(row) is ReservationState.FORFEITED:
+            return reservation_in(row)
         self._require(row, ReservationState.RESERVED, ReservationState.RUNNING, verb="forfeit")
         row.state, row.epoch, row.reason = ReservationState.FORFEITED.value, epoch, reason[:200]
         return self._recorded(
@@ -244,8 +246,8 @@ class Ledger:
         """
         head, row = self._locked(session, reservation_id)
         self._fence(row, epoch)
-        if self._state(row) is ReservationState.RELEASED:
-            return self._view(row)
+        if state_of(row) is ReservationState.RELEASED:
+            return reservation_in(row)
         self._require(row, ReservationState.RESERVED, verb="release")
         accounts = []
         for account_id in json.loads(row.accounts):
@@ -290,55 +292,38 @@ class Ledger:
         Raises:
             ReservationStateError: there is none of that id.
         """
-        return self._view(self._row(session, reservation_id))
+        return reservation_in(reservation_row(session, reservation_id))
+
+    def entry_digest(
+        self, session: Session, reservation_id: str, kind: EntryKind = EntryKind.COMMITTED
+    ) -> str:
+        """Return the digest of a reservation's entry of this kind, for manifests and statements.
+
+        Raises:
+            ReservationStateError: the reservation has no such entry.
+        """
+        session.flush()
+        digest = session.exec(
+            select(LedgerEntryRow.digest).where(
+                col(LedgerEntryRow.reservation_id) == reservation_id, col(LedgerEntryRow.kind) == kind.value
+            )
+        ).first()
+        if digest is None:
+            raise ReservationStateError(f"the reservation has no {kind.value} entry; nothing may refer to it")
+        return digest
 
     def spend(
         self, session: Session, tenant_id: str, period_index: int, caps: BudgetCaps | None = None
     ) -> SpendView:
         """Return what a tenant spent; ``caps`` stand in for accounts that nothing was charged to yet."""
-        lifetime = session.get(AccountRow, lifetime_account_id(tenant_id), populate_existing=True)
-        period = session.get(AccountRow, period_account_id(tenant_id, period_index), populate_existing=True)
-        counted = session.exec(
-            select(ReservationRow.state, func.count())
-            .where(col(ReservationRow.tenant_id) == tenant_id)
-            .group_by(ReservationRow.state)
-        ).all()
-        counts = {ReservationState(state): count for state, count in counted}
-        lifetime_spent, lifetime_used = _figures(lifetime)
-        period_spent, period_used = _figures(period)
-        return SpendView(
-            tenant_id=tenant_id,
-            period_index=period_index,
-            period_epsilon=period_spent,
-            period_cap=period.epsilon if period else (caps.period_epsilon if caps else None),
-            period_used=period_used,
-            lifetime_epsilon=lifetime_spent,
-            lifetime_cap=lifetime.epsilon if lifetime else (caps.lifetime_epsilon if caps else None),
-            lifetime_used=lifetime_used,
-            delta=lifetime.delta if lifetime else (caps.lifetime_delta if caps else None),
-            releases=counts.get(ReservationState.COMMITTED, 0),
-            reservations=counts,
-        )
+        return spend_of(session, tenant_id, period_index, caps)
 
     def _now(self) -> datetime:
         return self._clock().astimezone(UTC)
 
-    def _by_key(self, session: Session, tenant_id: str, key: str) -> ReservationRow | None:
-        return session.exec(
-            select(ReservationRow)
-            .where(col(ReservationRow.tenant_id) == tenant_id, col(ReservationRow.idempotency_key) == key)
-            .execution_options(populate_existing=True)
-        ).one_or_none()
-
-    def _row(self, session: Session, reservation_id: str) -> ReservationRow:
-        row = session.get(ReservationRow, reservation_id, populate_existing=True)
-        if row is None:
-            raise ReservationStateError("no reservation has the id asked for; reserve first")
-        return row
-
     def _locked(self, session: Session, reservation_id: str) -> tuple[LedgerHeadRow, ReservationRow]:
-        head = lock_head(session, self._row(session, reservation_id).tenant_id)
-        return head, self._row(session, reservation_id)  # read again: the head's lock makes it current
+        head = lock_head(session, reservation_row(session, reservation_id).tenant_id)
+        return head, reservation_row(session, reservation_id)  # read again: the head's lock makes it current
 
     def _owned(
         self, session: Session, reservation_id: str, epoch: int
@@ -363,15 +348,15 @@ class Ledger:
         self, session: Session, head: LedgerHeadRow, row: ReservationRow, epoch: int
     ) -> Reservation:
         self._fence(row, epoch)
-        if epoch == row.epoch or self._state(row) in _FINAL:
-            return self._view(row)
+        if epoch == row.epoch or state_of(row) in _FINAL:
+            return reservation_in(row)
         previous, row.epoch = row.epoch, epoch
         return self._recorded(
             session, head, row, EntryKind.RECOVERED, {"epoch": epoch, "previous_epoch": previous}
         )
 
     def _require(self, row: ReservationRow, *allowed: ReservationState, verb: str) -> None:
-        if self._state(row) not in allowed:
+        if state_of(row) not in allowed:
             names = " or ".join(one.value for one in allowed)
             raise ReservationStateError(
                 f"cannot {verb} a reservation that is {row.state}; it must be {names}"
@@ -394,38 +379,4 @@ class Ledger:
             document=document,
         )
         session.flush()
-        return self._view(row)
-
-    def _state(self, row: ReservationRow) -> ReservationState:
-        return ReservationState(row.state)
-
-    def _draw(self, row: ReservationRow) -> DrawRecord | None:
-        if row.seed_commitment is None or row.data_digest is None or row.code_digest is None:
-            return None
-        return DrawRecord(
-            seed_commitment=row.seed_commitment, data_digest=row.data_digest, code_digest=row.code_digest
-        )
-
-    def _view(self, row: ReservationRow) -> Reservation:
-        return Reservation(
-            reservation_id=row.reservation_id,
-            tenant_id=row.tenant_id,
-            period_index=row.period_index,
-            policy_version=row.policy_version,
-            purpose=Purpose(row.purpose),
-            state=self._state(row),
-            epoch=row.epoch,
-            idempotency_key=row.idempotency_key,
-            mechanisms=tuple(from_document(one) for one in json.loads(row.mechanisms)),
-            draw=self._draw(row),
-            artifact_digest=row.artifact_digest,
-            reason=row.reason,
-        )
-
-
-def _figures(row: AccountRow | None) -> tuple[float, float]:
-    """Return ε spent (best order) and the used share of the filter."""
-    if row is None:
-        return 0.0, 0.0
-    curve = curve_in(row)
-    return best_epsilon(curve, row.delta)[0], filter_of(row).used_fraction(curve)
+        return reservation_in(row)
