@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING
 
 from personalization.plan import ALL_LINEAR, Family, TrainingPlan
 from personalization.rounds import OutcomeCode
+from privacy.calibration import calibrate_policy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from personalization.model_shape import ModelShape
     from privacy.policy import TenantPrivacyPolicy
@@ -76,7 +77,6 @@ def propose(
     policy: TenantPrivacyPolicy,
     shape: ModelShape,
     *,
-    calibrate: Callable[[TenantPrivacyPolicy], float],
     line_rank: int | None = None,
     settings: PlannerSettings | None = None,
 ) -> TrainingPlan | Declined:
@@ -85,12 +85,11 @@ def propose(
     Args:
         policy: the tenant's newest policy.
         shape: widths of the base model.
-        calibrate: returns the noise multiplier that fits all planned releases under both caps.
         line_rank: the line's rank, once a version was published; it never changes along a line.
         settings: public limits of the fleet.
 
     Raises:
-        CalibrationError: no sound noise multiplier meets the policy (from ``calibrate``).
+        CalibrationError: no sound noise multiplier meets the policy.
     """
     limits = settings or PlannerSettings()
     if policy.declared_users < policy.minimum_cohort:
@@ -101,7 +100,7 @@ def propose(
                 f"{policy.minimum_cohort} or more."
             ),
         )
-    noise_multiplier = calibrate(policy)
+    noise_multiplier = calibrate_policy(policy)
     best: tuple[float, TrainingPlan] | None = None
     for family, rank, top_layers in _candidates(shape, limits, line_rank):
         plan = TrainingPlan(

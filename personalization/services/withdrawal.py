@@ -1,5 +1,4 @@
-"""Withdraw versions for privacy or by an operator: they and everything trained from them are never served
-again.
+"""Withdraw versions for privacy or by an operator: they and all trained from them are never served again.
 
 A withdrawal gives no budget back: what was released stays released. Weights are deleted after the
 transaction that tells the servers (``remove_withdrawn_weights``); manifests stay for the audit.

@@ -1,0 +1,104 @@
+"""What a round asks of the ledger, and what the ledger then proves about its release."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlmodel import col, select
+
+from personalization.adapters import PrivacyFacts
+from privacy.accounting import ACCOUNTANT, ACCOUNTANT_VERSION, best_epsilon, total_curve
+from privacy.calibration import caps_of, release_mechanisms
+from privacy.errors import LedgerIntegrityError
+from privacy.guarantee import NeighboringRelation, PrivacyUnit
+from privacy.ledger import ReservationRequest
+from privacy.ledger.chain import EntryKind
+from privacy.mechanisms import Gaussian, Purpose
+from privacy.storage.ledger_tables import LedgerEntryRow
+
+if TYPE_CHECKING:
+    from sqlmodel import Session
+
+    from personalization.plan import TrainingPlan
+    from personalization.storage.tables import RoundRow
+    from privacy.ledger import Ledger, Reservation
+    from privacy.policy import TenantPrivacyPolicy
+
+
+def reservation_request(
+    row: RoundRow, epoch: int, policy_version: int, policy: TenantPrivacyPolicy, plan: TrainingPlan
+) -> ReservationRequest:
+    """Return everything the round will read, asked for at once; the round's id makes it idempotent."""
+    return ReservationRequest(
+        tenant_id=row.tenant_id,
+        policy_version=policy_version,
+        period_index=row.period_index,
+        purpose=Purpose.TRAINING,
+        mechanisms=release_mechanisms(policy, plan.noise_multiplier),
+        idempotency_key=f"round-{row.round_id}",
+        epoch=epoch,
+        caps=caps_of(policy),
+    )
+
+
+def cohort_count_of(reservation: Reservation) -> Gaussian:
+    """Return the noisy count that the reservation paid for.
+
+    Raises:
+        LedgerIntegrityError: it paid for none.
+    """
+    for mechanism in reservation.mechanisms:
+        if isinstance(mechanism, Gaussian) and mechanism.purpose is Purpose.COHORT_COUNT:
+            return mechanism
+    raise LedgerIntegrityError("the reservation paid for no cohort count; nothing may be counted for it")
+
+
+def privacy_facts(
+    session: Session,
+    ledger: Ledger,
+    reservation: Reservation,
+    plan: TrainingPlan,
+    policy: TenantPrivacyPolicy,
+    noisy_cohort: int | None,
+) -> PrivacyFacts:
+    """Return what the ledger proves about a release whose reservation was committed in this transaction.
+
+    Raises:
+        LedgerIntegrityError: no commit entry exists for the reservation.
+    """
+    spend = ledger.spend(session, reservation.tenant_id, reservation.period_index)
+    delta = policy.lifetime_delta if spend.delta is None else spend.delta
+    cap = policy.lifetime_epsilon if spend.lifetime_cap is None else spend.lifetime_cap
+    return PrivacyFacts(
+        unit=PrivacyUnit.USER.value,
+        relation=NeighboringRelation.ADD_OR_REMOVE_ONE.value,
+        mechanism="poisson_sampled_gaussian",
+        accountant=f"{ACCOUNTANT} {ACCOUNTANT_VERSION}",
+        release_epsilon=best_epsilon(total_curve(reservation.mechanisms), delta)[0],
+        cumulative_epsilon=spend.lifetime_epsilon,
+        target_epsilon=cap,
+        delta=delta,
+        noise_multiplier=plan.noise_multiplier,
+        sample_rate=plan.sample_rate,
+        steps=plan.steps,
+        clipping_norm=plan.clipping_norm,
+        contribution_bound=plan.contribution_bound,
+        minimum_cohort=policy.minimum_cohort,
+        reservation_id=reservation.reservation_id,
+        ledger_entry_hash=_commit_entry(session, reservation),
+        plan_digest=plan.digest(),
+        noisy_cohort=noisy_cohort,
+    )
+
+
+def _commit_entry(session: Session, reservation: Reservation) -> str:
+    digest = session.exec(
+        select(LedgerEntryRow.digest).where(
+            col(LedgerEntryRow.tenant_id) == reservation.tenant_id,
+            col(LedgerEntryRow.reservation_id) == reservation.reservation_id,
+            col(LedgerEntryRow.kind) == EntryKind.COMMITTED.value,
+        )
+    ).one_or_none()
+    if digest is None:
+        raise LedgerIntegrityError("the release has no committed ledger entry; it is not published")
+    return digest

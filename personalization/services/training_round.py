@@ -1,0 +1,376 @@
+"""One training round, in the only order of writes that keeps the guarantee under crashes.
+
+    lease  →  plan and reserve  →  start  →  read, record the draw  →  count  →  train  →  commit and publish
+    (txn)     (txn)                (txn)     (txn)                               (child)   (txn)
+
+Every parenthesis is one committed transaction and checks the lease first. Until ``start`` nothing private
+was read: the reservation may be released and the round taken up again. After ``start`` the charge stays
+whatever happens. With a recorded draw, a new lease holder may repeat exactly the same sample (same seed,
+data and code) at no charge; in any other case the reservation is forfeited and the round fails. What happens
+after a crash is decided from the ledger.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from personalization import planner
+from personalization.adapters import VersionState
+from personalization.code_identity import code_digest
+from personalization.cohort_count import COUNT_PURPOSE, TRAINING_PURPOSE, derive_key, noisy_count
+from personalization.errors import RoundError
+from personalization.gate import Accepted, Rejected, RejectionReason
+from personalization.plan import PerformanceFlags, TrainingPlan
+from personalization.ports import AdapterEventKind, AdapterLifecycleEvent
+from personalization.rounds import OutcomeCode, RoundState
+from personalization.services import rounds
+from personalization.services.publication import Candidate
+from personalization.services.release_facts import cohort_count_of, privacy_facts, reservation_request
+from personalization.services.starts import choose_start, open_start
+from personalization.storage import registry
+from personalization.training.job import TenantJob
+from privacy.errors import BudgetExhaustedError, CalibrationError, RetryMismatchError
+from privacy.ledger import DrawRecord, RecoveryDecision
+from privacy.services import policies
+from privacy.storage.session import transaction
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sqlalchemy.engine import Engine
+    from sqlmodel import Session
+
+    from personalization.adapters import AdapterVersion
+    from personalization.artifacts import DirectoryArtifactStore
+    from personalization.model_shape import ModelShape
+    from personalization.ports import AdapterEvents, BaseModelCatalog, Clock, SignalSource
+    from personalization.rounds import Lease
+    from personalization.services.publication import Publisher
+    from personalization.storage.tables import RoundRow
+    from privacy.keyring import Keyring
+    from privacy.ledger import Ledger
+    from privacy.policy import TenantPrivacyPolicy
+
+SEED_BYTES = 32
+ACTOR = "trainer"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Closed:
+    """The round was closed before training."""
+
+    code: OutcomeCode
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A round that is charged, started and read: ready for the child."""
+
+    lease: Lease
+    plan: TrainingPlan
+    reservation_id: str
+    draw: DrawRecord
+    job: TenantJob = field(repr=False)
+    count_key: bytes = field(repr=False)
+
+
+class TrainingRounds:
+    """The protocol's steps; each is safe to be killed in.
+
+    Args:
+        engine: where rounds, ledger and registry live.
+        clock: the public clock.
+        ledger: the privacy ledger.
+        keyring: wraps the noise seed with the master key.
+        signals: reads private data.
+        artifacts: stored versions, to start from.
+        publisher: writes versions.
+        events: the outbox.
+        base: the frozen base model.
+        shape: its widths.
+        planner_settings: public limits.
+        flags: what changes speed only.
+    """
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        clock: Clock,
+        ledger: Ledger,
+        keyring: Keyring,
+        signals: SignalSource,
+        artifacts: DirectoryArtifactStore,
+        publisher: Publisher,
+        events: AdapterEvents,
+        base: BaseModelCatalog,
+        shape: ModelShape,
+        planner_settings: planner.PlannerSettings | None = None,
+        flags: PerformanceFlags | None = None,
+    ) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._ledger = ledger
+        self._keyring = keyring
+        self._signals = signals
+        self._artifacts = artifacts
+        self._publisher = publisher
+        self._events = events
+        self._base = base
+        self._shape = shape
+        self._planner_settings = planner_settings
+        self._flags = flags or PerformanceFlags()
+
+    def prepare(self, lease: Lease) -> Prepared | Closed:
+        """Bring a leased round to the point where the child can train, or close it.
+
+        Raises:
+            LeaseLostError: another trainer owns the round by now; nothing more was written.
+            FencedError: the same, seen by the ledger.
+            StorageError: the database is away; the lease runs out and the ledger decides.
+        """
+        closed = self._reserve_or_recover(lease)
+        if closed is not None:
+            return closed
+        self._start(lease)
+        prepared = self._read(lease)
+        if isinstance(prepared, Closed):
+            return prepared
+        return self._count(prepared)
+
+    def finish(
+        self, prepared: Prepared, directory: Path, verdict: Accepted | Rejected
+    ) -> AdapterVersion | Closed:
+        """Commit the budget and, in the same transaction, publish the candidate or record why not.
+
+        Raises:
+            LeaseLostError: another trainer owns the round by now; nothing was published.
+        """
+        lease = prepared.lease
+        with transaction(self._engine) as session:
+            now = self._clock.now()
+            row = rounds.hold_round(session, lease, now)
+            if isinstance(verdict, Accepted) and self._start_was_withdrawn(session, row):
+                verdict = Rejected(reasons=(RejectionReason.START_WITHDRAWN,))
+            if isinstance(verdict, Rejected):
+                self._ledger.commit(session, prepared.reservation_id, lease.epoch)
+                return self._close(
+                    session, row, RoundState.DONE, OutcomeCode.GATE_REJECTED, verdict.sentence()
+                )
+            line = registry.lock_line(session, row.line_ref)
+            reservation = self._ledger.commit(
+                session, prepared.reservation_id, lease.epoch, verdict.lora.tensor_digest
+            )
+            policy = self._policy(session, row.tenant_id)
+            candidate = Candidate(
+                directory=directory,
+                accepted=verdict,
+                base=self._base.fingerprint(),
+                privacy=privacy_facts(
+                    session, self._ledger, reservation, prepared.plan, policy, row.noisy_cohort
+                ),
+                plan_digest=prepared.plan.digest(),
+                data_digest=prepared.draw.data_digest,
+                code_digest=prepared.draw.code_digest,
+            )
+            version = self._publisher.publish(session, row, line, candidate, now=now)
+            row.version_id = version.version_id
+            rounds.close_round(
+                session, row, RoundState.DONE, OutcomeCode.PUBLISHED, "A new version was published.", now=now
+            )
+            return version
+
+    def forfeit(self, lease: Lease, code: OutcomeCode, reason: str) -> Closed:
+        """Close a round that cannot be finished; what it was charged stays charged.
+
+        Raises:
+            LeaseLostError: another trainer owns the round by now.
+        """
+        with transaction(self._engine) as session:
+            row = rounds.hold_round(session, lease, self._clock.now())
+            if row.reservation_id is not None:
+                self._ledger.forfeit(session, row.reservation_id, lease.epoch, reason)
+            return self._close(session, row, RoundState.FAILED, code, reason)
+
+    def put_down(self, lease: Lease) -> None:
+        """End the lease at once, so that another trainer may take the round up from what the ledger says.
+
+        Raises:
+            LeaseLostError: another trainer owns the round by now.
+        """
+        with transaction(self._engine) as session:
+            now = self._clock.now()
+            row = rounds.hold_round(session, lease, now)
+            row.lease_expires_at = now
+            session.add(row)
+
+    def _reserve_or_recover(self, lease: Lease) -> Closed | None:
+        """Plan and reserve a fresh round, or ask the ledger what may happen to one that was taken over."""
+        with transaction(self._engine) as session:
+            row = rounds.hold_round(session, lease, self._clock.now())
+            if row.reservation_id is None:
+                return self._reserve(session, row, lease)
+            recovery = self._ledger.recover(session, row.reservation_id, lease.epoch)
+            if recovery.decision in {RecoveryDecision.START, RecoveryDecision.RETRY}:
+                return None
+            return self._close(
+                session,
+                row,
+                RoundState.FAILED,
+                OutcomeCode.FORFEITED,
+                "The trainer stopped after private data may have been read; the charge stays.",
+            )
+
+    def _reserve(self, session: Session, row: RoundRow, lease: Lease) -> Closed | None:
+        version = policies.current_policy(session, row.tenant_id)
+        if version is None:
+            return self._decline(session, row, OutcomeCode.NO_POLICY, "The tenant has no privacy policy.")
+        policy = version.policy
+        line = registry.lock_line(session, row.line_ref)
+        try:
+            plan = planner.propose(policy, self._shape, line_rank=line.rank, settings=self._planner_settings)
+        except CalibrationError as error:
+            return self._decline(session, row, OutcomeCode.CALIBRATION_IMPOSSIBLE, str(error))
+        if isinstance(plan, planner.Declined):
+            return self._decline(session, row, plan.code, plan.reason)
+        start = choose_start(session, line, policy, plan, base_digest=self._base.fingerprint().digest())
+        request = reservation_request(row, lease.epoch, version.version, policy, plan)
+        try:
+            with session.begin_nested():
+                reservation = self._ledger.reserve(session, request)
+        except BudgetExhaustedError as error:
+            return self._decline(session, row, OutcomeCode.BUDGET_EXHAUSTED, str(error))
+        row.reservation_id = reservation.reservation_id
+        row.plan_json = json.dumps(plan.to_document(), sort_keys=True)
+        row.start, row.start_version_id = start.kind, start.version_id
+        row.wrapped_seed = self._keyring.wrap(secrets.token_bytes(SEED_BYTES), _seed_purpose(row))
+        session.add(row)
+        return None
+
+    def _start(self, lease: Lease) -> None:
+        with transaction(self._engine) as session:
+            now = self._clock.now()
+            row = rounds.hold_round(session, lease, now)
+            if row.reservation_id is None:
+                raise RoundError("the round has no reservation; it cannot be started")
+            self._ledger.start(session, row.reservation_id, lease.epoch)
+            if row.read_at is None:
+                row.read_at = now  # a repeated run reads at the same instant of the public clock
+                session.add(row)
+
+    def _read(self, lease: Lease) -> Prepared | Closed:
+        with transaction(self._engine) as session:
+            row = rounds.hold_round(session, lease, self._clock.now())
+            if row.reservation_id is None or row.plan_json is None or row.wrapped_seed is None:
+                raise RoundError("the round was started without a plan; it cannot be read")
+            plan = TrainingPlan.from_document(json.loads(row.plan_json))
+            seed = self._keyring.unwrap(row.wrapped_seed, _seed_purpose(row))
+            policy = self._policy(session, row.tenant_id)
+            snapshot = self._signals.load(
+                session,
+                row.tenant_id,
+                row.domain,
+                policy,
+                now=row.read_at or self._clock.now(),
+            )
+            draw = DrawRecord(
+                seed_commitment="sha256:" + hashlib.sha256(b"discreet noise seed\0" + seed).hexdigest(),
+                data_digest=snapshot.data_digest,
+                code_digest=code_digest(
+                    plan,
+                    self._flags,
+                    base_digest=self._base.fingerprint().digest(),
+                    start_version_id=row.start_version_id,
+                ),
+            )
+            try:
+                self._ledger.record_draw(session, row.reservation_id, lease.epoch, draw)
+            except RetryMismatchError as error:
+                self._ledger.forfeit(session, row.reservation_id, lease.epoch, str(error))
+                return self._close(session, row, RoundState.FAILED, OutcomeCode.FORFEITED, str(error))
+            job = TenantJob(
+                job_key=row.reservation_id,
+                plan=plan,
+                users=snapshot.users,
+                noise_key=derive_key(seed, TRAINING_PURPOSE),
+                start_adapter=open_start(self._artifacts, row.start_version_id),
+            )
+            return Prepared(
+                lease=lease,
+                plan=plan,
+                reservation_id=row.reservation_id,
+                draw=draw,
+                job=job,
+                count_key=derive_key(seed, COUNT_PURPOSE),
+            )
+
+    def _count(self, prepared: Prepared) -> Prepared | Closed:
+        """Release the charged count of users; too small a cohort ends the round, which keeps its charge."""
+        with transaction(self._engine) as session:
+            row = rounds.hold_round(session, prepared.lease, self._clock.now())
+            reservation = self._ledger.reservation(session, prepared.reservation_id)
+            deviation = cohort_count_of(reservation).standard_deviation
+            row.noisy_cohort = noisy_count(len(prepared.job.users), deviation, prepared.count_key)
+            session.add(row)
+            minimum = self._policy(session, row.tenant_id).minimum_cohort
+            if row.noisy_cohort >= minimum:
+                return prepared
+            self._ledger.commit(session, prepared.reservation_id, prepared.lease.epoch)
+            return self._decline(
+                session,
+                row,
+                OutcomeCode.COHORT_TOO_SMALL,
+                f"The noisy count of users with usable signals is {row.noisy_cohort}; the policy trains on "
+                f"{minimum} or more.",
+            )
+
+    def _start_was_withdrawn(self, session: Session, row: RoundRow) -> bool:
+        if row.start_version_id is None:
+            return False
+        state = registry.find_version(session, row.start_version_id, tenant_id=row.tenant_id).state
+        return state == VersionState.WITHDRAWN.value
+
+    def _policy(self, session: Session, tenant_id: str) -> TenantPrivacyPolicy:
+        version = policies.current_policy(session, tenant_id)
+        if version is None:  # a policy is never deleted, so this round was not planned by this protocol
+            raise RoundError("the tenant of a running round has no policy; the round cannot go on")
+        return version.policy
+
+    def _decline(self, session: Session, row: RoundRow, code: OutcomeCode, reason: str) -> Closed:
+        return self._close(session, row, RoundState.DECLINED, code, reason)
+
+    def _close(
+        self, session: Session, row: RoundRow, state: RoundState, code: OutcomeCode, reason: str
+    ) -> Closed:
+        """Close the round without a version and tell the line's readers why nothing came."""
+        now = self._clock.now()
+        rounds.close_round(session, row, state, code, reason, now=now)
+        line = registry.lock_line(session, row.line_ref)
+        line.epoch += 1
+        session.add(line)
+        self._events.append(
+            session,
+            AdapterLifecycleEvent(
+                event_id=registry.new_event_id(),
+                kind=AdapterEventKind.DECLINED,
+                occurred_at=now,
+                tenant_id=row.tenant_id,
+                domain=row.domain,
+                line_ref=row.line_ref,
+                epoch=line.epoch,
+                reason_code=code.value,
+                reason=reason,
+                actor=ACTOR,
+                round_id=row.round_id,
+            ),
+        )
+        return Closed(code=code, reason=reason)
+
+
+def _seed_purpose(row: RoundRow) -> str:
+    return f"round-seed:{row.round_id}"
