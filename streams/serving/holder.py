@@ -1,9 +1,9 @@
-"""Follow the adapter feed and hold in the model what it says: fetch, check the base, load, verify, report.
+"""Follow the adapter feed and hold in the model what it says: fetch, load, verify, report.
 
-Order for one update: fetch and verify the files, refuse another base model, load under the version's own
-served name, measure the activation probes, only then make the version the line's current one, and unload
-what the line no longer needs. Each step is reported to the acks topic. A version that fails is reported and
-skipped; the line keeps what it had.
+Order for one update: fetch the files, whose digests, signature and base model are checked; load them
+under the version's own served name; measure the activation probes; only then make the version the line's
+current one, and unload what the line no longer needs. Each step is reported to the acks topic. A version that
+fails is reported and skipped; the line keeps what it had.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from streams.client import AckStatus, AdapterRefusedError, UpdateKind
+from streams.client import AckStatus, UpdateKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -62,8 +62,8 @@ class AdapterHolder:
     Args:
         feed: source of verified updates, and where reports go.
         host: the model.
-        fetch: returns a local directory with the verified files of a version.
-        base_weights_digest: digest of the base that is served; ``""`` accepts any base.
+        fetch: returns a local directory with the verified files of a version, or raises: wrong digests, wrong
+            signature, another base model.
     """
 
     def __init__(
@@ -71,13 +71,10 @@ class AdapterHolder:
         feed: AdapterFeed,
         host: ModelHost,
         fetch: Callable[[AdapterVersionV1], Path],
-        *,
-        base_weights_digest: str,
     ) -> None:
         self._feed = feed
         self._host = host
         self._fetch = fetch
-        self._base = base_weights_digest
         self._loaded: dict[str, dict[str, AdapterVersionV1]] = {}  # per line, by served name
         self.holdings = Holdings()
 
@@ -110,7 +107,6 @@ class AdapterHolder:
         """Fetch, load and verify one version; report what happened and whether it may be served."""
         name = version.served_name
         try:
-            self._check_base(version)
             self._host.load(name, self._fetch(version))
             self._feed.ack(version, AckStatus.LOADED, epoch=epoch)
             effect = self._verify(version)
@@ -124,10 +120,6 @@ class AdapterHolder:
         self._feed.ack(version, AckStatus.VERIFIED, epoch=epoch, probe_effect=effect)
         logger.info("adapter %s is in service", name)
         return True
-
-    def _check_base(self, version: AdapterVersionV1) -> None:
-        if self._base and version.manifest.base.weights_digest != self._base:
-            raise AdapterRefusedError("the adapter was trained on another base model; refuse it")
 
     def _verify(self, version: AdapterVersionV1) -> float | None:
         """Return the mean absolute change of the probes' log-probability; refuse an adapter that is idle.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from personalization.training.adapter_host import AdapterHost
 from personalization.training.base_models import fingerprint, resolve_base
 from streams.client import AdapterCache, AdapterFeed
+from streams.contracts.manifest import BaseFingerprintV1
 from streams.errors import SettingsError
 from streams.serving.holder import AdapterHolder
 from streams.serving.web import ServingWeb
@@ -15,6 +16,7 @@ from streams.serving.web import ServingWeb
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
+    from pathlib import Path
 
     from streams.settings import Settings
 
@@ -35,21 +37,37 @@ def serve(settings: Settings, *, stop: threading.Event, on_ready: Callable[[int]
         raise SettingsError("no token is set; put a random one into DISCREET_SERVING__TOKEN")
     directory = resolve_base(settings.trainer.base_model, settings.state / "models")
     host = AdapterHost(directory, threads=settings.trainer.threads)
+    keys = trusted_keys(settings.serving.public_keys)
     feed = AdapterFeed(
         settings.broker.bootstrap,
-        trusted_keys=trusted_keys(settings.serving.public_keys),
+        trusted_keys=keys,
         server_id=settings.serving.server_id,
         engine=ENGINE,
     )
-    cache = AdapterCache(settings.state / "serving")
     with feed:
-        holder = AdapterHolder(feed, host, cache.fetch, base_weights_digest=fingerprint(directory).weights_digest)
+        cache = AdapterCache(settings.state / "serving", trusted_keys=keys, base=served_base(directory))
+        holder = AdapterHolder(feed, host, cache.obtain)
         web = ServingWeb(
             port=settings.serving.port, token=token.get_secret_value(), host=host, holdings=holder.holdings
         )
         with web:
             on_ready(web.port)
             holder.run(stop)
+
+
+def served_base(directory: Path) -> BaseFingerprintV1:
+    """Return the fingerprint of the base in ``directory``, as manifests write it."""
+    found = fingerprint(directory)
+    return BaseFingerprintV1(
+        model_id=found.model_id,
+        revision="",
+        config_digest=found.config_digest,
+        weights_digest=found.weights_digest,
+        tokenizer_digest=found.tokenizer_digest,
+        chat_template_digest=found.chat_template_digest,
+        architecture=found.architecture,
+        dtype="",
+    )
 
 
 def trusted_keys(text: str) -> list[bytes]:

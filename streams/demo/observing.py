@@ -1,0 +1,86 @@
+"""Read from the database and the dead-letter topic how far the worker and the trainer have come."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlalchemy import func
+from sqlmodel import col, select
+
+from personalization.services import rounds
+from personalization.storage.signals import SignalRow
+from privacy.storage.session import transaction
+from streams.client import KafkaBroker
+from streams.contracts.dead_letter import DeadLetter
+from streams.contracts.envelope import identity_digest
+from streams.contracts.topics import DEAD_LETTERS
+from streams.dedup import processed_among
+from streams.demo.publishing import SOURCE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy.engine import Engine
+
+    from personalization.storage.tables import RoundRow
+
+IDS_PER_READ = 2_000
+
+
+class IngestObserver:
+    """Counts what became of published interactions.
+
+    Args:
+        engine: the worker's database.
+        broker: ``host:port``.
+        event_ids: interactions that should be stored.
+    """
+
+    def __init__(self, engine: Engine, broker: str, event_ids: Sequence[str]) -> None:
+        self._engine = engine
+        self._waiting = [identity_digest(SOURCE, event_id) for event_id in event_ids]
+        self._stored = 0
+        self._letters = KafkaBroker(bootstrap=broker).open_source(DEAD_LETTERS.name)
+        self._refused: set[tuple[str, int, int]] = set()
+
+    def stored(self) -> int:
+        """Return how many of the interactions have had their effect."""
+        with transaction(self._engine) as session:
+            found: set[bytes] = set()
+            for start in range(0, len(self._waiting), IDS_PER_READ):
+                found |= processed_among(session, self._waiting[start : start + IDS_PER_READ])
+        self._waiting = [digest for digest in self._waiting if digest not in found]
+        self._stored += len(found)
+        return self._stored
+
+    def dead_lettered(self) -> int:
+        """Return how many records were dead-lettered; two letters of one origin count once."""
+        while records := self._letters.poll(0.1):
+            for record in records:
+                letter = DeadLetter.from_headers(record.headers)
+                self._refused.add((letter.topic, letter.partition, letter.offset))
+        return len(self._refused)
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self._letters.close()
+
+
+def signals_per_tenant(engine: Engine, tenants: Sequence[str]) -> dict[str, int]:
+    """Return how many signals are stored for each tenant (an operator's count of the demo's own data)."""
+    with transaction(engine) as session:
+        query = (
+            select(SignalRow.tenant_id, func.count())
+            .where(col(SignalRow.tenant_id).in_(tenants))
+            .group_by(col(SignalRow.tenant_id))
+        )
+        counts = dict(session.exec(query).all())
+    return {tenant: counts.get(tenant, 0) for tenant in tenants}
+
+
+def rounds_by_id(engine: Engine, round_ids: Sequence[str]) -> dict[str, RoundRow]:
+    """Return the rows of the given rounds."""
+    with transaction(engine) as session:
+        return {
+            row.round_id: row for row in rounds.list_rounds(session, limit=1000) if row.round_id in round_ids
+        }

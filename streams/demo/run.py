@@ -1,0 +1,372 @@
+"""The whole path on one machine: from published interactions to adapters that answer, in a few minutes.
+
+Real processes do the work: the embedded broker, ``discreet worker``, ``discreet trainer`` and ``discreet
+serve``. This module only plays the product (it publishes), the operator (it registers tenants and opens
+rounds) and the reader (it measures).
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from personalization.services.rounds import open_round
+from personalization.storage import registry
+from personalization.storage.tables import AdapterVersionRow
+from personalization.training.base_models import BUNDLED, resolve_base
+from privacy.ledger import Ledger
+from privacy.policy import DEFAULT_DOMAIN
+from privacy.services import policies
+from privacy.storage.session import open_engine, transaction
+from streams import database
+from streams.demo.companies import COMPANIES, make_company
+from streams.demo.display import Stages
+from streams.demo.environment import DemoEnvironment, free_port, model_cache, new_secrets
+from streams.demo.judging import example, judge
+from streams.demo.observing import IngestObserver, rounds_by_id, signals_per_tenant
+from streams.demo.processes import Children
+from streams.demo.publishing import publish_consents, publish_interactions
+from streams.demo.replay import read_recording, recorded_tenants
+from streams.demo.report import DemoReport, EventCounts, Example, TenantFacts
+from streams.demo.serving_client import ServingClient
+from streams.demo.tenancy import ACTOR, register
+from streams.embedded_broker import EmbeddedBroker
+from streams.errors import DemoError, ScenarioError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from rich.console import Console
+    from sqlalchemy.engine import Engine
+
+    from personalization.storage.tables import RoundRow
+    from streams.demo.display import Stage
+    from streams.demo.judging import Judgement
+    from streams.demo.publishing import Published
+    from streams.demo.scenario import TenantScenario
+
+POLL_SECONDS = 0.3
+START_SECONDS = 90.0
+INGEST_SECONDS = 180.0
+ROUND_SECONDS = 600.0
+SERVE_SECONDS = 120.0
+EXAMPLES = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions:
+    """What bounds the work.
+
+    Attributes:
+        data: folder of recorded interactions; ``None`` takes the project's own companies.
+        tenants: names to take; empty takes the first three (recordings) or all (companies).
+        max_users: users per tenant whose interactions are published.
+        epsilon: what each tenant's policy allows over all rounds.
+        rounds: training rounds per tenant.
+        keep: new folder for database, logs and adapters; ``None`` removes them at the end.
+    """
+
+    data: Path | None = None
+    tenants: tuple[str, ...] = ()
+    max_users: int = 100
+    epsilon: float = 8.0
+    rounds: int = 1
+    keep: Path | None = None
+
+
+def scenarios_of(options: DemoOptions, now: datetime) -> list[TenantScenario]:
+    """Return the tenants to play, with their people and held-out users.
+
+    Raises:
+        ScenarioError: a tenant is unknown, a recording cannot be used, or a bound is too small.
+    """
+    if options.max_users < 10:
+        raise ScenarioError(
+            f"--max-users is {options.max_users}; allowed are 10 or more: one user hides among many"
+        )
+    if options.data is not None:
+        names = options.tenants or tuple(recorded_tenants(options.data)[:3])
+        return [read_recording(options.data, name, max_users=options.max_users, now=now) for name in names]
+    names = options.tenants or tuple(COMPANIES)
+    unknown = [name for name in names if name not in COMPANIES]
+    if unknown:
+        raise ScenarioError(
+            f"--tenants names {unknown[0]!r}; the demonstration's own are {', '.join(COMPANIES)}"
+        )
+    return [make_company(name, max_users=options.max_users, now=now) for name in names]
+
+
+def run_demo(options: DemoOptions, console: Console) -> DemoReport:
+    """Run everything and return what was found; every process is stopped and the state removed afterwards.
+
+    Raises:
+        ScenarioError: the options cannot be used.
+        DemoError: a process stopped or something did not get done in time.
+    """
+    now = datetime.now(UTC)
+    scenarios = scenarios_of(options, now)
+    stages = Stages(console)
+    with ExitStack() as stack:
+        state = options.keep or Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="discreet-demo-"))
+        )
+        state.mkdir(parents=True, exist_ok=options.keep is None)
+        return _Demo(options, scenarios, stages, console, stack, state).run(now)
+
+
+class _Demo:
+    """One run; the stack holds everything that has to be stopped."""
+
+    def __init__(
+        self,
+        options: DemoOptions,
+        scenarios: Sequence[TenantScenario],
+        stages: Stages,
+        console: Console,
+        stack: ExitStack,
+        state: Path,
+    ) -> None:
+        self._options = options
+        self._scenarios = scenarios
+        self._stages = stages
+        self._console = console
+        self._stack = stack
+        self._state = state
+
+    def run(self, now: datetime) -> DemoReport:
+        """Go through the stages in order."""
+        self._start(now)
+        published = self._publish(now)
+        events = self._wait_for_ingestion(published)
+        last: dict[str, RoundRow] = {}
+        for number in range(1, self._options.rounds + 1):
+            last = self._train(number)
+        names = self._wait_for_serving(last)
+        return self._judge(events, last, names)
+
+    def _start(self, now: datetime) -> None:
+        with self._stages.stage("start", "Starting broker, database, worker, trainer and server") as stage:
+            base = self._base_model(stage)
+            broker = self._stack.enter_context(EmbeddedBroker(log_path=self._state / "logs" / "broker.log"))
+            master_key, token = new_secrets()
+            environment = DemoEnvironment(
+                state=self._state,
+                broker=broker.bootstrap,
+                base_model=base,
+                master_key=master_key,
+                worker_port=free_port(),
+                serving_port=free_port(),
+                token=token,
+            )
+            self._broker = broker.bootstrap
+            url = f"sqlite:///{self._state / 'discreet.sqlite3'}"
+            database.upgrade(url)
+            self._engine: Engine = open_engine(url)
+            self._stack.callback(self._engine.dispose)
+            variables = environment.variables()
+            self._command(variables, "topics", "create")
+            self._children = self._stack.enter_context(Children(variables, self._state / "logs"))
+            for name in ("worker", "trainer", "serve"):
+                self._children.start(name, name)
+            register(
+                self._engine,
+                self._scenarios,
+                epsilon=self._options.epsilon,
+                rounds=self._options.rounds,
+                now=now,
+            )
+            self._serving = ServingClient(environment.serving_port, token)
+            self._wait(self._serving.is_up, START_SECONDS, stage, "waiting for the server")
+            self._wait(
+                lambda: _answers(environment.worker_port), START_SECONDS, stage, "waiting for the worker"
+            )
+
+    def _base_model(self, stage: Stage) -> Path:
+        name = next(iter(BUNDLED))
+        return resolve_base(name, model_cache(), lambda what, done, total: stage.update(done, total, what))
+
+    def _command(self, variables: dict[str, str], *arguments: str) -> None:
+        result = subprocess.run(  # noqa: S603  # our own interpreter and module
+            [sys.executable, "-m", "streams.cli.main", *arguments],
+            env=variables,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if result.returncode != 0:
+            raise DemoError(f"discreet {' '.join(arguments)} failed: {result.stderr.strip()}")
+
+    def _publish(self, now: datetime) -> Published:
+        people = sum(len(scenario.people) for scenario in self._scenarios)
+        turns = sum(scenario.published_turns for scenario in self._scenarios)
+        with self._stages.stage(
+            "publish", "Publishing consents and interactions through the client"
+        ) as stage:
+            consents = publish_consents(
+                self._broker,
+                self._scenarios,
+                now=now,
+                on_progress=lambda sent: stage.update(sent, people, "consents"),
+            )
+            published = publish_interactions(
+                self._broker,
+                self._scenarios,
+                now=now,
+                on_progress=lambda sent: stage.update(sent, turns, "interactions"),
+            )
+            published.consents = consents
+        return published
+
+    def _wait_for_ingestion(self, published: Published) -> EventCounts:
+        with self._stages.stage(
+            "ingest", "Storing encrypted, bounded signals; refusing what has no consent"
+        ) as stage:
+            observer = IngestObserver(self._engine, self._broker, published.interactions)
+            self._stack.callback(observer.close)
+            counts = [0, 0]
+
+            def settled() -> bool:
+                counts[:] = [observer.stored(), observer.dead_lettered()]
+                stage.update(sum(counts), published.records, "events")
+                return sum(counts) >= published.records
+
+            self._wait(settled, INGEST_SECONDS, stage)
+        return EventCounts(published=published.records, stored=counts[0], dead_lettered=counts[1])
+
+    def _train(self, number: int) -> dict[str, RoundRow]:
+        of = f" (round {number} of {self._options.rounds})" if self._options.rounds > 1 else ""
+        with self._stages.stage(
+            "train", f"Reserving budget and training under differential privacy{of}"
+        ) as stage:
+            opened: dict[str, str] = {}
+            with transaction(self._engine) as session:
+                for scenario in self._scenarios:
+                    row = open_round(
+                        session, scenario.tenant, DEFAULT_DOMAIN, actor=ACTOR, now=datetime.now(UTC)
+                    )
+                    opened[scenario.tenant] = row.round_id
+            rows: dict[str, RoundRow] = {}
+
+            def closed() -> bool:
+                rows.update(rounds_by_id(self._engine, list(opened.values())))
+                done = [row for row in rows.values() if row.closed_at is not None]
+                busy = next((row.tenant_id for row in rows.values() if row.state == "leased"), "")
+                stage.update(len(done), len(opened), busy)
+                return len(done) == len(opened)
+
+            self._wait(closed, ROUND_SECONDS, stage)
+        return {tenant: rows[round_id] for tenant, round_id in opened.items()}
+
+    def _wait_for_serving(self, last: dict[str, RoundRow]) -> dict[str, str]:
+        """Return the served name of each tenant that has an adapter, once the server holds all of them."""
+        with transaction(self._engine) as session:
+            wanted = {
+                row.line_ref: (tenant, version.served_name)
+                for tenant, row in last.items()
+                if (line := registry.find_line(session, tenant, DEFAULT_DOMAIN)) is not None
+                and line.current_version_id is not None
+                and (version := session.get(AdapterVersionRow, line.current_version_id)) is not None
+            }
+        with self._stages.stage(
+            "serve", "Events reach the server; it checks and loads each adapter"
+        ) as stage:
+
+            def held() -> bool:
+                current, failures = self._serving.current()
+                for _, name in wanted.values():
+                    if name in failures:
+                        raise DemoError(f"the server refused the adapter {name} ({failures[name]})")
+                there = [line for line, (_, name) in wanted.items() if current.get(line) == name]
+                stage.update(len(there), len(wanted), "adapters")
+                return len(there) == len(wanted)
+
+            self._wait(held, SERVE_SECONDS, stage)
+        return dict(wanted.values())
+
+    def _judge(self, events: EventCounts, last: dict[str, RoundRow], names: dict[str, str]) -> DemoReport:
+        facts: list[TenantFacts] = []
+        examples: list[Example] = []
+        with self._stages.stage("judge", "Asking the server about users that were never trained on") as stage:
+            signals = signals_per_tenant(self._engine, [scenario.tenant for scenario in self._scenarios])
+            steps = [0]
+
+            def advance() -> None:
+                steps[0] += 1
+                stage.update(steps[0], 2 * len(self._scenarios) + len(names))
+
+            for scenario in self._scenarios:
+                name = names.get(scenario.tenant)
+                judged = judge(scenario, name, self._serving, on_progress=advance)
+                facts.append(
+                    self._facts(scenario, last[scenario.tenant], signals[scenario.tenant], judged, name)
+                )
+                if name is not None and len(examples) < EXAMPLES:
+                    examples.append(example(scenario, name, self._serving))
+                    advance()
+        return DemoReport(
+            tenants=tuple(facts), events=events, seconds=self._stages.seconds, examples=tuple(examples)
+        )
+
+    def _facts(
+        self, scenario: TenantScenario, row: RoundRow, signals: int, judged: Judgement, name: str | None
+    ) -> TenantFacts:
+        ledger = Ledger()
+        with transaction(self._engine) as session:
+            policy = policies.tenant(session, scenario.tenant).policy
+            spend = ledger.spend(session, scenario.tenant, row.period_index)
+            state = "none"
+            if row.reservation_id is not None:
+                state = ledger.reservation(session, row.reservation_id).state.value
+            version = None if name is None else registry.find_version(session, name).version
+        assert policy is not None  # the demonstration itself set it
+        return TenantFacts(
+            tenant=scenario.tenant,
+            users=len(scenario.people),
+            signals=signals,
+            heldout_users=judged.users,
+            epsilon=spend.lifetime_epsilon,
+            target_epsilon=policy.policy.lifetime_epsilon,
+            delta=policy.policy.lifetime_delta,
+            nll_base=judged.nll_base,
+            nll_adapter=judged.nll_adapter,
+            adapter_version=version,
+            served_name=name,
+            ledger_state=state,
+            outcome=row.outcome or "",
+        )
+
+    def _wait(self, done: Callable[[], bool], seconds: float, stage: Stage, note: str = "") -> None:
+        """Poll until ``done``; a process that stopped or time that ran out ends the demonstration.
+
+        Raises:
+            DemoError: with what stopped or what was waited for.
+        """
+        end = time.monotonic() + seconds
+        while not done():
+            self._children.check()
+            if time.monotonic() > end:
+                raise DemoError(
+                    f"gave up after {seconds:.0f} s ({note or 'no progress in the stage shown last'}); "
+                    "run it again with --keep and read the logs"
+                )
+            if note:
+                stage.update(0, 1, note)
+            time.sleep(POLL_SECONDS)
+
+
+def _answers(port: int) -> bool:
+    """Say whether the worker's health page answers."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=2) as response:
+            return bool(response.status == 200)
+    except (OSError, urllib.error.URLError):
+        return False

@@ -1,0 +1,71 @@
+"""The privacy policies that the demonstration gives its tenants, and their registration."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from privacy.policy import Schedule, Start, TenantPrivacyPolicy
+from privacy.services import policies
+from privacy.storage.session import transaction
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy.engine import Engine
+
+    from streams.demo.scenario import TenantScenario
+
+ACTOR = "demo"
+DELTA = 1e-5
+SAMPLE_RATE = 0.5
+STEPS = 40
+CONTRIBUTION_BOUND = 4
+
+
+def demo_policy(*, users: int, epsilon: float, rounds: int, now: datetime) -> TenantPrivacyPolicy:
+    """Return the policy of a tenant with ``users`` users that may spend ``epsilon`` on ``rounds`` releases.
+
+    The number of users is a declaration: whoever runs the demonstration knows it, because it asked for it.
+    Rounds are opened by hand, so the schedule starts far ahead.
+
+    Raises:
+        PolicyError: a value is outside its range.
+    """
+    return TenantPrivacyPolicy(
+        declared_users=users,
+        period_epsilon=epsilon,
+        lifetime_epsilon=epsilon,
+        period_delta=DELTA,
+        lifetime_delta=DELTA,
+        contribution_bound=CONTRIBUTION_BOUND,
+        minimum_cohort=max(1, users // 2),
+        sample_rate=SAMPLE_RATE,
+        steps=STEPS,
+        planned_releases=rounds,
+        schedule=Schedule(first_at=now + timedelta(days=3650)),
+        retention_days=30,
+        start=Start.PREVIOUS,
+    )
+
+
+def register(
+    engine: Engine, scenarios: Sequence[TenantScenario], *, epsilon: float, rounds: int, now: datetime
+) -> None:
+    """Register every tenant and set its first policy.
+
+    Raises:
+        PolicyError: a value is outside its range, for example an ε that the policy does not allow.
+    """
+    with transaction(engine) as session:
+        for scenario in scenarios:
+            policies.register_tenant(session, scenario.tenant, actor=ACTOR, now=now)
+            policy = demo_policy(users=len(scenario.people), epsilon=epsilon, rounds=rounds, now=now)
+            policies.set_policy(
+                session,
+                scenario.tenant,
+                policy.to_document(),
+                actor=ACTOR,
+                reason="first policy of the demonstration",
+                now=now,
+            )
