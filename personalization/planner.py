@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from personalization.plan import ALL_LINEAR, Family, TrainingPlan
 from personalization.rounds import OutcomeCode
 from privacy.calibration import calibrate_policy
+from privacy.policy import Purpose
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -92,6 +93,11 @@ def propose(
         CalibrationError: no sound noise multiplier meets the policy.
     """
     limits = settings or PlannerSettings()
+    if Purpose.TRAINING not in policy.purposes:
+        return Declined(
+            code=OutcomeCode.PURPOSE_NOT_ALLOWED,
+            reason="The tenant's policy does not name training as a purpose.",
+        )
     if policy.declared_users < policy.minimum_cohort:
         return Declined(
             code=OutcomeCode.COHORT_TOO_SMALL,

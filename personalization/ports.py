@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from personalization.adapters import ActivationProbe, AdapterVersion, BaseFingerprint, GateCheck
     from personalization.training.job import Progress, TenantResult, TrainingJob, UserExamples
-    from privacy.policy import TenantPrivacyPolicy
 
 
 class Clock(Protocol):
@@ -105,9 +104,9 @@ class SignalSource(Protocol):
     """Reads the live, consented signals of a line. Calling it is the private read: only after ``start``."""
 
     def load(
-        self, session: Session, tenant_id: str, domain: str, policy: TenantPrivacyPolicy, *, now: datetime
+        self, session: Session, tenant_id: str, domain: str, *, now: datetime, contribution_bound: int
     ) -> TrainingSnapshot:
-        """Return at most ``policy.contribution_bound`` examples of each user, none beyond retention."""
+        """Return at most ``contribution_bound`` examples of each user."""
 
 
 class AdapterTrainer(Protocol):

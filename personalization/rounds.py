@@ -1,9 +1,9 @@
 """The life of a training round (pure: no database, nothing private).
 
     due ──lease──▶ leased ──▶ done      a version was published, or the gate refused it (the charge stays)
-     ▲               │ ├────▶ declined  nothing worth training: the planner or the noisy cohort count said no
-     │               │ └────▶ failed    a crash or error after the start: the reservation is forfeited
-     └──released─────┘                  nothing private was read yet; another trainer may take it
+                   ▲  │  ├──▶ declined  nothing worth training: the planner or the noisy cohort count said no
+                   │  │  └──▶ failed    a crash or error after the start: the reservation is forfeited
+                   └──┘                 the lease ran out: the next trainer asks the ledger what it may do
 
 Each lease raises the round's epoch by one. A trainer writes only with the epoch it was given; any other is
 refused.
@@ -42,6 +42,7 @@ class OutcomeCode(StrEnum):
     PUBLISHED = "published"
     GATE_REJECTED = "gate_rejected"
     NO_POLICY = "no_policy"
+    PURPOSE_NOT_ALLOWED = "purpose_not_allowed"
     BUDGET_EXHAUSTED = "budget_exhausted"
     COHORT_TOO_SMALL = "cohort_too_small"
     SIGNAL_TOO_SMALL = "signal_too_small"

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlmodel import col, select
-
 from personalization.adapters import PrivacyFacts
 from privacy.accounting import ACCOUNTANT, ACCOUNTANT_VERSION, best_epsilon, total_curve
 from privacy.calibration import caps_of, release_mechanisms
 from privacy.errors import LedgerIntegrityError
 from privacy.guarantee import NeighboringRelation, PrivacyUnit
 from privacy.ledger import ReservationRequest
-from privacy.ledger.chain import EntryKind
 from privacy.mechanisms import Gaussian, Purpose
-from privacy.storage.ledger_tables import LedgerEntryRow
 
 if TYPE_CHECKING:
     from sqlmodel import Session
@@ -64,7 +60,7 @@ def privacy_facts(
     """Return what the ledger proves about a release whose reservation was committed in this transaction.
 
     Raises:
-        LedgerIntegrityError: no commit entry exists for the reservation.
+        ReservationStateError: no commit entry exists for the reservation.
     """
     spend = ledger.spend(session, reservation.tenant_id, reservation.period_index)
     delta = policy.lifetime_delta if spend.delta is None else spend.delta
@@ -85,20 +81,7 @@ def privacy_facts(
         contribution_bound=plan.contribution_bound,
         minimum_cohort=policy.minimum_cohort,
         reservation_id=reservation.reservation_id,
-        ledger_entry_hash=_commit_entry(session, reservation),
+        ledger_entry_hash=ledger.entry_digest(session, reservation.reservation_id),
         plan_digest=plan.digest(),
         noisy_cohort=noisy_cohort,
     )
-
-
-def _commit_entry(session: Session, reservation: Reservation) -> str:
-    digest = session.exec(
-        select(LedgerEntryRow.digest).where(
-            col(LedgerEntryRow.tenant_id) == reservation.tenant_id,
-            col(LedgerEntryRow.reservation_id) == reservation.reservation_id,
-            col(LedgerEntryRow.kind) == EntryKind.COMMITTED.value,
-        )
-    ).one_or_none()
-    if digest is None:
-        raise LedgerIntegrityError("the release has no committed ledger entry; it is not published")
-    return digest

@@ -10,7 +10,7 @@ import uuid
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from sqlalchemy import func
+from sqlalchemy import and_, func, or_
 from sqlmodel import col, select
 
 from personalization.errors import LeaseLostError, RoundConflictError, RoundNotFoundError
@@ -83,24 +83,23 @@ def open_round(session: Session, tenant_id: str, domain: str, *, actor: str, now
 
 
 def lease_round(session: Session, owner: str, now: datetime, ttl: timedelta) -> Lease | None:
-    """Take the oldest due round for ``owner`` until ``now + ttl``; None when there is none.
+    """Take the oldest round that is due or whose lease ran out, until ``now + ttl``; None if there is none.
 
-    The round's epoch grows by one: whoever held it before can write nothing any more.
+    The round's epoch grows by one: whoever held it before can write nothing any more. What may be done with
+    a round that ran out of its lease is decided from the ledger (``TrainingRounds.prepare``).
     """
+    free = and_(col(RoundRow.state) == RoundState.DUE.value, col(RoundRow.due_at) <= now)
+    ran_out = and_(col(RoundRow.state) == RoundState.LEASED.value, col(RoundRow.lease_expires_at) <= now)
     row = session.exec(
         select(RoundRow)
-        .where(RoundRow.state == RoundState.DUE.value, col(RoundRow.due_at) <= now)
+        .where(or_(free, ran_out))
         .order_by(col(RoundRow.due_at), col(RoundRow.round_id))
         .limit(1)
         .with_for_update(skip_locked=True)
-    ).one_or_none()
+        .execution_options(populate_existing=True)
+    ).first()
     if row is None:
         return None
-    return take_over(session, row, owner, now, ttl)
-
-
-def take_over(session: Session, row: RoundRow, owner: str, now: datetime, ttl: timedelta) -> Lease:
-    """Give a locked round row to ``owner`` with the next epoch."""
     row.state = RoundState.LEASED.value
     row.epoch += 1
     row.lease_owner = owner
@@ -162,29 +161,6 @@ def lock_round(session: Session, round_id: str) -> RoundRow:
     if row is None:
         raise RoundNotFoundError(f"no round {round_id!r} exists; list the rounds and copy its id")
     return row
-
-
-def lock_expired_round(session: Session, now: datetime) -> RoundRow | None:
-    """Return the oldest round whose lease ran out, locked; its fate is decided from the ledger."""
-    return session.exec(
-        select(RoundRow)
-        .where(RoundRow.state == RoundState.LEASED.value, col(RoundRow.lease_expires_at) <= now)
-        .order_by(col(RoundRow.lease_expires_at))
-        .limit(1)
-        .with_for_update(skip_locked=True)
-    ).one_or_none()
-
-
-def give_back(session: Session, row: RoundRow) -> None:
-    """Make a held round due again: only while nothing private was read for it."""
-    row.state = RoundState.DUE.value
-    row.lease_owner = None
-    row.lease_expires_at = None
-    row.reservation_id = None
-    row.plan_json = None
-    row.wrapped_seed = None
-    row.read_at = None
-    session.add(row)
 
 
 def close_round(

@@ -270,13 +270,12 @@ class TrainingRounds:
                 raise RoundError("the round was started without a plan; it cannot be read")
             plan = TrainingPlan.from_document(json.loads(row.plan_json))
             seed = self._keyring.unwrap(row.wrapped_seed, _seed_purpose(row))
-            policy = self._policy(session, row.tenant_id)
             snapshot = self._signals.load(
                 session,
                 row.tenant_id,
                 row.domain,
-                policy,
                 now=row.read_at or self._clock.now(),
+                contribution_bound=plan.contribution_bound,
             )
             draw = DrawRecord(
                 seed_commitment="sha256:" + hashlib.sha256(b"discreet noise seed\0" + seed).hexdigest(),

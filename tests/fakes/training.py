@@ -1,0 +1,207 @@
+"""A tenant with users, a trainer that writes a small valid adapter without torch, and the protocol over both."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from personalization.adapters import BaseFingerprint
+from personalization.artifacts import DirectoryArtifactStore
+from personalization.errors import LeaseLostError, TrainingFailedError
+from personalization.model_shape import ModelShape
+from personalization.ports import AdapterLifecycleEvent, TrainingSnapshot
+from personalization.services.publication import Publisher
+from personalization.services.rounds import open_round
+from personalization.services.training_round import TrainingRounds
+from personalization.signing import ManifestSigner
+from personalization.trainer import Trainer, TrainerObserver, TrainerOptions
+from personalization.training.job import Example, TenantResult, UserExamples
+from privacy.keyring import Keyring, new_master_key
+from privacy.ledger import Ledger
+from privacy.services import policies
+from privacy.storage.session import transaction
+
+SHAPE = ModelShape(layers=2, hidden=32, query=32, key_value=16, intermediate=64)
+POLICY = {
+    "declared_users": 100,
+    "lifetime_epsilon": 8.0,
+    "period_epsilon": 8.0,
+    "planned_releases": 4,
+    "sample_rate": 0.5,
+    "steps": 4,
+    "minimum_cohort": 20,
+}
+
+
+class RecordingEvents:
+    """Keeps events of transactions that were committed, as the outbox would."""
+
+    def __init__(self):
+        self.committed: list[AdapterLifecycleEvent] = []
+
+    def append(self, session, event):
+        from sqlalchemy import event as sa_event
+
+        sa_event.listen(session, "after_commit", lambda _session: self.committed.append(event), once=True)
+
+
+class FixedSignals:
+    """Signals of a number of users; counts how often the private read happened."""
+
+    def __init__(self, users: int):
+        self.users = users
+        self.reads = 0
+        self.salt = "a"
+
+    def load(self, session, tenant_id, domain, *, now, contribution_bound):
+        self.reads += 1
+        one = UserExamples(examples=(Example(prompt="p", completion="c"),))
+        digest = hashlib.sha256(f"{tenant_id}{domain}{self.users}{self.salt}".encode()).hexdigest()
+        return TrainingSnapshot(users=(one,) * self.users, data_digest=f"sha256:{digest}")
+
+
+class FakeBase:
+    """A base model that only has a fingerprint."""
+
+    def directory(self):
+        return Path("/nowhere")
+
+    def fingerprint(self):
+        digest = "sha256:" + "0" * 64
+        return BaseFingerprint(
+            model_id="tiny", revision="", config_digest=digest, weights_digest=digest, tokenizer_digest=digest,
+            architecture="LlamaForCausalLM", dtype="float32",
+        )  # fmt: skip
+
+
+class FakeTrainer:
+    """Writes an adapter whose values depend on the noise key alone; counts every noise draw it is asked for."""
+
+    def __init__(self):
+        self.keys: list[bytes] = []
+        self.jobs: list[int] = []
+        self.failures: list[Exception] = []
+        self.during = lambda _should_stop: None
+        self.values: float | None = None
+
+    def train(self, job, *, on_progress, should_stop):
+        self.jobs.append(len(job.tenants))
+        self.during(should_stop)
+        if should_stop():
+            raise LeaseLostError("stopped")
+        if self.failures:
+            raise self.failures.pop(0)
+        results = []
+        for tenant in job.tenants:
+            self.keys.append(tenant.noise_key)
+            directory = job.output / tenant.job_key
+            write_adapter(directory, tenant.plan, int.from_bytes(tenant.noise_key[:4], "big"), self.values)
+            results.append(
+                TenantResult(
+                    job_key=tenant.job_key, adapter=directory, steps=tenant.plan.steps,
+                    sample_rate=tenant.plan.sample_rate, noise_multiplier=tenant.plan.noise_multiplier,
+                    delta_norm=1.0, trainable_parameters=10,
+                )
+            )  # fmt: skip
+        return tuple(results)
+
+
+def write_adapter(directory: Path, plan, seed: int, values: float | None = None) -> None:
+    """Write a portable LoRA of the plan's shape; ``values`` overrides every number."""
+    directory.mkdir(parents=True)
+    random = np.random.default_rng(seed)
+    tensors = {}
+    for module in plan.target_modules:
+        inputs, outputs = SHAPE.linear(module)
+        block = "self_attn" if module in {"q_proj", "k_proj", "v_proj", "o_proj"} else "mlp"
+        for layer in range(SHAPE.layers - min(plan.top_layers, SHAPE.layers), SHAPE.layers):
+            name = f"base_model.model.model.layers.{layer}.{block}.{module}"
+            for factor, shape in (("A", (plan.rank, inputs)), ("B", (outputs, plan.rank))):
+                array = random.normal(size=shape).astype(np.float32) * 0.01
+                tensors[f"{name}.lora_{factor}.weight"] = (
+                    array if values is None else np.full_like(array, values)
+                )
+    save_file(tensors, directory / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": plan.rank, "lora_alpha": plan.alpha, "bias": "none"}
+    (directory / "adapter_config.json").write_text(
+        json.dumps({**config, "target_modules": list(plan.target_modules)})
+    )
+
+
+class Outcomes(TrainerObserver):
+    """Remembers how rounds ended."""
+
+    def __init__(self):
+        self.ended = []
+
+    def closed(self, lease, outcome):
+        self.ended.append(outcome)
+
+
+class Workshop:
+    """Everything a trainer needs around one database; several trainers may share it."""
+
+    def __init__(self, engine, clock, folder: Path, users: int = 60):
+        self.engine = engine
+        self.clock = clock
+        self.signals = FixedSignals(users)
+        self.events = RecordingEvents()
+        self.trainer = FakeTrainer()
+        self.artifacts = DirectoryArtifactStore(folder / "artifacts")
+        self.signer = ManifestSigner(os.urandom(32))
+        self.keyring = Keyring(new_master_key())
+        self.ledger = Ledger(clock)
+        self.outcomes = Outcomes()
+
+    def add_tenant(self, tenant_id: str = "acme", **changes) -> None:
+        now = self.clock.now()
+        with transaction(self.engine) as session:
+            policies.register_tenant(session, tenant_id, actor="test", now=now)
+            policies.set_policy(
+                session, tenant_id, {**POLICY, **changes}, actor="test", reason="test", now=now
+            )
+
+    def open_round(self, tenant_id: str = "acme", domain: str = "default") -> str:
+        with transaction(self.engine) as session:
+            return open_round(session, tenant_id, domain, actor="test", now=self.clock.now()).round_id
+
+    def protocol(self, engine=None) -> TrainingRounds:
+        return TrainingRounds(
+            engine=engine or self.engine,
+            clock=self.clock,
+            ledger=self.ledger,
+            keyring=self.keyring,
+            signals=self.signals,
+            artifacts=self.artifacts,
+            publisher=Publisher(self.artifacts, self.signer, self.events),
+            events=self.events,
+            base=FakeBase(),
+            shape=SHAPE,
+        )
+
+    def process(self, owner: str = "one", protocol: TrainingRounds | None = None, **options) -> Trainer:
+        return Trainer(
+            engine=self.engine,
+            clock=self.clock,
+            rounds=protocol or self.protocol(),
+            trainer=self.trainer,
+            base=FakeBase(),
+            options=TrainerOptions(owner=owner, lease=timedelta(seconds=60), **options),
+            observer=self.outcomes,
+        )
+
+    @contextmanager
+    def session(self):
+        with transaction(self.engine) as session:
+            yield session
+
+
+def failed() -> TrainingFailedError:
+    return TrainingFailedError("training failed in the test; its charge stays")
