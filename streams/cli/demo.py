@@ -25,8 +25,8 @@ def command(
 ) -> None:
     """Run broker, worker, trainer and server, learn from three tenants, and report what it cost.
 
-    Everything listens on the loopback, and everything is stopped at the end or by Ctrl-C. After the first run it
-    takes some minutes on two CPU cores; the first converts the base model, which takes half a minute more.
+    Everything listens on the loopback and is stopped at the end or by Ctrl-C. It takes some minutes on two CPU
+    cores; the first run also converts the base model, which takes half a minute.
     """
     from rich.console import Console
 

@@ -20,4 +20,8 @@ def command() -> None:
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    serve(load_settings(), stop=stop, on_ready=lambda port: typer.echo(f"serving on 127.0.0.1:{port}", err=True))
+
+    def say(port: int) -> None:
+        typer.echo(f"serving on 127.0.0.1:{port}", err=True)
+
+    serve(load_settings(), stop=stop, on_ready=say)
