@@ -117,6 +117,8 @@ class Keyring:
         """
         with self._lock:
             cached = self._tenants.get(tenant_id)
+        if cached is None:
+            cached = self._staged(session).tenants.get(tenant_id)
         if cached is not None:
             return cached.keys
         return self._read_tenants(session, [tenant_id], make_at=now)[tenant_id].keys
@@ -248,8 +250,8 @@ class Keyring:
                     for subject in [subject for subject in staged.users if subject.tenant_id == name]:
                         del staged.users[subject]
                     known = _Tenant(known.keys, count)
-                    staged.tenants[name] = known
-                tenants[name] = known
+                # Staged even when cached: at commit it says under which count the user keys were read.
+                tenants[name] = staged.tenants[name] = known
         unknown = [name for name in names if name not in tenants]
         return {**tenants, **self._read_tenants(session, unknown, make_at=make_at)}
 
@@ -317,9 +319,9 @@ class Keyring:
                     self._forget_users(name)
                     self._tenants[name] = read
             for subject, cipher in staged.users.items():
-                read_under = staged.tenants.get(subject.tenant_id)
+                read_under = staged.tenants[subject.tenant_id].erasures
                 # A thread that saw a newer erasure has the say: this key may be the destroyed one.
-                if read_under is None or read_under.erasures == self._tenants[subject.tenant_id].erasures:
+                if read_under == self._tenants[subject.tenant_id].erasures:
                     self._users[subject] = cipher
             while len(self._users) > self._limit:
                 self._users.popitem(last=False)

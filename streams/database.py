@@ -20,7 +20,7 @@ from privacy.storage.session import open_engine
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sqlalchemy.engine import Connection
+    from sqlalchemy.engine import Connection, Engine
 
 
 def migrations_directory() -> Path:
@@ -110,6 +110,21 @@ def current(url: str) -> str | None:
     """
     with _connection(url) as connection:
         return MigrationContext.configure(connection).get_current_revision()
+
+
+def open_current(url: str) -> Engine:
+    """Return an engine for the database at ``url``, having checked that its schema is the newest.
+
+    Raises:
+        StorageError: the address is wrong, the database cannot be reached, or its schema is not the newest.
+    """
+    revision, newest = current(url), head()
+    if revision != newest:
+        raise StorageError(
+            f"the database is at revision {revision or 'none'} and this version needs {newest}; "
+            "run `discreet db upgrade`"
+        )
+    return open_engine(url)
 
 
 def check(url: str) -> None:
