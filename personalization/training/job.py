@@ -67,7 +67,9 @@ class Progress:
     stage: str  # "load" | "prefix" | "train" | "export"
     done: int
     total: int
-    tokens_per_second: float | None = None  # of the fused batch; see the trainer's docstring on what this reveals
+    tokens_per_second: float | None = (
+        None  # of the fused batch; see the trainer's docstring on what this reveals
+    )
     memory_bytes: int | None = None
 
 

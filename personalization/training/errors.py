@@ -1,0 +1,87 @@
+"""The errors of training.
+
+    TrainingError
+    ├── BaseModelError            the base model cannot be found, read or used
+    │   └── BaseMismatchError     the base model is not the one that was asked for
+    ├── AdapterFormatError        a start adapter does not belong to the line that is trained
+    ├── ObjectiveRefusedError     the loss couples users, so clipping one user would not bound that user
+    ├── JobInvalidError           the job or a plan in it cannot be trained as it stands
+    ├── PlanViolatedError         what was observed of the mechanism differs from the plan
+    ├── NotTrainedError           the weights did not move, or are not finite
+    ├── ChildFailedError          the training process died or reported a failure
+    └── TrainingStoppedError      the caller asked the training process to stop
+
+Texts hold no id and no text of a person.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class TrainingError(Exception):
+    """Base of every error that training raises on purpose."""
+
+    code: ClassVar[str] = "training.error"
+    retryable: ClassVar[bool] = False
+    exit_status: ClassVar[int] = 1
+
+
+class BaseModelError(TrainingError):
+    """The base model cannot be found, read or used."""
+
+    code = "training.base.unusable"
+    exit_status = 2
+
+
+class BaseMismatchError(BaseModelError):
+    """The base model's digests are not the ones that were asked for."""
+
+    code = "training.base.mismatch"
+
+
+class AdapterFormatError(TrainingError):
+    """A start adapter does not belong to the line that is trained."""
+
+    code = "training.adapter.format"
+    exit_status = 2
+
+
+class ObjectiveRefusedError(TrainingError):
+    """The loss couples users, so that clipping a user would not bound that user's influence."""
+
+    code = "training.objective.refused"
+    exit_status = 2
+
+
+class JobInvalidError(TrainingError):
+    """The job, or a plan in it, cannot be trained as it stands."""
+
+    code = "training.job.invalid"
+    exit_status = 2
+
+
+class PlanViolatedError(TrainingError):
+    """The observed sample rate, steps or noise multiplier differ from the plan."""
+
+    code = "training.plan.violated"
+
+
+class NotTrainedError(TrainingError):
+    """The trained weights did not move, or are not finite."""
+
+    code = "training.weights.unmoved"
+
+
+class ChildFailedError(TrainingError):
+    """The training process died or reported a failure."""
+
+    code = "training.child.failed"
+    retryable = True
+
+
+class TrainingStoppedError(TrainingError):
+    """The caller asked the training process to stop."""
+
+    code = "training.child.stopped"
+    retryable = True

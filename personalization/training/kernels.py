@@ -1,0 +1,152 @@
+"""Frozen elementwise parts of a decoder layer with hand-written backward passes.
+
+The base is frozen, so their weights need no gradient; each function saves only what its own backward pass reads, which
+is less than automatic differentiation of the reference formulas keeps.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+def rms_norm(values: torch.Tensor, module: nn.Module, *, unit_offset: bool) -> torch.Tensor:
+    """Apply a frozen RMS norm over the last dimension, in at least float32.
+
+    Args:
+        values: ``(…, width)``.
+        module: a transformers RMS norm; its ``weight`` and epsilon are used.
+        unit_offset: the scale is ``1 + weight`` and applied before rounding (Gemma) instead of ``weight`` (Llama).
+    """
+    epsilon = getattr(module, "variance_epsilon", None) or getattr(module, "eps", 1e-6)
+    out: torch.Tensor = _RmsNorm.apply(values, module.weight, float(epsilon), unit_offset)
+    return out
+
+
+class _RmsNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, values: torch.Tensor, weight: torch.Tensor, epsilon: float, unit_offset: bool
+    ) -> torch.Tensor:
+        wide = values.to(torch.promote_types(values.dtype, torch.float32))
+        inverse = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(wide.shape[-1])
+        inverse = inverse.add_(epsilon).rsqrt_()
+        ctx.save_for_backward(values, weight, inverse)
+        ctx.unit_offset = unit_offset
+        scaled = wide * inverse
+        if unit_offset:
+            return scaled.mul_(1.0 + weight.to(wide.dtype)).to(values.dtype)
+        return scaled.to(values.dtype).mul_(weight)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        values, weight, inverse = ctx.saved_tensors
+        scale = weight.to(inverse.dtype)
+        if ctx.unit_offset:
+            scale = scale + 1.0
+        inner = gradient.to(inverse.dtype) * scale
+        wide = values.to(inverse.dtype)
+        mean = (inner * wide).sum(-1, keepdim=True).mul_(inverse.square()).div_(wide.shape[-1])
+        return torch.addcmul(inner, wide, mean, value=-1).mul_(inverse).to(values.dtype), None, None, None
+
+
+def gated(gate: torch.Tensor, up: torch.Tensor, activation: nn.Module) -> torch.Tensor:
+    """Return ``activation(gate) · up``; SiLU keeps only its two inputs for the backward pass."""
+    if isinstance(activation, nn.SiLU) or type(activation).__name__ == "SiLUActivation":
+        out: torch.Tensor = _SiluGate.apply(gate, up)
+        return out
+    product: torch.Tensor = activation(gate) * up
+    return product
+
+
+class _SiluGate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(gate, up)
+        return F.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        gate, up = ctx.saved_tensors
+        return torch.ops.aten.silu_backward(gradient * up, gate), F.silu(gate).mul_(gradient)
+
+
+def rotate(values: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotate ``values (tokens, heads, width)`` by rotary angles ``cos, sin (tokens, 1, width)``."""
+    out: torch.Tensor = _Rotate.apply(values, cos, sin)
+    return out
+
+
+class _Rotate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turn(values, cos, sin)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        # The transpose of "x·cos + half(x)·sin" is "g·cos − half(g·sin)"; both halves carry equal angles.
+        return _turn(gradient, cos, -sin), None, None
+
+
+def _turn(values: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    first, second = values.chunk(2, dim=-1)
+    half = values.shape[-1] // 2
+    out = values * cos
+    out[..., :half].addcmul_(second, sin[..., :half], value=-1)
+    out[..., half:].addcmul_(first, sin[..., half:])
+    return out
+
+
+class LabelNll(torch.autograd.Function):
+    """Negative log-likelihood of labels from hidden states, with logits only ever held for one chunk of labels.
+
+    The head is frozen, so the gradient towards the hidden states is known as soon as a chunk's logits are; it is
+    stored ``(labels, width)`` instead of the logits ``(labels, vocabulary)``.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        head: torch.Tensor,
+        targets: torch.Tensor,
+        softcap: float | None,
+        chunk: int,
+    ) -> torch.Tensor:
+        """Return the per-label loss ``(labels,)`` in at least float32."""
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        losses = torch.empty(len(targets), dtype=wide, device=hidden.device)
+        need = ctx.needs_input_grad[0]
+        towards = torch.empty_like(hidden) if need else None
+        for start in range(0, len(targets), chunk):
+            part = slice(start, start + chunk)
+            logits = (hidden[part] @ head.t()).to(wide)
+            slope = None
+            if softcap is not None:
+                logits = logits.div_(softcap).tanh_()
+                slope = 1.0 - logits.square() if need else None
+                logits.mul_(softcap)
+            wanted = targets[part, None]
+            chosen = logits.gather(1, wanted)
+            norm = torch.logsumexp(logits, 1, keepdim=True)
+            losses[part] = (norm - chosen).squeeze(1)
+            if towards is not None:
+                probabilities = logits.sub_(norm).exp_()
+                probabilities.scatter_add_(1, wanted, torch.full_like(chosen, -1.0))
+                if slope is not None:
+                    probabilities.mul_(slope)
+                torch.matmul(probabilities.to(head.dtype), head, out=towards[part])
+        if need:
+            ctx.save_for_backward(towards)
+        return losses
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None, None]:
+        """Scale each label's stored gradient."""
+        (towards,) = ctx.saved_tensors
+        return towards * gradient.to(towards.dtype)[:, None], None, None, None, None

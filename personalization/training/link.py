@@ -1,0 +1,66 @@
+"""The parent's side of a training process; importing it imports no torch."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable
+
+from personalization.training import child
+from personalization.training.errors import ChildFailedError, TrainingStoppedError
+from personalization.training.job import Progress, TenantResult, TrainingJob
+from personalization.training.wire import decode_reply, encode_job
+
+_POLL_SECONDS = 0.2
+_END_SECONDS = 10.0
+
+
+def run_job(
+    job: TrainingJob,
+    *,
+    on_progress: Callable[[Progress], None] = lambda _progress: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> tuple[TenantResult, ...]:
+    """Train a job in a fresh process and wait for it.
+
+    Args:
+        job: what to train; budget for it is already reserved and running.
+        on_progress: called in this thread for each report.
+        should_stop: asked about five times a second; when it says yes (the lease is lost) the child is killed.
+
+    Returns:
+        One result per tenant.
+
+    Raises:
+        TrainingStoppedError: ``should_stop`` said yes.
+        ChildFailedError: the process died.
+        TrainingError: the child reported a failure of that class.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=child.main, args=(theirs,), name="discreet-training", daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        ours.send_bytes(encode_job(job))
+        while True:
+            if should_stop():
+                raise TrainingStoppedError("Training was stopped because its lease is no longer held.")
+            if not ours.poll(_POLL_SECONDS):
+                continue
+            reply = decode_reply(ours.recv_bytes())
+            if not isinstance(reply, Progress):
+                return reply
+            on_progress(reply)
+    except (EOFError, ConnectionError) as error:
+        process.join(_END_SECONDS)
+        raise ChildFailedError(
+            f"The training process ended without a result (exit status {process.exitcode}); "
+            "memory may have run out; the round's budget is forfeited."
+        ) from error
+    finally:
+        ours.close()
+        process.join(0 if process.exitcode is None and should_stop() else 1.0)
+        if process.is_alive():
+            process.kill()
+        process.join(_END_SECONDS)
+        process.close()

@@ -1,0 +1,103 @@
+"""Jobs, progress, results and failures as JSON bytes between parent and child; no torch here."""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from personalization.plan import PerformanceFlags, TrainingPlan
+from personalization.training import errors
+from personalization.training.errors import ChildFailedError, TrainingError
+from personalization.training.job import (
+    Example,
+    ExampleKind,
+    Progress,
+    TenantJob,
+    TenantResult,
+    TrainingJob,
+    UserExamples,
+)
+
+
+def encode_job(job: TrainingJob) -> bytes:
+    """Encode a job; noise keys travel as base64 inside the pipe and nowhere else."""
+    tenants = [
+        {
+            "job_key": tenant.job_key,
+            "plan": tenant.plan.to_document(),
+            "users": [[asdict(example) for example in user.examples] for user in tenant.users],
+            "noise_key": base64.b64encode(tenant.noise_key).decode(),
+            "start_adapter": str(tenant.start_adapter) if tenant.start_adapter is not None else None,
+        }
+        for tenant in job.tenants
+    ]
+    return json.dumps(
+        {
+            "base_model": job.base_model,
+            "tenants": tenants,
+            "output": str(job.output),
+            "flags": asdict(job.flags),
+        }
+    ).encode()
+
+
+def decode_job(data: bytes) -> TrainingJob:
+    """Read ``encode_job``'s bytes back to an equal job."""
+    document = json.loads(data)
+    tenants = tuple(
+        TenantJob(
+            job_key=tenant["job_key"],
+            plan=TrainingPlan.from_document(tenant["plan"]),
+            users=tuple(UserExamples(examples=tuple(_example(e) for e in user)) for user in tenant["users"]),
+            noise_key=base64.b64decode(tenant["noise_key"]),
+            start_adapter=Path(tenant["start_adapter"]) if tenant["start_adapter"] is not None else None,
+        )
+        for tenant in document["tenants"]
+    )
+    return TrainingJob(
+        base_model=document["base_model"],
+        tenants=tenants,
+        output=Path(document["output"]),
+        flags=PerformanceFlags(**document["flags"]),
+    )
+
+
+def _example(document: dict[str, Any]) -> Example:
+    return Example(**{**document, "kind": ExampleKind(document["kind"])})
+
+
+def encode_progress(progress: Progress) -> bytes:
+    """Encode one progress report."""
+    return json.dumps({"progress": asdict(progress)}).encode()
+
+
+def encode_results(results: tuple[TenantResult, ...]) -> bytes:
+    """Encode the results of a finished job."""
+    return json.dumps({"results": [{**asdict(result), "adapter": str(result.adapter)} for result in results]}).encode()
+
+
+def encode_failure(error: BaseException) -> bytes:
+    """Encode a failure: its code, and its text only where this package wrote it (another's may quote a person)."""
+    if isinstance(error, TrainingError):
+        return json.dumps({"failure": {"name": type(error).__name__, "text": str(error)}}).encode()
+    text = f"Training failed with {type(error).__name__}; run the round again or with --debug on the trainer."
+    return json.dumps({"failure": {"name": ChildFailedError.__name__, "text": text}}).encode()
+
+
+def decode_reply(data: bytes) -> Progress | tuple[TenantResult, ...]:
+    """Read what the child sent.
+
+    Raises:
+        TrainingError: the child reported a failure; the class is the one it raised.
+    """
+    document = json.loads(data)
+    if "progress" in document:
+        return Progress(**document["progress"])
+    if "results" in document:
+        return tuple(TenantResult(**{**r, "adapter": Path(r["adapter"])}) for r in document["results"])
+    failure = document["failure"]
+    kind = getattr(errors, failure["name"], ChildFailedError)
+    raise kind(failure["text"])

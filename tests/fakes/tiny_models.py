@@ -1,0 +1,75 @@
+"""Tiny base models of each style with random weights, and a tokenizer made in code: no download, milliseconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    GemmaConfig,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+STYLES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2")
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+_CHARACTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 .,:;-_/#()[]\n'\"!?"
+VOCABULARY = ["<unk>", "<|im_start|>", "<|im_end|>", *_CHARACTERS]
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """Return a character tokenizer with a chat template."""
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+
+    tokenizer = Tokenizer(models.WordLevel({token: i for i, token in enumerate(VOCABULARY)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("[\\s\\S]"), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in VOCABULARY[:3]])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<|im_start|>", eos_token="<|im_end|>",
+        pad_token="<|im_end|>", clean_up_tokenization_spaces=False,
+    )
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
+
+
+def tiny_model(style: str = "llama", *, layers: int = 3, hidden: int = 32, seed: int = 0) -> torch.nn.Module:
+    """Return a model with random weights large enough that its outputs differ clearly between inputs."""
+    shape = {
+        "vocab_size": len(VOCABULARY), "hidden_size": hidden, "intermediate_size": 2 * hidden,
+        "num_hidden_layers": layers, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "max_position_embeddings": 256, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2,
+    }
+    config = {
+        "llama": lambda: LlamaConfig(**shape, tie_word_embeddings=True),
+        "mistral": lambda: MistralConfig(**shape, sliding_window=128),
+        "qwen2": lambda: Qwen2Config(**shape),
+        "qwen3": lambda: Qwen3Config(**shape, head_dim=8),
+        "gemma": lambda: GemmaConfig(**shape, head_dim=8),
+        "gemma2": lambda: Gemma2Config(**shape, head_dim=8, query_pre_attn_scalar=8, sliding_window=128),
+    }[style]()
+    generator = torch.Generator().manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 2:
+                parameter.normal_(0.0, 0.6 * parameter.shape[1] ** -0.5 if "embed" not in name else 0.7, generator=generator)
+            else:
+                parameter.add_(torch.empty_like(parameter).normal_(0.0, 0.1, generator=generator))
+    return model.eval()
+
+
+def write_tiny_base(directory: Path, style: str = "llama", *, layers: int = 3, hidden: int = 32, seed: int = 0) -> Path:
+    """Write a tiny base model with its tokenizer as a local directory."""
+    directory.mkdir(parents=True, exist_ok=True)
+    tiny_model(style, layers=layers, hidden=hidden, seed=seed).save_pretrained(directory)
+    tiny_tokenizer().save_pretrained(directory)
+    return directory
