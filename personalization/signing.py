@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from personalization.adapters import Signature
 from personalization.errors import ManifestError
@@ -27,6 +29,11 @@ def pre_authentication_encoding(payload: bytes) -> bytes:
 def key_id(public_key: bytes) -> str:
     """Return the short name of a raw 32-byte public key."""
     return hashlib.sha256(public_key).hexdigest()[:16]
+
+
+def signing_seed(master_key: bytes) -> bytes:
+    """Return the signing seed that belongs to a master key, so that one secret is enough to keep."""
+    return HKDF(algorithm=SHA256(), length=32, salt=None, info=b"discreet adapter signing").derive(master_key)
 
 
 class ManifestSigner:

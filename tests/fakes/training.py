@@ -1,4 +1,4 @@
-"""A tenant with users, a trainer that writes a small valid adapter without torch, and the protocol over both."""
+"""A tenant with users, a trainer that writes a small valid adapter without torch, the protocol over both."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class FakeBase:
 
 
 class FakeTrainer:
-    """Writes an adapter whose values depend on the noise key alone; counts every noise draw it is asked for."""
+    """Writes an adapter whose values depend on the noise key alone; keeps every noise key it is given."""
 
     def __init__(self):
         self.keys: list[bytes] = []

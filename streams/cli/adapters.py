@@ -1,0 +1,166 @@
+"""``discreet adapters``: list and show versions, roll back, withdraw, show the signing key."""
+
+from __future__ import annotations
+
+import getpass
+import json
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlmodel import Session
+
+    from personalization.storage.tables import AdapterVersionRow
+
+app = typer.Typer(help="List adapter versions, show one, roll back, withdraw.", no_args_is_help=True)
+AsJson = Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")]
+Actor = Annotated[str | None, typer.Option(help="Who asks; your login name by default.")]
+Reason = Annotated[str, typer.Option(help="Why, in one public sentence; servers and auditors see it.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Served name or version id.")]
+
+
+@app.command("list")
+def list_(
+    *, tenant: Annotated[str | None, typer.Option(help="Only this tenant's.")] = None, as_json: AsJson = False
+) -> None:
+    """List adapter versions with state and budget."""
+    from personalization.storage import registry
+
+    with _transaction() as session:
+        facts = [_facts(row) for row in registry.list_versions(session, tenant_id=tenant)]
+    if as_json:
+        typer.echo(json.dumps(facts))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("tenant", "domain", "version", "served name", "state", "ε release", "ε in all", "published")
+    for row in facts:
+        table.add_row(
+            row["tenant"],
+            row["domain"],
+            str(row["version"]),
+            row["served_name"],
+            row["state"],
+            f"{row['release_epsilon']:.3f}",
+            f"{row['cumulative_epsilon']:.3f} of {row['target_epsilon']:g}",
+            row["published_at"][:19],
+        )
+    Console().print(table)
+
+
+@app.command()
+def show(name: Name, *, as_json: AsJson = False) -> None:
+    """Show one version: manifest, address, signature and state."""
+    from personalization.storage import registry
+
+    with _transaction() as session:
+        row = registry.find_version(session, name)
+        version = registry.read_version(row)
+    facts = {
+        **_facts(row),
+        "uri": version.uri,
+        "signature": version.signature.to_document(),
+        "left_reason": row.left_reason,
+        "manifest": version.manifest.to_document(),
+    }
+    typer.echo(json.dumps(facts) if as_json else json.dumps(facts, indent=2, ensure_ascii=False))
+
+
+@app.command("roll-back")
+def roll_back_(
+    tenant: Annotated[str, typer.Argument(metavar="TENANT", help="Whose line.")],
+    *,
+    reason: Reason,
+    domain: Annotated[str, typer.Option(help="Which line.")] = "default",
+    to: Annotated[int | None, typer.Option(help="Number of the version; the one before by default.")] = None,
+    actor: Actor = None,
+    as_json: AsJson = False,
+) -> None:
+    """Return a line to an earlier version; servers follow, the budget stays spent."""
+    from personalization.services.rollback import roll_back
+    from streams.outbox import OutboxAdapterEvents
+
+    with _transaction() as session:
+        version = roll_back(
+            session,
+            OutboxAdapterEvents(),
+            tenant,
+            domain,
+            to_version=to,
+            actor=actor or getpass.getuser(),
+            reason=reason,
+            now=datetime.now(UTC),
+        )
+    facts = {"served_name": version.served_name, "version": version.version}
+    typer.echo(json.dumps(facts) if as_json else f"The line serves {version.served_name} again.")
+
+
+@app.command()
+def withdraw(name: Name, *, reason: Reason, actor: Actor = None, as_json: AsJson = False) -> None:
+    """Withdraw a version and all trained from it; servers unload them, their weights are deleted."""
+    from personalization.artifacts import DirectoryArtifactStore
+    from personalization.services.withdrawal import remove_withdrawn_weights, withdraw_version
+    from streams.outbox import OutboxAdapterEvents
+    from streams.settings import load_settings
+
+    with _transaction() as session:
+        names = withdraw_version(
+            session,
+            OutboxAdapterEvents(),
+            name,
+            actor=actor or getpass.getuser(),
+            reason=reason,
+            now=datetime.now(UTC),
+        )
+    with _transaction() as session:
+        remove_withdrawn_weights(session, DirectoryArtifactStore(load_settings().artifact_root))
+    typer.echo(json.dumps({"withdrawn": list(names)}) if as_json else f"Withdrawn: {', '.join(names)}.")
+
+
+@app.command("public-key")
+def public_key(*, as_json: AsJson = False) -> None:
+    """Show the public key that serving systems need to check adapters (raw Ed25519, hexadecimal)."""
+    from personalization.signing import ManifestSigner, key_id, signing_seed
+    from streams.settings import load_settings
+
+    key = ManifestSigner(signing_seed(load_settings().master_key_bytes())).public_key
+    typer.echo(json.dumps({"public_key": key.hex(), "key_id": key_id(key)}) if as_json else key.hex())
+
+
+@contextmanager
+def _transaction() -> Iterator[Session]:
+    from privacy.storage.session import transaction
+    from streams.bootstrap import open_database
+    from streams.settings import load_settings
+
+    engine = open_database(load_settings())
+    try:
+        with transaction(engine) as session:
+            yield session
+    finally:
+        engine.dispose()
+
+
+def _facts(row: AdapterVersionRow) -> dict[str, Any]:
+    privacy = json.loads(row.manifest_json)["privacy"]
+    return {
+        "tenant": row.tenant_id,
+        "domain": row.domain,
+        "version": row.version,
+        "version_id": row.version_id,
+        "served_name": row.served_name,
+        "state": row.state,
+        "release_epsilon": privacy["release_epsilon"],
+        "cumulative_epsilon": privacy["cumulative_epsilon"],
+        "target_epsilon": privacy["target_epsilon"],
+        "delta": privacy["delta"],
+        "ledger_entry_hash": row.ledger_entry_hash,
+        "round_id": row.round_id,
+        "published_at": row.published_at.isoformat(),
+    }

@@ -1,0 +1,88 @@
+"""Build a trainer from the settings and run it as a process: the composition root of ``discreet trainer``."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from personalization.artifacts import DirectoryArtifactStore
+from personalization.model_shape import read_shape
+from personalization.plan import PerformanceFlags
+from personalization.services.publication import Publisher
+from personalization.services.training_round import TrainingRounds
+from personalization.signing import ManifestSigner, signing_seed
+from personalization.storage.signals import StoredSignals
+from personalization.trainer import Trainer, TrainerOptions
+from personalization.training.base_models import resolve_base
+from personalization.training_inputs import BaseDirectory, ChildProcessTrainer
+from privacy.keyring import Keyring
+from privacy.ledger import Ledger
+from streams.bootstrap import SystemClock, open_database
+from streams.errors import SettingsError
+from streams.outbox import OutboxAdapterEvents
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from personalization.trainer import TrainerObserver
+    from streams.settings import Settings
+
+
+@contextmanager
+def trainer_of(settings: Settings, observer: TrainerObserver | None = None) -> Iterator[Trainer]:
+    """Yield a trainer over the configured database, base model and artifact store.
+
+    Raises:
+        SettingsError: no master key or no base model is set.
+        BaseModelError: the base model cannot be found or read.
+    """
+    master_key = settings.master_key_bytes()
+    if not settings.trainer.base_model:
+        raise SettingsError(
+            "no base model is set; put its directory or name into DISCREET_TRAINER__BASE_MODEL"
+        )
+    base = BaseDirectory(resolve_base(settings.trainer.base_model, settings.state / "models"))
+    engine = open_database(settings)
+    clock, events, keyring = SystemClock(), OutboxAdapterEvents(), Keyring(master_key)
+    artifacts = DirectoryArtifactStore(settings.artifact_root)
+    flags = PerformanceFlags(device=settings.trainer.device, threads=settings.trainer.threads)
+    try:
+        yield Trainer(
+            engine=engine,
+            clock=clock,
+            rounds=TrainingRounds(
+                engine=engine,
+                clock=clock,
+                ledger=Ledger(clock),
+                keyring=keyring,
+                signals=StoredSignals(keyring),
+                artifacts=artifacts,
+                publisher=Publisher(artifacts, ManifestSigner(signing_seed(master_key)), events),
+                events=events,
+                base=base,
+                shape=read_shape(base.directory()),
+                flags=flags,
+            ),
+            trainer=ChildProcessTrainer(),
+            base=base,
+            options=TrainerOptions(
+                owner=f"{socket.gethostname()[:64]}:{os.getpid()}",
+                lease=timedelta(seconds=settings.trainer.lease_seconds),
+                poll=timedelta(seconds=settings.trainer.poll_seconds),
+                flags=flags,
+            ),
+            observer=observer,
+        )
+    finally:
+        engine.dispose()
+
+
+def run_until_stopped(trainer: Trainer) -> None:
+    """Run until SIGINT or SIGTERM; a running job is finished, or put down after a grace period."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: trainer.request_stop())
+    trainer.run()
