@@ -5,6 +5,7 @@ What it is good for and what it is not (Tansu 0.6, measured with kafka-python 3.
 - it is ready in milliseconds, needs no Java and forgets everything when it stops;
 - topics with partitions, idempotent producers, tombstones, headers, consumer groups and commits work;
 - a group's first assignment takes about half the session time-out, so members should ask for a short one;
+- it makes a topic that a client asks for, with one partition, even if the client forbids that;
 - it compacts nothing, expires nothing and has no transactions, no ACLs and no replicas.
 """
 
@@ -32,7 +33,7 @@ START_ATTEMPTS = 3
 # The shell becomes the broker; a helper beside it waits on a pipe whose other end we hold. When this process
 # dies, however it dies, the helper reads the end of the file and ends the broker; a line tells it to leave
 # it alone.
-_START = '(read -r _ <&{fd} || kill $$) & exec "$@" {fd}<&-'
+_START = 'exec 3<&0; (read -r _ <&3 || kill $$) & exec "$@" 3<&- </dev/null'
 
 
 class EmbeddedBroker:
@@ -126,14 +127,13 @@ class EmbeddedBroker:
         try:
             self._process = subprocess.Popen(  # noqa: S603 - the executable is the wheel's or the caller's
                 [
-                    *("/bin/sh", "-c", _START.format(fd=read_end), "embedded-broker"),
+                    *("/bin/sh", "-c", _START, "embedded-broker"),
                     *(str(binary), "broker", "--storage-engine", "memory://discreet/"),
                     *("--kafka-listener-url", address, "--kafka-advertised-listener-url", address),
                 ],
-                stdin=subprocess.DEVNULL,
+                stdin=read_end,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                pass_fds=(read_end,),
                 start_new_session=True,  # Ctrl-C is for us; the broker goes when its clients are done
             )
         finally:

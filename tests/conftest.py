@@ -3,6 +3,8 @@
 Each database is migrated once per session and copied per test. SQLite always runs; PostgreSQL runs too when
 ``DISCREET_TEST_POSTGRES`` holds the address of an administrator, such as
 ``postgresql+psycopg://postgres@127.0.0.1:5432/postgres``.
+
+The embedded broker always runs; Apache Kafka runs too when ``DISCREET_TEST_KAFKA`` holds its ``host:port``.
 """
 
 from __future__ import annotations
@@ -19,9 +21,12 @@ from sqlalchemy.pool import NullPool
 
 from privacy.storage.session import open_engine
 from streams import database
+from streams.embedded_broker import EmbeddedBroker
 
 POSTGRES = os.environ.get("DISCREET_TEST_POSTGRES", "")
 DIALECTS = ["sqlite", *(["postgresql"] if POSTGRES else [])]
+KAFKA = os.environ.get("DISCREET_TEST_KAFKA", "")
+BROKERS = ["embedded", *(["kafka"] if KAFKA else [])]
 
 
 class ManualClock:
@@ -103,3 +108,16 @@ def engine(database_url):
     engine = open_engine(database_url)
     yield engine
     engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def embedded_bootstrap():
+    """The address of the embedded broker, one for the whole session; make topics of your own on it."""
+    with EmbeddedBroker() as broker:
+        yield broker.bootstrap
+
+
+@pytest.fixture(params=BROKERS)
+def kafka_bootstrap(request):
+    """The address of a broker: the embedded one, and Apache Kafka where there is one."""
+    return KAFKA if request.param == "kafka" else request.getfixturevalue("embedded_bootstrap")

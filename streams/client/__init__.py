@@ -12,6 +12,7 @@ from ..contracts.consent import ConsentV1, Purpose
 from ..contracts.erasure import ErasureCertificateV1, ErasureCompletedV1, ErasureReason, ErasureRequestedV1
 from ..contracts.interaction import Accepted, Correction, Edited, InteractionV1, Outcome, Rating, Rejected
 from ..contracts.manifest import AdapterVersionV1, ManifestV1
+from .adapter_cache import AdapterCache
 from .adapter_feed import AdapterFeed, AdapterUpdate, Refusal, UpdateKind
 from .errors import (
     AdapterRefusedError,
@@ -42,6 +43,7 @@ __all__ = [
     "Accepted",
     "AckPublisher",
     "AckStatus",
+    "AdapterCache",
     "AdapterFeed",
     "AdapterRefusedError",
     "AdapterStateV1",

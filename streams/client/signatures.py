@@ -87,8 +87,8 @@ def verify_in_python(public_key: bytes, signature: bytes, message: bytes) -> boo
         return False
     digest = hashlib.sha512(signature[:32] + public_key + message).digest()
     challenge = int.from_bytes(digest, "little") % ORDER
-    left = _multiply(scalar, BASE)
-    right = _add(nonce_point, _multiply(challenge, key_point))
+    left = multiply(scalar, BASE)
+    right = _add(nonce_point, multiply(challenge, key_point))
     return _same(left, right)
 
 
@@ -121,7 +121,8 @@ def _add(p: Point, q: Point) -> Point:
     return (e * f % P, g * h % P, f * g % P, e * h % P)
 
 
-def _multiply(scalar: int, point: Point) -> Point:
+def multiply(scalar: int, point: Point) -> Point:
+    """Return ``scalar`` times ``point``; not in constant time, so never for a real secret."""
     result: Point = (0, 1, 1, 0)
     while scalar:
         if scalar & 1:
@@ -129,6 +130,13 @@ def _multiply(scalar: int, point: Point) -> Point:
         point = _add(point, point)
         scalar >>= 1
     return result
+
+
+def encode_point(point: Point) -> bytes:
+    """Return the 32-byte form of a point (RFC 8032 §5.1.2)."""
+    inverse = pow(point[2], -1, P)
+    x, y = point[0] * inverse % P, point[1] * inverse % P
+    return (y | (x & 1) << 255).to_bytes(32, "little")
 
 
 def _same(p: Point, q: Point) -> bool:

@@ -15,7 +15,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from ..contracts.codec import Record
 from ..contracts.topics import TOPICS
 from .errors import BrokerUnreachableError
+from .fake_adapters import FakeLine, FakeSigner
 from .transport import OnDone, StoredRecord
+
+__all__ = ["FakeLine", "FakeSigner", "InMemoryBroker", "InMemorySink", "InMemorySource"]
 
 
 class InMemoryBroker:
