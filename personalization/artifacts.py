@@ -63,9 +63,9 @@ class DirectoryArtifactStore:
     """Adapter directories under one root; safe for several writers on one file system."""
 
     def __init__(self, root: Path) -> None:
-        self._root = root.resolve()
-        self._staging = self._root / "staging"
-        self._blobs = self._root / "sha256"
+        self.root = root.resolve()
+        self._staging = self.root / "staging"
+        self._blobs = self.root / "sha256"
         self._staging.mkdir(parents=True, exist_ok=True)
         self._blobs.mkdir(exist_ok=True)
 

@@ -148,11 +148,11 @@ class Outcomes(TrainerObserver):
 class Workshop:
     """Everything a trainer needs around one database; several trainers may share it."""
 
-    def __init__(self, engine, clock, folder: Path, users: int = 60):
+    def __init__(self, engine, clock, folder: Path, users: int = 60, events=None):
         self.engine = engine
         self.clock = clock
         self.signals = FixedSignals(users)
-        self.events = RecordingEvents()
+        self.events = events or RecordingEvents()
         self.trainer = FakeTrainer()
         self.artifacts = DirectoryArtifactStore(folder / "artifacts")
         self.signer = ManifestSigner(os.urandom(32))
