@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import col, select
@@ -149,8 +149,10 @@ def open_account(
         "entry_tenant_id": head.tenant_id,
         "entry_sequence": head.sequence + 1,
     }
-    result: Any = session.execute(insert(AccountRow).values(values).on_conflict_do_nothing())
-    if result.rowcount == 1:  # else another tenant of the population opened it in between
+    statement = (
+        insert(AccountRow).values(values).on_conflict_do_nothing().returning(col(AccountRow.account_id))
+    )
+    if session.execute(statement).scalar_one_or_none() is not None:
         document = {"account": opened, "curve_digests": {target.account_id: digest_of(curve)}}
         append(
             session,

@@ -1,0 +1,96 @@
+"""Mechanism events: documents round-trip, and whatever is not known or not a sane number is refused."""
+
+import json
+import math
+
+import pytest
+
+from privacy.curve import RdpCurve
+from privacy.errors import LedgerIntegrityError, UnknownMechanismError
+from privacy.mechanisms import (
+    Gaussian,
+    PoissonSampledGaussian,
+    PureSelection,
+    Purpose,
+    RepeatAndSelect,
+    TrialsDistribution,
+    from_document,
+    to_document,
+)
+
+COUNT = Gaussian(sensitivity=1.0, standard_deviation=8.0, purpose=Purpose.COHORT_COUNT)
+TRAINING = PoissonSampledGaussian(
+    noise_multiplier=1.5, sample_rate=0.2, steps=40, clipping_norm=1.0, contribution_bound=8
+)
+EVERY_TYPE = [
+    TRAINING,
+    PoissonSampledGaussian(noise_multiplier=2.0, sample_rate=1.0, steps=1, purpose=Purpose.CLIPPING),
+    COUNT,
+    PureSelection(epsilon=0.5),
+    RepeatAndSelect(base=(TRAINING, COUNT), mean_trials=4.0, distribution=TrialsDistribution.GEOMETRIC),
+]
+
+
+@pytest.mark.parametrize("mechanism", EVERY_TYPE, ids=lambda one: one.kind)
+def test_documents_round_trip_through_json(mechanism):
+    document = json.loads(json.dumps(to_document(mechanism)))
+    assert from_document(document) == mechanism
+    assert document["unit"] == "user"
+    assert document["relation"] == "add_or_remove_one"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"type": "laplace"},
+        {"version": 2},
+        {"version": None},
+        {"relation": "replace_one"},
+        {"unit": "example"},
+        {"sampler": "shuffle"},
+        {"sampler": "none"},
+        {"noise_multiplier": 0.0},
+        {"noise_multiplier": math.nan},
+        {"steps": 1.5},
+        {"steps": True},
+        {"surprise": 1},
+        {"purpose": "fun"},
+    ],
+)
+def test_unknown_documents_are_refused(change):
+    with pytest.raises(UnknownMechanismError):
+        from_document({**to_document(TRAINING), **change})
+
+
+def test_a_selection_of_selections_is_refused():
+    document = to_document(EVERY_TYPE[-1])
+    document["base"] = [to_document(PureSelection(epsilon=0.5))]
+    with pytest.raises(UnknownMechanismError):
+        from_document(document)
+    with pytest.raises(UnknownMechanismError):
+        from_document({**document, "base": "all"})
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, -1.0, 0.0, 5e-324, True, "1.0"])
+def test_a_number_that_could_slip_past_a_filter_is_refused(bad):
+    with pytest.raises(ValueError, match="noise_multiplier"):
+        PoissonSampledGaussian(noise_multiplier=bad, sample_rate=0.1, steps=1)
+    with pytest.raises(ValueError, match="standard_deviation"):
+        Gaussian(sensitivity=1.0, standard_deviation=bad, purpose=Purpose.KPI)
+    with pytest.raises(ValueError, match="epsilon"):
+        PureSelection(epsilon=bad)
+
+
+def test_curves_refuse_other_grids_and_other_numbers():
+    good = RdpCurve.zero().to_document()
+    assert RdpCurve.from_document(good).is_zero
+    for change in (
+        {"grid": "grid-v2"},
+        {"pico_nats": [0]},
+        {"pico_nats": [-1, *good["pico_nats"][1:]]},
+        {"pico_nats": [0.5, *good["pico_nats"][1:]]},
+        {"pico_nats": [True, *good["pico_nats"][1:]]},
+        {"pico_nats": "all"},
+    ):
+        with pytest.raises(LedgerIntegrityError):
+            RdpCurve.from_document({**good, **change})
