@@ -3,6 +3,7 @@
     StreamsError
     ├── SettingsError            a setting is missing or outside its range (setting, value, allowed range)
     ├── BrokerUnavailableError   the broker cannot be reached or did not confirm a write (retryable)
+    ├── TopicMismatchError       a topic is missing or is not set up as the contract says
     ├── PoisonedTopicError       too large a share of recent events could not be accepted; the worker stops
     ├── DeadLetterError          a dead-letter record cannot be read or replayed
     ├── DemoError                a part of the demonstration stopped or did not get done in time
@@ -39,6 +40,13 @@ class BrokerUnavailableError(StreamsError):
     code = "streams.broker.unavailable"
     retryable = True
     exit_status = 5
+
+
+class TopicMismatchError(StreamsError):
+    """A topic is missing or is not set up as the contract says."""
+
+    code = "streams.topic.mismatch"
+    exit_status = 3
 
 
 class PoisonedTopicError(StreamsError):

@@ -78,6 +78,8 @@ class Topic:
         milliseconds = "-1" if self.retention_seconds is None else str(self.retention_seconds * 1000)
         if self.cleanup is Cleanup.COMPACT:
             configs["delete.retention.ms"] = milliseconds
+            # A bound on how long a replaced or withdrawn record stays readable.
+            configs["max.compaction.lag.ms"] = str(DAY_SECONDS * 1000)
         else:
             configs["retention.ms"] = milliseconds
         return configs
