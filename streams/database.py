@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sqlalchemy.engine import Connection, Engine
+
+# Alembic hands the running migration to its scripts through module globals: one at a time in a process.
+# Between processes the database's own lock orders them.
+_ALEMBIC = threading.Lock()
 
 
 def migrations_directory() -> Path:
@@ -52,7 +57,7 @@ def _config(connection: Connection | None = None) -> Config:
 def _connection(url: str) -> Iterator[Connection]:
     try:
         engine = open_engine(url)
-    except (ArgumentError, NoSuchModuleError) as error:
+    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
         raise StorageError(
             "the database address cannot be read; allowed are sqlite:///PATH and postgresql+psycopg://USER@HOST/NAME"
         ) from error
@@ -86,7 +91,7 @@ def upgrade(url: str, revision: str = "head") -> str | None:
     Raises:
         StorageError: the address is wrong, or the database cannot be reached or changed; nothing was done.
     """
-    with _connection(url) as connection:
+    with _ALEMBIC, _connection(url) as connection:
         command.upgrade(_config(connection), revision)
         return MigrationContext.configure(connection).get_current_revision()
 
@@ -97,7 +102,7 @@ def downgrade(url: str, revision: str) -> str | None:
     Raises:
         StorageError: as for ``upgrade``.
     """
-    with _connection(url) as connection:
+    with _ALEMBIC, _connection(url) as connection:
         command.downgrade(_config(connection), revision)
         return MigrationContext.configure(connection).get_current_revision()
 
@@ -133,7 +138,7 @@ def check(url: str) -> None:
     Raises:
         StorageError: they differ, or the database is not at the newest revision.
     """
-    with _connection(url) as connection:
+    with _ALEMBIC, _connection(url) as connection:
         try:
             command.check(_config(connection))
         except CommandError as error:

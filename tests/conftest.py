@@ -14,6 +14,7 @@ import secrets
 import shutil
 from datetime import UTC, datetime, timedelta
 
+import hypothesis
 import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
@@ -27,6 +28,11 @@ POSTGRES = os.environ.get("DISCREET_TEST_POSTGRES", "")
 DIALECTS = ["sqlite", *(["postgresql"] if POSTGRES else [])]
 KAFKA = os.environ.get("DISCREET_TEST_KAFKA", "")
 BROKERS = ["embedded", *(["kafka"] if KAFKA else [])]
+
+
+# No deadline per example: the machine may be busy, and no test here measures time.
+hypothesis.settings.register_profile("suite", deadline=None, max_examples=60, print_blob=True)
+hypothesis.settings.load_profile("suite")
 
 
 class ManualClock:

@@ -1,0 +1,86 @@
+"""``discreet tenants`` registers, changes, shows and lists, and refuses in one sentence."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from streams.cli.main import main
+
+
+@pytest.fixture
+def discreet(database_url, monkeypatch, capsys):
+    monkeypatch.setenv("DISCREET_DATABASE__URL", database_url)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments):
+        status = main(["tenants", *arguments])
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return run
+
+
+def test_a_tenant_from_registration_to_history(discreet):
+    assert discreet("add", "acme", "--actor", "ann", "--json")[0] == 0
+    status, out, _ = discreet(
+        "set",
+        "acme",
+        "declared_users=300",
+        "domains=default,legal",
+        "schedule.first_at=2026-01-05T00:00:00Z",
+        "schedule.every_seconds=3600",
+        "--actor",
+        "ann",
+        "--reason",
+        "launch",
+        "--json",
+    )
+    document = json.loads(out)["policy"]
+    assert status == 0
+    assert (document["version"], document["set_by"], document["reason"]) == (1, "ann", "launch")
+    assert document["policy"]["domains"] == ["default", "legal"]
+    assert document["policy"]["schedule"] == {"first_at": "2026-01-05T00:00:00Z", "every_seconds": 3600}
+    assert discreet("set", "acme", "sharing_opt_in=true", "--actor", "bob")[0] == 0
+    shown = discreet("show", "acme", "--history")[1]
+    assert "policy version 2" in shown
+    assert "launch" in shown
+    history = json.loads(discreet("show", "acme", "--history", "--json")[1])["history"]
+    assert [entry["set_by"] for entry in history] == ["ann", "bob"]
+
+
+def test_add_with_fields_sets_the_first_policy_and_list_shows_it(discreet):
+    assert discreet("add", "beta", "declared_users=50")[0] == 0
+    assert discreet("add", "gamma")[0] == 0
+    table = discreet("list")[1]
+    assert "version 1" in table
+    assert "never trained" in table
+    listed = json.loads(discreet("list", "--json")[1])
+    assert [(tenant["tenant"], tenant["policy"] is None) for tenant in listed] == [
+        ("beta", False),
+        ("gamma", True),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence", "code"),
+    [
+        (["show", "nobody"], "tenant 'nobody' is not registered", "privacy.tenant.unknown"),
+        (["add", "Not A Slug"], "tenant_id is 'Not A Slug'; allowed are 1 to 63", "privacy.policy.invalid"),
+        (
+            ["add", "acme", "declared_users=0"],
+            "declared_users is '0'; allowed is 1 to",
+            "privacy.policy.invalid",
+        ),
+        (["add", "acme", "declared_users"], "allowed is field=value", "privacy.policy.invalid"),
+        (["set", "acme"], "no field is given", "privacy.policy.invalid"),
+    ],
+)
+def test_a_mistake_is_one_sentence_with_a_code(discreet, arguments, sentence, code):
+    status, out, err = discreet(*arguments)
+    assert (status, out) == (2, "")
+    assert sentence in err
+    assert f"[{code}]" in err
+    assert err.count("\n") == 1
+    assert json.loads(discreet("list", "--json")[1]) == []

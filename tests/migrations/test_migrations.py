@@ -1,0 +1,127 @@
+"""The one history goes up and down on both databases and matches the tables in the code."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from sqlalchemy import inspect, text
+
+from privacy.errors import StorageError
+from privacy.storage.session import open_engine
+from streams import database
+
+ROOT = Path(database.__file__).parent.parent
+
+
+def tables(url):
+    engine = open_engine(url)
+    names = set(inspect(engine).get_table_names())
+    engine.dispose()
+    return names
+
+
+def leftovers(url):
+    """Triggers and functions of ours that are still there."""
+    engine = open_engine(url)
+    query = {
+        "sqlite": "SELECT count(*) FROM sqlite_master WHERE type = 'trigger'",
+        "postgresql": "SELECT count(*) FROM pg_proc WHERE proname LIKE 'discreet%'",
+    }[engine.dialect.name]
+    with engine.connect() as connection:
+        count = connection.execute(text(query)).scalar_one()
+    engine.dispose()
+    return count
+
+
+def test_up_matches_the_code_and_down_leaves_nothing(empty_database_url):
+    assert database.current(empty_database_url) is None
+    assert database.upgrade(empty_database_url) == database.head()
+    database.check(empty_database_url)
+    assert tables(empty_database_url) >= {"tenants", "policies", "audit_trail", "subject_keys", "consents"}
+    assert database.downgrade(empty_database_url, "base") is None
+    assert tables(empty_database_url) == {"alembic_version"}
+    assert leftovers(empty_database_url) == 0
+    assert database.upgrade(empty_database_url) == database.head()
+
+
+def test_every_step_goes_down_and_up_again(empty_database_url):
+    database.upgrade(empty_database_url)
+    while (revision := database.downgrade(empty_database_url, "-1")) is not None:
+        before = tables(empty_database_url)
+        database.upgrade(empty_database_url, "+1")
+        assert tables(empty_database_url) > before
+        assert database.downgrade(empty_database_url, "-1") == revision
+        assert tables(empty_database_url) == before
+
+
+def test_an_upgrade_of_the_newest_schema_changes_nothing(database_url):
+    before = tables(database_url)
+    assert database.upgrade(database_url) == database.head()
+    assert tables(database_url) == before
+
+
+def test_threads_that_upgrade_at_once_queue_up(empty_database_url):
+    failures = []
+
+    def upgrade():
+        try:
+            database.upgrade(empty_database_url)
+        except Exception as error:  # noqa: BLE001  # any failure of a thread must reach the assertion
+            failures.append(error)
+
+    threads = [threading.Thread(target=upgrade) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert database.current(empty_database_url) == database.head()
+
+
+def test_processes_that_upgrade_at_once_queue_up(empty_database_url):
+    script = "import sys; from streams import database; print(database.upgrade(sys.argv[1]))"
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, empty_database_url], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    reached = [child.communicate(timeout=60)[0].strip() for child in children]
+    assert reached == [database.head()] * 2
+
+
+def test_a_database_that_is_not_at_the_newest_schema_is_named(empty_database_url):
+    with pytest.raises(StorageError, match=r"revision none and this version needs .*db upgrade"):
+        database.open_current(empty_database_url)
+    with pytest.raises(StorageError, match="does not match the code"):
+        database.check(empty_database_url)
+
+
+def test_a_wrong_or_unreachable_address_is_one_sentence(tmp_path):
+    for url in ("nonsense", "oracle://x/y"):
+        with pytest.raises(StorageError, match="allowed are sqlite"):
+            database.upgrade(url)
+    with pytest.raises(StorageError, match="could not be opened"):
+        database.upgrade(f"sqlite:///{tmp_path}/missing/folder/x.db")
+    with pytest.raises(StorageError, match="could not be opened"):
+        database.current("postgresql+psycopg://nobody@127.0.0.1:1/none?connect_timeout=1")
+
+
+def test_alembic_itself_finds_no_difference(database_url):
+    """`alembic check` from a checkout, configured by pyproject.toml and the settings."""
+    environment = {**os.environ, "DISCREET_DATABASE__URL": database_url}
+    done = subprocess.run(
+        [sys.executable, "-m", "alembic", "check"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "No new upgrade operations detected" in done.stdout + done.stderr
