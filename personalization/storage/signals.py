@@ -1,0 +1,241 @@
+"""Stored signals: batches go in with the per-user bound applied in the same transaction; a release takes them out.
+
+One statement reads what a batch's users already have, one inserts, at most one deletes; no statement runs per event.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections import defaultdict
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+
+from sqlalchemy import BigInteger, Index, LargeBinary, delete, insert, select
+from sqlmodel import Field, SQLModel
+
+from personalization.ports import TrainingSnapshot
+from personalization.signals import Signal, StoredSignal
+from personalization.training.job import Example, UserExamples
+from privacy.contribution import Contribution, reduce
+from privacy.errors import PolicyError
+from privacy.policy import Purpose
+from privacy.services import consents, policies
+from privacy.storage.subjects import wanted
+from privacy.storage.types import UtcDateTime
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+
+    from sqlalchemy import Table
+    from sqlmodel import Session
+
+    from privacy.keyring import Keyring
+    from privacy.policy import TenantPrivacyPolicy
+
+Item = TypeVar("Item")
+PARAMETERS_PER_STATEMENT = 500
+
+
+class SignalRow(SQLModel, table=True):
+    """One signal: in the clear only what retention, the bound and the choice of a release need."""
+
+    __tablename__: ClassVar[Any] = "signals"
+    __table_args__ = (
+        Index("ix_signals_user", "tenant_id", "pseudonym", "period_index"),
+        Index("ix_signals_line", "tenant_id", "domain", "occurred_at"),
+    )
+
+    event_digest: bytes = Field(sa_type=LargeBinary, primary_key=True)
+    tenant_id: str = Field(max_length=63)
+    pseudonym: str = Field(max_length=64)
+    domain: str = Field(max_length=63)
+    period_index: int = Field(sa_type=BigInteger)
+    rank: bytes = Field(sa_type=LargeBinary)
+    occurred_at: datetime = Field(sa_type=UtcDateTime)
+    ciphertext: bytes = Field(sa_type=LargeBinary)
+
+
+_TABLE: Table = SignalRow.__table__  # type: ignore[attr-defined]  # SQLModel adds it to table classes
+
+
+
+class SignalReader(Protocol):
+    """Decrypts the signals of a tenant's users (``privacy.keyring.Keyring`` does)."""
+
+    def decrypt_many(
+        self, session: Session, tenant_id: str, items: Sequence[tuple[str, bytes]]
+    ) -> list[bytes | None]:
+        """Return the plaintext of each (pseudonym, ciphertext); ``None`` where the user's key is gone."""
+
+
+UserPeriod = tuple[str, str, int]
+"""A user in one budget period: (tenant id, pseudonym, period index)."""
+
+
+def existing_contributions(
+    session: Session, users: Collection[UserPeriod]
+) -> Mapping[UserPeriod, Collection[Contribution]]:
+    """Return the stored signals of these users in these periods, as the bound sees them; one statement."""
+    found: dict[UserPeriod, list[Contribution]] = defaultdict(list)
+    if not users:
+        return found
+    asked = wanted(session, {(tenant_id, pseudonym) for tenant_id, pseudonym, _ in users})
+    columns = (_TABLE.c.tenant_id, _TABLE.c.pseudonym, _TABLE.c.period_index)
+    statement = (
+        select(*columns, _TABLE.c.rank, _TABLE.c.event_digest)
+        .join(asked, (_TABLE.c.tenant_id == asked.c.tenant_id) & (_TABLE.c.pseudonym == asked.c.pseudonym))
+        .where(_TABLE.c.period_index.in_({period for _, _, period in users}))
+    )
+    for tenant_id, pseudonym, period, rank, digest in session.execute(statement):
+        found[tenant_id, pseudonym, period].append(Contribution(bytes(rank), bytes(digest)))
+    return found
+
+
+def apply_bound(
+    session: Session, offered: Mapping[UserPeriod, Sequence[Contribution]], bounds: Mapping[str, int]
+) -> set[bytes]:
+    """Delete the stored signals that the offered ones drive out, and return the digests of those that enter.
+
+    Args:
+        session: inside the caller's transaction.
+        offered: new signals of each user and period.
+        bounds: each tenant's contribution bound.
+    """
+    stored = existing_contributions(session, offered.keys())
+    entering: set[bytes] = set()
+    evicted: list[bytes] = []
+    for user, new in offered.items():
+        change = reduce(stored.get(user, ()), new, bounds[user[0]])
+        entering.update(contribution.event_digest for contribution in change.entering)
+        evicted.extend(contribution.event_digest for contribution in change.evicted)
+    delete_signals(session, evicted)
+    return entering
+
+
+def insert_signals(session: Session, signals: Sequence[StoredSignal]) -> None:
+    """Insert ``signals`` in one statement."""
+    if signals:
+        session.execute(insert(_TABLE), [_values(signal) for signal in signals])
+
+
+def delete_signals(session: Session, event_digests: Sequence[bytes]) -> int:
+    """Delete the signals of these events and return how many there were."""
+    return sum(
+        _rowcount(session.execute(delete(_TABLE).where(_TABLE.c.event_digest.in_(part))))
+        for part in _parts(event_digests)
+    )
+
+
+def delete_user_signals(session: Session, tenant_id: str, pseudonym: str) -> int:
+    """Delete everything stored of one user and return how many signals there were."""
+    statement = delete(_TABLE).where(_TABLE.c.tenant_id == tenant_id, _TABLE.c.pseudonym == pseudonym)
+    return _rowcount(session.execute(statement))
+
+
+def delete_expired_signals(session: Session, tenant_id: str, before: datetime) -> int:
+    """Delete the tenant's signals that occurred before ``before`` and return how many there were."""
+    statement = delete(_TABLE).where(_TABLE.c.tenant_id == tenant_id, _TABLE.c.occurred_at < before)
+    return _rowcount(session.execute(statement))
+
+
+def load_training_users(
+    session: Session,
+    tenant_id: str,
+    domain: str,
+    policy: TenantPrivacyPolicy,
+    keyring: SignalReader,
+    now: datetime,
+) -> tuple[UserExamples, ...]:
+    """Return the examples of a line's users, ordered by pseudonym, without any identifier.
+
+    Only users who consent to training now, only signals inside the policy's retention, and of each user at most
+    ``contribution_bound`` examples in all: those of smallest rank over every period, so that one user's gradient
+    rests on no more than that.
+
+    Args:
+        session: inside the caller's transaction.
+        tenant_id: text slug of the tenant.
+        domain: the adapter line.
+        policy: retention and contribution bound.
+        keyring: decrypts; a user whose key is gone has no examples.
+        now: the public clock, aware UTC.
+    """
+    statement = (
+        select(_TABLE.c.pseudonym, _TABLE.c.ciphertext)
+        .where(
+            _TABLE.c.tenant_id == tenant_id,
+            _TABLE.c.domain == domain,
+            _TABLE.c.occurred_at >= now - policy.retention,
+        )
+        .order_by(_TABLE.c.pseudonym, _TABLE.c.rank, _TABLE.c.event_digest)
+    )
+    agreed = consents.consenting(session, tenant_id, Purpose.TRAINING)
+    chosen: list[tuple[str, bytes]] = []
+    taken: dict[str, int] = defaultdict(int)
+    for pseudonym, ciphertext in session.execute(statement):
+        if pseudonym in agreed and taken[pseudonym] < policy.contribution_bound:
+            taken[pseudonym] += 1
+            chosen.append((pseudonym, bytes(ciphertext)))
+    if not chosen:
+        return ()
+    examples: dict[str, list[Example]] = defaultdict(list)
+    for (pseudonym, _), plaintext in zip(
+        chosen, keyring.decrypt_many(session, tenant_id, chosen), strict=True
+    ):
+        example = Signal.from_bytes(plaintext).example() if plaintext is not None else None
+        if example is not None:
+            examples[pseudonym].append(example)
+    return tuple(UserExamples(examples=tuple(examples[pseudonym])) for pseudonym in sorted(examples))
+
+
+class StoredSignals:
+    """``personalization.ports.SignalSource`` over the signal table."""
+
+    def __init__(self, keyring: Keyring) -> None:
+        self._keyring = keyring
+
+    def load(
+        self, session: Session, tenant_id: str, domain: str, *, now: datetime, contribution_bound: int
+    ) -> TrainingSnapshot:
+        """Return at most ``contribution_bound`` examples of each user; this is the private read."""
+        version = policies.current_policy(session, tenant_id)
+        if version is None:
+            raise PolicyError(f"tenant {tenant_id!r} has no privacy policy and is never trained; set one first")
+        policy = version.policy.model_copy(update={"contribution_bound": contribution_bound})
+        users = load_training_users(session, tenant_id, domain, policy, self._keyring, now)
+        key = self._keyring.tenant_keys(session, tenant_id, now=now).pseudonym_key
+        return TrainingSnapshot(users=users, data_digest=data_digest(key, users))
+
+
+def data_digest(key: bytes, users: Sequence[UserExamples]) -> str:
+    """Return a keyed digest of training data: equal data give equal digests, and without the key it says nothing."""
+    state = hmac.new(key, digestmod=hashlib.sha256)
+    for user in users:
+        state.update(len(user.examples).to_bytes(4, "big"))
+        for example in user.examples:
+            for text in (example.kind.value, example.prompt, example.completion, example.shown or ""):
+                encoded = text.encode()
+                state.update(len(encoded).to_bytes(4, "big") + encoded)
+    return "sha256:" + state.hexdigest()
+
+
+def _values(signal: StoredSignal) -> dict[str, object]:
+    return {
+        "event_digest": signal.event_digest,
+        "tenant_id": signal.tenant_id,
+        "pseudonym": signal.pseudonym,
+        "domain": signal.domain,
+        "period_index": signal.period_index,
+        "rank": signal.rank,
+        "occurred_at": signal.occurred_at,
+        "ciphertext": signal.ciphertext,
+    }
+
+
+def _parts(items: Sequence[Item]) -> Iterable[Sequence[Item]]:
+    return (items[i : i + PARAMETERS_PER_STATEMENT] for i in range(0, len(items), PARAMETERS_PER_STATEMENT))
+
+
+def _rowcount(result: Any) -> int:
+    return int(result.rowcount)

@@ -1,0 +1,77 @@
+"""Serving acknowledgements: what each server said last about each adapter version."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlmodel import col, or_
+
+from privacy.storage.upserts import insert_for
+from streams.agents.handler import BatchHandler, Decision
+from streams.contracts.ack import ServingAckV1
+from streams.contracts.codec import Decoded, decode_ack
+from streams.contracts.topics import SERVING_ACKS
+from streams.storage.tables import ServingAckRow
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
+
+    from sqlalchemy.engine import Engine
+    from sqlmodel import Session
+
+    from streams.agents.intake import Work
+    from streams.contracts.envelope import Invalid
+    from streams.dead_letters import DeadLetterSink
+    from streams.records import SourceRecord
+
+_COLUMNS = tuple(name for name in ServingAckRow.model_fields if name not in {"served_name", "server_id"})
+
+
+class AckHandler(BatchHandler[ServingAckV1]):
+    """Handler of the serving-acks topic."""
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        letters: DeadLetterSink,
+        clock: Callable[[], datetime],
+        max_event_bytes: int,
+    ) -> None:
+        super().__init__(SERVING_ACKS.name, engine=engine, letters=letters, clock=clock)
+        self._max_event_bytes = max_event_bytes
+
+    def decode(self, record: SourceRecord) -> Decoded[Any] | Invalid | None:
+        """Read an acknowledgement."""
+        return decode_ack(record.headers, record.value, key=record.key, max_bytes=self._max_event_bytes)
+
+    def apply(
+        self,
+        session: Session,
+        works: Sequence[Work],
+        now: datetime,  # noqa: ARG002  # signature of the base class
+        decision: Decision[ServingAckV1],
+    ) -> None:
+        """Keep the newest acknowledgement (by its own time) of each server and version."""
+        rows: dict[tuple[str, str], dict[str, Any]] = {}
+        for work in works:
+            data: ServingAckV1 = work.parsed.data
+            place = (data.served_name, data.server_id)
+            if place not in rows or rows[place]["occurred_at"] <= data.occurred_at:
+                rows[place] = {**data.model_dump(), "status": data.status.value}
+            decision.applied.append(work.parsed)
+        if rows:
+            insert = insert_for(session, ServingAckRow)
+            given = insert.excluded
+            newer = or_(
+                given.epoch > col(ServingAckRow.epoch),
+                (given.epoch == col(ServingAckRow.epoch))
+                & (given.occurred_at >= col(ServingAckRow.occurred_at)),
+            )
+            upsert = insert.on_conflict_do_update(
+                index_elements=["served_name", "server_id"],
+                set_={name: given[name] for name in _COLUMNS},
+                where=newer,
+            )
+            session.connection().execute(upsert, [rows[place] for place in sorted(rows)])

@@ -1,0 +1,89 @@
+"""Consent events become each user's newest statement per purpose, ordered by when the user decided."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from privacy.consent import Consent
+from privacy.pseudonyms import pseudonym
+from privacy.services import consents, erasures
+from privacy.services.consents import ConsentStatement
+from privacy.storage.subjects import Subject
+from streams.agents.handler import BatchHandler, Decision
+from streams.contracts.codec import Decoded, decode_consent
+from streams.contracts.consent import ConsentV1
+from streams.contracts.dead_letter import DeadLetterReason
+from streams.contracts.topics import CONSENT, CONSENT_GRANTED
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
+
+    from sqlalchemy.engine import Engine
+    from sqlmodel import Session
+
+    from privacy.keyring import Keyring
+    from streams.agents.intake import Work
+    from streams.contracts.envelope import Invalid
+    from streams.dead_letters import DeadLetterSink
+    from streams.records import SourceRecord
+    from streams.tenants import TenantPolicies
+
+
+class ConsentHandler(BatchHandler[ConsentV1]):
+    """Handler of the consent topic; a tombstone there is compaction's business and has no effect."""
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        letters: DeadLetterSink,
+        clock: Callable[[], datetime],
+        keyring: Keyring,
+        policies: TenantPolicies,
+        max_event_bytes: int,
+    ) -> None:
+        super().__init__(CONSENT.name, engine=engine, letters=letters, clock=clock)
+        self._keyring = keyring
+        self._policies = policies
+        self._max_event_bytes = max_event_bytes
+
+    def decode(self, record: SourceRecord) -> Decoded[Any] | Invalid | None:
+        """Read a consent."""
+        if record.value is None:
+            return None
+        return decode_consent(record.headers, record.value, key=record.key, max_bytes=self._max_event_bytes)
+
+    def apply(
+        self, session: Session, works: Sequence[Work], now: datetime, decision: Decision[ConsentV1]
+    ) -> None:
+        """Record the statements of users who were not erased."""
+        known = self._policies.lookup(session, {work.parsed.data.tenant_id for work in works})
+        keys = {name: self._keyring.tenant_keys(session, name, now=now).pseudonym_key for name in known}
+        named: list[tuple[Work, Subject]] = []
+        for work in works:
+            data: ConsentV1 = work.parsed.data
+            key = keys.get(data.tenant_id)
+            if key is None:
+                decision.refuse(work, DeadLetterReason.TENANT_UNKNOWN, "tenant_id: is not registered")
+            else:
+                named.append(
+                    (work, Subject(data.tenant_id, pseudonym(key, data.tenant_id, data.user_id)))
+                )
+        erased = erasures.erased_among(session, {subject for _, subject in named})
+        statements: list[ConsentStatement] = []
+        for work, subject in named:
+            if subject in erased:
+                decision.refuse(work, DeadLetterReason.USER_ERASED, "user_id: was erased")
+                continue
+            data = work.parsed.data
+            consent = Consent(
+                granted=work.parsed.event_type == CONSENT_GRANTED,
+                notice_version=data.notice_version,
+                occurred_at=data.occurred_at,
+            )
+            statements.append(
+                ConsentStatement(subject=subject, purpose=data.purpose.value, consent=consent)
+            )
+            decision.applied.append(work.parsed)
+        consents.record(session, statements, now=now)

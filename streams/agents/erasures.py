@@ -1,0 +1,135 @@
+"""Erasure requests: key, signals and consents go in one transaction with the certificate that answers.
+
+The answer and the tombstones for the compacted consent topic leave through the outbox. Both carry the request's key,
+which names the user, so the relay removes those rows the moment they are sent instead of keeping them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlmodel import col, select
+
+from personalization.adapters import VersionState
+from personalization.storage.signals import delete_user_signals
+from personalization.storage.tables import AdapterVersionRow
+from privacy.pseudonyms import pseudonym
+from privacy.services import erasures
+from streams.agents.handler import BatchHandler, Decision, Parsed
+from streams.contracts.codec import Decoded, decode_erasure, encode
+from streams.contracts.consent import Purpose
+from streams.contracts.dead_letter import DeadLetterReason
+from streams.contracts.envelope import new_envelope
+from streams.contracts.erasure import ErasureCertificateV1, ErasureCompletedV1, ErasureRequestedV1
+from streams.contracts.topics import CONSENT, ERASURE_COMPLETED, ERASURES
+from streams.dead_letters import OutgoingRecord
+from streams.storage.outbox_rows import SOURCE, add_record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
+
+    from sqlalchemy.engine import Engine
+    from sqlmodel import Session
+
+    from privacy.keyring import Keyring
+    from streams.agents.intake import Work
+    from streams.contracts.envelope import Invalid
+    from streams.dead_letters import DeadLetterSink
+    from streams.records import SourceRecord
+    from streams.tenants import TenantPolicies
+
+ACTOR = "worker"
+
+
+class ErasureHandler(BatchHandler[ErasureRequestedV1]):
+    """Handler of the erasures topic; the answers on it are ours and have no effect."""
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        letters: DeadLetterSink,
+        clock: Callable[[], datetime],
+        keyring: Keyring,
+        policies: TenantPolicies,
+        max_event_bytes: int,
+    ) -> None:
+        super().__init__(ERASURES.name, engine=engine, letters=letters, clock=clock)
+        self._keyring = keyring
+        self._policies = policies
+        self._max_event_bytes = max_event_bytes
+
+    def decode(self, record: SourceRecord) -> Decoded[Any] | Invalid | None:
+        """Read a request; ``None`` for an answer."""
+        decoded = decode_erasure(
+            record.headers, record.value, key=record.key, max_bytes=self._max_event_bytes
+        )
+        if isinstance(decoded, Decoded) and isinstance(decoded.data, ErasureCompletedV1):
+            return None
+        return decoded
+
+    def apply(
+        self, session: Session, works: Sequence[Work], now: datetime, decision: Decision[ErasureRequestedV1]
+    ) -> None:
+        """Erase each user and answer with the certificate."""
+        known = self._policies.lookup(session, {work.parsed.data.tenant_id for work in works})
+        for work in works:
+            if work.parsed.data.tenant_id not in known:
+                decision.refuse(work, DeadLetterReason.TENANT_UNKNOWN, "tenant_id: is not registered")
+        if decision.refused:
+            return
+        for work in works:
+            self._erase(session, work.parsed, now)
+            decision.applied.append(work.parsed)
+
+    def _erase(self, session: Session, parsed: Parsed[ErasureRequestedV1], now: datetime) -> None:
+        data = parsed.data
+        key = self._keyring.tenant_keys(session, data.tenant_id, now=now).pseudonym_key
+        certificate = erasures.erase(
+            session,
+            (data.tenant_id, pseudonym(key, data.tenant_id, data.user_id)),
+            erasure_id=data.request_id,
+            requested_at=data.occurred_at,
+            actor=ACTOR,
+            now=now,
+            delete_signals=delete_user_signals,
+            live_adapters=live_adapters,
+        )
+        answer = ErasureCompletedV1(
+            tenant_id=data.tenant_id,
+            request_id=data.request_id,
+            completed_at=now,
+            certificate=ErasureCertificateV1(
+                issued_at=certificate.issued_at,
+                signals_erased=certificate.signals_erased,
+                keys_destroyed=certificate.keys_destroyed,
+                live_adapters=certificate.live_adapters,
+                statement=certificate.statement,
+                audit_digest=certificate.audit_digest,
+            ),
+        )
+        envelope = new_envelope(
+            event_id=f"{parsed.digest.hex()}.completed",
+            source=SOURCE,
+            event_type=ERASURE_COMPLETED,
+            time=now,
+            traceparent=parsed.traceparent,
+        )
+        user = f"{data.tenant_id}/{data.user_id}"
+        add_record(session, encode(answer, envelope, key=user.encode()), now)
+        for purpose in Purpose:
+            tombstone = OutgoingRecord(CONSENT.name, f"{user}/{purpose.value}".encode(), None, [])
+            add_record(session, tombstone, now)
+
+
+def live_adapters(session: Session, tenant_id: str) -> list[str]:
+    """Return the served names of a tenant's versions that are served or could be rolled back to."""
+    live = (VersionState.PUBLISHED.value, VersionState.SUPERSEDED.value)
+    return list(
+        session.exec(
+            select(AdapterVersionRow.served_name).where(
+                AdapterVersionRow.tenant_id == tenant_id, col(AdapterVersionRow.state).in_(live)
+            )
+        )
+    )

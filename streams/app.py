@@ -1,0 +1,116 @@
+"""The Faust application: one agent per topic, each handing its runs to an intake.
+
+Agents do nothing but hand over, so nothing they do can raise; their streams acknowledge nothing (``noack``), because
+offsets are committed by what the intakes settled. No tables, no leader topic, no topic creation, no web pages: what
+the process serves over HTTP is ours (``streams.http``).
+"""
+
+from __future__ import annotations
+
+import ssl
+from typing import TYPE_CHECKING, Any
+
+import faust
+from faust.transport.base import Transport as BaseTransport
+from yarl import URL
+
+from streams.faust_transport import RunConsumer, RunTransport
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from streams.agents.intake import Intake
+    from streams.settings import BrokerSettings
+
+EMBEDDED_SESSION_SECONDS = 6.0
+RUNS_IN_QUEUE = 2  # the buffer that counts is the intake's; this one only hands over
+
+
+class WorkerApp(faust.App):  # type: ignore[misc]  # faust is untyped here
+    """A Faust app on our transport, with an intake behind each topic."""
+
+    def __init__(self, *args: Any, intakes: Mapping[str, Intake], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.intakes = intakes
+
+    def _new_transport(self) -> BaseTransport:
+        return RunTransport(self.conf.broker_consumer, self)
+
+    async def on_first_start(self) -> None:
+        """Make no data directory: there are no tables."""
+
+    async def drain(self) -> None:
+        """Let every intake finish what it holds, within its time limit."""
+        for intake in self.intakes.values():
+            await intake.drain()
+
+    @property
+    def run_consumer(self) -> RunConsumer:
+        """The consumer, for progress and metrics."""
+        consumer: RunConsumer = self.consumer
+        return consumer
+
+
+def make_app(settings: BrokerSettings, intakes: Mapping[str, Intake], *, max_poll_records: int) -> WorkerApp:
+    """Return the application with one agent for each of ``intakes`` (topic name → intake)."""
+    session = settings.session_timeout_seconds
+    heartbeat = settings.heartbeat_seconds
+    if settings.embedded:
+        # That broker lets half the session time pass before it assigns a new group's partitions.
+        session = min(session, EMBEDDED_SESSION_SECONDS)
+        heartbeat = min(heartbeat, session / 6)
+    app = WorkerApp(
+        settings.group,
+        intakes=intakes,
+        broker=[URL(f"kafka://{address}") for address in settings.bootstrap.split(",")],
+        broker_credentials=_credentials(settings),
+        broker_session_timeout=session,
+        broker_heartbeat_interval=heartbeat,
+        broker_rebalance_timeout=settings.rebalance_timeout_seconds,
+        broker_request_timeout=max(session, 40.0),
+        broker_commit_interval=settings.commit_interval_seconds,
+        broker_max_poll_records=max_poll_records,
+        consumer_group_instance_id=settings.instance_id,
+        consumer_auto_offset_reset="earliest",
+        consumer_metadata_max_age_ms=30_000,
+        store="memory://",
+        stream_buffer_maxsize=RUNS_IN_QUEUE,
+        stream_wait_empty=True,
+        stream_recovery_delay=0.0,
+        stream_publish_on_commit=False,
+        table_standby_replicas=0,
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        web_enabled=False,
+        autodiscover=False,
+        key_serializer="raw",
+        value_serializer="raw",
+    )
+    for topic, intake in intakes.items():
+        _add_agent(app, topic, intake)
+    return app
+
+
+def _add_agent(app: WorkerApp, topic: str, intake: Intake) -> None:
+    async def hand_over(stream: AsyncIterator[Any]) -> None:
+        app.run_consumer.drain = app.drain
+        async for run in stream.noack():  # type: ignore[attr-defined]  # a faust stream
+            await intake.offer(run)
+
+    channel = app.topic(topic, key_type=bytes, value_type=None, key_serializer="raw", value_serializer="raw")
+    app.agent(channel, name=f"streams.{topic}", concurrency=1)(hand_over)
+
+
+def _credentials(settings: BrokerSettings) -> faust.types.auth.CredentialsT | None:
+    if settings.security_protocol.value == "PLAINTEXT":
+        return None
+    context = ssl.create_default_context(cafile=settings.ca_file)
+    encrypted = settings.security_protocol.value.endswith("SSL")
+    if settings.sasl_username is None or settings.sasl_password is None:
+        return faust.SSLCredentials(context=context)
+    return faust.SASLCredentials(
+        mechanism=settings.sasl_mechanism,
+        username=settings.sasl_username,
+        password=settings.sasl_password.get_secret_value(),
+        ssl_context=context if encrypted else None,
+    )

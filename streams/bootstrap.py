@@ -1,0 +1,132 @@
+"""The composition root: settings become an engine, a keyring, senders and handlers. Nothing else builds them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from privacy.keyring import Keyring
+from privacy.redaction import redact
+from privacy.storage.session import open_engine
+from streams.agents.acks import AckHandler
+from streams.agents.consent import ConsentHandler
+from streams.agents.erasures import ErasureHandler
+from streams.agents.interactions import InteractionHandler
+from streams.broker import KafkaSender
+from streams.contracts.topics import CONSENT, ERASURES, INTERACTIONS, SERVING_ACKS
+from streams.dead_letters import DeadLetterSink
+from streams.outbox import OutboxAdapterEvents, OutboxRelay
+from streams.scheduler import Chores
+from streams.tenants import TenantPolicies
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sqlalchemy.engine import Engine
+
+    from streams.agents.intake import Handler
+    from streams.settings import Settings
+
+
+class SystemClock:
+    """The clock of the machine."""
+
+    def now(self) -> datetime:
+        """Return the present, aware, in UTC."""
+        return datetime.now(UTC)
+
+    __call__ = now
+
+
+@dataclass(frozen=True)
+class Services:
+    """What the processes share, built once per process."""
+
+    settings: Settings
+    engine: Engine
+    keyring: Keyring
+    clock: SystemClock
+    sender: KafkaSender
+    events: OutboxAdapterEvents
+
+    def close(self) -> None:
+        """Close connections."""
+        self.sender.close()
+        self.engine.dispose()
+
+
+def open_database(settings: Settings) -> Engine:
+    """Return the engine of the configured database; a SQLite file's directory is made."""
+    if not settings.database.url:
+        settings.state.mkdir(parents=True, exist_ok=True)
+    return open_engine(settings.database_url, busy_timeout_seconds=settings.database.busy_timeout_seconds)
+
+
+def build(settings: Settings) -> Services:
+    """Build the services that every process needs.
+
+    Raises:
+        SettingsError: no master key is set.
+    """
+    master_key = settings.master_key_bytes()
+    return Services(
+        settings=settings,
+        engine=open_database(settings),
+        keyring=Keyring(master_key),
+        clock=SystemClock(),
+        sender=KafkaSender(settings.broker),
+        events=OutboxAdapterEvents(),
+    )
+
+
+def handlers(services: Services) -> Mapping[str, Handler]:
+    """Return the handler of each topic that a worker reads."""
+    settings = services.settings
+    letters = DeadLetterSink(services.sender, settings.broker.group)
+    policies = TenantPolicies(settings.ingest.policy_staleness_seconds)
+    engine, clock, keyring = services.engine, services.clock, services.keyring
+    limit = settings.ingest.max_event_bytes
+    return {
+        INTERACTIONS.name: InteractionHandler(
+            engine=engine,
+            letters=letters,
+            clock=clock,
+            keyring=keyring,
+            policies=policies,
+            redact=lambda text: redact(text).text,
+            max_event_bytes=limit,
+        ),
+        CONSENT.name: ConsentHandler(
+            engine=engine,
+            letters=letters,
+            clock=clock,
+            keyring=keyring,
+            policies=TenantPolicies(settings.ingest.policy_staleness_seconds),
+            max_event_bytes=limit,
+        ),
+        ERASURES.name: ErasureHandler(
+            engine=engine,
+            letters=letters,
+            clock=clock,
+            keyring=keyring,
+            policies=TenantPolicies(settings.ingest.policy_staleness_seconds),
+            max_event_bytes=limit,
+        ),
+        SERVING_ACKS.name: AckHandler(
+            engine=engine, letters=letters, clock=clock, max_event_bytes=limit
+        ),
+    }
+
+
+def chores(services: Services) -> Chores:
+    """Return the worker's periodic work."""
+    settings = services.settings
+    relay = OutboxRelay(services.engine, services.sender, batch_rows=settings.outbox.batch_rows)
+    return Chores(
+        engine=services.engine,
+        relay=relay,
+        clock=services.clock,
+        scheduler=settings.scheduler,
+        outbox=settings.outbox,
+    )

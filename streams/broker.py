@@ -1,0 +1,119 @@
+"""kafka-python clients from settings: the idempotent producer of the outbox and the dead letters, and consumers."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+from kafka import KafkaConsumer, KafkaProducer
+from kafka.errors import KafkaError
+
+from streams.errors import BrokerUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from streams.dead_letters import OutgoingRecord
+    from streams.settings import BrokerSettings
+
+
+def client_options(settings: BrokerSettings) -> dict[str, Any]:
+    """Return the options that every kafka-python client shares: where the broker is and how to log in."""
+    options: dict[str, Any] = {
+        "bootstrap_servers": settings.bootstrap.split(","),
+        "security_protocol": settings.security_protocol.value,
+    }
+    if settings.ca_file is not None:
+        options["ssl_cafile"] = str(settings.ca_file)
+    if settings.sasl_username is not None and settings.sasl_password is not None:
+        options["sasl_mechanism"] = settings.sasl_mechanism
+        options["sasl_plain_username"] = settings.sasl_username
+        options["sasl_plain_password"] = settings.sasl_password.get_secret_value()
+    return options
+
+
+class KafkaSender:
+    """An idempotent producer, made on first use and made anew after a failure; safe to use from several threads."""
+
+    def __init__(self, settings: BrokerSettings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._producer: KafkaProducer | None = None
+
+    def send_all(self, records: Sequence[OutgoingRecord]) -> None:
+        """Send ``records`` and return when all are confirmed by all in-sync replicas.
+
+        Raises:
+            BrokerUnavailableError: at least one record was not confirmed; it may still have been written.
+        """
+        timeout = self._settings.delivery_timeout_seconds
+        try:
+            producer = self._connected()
+            futures = [
+                producer.send(record.topic, value=record.value, key=record.key, headers=record.headers)
+                for record in records
+            ]
+            producer.flush(timeout=timeout)
+            for future in futures:
+                future.get(timeout=timeout)
+        except KafkaError as error:
+            self.close()
+            raise BrokerUnavailableError(
+                f"the broker at {self._settings.bootstrap} did not confirm a write within {timeout:g} seconds "
+                f"({type(error).__name__}); check that it is reachable and that its topics exist"
+            ) from error
+
+    def _connected(self) -> KafkaProducer:
+        with self._lock:
+            if self._producer is None:
+                milliseconds = int(self._settings.delivery_timeout_seconds * 1000)
+                self._producer = KafkaProducer(
+                    **client_options(self._settings),
+                    acks="all",
+                    linger_ms=5,
+                    max_block_ms=milliseconds,
+                    request_timeout_ms=min(milliseconds, 10_000),
+                    delivery_timeout_ms=milliseconds,
+                    max_request_size=4 * 2**20,
+                    bootstrap_timeout_ms=milliseconds,
+                )
+            return self._producer
+
+    def close(self) -> None:
+        """Give the connection up; the next send makes a new one."""
+        with self._lock:
+            producer, self._producer = self._producer, None
+        if producer is not None:
+            producer.close(timeout=1)
+
+
+def open_consumer(settings: BrokerSettings, **options: Any) -> KafkaConsumer:
+    """Return a consumer outside the workers' group, for reading a topic from end to end.
+
+    Raises:
+        BrokerUnavailableError: the broker cannot be reached.
+    """
+    try:
+        return KafkaConsumer(**client_options(settings), enable_auto_commit=False, group_id=None, **options)
+    except KafkaError as error:
+        raise BrokerUnavailableError(
+            f"the broker at {settings.bootstrap} cannot be reached ({type(error).__name__}); check that it runs"
+        ) from error
+
+
+def missing_topics(settings: BrokerSettings, names: Iterable[str]) -> list[str]:
+    """Return which of the topics do not exist on the broker.
+
+    Raises:
+        BrokerUnavailableError: the broker cannot be reached.
+    """
+    consumer = open_consumer(settings, bootstrap_timeout_ms=5_000)
+    try:
+        existing = consumer.topics()
+    except KafkaError as error:
+        raise BrokerUnavailableError(
+            f"the broker at {settings.bootstrap} does not answer ({type(error).__name__}); check that it runs"
+        ) from error
+    finally:
+        consumer.close()
+    return sorted(set(names) - set(existing))

@@ -1,0 +1,80 @@
+"""Write what could not be accepted to the dead-letter topic, confirmed before the offset moves on.
+
+The record keeps its key, value and headers; the reason, its origin and the attempts come on top (see
+``streams.contracts.dead_letter``). A crash between this write and the commit leaves a second copy with the same
+origin, by which a reader tells it from a second event.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from streams.contracts.dead_letter import DeadLetter, DeadLetterReason
+from streams.contracts.topics import DEAD_LETTERS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from streams.records import SourceRecord
+
+
+class Refusal(NamedTuple):
+    """A record that cannot be accepted, with a stable reason and the field and rule (never a value)."""
+
+    record: SourceRecord
+    reason: DeadLetterReason
+    detail: str
+    attempts: int = 1
+
+
+class OutgoingRecord(NamedTuple):
+    """A record as a producer sends it."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: list[tuple[str, bytes]]
+
+
+class RecordSender(Protocol):
+    """Sends records and returns when all are confirmed by all in-sync replicas."""
+
+    def send_all(self, records: Sequence[OutgoingRecord]) -> None:
+        """Send and wait.
+
+        Raises:
+            BrokerUnavailableError: at least one record was not confirmed; it may still have been written.
+        """
+
+
+class DeadLetterSink:
+    """The dead-letter topic, seen from a handler."""
+
+    def __init__(self, sender: RecordSender, group: str) -> None:
+        self._sender = sender
+        self._group = group
+
+    def write(self, refusals: Sequence[Refusal], now: datetime) -> None:
+        """Write ``refusals`` and return when they are confirmed.
+
+        Raises:
+            BrokerUnavailableError: at least one was not confirmed.
+        """
+        if refusals:
+            self._sender.send_all([self._outgoing(refusal, now) for refusal in refusals])
+
+    def _outgoing(self, refusal: Refusal, now: datetime) -> OutgoingRecord:
+        record = refusal.record
+        letter = DeadLetter(
+            reason=refusal.reason,
+            detail=refusal.detail,
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            timestamp_milliseconds=record.timestamp,
+            group=self._group,
+            attempts=refusal.attempts,
+            refused_at=now,
+        )
+        return OutgoingRecord(DEAD_LETTERS.name, record.key, record.value, letter.headers(record.headers))

@@ -1,0 +1,51 @@
+"""A record as a consumer hands it over, and a run of them from one partition."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from streams.offsets import PartitionProgress
+
+
+class SourceRecord(Protocol):
+    """What the pipeline reads of a Kafka record; aiokafka's and kafka-python's records both have it."""
+
+    @property
+    def topic(self) -> str:
+        """Name of the topic."""
+
+    @property
+    def partition(self) -> int:
+        """Number of the partition."""
+
+    @property
+    def offset(self) -> int:
+        """Position in the partition."""
+
+    @property
+    def timestamp(self) -> int:
+        """Time the broker keeps for the record, in milliseconds since 1970."""
+
+    @property
+    def key(self) -> bytes | None:
+        """Raw key."""
+
+    @property
+    def value(self) -> bytes | None:
+        """Raw value; ``None`` is a tombstone."""
+
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes]]:
+        """Header names and raw values."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordRun:
+    """Consecutive records of one partition, with the progress that settling them advances."""
+
+    records: Sequence[SourceRecord]
+    progress: PartitionProgress

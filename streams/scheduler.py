@@ -1,0 +1,107 @@
+"""What happens by the clock: due rounds are opened, the outbox is relayed, what is past its time is deleted."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import structlog
+
+from personalization.services.rounds import open_due_rounds
+from personalization.storage.signals import delete_expired_signals
+from privacy.errors import PrivacyError
+from privacy.services import policies
+from privacy.storage.session import transaction
+from streams.dedup import forget_processed
+from streams.errors import StreamsError
+from streams.tenants import WITHOUT_POLICY
+from streams.tracing import round_span
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from sqlalchemy.engine import Engine
+
+    from streams.outbox import OutboxRelay
+    from streams.settings import OutboxSettings, SchedulerSettings
+
+log = structlog.get_logger(__name__)
+
+
+class Chores:
+    """The worker's periodic work; every worker may run it at once.
+
+    Args:
+        engine: the database.
+        relay: sends the outbox.
+        clock: aware UTC.
+        scheduler: pauses and retention of bookkeeping.
+        outbox: pauses and retention of sent rows.
+    """
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        relay: OutboxRelay,
+        clock: Callable[[], datetime],
+        scheduler: SchedulerSettings,
+        outbox: OutboxSettings,
+    ) -> None:
+        self._engine = engine
+        self._relay = relay
+        self._clock = clock
+        self._scheduler = scheduler
+        self._outbox = outbox
+
+    async def run(self) -> None:
+        """Run all of them until cancelled; a failure is reported once and tried again at the next turn."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_repeat("rounds", self.open_rounds, self._scheduler.tick_seconds))
+            group.create_task(_repeat("outbox", self.relay_outbox, self._outbox.poll_seconds))
+            group.create_task(_repeat("retention", self.sweep, self._scheduler.retention_seconds))
+
+    def open_rounds(self) -> None:
+        """Open the rounds that are due on the public clock."""
+        with transaction(self._engine) as session:
+            opened = open_due_rounds(session, self._clock())
+        for round_id in opened:
+            with round_span(round_id, "open round"):
+                log.info("round_opened", round=round_id)
+
+    def relay_outbox(self) -> None:
+        """Send everything that waits in the outbox."""
+        while self._relay.relay_once(self._clock()):
+            pass
+
+    def sweep(self) -> None:
+        """Delete signals past their tenant's retention, old marks of processed events and old sent rows."""
+        now = self._clock()
+        with transaction(self._engine) as session:
+            for tenant in policies.list_tenants(session):
+                policy = tenant.policy.policy if tenant.policy is not None else WITHOUT_POLICY
+                delete_expired_signals(session, tenant.tenant_id, now - policy.retention)
+            forget_processed(session, now - timedelta(days=self._scheduler.dedup_days))
+        self._relay.forget(now - timedelta(seconds=self._outbox.keep_seconds))
+
+
+async def _repeat(name: str, chore: Callable[[], None], seconds: float) -> None:
+    failing = False
+    while True:
+        try:
+            await asyncio.to_thread(chore)
+        except (PrivacyError, StreamsError) as error:
+            if not failing:
+                log.warning("chore_failed", chore=name, code=error.code, error=str(error))
+            failing = True
+        except Exception as error:  # noqa: BLE001  # a bug in one chore must not end ingest
+            if not failing:
+                log.error("chore_failed", chore=name, error=type(error).__name__)
+            failing = True
+        else:
+            if failing:
+                log.info("chore_works_again", chore=name)
+            failing = False
+        await asyncio.sleep(seconds)

@@ -1,0 +1,232 @@
+"""Every setting of the processes, read from the environment (prefix ``DISCREET_``, sections joined by ``__``).
+
+``DISCREET_DATABASE__URL=postgresql+psycopg://…`` sets ``settings.database.url``. Settings are read in ``bootstrap``
+and ``cli`` only; everything else receives plain values. Defaults are those of one machine: SQLite in the state
+directory and a broker on the loopback.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from streams.errors import SettingsError
+
+MASTER_KEY_BYTES = 32
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class DatabaseSettings(_Section):
+    """Where durable state lives."""
+
+    url: str = ""
+    """``sqlite:///path`` or ``postgresql+psycopg://user@host/name``; empty means a file in the state directory."""
+    busy_timeout_seconds: Positive = 30.0
+    """How long a SQLite writer waits for another one."""
+
+
+class SecurityProtocol(StrEnum):
+    """How a connection to the broker is protected (Kafka's names)."""
+
+    PLAINTEXT = "PLAINTEXT"
+    SSL = "SSL"
+    SASL_PLAINTEXT = "SASL_PLAINTEXT"
+    SASL_SSL = "SASL_SSL"
+
+
+class BrokerSettings(_Section):
+    """How to reach Kafka and how the worker behaves as a member of its group."""
+
+    bootstrap: str = "127.0.0.1:9092"
+    """``host:port`` of one or more brokers, separated by commas."""
+    embedded: bool = False
+    """The broker is the embedded one: short time-outs, because it delays a group's first assignment."""
+    group: str = "discreet-worker"
+    """Consumer group of all workers."""
+    instance_id: str | None = None
+    """Static group membership: a name of this worker that survives a restart."""
+    security_protocol: SecurityProtocol = SecurityProtocol.PLAINTEXT
+    sasl_mechanism: Literal["SCRAM-SHA-256", "SCRAM-SHA-512", "PLAIN"] = "SCRAM-SHA-512"
+    sasl_username: str | None = None
+    sasl_password: SecretStr | None = None
+    ca_file: Path | None = None
+    session_timeout_seconds: Positive = 45.0
+    heartbeat_seconds: Positive = 3.0
+    rebalance_timeout_seconds: Positive = 60.0
+    commit_interval_seconds: Positive = 0.5
+    delivery_timeout_seconds: Positive = 30.0
+    """How long a write may take to be confirmed before it counts as failed and is tried again."""
+
+
+class IngestSettings(_Section):
+    """How events become signals."""
+
+    max_event_bytes: int = Field(default=65_536, ge=256, le=16 * 2**20)
+    """Largest value of one event; anything larger is dead-lettered unread."""
+    batch_events: int = Field(default=1_000, ge=1, le=100_000)
+    """Most events in one transaction."""
+    buffer_events: int = Field(default=8_000, ge=1)
+    """Most events in memory waiting for a transaction, per topic; beyond it the worker stops pulling."""
+    consent_wait_seconds: float = Field(default=30.0, ge=0)
+    """How long an interaction may wait for its user's consent event before it is dead-lettered."""
+    consent_wait_events: int = Field(default=10_000, ge=0)
+    """Most interactions waiting for consent; beyond it they are dead-lettered at once."""
+    policy_staleness_seconds: Positive = 2.0
+    """A change of policy is in force at every worker no later than this."""
+    poison_window_events: int = Field(default=1_000, ge=10)
+    """Number of recent events over which the share of dead letters is watched."""
+    poison_share: float = Field(default=0.9, gt=0)
+    """Share of dead letters in that window at which the worker stops; above 1 switches the limit off."""
+    retry_initial_seconds: Positive = 0.2
+    retry_max_seconds: Positive = 10.0
+    drain_seconds: Positive = 10.0
+    """How long shutdown and rebalancing wait for transactions in progress."""
+
+
+class OutboxSettings(_Section):
+    """How events leave."""
+
+    poll_seconds: Positive = 0.5
+    batch_rows: int = Field(default=200, ge=1)
+    keep_seconds: Positive = 7 * 86_400.0
+    """How long a published row is kept for inspection."""
+
+
+class SchedulerSettings(_Section):
+    """How often the public clock is looked at."""
+
+    tick_seconds: Positive = 1.0
+    retention_seconds: Positive = 300.0
+    """Time between two sweeps of expired signals and old bookkeeping."""
+    dedup_days: int = Field(default=30, ge=1)
+    """How long the digest of a processed event is kept; at least the retention of the source topics."""
+
+
+class HttpSettings(_Section):
+    """The worker's health, metrics and operator endpoints."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=6066, ge=0, le=65_535)
+    """0 picks a free port."""
+    enabled: bool = True
+    token: SecretStr | None = None
+    """Token of the platform operator; without it only ``/healthz`` and ``/readyz`` answer."""
+    stall_seconds: Positive = 60.0
+    """A partition with unread records and no progress for longer makes the worker unhealthy."""
+    ready_lag_events: int = Field(default=10_000, ge=0)
+    """The worker is ready when it lags no further behind."""
+
+
+class TrainerSettings(_Section):
+    """What a trainer needs besides the database."""
+
+    base_model: str = ""
+    """Directory of the frozen base model, or the name of one that the artifact store prepares."""
+    lease_seconds: Positive = 60.0
+    poll_seconds: Positive = 1.0
+    threads: int | None = Field(default=None, ge=1)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class ServingSettings(_Section):
+    """What the small serving process needs besides the broker and the base model."""
+
+    port: int = Field(default=6070, ge=0, le=65_535)
+    """Where it answers on the loopback; 0 picks a free port."""
+    token: SecretStr | None = None
+    """Bearer token of every request but ``/healthz``; without it the process refuses to start."""
+    public_keys: str = ""
+    """Raw Ed25519 keys in hexadecimal, separated by commas, whose signatures on adapters count."""
+    server_id: str = "discreet-serve"
+    """Name of this server in its reports; stable over restarts."""
+
+
+class LogSettings(_Section):
+    """What is written to standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["console", "json"] = "console"
+
+
+class Settings(BaseSettings):
+    """All settings of one process."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="DISCREET_", env_nested_delimiter="__", frozen=True, extra="ignore", use_attribute_docstrings=True
+    )
+
+    state: Path = Path("discreet-state")
+    """Directory of everything this machine keeps: SQLite file, artifacts, embedded broker, converted models."""
+    master_key: SecretStr | None = None
+    """32 bytes in base64; wraps every tenant's keys. Without it the processes that need keys refuse to start."""
+    artifacts: str = ""
+    """Directory of the content-addressed artifact store; empty means one in the state directory."""
+    database: DatabaseSettings = DatabaseSettings()
+    broker: BrokerSettings = BrokerSettings()
+    ingest: IngestSettings = IngestSettings()
+    outbox: OutboxSettings = OutboxSettings()
+    scheduler: SchedulerSettings = SchedulerSettings()
+    http: HttpSettings = HttpSettings()
+    trainer: TrainerSettings = TrainerSettings()
+    serving: ServingSettings = ServingSettings()
+    log: LogSettings = LogSettings()
+
+    @field_validator("master_key")
+    @classmethod
+    def _master_key_has_32_bytes(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            try:
+                decoded = base64.b64decode(value.get_secret_value(), validate=True)
+            except binascii.Error as error:
+                raise ValueError("it is not base64") from error
+            if len(decoded) != MASTER_KEY_BYTES:
+                raise ValueError(f"it holds {len(decoded)} bytes; allowed are exactly {MASTER_KEY_BYTES}")
+        return value
+
+    @property
+    def database_url(self) -> str:
+        """URL of the database, with the default filled in."""
+        return self.database.url or f"sqlite:///{self.state / 'discreet.sqlite3'}"
+
+    @property
+    def artifact_root(self) -> Path:
+        """Directory of the artifact store, with the default filled in."""
+        return Path(self.artifacts) if self.artifacts else self.state / "artifacts"
+
+    def master_key_bytes(self) -> bytes:
+        """Return the master key.
+
+        Raises:
+            SettingsError: no master key is set.
+        """
+        if self.master_key is None:
+            raise SettingsError(
+                "no master key is set; put 32 random bytes in base64 into DISCREET_MASTER_KEY and keep them safe"
+            )
+        return base64.b64decode(self.master_key.get_secret_value())
+
+
+def load_settings() -> Settings:
+    """Read the settings from the environment.
+
+    Raises:
+        SettingsError: a value is outside its range; the text names the variable and the rule, never the value of
+            a secret.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        variable = "DISCREET_" + "__".join(str(part).upper() for part in first["loc"])
+        raise SettingsError(f"the setting {variable} is not allowed: {first['msg']}") from None

@@ -1,0 +1,134 @@
+"""The worker process: the Faust app, the intakes, the chores and the HTTP endpoints in one event loop.
+
+It ends in one of three ways: asked to (SIGTERM or SIGINT) it stops pulling, lets transactions in progress finish,
+commits, and leaves the group; when the Faust app or an intake fails for good, it does the same and raises the cause,
+so that whoever supervises it sees a status other than zero; and SIGKILL at any moment loses nothing, because offsets
+are committed only after effects.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from typing import TYPE_CHECKING
+
+import structlog
+
+from streams import bootstrap
+from streams.agents.intake import Intake
+from streams.app import WorkerApp, make_app
+from streams.broker import missing_topics
+from streams.errors import BrokerUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from streams.bootstrap import Services
+
+log = structlog.get_logger(__name__)
+
+BROKER_RETRY_SECONDS = 2.0
+
+
+class Worker:
+    """One worker, from start to stop."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._settings = services.settings
+        self.intakes: Mapping[str, Intake] = {
+            topic: Intake(topic, handler, self._settings.ingest)
+            for topic, handler in bootstrap.handlers(services).items()
+        }
+        self._stop = asyncio.Event()
+
+    def ask_to_stop(self) -> None:
+        """Stop soon; ``run`` returns when everything in progress is done."""
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Work until asked to stop.
+
+        Raises:
+            PoisonedTopicError: too large a share of events could not be accepted.
+            BrokerUnavailableError: the connection to the broker failed for good.
+        """
+        app = make_app(
+            self._settings.broker, self.intakes, max_poll_records=self._settings.ingest.batch_events
+        )
+        tasks = [asyncio.create_task(intake.run(), name=topic) for topic, intake in self.intakes.items()]
+        tasks.append(asyncio.create_task(bootstrap.chores(self._services).run(), name="chores"))
+        stop = asyncio.create_task(self._stop.wait(), name="stop")
+        starting = asyncio.create_task(self._start(app), name="faust")
+        try:
+            log.info("worker_starting")
+            await asyncio.wait({stop, starting, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
+                starting.result()
+                log.info("worker_ready")
+                crash = asyncio.create_task(_crashed(app), name="faust")
+                tasks.append(crash)
+                await asyncio.wait({stop, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stop.cancel()
+            starting.cancel()
+            with contextlib.suppress(asyncio.CancelledError, BrokerUnavailableError):
+                await starting
+            log.info("worker_stopping")
+            failed = [task for task in tasks if task.done()]  # before stopping makes others end
+            if app.started:
+                await app.stop()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        for task in failed:
+            task.result()
+        log.info("worker_stopped")
+
+    async def _start(self, app: WorkerApp) -> None:
+        await self._wait_for_topics()
+        await app.start()
+
+    async def _wait_for_topics(self) -> None:
+        """Wait until the broker answers and has the topics; what is missing is reported once."""
+        reported = ""
+        while True:
+            try:
+                missing = await asyncio.to_thread(missing_topics, self._settings.broker, self.intakes)
+                problem = f"topics are missing: {', '.join(missing)}; run `discreet topics create`"
+                if not missing:
+                    return
+            except BrokerUnavailableError as error:
+                problem = str(error)
+            if problem != reported:
+                log.warning("waiting_for_broker", problem=problem)
+                reported = problem
+            await asyncio.sleep(BROKER_RETRY_SECONDS)
+
+
+async def _crashed(app: WorkerApp) -> None:
+    """Wait until the Faust app fails.
+
+    Raises:
+        BrokerUnavailableError: it did.
+    """
+    await app.wait_until_stopped()
+    reason = app.crash_reason
+    raise BrokerUnavailableError(
+        f"the connection to the broker failed for good ({type(reason).__name__}); start the worker again"
+    ) from reason
+
+
+async def run_worker(services: Services) -> None:
+    """Run a worker until SIGTERM or SIGINT.
+
+    Raises:
+        PoisonedTopicError: too large a share of events could not be accepted.
+        BrokerUnavailableError: the connection to the broker failed for good.
+    """
+    worker = Worker(services)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, worker.ask_to_stop)
+    await worker.run()
