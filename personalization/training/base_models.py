@@ -157,6 +157,7 @@ def _convert(source: Path, target: Path, progress: StageSink) -> None:
         config = model.config.to_dict()
         for key in ("quantization_config", "_name_or_path", "_model_name_or_path"):
             config.pop(key, None)
+        config["architectures"] = [type(model).__name__]
         tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
         if config.get("tie_word_embeddings"):
             tensors.pop("lm_head.weight", None)

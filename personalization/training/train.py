@@ -158,7 +158,7 @@ class FusedRun:
         """
         total = steps_total or self.steps
         members = self._prefix()
-        parameter = torch.nn.Parameter(self.start.to(self.decoder.device, self._wide))
+        parameter = torch.nn.Parameter(self.start.to(self.decoder.device, self._wide, copy=True))
         mechanisms = [TenantMechanism.of_plan(tenant.plan, tenant.noise_key) for tenant in self.tenants]
         inner = TenantAdam(
             parameter, [tenant.plan.learning_rate for tenant in self.tenants], lambda: optimizer.active
