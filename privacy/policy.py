@@ -155,7 +155,8 @@ class TenantPrivacyPolicy(_Validated):
     Attributes:
         declared_users: a public lower bound on the number of the tenant's users, declared and never counted;
             the normalizer of every release is ``sample_rate × declared_users``.
-        period_seconds: length of a budget period; periods are counted from 1970-01-01T00:00:00Z.
+        period_seconds: length of a budget period; periods are counted from 1970-01-01T00:00:00Z. A change
+            starts new periods with their own cap; the lifetime cap goes on counting.
         period_epsilon: most ε one user may lose in one period, over all releases of the tenant.
         period_delta: δ of the period cap.
         lifetime_epsilon: most ε one user may lose ever, over all releases of the tenant.

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 from sqlalchemy import text
 
-from privacy.audit import verify
+from privacy.audit import OPERATOR_CHAIN, verify
 from privacy.errors import LedgerIntegrityError, PolicyError, StorageError, UnknownTenantError
 from privacy.services import audit_trail, policies
 from privacy.storage.session import transaction
@@ -110,6 +110,26 @@ def test_administrators_who_write_at_once_get_different_versions(engine, clock, 
     with transaction(engine) as session:
         assert [version.version for version in policies.policy_history(session, acme)] == [1, 2, 3, 4]
         assert verify(audit_trail.read(session, acme)) == 5
+
+
+def test_writers_of_one_chain_queue_up(engine, clock):
+    barrier = threading.Barrier(3)
+
+    def act(name):
+        barrier.wait()
+        for _ in range(5):
+            with transaction(engine) as session:
+                audit_trail.append(
+                    session, OPERATOR_CHAIN, actor=name, action="round.opened", detail={}, now=clock()
+                )
+
+    threads = [threading.Thread(target=act, args=(name,)) for name in ("ann", "bob", "cat")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with transaction(engine) as session:
+        assert verify(audit_trail.read(session, OPERATOR_CHAIN)) == 15
 
 
 @pytest.mark.parametrize(
