@@ -14,6 +14,7 @@ from ..contracts.interaction import Accepted, Correction, Edited, InteractionV1,
 from ..contracts.manifest import AdapterVersionV1, ManifestV1
 from .adapter_cache import AdapterCache
 from .adapter_feed import AdapterFeed, AdapterUpdate, Refusal, UpdateKind
+from .async_producer import AsyncInteractionPublisher
 from .errors import (
     AdapterRefusedError,
     ArtifactFetchError,
@@ -50,6 +51,7 @@ __all__ = [
     "AdapterUpdate",
     "AdapterVersionV1",
     "ArtifactFetchError",
+    "AsyncInteractionPublisher",
     "BrokerUnreachableError",
     "BufferFullError",
     "ClientError",

@@ -60,7 +60,8 @@ class Delivery:
             raise DeliveryError(f"the event was not confirmed within {timeout_seconds:g} s") from error
 
     def __await__(self) -> Generator[Any, None, None]:
-        return asyncio.wrap_future(self._future).__await__()
+        # Shielded: giving up waiting must not cancel the event.
+        return asyncio.shield(asyncio.wrap_future(self._future)).__await__()
 
     def settle(self, error: DeliveryError | None) -> None:
         """Record the fate; for publishers."""

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from .fields import EventId, Moment, NoticeVersion, ServedName, Slug, TenantId, Text, UserId, WireModel
 
 
-class Accepted(WireModel):
+def _require_kind(schema: dict[str, Any]) -> None:
+    """Say that ``kind`` must be there: it has a default in Python only."""
+    schema["required"] = ["kind", *schema.get("required", ())]
+
+
+class OutcomePart(WireModel):
+    """Base of the outcomes."""
+
+    model_config = ConfigDict(json_schema_extra=_require_kind)
+
+
+class Accepted(OutcomePart):
     """The user took the completion as it was."""
 
     kind: Literal["accepted"] = "accepted"
 
 
-class Edited(WireModel):
+class Edited(OutcomePart):
     """The user changed the completion before using it."""
 
     kind: Literal["edited"] = "edited"
@@ -23,20 +34,20 @@ class Edited(WireModel):
     """What the user made of it."""
 
 
-class Rejected(WireModel):
+class Rejected(OutcomePart):
     """The user threw the completion away."""
 
     kind: Literal["rejected"] = "rejected"
 
 
-class Rating(WireModel):
+class Rating(OutcomePart):
     """The user rated the completion; a thumb up is 5, a thumb down is 1."""
 
     kind: Literal["rating"] = "rating"
     rating: Annotated[int, Field(ge=1, le=5)]
 
 
-class Correction(WireModel):
+class Correction(OutcomePart):
     """The user said afterwards what the completion should have been."""
 
     kind: Literal["correction"] = "correction"
