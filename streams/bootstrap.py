@@ -16,6 +16,7 @@ from streams.agents.interactions import InteractionHandler
 from streams.broker import KafkaSender
 from streams.contracts.topics import CONSENT, ERASURES, INTERACTIONS, SERVING_ACKS
 from streams.dead_letters import DeadLetterSink
+from streams.metrics import WorkerMetrics
 from streams.outbox import OutboxAdapterEvents, OutboxRelay
 from streams.scheduler import Chores
 from streams.tenants import TenantPolicies
@@ -49,6 +50,7 @@ class Services:
     clock: SystemClock
     sender: KafkaSender
     events: OutboxAdapterEvents
+    metrics: WorkerMetrics
 
     def close(self) -> None:
         """Close connections."""
@@ -77,13 +79,14 @@ def build(settings: Settings) -> Services:
         clock=SystemClock(),
         sender=KafkaSender(settings.broker),
         events=OutboxAdapterEvents(),
+        metrics=WorkerMetrics(),
     )
 
 
 def handlers(services: Services) -> Mapping[str, Handler]:
     """Return the handler of each topic that a worker reads."""
     settings = services.settings
-    letters = DeadLetterSink(services.sender, settings.broker.group)
+    letters = DeadLetterSink(services.sender, settings.broker.group, services.metrics.dead_lettered)
     policies = TenantPolicies(settings.ingest.policy_staleness_seconds)
     engine, clock, keyring = services.engine, services.clock, services.keyring
     limit = settings.ingest.max_event_bytes
@@ -129,4 +132,5 @@ def chores(services: Services) -> Chores:
         clock=services.clock,
         scheduler=settings.scheduler,
         outbox=settings.outbox,
+        metrics=services.metrics,
     )

@@ -13,7 +13,7 @@ from streams.contracts.dead_letter import DeadLetter, DeadLetterReason
 from streams.contracts.topics import DEAD_LETTERS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from datetime import datetime
 
     from streams.records import SourceRecord
@@ -51,9 +51,15 @@ class RecordSender(Protocol):
 class DeadLetterSink:
     """The dead-letter topic, seen from a handler."""
 
-    def __init__(self, sender: RecordSender, group: str) -> None:
+    def __init__(
+        self,
+        sender: RecordSender,
+        group: str,
+        on_written: Callable[[Iterable[tuple[str, str]]], None] | None = None,
+    ) -> None:
         self._sender = sender
         self._group = group
+        self._on_written = on_written  # told (topic, reason) of each letter
 
     def write(self, refusals: Sequence[Refusal], now: datetime) -> None:
         """Write ``refusals`` and return when they are confirmed.
@@ -63,6 +69,8 @@ class DeadLetterSink:
         """
         if refusals:
             self._sender.send_all([self._outgoing(refusal, now) for refusal in refusals])
+            if self._on_written is not None:
+                self._on_written((refusal.record.topic, refusal.reason.value) for refusal in refusals)
 
     def _outgoing(self, refusal: Refusal, now: datetime) -> OutgoingRecord:
         record = refusal.record

@@ -96,6 +96,12 @@ class RunConsumer(driver.Consumer):  # type: ignore[misc]  # faust is untyped he
         progress = self.progress.get(tp)
         return None if progress is None else progress.committable
 
+    def position_of(self, tp: TP) -> int:
+        """Return the offset up to which everything was settled (held records aside), for judging progress."""
+        progress = self.progress.get(tp)
+        settled = None if progress is None else progress.settled_to
+        return (self._committed_offset[tp] or 0) if settled is None else settled
+
     async def _commit_offsets(self, offsets: Mapping[TP, int], start_new_transaction: bool = True) -> bool:
         before = {tp: self._committed_offset[tp] for tp in offsets}
         committed: bool = await super()._commit_offsets(offsets, start_new_transaction)

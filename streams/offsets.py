@@ -55,6 +55,6 @@ class PartitionProgress:
         return self._settled
 
     @property
-    def settled(self) -> bool:
-        """Whether everything delivered has had its effect or is held."""
-        return self._settled == self._delivered
+    def settled_to(self) -> int | None:
+        """Offset after the last settled record, held ones aside; ``None`` when nothing was delivered."""
+        return self._settled

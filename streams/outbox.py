@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlalchemy import delete, exists, update
+from sqlalchemy import delete, exists, func, update
 from sqlalchemy.orm import aliased
 from sqlmodel import col, select
 
@@ -109,6 +109,13 @@ class OutboxRelay:
     def _send(self, rows: Sequence[OutboxRow]) -> None:
         if rows:
             self._sender.send_all([_outgoing(row) for row in rows])
+
+    def waiting(self) -> int:
+        """Return how many rows wait to be sent."""
+        with transaction(self._engine) as session:
+            return session.exec(
+                select(func.count()).select_from(OutboxRow).where(col(OutboxRow.published_at).is_(None))
+            ).one()
 
     def forget(self, before: datetime) -> int:
         """Delete rows that were sent before ``before`` and return how many there were."""

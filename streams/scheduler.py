@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from personalization.services.rounds import open_due_rounds
-from personalization.storage.signals import delete_expired_signals
+from personalization.storage.signals import delete_expired_signals, signals_per_tenant
 from privacy.errors import PrivacyError
 from privacy.services import policies
 from privacy.storage.session import transaction
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Engine
 
+    from streams.metrics import WorkerMetrics
     from streams.outbox import OutboxRelay
     from streams.settings import OutboxSettings, SchedulerSettings
 
@@ -39,6 +40,7 @@ class Chores:
         clock: aware UTC.
         scheduler: pauses and retention of bookkeeping.
         outbox: pauses and retention of sent rows.
+        metrics: shows the sizes that the sweep sees.
     """
 
     def __init__(
@@ -49,12 +51,14 @@ class Chores:
         clock: Callable[[], datetime],
         scheduler: SchedulerSettings,
         outbox: OutboxSettings,
+        metrics: WorkerMetrics,
     ) -> None:
         self._engine = engine
         self._relay = relay
         self._clock = clock
         self._scheduler = scheduler
         self._outbox = outbox
+        self._metrics = metrics
 
     async def run(self) -> None:
         """Run all of them until cancelled; a failure is reported once and tried again at the next turn."""
@@ -75,6 +79,7 @@ class Chores:
         """Send everything that waits in the outbox."""
         while self._relay.relay_once(self._clock()):
             pass
+        self._metrics.outbox.set(self._relay.waiting())
 
     def sweep(self) -> None:
         """Delete signals past their tenant's retention, old marks of processed events and old sent rows."""
@@ -83,6 +88,7 @@ class Chores:
             for tenant in policies.list_tenants(session):
                 policy = tenant.policy.policy if tenant.policy is not None else WITHOUT_POLICY
                 delete_expired_signals(session, tenant.tenant_id, now - policy.retention)
+            self._metrics.signals_per_tenant(signals_per_tenant(session))
             forget_processed(session, now - timedelta(days=self._scheduler.dedup_days))
         self._relay.forget(now - timedelta(seconds=self._outbox.keep_seconds))
 

@@ -20,6 +20,9 @@ from streams.agents.intake import Intake
 from streams.app import WorkerApp, make_app
 from streams.broker import missing_topics
 from streams.errors import BrokerUnavailableError
+from streams.http.operator import OperatorApi
+from streams.http.server import HttpServer
+from streams.liveness import Liveness
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,9 +41,10 @@ class Worker:
         self._services = services
         self._settings = services.settings
         self.intakes: Mapping[str, Intake] = {
-            topic: Intake(topic, handler, self._settings.ingest)
+            topic: Intake(topic, handler, self._settings.ingest, services.metrics)
             for topic, handler in bootstrap.handlers(services).items()
         }
+        self.liveness = Liveness(self.intakes, services.metrics, self._settings.http)
         self._stop = asyncio.Event()
 
     def ask_to_stop(self) -> None:
@@ -48,12 +52,31 @@ class Worker:
         self._stop.set()
 
     async def run(self) -> None:
-        """Work until asked to stop.
+        """Work until asked to stop, answering over HTTP meanwhile.
 
         Raises:
             PoisonedTopicError: too large a share of events could not be accepted.
             BrokerUnavailableError: the connection to the broker failed for good.
         """
+        if not self._settings.http.enabled:
+            await self._work()
+            return
+        async with self._http_server() as server:
+            log.info("http_listening", port=server.port)
+            await self._work()
+
+    def _http_server(self) -> HttpServer:
+        settings = self._settings.http
+        token = None if settings.token is None else settings.token.get_secret_value()
+        return HttpServer(
+            host=settings.host,
+            port=settings.port,
+            probes=self.liveness,
+            exposition=self._services.metrics.exposition,
+            operator=OperatorApi(self._services.engine, token, self._services.clock.now),
+        )
+
+    async def _work(self) -> None:
         app = make_app(
             self._settings.broker, self.intakes, max_poll_records=self._settings.ingest.batch_events
         )
@@ -68,7 +91,7 @@ class Worker:
                 starting.result()
                 log.info("worker_ready")
                 crash = asyncio.create_task(_crashed(app), name="faust")
-                tasks.append(crash)
+                tasks.extend((crash, asyncio.create_task(self.liveness.run(app), name="liveness")))
                 await asyncio.wait({stop, *tasks}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             stop.cancel()

@@ -11,7 +11,7 @@ from collections import defaultdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
-from sqlalchemy import BigInteger, Index, LargeBinary, delete, insert, select
+from sqlalchemy import BigInteger, Index, LargeBinary, delete, func, insert, select
 from sqlmodel import Field, SQLModel
 
 from personalization.ports import TrainingSnapshot
@@ -137,6 +137,11 @@ def delete_expired_signals(session: Session, tenant_id: str, before: datetime) -
     """Delete the tenant's signals that occurred before ``before`` and return how many there were."""
     statement = delete(_TABLE).where(_TABLE.c.tenant_id == tenant_id, _TABLE.c.occurred_at < before)
     return _rowcount(session.execute(statement))
+
+
+def signals_per_tenant(session: Session) -> list[int]:
+    """Return how many signals each tenant has stored, in no order and without names."""
+    return list(session.execute(select(func.count()).group_by(_TABLE.c.tenant_id)).scalars())
 
 
 def load_training_users(

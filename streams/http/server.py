@@ -1,0 +1,129 @@
+"""The worker's HTTP side: probes for the supervisor, metrics, and the operator API. Loopback unless set otherwise."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Protocol
+
+from aiohttp import web
+
+from personalization.errors import PersonalizationError
+from privacy.errors import PolicyError, PrivacyError, StorageError, UnknownTenantError
+from streams.errors import AccessDeniedError, StreamsError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from streams.http.operator import OperatorApi
+
+MAX_REQUEST_BYTES = 65_536
+
+
+class Probes(Protocol):
+    """What the probes ask."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether the worker gets anywhere."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has nearly caught up."""
+
+
+class HttpServer:
+    """The listening side, as an async context manager.
+
+    Args:
+        host: address to listen on.
+        port: port; 0 picks a free one.
+        probes: liveness and readiness.
+        exposition: returns the metrics in Prometheus' text format.
+        operator: the operator API; it also decides who may read the metrics.
+    """
+
+    def __init__(
+        self,
+        *,
+        host: str,
+        port: int,
+        probes: Probes,
+        exposition: Callable[[], bytes],
+        operator: OperatorApi,
+    ) -> None:
+        self._host = host
+        self._port = port
+        self._probes = probes
+        self._exposition = exposition
+        self._operator = operator
+        application = web.Application(client_max_size=MAX_REQUEST_BYTES, middlewares=[_errors_as_json])
+        application.router.add_get("/healthz", self._health)
+        application.router.add_get("/readyz", self._readiness)
+        application.router.add_get("/metrics", self._metrics)
+        operator.add_routes(application.router)
+        self._runner = web.AppRunner(application, access_log=None)
+
+    @property
+    def port(self) -> int:
+        """Port that is listened on."""
+        return self._port
+
+    async def __aenter__(self) -> HttpServer:
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, self._host, self._port)
+        await site.start()
+        self._port = self._runner.addresses[0][1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._runner.cleanup()
+
+    async def _health(self, _: web.Request) -> web.Response:
+        return _probe(self._probes.alive, "alive", "stalled")
+
+    async def _readiness(self, _: web.Request) -> web.Response:
+        return _probe(self._probes.ready, "ready", "not ready")
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        await self._operator.require_platform(request)
+        return web.Response(
+            body=self._exposition(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+        )
+
+
+def _probe(fine: bool, yes: str, no: str) -> web.Response:
+    return web.json_response({"status": yes if fine else no}, status=200 if fine else 503)
+
+
+@web.middleware
+async def _errors_as_json(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        return _refusal(error.status, "http.refused", error.reason)
+    except json.JSONDecodeError:
+        return _refusal(400, "http.json_invalid", "the request's body is not JSON")
+    except (PrivacyError, StreamsError, PersonalizationError) as error:
+        return _refusal(_status(error), error.code, str(error))
+
+
+def _status(error: Exception) -> int:
+    match error:
+        case UnknownTenantError():
+            return 404
+        case AccessDeniedError():
+            return 403
+        case PolicyError():
+            return 422
+        case StorageError():
+            return 503
+        case _:
+            return 409
+
+
+def _refusal(status: int, code: str, text: str) -> web.Response:
+    body: dict[str, Any] = {"error": {"code": code, "text": text}}
+    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
+    return web.json_response(body, status=status, headers=headers)

@@ -1,0 +1,123 @@
+"""What is counted, for Prometheus: per topic and reason, never per user and never with a tenant's name."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Protocol
+
+from prometheus_client import CollectorRegistry, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client import Counter as PrometheusCounter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    class Timed(Protocol):
+        """A record, as far as metrics go."""
+
+        @property
+        def timestamp(self) -> int:
+            """Time of the record, in milliseconds since 1970."""
+
+    class Item(Protocol):
+        """One work of a batch."""
+
+        @property
+        def record(self) -> Timed:
+            """Its record."""
+
+    class Counts(Protocol):
+        """What one batch brought about."""
+
+        @property
+        def effects(self) -> int:
+            """Events that had their effect."""
+
+        @property
+        def duplicates(self) -> int:
+            """Events that had had it before."""
+
+        @property
+        def dead_letters(self) -> int:
+            """Events that were refused."""
+
+
+class WorkerMetrics:
+    """The metrics of one worker process, in a registry of their own."""
+
+    def __init__(self) -> None:
+        registry = self._registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self._events = PrometheusCounter(
+            "discreet_events", "Events by what became of them.", ("topic", "outcome"), registry=registry
+        )
+        self._letters = PrometheusCounter(
+            "discreet_dead_letters", "Dead letters by reason.", ("topic", "reason"), registry=registry
+        )
+        self._batch_events = Histogram(
+            "discreet_batch_events",
+            "Events in one transaction.",
+            ("topic",),
+            buckets=(1, 3, 10, 30, 100, 300, 1000, 3000, 10_000),
+            registry=registry,
+        )
+        self._batch_seconds = Histogram(
+            "discreet_batch_seconds", "Time of one transaction, retries included.", ("topic",), registry=registry
+        )
+        self._latency = Histogram(
+            "discreet_ingest_latency_seconds",
+            "From the record's time to its committed effect, for the oldest and the newest event of each batch.",
+            ("topic",),
+            buckets=(0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 300),
+            registry=registry,
+        )
+        self._retries = PrometheusCounter(
+            "discreet_retries", "Attempts that failed for want of the database or broker.", ("topic",), registry=registry
+        )
+        self.lag = Gauge(
+            "discreet_lag_events", "End offset less committable offset.", ("topic", "partition"), registry=registry
+        )
+        self.oldest = Gauge(
+            "discreet_oldest_unprocessed_seconds",
+            "How long the partition that waits longest has had unread records without progress.",
+            registry=registry,
+        )
+        self.buffered = Gauge("discreet_buffered_events", "Events in memory.", ("topic",), registry=registry)
+        self.held = Gauge("discreet_held_events", "Events that wait for a consent.", ("topic",), registry=registry)
+        self.rebalances = Gauge("discreet_rebalances", "Rebalances since the start.", registry=registry)
+        self.outbox = Gauge("discreet_outbox_waiting", "Rows that wait to be sent.", registry=registry)
+        self._tenants = Gauge(
+            "discreet_tenants_by_signals",
+            "Tenants with at most so many stored signals.",
+            ("le",),
+            registry=registry,
+        )
+
+    def batch_done(self, topic: str, works: Sequence[Item], outcome: Counts, seconds: float) -> None:
+        """Note one processed batch."""
+        self._events.labels(topic, "effect").inc(outcome.effects)
+        self._events.labels(topic, "duplicate").inc(outcome.duplicates)
+        self._events.labels(topic, "dead_letter").inc(outcome.dead_letters)
+        self._batch_events.labels(topic).observe(len(works))
+        self._batch_seconds.labels(topic).observe(seconds)
+        now = time.time()
+        for work in (works[0], works[-1]):
+            self._latency.labels(topic).observe(max(0.0, now - work.record.timestamp / 1000))
+
+    def retrying(self, topic: str) -> None:
+        """Note one failed attempt."""
+        self._retries.labels(topic).inc()
+
+    def dead_lettered(self, places: Iterable[tuple[str, str]]) -> None:
+        """Note dead letters, each by (topic, reason)."""
+        for (topic, reason), count in Counter(places).items():
+            self._letters.labels(topic, reason).inc(count)
+
+    def signals_per_tenant(self, counts: Sequence[int]) -> None:
+        """Show how many tenants have how many signals, in powers of ten; no tenant is named."""
+        for power in range(1, 9):
+            self._tenants.labels(str(10**power)).set(sum(count <= 10**power for count in counts))
+
+    def exposition(self) -> bytes:
+        """Return everything in Prometheus' text format."""
+        return generate_latest(self._registry)
