@@ -81,40 +81,39 @@ class Signal:
             raise ValueError("these bytes are not a signal") from error
 
     def example(self) -> Example | None:
-        """Return what training makes of the signal; ``None`` when it says nothing (a middling rating, no text)."""
+        """Return what training makes of the signal; ``None`` when it says nothing."""
         match self.outcome:
-            case OutcomeKind.ACCEPTED:
-                return _sft(self.prompt, self.completion)
             case OutcomeKind.EDITED | OutcomeKind.CORRECTION:
-                if not self.final_text:
-                    return None
-                if not self.completion or self.completion == self.final_text:
-                    return _sft(self.prompt, self.final_text)
-                return Example(
-                    prompt=self.prompt,
-                    completion=self.final_text,
-                    kind=ExampleKind.PREFERENCE,
-                    shown=self.completion,
-                )
+                return self._corrected()
             case OutcomeKind.REJECTED:
-                return _unlikelihood(self.prompt, self.completion)
+                liked: bool | None = False
             case OutcomeKind.RATING:
-                rating = self.rating or 0
-                if rating >= LIKED_RATING:
-                    return _sft(self.prompt, self.completion)
-                if rating <= DISLIKED_RATING:
-                    return _unlikelihood(self.prompt, self.completion)
-                return None
+                liked = _liked(self.rating)
+            case OutcomeKind.ACCEPTED:
+                liked = True
+        if liked is None or not self.completion:
+            return None
+        kind = ExampleKind.SFT if liked else ExampleKind.UNLIKELIHOOD
+        return Example(prompt=self.prompt, completion=self.completion, kind=kind)
+
+    def _corrected(self) -> Example | None:
+        if not self.final_text:
+            return None
+        if not self.completion or self.completion == self.final_text:
+            return Example(prompt=self.prompt, completion=self.final_text)
+        return Example(
+            prompt=self.prompt,
+            completion=self.final_text,
+            kind=ExampleKind.PREFERENCE,
+            shown=self.completion,
+        )
 
 
-def _sft(prompt: str, completion: str) -> Example | None:
-    return Example(prompt=prompt, completion=completion) if completion else None
-
-
-def _unlikelihood(prompt: str, completion: str) -> Example | None:
-    if not completion:
+def _liked(rating: int | None) -> bool | None:
+    """Return what a rating says about the completion; ``None`` when it says nothing."""
+    if rating is None or DISLIKED_RATING < rating < LIKED_RATING:
         return None
-    return Example(prompt=prompt, completion=completion, kind=ExampleKind.UNLIKELIHOOD)
+    return rating >= LIKED_RATING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,8 +1,8 @@
 """The Faust application: one agent per topic, each handing its runs to an intake.
 
-Agents do nothing but hand over, so nothing they do can raise; their streams acknowledge nothing (``noack``), because
-offsets are committed by what the intakes settled. No tables, no leader topic, no topic creation, no web pages: what
-the process serves over HTTP is ours (``streams.http``).
+Agents do nothing but hand over, so nothing they do can raise; their streams acknowledge nothing
+(``noack``), because offsets are committed by what the intakes settled. No tables, no leader topic, no topic
+creation, no web pages: what the process serves over HTTP is ours (``streams.http``).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The composition root: settings become an engine, a keyring, senders and handlers. Nothing else builds them."""
+"""The composition root: settings become an engine, a keyring, senders and handlers, here and nowhere else."""
 
 from __future__ import annotations
 
@@ -116,9 +116,7 @@ def handlers(services: Services) -> Mapping[str, Handler]:
             policies=TenantPolicies(settings.ingest.policy_staleness_seconds),
             max_event_bytes=limit,
         ),
-        SERVING_ACKS.name: AckHandler(
-            engine=engine, letters=letters, clock=clock, max_event_bytes=limit
-        ),
+        SERVING_ACKS.name: AckHandler(engine=engine, letters=letters, clock=clock, max_event_bytes=limit),
     }
 
 

@@ -1,4 +1,4 @@
-"""kafka-python clients from settings: the idempotent producer of the outbox and the dead letters, and consumers."""
+"""kafka-python clients from settings: the idempotent producer of outbox and dead letters, and consumers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def client_options(settings: BrokerSettings) -> dict[str, Any]:
 
 
 class KafkaSender:
-    """An idempotent producer, made on first use and made anew after a failure; safe to use from several threads."""
+    """An idempotent producer, made on first use and anew after a failure; threads may share it."""
 
     def __init__(self, settings: BrokerSettings) -> None:
         self._settings = settings
@@ -59,7 +59,7 @@ class KafkaSender:
         except KafkaError as error:
             self.close()
             raise BrokerUnavailableError(
-                f"the broker at {self._settings.bootstrap} did not confirm a write within {timeout:g} seconds "
+                f"the broker at {self._settings.bootstrap} did not confirm a write in {timeout:g} seconds "
                 f"({type(error).__name__}); check that it is reachable and that its topics exist"
             ) from error
 
@@ -87,17 +87,22 @@ class KafkaSender:
             producer.close(timeout=1)
 
 
-def open_consumer(settings: BrokerSettings, **options: Any) -> KafkaConsumer:
+def open_consumer(settings: BrokerSettings, *, group: str | None = None, **options: Any) -> KafkaConsumer:
     """Return a consumer outside the workers' group, for reading a topic from end to end.
+
+    Args:
+        settings: where the broker is.
+        group: under which name positions are kept, if at all.
+        options: further options of kafka-python.
 
     Raises:
         BrokerUnavailableError: the broker cannot be reached.
     """
     try:
-        return KafkaConsumer(**client_options(settings), enable_auto_commit=False, group_id=None, **options)
+        return KafkaConsumer(**client_options(settings), enable_auto_commit=False, group_id=group, **options)
     except KafkaError as error:
         raise BrokerUnavailableError(
-            f"the broker at {settings.bootstrap} cannot be reached ({type(error).__name__}); check that it runs"
+            f"the broker at {settings.bootstrap} cannot be reached ({type(error).__name__}); is it running?"
         ) from error
 
 

@@ -1,8 +1,8 @@
 """Write what could not be accepted to the dead-letter topic, confirmed before the offset moves on.
 
 The record keeps its key, value and headers; the reason, its origin and the attempts come on top (see
-``streams.contracts.dead_letter``). A crash between this write and the commit leaves a second copy with the same
-origin, by which a reader tells it from a second event.
+``streams.contracts.dead_letter``). A crash between this write and the commit leaves a second copy with the
+same origin, by which a reader tells it from a second event.
 """
 
 from __future__ import annotations

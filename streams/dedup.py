@@ -32,8 +32,8 @@ def processed_among(session: Session, digests: Sequence[bytes]) -> set[bytes]:
 def mark_processed(session: Session, digests: Sequence[bytes], now: datetime) -> None:
     """Note that the events have had their effect.
 
-    A digest that another transaction notes at the same moment makes this one fail as a whole; tried again, it sees
-    the other's mark.
+    A digest that another transaction notes at the same moment makes this one fail as a whole; tried again,
+    it sees the other's mark.
     """
     if digests:
         session.execute(insert(_TABLE), [{"event_digest": digest, "processed_at": now} for digest in digests])

@@ -1,13 +1,14 @@
-"""Faust's Kafka transport with two changes: records travel in runs, and offsets are committed by what was settled.
+"""Faust's Kafka transport with two changes: records travel in runs, and what was settled is committed.
 
-Stock Faust 0.15.3 makes one message, one event and one acknowledgement per record, acknowledges records whose
-processing raised, and can commit past a record that is still in flight. Here each run of records fetched from a
-partition is one stream event (``streams.records.RecordRun``), so that the framework's cost is paid once per run, and
-the committed offset comes from ``streams.offsets.PartitionProgress`` alone. Group membership, rebalancing, flow
-control, the channel queue with its back-pressure and the commit loop remain Faust's.
+Stock Faust 0.15.3 makes one message, one event and one acknowledgement per record, acknowledges records
+whose processing raised, and can commit past a record that is still in flight. Here each run of records
+fetched from a partition is one stream event (``streams.records.RecordRun``), so that the framework's cost
+is paid once per run, and the committed offset comes from ``streams.offsets.PartitionProgress`` alone. Group
+membership, rebalancing, flow control, the channel queue with its back-pressure and the commit loop remain
+Faust's.
 
-Whenever records that were fetched cannot be handed over (a rebalance came in between), the position goes back to the
-committed offset of every partition: records may come twice, never not at all.
+Whenever records that were fetched cannot be handed over (a rebalance came in between), the position goes
+back to the committed offset of every partition: records may come twice, never not at all.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ FETCH_TIMEOUT_SECONDS = 1.0
 
 
 class RunConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # faust is untyped here
-    """Consumer thread whose failed commits are reported and tried again by the next round of the commit loop."""
+    """Consumer thread whose failed commits are reported and tried again by the next turn of the loop."""
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
         consumer = self._ensure_consumer()
@@ -49,8 +50,8 @@ class RunConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  #
         try:
             await consumer.commit(wanted)
         except (KafkaError, IllegalStateError) as error:
-            # A group that moved on delivers these records again; a broker that is away will be back. Stock Faust
-            # stops the whole worker in both cases.
+            # A group that moved on delivers these records again; a broker that is away will be back. Stock
+            # Faust stops the whole worker in both cases.
             log.warning("commit_failed", error=type(error).__name__)
             return False
         return True
@@ -97,7 +98,7 @@ class RunConsumer(driver.Consumer):  # type: ignore[misc]  # faust is untyped he
         return None if progress is None else progress.committable
 
     def position_of(self, tp: TP) -> int:
-        """Return the offset up to which everything was settled (held records aside), for judging progress."""
+        """Return the offset up to which everything was settled (held records aside)."""
         progress = self.progress.get(tp)
         settled = None if progress is None else progress.settled_to
         return (self._committed_offset[tp] or 0) if settled is None else settled
@@ -111,7 +112,7 @@ class RunConsumer(driver.Consumer):  # type: ignore[misc]  # faust is untyped he
         return committed
 
     async def wait_empty(self) -> None:
-        """Let work in progress finish, then commit it; called on shutdown and before partitions are given up."""
+        """Let work in progress finish, then commit it: on shutdown and before a rebalance."""
         if self.drain is not None:
             await self.drain()
         await self.commit()
@@ -172,7 +173,8 @@ class RunConsumer(driver.Consumer):  # type: ignore[misc]  # faust is untyped he
             return
         generation = self.app.consumer_generation_id
         if epoch != self._epoch or not self.flow_active:
-            # The fetch began before positions moved and may have ended after: its records belong to neither side.
+            # The fetch began before positions moved and may have ended after: its records belong to neither
+            # side.
             await self._read_again(ensure_TPset(fetched))
             return
         for partition, records in fetched.items():

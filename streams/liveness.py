@@ -1,8 +1,8 @@
 """Is the worker getting anywhere? Judged by the broker's end offsets, not by what Faust thinks of itself.
 
-A partition is *stalled* when it has records we did not settle and nothing of it was settled for longer than allowed;
-then the worker is not alive and its supervisor should restart it. It is *ready* when it has partitions (or knows that
-it need not have any) and lags no further behind than allowed.
+A partition is *stalled* when it has records we did not settle and nothing of it was settled for longer than
+allowed; then the worker is not alive and its supervisor should restart it. It is *ready* when it has
+partitions (or knows that it need not have any) and lags no further behind than allowed.
 """
 
 from __future__ import annotations

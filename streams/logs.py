@@ -1,4 +1,4 @@
-"""Structured logs on standard error: event names and plain facts, never a payload, a key or an id of a person."""
+"""Structured logs on standard error: event names and plain facts, never a payload or an id of a person."""
 
 from __future__ import annotations
 

@@ -62,20 +62,29 @@ class WorkerMetrics:
             registry=registry,
         )
         self._batch_seconds = Histogram(
-            "discreet_batch_seconds", "Time of one transaction, retries included.", ("topic",), registry=registry
+            "discreet_batch_seconds",
+            "Time of one transaction, retries included.",
+            ("topic",),
+            registry=registry,
         )
         self._latency = Histogram(
             "discreet_ingest_latency_seconds",
-            "From the record's time to its committed effect, for the oldest and the newest event of each batch.",
+            "From the record's time to its committed effect, for two events of each batch.",
             ("topic",),
             buckets=(0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 300),
             registry=registry,
         )
         self._retries = PrometheusCounter(
-            "discreet_retries", "Attempts that failed for want of the database or broker.", ("topic",), registry=registry
+            "discreet_retries",
+            "Attempts that failed for want of the database or broker.",
+            ("topic",),
+            registry=registry,
         )
         self.lag = Gauge(
-            "discreet_lag_events", "End offset less committable offset.", ("topic", "partition"), registry=registry
+            "discreet_lag_events",
+            "End offset less committable offset.",
+            ("topic", "partition"),
+            registry=registry,
         )
         self.oldest = Gauge(
             "discreet_oldest_unprocessed_seconds",
@@ -83,7 +92,9 @@ class WorkerMetrics:
             registry=registry,
         )
         self.buffered = Gauge("discreet_buffered_events", "Events in memory.", ("topic",), registry=registry)
-        self.held = Gauge("discreet_held_events", "Events that wait for a consent.", ("topic",), registry=registry)
+        self.held = Gauge(
+            "discreet_held_events", "Events that wait for a consent.", ("topic",), registry=registry
+        )
         self.rebalances = Gauge("discreet_rebalances", "Rebalances since the start.", registry=registry)
         self.outbox = Gauge("discreet_outbox_waiting", "Rows that wait to be sent.", registry=registry)
         self._tenants = Gauge(

@@ -1,9 +1,10 @@
 """Which offset of a partition may be committed: the one after everything before it has had its effect.
 
-Records of one partition are delivered and settled in order; single records may be *held* (a consent is awaited)
-while later ones are settled. The committable offset never passes a held or unsettled record, whatever the numbers
-in between: gaps in the offsets (compaction, transaction markers) mean nothing here, because only delivered records
-count. Faust's own rule compares numbers and can pass an in-flight record; it is not used.
+Records of one partition are delivered and settled in order; single records may be *held* (a consent is
+awaited) while later ones are settled. The committable offset never passes a held or unsettled record,
+whatever the numbers in between: gaps in the offsets (compaction, transaction markers) mean nothing here,
+because only delivered records count. Faust's own rule compares numbers and can pass an in-flight record; it
+is not used.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ from __future__ import annotations
 class PartitionProgress:
     """What was delivered, settled and held of one partition since it was assigned (or last re-read).
 
-    A new assignment makes a new object. Whoever still holds records of the old one settles into the void: those
-    records are delivered again and recognised by their event id.
+    A new assignment makes a new object. Whoever still holds records of the old one settles into the void:
+    those records are delivered again and recognised by their event id.
     """
 
     __slots__ = ("_delivered", "_held", "_settled", "abandoned")
 
     def __init__(self) -> None:
-        self.abandoned = False  # the partition was given up or is read again; whoever holds its records drops them
+        self.abandoned = False  # given up or read again: whoever holds its records drops them
         self._delivered: int | None = None  # offset after the last delivered record
         self._settled: int | None = None  # offset after the last settled record, held ones aside
         self._held: set[int] = set()

@@ -1,8 +1,8 @@
 """The outbox: events written in the transaction of their cause, and the relay that sends them afterwards.
 
-Rows of one (topic, key) leave in the order they were written: a relay takes only the oldest waiting row of each, and
-takes it locked (``SKIP LOCKED`` on PostgreSQL), so any number of relays run without a leader. A crash between sending
-and marking sends a row twice; readers recognise it by the event id.
+Rows of one (topic, key) leave in the order they were written: a relay takes only the oldest waiting row of
+each, and takes it locked (``SKIP LOCKED`` on PostgreSQL), so any number of relays run without a leader. A
+crash between sending and marking sends a row twice; readers recognise it by the event id.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class OutboxAdapterEvents:
     """``personalization.ports.AdapterEvents`` over the outbox: the event, and the state it brings about."""
 
     def append(self, session: Session, event: AdapterLifecycleEvent) -> None:
-        """Add the event and, where it changes what servers should hold, the line's new state (or a tombstone)."""
+        """Add the event and, where it changes the desired state, the new state (or a tombstone)."""
         trace = current_traceparent()
         happened = new_envelope(
             event_id=event.event_id,
@@ -155,4 +155,3 @@ def _mark(session: Session, rows: Sequence[OutboxRow], now: datetime) -> None:
 def _outgoing(row: OutboxRow) -> OutgoingRecord:
     headers = [(name, text.encode()) for name, text in row.headers]
     return OutgoingRecord(row.topic, row.key, row.value, headers)
-

@@ -1,4 +1,4 @@
-"""What happens by the clock: due rounds are opened, the outbox is relayed, what is past its time is deleted."""
+"""What happens by the clock: rounds are opened, the outbox is relayed, what is past its time is deleted."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ async def _repeat(name: str, chore: Callable[[], None], seconds: float) -> None:
             failing = True
         except Exception as error:  # noqa: BLE001  # a bug in one chore must not end ingest
             if not failing:
-                log.error("chore_failed", chore=name, error=type(error).__name__)
+                log.warning("chore_failed", chore=name, error=type(error).__name__)
             failing = True
         else:
             if failing:

@@ -1,8 +1,8 @@
-"""Every setting of the processes, read from the environment (prefix ``DISCREET_``, sections joined by ``__``).
+"""Every setting of the processes, read from the environment: prefix ``DISCREET_``, sections joined by ``__``.
 
-``DISCREET_DATABASE__URL=postgresql+psycopg://…`` sets ``settings.database.url``. Settings are read in ``bootstrap``
-and ``cli`` only; everything else receives plain values. Defaults are those of one machine: SQLite in the state
-directory and a broker on the loopback.
+``DISCREET_DATABASE__URL=postgresql+psycopg://…`` sets ``settings.database.url``. Settings are read in
+``bootstrap`` and ``cli`` only; everything else receives plain values. Defaults are those of one machine:
+SQLite in the state directory and a broker on the loopback.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class DatabaseSettings(_Section):
     """Where durable state lives."""
 
     url: str = ""
-    """``sqlite:///path`` or ``postgresql+psycopg://user@host/name``; empty means a file in the state directory."""
+    """``sqlite:///path`` or ``postgresql+psycopg://user@host/name``; empty: a file in the state directory."""
     busy_timeout_seconds: Positive = 30.0
     """How long a SQLite writer waits for another one."""
 
@@ -163,13 +163,17 @@ class Settings(BaseSettings):
     """All settings of one process."""
 
     model_config = SettingsConfigDict(
-        env_prefix="DISCREET_", env_nested_delimiter="__", frozen=True, extra="ignore", use_attribute_docstrings=True
+        env_prefix="DISCREET_",
+        env_nested_delimiter="__",
+        frozen=True,
+        extra="ignore",
+        use_attribute_docstrings=True,
     )
 
     state: Path = Path("discreet-state")
-    """Directory of everything this machine keeps: SQLite file, artifacts, embedded broker, converted models."""
+    """Directory of everything this machine keeps: SQLite file, artifacts, converted models."""
     master_key: SecretStr | None = None
-    """32 bytes in base64; wraps every tenant's keys. Without it the processes that need keys refuse to start."""
+    """32 bytes in base64; wraps every tenant's keys. Processes that need keys refuse to start without it."""
     artifacts: str = ""
     """Directory of the content-addressed artifact store; empty means one in the state directory."""
     database: DatabaseSettings = DatabaseSettings()
@@ -212,7 +216,7 @@ class Settings(BaseSettings):
         """
         if self.master_key is None:
             raise SettingsError(
-                "no master key is set; put 32 random bytes in base64 into DISCREET_MASTER_KEY and keep them safe"
+                "no master key is set; put 32 random bytes in base64 into DISCREET_MASTER_KEY"
             )
         return base64.b64decode(self.master_key.get_secret_value())
 
@@ -221,8 +225,8 @@ def load_settings() -> Settings:
     """Read the settings from the environment.
 
     Raises:
-        SettingsError: a value is outside its range; the text names the variable and the rule, never the value of
-            a secret.
+        SettingsError: a value is outside its range; the text names the variable and the rule, never the
+            value of a secret.
     """
     try:
         return Settings()

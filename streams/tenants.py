@@ -29,10 +29,10 @@ class _Entry:
 
 
 class TenantPolicies:
-    """A cache of the newest policies; an entry older than ``staleness_seconds`` is read again before it is used.
+    """A cache of the newest policies; an entry older than ``staleness_seconds`` is read again before use.
 
-    One statement asks for the newest version number of the tenants in question; a policy is read and parsed only when
-    that number changed. Unknown tenants are not cached, so that a new one works at once.
+    One statement asks for the newest version number of the tenants in question; a policy is read and parsed
+    only when that number changed. Unknown tenants are not cached, so that a new one works at once.
     """
 
     def __init__(self, staleness_seconds: float, monotonic: Callable[[], float] = time.monotonic) -> None:

@@ -1,8 +1,9 @@
 """Trace context (W3C ``traceparent``) in and out; without an OpenTelemetry SDK configured all of it is free.
 
-A round has one trace whoever works on it: its trace id is derived from the round id, so scheduler, trainer and the
-adapter event meet in it without storing anything. Ingest spans link to the producers' contexts; a round's trace
-never links to an interaction's, since that would say whose interactions an adapter was trained on.
+A round has one trace whoever works on it: its trace id is derived from the round id, so scheduler, trainer
+and the adapter event meet in it without storing anything. Ingest spans link to the producers' contexts; a
+round's trace never links to an interaction's, since that would say whose interactions an adapter was
+trained on.
 """
 
 from __future__ import annotations

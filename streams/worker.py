@@ -1,9 +1,9 @@
 """The worker process: the Faust app, the intakes, the chores and the HTTP endpoints in one event loop.
 
-It ends in one of three ways: asked to (SIGTERM or SIGINT) it stops pulling, lets transactions in progress finish,
-commits, and leaves the group; when the Faust app or an intake fails for good, it does the same and raises the cause,
-so that whoever supervises it sees a status other than zero; and SIGKILL at any moment loses nothing, because offsets
-are committed only after effects.
+It ends in one of three ways: asked to (SIGTERM or SIGINT) it stops pulling, lets transactions in progress
+finish, commits, and leaves the group; when the Faust app or an intake fails for good, it does the same and
+raises the cause, so that whoever supervises it sees a status other than zero; and SIGKILL at any moment
+loses nothing, because offsets are committed only after effects.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from streams import bootstrap
+from privacy.errors import StorageError
+from streams import bootstrap, database
 from streams.agents.intake import Intake
 from streams.app import WorkerApp, make_app
 from streams.broker import missing_topics
@@ -25,13 +26,14 @@ from streams.http.server import HttpServer
 from streams.liveness import Liveness
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from streams.bootstrap import Services
 
 log = structlog.get_logger(__name__)
 
-BROKER_RETRY_SECONDS = 2.0
+FIRST_PAUSE_SECONDS = 0.5
+LONGEST_PAUSE_SECONDS = 10.0
 
 
 class Worker:
@@ -110,24 +112,36 @@ class Worker:
         log.info("worker_stopped")
 
     async def _start(self, app: WorkerApp) -> None:
-        await self._wait_for_topics()
+        await self._wait_until_ready("database", self._database_problem)
+        await self._wait_until_ready("broker", self._broker_problem)
         await app.start()
 
-    async def _wait_for_topics(self) -> None:
-        """Wait until the broker answers and has the topics; what is missing is reported once."""
-        reported = ""
-        while True:
-            try:
-                missing = await asyncio.to_thread(missing_topics, self._settings.broker, self.intakes)
-                problem = f"topics are missing: {', '.join(missing)}; run `discreet topics create`"
-                if not missing:
-                    return
-            except BrokerUnavailableError as error:
-                problem = str(error)
+    async def _wait_until_ready(self, name: str, problem_with: Callable[[], str | None]) -> None:
+        """Wait until nothing is wrong any more; each problem is reported once."""
+        reported = None
+        pause = FIRST_PAUSE_SECONDS
+        while (problem := await asyncio.to_thread(problem_with)) is not None:
             if problem != reported:
-                log.warning("waiting_for_broker", problem=problem)
+                log.warning("waiting", what=name, problem=problem)
                 reported = problem
-            await asyncio.sleep(BROKER_RETRY_SECONDS)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    def _database_problem(self) -> str | None:
+        try:
+            revision, newest = database.current(self._settings.database_url), database.head()
+        except StorageError as error:
+            return str(error)
+        if revision == newest:
+            return None
+        return f"the database is at revision {revision or 'none'}, not {newest}; run `discreet db upgrade`"
+
+    def _broker_problem(self) -> str | None:
+        try:
+            missing = missing_topics(self._settings.broker, self.intakes)
+        except BrokerUnavailableError as error:
+            return str(error)
+        return f"topics are missing: {', '.join(missing)}; run `discreet topics create`" if missing else None
 
 
 async def _crashed(app: WorkerApp) -> None:

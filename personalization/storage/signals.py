@@ -1,6 +1,7 @@
-"""Stored signals: batches go in with the per-user bound applied in the same transaction; a release takes them out.
+"""Stored signals: batches go in with the bound applied in the same transaction; a release takes them out.
 
-One statement reads what a batch's users already have, one inserts, at most one deletes; no statement runs per event.
+One statement reads what a batch's users already have, one inserts, at most one deletes; no statement runs
+per event.
 """
 
 from __future__ import annotations
@@ -57,7 +58,6 @@ class SignalRow(SQLModel, table=True):
 
 
 _TABLE: Table = SignalRow.__table__  # type: ignore[attr-defined]  # SQLModel adds it to table classes
-
 
 
 class SignalReader(Protocol):
@@ -141,7 +141,9 @@ def delete_expired_signals(session: Session, tenant_id: str, before: datetime) -
 
 def signals_per_tenant(session: Session) -> list[int]:
     """Return how many signals each tenant has stored, in no order and without names."""
-    return list(session.execute(select(func.count()).group_by(_TABLE.c.tenant_id)).scalars())
+    return list(
+        session.execute(select(func.count(_TABLE.c.event_digest)).group_by(_TABLE.c.tenant_id)).scalars()
+    )
 
 
 def load_training_users(
@@ -154,9 +156,9 @@ def load_training_users(
 ) -> tuple[UserExamples, ...]:
     """Return the examples of a line's users, ordered by pseudonym, without any identifier.
 
-    Only users who consent to training now, only signals inside the policy's retention, and of each user at most
-    ``contribution_bound`` examples in all: those of smallest rank over every period, so that one user's gradient
-    rests on no more than that.
+    Only users who consent to training now, only signals inside the policy's retention, and of each user at
+    most ``contribution_bound`` examples in all: those of smallest rank over every period, so that one
+    user's gradient rests on no more than that.
 
     Args:
         session: inside the caller's transaction.
@@ -206,7 +208,9 @@ class StoredSignals:
         """Return at most ``contribution_bound`` examples of each user; this is the private read."""
         version = policies.current_policy(session, tenant_id)
         if version is None:
-            raise PolicyError(f"tenant {tenant_id!r} has no privacy policy and is never trained; set one first")
+            raise PolicyError(
+                f"tenant {tenant_id!r} has no privacy policy and is never trained; set one first"
+            )
         policy = version.policy.model_copy(update={"contribution_bound": contribution_bound})
         users = load_training_users(session, tenant_id, domain, policy, self._keyring, now)
         key = self._keyring.tenant_keys(session, tenant_id, now=now).pseudonym_key
@@ -214,7 +218,7 @@ class StoredSignals:
 
 
 def data_digest(key: bytes, users: Sequence[UserExamples]) -> str:
-    """Return a keyed digest of training data: equal data give equal digests, and without the key it says nothing."""
+    """Return a keyed digest of training data: equal data give equal digests."""
     state = hmac.new(key, digestmod=hashlib.sha256)
     for user in users:
         state.update(len(user.examples).to_bytes(4, "big"))

@@ -67,9 +67,7 @@ class ConsentHandler(BatchHandler[ConsentV1]):
             if key is None:
                 decision.refuse(work, DeadLetterReason.TENANT_UNKNOWN, "tenant_id: is not registered")
             else:
-                named.append(
-                    (work, Subject(data.tenant_id, pseudonym(key, data.tenant_id, data.user_id)))
-                )
+                named.append((work, Subject(data.tenant_id, pseudonym(key, data.tenant_id, data.user_id))))
         erased = erasures.erased_among(session, {subject for _, subject in named})
         statements: list[ConsentStatement] = []
         for work, subject in named:
@@ -82,8 +80,6 @@ class ConsentHandler(BatchHandler[ConsentV1]):
                 notice_version=data.notice_version,
                 occurred_at=data.occurred_at,
             )
-            statements.append(
-                ConsentStatement(subject=subject, purpose=data.purpose.value, consent=consent)
-            )
+            statements.append(ConsentStatement(subject=subject, purpose=data.purpose.value, consent=consent))
             decision.applied.append(work.parsed)
         consents.record(session, statements, now=now)

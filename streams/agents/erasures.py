@@ -1,7 +1,8 @@
 """Erasure requests: key, signals and consents go in one transaction with the certificate that answers.
 
-The answer and the tombstones for the compacted consent topic leave through the outbox. Both carry the request's key,
-which names the user, so the relay removes those rows the moment they are sent instead of keeping them.
+The answer and the tombstones for the compacted consent topic leave through the outbox. Both carry the
+request's key, which names the user, so the relay removes those rows the moment they are sent instead of
+keeping them.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """What every handler does around its transaction: decode, dead-letter, deduplicate.
 
-Records that cannot be accepted are dead-lettered, and that write is confirmed *before* the transaction commits: when
-the database decides that some are refused, its transaction is given up, the letters are written, and the rest is
-decided anew. A crash in between leaves a second letter with the same origin, never a lost one. Nothing waits for the
-broker while a transaction is open.
+Records that cannot be accepted are dead-lettered, and that write is confirmed *before* the transaction
+commits: when the database decides that some are refused, its transaction is given up, the letters are
+written, and the rest is decided anew. A crash in between leaves a second letter with the same origin, never
+a lost one. Nothing waits for the broker while a transaction is open.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """From stream to transaction: a bounded buffer, one handler call at a time in a thread, settled in order.
 
-An agent offers each run it receives; ``offer`` waits while the buffer is full, so a slow database stops the pulling
-instead of growing memory. The loop takes what has gathered (natural batching: no timer), lets the handler process it
-in one transaction in a thread, and then settles the offsets. A handler never sees a partial failure:
+An agent offers each run it receives; ``offer`` waits while the buffer is full, so a slow database stops the
+pulling instead of growing memory. The loop takes what has gathered (natural batching: no timer), lets the
+handler process it in one transaction in a thread, and then settles the offsets. A handler never sees a
+partial failure:
 
 - the database or the broker is away (a retryable error): tried again with growing pauses, reported once;
 - anything else: the batch is processed record by record, and a record that fails alone is dead-lettered;
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import structlog
+from sqlalchemy.exc import DataError, IntegrityError
 
 from privacy.errors import PrivacyError
 from streams.errors import PoisonedTopicError, StreamsError
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 HELD_POLL_SECONDS = 0.5
+RECORD_ATTEMPTS = 3
 Result = TypeVar("Result")
 
 
@@ -92,6 +95,15 @@ class IntakeObserver(Protocol):
         """Note one failed attempt."""
 
 
+def _lies_in_the_record(error: Exception) -> bool:
+    """Say whether the database refused what was to be stored, rather than being away or in use.
+
+    Two workers that store the same event meet in an ``IntegrityError`` too; a few attempts tell the cases
+    apart.
+    """
+    return isinstance(error.__cause__, DataError | IntegrityError)
+
+
 @dataclass
 class PoisonGuard:
     """Watches the share of dead letters among the last ``window`` events."""
@@ -118,7 +130,7 @@ class PoisonGuard:
         if self._events >= self.window and self._dead >= self.share * self._events:
             raise PoisonedTopicError(
                 f"{self._dead} of the last {self._events} events could not be accepted, and the limit is "
-                f"{self.share:.0%}; look at the reasons with `discreet dlq list` before starting the worker again"
+                f"{self.share:.0%}; look at the reasons with `discreet dlq list` before the next start"
             )
 
 
@@ -194,7 +206,9 @@ class Intake:
                 await self._changed.wait_for(lambda: bool(self._runs))
             taken: list[RecordRun] = []
             events = 0
-            while self._runs and (not taken or events + len(self._runs[0].records) <= self._settings.batch_events):
+            while self._runs and (
+                not taken or events + len(self._runs[0].records) <= self._settings.batch_events
+            ):
                 run = self._runs.popleft()
                 events += len(run.records)
                 taken.append(run)
@@ -205,11 +219,14 @@ class Intake:
 
     async def _process(self, runs: list[RecordRun]) -> None:
         now = time.monotonic()
-        # Partitions that were given up meanwhile are somebody else's now: their records are not ours to touch.
+        # Partitions that were given up meanwhile are somebody else's now: their records are not ours to
+        # touch.
         runs = [run for run in runs if not run.progress.abandoned]
         works = self._due_held(now)
         retried = len(works)
-        final = self._settings.consent_wait_seconds == 0 or len(self._held) >= self._settings.consent_wait_events
+        final = (
+            self._settings.consent_wait_seconds == 0 or len(self._held) >= self._settings.consent_wait_events
+        )
         works.extend(Work(record, now, final) for run in runs for record in run.records)
         if not works:
             return
@@ -249,7 +266,7 @@ class Intake:
         try:
             return await self._with_retries(lambda: self._handler.process(works))
         except Exception as error:  # noqa: BLE001  # whatever one record provokes must not stop the others
-            log.error("batch_failed", topic=self.topic, events=len(works), error=type(error).__name__)
+            log.warning("batch_failed", topic=self.topic, events=len(works), error=type(error).__name__)
         effects = duplicates = dead = 0
         held: list[Work] = []
         for work in works:
@@ -275,9 +292,9 @@ class Intake:
             try:
                 result = await asyncio.to_thread(call)
             except (PrivacyError, StreamsError) as error:
-                if not error.retryable:
-                    raise
                 attempts += 1
+                if not error.retryable or (attempts == RECORD_ATTEMPTS and _lies_in_the_record(error)):
+                    raise
                 if attempts == 1:
                     log.warning("waiting_for_dependency", topic=self.topic, code=error.code, error=str(error))
                 if self._observer is not None:

@@ -1,9 +1,10 @@
 """Interactions become signals: admit, bound, redact, seal, store.
 
-Event time rules the period and the retention (``privacy.consent.admit``); order of arrival does not matter, because
-the bound keeps the smallest ranks whatever their order. An interaction whose user has not consented yet is held, since
-the consent travels on another topic. Consent is read in the transaction that stores, so it is never stale; policies
-come from a cache with a stated bound (``streams.tenants``). Statements are per batch, never per event.
+Event time rules the period and the retention (``privacy.consent.admit``); order of arrival does not matter,
+because the bound keeps the smallest ranks whatever their order. An interaction whose user has not consented
+yet is held, since the consent travels on another topic. Consent is read in the transaction that stores, so
+it is never stale; policies come from a cache with a stated bound (``streams.tenants``). Statements are per
+batch, never per event.
 """
 
 from __future__ import annotations
@@ -112,9 +113,7 @@ class InteractionHandler(BatchHandler[InteractionV1]):
             if key is None:
                 decision.refuse(work, DeadLetterReason.TENANT_UNKNOWN, "tenant_id: is not registered")
             else:
-                named.append(
-                    (work, Subject(data.tenant_id, pseudonym(key, data.tenant_id, data.user_id)))
-                )
+                named.append((work, Subject(data.tenant_id, pseudonym(key, data.tenant_id, data.user_id))))
         admitted = self._admitted(session, named, policies, now, decision)
         if decision.refused:
             return  # the transaction is given up; nothing need be sealed
@@ -186,6 +185,8 @@ class InteractionHandler(BatchHandler[InteractionV1]):
                 occurred_at=data.occurred_at,
                 ciphertext=ciphertext,
             )
-            for (digest, (data, subject, period, rank)), ciphertext in zip(chosen.items(), sealed, strict=True)
+            for (digest, (data, subject, period, rank)), ciphertext in zip(
+                chosen.items(), sealed, strict=True
+            )
         ]
         insert_signals(session, signals)

@@ -29,6 +29,7 @@ COMMANDS = {
     "trainer": "Train due rounds (long-running).",
     "serve": "Serve a base model with the adapters that the event feed announces (long-running).",
     "topics": "Create and describe the Kafka topics.",
+    "dlq": "Look at dead letters and send them back to their topics.",
     "db": "Bring the database to the newest schema and check it.",
 }
 

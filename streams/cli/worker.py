@@ -6,7 +6,8 @@ from __future__ import annotations
 def command() -> None:
     """Ingest events, open due rounds and relay adapter events until stopped.
 
-    Settings: DISCREET_BROKER__…, DISCREET_DATABASE__URL, DISCREET_MASTER_KEY, DISCREET_INGEST__…, DISCREET_HTTP__….
+    Settings: DISCREET_BROKER__…, DISCREET_DATABASE__URL, DISCREET_MASTER_KEY, DISCREET_INGEST__…,
+        DISCREET_HTTP__….
     """
     import asyncio
 

@@ -1,8 +1,9 @@
 """The operator API: tenants, policies, budgets and certificates as JSON, for whom a token allows.
 
-The platform operator's token comes from the settings and reaches every tenant. A tenant administrator's token is 32
-random bytes of which the database holds the SHA-256 only; it reaches that tenant, and whatever else is asked for looks
-as if it did not exist. Every change is audited under the name that belongs to the token.
+The platform operator's token comes from the settings and reaches every tenant. A tenant administrator's
+token is 32 random bytes of which the database holds the SHA-256 only; it reaches that tenant, and whatever
+else is asked for looks as if it did not exist. Every change is audited under the name that belongs to the
+token.
 """
 
 from __future__ import annotations
@@ -53,9 +54,7 @@ class Operator:
             raise UnknownTenantError(f"tenant {tenant_id[:80]!r} is not registered")
 
 
-def new_token(
-    session: Session, tenant_id: str, name: str, *, actor: str, now: datetime
-) -> str:
+def new_token(session: Session, tenant_id: str, name: str, *, actor: str, now: datetime) -> str:
     """Make a token for an administrator of ``tenant_id`` and return it; it is shown this once.
 
     Raises:
@@ -68,7 +67,11 @@ def new_token(
     token = secrets.token_urlsafe(TOKEN_BYTES)
     session.add(
         OperatorTokenRow(
-            token_digest=_digest(token), tenant_id=tenant_id, name=name.strip(), created_at=now, created_by=actor
+            token_digest=_digest(token),
+            tenant_id=tenant_id,
+            name=name.strip(),
+            created_at=now,
+            created_by=actor,
         )
     )
     audit_trail.append(
@@ -140,7 +143,9 @@ class OperatorApi:
         """
         operator = await self._operator(request)
         if operator.tenant_id is not None:
-            raise AccessDeniedError("this needs the platform operator's token; a tenant's token does not allow it")
+            raise AccessDeniedError(
+                "this needs the platform operator's token; a tenant's token does not allow it"
+            )
         return operator
 
     async def _operator(self, request: web.Request) -> Operator:

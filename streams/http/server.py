@@ -1,4 +1,4 @@
-"""The worker's HTTP side: probes for the supervisor, metrics, and the operator API. Loopback unless set otherwise."""
+"""The worker's HTTP side: probes, metrics and the operator API; on the loopback by default."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ _COUNTER = BigInteger().with_variant(Integer, "sqlite")
 
 
 class ProcessedEventRow(SQLModel, table=True):
-    """An event that has had its effect, by the digest of (source, id); written in the effect's transaction."""
+    """An event that has had its effect, by the digest of (source, id); part of the effect's transaction."""
 
     __tablename__: ClassVar[Any] = "processed_events"
     __table_args__ = (Index("ix_processed_events_at", "processed_at"),)
@@ -62,7 +62,7 @@ class ServingAckRow(SQLModel, table=True):
 
 
 class OperatorTokenRow(SQLModel, table=True):
-    """A tenant administrator's token, by its SHA-256 (the token itself is 32 random bytes and is shown once)."""
+    """A tenant administrator's token, by its SHA-256 (the token is 32 random bytes, shown once)."""
 
     __tablename__: ClassVar[Any] = "operator_tokens"
 

@@ -1,0 +1,157 @@
+"""Read the dead-letter topic and send letters back to where they came from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from kafka import TopicPartition
+from kafka.errors import KafkaError
+
+from streams.broker import KafkaSender, open_consumer
+from streams.contracts.dead_letter import DeadLetter, original_headers
+from streams.contracts.topics import DEAD_LETTERS
+from streams.dead_letters import OutgoingRecord
+from streams.errors import BrokerUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from kafka import KafkaConsumer
+
+    from streams.settings import BrokerSettings
+
+REPLAY_GROUP = "discreet-dlq-replay"
+POLL_MILLISECONDS = 1_000
+BATCH = 500
+
+
+class Letter(NamedTuple):
+    """One dead-letter record; ``letter`` is ``None`` when its own headers cannot be read."""
+
+    letter: DeadLetter | None
+    partition: int
+    offset: int
+    original: OutgoingRecord
+
+
+def letters(settings: BrokerSettings, *, unreplayed: bool = False) -> Iterator[Letter]:
+    """Yield every letter from the start (or the last replay) to the end that the topic has now.
+
+    A letter that a crash wrote twice (same origin) is yielded once.
+
+    Raises:
+        BrokerUnavailableError: the broker cannot be reached.
+    """
+    consumer = open_consumer(settings, group=REPLAY_GROUP, auto_offset_reset="earliest")
+    try:
+        yield from _letters(consumer, unreplayed=unreplayed)
+    except KafkaError as error:
+        raise BrokerUnavailableError(
+            f"the broker at {settings.bootstrap} stopped answering ({type(error).__name__}); try again"
+        ) from error
+    finally:
+        consumer.close()
+
+
+def replay(
+    settings: BrokerSettings,
+    wanted: Callable[[DeadLetter], bool],
+    *,
+    from_start: bool = False,
+    dry_run: bool = False,
+) -> Counter[str]:
+    """Send the wanted letters back to their topics, and return how many of each reason.
+
+    Event ids are kept, so an event that had its effect after all has no second one. Where the last replay
+    ended is remembered (in the consumer group ``discreet-dlq-replay``), so a letter is sent back once
+    unless ``from_start``.
+
+    Raises:
+        BrokerUnavailableError: the broker cannot be reached; what was confirmed until then is not sent again.
+    """
+    counts: Counter[str] = Counter()
+    sender = KafkaSender(settings)
+    consumer = open_consumer(settings, group=REPLAY_GROUP, auto_offset_reset="earliest")
+    try:
+        batch: list[Letter] = []
+        for letter in _letters(consumer, unreplayed=not from_start):
+            batch.append(letter)
+            if len(batch) >= BATCH:
+                _send_back(consumer, sender, batch, wanted, counts, dry_run=dry_run)
+                batch = []
+        _send_back(consumer, sender, batch, wanted, counts, dry_run=dry_run)
+    except KafkaError as error:
+        raise BrokerUnavailableError(
+            f"the broker at {settings.bootstrap} stopped answering ({type(error).__name__}); replay again"
+        ) from error
+    finally:
+        consumer.close()
+        sender.close()
+    return counts
+
+
+def _send_back(
+    consumer: KafkaConsumer,
+    sender: KafkaSender,
+    batch: list[Letter],
+    wanted: Callable[[DeadLetter], bool],
+    counts: Counter[str],
+    *,
+    dry_run: bool,
+) -> None:
+    chosen = [entry for entry in batch if entry.letter is not None and wanted(entry.letter)]
+    counts.update(entry.letter.reason.value for entry in chosen if entry.letter is not None)
+    if dry_run or not batch:
+        return
+    if chosen:
+        sender.send_all([entry.original for entry in chosen])
+    consumer.commit(_positions(batch))
+
+
+def _positions(batch: list[Letter]) -> dict[TopicPartition, Any]:
+    from kafka.structs import OffsetAndMetadata  # noqa: PLC0415  # its place differs between versions
+
+    last: dict[int, int] = {}
+    for entry in batch:
+        last[entry.partition] = max(entry.offset, last.get(entry.partition, -1))
+    return {
+        TopicPartition(DEAD_LETTERS.name, partition): OffsetAndMetadata(offset + 1, "", -1)
+        for partition, offset in last.items()
+    }
+
+
+def _letters(consumer: KafkaConsumer, *, unreplayed: bool) -> Iterator[Letter]:
+    partitions = [
+        TopicPartition(DEAD_LETTERS.name, number)
+        for number in sorted(consumer.partitions_for_topic(DEAD_LETTERS.name) or ())
+    ]
+    if not partitions:
+        return
+    consumer.assign(partitions)
+    ends = consumer.end_offsets(partitions)
+    if not unreplayed:
+        consumer.seek_to_beginning(*partitions)
+    seen: set[tuple[str, int, int]] = set()
+    while any(consumer.position(partition) < ends[partition] for partition in partitions):
+        for partition, records in consumer.poll(POLL_MILLISECONDS).items():
+            for record in records:
+                if record.offset >= ends[partition]:
+                    continue
+                found = _read(record)
+                if found.letter is not None:
+                    origin = (found.letter.topic, found.letter.partition, found.letter.offset)
+                    if origin in seen:
+                        continue
+                    seen.add(origin)
+                yield found
+
+
+def _read(record: Any) -> Letter:
+    try:
+        letter = DeadLetter.from_headers(record.headers)
+    except ValueError:
+        letter = None
+    topic = DEAD_LETTERS.name if letter is None else letter.topic
+    original = OutgoingRecord(topic, record.key, record.value, original_headers(record.headers))
+    return Letter(letter, record.partition, record.offset, original)
