@@ -20,7 +20,7 @@ STOP_SECONDS = 10.0
 
 # The shell becomes the command; a helper beside it waits on a pipe whose other end this process holds.
 # However this process dies, the helper then reads the end of the file and ends the command.
-_GUARDED = '(read -r _ <&{fd} || kill $$) & exec "$@" {fd}<&-'
+_GUARDED = '(read -r _ <&{fd} || kill $$) & exec "$@"'
 
 
 class Child:
