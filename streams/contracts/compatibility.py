@@ -1,7 +1,8 @@
 """Whether a reader with a new JSON Schema still accepts everything that the old one allowed (BACKWARD).
 
 Covers the keywords that our schemas use. A keyword it does not know counts as a break as soon as the two
-schemas differ in it, so a doubt is never waved through.
+schemas differ in it, so a doubt is never waved through. A field that the old schema does not name counts as
+never written.
 """
 
 from __future__ import annotations

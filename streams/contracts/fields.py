@@ -61,7 +61,12 @@ class WireModel(BaseModel):
     """
 
     model_config = ConfigDict(
-        frozen=True, strict=True, extra="ignore", allow_inf_nan=False, use_attribute_docstrings=True
+        frozen=True,
+        strict=True,
+        extra="ignore",
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+        use_attribute_docstrings=True,
     )
 
 
