@@ -57,7 +57,6 @@ def upgrade() -> None:
         sa.Column("engine", sa.String(63), nullable=False),
         sa.Column("status", sa.String(16), nullable=False),
         sa.Column("epoch", sa.BigInteger, nullable=False),
-        sa.Column("revision", sa.BigInteger, nullable=False),
         sa.Column("reason", sa.Text),
         sa.Column("probe_effect", sa.Float),
         sa.Column("occurred_at", moment, nullable=False),

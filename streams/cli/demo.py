@@ -18,6 +18,10 @@ def command(
     max_users: Annotated[int, typer.Option(help="Users per tenant whose interactions are published.")] = 100,
     epsilon: Annotated[float, typer.Option(help="What each tenant's policy allows over all rounds.")] = 8.0,
     rounds: Annotated[int, typer.Option(min=1, max=20, help="Training rounds per tenant.")] = 1,
+    base_model: Annotated[
+        str | None,
+        typer.Option(help="Directory of another base model than the one that ships with the demo."),
+    ] = None,
     json: Annotated[Path | None, typer.Option("--json", help="Also write the report to this file.")] = None,
     keep: Annotated[
         Path | None, typer.Option(help="Keep database, logs and adapters in this folder, which must be new.")
@@ -25,18 +29,27 @@ def command(
 ) -> None:
     """Run broker, worker, trainer and server, learn from three tenants, and report what it cost.
 
-    Everything listens on the loopback and is stopped at the end or by Ctrl-C. It takes some minutes on two CPU
-    cores; the first run also converts the base model, which takes half a minute.
+    Everything listens on the loopback and is stopped at the end or by Ctrl-C. It takes some minutes on two
+    CPU cores; the first run also converts the base model, which takes half a minute.
     """
+    import signal
+
     from rich.console import Console
 
     from streams.demo.report import show
     from streams.demo.run import DemoOptions, run_demo
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop in order, as on Ctrl-C
     console = Console()
     names = tuple(name for name in tenants.replace(" ", "").split(",") if name)
     options = DemoOptions(
-        data=data, tenants=names, max_users=max_users, epsilon=epsilon, rounds=rounds, keep=keep
+        data=data,
+        tenants=names,
+        max_users=max_users,
+        epsilon=epsilon,
+        rounds=rounds,
+        keep=keep,
+        base_model=base_model or DemoOptions.base_model,
     )
     report = run_demo(options, console)
     show(report, console)

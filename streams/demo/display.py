@@ -75,8 +75,9 @@ class Stages:
             with Progress(*columns, console=self._console, transient=True) as bar:
                 yield Stage(title, self._console, bar, bar.add_task(title, total=None, note=""))
         else:
-            self._console.print(f"{title} …", highlight=False)
+            self._console.print(f"{title} …", highlight=False, soft_wrap=True)
             yield Stage(title, self._console, None, None)
         took = time.monotonic() - started
         self.seconds[key] = self.seconds.get(key, 0.0) + took
-        self._console.print(f"[green]✓[/green] {title} [dim]({took:.1f} s)[/dim]", highlight=False)
+        done = f"[green]✓[/green] {title} [dim]({took:.1f} s)[/dim]"
+        self._console.print(done, highlight=False, soft_wrap=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import secrets
 import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+from personalization.signing import ManifestSigner, signing_seed
 from privacy.keyring import new_master_key
 
 # A user whose consent never comes is refused after this long; consents are published first, so it is enough.
@@ -25,7 +27,10 @@ class DemoEnvironment:
     worker_port: int
     serving_port: int
     token: str
-    public_key: str = ""
+
+    def public_key(self) -> str:
+        """Return the key (hexadecimal) whose signatures the server is to trust: the trainer's."""
+        return ManifestSigner(signing_seed(base64.b64decode(self.master_key))).public_key.hex()
 
     def variables(self) -> dict[str, str]:
         """Return the environment of the child processes: this one's, without its own DISCREET_ settings."""
@@ -43,7 +48,7 @@ class DemoEnvironment:
             "DISCREET_TRAINER__BASE_MODEL": str(self.base_model),
             "DISCREET_SERVING__PORT": str(self.serving_port),
             "DISCREET_SERVING__TOKEN": self.token,
-            "DISCREET_SERVING__PUBLIC_KEYS": self.public_key,
+            "DISCREET_SERVING__PUBLIC_KEYS": self.public_key(),
             "DISCREET_LOG__LEVEL": "info",
         }
 

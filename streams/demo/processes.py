@@ -20,7 +20,8 @@ STOP_SECONDS = 10.0
 
 # The shell becomes the command; a helper beside it waits on a pipe whose other end this process holds.
 # However this process dies, the helper then reads the end of the file and ends the command.
-_GUARDED = '(read -r _ <&{fd} || kill $$) & exec "$@"'
+# The pipe is the shell's standard input, moved to 3, for a shell may know one-digit descriptors only.
+_GUARDED = 'exec 3<&0; (read -r _ <&3 || kill $$) & exec "$@" 3<&- </dev/null'
 
 
 class Child:
@@ -34,12 +35,11 @@ class Child:
         try:
             with log.open("wb") as output:
                 self._process = subprocess.Popen(  # noqa: S603  # our own interpreter and module
-                    ["/bin/sh", "-c", _GUARDED.format(fd=read_end), name, *command],
+                    ["/bin/sh", "-c", _GUARDED, name, *command],
                     env=dict(environment),
-                    stdin=subprocess.DEVNULL,
+                    stdin=read_end,
                     stdout=output,
                     stderr=subprocess.STDOUT,
-                    pass_fds=(read_end,),
                     start_new_session=True,  # Ctrl-C reaches the demo, which then stops its children in order
                 )
         finally:

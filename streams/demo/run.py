@@ -11,8 +11,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -55,7 +53,7 @@ if TYPE_CHECKING:
     from streams.demo.scenario import TenantScenario
 
 POLL_SECONDS = 0.3
-START_SECONDS = 90.0
+PARTITIONS = 3  # one machine needs no more
 INGEST_SECONDS = 180.0
 ROUND_SECONDS = 600.0
 SERVE_SECONDS = 120.0
@@ -72,6 +70,7 @@ class DemoOptions:
         max_users: users per tenant whose interactions are published.
         epsilon: what each tenant's policy allows over all rounds.
         rounds: training rounds per tenant.
+        base_model: the bundled model, or the directory of another one.
         keep: new folder for database, logs and adapters; ``None`` removes them at the end.
     """
 
@@ -81,6 +80,7 @@ class DemoOptions:
     epsilon: float = 8.0
     rounds: int = 1
     keep: Path | None = None
+    base_model: str = next(iter(BUNDLED))
 
 
 def scenarios_of(options: DemoOptions, now: datetime) -> list[TenantScenario]:
@@ -173,7 +173,7 @@ class _Demo:
             self._engine: Engine = open_engine(url)
             self._stack.callback(self._engine.dispose)
             variables = environment.variables()
-            self._command(variables, "topics", "create")
+            self._command(variables, "topics", "create", "--partitions", str(PARTITIONS))
             self._children = self._stack.enter_context(Children(variables, self._state / "logs"))
             for name in ("worker", "trainer", "serve"):
                 self._children.start(name, name)
@@ -185,14 +185,13 @@ class _Demo:
                 now=now,
             )
             self._serving = ServingClient(environment.serving_port, token)
-            self._wait(self._serving.is_up, START_SECONDS, stage, "waiting for the server")
-            self._wait(
-                lambda: _answers(environment.worker_port), START_SECONDS, stage, "waiting for the worker"
-            )
 
     def _base_model(self, stage: Stage) -> Path:
-        name = next(iter(BUNDLED))
-        return resolve_base(name, model_cache(), lambda what, done, total: stage.update(done, total, what))
+        return resolve_base(
+            self._options.base_model,
+            model_cache(),
+            lambda what, done, total: stage.update(done, total, f"base model: {what}"),
+        )
 
     def _command(self, variables: dict[str, str], *arguments: str) -> None:
         result = subprocess.run(  # noqa: S603  # our own interpreter and module
@@ -239,7 +238,7 @@ class _Demo:
                 stage.update(sum(counts), published.records, "events")
                 return sum(counts) >= published.records
 
-            self._wait(settled, INGEST_SECONDS, stage)
+            self._wait(settled, INGEST_SECONDS)
         return EventCounts(published=published.records, stored=counts[0], dead_lettered=counts[1])
 
     def _train(self, number: int) -> dict[str, RoundRow]:
@@ -263,7 +262,7 @@ class _Demo:
                 stage.update(len(done), len(opened), busy)
                 return len(done) == len(opened)
 
-            self._wait(closed, ROUND_SECONDS, stage)
+            self._wait(closed, ROUND_SECONDS)
         return {tenant: rows[round_id] for tenant, round_id in opened.items()}
 
     def _wait_for_serving(self, last: dict[str, RoundRow]) -> dict[str, str]:
@@ -281,6 +280,8 @@ class _Demo:
         ) as stage:
 
             def held() -> bool:
+                if not self._serving.is_up():  # it has been loading the base model beside the other stages
+                    return False
                 current, failures = self._serving.current()
                 for _, name in wanted.values():
                     if name in failures:
@@ -289,7 +290,7 @@ class _Demo:
                 stage.update(len(there), len(wanted), "adapters")
                 return len(there) == len(wanted)
 
-            self._wait(held, SERVE_SECONDS, stage)
+            self._wait(held, SERVE_SECONDS)
         return dict(wanted.values())
 
     def _judge(self, events: EventCounts, last: dict[str, RoundRow], names: dict[str, str]) -> DemoReport:
@@ -344,29 +345,18 @@ class _Demo:
             outcome=row.outcome or "",
         )
 
-    def _wait(self, done: Callable[[], bool], seconds: float, stage: Stage, note: str = "") -> None:
+    def _wait(self, done: Callable[[], bool], seconds: float) -> None:
         """Poll until ``done``; a process that stopped or time that ran out ends the demonstration.
 
         Raises:
-            DemoError: with what stopped or what was waited for.
+            DemoError: with what stopped, or that nothing came of waiting.
         """
         end = time.monotonic() + seconds
         while not done():
             self._children.check()
             if time.monotonic() > end:
                 raise DemoError(
-                    f"gave up after {seconds:.0f} s ({note or 'no progress in the stage shown last'}); "
-                    "run it again with --keep and read the logs"
+                    f"the stage shown last did not get done in {seconds:.0f} s; run it again with --keep "
+                    "FOLDER and read FOLDER/logs"
                 )
-            if note:
-                stage.update(0, 1, note)
             time.sleep(POLL_SECONDS)
-
-
-def _answers(port: int) -> bool:
-    """Say whether the worker's health page answers."""
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=2) as response:
-            return bool(response.status == 200)
-    except (OSError, urllib.error.URLError):
-        return False

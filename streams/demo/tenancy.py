@@ -43,7 +43,7 @@ def demo_policy(*, users: int, epsilon: float, rounds: int, now: datetime) -> Te
         sample_rate=SAMPLE_RATE,
         steps=STEPS,
         planned_releases=rounds,
-        schedule=Schedule(first_at=now + timedelta(days=3650)),
+        schedule=Schedule(first_at=now + timedelta(days=3650), every_seconds=86_400),
         retention_days=30,
         start=Start.PREVIOUS,
     )

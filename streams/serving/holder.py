@@ -8,10 +8,11 @@ fails is reported and skipped; the line keeps what it had.
 
 from __future__ import annotations
 
-import logging
 import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
+
+import structlog
 
 from streams.client import AckStatus, UpdateKind
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from streams.client import AdapterFeed, AdapterUpdate, AdapterVersionV1
 
-logger = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 
 
 class ModelHost(Protocol):
@@ -112,13 +113,13 @@ class AdapterHolder:
             effect = self._verify(version)
         except Exception as error:  # noqa: BLE001  # one bad version must not end the process
             code = str(getattr(error, "code", "serving.adapter.failed"))
-            logger.warning("adapter %s was not taken into service (%s)", name, code)
+            log.warning("adapter_refused", adapter=name, code=code)
             self._host.unload(name)
             self.holdings.failures[name] = code
             self._feed.ack(version, AckStatus.FAILED, epoch=epoch, reason=code)
             return False
         self._feed.ack(version, AckStatus.VERIFIED, epoch=epoch, probe_effect=effect)
-        logger.info("adapter %s is in service", name)
+        log.info("adapter_in_service", adapter=name)
         return True
 
     def _verify(self, version: AdapterVersionV1) -> float | None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
-from personalization.training.adapter_host import AdapterHost
 from personalization.training.base_models import fingerprint, resolve_base
+from streams import logs
 from streams.client import AdapterCache, AdapterFeed
 from streams.contracts.manifest import BaseFingerprintV1
 from streams.errors import SettingsError
@@ -31,13 +30,16 @@ def serve(settings: Settings, *, stop: threading.Event, on_ready: Callable[[int]
         BaseModelError: the base model cannot be loaded.
         BrokerUnreachableError: no broker answers.
     """
-    logging.basicConfig(level=settings.log.level.upper())
+    logs.configure(settings.log)
     token = settings.serving.token
     if token is None:
         raise SettingsError("no token is set; put a random one into DISCREET_SERVING__TOKEN")
+    keys = trusted_keys(settings.serving.public_keys)
+
+    from personalization.training.adapter_host import AdapterHost  # noqa: PLC0415  # seconds to import torch
+
     directory = resolve_base(settings.trainer.base_model, settings.state / "models")
     host = AdapterHost(directory, threads=settings.trainer.threads)
-    keys = trusted_keys(settings.serving.public_keys)
     feed = AdapterFeed(
         settings.broker.bootstrap,
         trusted_keys=keys,

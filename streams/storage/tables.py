@@ -55,7 +55,6 @@ class ServingAckRow(SQLModel, table=True):
     engine: str = Field(max_length=63)
     status: str = Field(max_length=16)
     epoch: int = Field(sa_type=BigInteger)
-    revision: int = Field(sa_type=BigInteger)
     reason: str | None = Field(default=None, sa_type=Text)
     probe_effect: float | None = None
     occurred_at: datetime = Field(sa_type=UtcDateTime)

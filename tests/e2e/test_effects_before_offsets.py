@@ -1,0 +1,111 @@
+"""On a real broker: an exception while processing loses a batch under stock Faust, and never under ours."""
+
+import asyncio
+
+import faust
+import pytest
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+
+from streams.agents.intake import Intake, Outcome
+from streams.app import make_app
+from streams.embedded_broker import EmbeddedBroker
+from streams.settings import BrokerSettings, IngestSettings
+
+EVENTS = 20
+DEADLINE_SECONDS = 60
+
+
+@pytest.fixture(scope="module")
+def broker():
+    with EmbeddedBroker() as running:
+        yield running.bootstrap
+
+
+def topic_with_events(bootstrap, name):
+    admin = KafkaAdminClient(bootstrap_servers=bootstrap)
+    admin.create_topics({name: {"num_partitions": 1, "replication_factor": 1}})
+    admin.close()
+    with KafkaProducer(bootstrap_servers=bootstrap) as producer:
+        for number in range(EVENTS):
+            producer.send(name, value=b"%d" % number, partition=0)
+
+
+def committed(bootstrap, group, topic):
+    consumer = KafkaConsumer(bootstrap_servers=bootstrap, group_id=group)
+    try:
+        return consumer.committed(TopicPartition(topic, 0)) or 0
+    finally:
+        consumer.close()
+
+
+async def run_until(app, done):
+    await app.start()
+    try:
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while not done():
+                await asyncio.sleep(0.05)
+            await asyncio.sleep(1.5)  # a commit interval more
+    finally:
+        await app.stop()
+
+
+def test_stock_faust_commits_what_raised(broker):
+    topic_with_events(broker, "stock")
+    seen, effects = [], []
+
+    async def main():
+        app = faust.App(
+            "stock-group",
+            broker=f"kafka://{broker}",
+            broker_session_timeout=6.0,
+            broker_heartbeat_interval=1.0,
+            broker_commit_interval=0.5,
+            topic_allow_declare=False,
+            topic_disable_leader=True,
+            web_enabled=False,
+            store="memory://",
+            value_serializer="raw",
+        )
+
+        @app.agent(app.topic("stock", value_type=bytes))
+        async def work(stream):
+            async for value in stream:
+                seen.append(value)
+                raise RuntimeError("the database is away")
+
+        await run_until(app, lambda: len(seen) >= EVENTS)
+
+    asyncio.run(main())
+    assert effects == []
+    assert committed(broker, "stock-group", "stock") == EVENTS  # all lost
+
+
+def test_ours_commits_only_after_the_effect(broker):
+    topic_with_events(broker, "ours")
+    effects = []
+
+    class Failing:
+        """A handler with a bug that hits every third event, for ever."""
+
+        def process(self, works):
+            if any(work.record.offset % 3 == 0 for work in works):
+                raise RuntimeError("a bug")
+            effects.extend(("effect", work.record.offset) for work in works)
+            return Outcome(effects=len(works))
+
+        def refuse(self, work, error):
+            effects.append(("letter", work.record.offset))
+
+    async def main():
+        settings = BrokerSettings(bootstrap=broker, embedded=True, group="our-group")
+        intake = Intake("ours", Failing(), IngestSettings(poison_share=2.0))
+        app = make_app(settings, {"ours": intake}, max_poll_records=7)
+        loop = asyncio.create_task(intake.run())
+        await run_until(app, lambda: len(effects) >= EVENTS)
+        loop.cancel()
+
+    asyncio.run(main())
+    fates = dict((offset, fate) for fate, offset in effects)
+    assert len(effects) == EVENTS
+    assert fates == {number: "letter" if number % 3 == 0 else "effect" for number in range(EVENTS)}
+    assert committed(broker, "our-group", "ours") == EVENTS
