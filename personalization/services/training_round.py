@@ -18,6 +18,8 @@ import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import structlog
+
 from personalization import planner
 from personalization.adapters import VersionState
 from personalization.code_identity import code_digest
@@ -54,6 +56,8 @@ if TYPE_CHECKING:
     from privacy.keyring import Keyring
     from privacy.ledger import Ledger
     from privacy.policy import TenantPrivacyPolicy
+
+_log = structlog.get_logger(__name__)
 
 SEED_BYTES = 32
 ACTOR = "trainer"
@@ -244,7 +248,13 @@ class TrainingRounds:
             with session.begin_nested():
                 reservation = self._ledger.reserve(session, request)
         except BudgetExhaustedError as error:
-            return self._decline(session, row, OutcomeCode.BUDGET_EXHAUSTED, str(error))
+            _log.info("budget_exhausted", round_id=row.round_id, reason=str(error))
+            return self._decline(
+                session,
+                row,
+                OutcomeCode.BUDGET_EXHAUSTED,
+                "The privacy budget of the period or of the lifetime admits no further release like this.",
+            )
         row.reservation_id = reservation.reservation_id
         row.plan_json = json.dumps(plan.to_document(), sort_keys=True)
         row.start, row.start_version_id = start.kind, start.version_id
@@ -291,7 +301,14 @@ class TrainingRounds:
                 self._ledger.record_draw(session, row.reservation_id, lease.epoch, draw)
             except RetryMismatchError as error:
                 self._ledger.forfeit(session, row.reservation_id, lease.epoch, str(error))
-                return self._close(session, row, RoundState.FAILED, OutcomeCode.FORFEITED, str(error))
+                _log.warning("repeat_refused", round_id=row.round_id, reason=str(error))
+                return self._close(
+                    session,
+                    row,
+                    RoundState.FAILED,
+                    OutcomeCode.FORFEITED,
+                    "The interrupted run could not be repeated exactly as it was charged; the charge stays.",
+                )
             job = TenantJob(
                 job_key=row.reservation_id,
                 plan=plan,

@@ -39,12 +39,14 @@ def list_(
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("tenant", "domain", "version", "served name", "state", "ε release", "ε in all", "published")
+    table = Table("tenant", "domain")
+    for name in ("served name", "state", "ε release", "ε in all"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("published")
     for row in facts:
         table.add_row(
             row["tenant"],
             row["domain"],
-            str(row["version"]),
             row["served_name"],
             row["state"],
             f"{row['release_epsilon']:.3f}",

@@ -58,7 +58,8 @@ def list_(
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("tenant", "domain", "period", "opened", "by", "state", "outcome")
+    table = Table("tenant", "domain", "period", "opened", "by", "state")
+    table.add_column("outcome", no_wrap=True)
     for row in facts:
         table.add_row(
             row["tenant"],
