@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
-from kafka.errors import KafkaError, KafkaTimeoutError
+from kafka.errors import KafkaError, KafkaTimeoutError, RetriableError
+from kafka.net.compat import KafkaNetClient
 from kafka.net.sasl.oauth import AbstractTokenProvider
 
 from ..contracts.codec import Record
@@ -140,10 +141,7 @@ class KafkaSink:
             "max_block_ms": int(broker.connect_seconds * 1000),
             **broker.common_options(),
         }
-        try:
-            self._producer = KafkaProducer(**settings)
-        except KafkaTimeoutError as error:
-            raise unreachable(broker.bootstrap) from error
+        self._producer = _connected(KafkaProducer, settings, broker.bootstrap)
 
     def send(self, record: Record, on_done: OnDone) -> None:
         """Hand one record to the producer's own thread."""
@@ -188,10 +186,7 @@ class KafkaSource:
             "metadata_max_age_ms": 30_000,
             **broker.common_options(),
         }
-        try:
-            self._consumer = KafkaConsumer(**settings)
-        except KafkaTimeoutError as error:
-            raise unreachable(broker.bootstrap) from error
+        self._consumer = _connected(KafkaConsumer, settings, broker.bootstrap)
         self._assigned: set[int] = set()
         self._refresh()
 
@@ -246,6 +241,25 @@ class KafkaSource:
             self._consumer.seek_to_beginning(*new)
 
 
-def unreachable(bootstrap: str) -> BrokerUnreachableError:
-    """Return the error that says where no broker answered."""
-    return BrokerUnreachableError(f"no Kafka broker answers at {bootstrap}; start it or correct the address")
+def _connected(kind: Callable[..., Any], settings: Mapping[str, Any], bootstrap: str) -> Any:
+    """Make a producer or consumer; leave nothing behind when no broker answers.
+
+    kafka-python 3.0 keeps the sockets and the thread of a client whose constructor failed, so its network
+    part is held on to and closed.
+    """
+    opened: list[KafkaNetClient] = []
+
+    def open_client(**options: Any) -> KafkaNetClient:
+        opened.append(KafkaNetClient(**options))
+        return opened[0]
+
+    try:
+        return kind(**{"kafka_client": open_client, **settings})
+    except KafkaError as error:
+        for client in opened:
+            client.close()
+        if not isinstance(error, RetriableError):
+            raise
+        raise BrokerUnreachableError(
+            f"no Kafka broker answers at {bootstrap}; start it or correct the address"
+        ) from error
