@@ -1,0 +1,140 @@
+"""The planner uses public numbers alone, keeps S comfortable, and declines when it cannot be."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from personalization.cohort_count import derive_key, noisy_count
+from personalization.model_shape import BaseModelShapeError, ModelShape, read_shape
+from personalization.plan import Family, TrainingPlan
+from personalization.planner import (
+    ALIGNMENT,
+    Declined,
+    PlannerSettings,
+    propose,
+    signal_to_noise,
+    trained_parameters,
+)
+from personalization.rounds import OutcomeCode
+from privacy.policy import TenantPrivacyPolicy
+
+SMOL = ModelShape(layers=30, hidden=576, query=576, key_value=192, intermediate=1536)
+
+
+def policy(**changes):
+    return TenantPrivacyPolicy(
+        **{
+            "declared_users": 300,
+            "lifetime_epsilon": 4.0,
+            "period_epsilon": 4.0,
+            "planned_releases": 1,
+            **changes,
+        }
+    )
+
+
+def test_more_users_get_a_larger_adapter_and_few_get_none():
+    sizes = []
+    for users in (20, 60, 300, 3000):
+        plan = propose(policy(declared_users=users, lifetime_delta=1e-6, period_delta=1e-6), SMOL)
+        sizes.append(0 if isinstance(plan, Declined) else trained_parameters(plan, SMOL))
+    assert sizes == sorted(sizes)
+    assert sizes[-1] > sizes[1]
+    starved = propose(policy(declared_users=20, lifetime_epsilon=0.2, period_epsilon=0.2), SMOL)
+    assert (starved.code, starved.signal < 0.1) == (OutcomeCode.SIGNAL_TOO_SMALL, True)
+
+
+def test_the_plan_carries_the_policys_numbers():
+    plan = propose(policy(sample_rate=0.5, steps=12, clipping_norm=0.3, contribution_bound=5), SMOL)
+    assert isinstance(plan, TrainingPlan)
+    assert (plan.expected_cohort, plan.steps, plan.clipping_norm, plan.contribution_bound) == (
+        150,
+        12,
+        0.3,
+        5,
+    )
+
+
+def test_a_lines_rank_never_changes():
+    for rank in (4, 8, 16):
+        plan = propose(policy(), SMOL, line_rank=rank)
+        assert plan.rank == rank
+
+
+def test_s_is_the_law_at_full_batch():
+    plan = propose(policy(sample_rate=1.0), SMOL)
+    d = trained_parameters(plan, SMOL)
+    mu = math.sqrt(plan.steps) / plan.noise_multiplier
+    assert signal_to_noise(plan, 300, d) == pytest.approx(300 * ALIGNMENT * mu / math.sqrt(d))
+
+
+def test_a_policy_without_training_among_its_purposes_is_declined():
+    assert propose(policy(purposes=("evaluation",)), SMOL).code is OutcomeCode.PURPOSE_NOT_ALLOWED
+
+
+@pytest.mark.parametrize(
+    ("family", "expected"),
+    [(Family.CORE, 7 * 64), (Family.B_ONLY, 8 * 5184), (Family.FULL, 8 * (5184 + 4992))],
+)
+def test_trained_parameters_of_each_family(family, expected):
+    limits = PlannerSettings(
+        families=(family,), learning_rates=((family, 0.1),), max_top_layers=1, ranks=(8,)
+    )
+    plan = propose(
+        policy(declared_users=100_000, lifetime_delta=1e-6, period_delta=1e-6), SMOL, settings=limits
+    )
+    assert trained_parameters(plan, SMOL) == expected
+
+
+def test_the_shape_is_read_from_a_config(tmp_path):
+    config = {
+        "num_hidden_layers": 2,
+        "hidden_size": 32,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 64,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert read_shape(tmp_path) == ModelShape(layers=2, hidden=32, query=32, key_value=16, intermediate=64)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(BaseModelShapeError):
+        read_shape(tmp_path)
+
+
+@settings(max_examples=25, deadline=None)
+@given(users=st.integers(10, 5000), epsilon=st.floats(0.1, 16), releases=st.integers(1, 12))
+def test_every_plan_has_enough_signal_or_is_declined(users, epsilon, releases):
+    chosen = policy(
+        declared_users=users,
+        minimum_cohort=5,
+        lifetime_epsilon=epsilon,
+        period_epsilon=epsilon,
+        planned_releases=releases,
+        lifetime_delta=1e-6,
+        period_delta=1e-6,
+    )
+    plan = propose(chosen, SMOL)
+    if isinstance(plan, TrainingPlan):
+        assert (
+            signal_to_noise(plan, users, trained_parameters(plan, SMOL)) >= PlannerSettings().smallest_signal
+        )
+    else:
+        assert plan.code is OutcomeCode.SIGNAL_TOO_SMALL
+
+
+def test_the_cohort_count_is_repeatable_and_has_the_charged_noise():
+    seeds = random.Random(5)
+    keys = [derive_key(seeds.randbytes(32), "cohort count") for _ in range(3000)]
+    draws = [noisy_count(50, 4.0, key) for key in keys]
+    assert draws[:50] == [noisy_count(50, 4.0, key) for key in keys[:50]]
+    mean = sum(draws) / len(draws)
+    deviation = math.sqrt(sum((one - mean) ** 2 for one in draws) / len(draws))
+    assert abs(mean - 50) < 0.4
+    assert 3.75 < deviation < 4.25
+    assert derive_key(bytes(32), "a") != derive_key(bytes(32), "b")
