@@ -51,7 +51,8 @@ async def run_until(app, done):
 
 def test_stock_faust_commits_what_raised(broker):
     topic_with_events(broker, "stock")
-    seen, effects = [], []
+    effects = []
+    failures = [b"3", b"4"]
 
     async def main():
         app = faust.App(
@@ -70,14 +71,15 @@ def test_stock_faust_commits_what_raised(broker):
         @app.agent(app.topic("stock", value_type=bytes))
         async def work(stream):
             async for value in stream:
-                seen.append(value)
-                raise RuntimeError("the database is away")
+                if value in failures:
+                    raise RuntimeError("the database is away for a moment")
+                effects.append(value)
 
-        await run_until(app, lambda: len(seen) >= EVENTS)
+        await run_until(app, lambda: len(effects) >= EVENTS - len(failures))
 
     asyncio.run(main())
-    assert effects == []
-    assert committed(broker, "stock-group", "stock") == EVENTS  # all lost
+    assert not set(effects) & set(failures)
+    assert committed(broker, "stock-group", "stock") == EVENTS  # two events are lost without a trace
 
 
 def test_ours_commits_only_after_the_effect(broker):

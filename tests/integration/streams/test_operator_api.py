@@ -1,0 +1,113 @@
+"""The operator API over real HTTP: the platform operator sees all, a tenant's administrator one tenant."""
+
+import asyncio
+
+import aiohttp
+import pytest
+
+from privacy.services import policies
+from privacy.storage.session import transaction
+from streams.http.operator import OperatorApi
+from streams.http.server import HttpServer
+from tests.fakes.stream_records import NOW
+
+
+class Probes:
+    alive = True
+    ready = False
+
+
+@pytest.fixture
+def ask(engine):
+    with transaction(engine) as session:
+        for name in ("acme", "globex"):
+            policies.register_tenant(session, name, actor="ann", now=NOW)
+            policies.set_policy(session, name, {"declared_users": 90}, actor="ann", reason="r", now=NOW)
+
+    def run(*requests):
+        async def main():
+            operator = OperatorApi(engine, "platform-token", lambda: NOW)
+            server = HttpServer(
+                host="127.0.0.1", port=0, probes=Probes(), exposition=lambda: b"x 1\n", operator=operator
+            )
+            answers = []
+            async with server, aiohttp.ClientSession() as session:
+                for method, path, token, body in requests:
+                    if callable(token):
+                        token = token(answers)
+                    headers = {"Authorization": f"Bearer {token}"} if token else {}
+                    url = f"http://127.0.0.1:{server.port}{path}"
+                    async with session.request(method, url, headers=headers, json=body) as response:
+                        plain = response.content_type == "text/plain"
+                        answers.append(
+                            (response.status, await (response.text() if plain else response.json()))
+                        )
+            return answers
+
+        return asyncio.run(main())
+
+    return run
+
+
+ADMIN = "platform-token"
+
+
+def made(answers):
+    return next(body["token"] for status, body in answers if status == 201)
+
+
+def test_probes_need_no_token_and_metrics_do(ask):
+    answers = ask(
+        ("GET", "/healthz", None, None),
+        ("GET", "/readyz", None, None),
+        ("GET", "/metrics", None, None),
+        ("GET", "/metrics", ADMIN, None),
+    )
+    assert [status for status, _ in answers] == [200, 503, 401, 200]
+
+
+def test_a_tenants_administrator_sees_and_changes_that_tenant_only(ask):
+    make = ("POST", "/v1/tenants/acme/tokens", ADMIN, {"name": "bea"})
+    change = {"changes": {"contribution_bound": 4}, "reason": "fewer"}
+    answers = ask(
+        make,
+        ("GET", "/v1/tenants", made, None),
+        ("PUT", "/v1/tenants/acme/policy", made, change),
+        ("GET", "/v1/tenants/acme/budget", made, None),
+        ("GET", "/v1/tenants/globex/policy", made, None),
+        ("PUT", "/v1/tenants/globex/policy", made, change),
+        ("GET", "/v1/tenants/nobody/policy", made, None),
+        ("POST", "/v1/tenants/acme/tokens", made, {"name": "eve"}),
+        ("GET", "/metrics", made, None),
+        ("GET", "/v1/tenants/acme/policy/history", ADMIN, None),
+    )
+    assert [status for status, _ in answers] == [201, 200, 200, 200, 404, 404, 404, 403, 403, 200]
+    assert [entry["tenant"] for entry in answers[1][1]["tenants"]] == ["acme"]
+    # Another tenant looks exactly like one that does not exist.
+    other, missing = answers[4][1]["error"], answers[6][1]["error"]
+    assert other["text"].replace("globex", "*") == missing["text"].replace("nobody", "*")
+    assert [version["set_by"] for version in answers[-1][1]["versions"]] == ["ann", "bea"]
+
+
+def test_a_revoked_or_unknown_token_opens_nothing(ask):
+    answers = ask(
+        ("POST", "/v1/tenants/acme/tokens", ADMIN, {"name": "bea"}),
+        ("DELETE", "/v1/tenants/acme/tokens/bea", ADMIN, None),
+        ("GET", "/v1/tenants", made, None),
+        ("GET", "/v1/tenants", "guess", None),
+    )
+    assert [status for status, _ in answers] == [201, 200, 401, 401]
+
+
+def test_a_wrong_value_names_field_and_range(ask):
+    body = {"changes": {"sample_rate": 3}, "reason": "more"}
+    ((status, answer),) = ask(("PUT", "/v1/tenants/acme/policy", ADMIN, body))
+    assert status == 422
+    assert "sample_rate is 3" in answer["error"]["text"]
+
+
+def test_the_database_holds_no_token(ask, engine):
+    answers = ask(("POST", "/v1/tenants/acme/tokens", ADMIN, {"name": "bea"}))
+    with engine.connect() as connection:
+        stored = connection.exec_driver_sql("SELECT token_digest FROM operator_tokens").scalar_one()
+    assert made(answers).encode() not in bytes(stored)
