@@ -76,7 +76,7 @@ class DemoOptions:
 
     data: Path | None = None
     tenants: tuple[str, ...] = ()
-    max_users: int = 100
+    max_users: int = 60
     epsilon: float = 8.0
     rounds: int = 1
     keep: Path | None = None

@@ -102,6 +102,9 @@ def _handler(
             """Log nothing: a request line could name what was asked."""
 
         def _act(self, method: str) -> None:
+            # Read before refusing: a client that is still sending would see a broken connection, not the answer.
+            length = int(self.headers.get("Content-Length") or 0)
+            content = self.rfile.read(min(length, 2 * MAX_BODY_BYTES))
             given = self.headers.get("Authorization", "").encode()
             if not hmac.compare_digest(given, expected):
                 self._reply(HTTPStatus.UNAUTHORIZED, {"error": "serving.access.denied"})
@@ -110,13 +113,11 @@ def _handler(
             if action is None:
                 self._reply(HTTPStatus.NOT_FOUND, {"error": "serving.path.unknown"})
                 return
-            length = int(self.headers.get("Content-Length") or 0)
-            if length > MAX_BODY_BYTES:
+            if len(content) > MAX_BODY_BYTES:
                 self._reply(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, {"error": "serving.request.oversized"})
                 return
             try:
-                body = json.loads(self.rfile.read(length)) if length else {}
-                self._reply(HTTPStatus.OK, action(body))
+                self._reply(HTTPStatus.OK, action(json.loads(content) if content else {}))
             except KeyError:
                 self._reply(HTTPStatus.NOT_FOUND, {"error": "serving.model.unknown"})
             except (TypeError, ValueError):
