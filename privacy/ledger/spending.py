@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from sqlmodel import col, func, select
 
 from privacy.accounting import best_epsilon
+from privacy.curve import RdpCurve
+from privacy.forecast import SpentBudget
 from privacy.ledger.accounts import curve_in, filter_of, lifetime_account_id, period_account_id
 from privacy.ledger.values import ReservationState, SpendView
 from privacy.storage.ledger_tables import AccountRow, ReservationRow
@@ -43,6 +45,18 @@ def spend_of(
         delta=lifetime.delta if lifetime else (caps.lifetime_delta if caps else None),
         releases=counts.get(ReservationState.COMMITTED, 0),
         reservations=counts,
+    )
+
+
+def spent_budget(session: Session, tenant_id: str, period_index: int) -> SpentBudget:
+    """Return the open filters of a tenant and the curves charged to them, as the planner takes them."""
+    lifetime = session.get(AccountRow, lifetime_account_id(tenant_id), populate_existing=True)
+    period = session.get(AccountRow, period_account_id(tenant_id, period_index), populate_existing=True)
+    return SpentBudget(
+        lifetime=filter_of(lifetime) if lifetime else None,
+        lifetime_curve=curve_in(lifetime) if lifetime else RdpCurve.zero(),
+        period=filter_of(period) if period else None,
+        period_curve=curve_in(period) if period else RdpCurve.zero(),
     )
 
 

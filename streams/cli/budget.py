@@ -1,0 +1,354 @@
+"""``discreet budget``: what was spent, what can be afforded, and proof of both."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy.engine import Engine
+    from sqlmodel import Session
+
+    from privacy.forecast import Outlook, SpentBudget
+    from privacy.policy import TenantPrivacyPolicy
+
+app = typer.Typer(help="Show, plan, verify and export privacy budgets.", no_args_is_help=True)
+
+TenantName = Annotated[str, typer.Argument(metavar="TENANT", help="Name of the tenant.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")]
+# What the planner trains by default: a rank-8 core of seven matrices in four layers.
+_DEFAULT_PARAMETERS = 8 * 8 * 7 * 4
+
+
+@app.command()
+def show(
+    tenant: Annotated[str | None, typer.Argument(metavar="[TENANT]", help="All tenants if left out.")] = None,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Show what was spent of the period's and the lifetime's budget."""
+    from privacy.services import policies
+
+    with _session() as (session, _):
+        found = [policies.tenant(session, tenant)] if tenant else policies.list_tenants(session)
+        facts = [_spend(session, one.tenant_id, one.policy.policy if one.policy else None) for one in found]
+    if as_json:
+        typer.echo(json.dumps(facts))
+        return
+    table = _table(
+        "tenant", "period", "ε in\nperiod", "of", "ε for\nlife", "of", "δ", "filter\nused", "releases", "held"
+    )
+    for one in facts:
+        held = {state: count for state, count in one["reservations"].items() if state != "committed"}
+        table.add_row(
+            one["tenant"],
+            str(one["period_index"]) if one["period_index"] is not None else "",
+            f"{one['period_epsilon']:.4g}",
+            _number(one["period_cap"]),
+            f"{one['lifetime_epsilon']:.4g}",
+            _number(one["lifetime_cap"]),
+            _number(one["delta"]),
+            f"{one['lifetime_used']:.1%}",
+            str(one["releases"]),
+            ", ".join(f"{count} {state}" for state, count in held.items()),
+        )
+    _print(table)
+
+
+@app.command()
+def plan(
+    tenant: TenantName,
+    *,
+    releases: Annotated[int | None, typer.Option(min=1, help="Wish: this many more releases.")] = None,
+    per_period: Annotated[
+        int | None, typer.Option(min=1, help="Wish: this many releases in a period.")
+    ] = None,
+    parameters: Annotated[
+        int, typer.Option(min=1, help="Trained parameters d in S = N·ρ·μ/√d.")
+    ] = _DEFAULT_PARAMETERS,
+    picture: Annotated[Path | None, typer.Option(help="Also draw the burn-down to this file.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a tenant can afford: releases left, noise for a wish, what a change would do, and S."""
+    from personalization.planner import ALIGNMENT, SMALLEST_SIGNAL
+    from privacy.accounting import total_curve
+    from privacy.burn_down import burn_down, draw
+    from privacy.calibration import calibrate_policy, release_mechanisms
+    from privacy.forecast import SignalRule, outlook, what_if
+    from privacy.ledger.spending import spent_budget
+
+    now = datetime.now(UTC)
+    rule = SignalRule(parameters=parameters, alignment=ALIGNMENT, smallest=SMALLEST_SIGNAL)
+    with _session() as (session, _):
+        policy = _policy(session, tenant)
+        spent = spent_budget(session, tenant, policy.period_index(now))
+        noise = calibrate_policy(policy)
+        rows: list[Outlook | tuple[str, str]] = [
+            outlook("now", policy, noise, spent=spent, rule=rule, now=now)
+        ]
+        if releases is not None or per_period is not None:
+            rows.append(_wished(policy, spent, rule, now, releases, per_period))
+        rows += what_if(policy, spent=spent, rule=rule, now=now)
+        if picture is not None and not isinstance(rows[0], tuple):
+            release = total_curve(release_mechanisms(policy, noise))
+            draw(burn_down(session, tenant, policy, release=release, plan=rows[0], now=now), picture)
+    if as_json:
+        documents = [
+            {"name": row[0], "refused": row[1]} if isinstance(row, tuple) else row.to_document()
+            for row in rows
+        ]
+        typer.echo(
+            json.dumps(
+                {"tenant": tenant, "outlooks": documents, "picture": str(picture) if picture else None}
+            )
+        )
+        return
+    table = _table(
+        "what", "noise", "ε each", "left\nnow", "in a\nperiod", "left\never", "lasts\nuntil", "S", "trains"
+    )
+    refused = []
+    for row in rows:
+        if isinstance(row, tuple):
+            refused.append(f"{row[0]}: {row[1]}.")
+            continue
+        table.add_row(
+            row.name,
+            f"{row.noise_multiplier:.4g}",
+            f"{row.release_epsilon:.3g}",
+            str(row.releases_left_in_period),
+            str(row.releases_per_period),
+            str(row.releases_left),
+            f"{row.exhausted_at:%Y-%m-%d}" if row.exhausted_at else "50 years on",
+            f"{row.signal:.3f}" + (" declines" if row.declines else ""),
+        )
+    _print(table)
+    for sentence in refused:
+        typer.echo(sentence)
+    typer.echo(
+        f"Below S = {SMALLEST_SIGNAL:g} a release is mostly noise: nothing is trained and nothing is spent "
+        f"(d = {parameters:,} trained parameters)."
+    )
+    if picture is not None:
+        typer.echo(f"The burn-down is in {picture}.")
+
+
+def _wished(
+    policy: TenantPrivacyPolicy,
+    spent: SpentBudget,
+    rule: Any,
+    now: datetime,
+    releases: int | None,
+    per_period: int | None,
+) -> Outlook | tuple[str, str]:
+    from privacy.calibration import schedule_of
+    from privacy.errors import CalibrationError
+    from privacy.forecast import noise_for, outlook
+
+    schedule = schedule_of(policy)
+    wished, pace = releases or schedule.releases, per_period or schedule.releases_per_period
+    name = f"wish: {wished} releases"
+    try:
+        noise = noise_for(policy, releases=wished, releases_per_period=min(wished, pace), spent=spent)
+    except CalibrationError as error:
+        return name, str(error)
+    return outlook(name, policy, noise, spent=spent, rule=rule, now=now)
+
+
+@app.command()
+def verify(
+    file: Annotated[
+        Path | None, typer.Argument(metavar="[FILE]", help="An exported ledger; the database if left out.")
+    ] = None,
+    *,
+    tenant: Annotated[str | None, typer.Option(help="Only this tenant's ledger in the database.")] = None,
+    head: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TENANT=DIGEST", help="An entry digest that must still be there."),
+    ] = None,
+    pld: Annotated[bool, typer.Option("--pld", help="Also compute every account by PLD (slow).")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Recompute a whole ledger from its events; an error when anything does not match."""
+    from privacy.errors import LedgerIntegrityError
+    from privacy.ledger.export import export_ledger
+    from privacy.ledger.verify import verify_export
+
+    heads = {name: digest for name, _, digest in (one.partition("=") for one in head or ())}
+    if file is not None:
+        with file.open(encoding="utf-8") as lines:
+            report = verify_export(lines, expected_heads=heads, with_pld=pld)
+    else:
+        with _session() as (_, engine):
+            pass  # the database is there and current; the export takes a snapshot of its own
+        lines_of = export_ledger(engine, [tenant] if tenant else None)
+        report = verify_export(lines_of, expected_heads=heads, with_pld=pld)
+    if as_json:
+        typer.echo(json.dumps(report.to_document()))
+    else:
+        table = _table("account", "ε", "of", "δ", "filter\nused", *(["ε by PLD"] if pld else []))
+        for account in report.accounts:
+            extra = [_number(account.get("pld_epsilon"))] if pld else []
+            table.add_row(
+                account["account_id"],
+                f"{account['epsilon']:.4g}",
+                f"{account['cap']:g}",
+                f"{account['delta']:g}",
+                f"{account['used']:.1%}",
+                *extra,
+            )
+        _print(table)
+        for finding in report.findings:
+            place = f" (tenant {finding.tenant_id}, entry {finding.sequence})" if finding.tenant_id else ""
+            typer.echo(f"{finding.code.value}: {finding.text}{place}")
+    if not report.ok:
+        raise LedgerIntegrityError(
+            f"the ledger does not verify: {len(report.findings)} findings in {report.entries} entries of "
+            f"{report.tenants} tenants; stop training and find out who changed it"
+        )
+    if not as_json:
+        typer.echo(
+            f"{report.entries} entries, {report.reservations} reservations and "
+            f"{report.mechanisms} charged mechanisms of "
+            f"{report.tenants} tenants verify."
+        )
+
+
+@app.command()
+def export(
+    tenants: Annotated[
+        list[str] | None, typer.Argument(metavar="[TENANT]...", help="All if left out.")
+    ] = None,
+    *,
+    output: Annotated[Path | None, typer.Option(help="Write here instead of standard output.")] = None,
+) -> None:
+    """Export ledgers as JSON lines that `discreet budget verify` checks without a database."""
+    from privacy.ledger.export import export_ledger
+
+    with _session() as (_, engine):
+        pass
+    stream = output.open("w", encoding="utf-8") if output else sys.stdout
+    try:
+        for line in export_ledger(engine, tenants or None):
+            stream.write(line + "\n")
+    finally:
+        if output:
+            stream.close()
+
+
+@app.command()
+def statement(
+    tenant: TenantName,
+    *,
+    release: Annotated[str | None, typer.Option(help="Reservation id of one committed release.")] = None,
+    registry: Annotated[
+        bool, typer.Option("--registry", help="Write a record for the public deployments registry (YAML).")
+    ] = False,
+    curator: Annotated[str, typer.Option(help="With --registry: who publishes.")] = "Not stated",
+    curator_type: Annotated[
+        str, typer.Option(help="With --registry: Government, Industry, Nonprofit.")
+    ] = "Industry",
+    region: Annotated[
+        str, typer.Option(help="With --registry: what region the data describe.")
+    ] = "Not stated",
+    author: Annotated[str, typer.Option(help="With --registry: who files the record.")] = "Not stated",
+    as_json: AsJson = False,
+) -> None:
+    """Write the privacy statement of a tenant, or of one release, from the ledger."""
+    from privacy.registry_record import DeploymentDescription, registry_record
+    from privacy.services import policies
+    from privacy.statement import privacy_statement
+
+    with _session() as (session, _):
+        version = policies.current_policy(session, tenant)
+        made = privacy_statement(
+            session,
+            tenant,
+            now=datetime.now(UTC),
+            policy=version.policy if version else None,
+            reservation_id=release,
+        )
+    if registry:
+        import yaml
+
+        description = DeploymentDescription(
+            curator=curator, curator_type=curator_type, region=region, author=author
+        )
+        record = registry_record(made, description)
+        typer.echo(
+            json.dumps(record) if as_json else yaml.safe_dump(record, sort_keys=False, allow_unicode=True),
+            nl=as_json,
+        )
+        return
+    typer.echo(json.dumps(made.to_document()) if as_json else made.to_text())
+
+
+@contextmanager
+def _session() -> Iterator[tuple[Session, Engine]]:
+    from privacy.storage.session import transaction
+    from streams.database import open_current
+    from streams.settings import load_settings
+
+    engine = open_current(load_settings().database_url)
+    with transaction(engine) as session:
+        yield session, engine
+
+
+def _policy(session: Session, tenant: str) -> TenantPrivacyPolicy:
+    from privacy.errors import PolicyError
+    from privacy.services import policies
+
+    version = policies.tenant(session, tenant).policy
+    if version is None:
+        raise PolicyError(
+            f"tenant {tenant} has no policy; set one with `discreet tenants set {tenant} declared_users=…`"
+        )
+    return version.policy
+
+
+def _spend(session: Session, tenant_id: str, policy: TenantPrivacyPolicy | None) -> dict[str, Any]:
+    from privacy.calibration import caps_of
+    from privacy.ledger import Ledger
+
+    period = policy.period_index(datetime.now(UTC)) if policy else 0
+    view = Ledger().spend(session, tenant_id, period, caps_of(policy) if policy else None)
+    return {
+        "tenant": tenant_id,
+        "period_index": period if policy else None,
+        "period_epsilon": view.period_epsilon,
+        "period_cap": view.period_cap,
+        "period_used": view.period_used,
+        "lifetime_epsilon": view.lifetime_epsilon,
+        "lifetime_cap": view.lifetime_cap,
+        "lifetime_used": view.lifetime_used,
+        "delta": view.delta,
+        "releases": view.releases,
+        "reservations": {state.value: count for state, count in view.reservations.items()},
+    }
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def _table(*columns: str) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for column in columns:
+        table.add_column(column, no_wrap=True)
+    return table
+
+
+def _print(table: Any) -> None:
+    from rich.console import Console
+
+    Console(highlight=False, markup=False).print(table)
