@@ -16,12 +16,13 @@ from alembic.util.exc import CommandError
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from privacy.errors import StorageError
-from privacy.storage.session import open_engine
+from privacy.storage.session import open_engine, transaction
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sqlalchemy.engine import Connection, Engine
+    from sqlmodel import Session
 
 # Alembic hands the running migration to its scripts through module globals: one at a time in a process.
 # Between processes the database's own lock orders them.
@@ -130,6 +131,21 @@ def open_current(url: str) -> Engine:
             "run `discreet db upgrade`"
         )
     return open_engine(url)
+
+
+@contextmanager
+def current_session(url: str) -> Iterator[Session]:
+    """Yield a session of one transaction on the database at ``url`` and close all connections afterwards.
+
+    Raises:
+        StorageError: as for ``open_current``, or the database refused the transaction.
+    """
+    engine = open_current(url)
+    try:
+        with transaction(engine) as session:
+            yield session
+    finally:
+        engine.dispose()
 
 
 def check(url: str) -> None:

@@ -21,7 +21,8 @@ from personalization.training.base_models import resolve_base
 from personalization.training_inputs import BaseDirectory, ChildProcessTrainer
 from privacy.keyring import Keyring
 from privacy.ledger import Ledger
-from streams.bootstrap import SystemClock, open_database
+from streams.bootstrap import SystemClock
+from streams.database import open_current
 from streams.errors import SettingsError
 from streams.outbox import OutboxAdapterEvents
 
@@ -46,7 +47,7 @@ def trainer_of(settings: Settings, observer: TrainerObserver | None = None) -> I
             "no base model is set; put its directory or name into DISCREET_TRAINER__BASE_MODEL"
         )
     base = BaseDirectory(resolve_base(settings.trainer.base_model, settings.state / "models"))
-    engine = open_database(settings)
+    engine = open_current(settings.database_url)
     clock, events, keyring = SystemClock(), OutboxAdapterEvents(), Keyring(master_key)
     artifacts = DirectoryArtifactStore(settings.artifact_root)
     flags = PerformanceFlags(device=settings.trainer.device, threads=settings.trainer.threads)

@@ -40,21 +40,24 @@ def open_due_rounds(session: Session, now: datetime) -> tuple[str, ...]:
     Only the policy and the public clock decide; calling it twice opens nothing twice. A line whose last
     round is still open gets no second one.
     """
+    due = [
+        (tenant.tenant_id, domain, policy, policy.schedule.due_at(index))
+        for tenant in policies.list_tenants(session)
+        if tenant.policy is not None
+        for policy in (tenant.policy.policy,)
+        if (index := policy.schedule.due_index(now)) is not None
+        for domain in policy.domains
+    ]
+    settled = _settled(session, {slot for *_, slot in due})
     opened = []
-    for tenant in policies.list_tenants(session):
-        if tenant.policy is None:
+    for tenant_id, domain, policy, slot in due:
+        if (tenant_id, domain, slot) in settled or (tenant_id, domain, None) in settled:
             continue
-        policy = tenant.policy.policy
-        index = policy.schedule.due_index(now)
-        if index is None:
-            continue
-        slot = policy.schedule.due_at(index)
-        for domain in policy.domains:
-            line = _locked_line(session, tenant.tenant_id, domain, now)
-            if _slot_taken(session, line, slot) or _open_round_of(session, line) is not None:
-                continue
-            row = _new_round(session, line, policy, opened_by=OWNER_SCHEDULE, now=now, scheduled_for=slot)
-            opened.append(row.round_id)
+        line = _locked_line(session, tenant_id, domain, now)
+        if _slot_taken(session, line, slot) or _open_round_of(session, line) is not None:
+            continue  # another scheduler was faster
+        row = _new_round(session, line, policy, opened_by=OWNER_SCHEDULE, now=now, scheduled_for=slot)
+        opened.append(row.round_id)
     return tuple(opened)
 
 
@@ -191,6 +194,47 @@ def list_rounds(
 
 def _locked_line(session: Session, tenant_id: str, domain: str, now: datetime) -> AdapterLineRow:
     return registry.lock_line(session, registry.ensure_line(session, tenant_id, domain, now=now).line_ref)
+
+
+def _settled(session: Session, slots: set[datetime]) -> set[tuple[str, str, datetime | None]]:
+    """Return (tenant, domain, slot) of rounds that exist, with None as slot where a round is still open.
+
+    Two statements however many tenants there are, so that looking at the clock every second stays cheap.
+    """
+    line = (RoundRow.tenant_id, RoundRow.domain)
+    still_open = [state.value for state in RoundState if state.open]
+    settled: set[tuple[str, str, datetime | None]] = {
+        (tenant_id, domain, None)
+        for tenant_id, domain in session.exec(select(*line).where(col(RoundRow.state).in_(still_open)))
+    }
+    rows = session.exec(select(*line, RoundRow.scheduled_for).where(col(RoundRow.scheduled_for).in_(slots)))
+    return settled | {(tenant_id, domain, slot) for tenant_id, domain, slot in rows}
+
+
+def closed_round(
+    session: Session, line: AdapterLineRow, *, period_index: int, actor: str, plan_json: str, now: datetime
+) -> RoundRow:
+    """Record a round that trained nothing and read nothing private: a version made from released adapters alone."""
+    last = session.exec(
+        select(func.max(RoundRow.sequence)).where(
+            RoundRow.line_ref == line.line_ref, RoundRow.period_index == period_index
+        )
+    ).one()
+    row = RoundRow(
+        round_id=str(uuid.uuid4()),
+        tenant_id=line.tenant_id,
+        domain=line.domain,
+        line_ref=line.line_ref,
+        period_index=period_index,
+        sequence=0 if last is None else last + 1,
+        opened_by=actor,
+        opened_at=now,
+        due_at=now,
+        plan_json=plan_json,
+    )
+    close_round(session, row, RoundState.DONE, OutcomeCode.PUBLISHED, "A meta start was published.", now=now)
+    session.flush()
+    return row
 
 
 def _slot_taken(session: Session, line: AdapterLineRow, slot: datetime) -> bool:

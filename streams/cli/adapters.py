@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import getpass
 import json
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from sqlmodel import Session
-
     from personalization.storage.tables import AdapterVersionRow
 
 app = typer.Typer(help="List adapter versions, show one, roll back, withdraw.", no_args_is_help=True)
@@ -30,8 +25,10 @@ def list_(
 ) -> None:
     """List adapter versions with state and budget."""
     from personalization.storage import registry
+    from streams.database import current_session
+    from streams.settings import load_settings
 
-    with _transaction() as session:
+    with current_session(load_settings().database_url) as session:
         facts = [_facts(row) for row in registry.list_versions(session, tenant_id=tenant)]
     if as_json:
         typer.echo(json.dumps(facts))
@@ -60,8 +57,10 @@ def list_(
 def show(name: Name, *, as_json: AsJson = False) -> None:
     """Show one version: manifest, address, signature and state."""
     from personalization.storage import registry
+    from streams.database import current_session
+    from streams.settings import load_settings
 
-    with _transaction() as session:
+    with current_session(load_settings().database_url) as session:
         row = registry.find_version(session, name)
         version = registry.read_version(row)
     facts = {
@@ -86,9 +85,11 @@ def roll_back_(
 ) -> None:
     """Return a line to an earlier version; servers follow, the budget stays spent."""
     from personalization.services.rollback import roll_back
+    from streams.database import current_session
     from streams.outbox import OutboxAdapterEvents
+    from streams.settings import load_settings
 
-    with _transaction() as session:
+    with current_session(load_settings().database_url) as session:
         version = roll_back(
             session,
             OutboxAdapterEvents(),
@@ -108,10 +109,11 @@ def withdraw(name: Name, *, reason: Reason, actor: Actor = None, as_json: AsJson
     """Withdraw a version and all trained from it; servers unload them, their weights are deleted."""
     from personalization.artifacts import DirectoryArtifactStore
     from personalization.services.withdrawal import remove_withdrawn_weights, withdraw_version
+    from streams.database import current_session
     from streams.outbox import OutboxAdapterEvents
     from streams.settings import load_settings
 
-    with _transaction() as session:
+    with current_session(load_settings().database_url) as session:
         names = withdraw_version(
             session,
             OutboxAdapterEvents(),
@@ -120,7 +122,7 @@ def withdraw(name: Name, *, reason: Reason, actor: Actor = None, as_json: AsJson
             reason=reason,
             now=datetime.now(UTC),
         )
-    with _transaction() as session:
+    with current_session(load_settings().database_url) as session:
         remove_withdrawn_weights(session, DirectoryArtifactStore(load_settings().artifact_root))
     typer.echo(json.dumps({"withdrawn": list(names)}) if as_json else f"Withdrawn: {', '.join(names)}.")
 
@@ -133,20 +135,6 @@ def public_key(*, as_json: AsJson = False) -> None:
 
     key = ManifestSigner(signing_seed(load_settings().master_key_bytes())).public_key
     typer.echo(json.dumps({"public_key": key.hex(), "key_id": key_id(key)}) if as_json else key.hex())
-
-
-@contextmanager
-def _transaction() -> Iterator[Session]:
-    from privacy.storage.session import transaction
-    from streams.bootstrap import open_database
-    from streams.settings import load_settings
-
-    engine = open_database(load_settings())
-    try:
-        with transaction(engine) as session:
-            yield session
-    finally:
-        engine.dispose()
 
 
 def _facts(row: AdapterVersionRow) -> dict[str, Any]:

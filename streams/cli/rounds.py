@@ -26,12 +26,10 @@ def open_(
 ) -> None:
     """Open one round now; a trainer takes it, and its budget is charged as for a scheduled one."""
     from personalization.services.rounds import open_round
-    from privacy.storage.session import transaction
-    from streams.bootstrap import open_database
+    from streams.database import current_session
     from streams.settings import load_settings
 
-    engine = open_database(load_settings())
-    with transaction(engine) as session:
+    with current_session(load_settings().database_url) as session:
         row = open_round(session, tenant, domain, actor=actor or getpass.getuser(), now=datetime.now(UTC))
         facts = _facts(row)
     typer.echo(json.dumps(facts) if as_json else f"Round {row.round_id} of {tenant}/{domain} is due.")
@@ -46,11 +44,10 @@ def list_(
 ) -> None:
     """List rounds, newest first: state, who opened them, how they ended."""
     from personalization.services.rounds import list_rounds
-    from privacy.storage.session import transaction
-    from streams.bootstrap import open_database
+    from streams.database import current_session
     from streams.settings import load_settings
 
-    with transaction(open_database(load_settings())) as session:
+    with current_session(load_settings().database_url) as session:
         facts = [_facts(row) for row in list_rounds(session, tenant_id=tenant, limit=limit)]
     if as_json:
         typer.echo(json.dumps(facts))
