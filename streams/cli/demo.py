@@ -15,7 +15,7 @@ def command(
         typer.Option(help="Replay the *.jsonl.gz files of this folder instead of the built-in companies."),
     ] = None,
     tenants: Annotated[str, typer.Option(help="Names to take, separated by commas.")] = "",
-    max_users: Annotated[int, typer.Option(help="Users per tenant whose interactions are published.")] = 100,
+    max_users: Annotated[int, typer.Option(help="Users per tenant whose interactions are published.")] = 60,
     epsilon: Annotated[float, typer.Option(help="What each tenant's policy allows over all rounds.")] = 8.0,
     rounds: Annotated[int, typer.Option(min=1, max=20, help="Training rounds per tenant.")] = 1,
     base_model: Annotated[
