@@ -5,7 +5,7 @@ What it is good for and what it is not (Tansu 0.6, measured with kafka-python 3.
 - it is ready in milliseconds, needs no Java and forgets everything when it stops;
 - topics with partitions, idempotent producers, tombstones, headers, consumer groups and commits work;
 - a group's first assignment takes about half the session time-out, so members should ask for a short one;
-- it makes a topic that a client asks for, with one partition, even if the client forbids that;
+- it makes any topic that a client asks for, with some partitions, even if the client forbids that;
 - it compacts nothing, expires nothing and has no transactions, no ACLs and no replicas.
 """
 
