@@ -16,6 +16,12 @@ from transformers import (
     Qwen3Config,
 )
 
+from personalization.plan import Family, PerformanceFlags, TrainingPlan
+from personalization.training.decoder import FrozenDecoder
+from personalization.training.encoding import Encoder
+from personalization.training.job import Example, ExampleKind, UserExamples
+from personalization.training.train import FusedRun
+
 STYLES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2")
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -73,3 +79,41 @@ def write_tiny_base(directory: Path, style: str = "llama", *, layers: int = 3, h
     tiny_model(style, layers=layers, hidden=hidden, seed=seed).save_pretrained(directory)
     tiny_tokenizer().save_pretrained(directory)
     return directory
+
+
+def make_plan(**changes):
+    """A small valid plan."""
+    fields = {
+        "family": Family.FULL, "rank": 4, "alpha": 8.0, "top_layers": 2, "steps": 3, "sample_rate": 1.0,
+        "expected_cohort": 3.0, "clipping_norm": 0.5, "noise_multiplier": 0.7, "learning_rate": 0.05,
+        "contribution_bound": 8, "max_tokens": 48, "averaging_fraction": 0.5,
+    }
+    return TrainingPlan(**{**fields, **changes})
+
+
+def make_users(*shapes, kind=ExampleKind.SFT):
+    """One user per tuple of completion lengths."""
+    users = []
+    for number, lengths in enumerate(shapes):
+        examples = tuple(
+            Example(
+                prompt=f"file {number}-{index}" * (1 + index % 2), completion="abcdefghijklmnopqrstuvwxyz"[number:][:length],
+                kind=kind, shown="zyx" * (1 + index) if kind is ExampleKind.PREFERENCE else None,
+            )
+            for index, length in enumerate(lengths)
+        )
+        users.append(UserExamples(examples=examples))
+    return tuple(users)
+
+
+def make_run(style, tenants, dtype=torch.float64, **flags):
+    """A fused run of tenant jobs on a tiny base."""
+    decoder = FrozenDecoder(tiny_model(style), torch.device("cpu"), dtype)
+    encoder = Encoder(tiny_tokenizer(), 2)
+    return FusedRun(decoder, encoder, tenants, PerformanceFlags(device="cpu", **flags), lambda _p: None)
+
+
+def random_vectors(run, scale=0.3, seed=1):
+    """Adapters in general position: no factor is zero."""
+    noise = torch.randn(run.start.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return run.start + scale * noise

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import subprocess
 import sys
 
@@ -17,15 +19,17 @@ from personalization.training.errors import (
     AdapterFormatError,
     BaseMismatchError,
     BaseModelError,
+    ChildFailedError,
     NotTrainedError,
     TrainingStoppedError,
 )
+from personalization.training import child
 from personalization.training.base_models import fingerprint, resolve_base, verify_base
 from personalization.training.evaluation import generate, nll_per_user
-from personalization.training.job import Example, TenantJob, TrainingJob, UserExamples
+from personalization.training.job import Example, Progress, TenantJob, TrainingJob, UserExamples
 from personalization.training.link import run_job
 from personalization.training.train import train
-from personalization.training.wire import decode_job, encode_job
+from personalization.training.wire import decode_job, decode_reply, encode_failure, encode_job
 
 
 @pytest.fixture(scope="module")
@@ -111,10 +115,29 @@ def test_child_process_trains_and_reports(base, tmp_path):
 
 
 def test_child_failure_arrives_as_its_class(base, tmp_path):
-    with pytest.raises(NotTrainedError):
-        run_job(make_job(base, tmp_path, learning_rate=0.0))
-    with pytest.raises(BaseModelError):
-        run_job(make_job(tmp_path / "nothing", tmp_path))
+    for job, expected in (
+        (make_job(base, tmp_path, learning_rate=0.0), NotTrainedError),
+        (make_job(tmp_path / "nothing", tmp_path), BaseModelError),
+    ):
+        ours, theirs = multiprocessing.Pipe()
+        ours.send_bytes(encode_job(job))
+        child.main(theirs)  # in this process: a spawned one takes seconds to import torch
+        with pytest.raises(expected):
+            while isinstance(decode_reply(ours.recv_bytes()), Progress):
+                pass
+
+
+def test_failure_from_elsewhere_does_not_quote_its_text():
+    reply = encode_failure(ValueError("alice@example.org wrote: hello"))
+    assert b"alice" not in reply
+    with pytest.raises(ChildFailedError, match="ValueError"):
+        decode_reply(reply)
+
+
+def test_child_that_dies_is_reported(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(child, "main", os._exit)
+    with pytest.raises(ChildFailedError, match="exit status"):
+        run_job(make_job(base, tmp_path))
 
 
 def test_lost_lease_kills_the_child(base, tmp_path):

@@ -7,43 +7,15 @@ import math
 import peft
 import pytest
 import torch
-from tests.fakes.tiny_models import STYLES, tiny_model, tiny_tokenizer
+from tests.fakes.tiny_models import STYLES, make_plan, make_run, make_users, random_vectors, tiny_model
 
-from personalization.plan import Family, Objective, PerformanceFlags, TrainingPlan
-from personalization.training.batches import Member
-from personalization.training.decoder import FrozenDecoder
-from personalization.training.encoding import Encoder
-from personalization.training.job import Example, ExampleKind, TenantJob, UserExamples
+from personalization.plan import Family, Objective
+from personalization.training.job import ExampleKind, TenantJob, UserExamples
 from personalization.training.losses import DPO_BETA
 from personalization.training.portable import adapter_config
-from personalization.training.train import FusedRun
 
 FP64 = torch.float64
 ATTENTION = {"gemma2": "eager"}  # the other implementation of transformers leaves its soft cap out
-
-
-def make_plan(**changes):
-    fields = {
-        "family": Family.FULL, "rank": 4, "alpha": 8.0, "top_layers": 2, "steps": 3, "sample_rate": 1.0,
-        "expected_cohort": 3.0, "clipping_norm": 0.5, "noise_multiplier": 0.7, "learning_rate": 0.05,
-        "contribution_bound": 8, "max_tokens": 48, "averaging_fraction": 0.5,
-    }
-    return TrainingPlan(**{**fields, **changes})
-
-
-def make_users(*shapes, kind=ExampleKind.SFT):
-    """One user per tuple of completion lengths."""
-    users = []
-    for number, lengths in enumerate(shapes):
-        examples = tuple(
-            Example(
-                prompt=f"file {number}-{index}" * (1 + index % 2), completion="abcdefghijklmnopqrstuvwxyz"[number:][:length],
-                kind=kind, shown="zyx" * (1 + index) if kind is ExampleKind.PREFERENCE else None,
-            )
-            for index, length in enumerate(lengths)
-        )
-        users.append(UserExamples(examples=examples))
-    return tuple(users)
 
 
 def in_float64_norms(model):
@@ -66,17 +38,6 @@ def softmax_keeps_float64(monkeypatch):
     """Reference attention casts its softmax to float32 even in a float64 model (Gemma 2); keep float64 instead."""
     plain = torch.nn.functional.softmax
     monkeypatch.setattr(torch.nn.functional, "softmax", lambda x, dim, dtype=None: plain(x, dim))
-
-
-def make_run(style, tenants, **flags):
-    decoder = FrozenDecoder(tiny_model(style), torch.device("cpu"), FP64)
-    encoder = Encoder(tiny_tokenizer(), 2)
-    return FusedRun(decoder, encoder, tenants, PerformanceFlags(device="cpu", **flags), lambda _p: None)
-
-
-def random_vectors(run, scale=0.3, seed=1):
-    noise = torch.randn(run.start.shape, generator=torch.Generator().manual_seed(seed), dtype=FP64)
-    return run.start + scale * noise
 
 
 def slow_user_gradient(run, style, vector, user, plan):
