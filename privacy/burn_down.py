@@ -51,7 +51,8 @@ def burn_down(
     account = locked_account(session, lifetime_account_id(tenant_id))
     delta = account.delta if account is not None else policy.lifetime_delta
     cap = min(account.epsilon, policy.lifetime_epsilon) if account is not None else policy.lifetime_epsilon
-    total, past = RdpCurve.zero(), []
+    total = RdpCurve.zero()
+    past: list[tuple[datetime, float]] = []
     for entry in session.exec(
         select(LedgerEntryRow)
         .where(
@@ -82,7 +83,7 @@ def burn_down(
 
 def draw(burned: BurnDown, path: Path) -> None:
     """Write the burn-down as a picture; the ending of ``path`` names the format (png, svg, pdf)."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415  # heavy, and only pictures need it
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415  # slow to import
     from matplotlib.dates import date2num  # noqa: PLC0415
     from matplotlib.figure import Figure  # noqa: PLC0415
 
