@@ -1,0 +1,156 @@
+"""A manifest signed by the registry is the same on the wire, and the client's check accepts it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from personalization import adapters, signing
+from streams.client import DigestMismatchError
+from streams.client.signatures import TrustedKeys, key_id
+from streams.contracts import manifest as wire
+from streams.contracts.errors import InvalidEventError
+
+DIGEST = "sha256:" + 64 * "a"
+
+
+@pytest.fixture
+def manifest():
+    return adapters.AdapterManifest(
+        line_ref="5b0c9d2e7f31",
+        scope=adapters.Scope.TENANT,
+        version=3,
+        served_name=adapters.served_name("5b0c9d2e7f31", 3),
+        created_at="2026-03-02T09:30:00+00:00",
+        files=(
+            adapters.ArtifactFile(
+                path="adapter_model.safetensors",
+                media_type="application/vnd.safetensors",
+                size=12,
+                sha256=64 * "b",
+            ),
+        ),
+        base=adapters.BaseFingerprint(
+            model_id="tiny",
+            revision="",
+            config_digest=DIGEST,
+            weights_digest=DIGEST,
+            tokenizer_digest="",
+            architecture="LlamaForCausalLM",
+            dtype="float32",
+        ),
+        lora=adapters.LoraShape(
+            family="b_only",
+            rank=8,
+            alpha=8,  # a whole number where a float is declared stays one
+            target_modules=("q_proj",),
+            layers=(1, 2),
+            trainable_parameters=64,
+            dtype="float32",
+            tensor_digest=DIGEST,
+        ),
+        privacy=adapters.PrivacyFacts(
+            unit="user",
+            relation="add_or_remove_one",
+            mechanism="poisson-gaussian",
+            accountant="rdp",
+            release_epsilon=0.1 + 0.2,
+            cumulative_epsilon=math.pi,
+            target_epsilon=8,
+            delta=1e-7,
+            noise_multiplier=1e-300,
+            sample_rate=1 / 3,
+            steps=10,
+            clipping_norm=1.0,
+            contribution_bound=4,
+            minimum_cohort=10,
+            reservation_id="r-1",
+            ledger_entry_hash=DIGEST,
+            plan_digest=DIGEST,
+        ),
+        evaluation=adapters.EvaluationSummary(
+            verdict="accepted",
+            checks=(adapters.GateCheck(name="effect", passed=True, value=0.5),),
+            probes=(
+                adapters.ActivationProbe(
+                    prompt="Grüß Gott – 😀",
+                    completion="Hi",
+                    base_logprob=-1.5,
+                    adapter_logprob=-0.25,
+                    tolerance=0.125,
+                ),
+            ),
+        ),
+        lineage=adapters.Lineage(
+            round_id="round-3",
+            period_index=7,
+            start="zero",
+            start_version_id=None,
+            supersedes=DIGEST,
+            data_digest="hmac-sha256:" + 64 * "c",
+            code_digest=DIGEST,
+        ),
+    )
+
+
+def on_the_wire(manifest, signer):
+    signature = signer.sign(manifest)
+    sent = wire.AdapterVersionV1.from_manifest_bytes(
+        manifest.to_bytes(), uri="file:///x", key_id=signature.key_id, signature=signature.signature
+    )
+    return wire.AdapterVersionV1.model_validate_json(sent.model_dump_json())
+
+
+def test_the_client_accepts_what_the_registry_signed(manifest):
+    signer = signing.ManifestSigner(bytes(range(32)))
+    received = on_the_wire(manifest, signer)
+    assert received.version_id == manifest.version_id()
+    assert received.manifest.canonical_bytes() == manifest.to_bytes()
+    assert received.served_name == manifest.served_name
+    assert key_id(signer.public_key) == signing.key_id(signer.public_key) == received.signature.key_id
+    TrustedKeys([signer.public_key]).check(received)
+
+
+def test_the_two_ends_agree_on_every_field_and_on_what_is_signed(manifest):
+    assert wire.MANIFEST_FORMAT == adapters.MANIFEST_FORMAT
+    assert wire.signed_bytes(b"m") == signing.pre_authentication_encoding(b"m")
+    document = manifest.to_document()
+    assert set(document) == set(wire.ManifestV1.model_fields)
+    for group, model in (
+        ("base", wire.BaseFingerprintV1),
+        ("lora", wire.LoraShapeV1),
+        ("privacy", wire.PrivacyFactsV1),
+        ("evaluation", wire.EvaluationV1),
+        ("lineage", wire.LineageV1),
+    ):
+        assert set(document[group]) == set(model.model_fields), group
+    assert set(document["files"][0]) == set(wire.ArtifactFileV1.model_fields)
+    assert set(document["evaluation"]["checks"][0]) == set(wire.GateCheckV1.model_fields)
+    assert set(document["evaluation"]["probes"][0]) == set(wire.ActivationProbeV1.model_fields)
+
+
+def test_a_changed_privacy_fact_is_found(manifest):
+    signer = signing.ManifestSigner(bytes(range(32)))
+    received = on_the_wire(manifest, signer)
+    flattered = replace(manifest, privacy=replace(manifest.privacy, cumulative_epsilon=0.1))
+    forged = received.model_copy(
+        update={"manifest": wire.ManifestV1.model_validate_json(flattered.to_bytes())}
+    )
+    with pytest.raises(DigestMismatchError):
+        TrustedKeys([signer.public_key]).check(forged)
+
+
+def test_a_manifest_that_is_not_canonical_is_not_sent(manifest):
+    with pytest.raises(InvalidEventError, match="canonical"):
+        wire.AdapterVersionV1.from_manifest_bytes(
+            manifest.to_bytes() + b" ", uri="file:///x", key_id="k", signature="A" * 86 + "=="
+        )
+    with pytest.raises(InvalidEventError, match="served_name"):
+        wire.AdapterVersionV1.from_manifest_bytes(
+            replace(manifest, served_name="Not Allowed").to_bytes(),
+            uri="file:///x",
+            key_id="k",
+            signature="A" * 86 + "==",
+        )
