@@ -53,7 +53,12 @@ class PlannerSettings:
         max_top_layers: most adapted layers; the frozen layers below are run once per example.
         ranks: ranks to choose from, at most what servers allow.
         families: families to choose from.
-        learning_rates: step size per family.
+        travels: steps × learning rate per family: how far Adam may move one number in a release. Fewer steps
+            take larger ones, so that a short release gets as far as a long one.
+        clipping_norms: largest clipping norm per family, about the length of one user's gradient. A norm far
+            above
+            it would add noise for gradients that no user has; the policy's own norm is used where it is
+            smaller.
         max_tokens: truncation length of one example.
         comfortable_signal: the largest adapter with at least this S is taken.
         smallest_signal: below this S the planner declines.
@@ -62,7 +67,12 @@ class PlannerSettings:
     max_top_layers: int = 4
     ranks: tuple[int, ...] = (4, 8, 16)
     families: tuple[Family, ...] = (Family.CORE,)
-    learning_rates: tuple[tuple[Family, float], ...] = ((Family.CORE, 0.1), (Family.B_ONLY, 0.01))
+    travels: tuple[tuple[Family, float], ...] = ((Family.CORE, 2.0), (Family.B_ONLY, 0.2), (Family.FULL, 0.1))
+    clipping_norms: tuple[tuple[Family, float], ...] = (
+        (Family.CORE, 0.01),
+        (Family.B_ONLY, 0.1),
+        (Family.FULL, 0.1),
+    )
     max_tokens: int = 96
     comfortable_signal: float = COMFORTABLE_SIGNAL
     smallest_signal: float = SMALLEST_SIGNAL
@@ -117,9 +127,9 @@ def propose(
             steps=policy.steps,
             sample_rate=policy.sample_rate,
             expected_cohort=policy.expected_cohort,
-            clipping_norm=policy.clipping_norm,
+            clipping_norm=min(policy.clipping_norm, dict(limits.clipping_norms)[family]),
             noise_multiplier=noise_multiplier,
-            learning_rate=dict(limits.learning_rates)[family],
+            learning_rate=dict(limits.travels)[family] / policy.steps,
             contribution_bound=policy.contribution_bound,
             max_tokens=limits.max_tokens,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from personalization.adapters import PrivacyFacts
@@ -10,7 +11,7 @@ from privacy.calibration import caps_of, release_mechanisms
 from privacy.errors import LedgerIntegrityError
 from privacy.guarantee import NeighboringRelation, PrivacyUnit
 from privacy.ledger import ReservationRequest
-from privacy.mechanisms import Gaussian, Purpose
+from privacy.mechanisms import Gaussian, PoissonSampledGaussian, Purpose
 
 if TYPE_CHECKING:
     from sqlmodel import Session
@@ -30,7 +31,12 @@ def reservation_request(
         policy_version=policy_version,
         period_index=row.period_index,
         purpose=Purpose.TRAINING,
-        mechanisms=release_mechanisms(policy, plan.noise_multiplier),
+        mechanisms=tuple(
+            replace(mechanism, clipping_norm=plan.clipping_norm)
+            if isinstance(mechanism, PoissonSampledGaussian)
+            else mechanism
+            for mechanism in release_mechanisms(policy, plan.noise_multiplier)
+        ),
         idempotency_key=f"round-{row.round_id}",
         epoch=epoch,
         caps=caps_of(policy),

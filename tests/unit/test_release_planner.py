@@ -51,14 +51,19 @@ def test_more_users_get_a_larger_adapter_and_few_get_none():
 
 
 def test_the_plan_carries_the_policys_numbers():
-    plan = propose(policy(sample_rate=0.5, steps=12, clipping_norm=0.3, contribution_bound=5), SMOL)
+    plan = propose(policy(sample_rate=0.5, steps=12, clipping_norm=0.003, contribution_bound=5), SMOL)
     assert isinstance(plan, TrainingPlan)
-    assert (plan.expected_cohort, plan.steps, plan.clipping_norm, plan.contribution_bound) == (
-        150,
-        12,
-        0.3,
-        5,
-    )
+    assert (plan.expected_cohort, plan.steps) == (150, 12)
+    assert (plan.clipping_norm, plan.contribution_bound) == (0.003, 5)
+
+
+def test_a_clipping_norm_far_above_any_gradient_is_lowered():
+    assert propose(policy(clipping_norm=1.0), SMOL).clipping_norm == 0.01
+
+
+def test_fewer_steps_are_larger():
+    short, long = (propose(policy(steps=steps), SMOL) for steps in (10, 40))
+    assert short.learning_rate * 10 == pytest.approx(long.learning_rate * 40)
 
 
 def test_a_lines_rank_never_changes():
@@ -83,9 +88,7 @@ def test_a_policy_without_training_among_its_purposes_is_declined():
     [(Family.CORE, 7 * 64), (Family.B_ONLY, 8 * 5184), (Family.FULL, 8 * (5184 + 4992))],
 )
 def test_trained_parameters_of_each_family(family, expected):
-    limits = PlannerSettings(
-        families=(family,), learning_rates=((family, 0.1),), max_top_layers=1, ranks=(8,)
-    )
+    limits = PlannerSettings(families=(family,), max_top_layers=1, ranks=(8,))
     plan = propose(
         policy(declared_users=100_000, lifetime_delta=1e-6, period_delta=1e-6), SMOL, settings=limits
     )
