@@ -36,7 +36,8 @@ from personalization.services.starts import choose_start, open_start
 from personalization.storage import registry
 from personalization.training.job import TenantJob
 from privacy.errors import BudgetExhaustedError, CalibrationError, RetryMismatchError
-from privacy.ledger import DrawRecord, RecoveryDecision
+from privacy.ledger import DrawRecord, RecoveryDecision, ReservationState
+from privacy.policy import Start
 from privacy.services import policies
 from privacy.storage.session import transaction
 
@@ -190,7 +191,7 @@ class TrainingRounds:
             return version
 
     def forfeit(self, lease: Lease, code: OutcomeCode, reason: str) -> Closed:
-        """Close a round that cannot be finished; what it was charged stays charged.
+        """Close a round that cannot be finished; its charge stays unless it never started.
 
         Raises:
             LeaseLostError: another trainer owns the round by now.
@@ -198,7 +199,7 @@ class TrainingRounds:
         with transaction(self._engine) as session:
             row = rounds.hold_round(session, lease, self._clock.now())
             if row.reservation_id is not None:
-                self._ledger.forfeit(session, row.reservation_id, lease.epoch, reason)
+                self._give_up_budget(session, row.reservation_id, lease.epoch, reason)
             return self._close(session, row, RoundState.FAILED, code, reason)
 
     def put_down(self, lease: Lease) -> None:
@@ -314,7 +315,7 @@ class TrainingRounds:
                 plan=plan,
                 users=snapshot.users,
                 noise_key=derive_key(seed, TRAINING_PURPOSE),
-                start_adapter=open_start(self._artifacts, row.start_version_id),
+                start_adapter=open_start(session, self._artifacts, row),
             )
             return Prepared(
                 lease=lease,
@@ -345,10 +346,18 @@ class TrainingRounds:
                 f"{minimum} or more.",
             )
 
+    def _give_up_budget(self, session: Session, reservation_id: str, epoch: int, reason: str) -> None:
+        if self._ledger.reservation(session, reservation_id).state is ReservationState.RESERVED:
+            self._ledger.release(session, reservation_id, epoch)  # nothing private was read
+        else:
+            self._ledger.forfeit(session, reservation_id, epoch, reason)
+
     def _start_was_withdrawn(self, session: Session, row: RoundRow) -> bool:
         if row.start_version_id is None:
             return False
-        state = registry.find_version(session, row.start_version_id, tenant_id=row.tenant_id).state
+        # A meta start belongs to no tenant; any other start is a version of this tenant.
+        owner = None if row.start == Start.META.value else row.tenant_id
+        state = registry.find_version(session, row.start_version_id, tenant_id=owner).state
         return state == VersionState.WITHDRAWN.value
 
     def _policy(self, session: Session, tenant_id: str) -> TenantPrivacyPolicy:

@@ -193,7 +193,7 @@ class Workshop:
             rounds=protocol or self.protocol(),
             trainer=self.trainer,
             base=FakeBase(),
-            options=TrainerOptions(owner=owner, lease=timedelta(seconds=60), **options),
+            options=TrainerOptions(owner=owner, **{"lease": timedelta(seconds=60), **options}),
             observer=self.outcomes,
         )
 

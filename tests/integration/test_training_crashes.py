@@ -11,7 +11,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 from sqlmodel import Session, select
 
-from personalization.errors import LeaseLostError
+from personalization.errors import LeaseLostError, RoundError
 from personalization.rounds import OutcomeCode, RoundState
 from personalization.services.rounds import lease_round, renew_lease
 from personalization.storage.tables import AdapterVersionRow, RoundRow
@@ -231,6 +231,47 @@ def test_a_stopped_trainer_puts_its_job_down_and_another_finishes_it(shop):
 
     assert_sound(shop, round_id)
     assert facts(shop, round_id)[0].state == RoundState.DONE
+
+
+def test_a_lost_lease_ends_the_child_and_only_that_round(shop):
+    shop.add_tenant("beta")
+    lost, kept = shop.open_round("acme"), shop.open_round("beta")
+
+    def steal(should_stop):
+        shop.trainer.during = lambda _should_stop: None
+        with shop.session() as session:
+            row = session.get(RoundRow, lost)
+            row.epoch, row.lease_owner = row.epoch + 1, "another"
+            session.add(row)
+        waited = threading.Event()
+        while not should_stop():
+            waited.wait(0.01)
+
+    shop.trainer.during = steal
+    shop.process(lease=timedelta(seconds=0.3)).run_once()
+
+    assert shop.trainer.jobs == [2, 1]
+    assert facts(shop, kept)[0].outcome_code == OutcomeCode.PUBLISHED
+    assert (facts(shop, lost)[0].state, facts(shop, lost)[0].lease_owner) == (RoundState.LEASED, "another")
+    shop.clock.advance(seconds=61)
+    shop.process("second").run_once()
+    assert facts(shop, lost)[0].outcome_code == OutcomeCode.PUBLISHED
+
+
+def test_an_error_before_the_start_gives_the_budget_back(shop, monkeypatch):
+    round_id = shop.open_round()
+    protocol = shop.protocol()
+
+    def refuse(_lease):
+        raise RoundError("the round cannot be started in this test")
+
+    monkeypatch.setattr(protocol, "_start", refuse)
+    shop.process(protocol=protocol).run_once()
+
+    row, (reservation,), _, _ = facts(shop, round_id)
+    assert row.state == RoundState.FAILED
+    assert reservation.state == ReservationState.RELEASED
+    assert shop.signals.reads == 0
 
 
 def test_two_trainers_share_the_rounds(shop):
