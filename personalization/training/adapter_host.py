@@ -83,9 +83,14 @@ class AdapterHost:
     def unload(self, name: str) -> None:
         """Forget the adapter ``name``; a name that is not loaded is no error."""
         with self._lock:
-            if name in self._names:
-                self._names.remove(name)
+            if name not in self._names:
+                return
+            self._names.remove(name)
+            if self._names:  # PEFT wants an active adapter at all times
+                self._model.set_adapter(min(self._names))
                 self._model.delete_adapter(name)
+            else:
+                self._model = self._model.unload()  # the plain base again
 
     def answer(self, prompt: str, *, name: str | None, max_new_tokens: int = 48) -> str:
         """Return the most likely answer to ``prompt``, with the adapter ``name``; ``None`` is the base alone.

@@ -20,7 +20,6 @@ ACTOR = "demo"
 DELTA = 1e-5
 SAMPLE_RATE = 0.5
 STEPS = 10
-CLIPPING_NORM = 0.01  # about the length of one user's gradient in the small `core` family
 CONTRIBUTION_BOUND = 4
 
 
@@ -43,7 +42,6 @@ def demo_policy(*, users: int, epsilon: float, rounds: int, now: datetime) -> Te
         minimum_cohort=max(1, users // 2),
         sample_rate=SAMPLE_RATE,
         steps=STEPS,
-        clipping_norm=CLIPPING_NORM,
         planned_releases=rounds,
         schedule=Schedule(first_at=now + timedelta(days=3650), every_seconds=86_400),
         retention_days=30,
