@@ -7,6 +7,7 @@ same origin, by which a reader tells it from a second event.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from streams.contracts.dead_letter import DeadLetter, DeadLetterReason
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from streams.records import SourceRecord
+
+LARGEST_KEPT_BYTES = DEAD_LETTERS.max_message_bytes - 65_536
 
 
 class Refusal(NamedTuple):
@@ -85,4 +88,9 @@ class DeadLetterSink:
             attempts=refusal.attempts,
             refused_at=now,
         )
-        return OutgoingRecord(DEAD_LETTERS.name, record.key, record.value, letter.headers(record.headers))
+        value = record.value
+        if value is not None and len(value) > LARGEST_KEPT_BYTES:
+            # With our headers it would not fit the topic, and a letter that cannot be written stops a partition.
+            letter = replace(letter, detail=f"{letter.detail}; the value ({len(value)} bytes) is not kept")
+            value = None
+        return OutgoingRecord(DEAD_LETTERS.name, record.key, value, letter.headers(record.headers))

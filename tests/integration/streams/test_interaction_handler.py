@@ -241,3 +241,11 @@ def test_equal_data_give_equal_digests_and_other_data_another(world):
     one = digest()
     assert one == digest()
     assert one != empty
+
+
+def test_a_letter_too_large_for_its_topic_keeps_all_but_the_value(world):
+    record = FakeRecord(b"x" * 1_048_000, b"acme/ada", (("ce_id", b"1"),))
+    assert world.take(world.interactions, record).dead_letters == 1
+    (letter,) = world.sender.sent
+    assert (letter.key, letter.value) == (b"acme/ada", None)
+    assert b"1048000 bytes" in dict(letter.headers)["discreet_dlq_detail"]
