@@ -163,6 +163,12 @@ class DirectoryArtifactStore:
             signature=Signature(**document),
         )
 
+    def scratch(self, name: str) -> Path:
+        """Return a path of that name that does not exist; ``sweep`` removes what is written there and left."""
+        path = self._staging / name
+        shutil.rmtree(path, ignore_errors=True)
+        return path
+
     def remove_weights(self, version_id: str) -> bool:
         """Delete a version's files, keep its manifest and signature; return whether any was there."""
         try:

@@ -9,6 +9,7 @@
     │   ├── ArtifactNotFoundError     no artifact with that digest
     │   ├── ArtifactCorruptError      bytes on disk do not match their digest
     │   └── ArtifactFormatError       a file is not safetensors or JSON, or its name is not allowed
+    ├── MetaStartError                released adapters cannot be combined into a start
     ├── ManifestError                 a manifest cannot be read, or its signature does not verify
     ├── RegistryError
     │   ├── LineNotFoundError         no such adapter line
@@ -56,6 +57,13 @@ class LeaseLostError(RoundError):
     """A higher lease epoch exists, or the lease ran out: this trainer may write nothing more."""
 
     code = "personalization.round.lease_lost"
+
+
+class MetaStartError(PersonalizationError):
+    """Released adapters cannot be combined: too few tenants, or they share no frozen subspace."""
+
+    code = "personalization.meta.refused"
+    exit_status = 3
 
 
 class ArtifactError(PersonalizationError):

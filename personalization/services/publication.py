@@ -45,6 +45,8 @@ class Candidate:
     plan_digest: str
     data_digest: str
     code_digest: str
+    scope: Scope = Scope.TENANT
+    actor: str = "trainer"
 
 
 class Publisher:
@@ -76,7 +78,7 @@ class Publisher:
         number = line.last_version + 1
         manifest = AdapterManifest(
             line_ref=line.line_ref,
-            scope=Scope.TENANT,
+            scope=candidate.scope,
             version=number,
             served_name=served_name(line.line_ref, number),
             created_at=now.isoformat(),
@@ -103,7 +105,7 @@ class Publisher:
             signature=signature,
         )
         if before is not None:
-            leave(before, VersionState.SUPERSEDED, reason="superseded", actor="trainer", now=now)
+            leave(before, VersionState.SUPERSEDED, reason="superseded", actor=candidate.actor, now=now)
             session.add(before)
         session.add(_row_of(version, row, candidate, now))
         line.last_version = number
@@ -126,7 +128,7 @@ class Publisher:
                 desired=version,
                 reason_code="published",
                 reason="A new version passed the gate.",
-                actor="trainer",
+                actor=candidate.actor,
                 round_id=row.round_id,
             ),
         )

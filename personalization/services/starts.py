@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from personalization.adapters import VersionState
+from personalization.adapters import Scope, VersionState
+from personalization.continual import average_versions
+from personalization.services.meta_start import find_meta
 from personalization.storage import registry
 from personalization.storage.tables import AdapterVersionRow
 from privacy.policy import Start
@@ -17,10 +20,11 @@ if TYPE_CHECKING:
 
     from personalization.artifacts import DirectoryArtifactStore
     from personalization.plan import TrainingPlan
-    from personalization.storage.tables import AdapterLineRow
+    from personalization.storage.tables import AdapterLineRow, RoundRow
     from privacy.policy import TenantPrivacyPolicy
 
 ZERO = "zero"
+_USABLE = (VersionState.PUBLISHED.value, VersionState.SUPERSEDED.value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,28 +45,66 @@ def choose_start(
 ) -> StartPoint:
     """Return where the plan starts on this line.
 
-    ``previous`` takes the line's current version when it fits (same base, family, rank and layers); a line
-    without one starts from zero.
+    ``previous`` takes the line's current version and ``average`` the exponential average of the line's own versions,
+    where the current one fits (same base, family, rank and layers). ``meta``, and a line without a version that fits,
+    takes the meta start of the base and shape; where there is none, zero.
     """
-    if policy.start is Start.META or line.current_version_id is None:
-        return StartPoint(kind=ZERO)
-    row = session.get(AdapterVersionRow, line.current_version_id)
-    if row is None or row.state != VersionState.PUBLISHED.value or row.base_digest != base_digest:
-        return StartPoint(kind=ZERO)
+    if policy.start is not Start.META and line.current_version_id is not None:
+        row = session.get(AdapterVersionRow, line.current_version_id)
+        if row is not None and row.state == VersionState.PUBLISHED.value and _fits(row, plan, base_digest):
+            return StartPoint(kind=policy.start.value, version_id=row.version_id)
+    meta = find_meta(session, base_digest, plan, line.domain)
+    if meta is not None and meta.state == VersionState.PUBLISHED.value and _fits(meta, plan, base_digest):
+        return StartPoint(kind=Start.META.value, version_id=meta.version_id)
+    return StartPoint(kind=ZERO)
+
+
+def open_start(session: Session, artifacts: DirectoryArtifactStore, row: RoundRow) -> Path | None:
+    """Return the directory of the start's weights, checked or freshly averaged; None for a start from zero.
+
+    Raises:
+        ArtifactError: a stored version is gone or changed.
+        MetaStartError: versions of the line do not share one subspace.
+    """
+    if row.start_version_id is None:
+        return None
+    if row.start != Start.AVERAGE.value:
+        return artifacts.open(row.start_version_id)
+    versions = _averaged(session, row)
+    name = hashlib.sha256("\n".join(versions).encode()).hexdigest()[:32]
+    target = artifacts.scratch(f"average-{name}-{row.round_id}-{row.epoch}")
+    average_versions([artifacts.open(version_id) for version_id in versions], target)
+    return target
+
+
+def _averaged(session: Session, row: RoundRow) -> list[str]:
+    """Return the versions that an average start is made of, oldest first; the round names the newest."""
+    newest = session.get(AdapterVersionRow, row.start_version_id)
+    assert newest is not None  # versions are never deleted
+    shape = registry.read_version(newest).manifest.lora
+    usable = [
+        one
+        for one in registry.versions_of(session, row.line_ref)
+        if one.version <= newest.version and one.state in _USABLE and one.base_digest == newest.base_digest
+    ]
+    manifests = [(one.version_id, registry.read_version(one).manifest) for one in usable]
+    alike = [
+        (version_id, manifest)
+        for version_id, manifest in manifests
+        if (manifest.lora.family, manifest.lora.rank, manifest.lora.alpha, manifest.lora.layers)
+        == (shape.family, shape.rank, shape.alpha, shape.layers)
+        and set(manifest.lora.target_modules) == set(shape.target_modules)
+    ]
+    own = [version_id for version_id, manifest in alike if manifest.scope is Scope.TENANT]
+    return own or [newest.version_id]
+
+
+def _fits(row: AdapterVersionRow, plan: TrainingPlan, base_digest: str) -> bool:
     lora = registry.read_version(row).manifest.lora
-    fits = (
-        lora.family == plan.family.value
+    return (
+        row.base_digest == base_digest
+        and lora.family == plan.family.value
         and lora.rank == plan.rank
         and len(lora.layers) == plan.top_layers
         and set(lora.target_modules) == set(plan.target_modules)
     )
-    return StartPoint(kind=Start.PREVIOUS.value, version_id=row.version_id) if fits else StartPoint(kind=ZERO)
-
-
-def open_start(artifacts: DirectoryArtifactStore, version_id: str | None) -> Path | None:
-    """Return the checked directory of the start's weights; None for a start from zero.
-
-    Raises:
-        ArtifactError: the stored version is gone or changed.
-    """
-    return artifacts.open(version_id) if version_id is not None else None

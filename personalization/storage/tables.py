@@ -9,6 +9,7 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
+    Float,
     ForeignKey,
     Index,
     Integer,
@@ -122,3 +123,19 @@ class AdapterVersionRow(SQLModel, table=True):
     )  # superseded, left or withdrawn
     left_reason: str | None = Field(default=None, sa_column=Column(Text))
     left_by: str | None = Field(default=None, sa_column=_text(128, nullable=True))
+
+
+class MetaContributionRow(SQLModel, table=True):
+    """One released adapter that a meta start was computed from; kept when either is withdrawn."""
+
+    __tablename__: ClassVar[Any] = "meta_contributions"
+    __table_args__ = (Index("ix_meta_contribution_tenant", "tenant_id"),)
+
+    version_id: str = Field(
+        sa_column=Column(String(71), ForeignKey("adapter_versions.version_id"), primary_key=True)
+    )
+    contributor_id: str = Field(
+        sa_column=Column(String(71), ForeignKey("adapter_versions.version_id"), primary_key=True)
+    )
+    tenant_id: str = Field(sa_column=_text(63))
+    weight: float = Field(sa_column=Column(Float, nullable=False))
