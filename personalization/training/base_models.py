@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -163,13 +162,15 @@ def _convert(source: Path, target: Path, progress: StageSink) -> None:
             tensors.pop("lm_head.weight", None)
         save_file(tensors, staging / "model.safetensors", metadata={"format": "pt"})
         tokenizer.save_pretrained(staging)
-        (staging / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        (staging / "config.json").write_text(
+            json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8"
+        )
         for path in staging.iterdir():
             path.chmod(0o644)
         progress("publishing", 3, _STAGES)
         staging.chmod(0o755)
         try:
-            os.replace(staging, target)
+            staging.rename(target)
         except OSError:
             # Another process finished first; its conversion of the same file is the same.
             if not (target / "config.json").is_file():

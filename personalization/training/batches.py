@@ -82,7 +82,8 @@ def assemble(members: list[Member], device: torch.device, dtype: torch.dtype) ->
     lengths = [row.length for row in rows]
     starts = np.cumsum([0, *lengths[:-1]])
     label_at = [
-        np.arange(start + row.first_label - 1, start + row.length) for start, row in zip(starts, rows, strict=True)
+        np.arange(start + row.first_label - 1, start + row.length)
+        for start, row in zip(starts, rows, strict=True)
     ]
     batch = TokenBatch(
         rows=Segments(lengths, device),
@@ -91,7 +92,9 @@ def assemble(members: list[Member], device: torch.device, dtype: torch.dtype) ->
         label_at=torch.from_numpy(np.concatenate(label_at)).to(device),
         labels=Segments([row.labels for row in rows], device),
         label_groups=_groups(members, device, lambda row: row.labels),
-        targets=torch.tensor([token for row in rows for token in row.tokens[row.first_label :]], device=device),
+        targets=torch.tensor(
+            [token for row in rows for token in row.tokens[row.first_label :]], device=device
+        ),
     )
     terms = LossTerms.of_users([member.user for member in members], device, dtype)
     tokens = torch.tensor([token for row in rows for token in row.tokens[:-1]], device=device)

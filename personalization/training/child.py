@@ -22,7 +22,10 @@ def main(connection: Connection) -> None:
     """
     try:
         job = decode_job(connection.recv_bytes())
-        os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: nothing is ever fetched
+        # Both are read when torch and transformers are imported: nothing is ever fetched, and idle threads sleep
+        # instead of spinning, because the processor is shared with the worker and whatever else runs here.
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         from personalization.training.train import train  # noqa: PLC0415  imports torch, after the line above
 
         results = train(job, lambda progress: connection.send_bytes(encode_progress(progress)))

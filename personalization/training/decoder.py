@@ -64,12 +64,13 @@ class FrozenDecoder:
     """
 
     def __init__(self, model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-        self.config: Any = model.config
+        checkpoint: Any = model
+        self.config = checkpoint.config
         if self.config.model_type not in STYLES:
             raise BaseModelError(
                 f"The base model is of type {self.config.model_type}; supported are {', '.join(STYLES)}."
             )
-        self.model = model.to(device=device, dtype=dtype).eval().requires_grad_(False)
+        self.model: Any = checkpoint.to(device=device, dtype=dtype).eval().requires_grad_(False)
         self.device = device
         self.dtype = dtype
         self._body: Any = self.model.model
@@ -136,7 +137,9 @@ class FrozenDecoder:
 
     def _linear(self, layer: int, suffix: str) -> Any:
         block = self._blocks[layer]
-        return getattr(block.self_attn if suffix in {"q_proj", "k_proj", "v_proj", "o_proj"} else block.mlp, suffix)
+        return getattr(
+            block.self_attn if suffix in {"q_proj", "k_proj", "v_proj", "o_proj"} else block.mlp, suffix
+        )
 
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return the input of layer 0 for ``tokens (tokens,)``."""
@@ -214,6 +217,9 @@ class FrozenDecoder:
                 return F.linear(values, linear.weight, linear.bias)
             return adapted_linear(binding, slot, where, values, linear.weight, linear.bias)
 
+        def split(values: torch.Tensor) -> torch.Tensor:
+            return values.view(len(values), -1, block.self_attn.head_dim)
+
         normed = self._norm(hidden, block.input_layernorm)
         if narrow:
             hidden = hidden.index_select(0, batch.label_at)
@@ -221,14 +227,16 @@ class FrozenDecoder:
         else:
             asked = normed
         attention = block.self_attn
-        query = project("q_proj", asked, groups).unflatten(1, (-1, attention.head_dim))
-        key = project("k_proj", normed, batch.groups).unflatten(1, (-1, attention.head_dim))
-        value = project("v_proj", normed, batch.groups).unflatten(1, (-1, attention.head_dim))
+        query = split(project("q_proj", asked, groups))
+        key = split(project("k_proj", normed, batch.groups))
+        value = split(project("v_proj", normed, batch.groups))
         if hasattr(attention, "q_norm"):
             query = self._norm(query, attention.q_norm)
             key = self._norm(key, attention.k_norm)
         cos, sin = angles
-        query_angles = (cos.index_select(0, batch.label_at), sin.index_select(0, batch.label_at)) if narrow else angles
+        query_angles = (
+            (cos.index_select(0, batch.label_at), sin.index_select(0, batch.label_at)) if narrow else angles
+        )
         query, key = rotate(query, *query_angles), rotate(key, cos, sin)
         mixed = self._attend(query, key, value, batch, attention.scaling, narrow=narrow)
         mixed = project("o_proj", mixed.flatten(1), groups)
@@ -238,7 +246,9 @@ class FrozenDecoder:
         else:
             hidden = hidden + mixed
             normed = self._norm(hidden, block.post_attention_layernorm)
-        inner = gated(project("gate_proj", normed, groups), project("up_proj", normed, groups), block.mlp.act_fn)
+        inner = gated(
+            project("gate_proj", normed, groups), project("up_proj", normed, groups), block.mlp.act_fn
+        )
         inner = project("down_proj", inner, groups)
         if self._sandwich:
             inner = self._norm(inner, block.post_feedforward_layernorm)
@@ -254,26 +264,28 @@ class FrozenDecoder:
         *,
         narrow: bool,
     ) -> torch.Tensor:
-        """Attend within rows; queries are all tokens or, when ``narrow``, the label tokens. Shapes (·, heads, width)."""
+        """Attend within rows: queries of all tokens, or of the label tokens when ``narrow``. (·, heads, width)."""
         asking = batch.labels if narrow else batch.rows
         queries = asking.pad(query).transpose(1, 2)
         keys, values = batch.rows.pad(key).transpose(1, 2), batch.rows.pad(value).transpose(1, 2)
         repeats = queries.shape[1] // keys.shape[1]
         if repeats > 1:
             keys, values = keys.repeat_interleave(repeats, 1), values.repeat_interleave(repeats, 1)
-        mask = None
+        hidden_keys = None
         if narrow or self._softcap is not None:
             at = batch.positions.index_select(0, batch.label_at) if narrow else batch.positions
             reach = torch.arange(batch.rows.longest, device=self.device)
-            mask = reach <= asking.pad(at[:, None])  # (rows, queries, keys); a padding query sees key 0
-            mask = mask[:, None]
-        if self._softcap is not None:
+            # (rows, 1, queries, keys); a padding query stands at position 0 and sees key 0.
+            hidden_keys = (reach > asking.pad(at[:, None]))[:, None]
+        if hidden_keys is not None and self._softcap is not None:
             scores = (queries @ keys.transpose(2, 3)).mul(scaling / self._softcap).tanh().mul(self._softcap)
-            scores = scores.masked_fill(~mask, float("-inf"))
+            scores = scores.masked_fill(hidden_keys, float("-inf"))
             wide = torch.promote_types(scores.dtype, torch.float32)
             mixed = torch.softmax(scores, -1, dtype=wide).to(values.dtype) @ values
-        else:
+        elif hidden_keys is not None:
             mixed = F.scaled_dot_product_attention(
-                queries, keys, values, attn_mask=mask, is_causal=mask is None, scale=scaling
+                queries, keys, values, attn_mask=~hidden_keys, scale=scaling
             )
+        else:
+            mixed = F.scaled_dot_product_attention(queries, keys, values, is_causal=True, scale=scaling)
         return asking.unpad(mixed.transpose(1, 2))

@@ -81,7 +81,9 @@ class Encoder:
         if isinstance(end, list):
             end = end[0]
         if end is None:
-            raise BaseModelError(f"The base model in {directory} names no end token; set eos_token_id in its config.")
+            raise BaseModelError(
+                f"The base model in {directory} names no end token; set eos_token_id in its config."
+            )
         return cls(tokenizer, int(end))
 
     def prompt(self, text: str) -> list[int]:
@@ -133,7 +135,11 @@ class Encoder:
         kind = example.kind
         if kind is ExampleKind.UNLIKELIHOOD and plan.objective is not Objective.SFT_UNLIKELIHOOD:
             return None
-        pair = kind is ExampleKind.PREFERENCE and plan.objective is Objective.DPO_SIGMOID and example.shown is not None
+        pair = (
+            kind is ExampleKind.PREFERENCE
+            and plan.objective is Objective.DPO_SIGMOID
+            and example.shown is not None
+        )
         if kind is ExampleKind.PREFERENCE and not pair:
             kind = ExampleKind.SFT  # the preferred text alone is a target
         texts = (example.completion, example.shown or "") if pair else (example.completion,)

@@ -63,7 +63,9 @@ def nll_per_user(
             out = decoder.run(hidden, micro.batch, range(decoder.layer_count), binding, labels_only=True)
             weighted = micro.terms.sft * decoder.label_nll(out, micro.batch.targets)
         owner = micro.batch.label_groups.users.of_token
-        sums = torch.zeros(len(run), dtype=weighted.dtype, device=weighted.device).index_add_(0, owner, weighted)
+        sums = torch.zeros(len(run), dtype=weighted.dtype, device=weighted.device).index_add_(
+            0, owner, weighted
+        )
         for value in sums.tolist():
             losses[order[at]] = value
             at += 1
@@ -92,9 +94,12 @@ def generate(
     encoded = [encoder.prompt(prompt) for prompt in prompts]
     longest = max(len(tokens) for tokens in encoded)
     fill = [[encoder.end_token] * (longest - len(tokens)) for tokens in encoded]
-    ids = torch.tensor([[*pad, *tokens] for pad, tokens in zip(fill, encoded, strict=True)], device=decoder.device)
+    ids = torch.tensor(
+        [[*pad, *tokens] for pad, tokens in zip(fill, encoded, strict=True)], device=decoder.device
+    )
     seen = torch.tensor(
-        [[0] * len(pad) + [1] * len(tokens) for pad, tokens in zip(fill, encoded, strict=True)], device=decoder.device
+        [[0] * len(pad) + [1] * len(tokens) for pad, tokens in zip(fill, encoded, strict=True)],
+        device=decoder.device,
     )
 
     def answer(runner: Any) -> list[str]:

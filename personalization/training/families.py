@@ -105,7 +105,9 @@ class Geometry:
                 vector[slot.down] = frozen[slot.key][0].double().flatten()
         return vector
 
-    def factors(self, vector: torch.Tensor, frozen: Frozen) -> dict[tuple[int, str], tuple[torch.Tensor, torch.Tensor]]:
+    def factors(
+        self, vector: torch.Tensor, frozen: Frozen
+    ) -> dict[tuple[int, str], tuple[torch.Tensor, torch.Tensor]]:
         """Return the plain LoRA factors ``A (r, d_in)`` and ``B (d_out, r)`` of each slot, in float64."""
         factors = {}
         for slot in self.slots:

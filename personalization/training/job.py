@@ -57,7 +57,7 @@ class TrainingJob:
     base_model: str  # a directory with config, tokenizer and safetensors
     tenants: tuple[TenantJob, ...]
     output: Path  # one sub-directory per job_key receives the portable PEFT adapter
-    flags: PerformanceFlags = PerformanceFlags()
+    flags: PerformanceFlags = field(default_factory=PerformanceFlags)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,8 +21,9 @@ def rms_norm(values: torch.Tensor, module: nn.Module, *, unit_offset: bool) -> t
         module: a transformers RMS norm; its ``weight`` and epsilon are used.
         unit_offset: the scale is ``1 + weight`` and applied before rounding (Gemma) instead of ``weight`` (Llama).
     """
-    epsilon = getattr(module, "variance_epsilon", None) or getattr(module, "eps", 1e-6)
-    out: torch.Tensor = _RmsNorm.apply(values, module.weight, float(epsilon), unit_offset)
+    frozen: Any = module
+    epsilon = frozen.variance_epsilon if hasattr(module, "variance_epsilon") else frozen.eps
+    out: torch.Tensor = _RmsNorm.apply(values, frozen.weight, float(epsilon), unit_offset)
     return out
 
 
@@ -32,8 +33,8 @@ class _RmsNorm(torch.autograd.Function):
         ctx: Any, values: torch.Tensor, weight: torch.Tensor, epsilon: float, unit_offset: bool
     ) -> torch.Tensor:
         wide = values.to(torch.promote_types(values.dtype, torch.float32))
-        inverse = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(wide.shape[-1])
-        inverse = inverse.add_(epsilon).rsqrt_()
+        length: torch.Tensor = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+        inverse = length.square_().div_(wide.shape[-1]).add_(epsilon).rsqrt_()
         ctx.save_for_backward(values, weight, inverse)
         ctx.unit_offset = unit_offset
         scaled = wide * inverse

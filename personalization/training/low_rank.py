@@ -49,16 +49,16 @@ class Binding:
 
     def up(self, slot: Slot, dtype: torch.dtype) -> torch.Tensor:
         """Return C (or R) of each tenant present: ``(tenants, r, d_out or r)``."""
-        return self.vectors.detach()[:, slot.up].unflatten(1, (self.geometry.rank, -1)).to(dtype)
+        return self.vectors.detach()[:, slot.up].view(len(self.vectors), self.geometry.rank, -1).to(dtype)
 
     def down(self, slot: Slot, dtype: torch.dtype) -> torch.Tensor:
         """Return the trained A of each tenant present: ``(tenants, r, d_in)``."""
-        return self.vectors.detach()[:, slot.down].unflatten(1, (self.geometry.rank, -1)).to(dtype)
+        return self.vectors.detach()[:, slot.down].view(len(self.vectors), self.geometry.rank, -1).to(dtype)
 
     def keep(self, part: slice, gradient: torch.Tensor) -> None:
         """Store per-user gradients ``(users, r, n)`` of one part of the flat vector."""
         if self.rows is not None:
-            self.rows[:, part].unflatten(1, gradient.shape[1:]).copy_(gradient)
+            self.rows[:, part].view(gradient.shape).copy_(gradient)
 
 
 def adapted_linear(
@@ -124,7 +124,7 @@ class _AdaptedLinear(torch.autograd.Function):
             binding.keep(slot.up, users.outer(hidden, gradient))
             back = gradient
         back = tenants.multiply(back, up.transpose(1, 2)).mul_(geometry.scaling)
-        if geometry.family is Family.FULL:
+        if slot.down is not None:
             binding.keep(slot.down, users.outer(back, values))
         if not ctx.needs_input_grad[0]:
             return (None,) * 7

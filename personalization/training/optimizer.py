@@ -182,5 +182,7 @@ class TenantAdam(torch.optim.Optimizer):
         rates = self._rates / (1 - first**self._steps)
         active = self._is_active()
         if len(active) < len(rates):
-            rates = rates * torch.zeros_like(rates).index_fill_(0, torch.tensor(active, device=rates.device), 1.0)
+            rates = rates * torch.zeros_like(rates).index_fill_(
+                0, torch.tensor(active, device=rates.device), 1.0
+            )
         parameter.sub_(rates * self._mean / scale)

@@ -112,7 +112,9 @@ def read_factors(directory: Path) -> tuple[dict[tuple[int, str], tuple[torch.Ten
         parts = stem.removeprefix(_PREFIX + ".").split(".")
         up = tensors.get(f"{stem}.lora_B.weight")
         if len(parts) != 3 or not parts[0].isdigit() or up is None:
-            raise AdapterFormatError(f"The adapter holds a tensor {name} that the portable profile does not know.")
+            raise AdapterFormatError(
+                f"The adapter holds a tensor {name} that the portable profile does not know."
+            )
         factors[int(parts[0]), parts[2]] = (down, up)
     return factors, scaling
 
@@ -126,7 +128,7 @@ def import_adapter(directory: Path, geometry: Geometry, frozen: Frozen) -> torch
     factors, scaling = read_factors(directory)
     if set(factors) != {slot.key for slot in geometry.slots} or abs(scaling - geometry.scaling) > 1e-9:
         raise AdapterFormatError(
-            "The start adapter has other layers, modules or scaling than the plan; start from an adapter of the same line."
+            "The start adapter has other layers, modules or scaling than the plan; start from one of the same line."
         )
     vector = geometry.initial(frozen)
     for slot in geometry.slots:
@@ -145,7 +147,9 @@ def import_adapter(directory: Path, geometry: Geometry, frozen: Frozen) -> torch
             )
         if geometry.family is Family.CORE:
             core = trained @ fixed_up.t()
-            if not torch.allclose(core @ fixed_up, trained, atol=_SAME_LINE * (1 + float(trained.abs().max()))):
+            if not torch.allclose(
+                core @ fixed_up, trained, atol=_SAME_LINE * (1 + float(trained.abs().max()))
+            ):
                 raise AdapterFormatError(
                     "The start adapter is not a core of the line's subspace; start from an adapter of the same line."
                 )

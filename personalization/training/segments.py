@@ -57,14 +57,19 @@ class Segments:
 
     def pad(self, values: torch.Tensor) -> torch.Tensor:
         """Spread ``(tokens, …)`` into ``(count, longest, …)``; slots without a token are exactly zero."""
+        shape = (self.count, self.longest, *values.shape[1:])
         if self.uniform:
-            return values.unflatten(0, (self.count, self.longest))
-        return _Pad.apply(values, *self._slots).unflatten(0, (self.count, self.longest))  # type: ignore[no-any-return]
+            return values.reshape(shape)
+        spread: torch.Tensor = _Pad.apply(values, *self._slots)
+        return spread.view(shape)
 
     def unpad(self, values: torch.Tensor) -> torch.Tensor:
         """Undo ``pad``: ``(count, longest, …)`` back to ``(tokens, …)``."""
         flat = values.flatten(0, 1)
-        return flat if self.uniform else _Unpad.apply(flat, *self._slots)  # type: ignore[no-any-return]
+        if self.uniform:
+            return flat
+        taken: torch.Tensor = _Unpad.apply(flat, *self._slots)
+        return taken
 
     def multiply(self, values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """Multiply the tokens ``(tokens, k)`` of each segment by its own matrix of ``weights (count, k, n)``."""

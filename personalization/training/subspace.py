@@ -43,4 +43,5 @@ def _leading_eigenvectors(gram: torch.Tensor, rank: int) -> torch.Tensor:
 def _orthonormal(columns: torch.Tensor) -> torch.Tensor:
     """Orthonormalize columns while keeping each one's direction (they are already orthogonal up to rounding)."""
     q, r = torch.linalg.qr(columns)
-    return q * torch.sign(torch.diagonal(r))
+    signs: torch.Tensor = torch.sign(torch.diagonal(r))
+    return torch.mul(q, signs)

@@ -23,7 +23,7 @@ import torch
 from personalization.plan import PerformanceFlags, TrainingPlan
 from personalization.training.batches import Member, PrefixCache, assemble, split_users
 from personalization.training.decoder import FrozenDecoder
-from personalization.training.encoding import Encoder, TokenUser
+from personalization.training.encoding import Encoder
 from personalization.training.errors import JobInvalidError, NotTrainedError
 from personalization.training.families import Frozen, Geometry
 from personalization.training.job import Progress, TenantJob, TenantResult, TrainingJob
@@ -68,7 +68,9 @@ def train_on(
 ) -> tuple[TenantResult, ...]:
     """Train a job on a base that is already loaded; see ``train``."""
     if len({tenant.job_key for tenant in job.tenants}) != len(job.tenants):
-        raise JobInvalidError("Two tenants of the job carry the same job key; each key names one output directory.")
+        raise JobInvalidError(
+            "Two tenants of the job carry the same job key; each key names one output directory."
+        )
     together: dict[tuple[object, ...], list[TenantJob]] = {}
     for tenant in job.tenants:
         together.setdefault(fusion_key(tenant.plan), []).append(tenant)
@@ -139,16 +141,15 @@ class FusedRun:
     def __post_init__(self) -> None:
         self.geometry = Geometry.of_plan(self.tenants[0].plan, self.decoder.shapes, self.decoder.layer_count)
         self.frozen = self.decoder.frozen_factors(self.geometry)
-        zero = self.geometry.initial(self.frozen)
-        self.start = torch.stack(
-            [
-                zero if tenant.start_adapter is None else import_adapter(tenant.start_adapter, self.geometry, self.frozen)
-                for tenant in self.tenants
-            ]
-        )
+        self.start = torch.stack([self._start_of(tenant) for tenant in self.tenants])
         self.steps = max(tenant.plan.steps for tenant in self.tenants)
         # Adapters, norms and sums are at least float32 whatever the base's dtype.
         self._wide = torch.promote_types(self.decoder.dtype, torch.float32)
+
+    def _start_of(self, tenant: TenantJob) -> torch.Tensor:
+        if tenant.start_adapter is None:
+            return self.geometry.initial(self.frozen)
+        return import_adapter(tenant.start_adapter, self.geometry, self.frozen)
 
     def train(self, steps_before: int = 0, steps_total: int | None = None) -> torch.Tensor:
         """Run every tenant's schedule.
@@ -172,7 +173,10 @@ class FusedRun:
                 members[number][user]
                 for number in optimizer.active
                 for user in draw_users(
-                    mechanisms[number].stream, step, len(members[number]), self.tenants[number].plan.sample_rate
+                    mechanisms[number].stream,
+                    step,
+                    len(members[number]),
+                    self.tenants[number].plan.sample_rate,
                 )
             ]
             tokens = self._step(optimizer, parameter, drawn)
@@ -218,7 +222,9 @@ class FusedRun:
         runs = list(split_users(drawn, self.flags.tokens_per_microbatch))
         for index, run in enumerate(runs):
             parameter.grad_sample = self.user_gradients(parameter.detach(), run)  # type: ignore[attr-defined]
-            optimizer.row_tenants = torch.tensor([member.tenant for member in run], device=self.decoder.device)
+            optimizer.row_tenants = torch.tensor(
+                [member.tenant for member in run], device=self.decoder.device
+            )
             optimizer.signal_skip_step(index < len(runs) - 1)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -252,7 +258,7 @@ class FusedRun:
                 reference = micro.terms.rows_nll(self.decoder.label_nll(out, micro.batch.targets))
         out = self.decoder.run(hidden, micro.batch, layers, binding, labels_only=True)
         nll = self.decoder.label_nll(out, micro.batch.targets)
-        micro.terms.total(nll, reference).backward()
+        torch.autograd.backward(micro.terms.total(nll, reference))
         return rows
 
     def _average(self, averages: torch.Tensor, parameter: torch.nn.Parameter, step: int) -> None:

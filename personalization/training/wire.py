@@ -76,7 +76,9 @@ def encode_progress(progress: Progress) -> bytes:
 
 def encode_results(results: tuple[TenantResult, ...]) -> bytes:
     """Encode the results of a finished job."""
-    return json.dumps({"results": [{**asdict(result), "adapter": str(result.adapter)} for result in results]}).encode()
+    return json.dumps(
+        {"results": [{**asdict(result), "adapter": str(result.adapter)} for result in results]}
+    ).encode()
 
 
 def encode_failure(error: BaseException) -> bytes:

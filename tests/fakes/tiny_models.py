@@ -35,13 +35,19 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     """Return a character tokenizer with a chat template."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
-    tokenizer = Tokenizer(models.WordLevel({token: i for i, token in enumerate(VOCABULARY)}, unk_token="<unk>"))
+    tokenizer = Tokenizer(
+        models.WordLevel({token: i for i, token in enumerate(VOCABULARY)}, unk_token="<unk>")
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("[\\s\\S]"), "isolated")
     tokenizer.decoder = decoders.Fuse()
     tokenizer.add_special_tokens([AddedToken(token, special=True) for token in VOCABULARY[:3]])
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<|im_start|>", eos_token="<|im_end|>",
-        pad_token="<|im_end|>", clean_up_tokenization_spaces=False,
+        tokenizer_object=tokenizer,
+        unk_token="<unk>",
+        bos_token="<|im_start|>",
+        eos_token="<|im_end|>",
+        pad_token="<|im_end|>",
+        clean_up_tokenization_spaces=False,
     )
     fast.chat_template = CHAT_TEMPLATE
     return fast
@@ -50,9 +56,16 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 def tiny_model(style: str = "llama", *, layers: int = 3, hidden: int = 32, seed: int = 0) -> torch.nn.Module:
     """Return a model with random weights large enough that its outputs differ clearly between inputs."""
     shape = {
-        "vocab_size": len(VOCABULARY), "hidden_size": hidden, "intermediate_size": 2 * hidden,
-        "num_hidden_layers": layers, "num_attention_heads": 4, "num_key_value_heads": 2,
-        "max_position_embeddings": 256, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2,
+        "vocab_size": len(VOCABULARY),
+        "hidden_size": hidden,
+        "intermediate_size": 2 * hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 2,
     }
     config = {
         "llama": lambda: LlamaConfig(**shape, tie_word_embeddings=True),
@@ -67,13 +80,17 @@ def tiny_model(style: str = "llama", *, layers: int = 3, hidden: int = 32, seed:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() == 2:
-                parameter.normal_(0.0, 0.6 * parameter.shape[1] ** -0.5 if "embed" not in name else 0.7, generator=generator)
+                parameter.normal_(
+                    0.0, 0.6 * parameter.shape[1] ** -0.5 if "embed" not in name else 0.7, generator=generator
+                )
             else:
                 parameter.add_(torch.empty_like(parameter).normal_(0.0, 0.1, generator=generator))
     return model.eval()
 
 
-def write_tiny_base(directory: Path, style: str = "llama", *, layers: int = 3, hidden: int = 32, seed: int = 0) -> Path:
+def write_tiny_base(
+    directory: Path, style: str = "llama", *, layers: int = 3, hidden: int = 32, seed: int = 0
+) -> Path:
     """Write a tiny base model with its tokenizer as a local directory."""
     directory.mkdir(parents=True, exist_ok=True)
     tiny_model(style, layers=layers, hidden=hidden, seed=seed).save_pretrained(directory)
@@ -84,9 +101,19 @@ def write_tiny_base(directory: Path, style: str = "llama", *, layers: int = 3, h
 def make_plan(**changes):
     """A small valid plan."""
     fields = {
-        "family": Family.FULL, "rank": 4, "alpha": 8.0, "top_layers": 2, "steps": 3, "sample_rate": 1.0,
-        "expected_cohort": 3.0, "clipping_norm": 0.5, "noise_multiplier": 0.7, "learning_rate": 0.05,
-        "contribution_bound": 8, "max_tokens": 48, "averaging_fraction": 0.5,
+        "family": Family.FULL,
+        "rank": 4,
+        "alpha": 8.0,
+        "top_layers": 2,
+        "steps": 3,
+        "sample_rate": 1.0,
+        "expected_cohort": 3.0,
+        "clipping_norm": 0.5,
+        "noise_multiplier": 0.7,
+        "learning_rate": 0.05,
+        "contribution_bound": 8,
+        "max_tokens": 48,
+        "averaging_fraction": 0.5,
     }
     return TrainingPlan(**{**fields, **changes})
 
@@ -97,8 +124,10 @@ def make_users(*shapes, kind=ExampleKind.SFT):
     for number, lengths in enumerate(shapes):
         examples = tuple(
             Example(
-                prompt=f"file {number}-{index}" * (1 + index % 2), completion="abcdefghijklmnopqrstuvwxyz"[number:][:length],
-                kind=kind, shown="zyx" * (1 + index) if kind is ExampleKind.PREFERENCE else None,
+                prompt=f"file {number}-{index}" * (1 + index % 2),
+                completion="abcdefghijklmnopqrstuvwxyz"[number:][:length],
+                kind=kind,
+                shown="zyx" * (1 + index) if kind is ExampleKind.PREFERENCE else None,
             )
             for index, length in enumerate(lengths)
         )

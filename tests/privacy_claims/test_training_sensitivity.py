@@ -8,10 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.fakes.tiny_models import make_plan, make_run, make_users
 
 from personalization.training.job import TenantJob
 from personalization.training.optimizer import FusedDPOptimizer, TenantMechanism
+from tests.fakes.tiny_models import make_plan, make_run, make_users
 
 SIZE = 6
 numbers = st.floats(allow_nan=True, allow_infinity=True, width=64)
@@ -48,14 +48,20 @@ def test_tenants_with_own_clipping_norms_never_touch_each_other(rows, split):
     split = min(split, len(rows))
     tenants = [0] * split + [1] * (len(rows) - split)
     both = clipped_sum(rows, [0.5, 2.0], tenants)
-    torch.testing.assert_close(both[0], clipped_sum(rows[:split], [0.5], [0] * split)[0], rtol=1e-12, atol=1e-15)
-    torch.testing.assert_close(both[1], clipped_sum(rows[split:], [2.0], [0] * (len(rows) - split))[0], rtol=1e-12, atol=1e-15)
+    torch.testing.assert_close(
+        both[0], clipped_sum(rows[:split], [0.5], [0] * split)[0], rtol=1e-12, atol=1e-15
+    )
+    torch.testing.assert_close(
+        both[1], clipped_sum(rows[split:], [2.0], [0] * (len(rows) - split))[0], rtol=1e-12, atol=1e-15
+    )
 
 
 def noisy_gradient(step, *, users=0, noise_multiplier=2.0):
     plan = make_plan(clipping_norm=0.5, noise_multiplier=noise_multiplier, expected_cohort=10.0, steps=10**5)
     parameter = torch.nn.Parameter(torch.zeros(1, 4000, dtype=torch.float64))
-    optimizer = FusedDPOptimizer(torch.optim.SGD([parameter], lr=1.0), [TenantMechanism.of_plan(plan, b"k" * 32)])
+    optimizer = FusedDPOptimizer(
+        torch.optim.SGD([parameter], lr=1.0), [TenantMechanism.of_plan(plan, b"k" * 32)]
+    )
     optimizer.current_step = step
     parameter.grad_sample = torch.zeros(users, 4000, dtype=torch.float64)
     optimizer.row_tenants = torch.zeros(users, dtype=torch.long)
@@ -86,7 +92,10 @@ def test_tenant_without_any_drawn_user_still_takes_every_noisy_step():
 
 def test_retry_with_the_same_key_releases_the_same_adapter():
     job = TenantJob(
-        job_key="a", plan=make_plan(steps=2, sample_rate=0.5), users=make_users((3,), (4,), (5,)), noise_key=b"r" * 32
+        job_key="a",
+        plan=make_plan(steps=2, sample_rate=0.5),
+        users=make_users((3,), (4,), (5,)),
+        noise_key=b"r" * 32,
     )
     assert torch.equal(make_run("llama", [job]).train(), make_run("llama", [job]).train())
 
@@ -114,11 +123,17 @@ def test_progress_says_nothing_of_private_values():
     from personalization.training.job import Progress
 
     assert {field.name for field in fields(Progress)} == {
-        "stage", "done", "total", "tokens_per_second", "memory_bytes",
+        "stage",
+        "done",
+        "total",
+        "tokens_per_second",
+        "memory_bytes",
     }
 
 
 def test_noise_key_is_not_in_any_representation():
-    job = TenantJob(job_key="a", plan=make_plan(), users=make_users((3,)), noise_key=b"SECRETSECRETSECRETSECRETSECRETSE")
+    job = TenantJob(
+        job_key="a", plan=make_plan(), users=make_users((3,)), noise_key=b"SECRETSECRETSECRETSECRETSECRETSE"
+    )
     assert "SECRET" not in repr(job)
     assert "abc" not in repr(job)

@@ -1,4 +1,4 @@
-"""Ragged lengths, any number of rows per user, empty tenants, infinite rows: a user's gradient never feels the others."""
+"""Ragged lengths, many rows per user, empty tenants, infinite rows: no user's gradient feels the others."""
 
 from __future__ import annotations
 
@@ -8,18 +8,23 @@ import math
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.fakes.tiny_models import make_plan, make_run, make_users, random_vectors
 
 from personalization.plan import Family
 from personalization.training.batches import split_users
 from personalization.training.job import TenantJob
 from personalization.training.segments import Segments
+from tests.fakes.tiny_models import make_plan, make_run, make_users, random_vectors
 
 lengths = st.lists(st.integers(1, 9), min_size=1, max_size=6)
 users = st.lists(st.lists(st.integers(0, 12), min_size=0, max_size=4).map(tuple), max_size=4)
 
 
-@given(lengths=lengths, wide=st.integers(1, 5), narrow=st.integers(1, 5), dtype=st.sampled_from([torch.float32, torch.float64]))
+@given(
+    lengths=lengths,
+    wide=st.integers(1, 5),
+    narrow=st.integers(1, 5),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
 @settings(deadline=None, max_examples=60)
 def test_segment_products_equal_a_loop(lengths, wide, narrow, dtype):
     wide, narrow = 4 * wide, 4 * narrow if dtype == torch.float32 else narrow
@@ -47,7 +52,9 @@ def fused(family, tenants, vectors_of):
     """Per-user gradients of all tenants in one batch, and each user's members."""
     run = runner(family)
     run.tenants = [
-        TenantJob(job_key=str(n), plan=make_plan(family=family), users=make_users(*shapes), noise_key=bytes(32))
+        TenantJob(
+            job_key=str(n), plan=make_plan(family=family), users=make_users(*shapes), noise_key=bytes(32)
+        )
         for n, shapes in enumerate(tenants)
     ]
     members = [m for tenant in run._prefix() for m in tenant if m.user.examples]

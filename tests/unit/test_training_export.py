@@ -11,10 +11,11 @@ import sys
 import peft
 import pytest
 import torch
-from tests.fakes.tiny_models import STYLES, write_tiny_base
 from transformers import AutoModelForCausalLM
 
 from personalization.plan import Family, PerformanceFlags, TrainingPlan
+from personalization.training import child
+from personalization.training.base_models import fingerprint, resolve_base, verify_base
 from personalization.training.errors import (
     AdapterFormatError,
     BaseMismatchError,
@@ -23,13 +24,12 @@ from personalization.training.errors import (
     NotTrainedError,
     TrainingStoppedError,
 )
-from personalization.training import child
-from personalization.training.base_models import fingerprint, resolve_base, verify_base
 from personalization.training.evaluation import generate, nll_per_user
 from personalization.training.job import Example, Progress, TenantJob, TrainingJob, UserExamples
 from personalization.training.link import run_job
 from personalization.training.train import train
 from personalization.training.wire import decode_job, decode_reply, encode_failure, encode_job
+from tests.fakes.tiny_models import STYLES, write_tiny_base
 
 
 @pytest.fixture(scope="module")
@@ -39,14 +39,26 @@ def base(tmp_path_factory):
 
 def make_job(base, output, *, family=Family.CORE, start=None, **changes):
     fields = {
-        "steps": 2, "sample_rate": 1.0, "expected_cohort": 2.0, "clipping_norm": 1.0, "noise_multiplier": 0.1,
-        "learning_rate": 0.1, "contribution_bound": 4, "top_layers": 2, "rank": 4, "family": family,
+        "steps": 2,
+        "sample_rate": 1.0,
+        "expected_cohort": 2.0,
+        "clipping_norm": 1.0,
+        "noise_multiplier": 0.1,
+        "learning_rate": 0.1,
+        "contribution_bound": 4,
+        "top_layers": 2,
+        "rank": 4,
+        "family": family,
     }
     users = tuple(
         UserExamples(examples=(Example(prompt=f"path {n}", completion="fix: the thing"),)) for n in range(3)
     )
     tenant = TenantJob(
-        job_key="a", plan=TrainingPlan(**{**fields, **changes}), users=users, noise_key=bytes(32), start_adapter=start
+        job_key="a",
+        plan=TrainingPlan(**{**fields, **changes}),
+        users=users,
+        noise_key=bytes(32),
+        start_adapter=start,
     )
     return TrainingJob(
         base_model=str(base), tenants=(tenant,), output=output, flags=PerformanceFlags(device="cpu")
@@ -59,7 +71,10 @@ def test_adapter_reloads_through_plain_peft_with_equal_loss(tmp_path, style, fam
     base = write_tiny_base(tmp_path / "base", style)
     job = make_job(base, tmp_path / "out", family=family)
     (result,) = train(job, lambda _p: None)
-    assert sorted(path.name for path in result.adapter.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    assert sorted(path.name for path in result.adapter.iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
     plain = AutoModelForCausalLM.from_pretrained(base, attn_implementation="eager")
     model = peft.PeftModel.from_pretrained(plain, str(result.adapter))
     users = job.tenants[0].users
@@ -79,7 +94,9 @@ def test_next_release_starts_where_the_last_ended(base, tmp_path, family):
     job = make_job(base, tmp_path / "two", family=family, start=first.adapter, learning_rate=1e-6)
     (second,) = train(job, lambda _p: None)
     users = job.tenants[0].users
-    assert nll_per_user(base, second.adapter, users) == pytest.approx(nll_per_user(base, first.adapter, users), rel=1e-4)
+    assert nll_per_user(base, second.adapter, users) == pytest.approx(
+        nll_per_user(base, first.adapter, users), rel=1e-4
+    )
     assert 100 * second.delta_norm < first.delta_norm
 
 
@@ -146,7 +163,7 @@ def test_lost_lease_kills_the_child(base, tmp_path):
 
 
 def test_parent_side_imports_no_torch():
-    code = "import sys, personalization.training.link; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    code = "import sys, personalization.training.link; sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.fakes.tiny_models import make_plan, make_users, tiny_tokenizer
 
 from personalization.plan import Objective
 from personalization.training.encoding import Encoder
 from personalization.training.errors import JobInvalidError, ObjectiveRefusedError
 from personalization.training.job import Example, ExampleKind, UserExamples
 from personalization.training.losses import REFUSED_LOSSES, LossTerms, objective_named
+from tests.fakes.tiny_models import make_plan, make_users, tiny_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,9 @@ def test_row_is_the_template_then_the_answer_and_its_end(encoder):
     assert encoder.tokenizer.decode(row.tokens[row.first_label :]) == "ok<|im_end|>"
 
 
-@pytest.mark.parametrize(("prompt", "completion"), [("x" * 500, "done"), ("hi", "y" * 500), ("x" * 500, "y" * 500)])
+@pytest.mark.parametrize(
+    ("prompt", "completion"), [("x" * 500, "done"), ("hi", "y" * 500), ("x" * 500, "y" * 500)]
+)
 def test_long_examples_are_cut_to_the_limit_and_keep_the_template(encoder, prompt, completion):
     row = encoder.row(prompt, completion, 60)
     assert row.length <= 60

@@ -8,16 +8,18 @@ import torch
 from opacus import GradSampleModule
 from opacus.accountants import RDPAccountant
 from opacus.optimizers import DPOptimizer
-from tests.fakes.tiny_models import make_plan, make_run, random_vectors, tiny_model
 
 from personalization.plan import Family
 from personalization.training.errors import PlanViolatedError
 from personalization.training.job import Example, TenantJob, UserExamples
 from personalization.training.optimizer import FusedDPOptimizer, TenantMechanism
 from personalization.training.portable import adapter_config
+from tests.fakes.tiny_models import make_plan, make_run, random_vectors, tiny_model
 
 CLIP, COHORT, RATE = 0.8, 3.0, 0.1
-PLAN = make_plan(family=Family.FULL, clipping_norm=CLIP, noise_multiplier=0.0, steps=1, expected_cohort=COHORT)
+PLAN = make_plan(
+    family=Family.FULL, clipping_norm=CLIP, noise_multiplier=0.0, steps=1, expected_cohort=COHORT
+)
 # Rows of one length, as Opacus needs; some are clipped and some are not.
 USERS = tuple(
     UserExamples(examples=(Example(prompt=f"path {n}", completion=text),))
@@ -34,8 +36,8 @@ def opacus_step(run, vector):
     base = tiny_model("llama").to(torch.float64)
     for module in base.modules():
         if type(module).__name__ == "LlamaRMSNorm":
-            module.forward = lambda x, m=module: m.weight * (
-                x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + m.variance_epsilon)
+            module.forward = lambda x, m=module: (
+                m.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + m.variance_epsilon))
             )
     config = {k: v for k, v in adapter_config(run.geometry, None).items() if k != "peft_type"}
     config["inference_mode"] = False
@@ -46,10 +48,15 @@ def opacus_step(run, vector):
         for (layer, suffix), (down, up) in run.geometry.factors(vector, run.frozen).items():
             part = "self_attn" if suffix in {"q_proj", "k_proj", "v_proj", "o_proj"} else "mlp"
             stem = f"base_model.model.model.layers.{layer}.{part}.{suffix}"
-            for name, value in ((f"{stem}.lora_A.default.weight", down), (f"{stem}.lora_B.default.weight", up)):
+            for name, value in (
+                (f"{stem}.lora_A.default.weight", down),
+                (f"{stem}.lora_B.default.weight", up),
+            ):
                 named[name].copy_(value)
                 order.append(named[name])
-    base.get_input_embeddings().register_forward_hook(lambda _m, _i, out: out.requires_grad_())  # for Opacus' hooks
+    base.get_input_embeddings().register_forward_hook(
+        lambda _m, _i, out: out.requires_grad_()
+    )  # for Opacus' hooks
     wrapped = GradSampleModule(model, loss_reduction="sum", strict=False)
     optimizer = DPOptimizer(
         Sgd(order, lr=RATE), noise_multiplier=0.0, max_grad_norm=CLIP, expected_batch_size=int(COHORT)
@@ -127,7 +134,13 @@ def test_noise_scaling_equals_opacus_with_the_same_numbers(monkeypatch):
 
 @pytest.mark.parametrize(
     ("history", "steps"),
-    [([(0.7, 1.0, 2)], 3), ([(0.7, 0.5, 3)], 3), ([(0.6, 1.0, 3)], 3), ([(0.7, 1.0, 2), (0.8, 1.0, 1)], 3), ([], 3)],
+    [
+        ([(0.7, 1.0, 2)], 3),
+        ([(0.7, 0.5, 3)], 3),
+        ([(0.6, 1.0, 3)], 3),
+        ([(0.7, 1.0, 2), (0.8, 1.0, 1)], 3),
+        ([], 3),
+    ],
 )
 def test_mechanism_other_than_planned_is_refused(history, steps):
     mechanism = TenantMechanism.of_plan(make_plan(steps=steps), bytes(32))
@@ -138,8 +151,12 @@ def test_mechanism_other_than_planned_is_refused(history, steps):
 
 def test_accountant_of_each_tenant_sees_its_own_schedule():
     tenants = [
-        TenantJob(job_key=str(n), users=USERS, noise_key=bytes([n] * 32),
-                  plan=make_plan(steps=n + 1, noise_multiplier=1.0 + n, sample_rate=0.5))
+        TenantJob(
+            job_key=str(n),
+            users=USERS,
+            noise_key=bytes([n] * 32),
+            plan=make_plan(steps=n + 1, noise_multiplier=1.0 + n, sample_rate=0.5),
+        )
         for n in range(3)
     ]
     seen = []
