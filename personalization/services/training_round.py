@@ -59,7 +59,6 @@ if TYPE_CHECKING:
     from privacy.policy import TenantPrivacyPolicy
 
 _log = structlog.get_logger(__name__)
-
 SEED_BYTES = 32
 ACTOR = "trainer"
 
