@@ -20,7 +20,7 @@ as_postgres() { # PostgreSQL refuses to run as root
 }
 
 fetch_kafka() { # DIR: the broker's jars go to DIR/libs
-  [ -d "$1/libs" ] && return
+  [ ! -d "$1/libs" ] || return 0
   mkdir -p "$1"
   cat >"$1/pom.xml" <<POM
 <project xmlns="http://maven.apache.org/POM/4.0.0">
@@ -42,18 +42,28 @@ POM
 }
 
 start_kafka() { # DIR
-  local dir="$1" port controller id
+  local dir="$1" port controller scram oauth id
   fetch_kafka "$dir"
-  port=$(free_port) controller=$(free_port)
+  port=$(free_port) controller=$(free_port) scram=$(free_port) oauth=$(free_port)
+  openssl req -x509 -newkey rsa:2048 -nodes -keyout "$dir/key.pem" -out "$dir/cert.pem" -days 2 \
+    -subj /CN=localhost -addext "subjectAltName=DNS:localhost,IP:127.0.0.1" 2>/dev/null
+  openssl pkcs12 -export -in "$dir/cert.pem" -inkey "$dir/key.pem" -out "$dir/keys.p12" -passout pass:for-tests
   cat >"$dir/server.properties" <<PROPERTIES
 process.roles=broker,controller
 node.id=1
 controller.quorum.bootstrap.servers=127.0.0.1:$controller
-listeners=PLAINTEXT://127.0.0.1:$port,CONTROLLER://127.0.0.1:$controller
-advertised.listeners=PLAINTEXT://127.0.0.1:$port,CONTROLLER://127.0.0.1:$controller
+listeners=PLAINTEXT://127.0.0.1:$port,CONTROLLER://127.0.0.1:$controller,SCRAM://127.0.0.1:$scram,OAUTH://127.0.0.1:$oauth
+advertised.listeners=PLAINTEXT://127.0.0.1:$port,CONTROLLER://127.0.0.1:$controller,SCRAM://127.0.0.1:$scram,OAUTH://127.0.0.1:$oauth
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
-listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SCRAM:SASL_SSL,OAUTH:SASL_PLAINTEXT
+listener.name.scram.sasl.enabled.mechanisms=SCRAM-SHA-512
+listener.name.scram.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+listener.name.oauth.sasl.enabled.mechanisms=OAUTHBEARER
+listener.name.oauth.oauthbearer.sasl.jaas.config=org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required unsecuredLoginStringClaim_sub="broker";
+ssl.keystore.location=$dir/keys.p12
+ssl.keystore.type=PKCS12
+ssl.keystore.password=for-tests
 log.dirs=$dir/data
 offsets.topic.replication.factor=1
 offsets.topic.num.partitions=2
@@ -71,12 +81,14 @@ PROPERTIES
   local java=(java -Xms128m -Xmx512m -XX:+UseSerialGC -XX:TieredStopAtLevel=1
     "-Dkafka.logs.dir=$dir" -Dorg.slf4j.simpleLogger.defaultLogLevel=warn -cp "$dir/libs/*")
   id=$(python3 -c 'import base64, os; print(base64.urlsafe_b64encode(os.urandom(16)).decode().rstrip("="))')
-  "${java[@]}" kafka.tools.StorageTool format --standalone -t "$id" -c "$dir/server.properties" >"$dir/format.log" 2>&1
+  "${java[@]}" kafka.tools.StorageTool format --standalone "--cluster-id=$id" -c "$dir/server.properties" \
+    --add-scram "SCRAM-SHA-512=[name=product,password=for-tests]" >"$dir/format.log" 2>&1
   "${java[@]}" kafka.Kafka "$dir/server.properties" >"$dir/kafka.log" 2>&1 &
   KAFKA_PID=$!
   for _ in $(seq 120); do
     if python3 -c "import socket; socket.create_connection(('127.0.0.1', $port), 1).close()" 2>/dev/null; then
-      export DISCREET_TEST_KAFKA="127.0.0.1:$port"
+      export DISCREET_TEST_KAFKA="127.0.0.1:$port" DISCREET_TEST_KAFKA_CA="$dir/cert.pem"
+      export DISCREET_TEST_KAFKA_SCRAM="127.0.0.1:$scram" DISCREET_TEST_KAFKA_OAUTH="127.0.0.1:$oauth"
       return
     fi
     kill -0 "$KAFKA_PID" 2>/dev/null || break

@@ -1,0 +1,76 @@
+"""Run by hand what compose.yaml runs in containers: prepare, worker with its health check, trainer with its own.
+
+Usage: python3 .ci/compose_commands.py STATE_DIRECTORY, with DISCREET_TEST_KAFKA and DISCREET_TEST_POSTGRES set.
+The environment is that of compose.yaml, with the addresses of these services in the place of the containers'.
+"""
+
+import base64
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import yaml
+
+START_SECONDS = 90
+
+
+def environment_of(compose: dict, state: Path) -> dict[str, str]:
+    """Return the variables of the discreet services, with local addresses and fresh secrets."""
+    secrets = {
+        "DISCREET_MASTER_KEY": base64.b64encode(os.urandom(32)).decode(),
+        "DISCREET_POSTGRES_PASSWORD": "unused",
+    }
+
+    def filled(text: str) -> str:
+        return re.sub(r"\$\{(\w+)(?::[-?]([^}]*))?\}", lambda m: secrets.get(m[1], m[2] or ""), text)
+
+    given = {name: filled(str(value)) for name, value in compose["x-discreet"]["environment"].items()}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("DISCREET_")}
+    return {
+        **inherited,
+        **{name: value for name, value in given.items() if value},
+        "DISCREET_STATE": str(state),
+        "DISCREET_DATABASE__URL": os.environ["DISCREET_TEST_POSTGRES"],
+        "DISCREET_BROKER__BOOTSTRAP": os.environ["DISCREET_TEST_KAFKA"],
+    }
+
+
+def check_service(name: str, service: dict, environment: dict[str, str]) -> None:
+    """Start a service's command, wait until its health check passes, stop it with SIGTERM."""
+    health = service["healthcheck"]["test"]
+    assert health[0] == "CMD", health
+    check = [sys.executable if word == "python" else word for word in health[1:]]
+    process = subprocess.Popen(service["command"], env=environment)  # noqa: S603  # the file under test
+    try:
+        end = time.monotonic() + START_SECONDS
+        while subprocess.run(check, env=environment, capture_output=True, check=False).returncode:  # noqa: S603
+            if process.poll() is not None or time.monotonic() > end:
+                sys.exit(f"{name}: not healthy; its status is {process.poll()}")
+            time.sleep(1)
+        time.sleep(2)
+        if process.poll() is not None:
+            sys.exit(f"{name}: ended by itself with status {process.returncode}")
+    finally:
+        process.terminate()
+        status = process.wait(60)
+    if status not in {0, -signal.SIGTERM}:  # by the signal itself: it was still starting
+        sys.exit(f"{name}: stopped with status {status}")
+    print(f"{name}: healthy, stopped in order")
+
+
+def main() -> None:
+    """Run every command of the discreet services in the order in which Compose would."""
+    compose = yaml.safe_load(Path("compose.yaml").read_text("utf-8"))
+    environment = environment_of(compose, Path(sys.argv[1]))
+    prepare = compose["services"]["prepare"]["command"]
+    subprocess.run(prepare, env=environment, check=True)  # noqa: S603  # the file under test
+    for name in ("worker", "trainer"):
+        check_service(name, compose["services"][name], environment)
+
+
+if __name__ == "__main__":
+    main()
