@@ -1,6 +1,7 @@
 # Apache Kafka (KRaft, one node) and PostgreSQL for the tests: sourced by .ci/run, usable by hand as well.
 #
 #   . .ci/services.sh && start_services DIR    sets DISCREET_TEST_KAFKA and DISCREET_TEST_POSTGRES
+#                                              (and …_KAFKA_SCRAM, …_KAFKA_OAUTH, …_KAFKA_CA: listeners with a login)
 #   stop_services                              stops what start_services started
 #
 # Both listen on loopback only and keep everything under DIR. Kafka comes from its Maven artifacts, PostgreSQL from
@@ -45,9 +46,9 @@ start_kafka() { # DIR
   local dir="$1" port controller scram oauth id
   fetch_kafka "$dir"
   port=$(free_port) controller=$(free_port) scram=$(free_port) oauth=$(free_port)
-  openssl req -x509 -newkey rsa:2048 -nodes -keyout "$dir/key.pem" -out "$dir/cert.pem" -days 2 \
-    -subj /CN=localhost -addext "subjectAltName=DNS:localhost,IP:127.0.0.1" 2>/dev/null
-  openssl pkcs12 -export -in "$dir/cert.pem" -inkey "$dir/key.pem" -out "$dir/keys.p12" -passout pass:for-tests
+  keytool -genkeypair -keyalg RSA -alias broker -dname CN=localhost -ext san=dns:localhost,ip:127.0.0.1 -validity 2 \
+    -storetype PKCS12 -keystore "$dir/keys.p12" -storepass for-tests 2>/dev/null
+  keytool -exportcert -rfc -alias broker -keystore "$dir/keys.p12" -storepass for-tests >"$dir/cert.pem" 2>/dev/null
   cat >"$dir/server.properties" <<PROPERTIES
 process.roles=broker,controller
 node.id=1

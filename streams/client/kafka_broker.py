@@ -261,5 +261,5 @@ def _connected(kind: Callable[..., Any], settings: Mapping[str, Any], bootstrap:
         if not isinstance(error, RetriableError):
             raise
         raise BrokerUnreachableError(
-            f"no Kafka broker answers at {bootstrap}; start it or correct the address"
+            f"no Kafka broker at {bootstrap} lets us in; check that it runs, the address and the security settings"
         ) from error

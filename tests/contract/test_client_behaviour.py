@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import threading
+import time
 import uuid
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from kafka import KafkaAdminClient
@@ -26,6 +30,7 @@ from streams.client import (
     KafkaBroker,
     Purpose,
     Rating,
+    Security,
     UpdateKind,
 )
 from streams.client.positions import FilePositions
@@ -41,7 +46,28 @@ from streams.contracts.codec import (
 )
 
 NOW = datetime(2026, 3, 2, 9, 30, tzinfo=UTC)
-BROKERS = ["memory", "embedded", *(["kafka"] if os.environ.get("DISCREET_TEST_KAFKA") else [])]
+LISTENERS = {
+    "kafka": "DISCREET_TEST_KAFKA",
+    "kafka-scram-tls": "DISCREET_TEST_KAFKA_SCRAM",
+    "kafka-oauth": "DISCREET_TEST_KAFKA_OAUTH",
+}
+BROKERS = ["memory", "embedded", *(name for name, variable in LISTENERS.items() if os.environ.get(variable))]
+
+
+def access_token():
+    """An unsigned token, which the test broker accepts."""
+    now = int(time.time())
+    parts = ({"alg": "none"}, {"sub": "product", "iat": now - 5, "exp": now + 600})
+    return "".join(base64.urlsafe_b64encode(json.dumps(p).encode()).decode().rstrip("=") + "." for p in parts)
+
+
+def security(name):
+    if name == "kafka-scram-tls":
+        ca_file = Path(os.environ["DISCREET_TEST_KAFKA_CA"])
+        return Security(
+            tls=True, mechanism="SCRAM-SHA-512", username="product", password="for-tests", ca_file=ca_file
+        )
+    return Security(mechanism="OAUTHBEARER", token=access_token) if name == "kafka-oauth" else Security()
 
 
 @dataclass
@@ -61,7 +87,8 @@ class RenamedTopics:
         return self.inner.open_source(self.prefix + topic)
 
     def create_topic(self, name, partitions):
-        with KafkaAdminClient(bootstrap_servers=self.inner.bootstrap) as admin:
+        options = {k: v for k, v in self.inner.common_options().items() if k != "metrics_enabled"}
+        with KafkaAdminClient(**options) as admin:
             admin.create_topics(
                 {self.prefix + name: {"num_partitions": partitions, "replication_factor": 1}},
                 wait_for_metadata=True,
@@ -72,12 +99,13 @@ class RenamedTopics:
 def broker(request):
     if request.param == "memory":
         return InMemoryBroker({})
-    bootstrap = (
-        os.environ["DISCREET_TEST_KAFKA"]
-        if request.param == "kafka"
-        else request.getfixturevalue("embedded_bootstrap")
+    if request.param == "embedded":
+        bootstrap = request.getfixturevalue("embedded_bootstrap")
+    else:
+        bootstrap = os.environ[LISTENERS[request.param]]
+    kafka = KafkaBroker(
+        bootstrap=bootstrap, security=security(request.param), connect_seconds=5, delivery_seconds=10
     )
-    kafka = KafkaBroker(bootstrap=bootstrap, connect_seconds=5, delivery_seconds=10)
     return RenamedTopics(kafka, f"t-{uuid.uuid4().hex[:8]}-")
 
 
@@ -382,3 +410,13 @@ def test_acks_are_published_under_the_type_of_their_status(broker, line, trusted
     ]
     assert acks[1].data.probe_effect == 0.25
     assert NOW - acks[0].data.occurred_at < timedelta(days=3650)
+
+
+if "kafka-scram-tls" in BROKERS:
+
+    @pytest.mark.parametrize("broker", ["kafka-scram-tls"], indirect=True)
+    def test_a_broker_that_does_not_let_us_in_is_reported(broker, caplog):
+        caplog.set_level("CRITICAL", logger="kafka")
+        wrong = replace(broker.inner.security, password="wrong")
+        with pytest.raises(BrokerUnreachableError, match="security settings"):
+            InteractionPublisher(replace(broker.inner, connect_seconds=1, security=wrong), source="/test")
