@@ -14,7 +14,14 @@ import numpy as np
 
 from personalization.adapters import GateCheck
 from personalization.errors import MetaStartError
-from personalization.meta import difference, norm, read_config, require_same_subspace, split_factors, write_adapter
+from personalization.meta import (
+    difference,
+    norm,
+    read_config,
+    require_same_subspace,
+    split_factors,
+    write_adapter,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +39,9 @@ def decayed_weights(count: int, decay: float) -> list[float]:
         ValueError: ``count`` is below 1, or ``decay`` is outside (0, 1].
     """
     if count < 1 or not 0 < decay <= 1:
-        raise ValueError(f"count is {count} and decay is {decay}; allowed are at least 1, and above 0 up to 1")
+        raise ValueError(
+            f"count is {count} and decay is {decay}; allowed are at least 1, and above 0 up to 1"
+        )
     raw = [decay ** (count - 1 - number) for number in range(count)]
     return [value / sum(raw) for value in raw]
 
@@ -56,7 +65,10 @@ def average_versions(directories: Sequence[Path], target: Path, *, decay: float 
         require_same_subspace(shared, down)
     weights = decayed_weights(len(factors), decay)
     mean = {
-        name: sum((weight * up[name] for weight, (_, up) in zip(weights, factors, strict=True)), np.zeros_like(values))
+        name: sum(
+            (weight * up[name] for weight, (_, up) in zip(weights, factors, strict=True)),
+            np.zeros_like(values),
+        )
         for name, values in factors[0][1].items()
     }
     write_adapter(target, read_config(directories[-1]), shared, mean)

@@ -103,7 +103,9 @@ class TenantLevel:
 
     def __post_init__(self) -> None:
         if self.noise_multiplier <= 0 or self.declared_tenants < 1:
-            raise ValueError("tenant-level noise needs a noise multiplier above 0 and at least 1 declared tenant")
+            raise ValueError(
+                "tenant-level noise needs a noise multiplier above 0 and at least 1 declared tenant"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +150,9 @@ def meta_start(
             "opted in"
         )
     if len(tenants) < len(ordered):
-        raise MetaStartError("a tenant contributes twice to one meta start; give one released adapter per tenant")
+        raise MetaStartError(
+            "a tenant contributes twice to one meta start; give one released adapter per tenant"
+        )
     configs = [read_config(one.directory) for one in ordered]
     if any(_shape(config) != _shape(configs[0]) for config in configs):
         raise MetaStartError("adapters of different rank, scaling, layers or modules cannot be averaged")
@@ -165,15 +169,19 @@ def meta_start(
 
 
 def _generation(
-    start: Updates, ups: Sequence[Updates], weights: Sequence[float], recipe: MetaRecipe, noise: TenantLevel | None
+    start: Updates,
+    ups: Sequence[Updates],
+    weights: Sequence[float],
+    recipe: MetaRecipe,
+    noise: TenantLevel | None,
 ) -> Updates:
     if noise is not None:  # the sum of clipped contributions, noised once, divided by the public number
         total = {name: np.zeros_like(values) for name, values in start.items()}
         for up in ups:
             _add(total, clipped(difference(up, start), recipe.max_delta_norm), 1.0)
         std = noise.noise_multiplier * recipe.max_delta_norm
-        for values in total.values():
-            values += std * noise.normals(values.size).reshape(values.shape)
+        for name, values in total.items():
+            total[name] = values + std * noise.normals(values.size).reshape(values.shape)
         return _stepped(start, total, recipe.outer_rate / noise.declared_tenants)
     if recipe.order is Order.CLEAREST_FIRST:
         for up, weight in zip(ups, weights, strict=True):
@@ -228,7 +236,9 @@ def read_config(directory: Path) -> dict[str, object]:
     try:
         config: dict[str, object] = json.loads((directory / CONFIG).read_bytes())
     except (OSError, ValueError) as error:
-        raise MetaStartError("a released adapter's configuration cannot be read; check the artifact store") from error
+        raise MetaStartError(
+            "a released adapter's configuration cannot be read; check the artifact store"
+        ) from error
     return config
 
 
@@ -248,7 +258,9 @@ def split_factors(directory: Path) -> tuple[Updates, Updates]:
     return down, up
 
 
-def require_same_subspace(left: Mapping[str, NDArray[np.float64]], right: Mapping[str, NDArray[np.float64]]) -> None:
+def require_same_subspace(
+    left: Mapping[str, NDArray[np.float64]], right: Mapping[str, NDArray[np.float64]]
+) -> None:
     """Refuse adapters that do not share the frozen ``A``: the mean of their ``B`` would be no mean of updates.
 
     Raises:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import secrets
 import shutil
 import tempfile
@@ -23,7 +24,14 @@ from typing import TYPE_CHECKING
 
 from sqlmodel import col, select
 
-from personalization.adapters import LoraShape, PrivacyFacts, Scope, VersionState, canonical_json, sha256_digest
+from personalization.adapters import (
+    LoraShape,
+    PrivacyFacts,
+    Scope,
+    VersionState,
+    canonical_json,
+    sha256_digest,
+)
 from personalization.errors import MetaStartError
 from personalization.gate import Rejected, judge
 from personalization.meta import MetaRecipe, Released, meta_start
@@ -154,7 +162,11 @@ class MetaStarts:
             for domain in tenant.policy.policy.domains:
                 line = registry.find_line(session, tenant.tenant_id, domain)
                 row = _current(session, line)
-                if row is None or row.state != VersionState.PUBLISHED.value or row.base_digest != self._base.digest():
+                if (
+                    row is None
+                    or row.state != VersionState.PUBLISHED.value
+                    or row.base_digest != self._base.digest()
+                ):
                     continue
                 manifest = registry.read_version(row).manifest
                 round_row = session.get(RoundRow, row.round_id)
@@ -188,8 +200,16 @@ class MetaStarts:
             directory = folder / "adapter"
             weights = meta_start([one.released for one in group], self._recipe, directory)
             version = self._register(
-                session, line, directory, group[0].plan, _facts(group), inputs=inputs, start="zero", source=None,
-                period_index=0, now=now,
+                session,
+                line,
+                directory,
+                group[0].plan,
+                _facts(group),
+                inputs=inputs,
+                start="zero",
+                source=None,
+                period_index=0,
+                now=now,
             )
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -247,7 +267,9 @@ class MetaStarts:
         reason = "A tenant whose adapter was part of it takes part no longer."
         for row in _meta_versions(session):
             parts = session.exec(
-                select(MetaContributionRow.contributor_id).where(MetaContributionRow.version_id == row.version_id)
+                select(MetaContributionRow.contributor_id).where(
+                    MetaContributionRow.version_id == row.version_id
+                )
             ).all()
             # A contributor that was merely replaced by the tenant's next version is still shared.
             gone = [part for part in parts if part not in eligible and not self._still_shared(session, part)]
@@ -307,7 +329,9 @@ class MetaStarts:
                 served.append(copy.served_name)
         return served
 
-    def _best_meta(self, session: Session, domain: str, line: AdapterLineRow | None) -> AdapterVersionRow | None:
+    def _best_meta(
+        self, session: Session, domain: str, line: AdapterLineRow | None
+    ) -> AdapterVersionRow | None:
         """Return the meta start to serve: of the domain before all domains, of most contributors, then newest."""
         rows = [
             row
@@ -315,12 +339,18 @@ class MetaStarts:
             if row.state == VersionState.PUBLISHED.value
             and row.base_digest == self._base.digest()
             and row.domain in {domain, ALL_DOMAINS}
-            and (line is None or line.rank is None or registry.read_version(row).manifest.lora.rank == line.rank)
+            and (
+                line is None
+                or line.rank is None
+                or registry.read_version(row).manifest.lora.rank == line.rank
+            )
         ]
 
         def value(row: AdapterVersionRow) -> tuple[bool, int, str]:
             parts = session.exec(
-                select(MetaContributionRow.contributor_id).where(MetaContributionRow.version_id == row.version_id)
+                select(MetaContributionRow.contributor_id).where(
+                    MetaContributionRow.version_id == row.version_id
+                )
             ).all()
             return row.domain == domain, len(parts), row.published_at.isoformat()
 
@@ -393,4 +423,4 @@ def _clearness(plan: TrainingPlan, declared_users: int) -> float:
     """Return a release's public signal-to-noise, up to a factor that all of one shape share."""
     if plan.noise_multiplier == 0:
         return 1e6
-    return declared_users * plan.sample_rate * plan.steps**0.5 / plan.noise_multiplier / 100.0
+    return declared_users * plan.sample_rate * math.sqrt(plan.steps) / plan.noise_multiplier / 100.0
