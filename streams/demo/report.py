@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -104,8 +106,8 @@ def show(report: DemoReport, console: Console) -> None:
         console.print(_example_table(example))
     console.print()
     console.print(
-        "Loss is the mean surprise per token (nats) on users that training never saw: lower is better.\n"
-        "ε bounds what anyone can learn about one user from everything released; it was reserved before any\n"
+        "Loss is the mean surprise per token (nats) on users that training never saw: lower is better. "
+        "ε bounds what anyone can learn about one user from everything released; it was reserved before any "
         "data was read, and it stays within what the tenant's policy allows.",
         highlight=False,
         style="dim",
@@ -116,27 +118,46 @@ def show(report: DemoReport, console: Console) -> None:
 
 
 def _tenant_table(report: DemoReport) -> Table:
-    table = Table(title="What each tenant got, and what it cost", title_justify="left")
-    for heading, justify in (
-        ("tenant", "left"), ("users", "right"), ("signals", "right"), ("ε spent of allowed", "right"),
-        ("δ", "right"), ("held-out users", "right"), ("loss before", "right"), ("after", "right"),
-        ("adapter", "left"),
-    ):  # fmt: skip
-        table.add_column(heading, justify=justify)  # type: ignore[arg-type]  # literals above
+    deltas = ", ".join(sorted({f"{tenant.delta:g}" for tenant in report.tenants}))
+    table = Table(
+        title="What each tenant got, and what it cost",
+        title_justify="left",
+        caption=f"ε is for one user over all releases, at δ = {deltas}; unseen users were never published.",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    table.add_column("tenant")
+    for heading in (
+        "users",
+        "signals",
+        "ε spent\nof allowed",
+        "unseen\nusers",
+        "loss\nbefore",
+        "loss\nafter",
+    ):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("adapter", overflow="fold")
     for tenant in report.tenants:
-        improved = None not in (tenant.nll_base, tenant.nll_adapter) and tenant.nll_adapter < tenant.nll_base  # type: ignore[operator]
+        before, after = tenant.nll_base, tenant.nll_adapter
+        improved = before is not None and after is not None and after < before
         table.add_row(
-            tenant.tenant,
+            Text(tenant.tenant, no_wrap=True),
             str(tenant.users),
             str(tenant.signals),
-            f"{tenant.epsilon:.2f} of {tenant.target_epsilon:g}",
-            f"{tenant.delta:g}",
+            f"{_rounded_up(tenant.epsilon)} of {tenant.target_epsilon:g}",
             str(tenant.heldout_users),
-            _loss(tenant.nll_base),
-            Text(_loss(tenant.nll_adapter), style="bold green" if improved else ""),
+            _loss(before),
+            Text(_loss(after), style="bold green" if improved else ""),
             tenant.served_name or f"none: {tenant.outcome}",
         )
     return table
+
+
+def _rounded_up(epsilon: float) -> str:
+    """Return ε with two decimals, never less than what was proved."""
+    return f"{math.ceil(epsilon * 100) / 100:.2f}"
 
 
 def _example_table(example: Example) -> Table:

@@ -69,7 +69,7 @@ def test_from_events_to_answers(tiny_base, tmp_path):
         assert tenant["nll_adapter"] != tenant["nll_base"]
     assert {"start", "publish", "ingest", "train", "serve", "judge"} <= set(document["seconds"])
     shown = text.getvalue()
-    for phrase in ("ε spent of allowed", "held-out users", "with adapter", "dead-lettered"):
+    for phrase in ("ε spent", "unseen", "with adapter", "dead-lettered"):
         assert phrase in shown
     assert _processes_naming(state) == []
 
