@@ -20,11 +20,12 @@ def command(
     """
     from streams import logs
     from streams.settings import load_settings
+    from streams.trainer_log import TrainerLog
     from streams.trainer_process import run_until_stopped, trainer_of
 
     settings = load_settings()
     logs.configure(settings.log)
-    with trainer_of(settings) as trainer:
+    with trainer_of(settings, TrainerLog()) as trainer:
         if not once:
             run_until_stopped(trainer)
             return

@@ -50,6 +50,7 @@ class DemoEnvironment:
             "DISCREET_SERVING__TOKEN": self.token,
             "DISCREET_SERVING__PUBLIC_KEYS": self.public_key(),
             "DISCREET_LOG__LEVEL": "info",
+            "DISCREET_LOG__FORMAT": "json",
         }
 
 

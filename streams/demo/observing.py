@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from sqlalchemy import func
@@ -16,9 +17,11 @@ from streams.contracts.envelope import identity_digest
 from streams.contracts.topics import DEAD_LETTERS
 from streams.dedup import processed_among
 from streams.demo.publishing import SOURCE
+from streams.trainer_log import PROGRESS_EVENT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from sqlalchemy.engine import Engine
 
@@ -64,6 +67,18 @@ class IngestObserver:
     def close(self) -> None:
         """Give the connection back."""
         self._letters.close()
+
+
+def training_progress(log: Path) -> tuple[str, int, int] | None:
+    """Return the last (stage, done, total) that the trainer wrote to its log, if it has got so far."""
+    for line in reversed(log.read_text("utf-8", errors="replace").splitlines()):
+        if PROGRESS_EVENT in line:
+            try:
+                event = json.loads(line)
+            except ValueError:  # the line is still being written
+                continue
+            return str(event["stage"]), int(event["done"]), int(event["total"])
+    return None
 
 
 def signals_per_tenant(engine: Engine, tenants: Sequence[str]) -> dict[str, int]:

@@ -30,7 +30,7 @@ from streams.demo.companies import COMPANIES, make_company
 from streams.demo.display import Stages
 from streams.demo.environment import DemoEnvironment, free_port, model_cache, new_secrets
 from streams.demo.judging import example, judge
-from streams.demo.observing import IngestObserver, rounds_by_id, signals_per_tenant
+from streams.demo.observing import IngestObserver, rounds_by_id, signals_per_tenant, training_progress
 from streams.demo.processes import Children
 from streams.demo.publishing import publish_consents, publish_interactions
 from streams.demo.replay import read_recording, recorded_tenants
@@ -254,13 +254,14 @@ class _Demo:
                     )
                     opened[scenario.tenant] = row.round_id
             rows: dict[str, RoundRow] = {}
+            trainer_log = self._state / "logs" / "trainer.log"
 
             def closed() -> bool:
                 rows.update(rounds_by_id(self._engine, list(opened.values())))
-                done = [row for row in rows.values() if row.closed_at is not None]
-                busy = next((row.tenant_id for row in rows.values() if row.state == "leased"), "")
-                stage.update(len(done), len(opened), busy)
-                return len(done) == len(opened)
+                ended = sum(row.closed_at is not None for row in rows.values())
+                part, done, total = training_progress(trainer_log) or ("taking the rounds", 0, 1)
+                stage.update(done, total, f"{part}, {ended} of {len(opened)} tenants done")
+                return ended == len(opened)
 
             self._wait(closed, ROUND_SECONDS)
         return {tenant: rows[round_id] for tenant, round_id in opened.items()}
