@@ -11,9 +11,9 @@ from sqlmodel import col, select
 
 from privacy.accounting import best_epsilon
 from privacy.curve import RdpCurve
-from privacy.ledger.accounts import lifetime_account_id, locked_account
+from privacy.ledger.accounts import lifetime_account_id
 from privacy.ledger.chain import EntryKind
-from privacy.storage.ledger_tables import LedgerEntryRow
+from privacy.storage.ledger_tables import AccountRow, LedgerEntryRow
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,7 +48,7 @@ def burn_down(
     most_planned: int = 200,
 ) -> BurnDown:
     """Return every charge so far, then each scheduled release of ``plan`` at cost ``release``."""
-    account = locked_account(session, lifetime_account_id(tenant_id))
+    account = session.get(AccountRow, lifetime_account_id(tenant_id))
     delta = account.delta if account is not None else policy.lifetime_delta
     cap = min(account.epsilon, policy.lifetime_epsilon) if account is not None else policy.lifetime_epsilon
     total = RdpCurve.zero()

@@ -58,7 +58,7 @@ def period_account_id(tenant_id: str, period_index: int) -> str:
 
 
 def targets_of(request: ReservationRequest) -> list[AccountTarget]:
-    """Return every account the request must fit into, in the order in which they are locked."""
+    """Return every account the request must fit into."""
     caps, targets = request.caps, []
     if request.population is not None:
         targets.append(
@@ -106,17 +106,43 @@ def curve_in(row: AccountRow) -> RdpCurve:
     return RdpCurve.from_document(json.loads(row.curve))
 
 
-def locked_account(session: Session, account_id: str) -> AccountRow | None:
-    """Return an account, locked until the transaction ends."""
-    return session.exec(
+def locked_accounts(session: Session, account_ids: list[str]) -> dict[str, AccountRow]:
+    """Return the accounts that exist, locked in the order of their ids until the transaction ends.
+
+    A population's account comes last in that order and is shared by tenants, so it is held for the shortest
+    time.
+    """
+    rows = session.exec(
         select(AccountRow)
-        .where(col(AccountRow.account_id) == account_id)
+        .where(col(AccountRow.account_id).in_(account_ids))
+        .order_by(AccountRow.account_id)
         .with_for_update()
         .execution_options(populate_existing=True)
-    ).one_or_none()
+    )
+    return {row.account_id: row for row in rows}
 
 
-def open_account(
+def open_accounts(
+    session: Session,
+    head: LedgerHeadRow,
+    targets: list[AccountTarget],
+    *,
+    settings: AccountSettings,
+    recipe: RdpCurve,
+    now: datetime,
+) -> list[AccountRow]:
+    """Return the locked accounts of ``targets``; open (with an entry each), suited to ``recipe``, what is missing."""
+    account_ids = [target.account_id for target in targets]
+    rows = locked_accounts(session, account_ids)
+    missing = [target for target in targets if target.account_id not in rows]
+    for target in missing:
+        _open(session, head, target, settings=settings, recipe=recipe, now=now)
+    if missing:
+        rows = locked_accounts(session, account_ids)
+    return [rows[account_id] for account_id in account_ids]
+
+
+def _open(
     session: Session,
     head: LedgerHeadRow,
     target: AccountTarget,
@@ -124,11 +150,7 @@ def open_account(
     settings: AccountSettings,
     recipe: RdpCurve,
     now: datetime,
-) -> AccountRow:
-    """Return the locked account of ``target``; open it (with an entry), suited to ``recipe``, if needed."""
-    row = locked_account(session, target.account_id)
-    if row is not None:
-        return row
+) -> None:
     orders = settings.orders_for(target.epsilon, target.delta, recipe)
     opened = {
         "account_id": target.account_id,
@@ -162,10 +184,6 @@ def open_account(
             reservation_id=None,
             document=document,
         )
-    row = locked_account(session, target.account_id)
-    if row is None:
-        raise LedgerIntegrityError(f"account {target.account_id} vanished while it was opened")
-    return row
 
 
 def check_against_chain(session: Session, head: LedgerHeadRow, rows: list[AccountRow]) -> None:

@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlmodel import col, select
+from sqlmodel import and_, col, or_, select
 
 from privacy.errors import LedgerIntegrityError
 from privacy.storage.ledger_tables import LedgerEntryRow, LedgerHeadRow
@@ -141,13 +141,21 @@ def stored_entries(session: Session, places: set[tuple[str, int]]) -> dict[tuple
     Raises:
         LedgerIntegrityError: an entry is missing or its digest does not match its content.
     """
-    found: dict[tuple[str, int], LedgerEntryRow] = {}
-    for tenant_id, sequence in sorted(places):
-        row = session.get(LedgerEntryRow, (tenant_id, sequence))
-        if row is None or digest_of_row(row) != row.digest:
-            raise LedgerIntegrityError(
-                f"entry {sequence} of tenant {tenant_id} is missing or changed; "
-                "stop training for it and run `discreet budget verify`"
+    rows = session.exec(
+        select(LedgerEntryRow).where(
+            or_(
+                *(
+                    and_(col(LedgerEntryRow.tenant_id) == tenant_id, col(LedgerEntryRow.sequence) == sequence)
+                    for tenant_id, sequence in sorted(places)
+                )
             )
-        found[tenant_id, sequence] = row
+        )
+    )
+    found = {(row.tenant_id, row.sequence): row for row in rows if digest_of_row(row) == row.digest}
+    if missing := sorted(places - found.keys()):
+        tenant_id, sequence = missing[0]
+        raise LedgerIntegrityError(
+            f"entry {sequence} of tenant {tenant_id} is missing or changed; "
+            "stop training for it and run `discreet budget verify`"
+        )
     return found

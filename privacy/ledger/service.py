@@ -29,8 +29,8 @@ from privacy.filters import AccountSettings
 from privacy.ledger.accounts import (
     check_against_chain,
     curve_in,
-    locked_account,
-    open_account,
+    locked_accounts,
+    open_accounts,
     refuse_over_spend,
     set_curves,
     targets_of,
@@ -106,10 +106,7 @@ class Ledger:
         asked = total_curve(request.mechanisms)
         targets = targets_of(request)
         now = self._now()
-        accounts = [
-            open_account(session, head, target, settings=self._settings, recipe=asked, now=now)
-            for target in targets
-        ]
+        accounts = open_accounts(session, head, targets, settings=self._settings, recipe=asked, now=now)
         check_against_chain(session, head, accounts)
         for account, target in zip(accounts, targets, strict=True):
             refuse_over_spend(account, target, asked)
@@ -249,12 +246,11 @@ class Ledger:
         if state_of(row) is ReservationState.RELEASED:
             return reservation_in(row)
         self._require(row, ReservationState.RESERVED, verb="release")
-        accounts = []
-        for account_id in json.loads(row.accounts):
-            account = locked_account(session, account_id)
-            if account is None:
-                raise LedgerIntegrityError(f"account {account_id} is missing; run `discreet budget verify`")
-            accounts.append(account)
+        account_ids = json.loads(row.accounts)
+        found = locked_accounts(session, account_ids)
+        if missing := [one for one in account_ids if one not in found]:
+            raise LedgerIntegrityError(f"account {missing[0]} is missing; run `discreet budget verify`")
+        accounts = [found[one] for one in account_ids]
         check_against_chain(session, head, accounts)
         curve = RdpCurve.from_document(json.loads(row.curve))
         row.state, row.epoch = ReservationState.RELEASED.value, epoch
