@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import threading
+import time
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -29,7 +30,7 @@ from privacy.errors import FencedError, PrivacyError, StorageError
 from privacy.storage.session import transaction
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from sqlalchemy.engine import Engine
 
@@ -51,6 +52,7 @@ class TrainerOptions:
         owner: this process's name in lease rows.
         lease: length of a lease; it is renewed every third of it.
         poll: pause when nothing is due.
+        upkeep_every: least pause between two upkeeps.
         rounds_per_job: most rounds that are trained together.
         grace: how long a running job may go on after the process was asked to stop.
         flags: performance of the child.
@@ -60,6 +62,7 @@ class TrainerOptions:
     owner: str
     lease: timedelta = timedelta(seconds=60)
     poll: timedelta = timedelta(seconds=1)
+    upkeep_every: timedelta = timedelta(seconds=30)
     rounds_per_job: int = 16
     grace: timedelta = timedelta(seconds=20)
     flags: PerformanceFlags = field(default_factory=PerformanceFlags)
@@ -91,6 +94,7 @@ class Trainer:
         options: see there.
         evaluator: judges candidates on public text; None leaves that out.
         observer: told what happens.
+        upkeep: called when nothing is due, at most every ``options.upkeep_every`` (meta starts, for example).
     """
 
     def __init__(
@@ -104,7 +108,9 @@ class Trainer:
         options: TrainerOptions,
         evaluator: PublicEvaluator | None = None,
         observer: TrainerObserver | None = None,
+        upkeep: Callable[[], object] | None = None,
     ) -> None:
+        self._upkeep: Callable[[], object] = upkeep or (lambda: None)
         self._engine = engine
         self._clock = clock
         self._rounds = rounds
@@ -115,6 +121,7 @@ class Trainer:
         self._observer = observer or TrainerObserver()
         self._stop = threading.Event()
         self._kill = threading.Event()
+        self._next_upkeep = 0.0
 
     def request_stop(self) -> None:
         """Ask the trainer to leave: no new rounds; a running job gets ``grace``, then is put down.
@@ -144,7 +151,18 @@ class Trainer:
                 _log.info("database_back", attempts=away)
                 away = 0
             if not worked:
+                self._keep_up()
                 self._stop.wait(pause)
+
+    def _keep_up(self) -> None:
+        """Do the upkeep when it is time; a failure of it never ends the process."""
+        if time.monotonic() < self._next_upkeep:
+            return
+        self._next_upkeep = time.monotonic() + self._options.upkeep_every.total_seconds()
+        try:
+            self._upkeep()
+        except (PersonalizationError, PrivacyError) as error:
+            _log.warning("upkeep_failed", code=error.code, reason=str(error))
 
     def run_once(self) -> int:
         """Take what is due now, up to one job, and bring it to an end; return how many rounds were taken.

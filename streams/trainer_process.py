@@ -9,9 +9,12 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+import structlog
+
 from personalization.artifacts import DirectoryArtifactStore
 from personalization.model_shape import read_shape
 from personalization.plan import PerformanceFlags
+from personalization.services.meta_start import MetaStarts, Refreshed
 from personalization.services.publication import Publisher
 from personalization.services.training_round import TrainingRounds
 from personalization.signing import ManifestSigner, signing_seed
@@ -21,6 +24,7 @@ from personalization.training.base_models import resolve_base
 from personalization.training_inputs import BaseDirectory, ChildProcessTrainer
 from privacy.keyring import Keyring
 from privacy.ledger import Ledger
+from privacy.storage.session import transaction
 from streams.bootstrap import SystemClock
 from streams.database import open_current
 from streams.errors import SettingsError
@@ -29,8 +33,12 @@ from streams.outbox import OutboxAdapterEvents
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from sqlalchemy.engine import Engine
+
     from personalization.trainer import TrainerObserver
     from streams.settings import Settings
+
+_log = structlog.get_logger(__name__)
 
 
 @contextmanager
@@ -51,6 +59,8 @@ def trainer_of(settings: Settings, observer: TrainerObserver | None = None) -> I
     clock, events, keyring = SystemClock(), OutboxAdapterEvents(), Keyring(master_key)
     artifacts = DirectoryArtifactStore(settings.artifact_root)
     flags = PerformanceFlags(device=settings.trainer.device, threads=settings.trainer.threads)
+    publisher = Publisher(artifacts, ManifestSigner(signing_seed(master_key)), events)
+    meta = MetaStarts(artifacts=artifacts, publisher=publisher, events=events, base=base.fingerprint())
     try:
         yield Trainer(
             engine=engine,
@@ -62,7 +72,7 @@ def trainer_of(settings: Settings, observer: TrainerObserver | None = None) -> I
                 keyring=keyring,
                 signals=StoredSignals(keyring),
                 artifacts=artifacts,
-                publisher=Publisher(artifacts, ManifestSigner(signing_seed(master_key)), events),
+                publisher=publisher,
                 events=events,
                 base=base,
                 shape=read_shape(base.directory()),
@@ -77,6 +87,44 @@ def trainer_of(settings: Settings, observer: TrainerObserver | None = None) -> I
                 flags=flags,
             ),
             observer=observer,
+            upkeep=lambda: refresh_meta_starts(engine, meta, clock),
+        )
+    finally:
+        engine.dispose()
+
+
+def refresh_meta_starts(engine: Engine, meta: MetaStarts, clock: SystemClock) -> Refreshed:
+    """Bring the meta starts up to date in one transaction and log what changed."""
+    with transaction(engine) as session:
+        done = meta.refresh(session, now=clock.now())
+    if done.published or done.withdrawn or done.served_to:
+        _log.info(
+            "meta_starts_changed", published=done.published, withdrawn=done.withdrawn, served=done.served_to
+        )
+    return done
+
+
+@contextmanager
+def meta_starts_of(settings: Settings) -> Iterator[tuple[Engine, MetaStarts]]:
+    """Yield the meta starts of the configured base model, for the command line.
+
+    Raises:
+        SettingsError: no master key or no base model is set.
+        BaseModelError: the base model cannot be found or read.
+    """
+    master_key = settings.master_key_bytes()
+    if not settings.trainer.base_model:
+        raise SettingsError(
+            "no base model is set; put its directory or name into DISCREET_TRAINER__BASE_MODEL"
+        )
+    base = BaseDirectory(resolve_base(settings.trainer.base_model, settings.state / "models"))
+    engine, events = open_current(settings.database_url), OutboxAdapterEvents()
+    artifacts = DirectoryArtifactStore(settings.artifact_root)
+    publisher = Publisher(artifacts, ManifestSigner(signing_seed(master_key)), events)
+    try:
+        yield (
+            engine,
+            MetaStarts(artifacts=artifacts, publisher=publisher, events=events, base=base.fingerprint()),
         )
     finally:
         engine.dispose()

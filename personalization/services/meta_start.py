@@ -20,7 +20,7 @@ import shutil
 import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlmodel import col, select
 
@@ -355,6 +355,32 @@ class MetaStarts:
             return row.domain == domain, len(parts), row.published_at.isoformat()
 
         return max(rows, key=value, default=None)
+
+
+def describe_meta_versions(session: Session) -> list[dict[str, Any]]:
+    """Return every meta version with its contributors, JSON-ready, for the operator."""
+    facts = []
+    for row in _meta_versions(session):
+        parts = session.exec(
+            select(MetaContributionRow)
+            .where(MetaContributionRow.version_id == row.version_id)
+            .order_by(col(MetaContributionRow.tenant_id))
+        ).all()
+        contributors = [
+            {"tenant": part.tenant_id, "version_id": part.contributor_id, "weight": part.weight}
+            for part in parts
+        ]
+        facts.append(
+            {
+                "served_name": row.served_name,
+                "version_id": row.version_id,
+                "domain": row.domain,
+                "state": row.state,
+                "published_at": row.published_at.isoformat(),
+                "contributors": contributors,
+            }
+        )
+    return facts
 
 
 def _grouped(contributions: Sequence[Contribution]) -> dict[tuple[str, str], list[Contribution]]:
