@@ -107,7 +107,7 @@ def test_ours_commits_only_after_the_effect(broker):
         loop.cancel()
 
     asyncio.run(main())
-    fates = dict((offset, fate) for fate, offset in effects)
+    fates = {offset: fate for fate, offset in effects}
     assert len(effects) == EVENTS
     assert fates == {number: "letter" if number % 3 == 0 else "effect" for number in range(EVENTS)}
     assert committed(broker, "our-group", "ours") == EVENTS

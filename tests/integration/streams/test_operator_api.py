@@ -32,9 +32,8 @@ def ask(engine):
             )
             answers = []
             async with server, aiohttp.ClientSession() as session:
-                for method, path, token, body in requests:
-                    if callable(token):
-                        token = token(answers)
+                for method, path, given, body in requests:
+                    token = given(answers) if callable(given) else given
                     headers = {"Authorization": f"Bearer {token}"} if token else {}
                     url = f"http://127.0.0.1:{server.port}{path}"
                     async with session.request(method, url, headers=headers, json=body) as response:
