@@ -36,6 +36,8 @@ from privacy.policy import TenantPrivacyPolicy, amended
 if TYPE_CHECKING:
     from privacy.calibration import PlannedSchedule
 
+# What a release trains by default: a rank-8 core of seven matrices in four layers.
+DEFAULT_PARAMETERS: Final = 8 * 8 * 7 * 4
 MOST_RELEASES: Final = 1_000_000  # "no limit in sight"
 
 

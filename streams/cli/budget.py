@@ -17,15 +17,11 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
     from sqlmodel import Session
 
-    from privacy.forecast import Outlook, SpentBudget
-    from privacy.policy import TenantPrivacyPolicy
 
 app = typer.Typer(help="Show, plan, verify and export privacy budgets.", no_args_is_help=True)
 
 TenantName = Annotated[str, typer.Argument(metavar="TENANT", help="Name of the tenant.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")]
-# What the planner trains by default: a rank-8 core of seven matrices in four layers.
-_DEFAULT_PARAMETERS = 8 * 8 * 7 * 4
 
 
 @app.command()
@@ -35,11 +31,12 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show what was spent of the period's and the lifetime's budget."""
-    from privacy.services import policies
+    from privacy.services import budgets, policies
 
+    now = datetime.now(UTC)
     with _session() as (session, _):
-        found = [policies.tenant(session, tenant)] if tenant else policies.list_tenants(session)
-        facts = [_spend(session, one.tenant_id, one.policy.policy if one.policy else None) for one in found]
+        names = [tenant] if tenant else [one.tenant_id for one in policies.list_tenants(session)]
+        facts = [budgets.spend_document(session, name, now) for name in names]
     if as_json:
         typer.echo(json.dumps(facts))
         return
@@ -72,8 +69,8 @@ def plan(
         int | None, typer.Option(min=1, help="Wish: this many releases in a period.")
     ] = None,
     parameters: Annotated[
-        int, typer.Option(min=1, help="Trained parameters d in S = N·ρ·μ/√d.")
-    ] = _DEFAULT_PARAMETERS,
+        int | None, typer.Option(min=1, help="Trained parameters d in S = N·ρ·μ/√d.")
+    ] = None,
     picture: Annotated[Path | None, typer.Option(help="Also draw the burn-down to this file.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -81,35 +78,23 @@ def plan(
     from personalization.planner import ALIGNMENT, SMALLEST_SIGNAL
     from privacy.accounting import total_curve
     from privacy.burn_down import burn_down, draw
-    from privacy.calibration import calibrate_policy, release_mechanisms
-    from privacy.forecast import SignalRule, outlook, what_if
-    from privacy.ledger.spending import spent_budget
+    from privacy.calibration import release_mechanisms
+    from privacy.forecast import DEFAULT_PARAMETERS, SignalRule
+    from privacy.services import budgets
 
-    now = datetime.now(UTC)
-    rule = SignalRule(parameters=parameters, alignment=ALIGNMENT, smallest=SMALLEST_SIGNAL)
+    now, trained = datetime.now(UTC), parameters or DEFAULT_PARAMETERS
+    rule = SignalRule(parameters=trained, alignment=ALIGNMENT, smallest=SMALLEST_SIGNAL)
     with _session() as (session, _):
-        policy = _policy(session, tenant)
-        spent = spent_budget(session, tenant, policy.period_index(now))
-        noise = calibrate_policy(policy)
-        rows: list[Outlook | tuple[str, str]] = [
-            outlook("now", policy, noise, spent=spent, rule=rule, now=now)
-        ]
-        if releases is not None or per_period is not None:
-            rows.append(_wished(policy, spent, rule, now, releases, per_period))
-        rows += what_if(policy, spent=spent, rule=rule, now=now)
+        rows = budgets.budget_plan(
+            session, tenant, rule=rule, now=now, releases=releases, releases_per_period=per_period
+        )
         if picture is not None and not isinstance(rows[0], tuple):
-            release = total_curve(release_mechanisms(policy, noise))
+            policy = budgets.policy_of(session, tenant)
+            release = total_curve(release_mechanisms(policy, rows[0].noise_multiplier))
             draw(burn_down(session, tenant, policy, release=release, plan=rows[0], now=now), picture)
     if as_json:
-        documents = [
-            {"name": row[0], "refused": row[1]} if isinstance(row, tuple) else row.to_document()
-            for row in rows
-        ]
-        typer.echo(
-            json.dumps(
-                {"tenant": tenant, "outlooks": documents, "picture": str(picture) if picture else None}
-            )
-        )
+        facts = budgets.plan_document(tenant, rows)
+        typer.echo(json.dumps({**facts, "picture": str(picture) if picture else None}))
         return
     table = _table(
         "what", "noise", "ε each", "left\nnow", "in a\nperiod", "left\never", "lasts\nuntil", "S", "trains"
@@ -134,32 +119,10 @@ def plan(
         typer.echo(sentence)
     typer.echo(
         f"Below S = {SMALLEST_SIGNAL:g} a release is mostly noise: nothing is trained and nothing is spent "
-        f"(d = {parameters:,} trained parameters)."
+        f"(d = {trained:,} trained parameters)."
     )
     if picture is not None:
         typer.echo(f"The burn-down is in {picture}.")
-
-
-def _wished(
-    policy: TenantPrivacyPolicy,
-    spent: SpentBudget,
-    rule: Any,
-    now: datetime,
-    releases: int | None,
-    per_period: int | None,
-) -> Outlook | tuple[str, str]:
-    from privacy.calibration import schedule_of
-    from privacy.errors import CalibrationError
-    from privacy.forecast import noise_for, outlook
-
-    schedule = schedule_of(policy)
-    wished, pace = releases or schedule.releases, per_period or schedule.releases_per_period
-    name = f"wish: {wished} releases"
-    try:
-        noise = noise_for(policy, releases=wished, releases_per_period=min(wished, pace), spent=spent)
-    except CalibrationError as error:
-        return name, str(error)
-    return outlook(name, policy, noise, spent=spent, rule=rule, now=now)
 
 
 @app.command()
@@ -299,39 +262,6 @@ def _session() -> Iterator[tuple[Session, Engine]]:
     engine = open_current(load_settings().database_url)
     with transaction(engine) as session:
         yield session, engine
-
-
-def _policy(session: Session, tenant: str) -> TenantPrivacyPolicy:
-    from privacy.errors import PolicyError
-    from privacy.services import policies
-
-    version = policies.tenant(session, tenant).policy
-    if version is None:
-        raise PolicyError(
-            f"tenant {tenant} has no policy; set one with `discreet tenants set {tenant} declared_users=…`"
-        )
-    return version.policy
-
-
-def _spend(session: Session, tenant_id: str, policy: TenantPrivacyPolicy | None) -> dict[str, Any]:
-    from privacy.calibration import caps_of
-    from privacy.ledger import Ledger
-
-    period = policy.period_index(datetime.now(UTC)) if policy else 0
-    view = Ledger().spend(session, tenant_id, period, caps_of(policy) if policy else None)
-    return {
-        "tenant": tenant_id,
-        "period_index": period if policy else None,
-        "period_epsilon": view.period_epsilon,
-        "period_cap": view.period_cap,
-        "period_used": view.period_used,
-        "lifetime_epsilon": view.lifetime_epsilon,
-        "lifetime_cap": view.lifetime_cap,
-        "lifetime_used": view.lifetime_used,
-        "delta": view.delta,
-        "releases": view.releases,
-        "reservations": {state.value: count for state, count in view.reservations.items()},
-    }
 
 
 def _number(value: float | None) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import re
 import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,9 +19,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from aiohttp import web
 from sqlmodel import col, select, update
 
+from personalization.planner import ALIGNMENT, SMALLEST_SIGNAL
 from privacy.errors import PolicyError, UnknownTenantError
-from privacy.ledger import Ledger
-from privacy.services import audit_trail, erasures, policies
+from privacy.forecast import DEFAULT_PARAMETERS, SignalRule
+from privacy.services import audit_trail, budgets, erasures, policies
+from privacy.statement import privacy_statement
 from privacy.storage.session import transaction
 from streams.errors import AccessDeniedError
 from streams.storage.tables import OperatorTokenRow
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 
 TOKEN_BYTES = 32
 PLATFORM = "platform operator"
+COUNT = re.compile("[1-9][0-9]{0,7}")
 Result = TypeVar("Result")
 
 
@@ -130,6 +134,8 @@ class OperatorApi:
         router.add_put("/v1/tenants/{tenant}/policy", self._set_policy)
         router.add_get("/v1/tenants/{tenant}/policy/history", self._history)
         router.add_get("/v1/tenants/{tenant}/budget", self._budget)
+        router.add_get("/v1/tenants/{tenant}/budget/plan", self._plan)
+        router.add_get("/v1/tenants/{tenant}/statement", self._statement)
         router.add_get("/v1/tenants/{tenant}/erasures", self._erasures)
         router.add_post("/v1/tenants/{tenant}/tokens", self._new_token)
         router.add_delete("/v1/tenants/{tenant}/tokens/{name}", self._revoke)
@@ -216,25 +222,40 @@ class OperatorApi:
 
     async def _budget(self, request: web.Request) -> web.Response:
         _, tenant_id = await self._allowed(request)
-        return web.json_response(await self._run(lambda session: self._spend(session, tenant_id)))
+        now = self._clock()
+        return web.json_response(
+            await self._run(lambda session: budgets.spend_document(session, tenant_id, now))
+        )
 
-    def _spend(self, session: Session, tenant_id: str) -> dict[str, Any]:
-        version = policies.tenant(session, tenant_id).policy
-        if version is None:
-            return {"tenant": tenant_id, "policy": None}
-        period = version.policy.period_index(self._clock())
-        spent = Ledger(self._clock).spend(session, tenant_id, period)
-        return {
-            "tenant": tenant_id,
-            "period_index": period,
-            "period_epsilon": spent.period_epsilon,
-            "period_cap": version.policy.period_epsilon,
-            "lifetime_epsilon": spent.lifetime_epsilon,
-            "lifetime_cap": version.policy.lifetime_epsilon,
-            "delta": spent.delta,
-            "releases": spent.releases,
-            "reservations": {state.value: count for state, count in spent.reservations.items()},
-        }
+    async def _plan(self, request: web.Request) -> web.Response:
+        _, tenant_id = await self._allowed(request)
+        rule = SignalRule(
+            parameters=_count(request, "parameters") or DEFAULT_PARAMETERS,
+            alignment=ALIGNMENT,
+            smallest=SMALLEST_SIGNAL,
+        )
+        wished, pace = _count(request, "releases"), _count(request, "per_period")
+        now = self._clock()
+        rows = await self._run(
+            lambda session: budgets.budget_plan(
+                session, tenant_id, rule=rule, now=now, releases=wished, releases_per_period=pace
+            )
+        )
+        return web.json_response(budgets.plan_document(tenant_id, rows))
+
+    async def _statement(self, request: web.Request) -> web.Response:
+        _, tenant_id = await self._allowed(request)
+        reservation_id, now = request.query.get("release"), self._clock()
+
+        def work(session: Session) -> dict[str, Any]:
+            version = policies.tenant(session, tenant_id).policy
+            policy = version.policy if version is not None else None
+            made = privacy_statement(
+                session, tenant_id, now=now, policy=policy, reservation_id=reservation_id
+            )
+            return {**made.to_document(), "text": made.to_text()}
+
+        return web.json_response(await self._run(work))
 
     async def _erasures(self, request: web.Request) -> web.Response:
         _, tenant_id = await self._allowed(request)
@@ -259,6 +280,20 @@ class OperatorApi:
             lambda session: revoke_tokens(session, tenant_id, name, actor=operator.name, now=self._clock())
         )
         return web.json_response({"revoked": revoked})
+
+
+def _count(request: web.Request, name: str) -> int | None:
+    """Return a whole number of at least 1 from the query; None where it is left out.
+
+    Raises:
+        PolicyError: it is something else.
+    """
+    value = request.query.get(name)
+    if value is None:
+        return None
+    if not COUNT.fullmatch(value):
+        raise PolicyError(f"{name} is {value[:20]!r}; allowed is a whole number from 1 to 99,999,999")
+    return int(value)
 
 
 async def _object(request: web.Request) -> dict[str, Any]:

@@ -110,3 +110,23 @@ def test_the_database_holds_no_token(ask, engine):
     with engine.connect() as connection:
         stored = connection.exec_driver_sql("SELECT token_digest FROM operator_tokens").scalar_one()
     assert made(answers).encode() not in bytes(stored)
+
+
+def test_budget_plan_and_statement_are_for_the_tenant_only(ask):
+    make = ("POST", "/v1/tenants/acme/tokens", ADMIN, {"name": "ann"})
+    answers = ask(
+        make,
+        ("GET", "/v1/tenants/acme/budget", made, None),
+        ("GET", "/v1/tenants/acme/budget/plan?releases=5&per_period=2", made, None),
+        ("GET", "/v1/tenants/acme/budget/plan?releases=-1", made, None),
+        ("GET", "/v1/tenants/acme/statement", made, None),
+        ("GET", "/v1/tenants/globex/budget/plan", made, None),
+        ("GET", "/v1/tenants/globex/statement", made, None),
+        ("GET", "/v1/tenants/acme/budget/plan", None, None),
+    )
+    assert [status for status, _ in answers] == [201, 200, 200, 422, 404, 404, 404, 401]
+    assert answers[1][1]["period_cap"] == 2.0
+    names = [row["name"] for row in answers[2][1]["outlooks"]]
+    assert names[:2] == ["now", "wish: 5 releases"]
+    assert "no ledger" in answers[4][1]["error"]["text"]
+    assert "not registered" in answers[6][1]["error"]["text"]
