@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import orjson
 
@@ -116,8 +116,7 @@ def _liked(rating: int | None) -> bool | None:
     return rating >= LIKED_RATING
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredSignal:
+class StoredSignal(NamedTuple):
     """A signal as it is stored: where it belongs, and its ciphertext.
 
     Attributes:

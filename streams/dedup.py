@@ -1,45 +1,84 @@
-"""Which events have had their effect, asked and noted for whole batches in the effect's own transaction."""
+"""The fate of each event, by the digest of (source, id), decided once and in the transaction of its effect.
+
+An event had its *effect*, or it was *refused* at one place in its topic (a dead letter names the same place). The row
+is unique, so two workers that hold the same record, one of them back from a long pause, cannot give it two fates. A
+refused event that comes again from another place, as a replay does, is judged anew.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, update
 
+from privacy.storage.bulk import insert_rows, lookup_rows, moment
 from streams.storage.tables import ProcessedEventRow
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from datetime import datetime
 
     from sqlalchemy import Table
     from sqlmodel import Session
 
+    from streams.records import SourceRecord
+
 _TABLE: Table = ProcessedEventRow.__table__  # type: ignore[attr-defined]  # SQLModel adds it to table classes
-DIGESTS_PER_STATEMENT = 500
+_COLUMNS = ("event_digest", "processed_at", "refused_origin", "refusal")
 
 
-def processed_among(session: Session, digests: Sequence[bytes]) -> set[bytes]:
-    """Return those of ``digests`` whose events have had their effect."""
-    found: set[bytes] = set()
-    for start in range(0, len(digests), DIGESTS_PER_STATEMENT):
-        part = digests[start : start + DIGESTS_PER_STATEMENT]
-        statement = select(_TABLE.c.event_digest).where(_TABLE.c.event_digest.in_(part))
-        found.update(bytes(digest) for digest in session.execute(statement).scalars())
-    return found
+class Fate(NamedTuple):
+    """What became of an event; without an origin it had its effect.
 
-
-def mark_processed(session: Session, digests: Sequence[bytes], now: datetime) -> None:
-    """Note that the events have had their effect.
-
-    A digest that another transaction notes at the same moment makes this one fail as a whole; tried again,
-    it sees the other's mark.
+    Attributes:
+        refused_origin: where it was refused.
+        refusal: why; what the letter says.
     """
-    if digests:
-        session.execute(insert(_TABLE), [{"event_digest": digest, "processed_at": now} for digest in digests])
+
+    refused_origin: str | None
+    refusal: str | None
+
+
+EFFECT = Fate(None, None)
+
+
+def origin(record: SourceRecord) -> str:
+    """Return the place of a record, as text."""
+    return f"{record.topic}/{record.partition}/{record.offset}"
+
+
+def fates(session: Session, digests: Sequence[bytes]) -> Mapping[bytes, Fate]:
+    """Return what became of those of the events that have a fate."""
+    rows = lookup_rows(session, _TABLE.name, "event_digest", digests, _COLUMNS[2:])
+    return {digest: Fate(refused_origin, refusal) for digest, refused_origin, refusal in rows}
+
+
+def decide(
+    session: Session,
+    decided: Mapping[bytes, Fate],
+    known: Collection[bytes],
+    now: datetime,
+) -> None:
+    """Write the fates that were decided.
+
+    A digest that another transaction writes at the same moment makes this one fail as a whole; tried again, it
+    sees the other's row.
+
+    Args:
+        session: inside the effects' transaction.
+        decided: the fate of each digest.
+        known: digests that have a row (of an earlier refusal), which is changed instead.
+        now: the clock.
+    """
+    at = moment(session, now)
+    rows = [(digest, at, *fate) for digest, fate in decided.items() if digest not in known]
+    insert_rows(session, _TABLE.name, _COLUMNS, rows)
+    for digest in decided.keys() & known:
+        statement = update(_TABLE).where(_TABLE.c.event_digest == digest)
+        session.execute(statement.values(processed_at=now, **decided[digest]._asdict()))
 
 
 def forget_processed(session: Session, before: datetime) -> int:
-    """Delete the marks made before ``before`` and return how many there were."""
+    """Delete the fates decided before ``before`` and return how many there were."""
     result = session.execute(delete(_TABLE).where(_TABLE.c.processed_at < before))
     return int(result.rowcount)  # type: ignore[attr-defined]  # a DELETE's result has it

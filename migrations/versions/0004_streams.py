@@ -28,6 +28,8 @@ def upgrade() -> None:
         "processed_events",
         sa.Column("event_digest", sa.LargeBinary, primary_key=True),
         sa.Column("processed_at", moment, nullable=False),
+        sa.Column("refused_origin", sa.Text),
+        sa.Column("refusal", sa.Text),
     )
     op.create_index("ix_processed_events_at", "processed_events", ["processed_at"])
     op.create_table(

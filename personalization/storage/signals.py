@@ -12,7 +12,7 @@ from collections import defaultdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
-from sqlalchemy import BigInteger, Index, LargeBinary, delete, func, insert, select
+from sqlalchemy import BigInteger, Index, LargeBinary, delete, func, select
 from sqlmodel import Field, SQLModel
 
 from personalization.ports import TrainingSnapshot
@@ -22,6 +22,7 @@ from privacy.contribution import Contribution, reduce
 from privacy.errors import PolicyError
 from privacy.policy import Purpose
 from privacy.services import consents, policies
+from privacy.storage.bulk import insert_rows, moment
 from privacy.storage.subjects import wanted
 from privacy.storage.types import UtcDateTime
 
@@ -73,21 +74,32 @@ UserPeriod = tuple[str, str, int]
 """A user in one budget period: (tenant id, pseudonym, period index)."""
 
 
-def existing_contributions(
-    session: Session, users: Collection[UserPeriod]
-) -> Mapping[UserPeriod, Collection[Contribution]]:
-    """Return the stored signals of these users in these periods, as the bound sees them; one statement."""
-    found: dict[UserPeriod, list[Contribution]] = defaultdict(list)
-    if not users:
-        return found
+def _of(session: Session, users: Collection[UserPeriod], *columns: Any) -> Any:
+    """Return a SELECT of ``columns`` over the signals of these users in these periods."""
     asked = wanted(session, {(tenant_id, pseudonym) for tenant_id, pseudonym, _ in users})
-    columns = (_TABLE.c.tenant_id, _TABLE.c.pseudonym, _TABLE.c.period_index)
-    statement = (
-        select(*columns, _TABLE.c.rank, _TABLE.c.event_digest)
+    return (
+        select(_TABLE.c.tenant_id, _TABLE.c.pseudonym, _TABLE.c.period_index, *columns)
         .join(asked, (_TABLE.c.tenant_id == asked.c.tenant_id) & (_TABLE.c.pseudonym == asked.c.pseudonym))
         .where(_TABLE.c.period_index.in_({period for _, _, period in users}))
     )
-    for tenant_id, pseudonym, period, rank, digest in session.execute(statement):
+
+
+def _stored_counts(session: Session, users: Collection[UserPeriod]) -> Mapping[UserPeriod, int]:
+    statement = _of(session, users, func.count()).group_by(
+        _TABLE.c.tenant_id, _TABLE.c.pseudonym, _TABLE.c.period_index
+    )
+    return {
+        (tenant_id, pseudonym, period): count
+        for tenant_id, pseudonym, period, count in session.connection().execute(statement)
+    }
+
+
+def _stored_contributions(
+    session: Session, users: Collection[UserPeriod]
+) -> Mapping[UserPeriod, Collection[Contribution]]:
+    found: dict[UserPeriod, list[Contribution]] = defaultdict(list)
+    statement = _of(session, users, _TABLE.c.rank, _TABLE.c.event_digest)
+    for tenant_id, pseudonym, period, rank, digest in session.connection().execute(statement):
         found[tenant_id, pseudonym, period].append(Contribution(bytes(rank), bytes(digest)))
     return found
 
@@ -97,26 +109,38 @@ def apply_bound(
 ) -> set[bytes]:
     """Delete the stored signals that the offered ones drive out, and return the digests of those that enter.
 
+    Ranks are read only of users for whom the bound is in reach; for the others a count is enough.
+
     Args:
         session: inside the caller's transaction.
         offered: new signals of each user and period.
         bounds: each tenant's contribution bound.
     """
-    stored = existing_contributions(session, offered.keys())
+    if not offered:
+        return set()
+    counts = _stored_counts(session, offered.keys())
     entering: set[bytes] = set()
-    evicted: list[bytes] = []
+    crowded: list[UserPeriod] = []
     for user, new in offered.items():
-        change = reduce(stored.get(user, ()), new, bounds[user[0]])
-        entering.update(contribution.event_digest for contribution in change.entering)
-        evicted.extend(contribution.event_digest for contribution in change.evicted)
-    delete_signals(session, evicted)
+        if counts.get(user, 0) + len(new) <= bounds[user[0]]:
+            entering.update(contribution.event_digest for contribution in new)
+        else:
+            crowded.append(user)
+    if crowded:
+        stored = _stored_contributions(session, crowded)
+        evicted: list[bytes] = []
+        for user in crowded:
+            change = reduce(stored.get(user, ()), offered[user], bounds[user[0]])
+            entering.update(contribution.event_digest for contribution in change.entering)
+            evicted.extend(contribution.event_digest for contribution in change.evicted)
+        delete_signals(session, evicted)
     return entering
 
 
 def insert_signals(session: Session, signals: Sequence[StoredSignal]) -> None:
-    """Insert ``signals`` in one statement."""
-    if signals:
-        session.execute(insert(_TABLE), [_values(signal) for signal in signals])
+    """Insert ``signals`` with one call."""
+    rows = [(*signal[:6], moment(session, signal.occurred_at), signal.ciphertext) for signal in signals]
+    insert_rows(session, _TABLE.name, StoredSignal._fields, rows)
 
 
 def delete_signals(session: Session, event_digests: Sequence[bytes]) -> int:
@@ -203,9 +227,20 @@ class StoredSignals:
         self._keyring = keyring
 
     def load(
-        self, session: Session, tenant_id: str, domain: str, *, now: datetime, contribution_bound: int
+        self,
+        session: Session,
+        tenant_id: str,
+        domain: str,
+        *,
+        now: datetime,
+        contribution_bound: int,
+        digest_key: bytes,
     ) -> TrainingSnapshot:
-        """Return at most ``contribution_bound`` examples of each user; this is the private read."""
+        """Return at most ``contribution_bound`` examples of each user; this is the private read.
+
+        ``digest_key`` must be secret and belong to one round alone: the digest goes into the ledger and the
+        published manifest, and under a key used twice equal digests would tell that nobody joined or left.
+        """
         version = policies.current_policy(session, tenant_id)
         if version is None:
             raise PolicyError(
@@ -213,8 +248,7 @@ class StoredSignals:
             )
         policy = version.policy.model_copy(update={"contribution_bound": contribution_bound})
         users = load_training_users(session, tenant_id, domain, policy, self._keyring, now)
-        key = self._keyring.tenant_keys(session, tenant_id, now=now).pseudonym_key
-        return TrainingSnapshot(users=users, data_digest=data_digest(key, users))
+        return TrainingSnapshot(users=users, data_digest=data_digest(digest_key, users))
 
 
 def data_digest(key: bytes, users: Sequence[UserExamples]) -> str:
@@ -227,19 +261,6 @@ def data_digest(key: bytes, users: Sequence[UserExamples]) -> str:
                 encoded = text.encode()
                 state.update(len(encoded).to_bytes(4, "big") + encoded)
     return "sha256:" + state.hexdigest()
-
-
-def _values(signal: StoredSignal) -> dict[str, object]:
-    return {
-        "event_digest": signal.event_digest,
-        "tenant_id": signal.tenant_id,
-        "pseudonym": signal.pseudonym,
-        "domain": signal.domain,
-        "period_index": signal.period_index,
-        "rank": signal.rank,
-        "occurred_at": signal.occurred_at,
-        "ciphertext": signal.ciphertext,
-    }
 
 
 def _parts(items: Sequence[Item]) -> Iterable[Sequence[Item]]:

@@ -76,13 +76,11 @@ class ErasureHandler(BatchHandler[ErasureRequestedV1]):
         """Erase each user and answer with the certificate."""
         known = self._policies.lookup(session, {work.parsed.data.tenant_id for work in works})
         for work in works:
-            if work.parsed.data.tenant_id not in known:
+            if work.parsed.data.tenant_id in known:
+                self._erase(session, work.parsed, now)
+                decision.applied.append(work.parsed)
+            else:
                 decision.refuse(work, DeadLetterReason.TENANT_UNKNOWN, "tenant_id: is not registered")
-        if decision.refused:
-            return
-        for work in works:
-            self._erase(session, work.parsed, now)
-            decision.applied.append(work.parsed)
 
     def _erase(self, session: Session, parsed: Parsed[ErasureRequestedV1], now: datetime) -> None:
         data = parsed.data

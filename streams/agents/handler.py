@@ -1,16 +1,16 @@
-"""What every handler does around its transaction: decode, dead-letter, deduplicate.
+"""What every handler does around its transaction: decode, decide each event's fate once, dead-letter.
 
-Records that cannot be accepted are dead-lettered, and that write is confirmed *before* the transaction
-commits: when the database decides that some are refused, its transaction is given up, the letters are
-written, and the rest is decided anew. A crash in between leaves a second letter with the same origin, never
-a lost one. Nothing waits for the broker while a transaction is open.
+The transaction holds the effects and, for events that are refused, the mark that they are (``streams.dedup``). Dead
+letters are written after it and confirmed before any offset moves on; a crash in between finds the mark and writes
+the letter (again, naming the same origin), so none is lost and no event has both an effect and a letter. Nothing waits
+for the broker while a transaction is open.
 """
 
 from __future__ import annotations
 
 import abc
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from privacy.storage.session import transaction
 from streams.agents.intake import Outcome, Work
@@ -18,11 +18,11 @@ from streams.contracts.codec import Decoded
 from streams.contracts.dead_letter import DeadLetterReason
 from streams.contracts.envelope import Invalid
 from streams.dead_letters import DeadLetterSink, Refusal
-from streams.dedup import mark_processed, processed_among
+from streams.dedup import EFFECT, Fate, decide, fates, origin
 from streams.tracing import ingest_span
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
 
     from sqlalchemy.engine import Engine
@@ -33,8 +33,7 @@ if TYPE_CHECKING:
 Data = TypeVar("Data")
 
 
-@dataclass(frozen=True, slots=True)
-class Parsed(Generic[Data]):
+class Parsed(NamedTuple, Generic[Data]):
     """A decoded event."""
 
     data: Data
@@ -53,16 +52,8 @@ class Decision(Generic[Data]):
     duplicates: int = 0
 
     def refuse(self, work: Work, reason: DeadLetterReason, detail: str) -> None:
-        """Refuse ``work``; the transaction will be given up."""
+        """Refuse ``work``."""
         self.refused.append((work, Refusal(work.record, reason, detail)))
-
-
-class _RefusedError(Exception):
-    """Works were refused: give the transaction up and write their letters first."""
-
-    def __init__(self, refused: list[tuple[Work, Refusal]]) -> None:
-        super().__init__(len(refused))
-        self.refused = refused
 
 
 class BatchHandler(abc.ABC, Generic[Data]):
@@ -96,29 +87,29 @@ class BatchHandler(abc.ABC, Generic[Data]):
 
         Raises:
             StorageError: the database is away; no effect happened.
-            BrokerUnavailableError: dead letters could not be written; no effect happened.
+            BrokerUnavailableError: dead letters could not be written; called again, it writes them.
         """
         now = self._clock()
-        waiting, refusals = self._parsed(works)
-        self._letters.write(refusals, now)
-        dead = len(refusals)
+        waiting, unreadable = self._parsed(works)
         links = [work.parsed.traceparent for work in waiting if work.parsed.traceparent is not None]
         with ingest_span(self._topic, len(works), links):
-            while True:
-                try:
-                    decision = self._transact(waiting, now)
-                except _RefusedError as error:
-                    self._letters.write([refusal for _, refusal in error.refused], now)
-                    dead += len(error.refused)
-                    gone = {id(work) for work, _ in error.refused}
-                    waiting = [work for work in waiting if id(work) not in gone]
-                else:
-                    return Outcome(len(decision.applied), decision.duplicates, dead, decision.held)
+            decision = self._transact(waiting, now)
+            letters = unreadable + [refusal for _, refusal in decision.refused]
+            self._letters.write(letters, now)
+        return Outcome(len(decision.applied), decision.duplicates, len(letters), decision.held)
 
     def refuse(self, work: Work, error: Exception) -> None:
         """Dead-letter a work that fails on its own; the detail is the error's type, never its text."""
+        now = self._clock()
         refusal = Refusal(work.record, DeadLetterReason.PROCESSING_FAILED, type(error).__name__, attempts=2)
-        self._letters.write([refusal], self._clock())
+        if work.parsed is not None:
+            digest = work.parsed.digest
+            with transaction(self._engine) as session:
+                known = fates(session, [digest])
+                if known.get(digest) == EFFECT:
+                    return
+                decide(session, {digest: _refused(refusal)}, known.keys(), now)
+        self._letters.write([refusal], now)
 
     def _parsed(self, works: Sequence[Work]) -> tuple[list[Work], list[Refusal]]:
         waiting: list[Work] = []
@@ -141,15 +132,40 @@ class BatchHandler(abc.ABC, Generic[Data]):
         if not works:
             return decision
         with transaction(self._engine) as session:
-            seen = processed_among(session, [work.parsed.digest for work in works])
-            fresh: list[Work] = []
-            for work in works:
-                if work.parsed.digest not in seen:
-                    seen.add(work.parsed.digest)
-                    fresh.append(work)
-            decision.duplicates = len(works) - len(fresh)
+            known = fates(session, [work.parsed.digest for work in works])
+            fresh = self._without_fate(works, known, decision)
             self.apply(session, fresh, now, decision)
-            if decision.refused:
-                raise _RefusedError(decision.refused)
-            mark_processed(session, [parsed.digest for parsed in decision.applied], now)
+            decided = {parsed.digest: EFFECT for parsed in decision.applied}
+            for work, refusal in decision.refused:
+                decided[work.parsed.digest] = _refused(refusal)
+            decide(session, decided, known.keys(), now)
+        for work in works if known else ():
+            fate = known.get(work.parsed.digest, EFFECT)
+            if fate.refusal is not None and fate.refused_origin == origin(work.record):
+                decision.refused.append((work, _again(work.record, fate.refusal)))
         return decision
+
+    def _without_fate(
+        self, works: Sequence[Work], known: Mapping[bytes, Fate], decision: Decision[Data]
+    ) -> list[Work]:
+        """Return the works to decide on; the first of several copies of an event stands for all."""
+        fresh: dict[bytes, Work] = {}
+        for work in works:
+            digest = work.parsed.digest
+            fate = known.get(digest)
+            settled = fate is not None and fate.refused_origin in (None, origin(work.record))
+            if settled or digest in fresh:
+                decision.duplicates += 1
+            else:
+                fresh[digest] = work
+        return list(fresh.values())
+
+
+def _refused(refusal: Refusal) -> Fate:
+    return Fate(origin(refusal.record), f"{refusal.reason.value} {refusal.detail}")
+
+
+def _again(record: SourceRecord, refusal: str) -> Refusal:
+    """Return the refusal of a record that a worker marked before it ended."""
+    reason, _, detail = refusal.partition(" ")
+    return Refusal(record, DeadLetterReason(reason), detail, attempts=2)

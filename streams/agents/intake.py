@@ -70,11 +70,11 @@ class Handler(Protocol):
     """Turns records into effects, in one transaction per call; runs in a thread."""
 
     def process(self, works: Sequence[Work]) -> Outcome:
-        """Give every work its effect or its dead letter, or hold it; all or nothing.
+        """Give every work its effect or its dead letter, or hold it; calling it again does nothing twice.
 
         Raises:
             StorageError: the database is away; nothing happened.
-            BrokerUnavailableError: dead letters could not be written; nothing happened.
+            BrokerUnavailableError: dead letters could not be written.
         """
 
     def refuse(self, work: Work, error: Exception) -> None:

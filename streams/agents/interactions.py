@@ -115,8 +115,6 @@ class InteractionHandler(BatchHandler[InteractionV1]):
             else:
                 named.append((work, Subject(data.tenant_id, pseudonym(key, data.tenant_id, data.user_id))))
         admitted = self._admitted(session, named, policies, now, decision)
-        if decision.refused:
-            return  # the transaction is given up; nothing need be sealed
         self._store(session, admitted, policies, keys, now)
         decision.applied = [parsed for parsed, _ in admitted]
 

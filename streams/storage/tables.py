@@ -15,13 +15,15 @@ _COUNTER = BigInteger().with_variant(Integer, "sqlite")
 
 
 class ProcessedEventRow(SQLModel, table=True):
-    """An event that has had its effect, by the digest of (source, id); part of the effect's transaction."""
+    """The fate of an event, by the digest of (source, id); written in the transaction that decides it."""
 
     __tablename__: ClassVar[Any] = "processed_events"
     __table_args__ = (Index("ix_processed_events_at", "processed_at"),)
 
     event_digest: bytes = Field(sa_type=LargeBinary, primary_key=True)
     processed_at: datetime = Field(sa_type=UtcDateTime)
+    refused_origin: str | None = Field(default=None, sa_type=Text)  # None: it had its effect
+    refusal: str | None = Field(default=None, sa_type=Text)  # reason code and detail, for the letter
 
 
 class OutboxRow(SQLModel, table=True):

@@ -23,7 +23,7 @@ def test_killed_and_replaced_workers_lose_nothing_and_double_nothing(world, monk
     plan = [("kill", 2.0), ("terminate", 1.0)]
     monkeypatch.setattr(chaos, "faults", lambda _world, _choice: plan)
     world.workers.start()
-    result = chaos.run(world, 5, events_per_run=300, patience_seconds=120)
+    result = chaos.run(world, 6, events_per_run=300, patience_seconds=120)
     assert result.faults == ["kill", "terminate"]
     assert result.good, result
     assert result.effects + result.letters == 300

@@ -131,9 +131,7 @@ def _structured(record, choice):
 
 
 def _unknown_tenant(record, choice):
-    del choice
-    tenant = interaction(tenant="nobody", offset=record.offset)
-    return replace(tenant, offset=record.offset)
+    return interaction(tenant="nobody", event_id=f"stranger-{choice.getrandbits(64)}", offset=record.offset)
 
 
 MUTATIONS: tuple[Mutation, ...] = (

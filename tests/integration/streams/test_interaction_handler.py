@@ -116,7 +116,9 @@ def test_an_interaction_waits_for_its_consent_and_is_refused_when_the_wait_is_ov
     assert over.dead_letters == 1
     assert world.sender.reasons == ["consent_missing"]
     world.take(world.consents, consent())
-    assert world.take(world.interactions, interaction()).effects == 1  # a replay is not a duplicate
+    replayed = interaction(offset=77)
+    assert world.take(world.interactions, replayed).effects == 1  # a replay is not a duplicate
+    assert world.take(world.interactions, interaction(offset=78)).duplicates == 1
 
 
 @pytest.mark.parametrize(
@@ -149,16 +151,44 @@ def test_what_cannot_be_accepted_is_refused_beside_what_can(world, record, reaso
     assert set(record.headers) <= set(letter.headers)
 
 
-def test_nothing_is_stored_before_its_neighbours_letter_is_confirmed(world):
+def test_a_batch_is_not_done_before_its_letters_are_confirmed_and_then_does_nothing_twice(world):
     world.take(world.consents, consent())
+    batch = interaction(), interaction(user="nobody", event_id="e2", offset=1), FakeRecord(b"?", offset=2)
     world.sender.away = True
     with pytest.raises(BrokerUnavailableError):
-        world.take(world.interactions, interaction(), interaction(user="nobody", event_id="e2"))
-    assert world.count(SignalRow) == 0
-    assert world.count(ProcessedEventRow) == 1  # the consent
+        world.take(world.interactions, *batch)
     world.sender.away = False
-    outcome = world.take(world.interactions, interaction(), interaction(user="nobody", event_id="e2"))
-    assert (outcome.effects, outcome.dead_letters) == (1, 1)
+    again = world.take(world.interactions, *batch)
+    assert (again.effects, again.dead_letters) == (0, 2)
+    assert sorted(world.sender.reasons) == ["consent_missing", "envelope_invalid"]
+    assert world.count(SignalRow) == 1
+
+
+def test_an_event_that_was_refused_here_has_no_effect_here_whatever_is_known_by_now(world):
+    """A worker that comes back from a long pause and its successor agree on the fate of a record."""
+    world.take(world.interactions, interaction())
+    world.take(world.consents, consent())
+    late = world.take(world.interactions, interaction())
+    assert (late.effects, late.dead_letters) == (0, 1)
+    assert world.sender.reasons == ["consent_missing", "consent_missing"]  # one letter, twice: same origin
+    assert {dict(letter.headers)["discreet_dlq_offset"] for letter in world.sender.sent} == {b"0"}
+    assert world.count(SignalRow) == 0
+
+
+def test_an_event_that_had_its_effect_is_never_refused_afterwards(world):
+    world.take(world.consents, consent())
+    world.take(world.interactions, interaction())
+    world.take(world.consents, consent(granted=False, at=NOW + timedelta(seconds=1), offset=1))
+    again = world.take(world.interactions, interaction())
+    world.interactions.refuse(Work(interaction(), 0.0, parsed=_parsed(world)), RuntimeError())
+    assert (again.duplicates, again.dead_letters) == (1, 0)
+    assert world.sender.sent == []
+
+
+def _parsed(world):
+    work = Work(interaction(), 0.0)
+    world.interactions.process([work])
+    return work.parsed
 
 
 def test_a_failing_commit_leaves_nothing(world, monkeypatch):
@@ -167,7 +197,7 @@ def test_a_failing_commit_leaves_nothing(world, monkeypatch):
     def fail(*_args, **_kwargs):
         raise StorageError("the database is away")
 
-    monkeypatch.setattr("streams.agents.handler.mark_processed", fail)
+    monkeypatch.setattr("streams.agents.handler.decide", fail)
     with pytest.raises(StorageError):
         world.take(world.interactions, interaction())
     assert world.count(SignalRow) == 0
@@ -228,12 +258,14 @@ def test_what_the_user_did_decides_what_training_learns(world):
     }
 
 
-def test_equal_data_give_equal_digests_and_other_data_another(world):
+def test_a_digest_depends_on_the_data_and_on_the_rounds_own_key(world):
     source = StoredSignals(world.keyring)
 
-    def digest():
+    def digest(key=bytes(32)):
         with transaction(world.engine) as session:
-            return source.load(session, "acme", "default", now=NOW, contribution_bound=3).data_digest
+            return source.load(
+                session, "acme", "default", now=NOW, contribution_bound=3, digest_key=key
+            ).data_digest
 
     empty = digest()
     world.take(world.consents, consent())
@@ -241,6 +273,8 @@ def test_equal_data_give_equal_digests_and_other_data_another(world):
     one = digest()
     assert one == digest()
     assert one != empty
+    # Two releases of the same data cannot be told to be of the same data.
+    assert one != digest(bytes(31) + b"x")
 
 
 def test_a_letter_too_large_for_its_topic_keeps_all_but_the_value(world):

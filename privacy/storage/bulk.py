@@ -1,0 +1,62 @@
+"""Many rows in or out with one driver call: no per-row work of the ORM or of the SQL compiler.
+
+For the hot path of ingest only; names of tables and columns come from code, values are bound. PostgreSQL receives a
+COPY, SQLite an ``executemany``. Nothing is returned and no conflict is tolerated: a taken key fails the transaction.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from sqlmodel import Session
+
+KEYS_PER_STATEMENT = 500
+
+
+def insert_rows(
+    session: Session, table: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]
+) -> None:
+    """Insert ``rows`` (values in the order of ``columns``, moments through ``moment``)."""
+    if not rows:
+        return
+    connection = session.connection()
+    names = ", ".join(columns)
+    if connection.dialect.name == "postgresql":
+        driver: Any = connection.connection.driver_connection
+        with driver.cursor() as cursor, cursor.copy(f"COPY {table} ({names}) FROM STDIN") as copy:
+            for row in rows:
+                copy.write_row(row)
+        return
+    marks = ", ".join("?" * len(columns))
+    statement = f"INSERT INTO {table} ({names}) VALUES ({marks})"  # noqa: S608  # names come from code
+    connection.exec_driver_sql(statement, list(rows))
+
+
+def lookup_rows(
+    session: Session, table: str, key: str, keys: Sequence[bytes], columns: Sequence[str]
+) -> list[tuple[Any, ...]]:
+    """Return (key, *columns) of the rows of ``table`` whose binary ``key`` is one of ``keys``."""
+    connection = session.connection()
+    select = f"SELECT {', '.join((key, *columns))} FROM {table} WHERE {key}"  # noqa: S608  # names come from code
+    if connection.dialect.name == "postgresql":
+        found = connection.exec_driver_sql(f"{select} = ANY(%s)", (list(keys),)) if keys else ()
+        return [(bytes(row[0]), *row[1:]) for row in found]
+    rows: list[tuple[Any, ...]] = []
+    for start in range(0, len(keys), KEYS_PER_STATEMENT):
+        part = tuple(keys[start : start + KEYS_PER_STATEMENT])
+        marks = ", ".join("?" * len(part))
+        rows.extend(tuple(row) for row in connection.exec_driver_sql(f"{select} IN ({marks})", part))
+    return rows
+
+
+def moment(session: Session, at: datetime) -> Any:
+    """Return ``at`` as the driver stores it, in the form that ``UtcDateTime`` columns have."""
+    at = at.astimezone(UTC)
+    if session.get_bind().dialect.name == "postgresql":
+        return at
+    return at.replace(tzinfo=None).isoformat(" ", "microseconds")
