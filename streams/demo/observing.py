@@ -15,8 +15,8 @@ from streams.client import KafkaBroker
 from streams.contracts.dead_letter import DeadLetter
 from streams.contracts.envelope import identity_digest
 from streams.contracts.topics import DEAD_LETTERS
-from streams.dedup import processed_among
 from streams.demo.publishing import SOURCE
+from streams.storage.tables import ProcessedEventRow
 from streams.trainer_log import PROGRESS_EVENT
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from personalization.storage.tables import RoundRow
 
-IDS_PER_READ = 2_000
+DIGESTS_PER_READ = 500
 
 
 class IngestObserver:
@@ -50,8 +50,10 @@ class IngestObserver:
         """Return how many of the interactions have had their effect."""
         with transaction(self._engine) as session:
             found: set[bytes] = set()
-            for start in range(0, len(self._waiting), IDS_PER_READ):
-                found |= processed_among(session, self._waiting[start : start + IDS_PER_READ])
+            for start in range(0, len(self._waiting), DIGESTS_PER_READ):
+                part = self._waiting[start : start + DIGESTS_PER_READ]
+                digest = col(ProcessedEventRow.event_digest)
+                found.update(bytes(one) for one in session.exec(select(digest).where(digest.in_(part))))
         self._waiting = [digest for digest in self._waiting if digest not in found]
         self._stored += len(found)
         return self._stored
