@@ -147,10 +147,12 @@ class FrozenDecoder:
         return hidden
 
     def angles(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return rotary ``cos, sin (tokens, 1, head width)`` of ``positions (tokens,)``."""
+        """Return rotary ``cos, sin (tokens, 1, head width)`` of ``positions``, signed as ``kernels.rotate`` wants."""
         probe = torch.empty(0, device=self.device, dtype=self.dtype)
         cos, sin = self._body.rotary_emb(probe, positions[None])
-        return cos[0, :, None], sin[0, :, None]
+        half = sin.shape[-1] // 2
+        signed = torch.cat([-sin[..., :half], sin[..., half:]], -1)
+        return cos[0, :, None], signed[0, :, None]
 
     def run(
         self,
@@ -193,6 +195,24 @@ class FrozenDecoder:
         chunk = max(16, _LABELS_PER_CHUNK_BYTES // (4 * head.shape[0]))
         out: torch.Tensor = LabelNll.apply(normed, head, targets, self._final_softcap, chunk)
         return out
+
+    @torch.no_grad()
+    def best_labels(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the probability and the id of the likeliest token at each label, from ``(labels, width)``."""
+        normed = self._norm(hidden, self._body.norm)
+        head: torch.Tensor = self.model.get_output_embeddings().weight
+        chunk = max(16, _LABELS_PER_CHUNK_BYTES // (4 * head.shape[0]))
+        found: list[torch.Tensor] = []
+        tokens: list[torch.Tensor] = []
+        for start in range(0, len(normed), chunk):
+            part = normed[start : start + chunk]
+            logits = (part @ head.t()).to(torch.promote_types(part.dtype, torch.float32))
+            if self._final_softcap is not None:
+                logits = logits.div_(self._final_softcap).tanh_().mul_(self._final_softcap)
+            best, token = logits.max(1)
+            found.append((best - torch.logsumexp(logits, 1)).exp_())
+            tokens.append(token)
+        return torch.cat(found), torch.cat(tokens)
 
     def _norm(self, values: torch.Tensor, module: nn.Module) -> torch.Tensor:
         return rms_norm(values, module, unit_offset=self._unit_offset)

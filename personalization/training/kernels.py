@@ -76,7 +76,13 @@ class _SiluGate(torch.autograd.Function):
 
 
 def rotate(values: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotate ``values (tokens, heads, width)`` by rotary angles ``cos, sin (tokens, 1, width)``."""
+    """Rotate ``values (tokens, heads, width)`` by rotary angles.
+
+    Args:
+        values: queries or keys.
+        cos: ``(tokens, 1, width)``.
+        sin: the same, with the first half of the width negated.
+    """
     out: torch.Tensor = _Rotate.apply(values, cos, sin)
     return out
 
@@ -85,22 +91,14 @@ class _Rotate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(cos, sin)
-        return _turn(values, cos, sin)
+        return (values * cos).addcmul_(values.roll(values.shape[-1] // 2, -1), sin)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         cos, sin = ctx.saved_tensors
-        # The transpose of "x·cos + half(x)·sin" is "g·cos − half(g·sin)"; both halves carry equal angles.
-        return _turn(gradient, cos, -sin), None, None
-
-
-def _turn(values: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    first, second = values.chunk(2, dim=-1)
-    half = values.shape[-1] // 2
-    out = values * cos
-    out[..., :half].addcmul_(second, sin[..., :half], value=-1)
-    out[..., half:].addcmul_(first, sin[..., half:])
-    return out
+        # Both halves carry equal angles, so the transpose turns the other way.
+        turned = gradient.roll(gradient.shape[-1] // 2, -1)
+        return (gradient * cos).addcmul_(turned, sin, value=-1), None, None
 
 
 class LabelNll(torch.autograd.Function):

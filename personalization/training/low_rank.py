@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from personalization.plan import Family
+from personalization.training.errors import NotTrainedError
 from personalization.training.families import Frozen, Geometry, Slot
 from personalization.training.segments import Segments
 
@@ -43,22 +44,39 @@ class Binding:
     vectors: torch.Tensor
     rows: torch.Tensor | None
     slots: dict[tuple[int, str], Slot] = field(init=False)
+    _factors: dict[tuple[int, str], tuple[torch.Tensor | None, torch.Tensor]] = field(
+        init=False, default_factory=dict
+    )
+    _written: list[int] = field(init=False, default_factory=lambda: [0])
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "slots", {slot.key: slot for slot in self.geometry.slots})
 
-    def up(self, slot: Slot, dtype: torch.dtype) -> torch.Tensor:
-        """Return C (or R) of each tenant present: ``(tenants, r, d_out or r)``."""
-        return self.vectors.detach()[:, slot.up].view(len(self.vectors), self.geometry.rank, -1).to(dtype)
-
-    def down(self, slot: Slot, dtype: torch.dtype) -> torch.Tensor:
-        """Return the trained A of each tenant present: ``(tenants, r, d_in)``."""
-        return self.vectors.detach()[:, slot.down].view(len(self.vectors), self.geometry.rank, -1).to(dtype)
+    def factors(self, slot: Slot, dtype: torch.dtype) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """Return A ``(tenants, r, d_in)``, where it is trained, and C or R ``(tenants, r, d_out or r)``."""
+        if slot.key not in self._factors:
+            vectors, shape = self.vectors.detach(), (len(self.vectors), self.geometry.rank, -1)
+            down = None if slot.down is None else vectors[:, slot.down].view(shape).to(dtype)
+            self._factors[slot.key] = down, vectors[:, slot.up].view(shape).to(dtype)
+        return self._factors[slot.key]
 
     def keep(self, part: slice, gradient: torch.Tensor) -> None:
         """Store per-user gradients ``(users, r, n)`` of one part of the flat vector."""
         if self.rows is not None:
             self.rows[:, part].view(gradient.shape).copy_(gradient)
+            self._written[0] += part.stop - part.start
+
+    def check_complete(self) -> None:
+        """Make sure that every part of every user's row was written exactly once.
+
+        Raises:
+            NotTrainedError: the backward pass missed or repeated a layer.
+        """
+        if self._written[0] != self.geometry.size:
+            raise NotTrainedError(
+                f"The backward pass wrote {self._written[0]} of {self.geometry.size} gradient entries per user; "
+                "nothing is released."
+            )
 
 
 def adapted_linear(
@@ -91,19 +109,16 @@ class _AdaptedLinear(torch.autograd.Function):
     ) -> torch.Tensor:
         geometry, tenants = binding.geometry, groups.tenants
         out = F.linear(values, weight, bias)
-        if geometry.family is Family.FULL:
-            down = binding.down(slot, values.dtype)
+        down, up = binding.factors(slot, values.dtype)
+        if down is not None:
             hidden = tenants.multiply(values, down.transpose(1, 2))
         else:
             hidden = values @ binding.frozen[slot.key][0].t()
         hidden = hidden.mul_(geometry.scaling)
-        up = binding.up(slot, values.dtype)
         if geometry.family is Family.CORE:
             out.addmm_(tenants.multiply(hidden, up), binding.frozen[slot.key][1])
-        elif tenants.count == 1:
-            out.addmm_(hidden, up[0])
         else:
-            out.add_(tenants.multiply(hidden, up))
+            tenants.add_product(out, hidden, up)
         ctx.binding, ctx.slot, ctx.groups, ctx.weight = binding, slot, groups, weight
         ctx.save_for_backward(hidden, values if geometry.family is Family.FULL else None)
         return out
@@ -116,7 +131,7 @@ class _AdaptedLinear(torch.autograd.Function):
         geometry, tenants, users = binding.geometry, groups.tenants, groups.users
         hidden, values = ctx.saved_tensors
         gradient = gradient.contiguous()
-        up = binding.up(slot, gradient.dtype)
+        down, up = binding.factors(slot, gradient.dtype)
         if geometry.family is Family.CORE:
             back = gradient @ binding.frozen[slot.key][1].t()
             binding.keep(slot.up, users.outer(hidden, back))
@@ -129,10 +144,8 @@ class _AdaptedLinear(torch.autograd.Function):
         if not ctx.needs_input_grad[0]:
             return (None,) * 7
         below = gradient @ ctx.weight
-        if geometry.family is not Family.FULL:
+        if down is None:
             below.addmm_(back, binding.frozen[slot.key][0])
-        elif tenants.count == 1:
-            below.addmm_(back, binding.down(slot, gradient.dtype)[0])
         else:
-            below.add_(tenants.multiply(back, binding.down(slot, gradient.dtype)))
+            tenants.add_product(below, back, down)
         return (below, *((None,) * 6))

@@ -12,20 +12,32 @@ number then no longer reveal which floating point inputs made it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
+from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms
 
 KEY_BYTES = 32
 DRAWS_PER_NUMBER = 4
-_BLOCK_PAIRS = 1 << 14
 PURPOSE_DRAW = b"draw"
 PURPOSE_GRADIENT = b"grad"
 
+# Pairs of numbers made at a time: a block fits a core's own cache and is too small for torch to split over threads,
+# so that making noise beside training takes one core only.
+_BLOCK_PAIRS = 1 << 12
+_FRACTION_BITS = (1 << 52) - 1
+_ONE_BITS = 0x3FF << 52  # the float64 1.0
+
+Words = npt.NDArray[np.int64]
+
 
 class SecretStream:
-    """Random tensors derived from one secret key.
+    """Random numbers derived from one secret key.
 
     Args:
         key: 32 bytes from a cryptographic source. Whoever knows them can remove the noise.
@@ -39,66 +51,96 @@ class SecretStream:
             raise ValueError(f"the noise key has {len(key)} bytes; it must have {KEY_BYTES}")
         self._key = key
 
-    def words(self, purpose: bytes, step: int, count: int) -> torch.Tensor:
-        """Return ``count`` uniform 64-bit words as a 1-D int64 tensor.
+    def keystream(self, purpose: bytes, step: int) -> CipherContext:
+        """Return the keystream of one use from its beginning.
 
         Args:
             purpose: four bytes naming the use; part of the nonce.
             step: number of the mechanism application; part of the nonce.
-            count: how many words.
 
         Raises:
             ValueError: the purpose does not have four bytes.
         """
-        return next(self._blocks(purpose, step, count, count)) if count else torch.empty(0, dtype=torch.int64)
-
-    def uniform(self, purpose: bytes, step: int, count: int) -> torch.Tensor:
-        """Return ``count`` float64 numbers, uniform on the 2⁵³ multiples of 2⁻⁵³ in [0, 1)."""
-        return unit_interval(self.words(purpose, step, count))
-
-    def gaussian(self, purpose: bytes, step: int, count: int) -> torch.Tensor:
-        """Return ``count`` float64 standard normal numbers.
-
-        The stream is consumed block by block, so that the words and angles of a block stay in the processor's cache.
-        """
-        out = torch.empty(count, dtype=torch.float64)
-        pairs = (count + 1) // 2
-        at = 0
-        for words in self._blocks(
-            purpose, step, 2 * DRAWS_PER_NUMBER * pairs, 2 * DRAWS_PER_NUMBER * _BLOCK_PAIRS
-        ):
-            numbers = gaussian_from_words(words)
-            taken = out[at : at + len(numbers)]
-            taken.copy_(numbers[: len(taken)])
-            at += len(numbers)
-        return out
-
-    def _blocks(self, purpose: bytes, step: int, count: int, block: int) -> Iterator[torch.Tensor]:
         if len(purpose) != 4:
             raise ValueError("the purpose of a keystream is named by exactly four bytes")
         # RFC 8439 block counter (32 bits, from zero) followed by the 96-bit nonce.
         nonce = bytes(4) + purpose + step.to_bytes(8, "little")
-        stream = Cipher(algorithms.ChaCha20(self._key, nonce), mode=None).encryptor()
-        for start in range(0, count, block):
-            size = 8 * min(block, count - start)
-            buffer = bytearray(size)
-            stream.update_into(bytes(size), buffer)
-            yield torch.frombuffer(buffer, dtype=torch.int64)
+        return Cipher(algorithms.ChaCha20(self._key, nonce), mode=None).encryptor()
+
+    def uniform(self, purpose: bytes, step: int, count: int) -> torch.Tensor:
+        """Return ``count`` float64 numbers, uniform on the 2⁵² multiples of 2⁻⁵² in [0, 1)."""
+        return _one_to_two(self.keystream(purpose, step), np.empty(count, dtype=np.int64)) - 1.0
+
+    def gaussian(self, purpose: bytes, step: int, count: int) -> torch.Tensor:
+        """Return ``count`` float64 standard normal numbers."""
+        return gaussians([self], purpose, step, count)[0]
 
 
-def unit_interval(words: torch.Tensor) -> torch.Tensor:
-    """Map 64-bit words to float64 in [0, 1) by their upper 53 bits."""
-    # The shift is arithmetic, so the upper bits are masked to make it logical.
-    return ((words >> 11) & ((1 << 53) - 1)).to(torch.float64) * 2.0**-53
+def gaussians(streams: list[SecretStream], purpose: bytes, step: int, count: int) -> torch.Tensor:
+    """Return standard normal numbers ``(streams, count)`` in float64, one row from each stream.
+
+    A stream gives the same row whichever streams stand beside it.
+    """
+    return gaussians_later(streams, purpose, step, count)()
 
 
-def gaussian_from_words(words: torch.Tensor) -> torch.Tensor:
-    """Turn 8·h uniform words into 2·h standard normals, each the half sum of four Box–Muller draws."""
-    radius_words, angle_words = words.view(2, DRAWS_PER_NUMBER, -1)
-    # 1 - u lies in (0, 1], so the logarithm is finite.
-    radius = unit_interval(radius_words).neg_().add_(1.0).log_().mul_(-2.0).sqrt_()
-    angle = unit_interval(angle_words).mul_(2.0 * math.pi)
-    return torch.cat([(angle.cos() * radius).sum(0), (angle.sin_() * radius).sum(0)]).mul_(0.5)
+def gaussians_later(
+    streams: list[SecretStream], purpose: bytes, step: int, count: int
+) -> Callable[[], torch.Tensor]:
+    """Start making ``gaussians`` beside the calling thread; call the result to wait for them.
+
+    Noise does not depend on data, so a step can make it while its gradients are computed.
+    """
+    out = torch.empty(len(streams), count, dtype=torch.float64)
+    jobs = [
+        _pool().submit(_fill_gaussian, stream.keystream(purpose, step), row)
+        for stream, row in zip(streams, out.unbind(0), strict=True)
+    ]
+
+    def wait() -> torch.Tensor:
+        for job in jobs:
+            job.result()
+        return out
+
+    return wait
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max(1, (os.cpu_count() or 1) - 1), thread_name_prefix="noise")
+
+
+def _one_to_two(keystream: CipherContext, words: Words) -> torch.Tensor:
+    """Overwrite ``words`` with keystream and return them as float64 numbers, uniform in [1, 2)."""
+    keystream.update_into(bytes(words.nbytes), words.data.cast("B"))
+    # The low 52 bits become the fraction of a float64 whose exponent is that of 1.
+    np.bitwise_and(words, _FRACTION_BITS, out=words)
+    np.bitwise_or(words, _ONE_BITS, out=words)
+    return torch.from_numpy(words.view(np.float64))
+
+
+def box_muller(uniform: torch.Tensor) -> torch.Tensor:
+    """Turn ``8·h`` numbers uniform in [1, 2) into ``2·h`` standard normals, each the half sum of four draws.
+
+    ``uniform`` is overwritten.
+    """
+    radius, angle = uniform.view(2, DRAWS_PER_NUMBER, -1).unbind(0)
+    # 2 - u lies in (0, 1], so the logarithm is finite.
+    radius.neg_().add_(2.0).log_().mul_(-2.0).sqrt_()
+    angle.mul_(2.0 * math.pi)
+    first = angle.cos().mul_(radius).sum(0)
+    second = angle.sin_().mul_(radius).sum(0)
+    return torch.cat([first, second]).mul_(0.5)
+
+
+def _fill_gaussian(keystream: CipherContext, out: torch.Tensor) -> None:
+    at = 0
+    while at < len(out):
+        pairs = min(_BLOCK_PAIRS, (len(out) - at + 1) // 2)
+        words = np.empty(2 * DRAWS_PER_NUMBER * pairs, dtype=np.int64)
+        numbers = box_muller(_one_to_two(keystream, words))
+        out[at : at + len(numbers)] = numbers[: len(out) - at]
+        at += len(numbers)
 
 
 def draw_users(stream: SecretStream, step: int, users: int, sample_rate: float) -> list[int]:
@@ -115,5 +157,7 @@ def draw_users(stream: SecretStream, step: int, users: int, sample_rate: float) 
     """
     if sample_rate >= 1.0:
         return list(range(users))
-    coins = stream.uniform(PURPOSE_DRAW, step, users)
-    return torch.nonzero(coins < sample_rate).flatten().tolist()
+    drawn: list[int] = (
+        torch.nonzero(stream.uniform(PURPOSE_DRAW, step, users) < sample_rate).flatten().tolist()
+    )
+    return drawn

@@ -73,13 +73,18 @@ class Segments:
 
     def multiply(self, values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """Multiply the tokens ``(tokens, k)`` of each segment by its own matrix of ``weights (count, k, n)``."""
-        if self.count == 1:
-            return values @ weights[0]
         if self.uniform:
             return torch.bmm(self.pad(values), weights).flatten(0, 1)
         if self._grouped(values, weights):
             return F.grouped_mm(values, weights, offs=self.ends)
         return self.unpad(torch.bmm(self.pad(values), weights))
+
+    def add_product(self, out: torch.Tensor, values: torch.Tensor, weights: torch.Tensor) -> None:
+        """Add ``multiply(values, weights)`` to ``out (tokens, n)`` in place."""
+        if self.uniform:
+            out.view(self.count, self.longest, -1).baddbmm_(self.pad(values), weights)
+        else:
+            out.add_(self.multiply(values, weights))
 
     def outer(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         """Sum ``leftᵀ right`` within each segment: ``(tokens, k)``, ``(tokens, n)`` → ``(count, k, n)``."""

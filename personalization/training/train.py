@@ -168,7 +168,7 @@ class FusedRun:
         averages = torch.zeros_like(self.start)
         for step in range(self.steps):
             began = time.monotonic()
-            optimizer.current_step = step
+            optimizer.begin_step(step)
             drawn = [
                 members[number][user]
                 for number in optimizer.active
@@ -246,9 +246,9 @@ class FusedRun:
             ``(users, size)``.
         """
         micro = assemble(members, self.decoder.device, self._wide)
-        rows = torch.zeros((len(members), self.geometry.size), device=vectors.device, dtype=vectors.dtype)
+        rows = torch.empty((len(members), self.geometry.size), device=vectors.device, dtype=vectors.dtype)
         present = vectors if len(micro.tenants) == len(vectors) else vectors[micro.tenants]
-        binding = Binding(self.geometry, self.frozen, present.clone().requires_grad_(), rows)
+        binding = Binding(self.geometry, self.frozen, present.detach().requires_grad_(), rows)
         hidden = self._cache.hidden(micro)
         layers = range(self.geometry.first_layer, self.decoder.layer_count)
         reference = None
@@ -259,14 +259,19 @@ class FusedRun:
         out = self.decoder.run(hidden, micro.batch, layers, binding, labels_only=True)
         nll = self.decoder.label_nll(out, micro.batch.targets)
         torch.autograd.backward(micro.terms.total(nll, reference))
+        binding.check_complete()
         return rows
 
     def _average(self, averages: torch.Tensor, parameter: torch.nn.Parameter, step: int) -> None:
         """Add this iterate to the average of each tenant whose last iterates have begun."""
-        for number, tenant in enumerate(self.tenants):
+        shares = []
+        for tenant in self.tenants:
             last = max(1, round(tenant.plan.steps * tenant.plan.averaging_fraction))
-            if tenant.plan.steps - last <= step < tenant.plan.steps:
-                averages[number] += parameter.detach()[number].to("cpu", torch.float64) / last
+            inside = tenant.plan.steps - last <= step < tenant.plan.steps
+            shares.append(1.0 / last if inside else 0.0)
+        if any(shares):
+            column = torch.tensor(shares, dtype=torch.float64)[:, None]
+            averages.addcmul_(parameter.detach().to("cpu", torch.float64), column)
 
     def _released(self, averages: torch.Tensor) -> torch.Tensor:
         released = self.start.clone()

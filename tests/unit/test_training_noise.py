@@ -13,18 +13,19 @@ from personalization.training.noise import (
     PURPOSE_DRAW,
     PURPOSE_GRADIENT,
     SecretStream,
+    box_muller,
     draw_users,
-    gaussian_from_words,
-    unit_interval,
+    gaussians,
 )
 
 KEY = bytes(range(32))
 
 
-def test_words_are_the_chacha20_keystream():
-    nonce = bytes(4) + b"grad" + (7).to_bytes(8, "little")
-    expected = Cipher(algorithms.ChaCha20(KEY, nonce), mode=None).encryptor().update(bytes(80))
-    assert SecretStream(KEY).words(b"grad", 7, 10).numpy().tobytes() == expected
+def test_numbers_are_the_chacha20_keystream():
+    nonce = bytes(4) + b"draw" + (7).to_bytes(8, "little")
+    stream = Cipher(algorithms.ChaCha20(KEY, nonce), mode=None).encryptor().update(bytes(80))
+    words = [int.from_bytes(stream[at : at + 8], "little") % 2**52 for at in range(0, 80, 8)]
+    assert SecretStream(KEY).uniform(b"draw", 7, 10).tolist() == [word / 2**52 for word in words]
 
 
 def test_same_name_same_numbers_other_name_other_numbers():
@@ -44,28 +45,34 @@ def test_gaussian_has_a_normal_distribution():
     assert numbers.dtype == torch.float64
     assert numbers.shape == (200_001,)
     assert stats.kstest(numbers.numpy(), "norm").pvalue > 1e-3
-    # Both outputs of one Box–Muller draw are used, a half apart: they must not be correlated.
-    half = 100_000
-    assert abs(float(torch.corrcoef(torch.stack([numbers[:half], numbers[half + 1 :]]))[0, 1])) < 0.02
+    # Both outputs of one Box–Muller draw are used, half a block apart: they must not be correlated.
+    block = numbers[: 1 << 13].view(2, -1)
+    assert abs(float(torch.corrcoef(block)[0, 1])) < 0.06
 
 
-def test_extreme_words_stay_finite():
-    for word in (0, -1, 1, 2**63 - 1, -(2**63)):
-        words = torch.full((16,), word, dtype=torch.int64)
-        assert torch.isfinite(gaussian_from_words(words)).all()
-        assert (unit_interval(words) >= 0).all()
-        assert (unit_interval(words) < 1).all()
+def test_extreme_uniform_numbers_stay_finite():
+    for value in (1.0, 1.0 + 2**-52, 1.5, 2.0 - 2**-52):
+        assert torch.isfinite(box_muller(torch.full((16,), value, dtype=torch.float64))).all()
 
 
 def test_a_number_is_the_half_sum_of_four_draws():
-    words = SecretStream(KEY).words(PURPOSE_GRADIENT, 0, 8)
-    radius = [math.sqrt(-2 * math.log(1 - float(u))) for u in unit_interval(words[:4])]
-    angle = [2 * math.pi * float(u) for u in unit_interval(words[4:])]
+    uniform = 1.0 + SecretStream(KEY).uniform(PURPOSE_GRADIENT, 0, 8)
+    radius = [math.sqrt(-2 * math.log(2 - u)) for u in uniform[:4]]
+    angle = [2 * math.pi * u for u in uniform[4:]]
     expected = [
         sum(r * math.cos(a) for r, a in zip(radius, angle, strict=True)) / 2,
         sum(r * math.sin(a) for r, a in zip(radius, angle, strict=True)) / 2,
     ]
     assert SecretStream(KEY).gaussian(PURPOSE_GRADIENT, 0, 2).tolist() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 8191, 8192, 8193, 20_001])
+def test_a_stream_gives_the_same_row_beside_others(count):
+    streams = [SecretStream(bytes([n] * 32)) for n in range(5)]
+    together = gaussians(streams, PURPOSE_GRADIENT, 2, count)
+    assert together.shape == (5, count)
+    for stream, row in zip(streams, together, strict=True):
+        assert torch.equal(row, stream.gaussian(PURPOSE_GRADIENT, 2, count))
 
 
 def test_users_are_drawn_by_independent_coins():
@@ -91,4 +98,4 @@ def test_key_of_another_length_is_refused(key):
 
 def test_purpose_has_four_bytes():
     with pytest.raises(ValueError, match="four bytes"):
-        SecretStream(KEY).words(b"gradient", 0, 1)
+        SecretStream(KEY).uniform(b"gradient", 0, 1)

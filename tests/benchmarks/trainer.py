@@ -1,0 +1,462 @@
+"""Trainer benchmark: plain peft, Opacus hooks, Opacus ghost and ours on the same rows and steps.
+
+    python tests/benchmarks/trainer.py --json out.json                      # the CPU table
+    python tests/benchmarks/trainer.py --device cuda --suite h200 --json …  # one GPU, under nine minutes
+    python tests/benchmarks/trainer.py --suite smoke                        # both at tiny sizes, seconds
+
+It needs torch, transformers, peft, opacus, cryptography and this repository; weights are random and of the right
+shapes, so nothing is downloaded. Ratios come from one run: the two sides take turns, and the median of the pairwise
+ratios is reported. CPU time of the process is reported beside wall time, since other programs may share the cores.
+Shapes, dtypes and row contents are the same on both sides; the plain side trains the same LoRA (A and B, rank 8) with
+AdamW and no privacy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import opacus
+import peft
+import torch
+from opacus import GradSampleModule
+from opacus.grad_sample import GradSampleModuleFastGradientClipping
+from opacus.optimizers import DPOptimizer, DPOptimizerFastGradientClipping
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from personalization.plan import Family, PerformanceFlags, TrainingPlan
+from personalization.training.batches import PrefixCache
+from personalization.training.decoder import FrozenDecoder
+from personalization.training.encoding import TokenExample, TokenRow, TokenUser
+from personalization.training.job import ExampleKind, TenantJob
+from personalization.training.memory import keep_freed_memory
+from personalization.training.optimizer import FusedDPOptimizer, TenantAdam, TenantMechanism
+from personalization.training.train import FusedRun
+
+warnings.filterwarnings("ignore", message="Full backward hook is firing")
+RANK = 8
+SUFFIXES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+SHAPES = {
+    "135m": {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
+             "num_key_value_heads": 3, "head_dim": 64, "vocab_size": 49152},
+    "1b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32,
+           "num_key_value_heads": 8, "head_dim": 64, "vocab_size": 128256},
+    "8b": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
+           "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 128256},
+    # The reference's dispatch-bound case: thirty thin layers, so that time is Python and dispatcher.
+    "thin": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 30, "num_attention_heads": 4,
+             "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 256},
+    "tiny": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4,
+             "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 256},
+}
+
+
+def random_model(shape: str, device: torch.device, dtype: torch.dtype) -> LlamaForCausalLM:
+    """Build a model with random weights straight on the device."""
+    torch.manual_seed(0)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device(device):
+            model = LlamaForCausalLM(LlamaConfig(**SHAPES[shape], tie_word_embeddings=True))
+    finally:
+        torch.set_default_dtype(before)
+    return model.eval().requires_grad_(False)
+
+
+def random_rows(vocabulary: int, rows: int, length: int, labels: int, seed: int = 0) -> list[TokenRow]:
+    """Rows of ``length`` read tokens whose last ``labels`` positions predict."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(3, vocabulary, (rows, length + 1), generator=generator).tolist()
+    return [TokenRow(tuple(row), length + 1 - labels) for row in tokens]
+
+
+class Ours:
+    """Our fused step for several tenants, one user per row."""
+
+    def __init__(self, model, shape, tenants, rows_each, length, labels, *, top=None, cached=False, private=True):
+        self.device = model.get_input_embeddings().weight.device
+        decoder = FrozenDecoder(model, self.device, model.dtype)
+        plan = TrainingPlan(
+            family=Family.FULL, rank=RANK, alpha=float(RANK), top_layers=top or SHAPES[shape]["num_hidden_layers"],
+            steps=10**5, sample_rate=1.0, expected_cohort=float(rows_each), clipping_norm=0.1,
+            noise_multiplier=1.0 if private else 0.0, learning_rate=1e-3, contribution_bound=1,
+        )
+        jobs = [TenantJob(job_key=str(n), plan=plan, users=(), noise_key=bytes([n % 256] * 32)) for n in range(tenants)]
+        flags = PerformanceFlags(cache_prefix=cached, tokens_per_microbatch=10**9)
+        self.run = FusedRun(decoder, None, jobs, flags, lambda _p: None)
+        self.parameter = torch.nn.Parameter(self.run.start.to(self.device, torch.float32))
+        mechanisms = [TenantMechanism.of_plan(plan, job.noise_key) for job in jobs]
+        inner = TenantAdam(self.parameter, [1e-3] * tenants, lambda: list(range(tenants)))
+        self.optimizer = FusedDPOptimizer(inner, mechanisms)
+        rows = random_rows(SHAPES[shape]["vocab_size"], tenants * rows_each, length, labels)
+        users = [TokenUser((TokenExample((row,), ExampleKind.SFT, 1.0),)) for row in rows]
+        self.run._cache = PrefixCache(decoder, self.run.geometry.first_layer, enabled=cached)
+        placed = [(n // rows_each, user) for n, user in enumerate(users)]
+        self.members = self.run._cache.fill(placed, 8192, lambda _n: None)
+
+    def step(self):
+        self.optimizer.begin_step(self.optimizer.current_step)
+        self.run._step(self.optimizer, self.parameter, self.members)
+        self.optimizer.current_step += 1
+
+
+class Peer:
+    """Plain peft, or Opacus in hooks or ghost mode, one tenant at a time on one adapter and one optimizer."""
+
+    def __init__(self, model, shape, turns, rows_each, length, labels, *, mode, top=None):
+        self.device = model.get_input_embeddings().weight.device
+        layers = SHAPES[shape]["num_hidden_layers"]
+        config = peft.LoraConfig(
+            r=RANK, lora_alpha=RANK, target_modules=SUFFIXES, lora_dropout=0.0, bias="none", task_type="CAUSAL_LM",
+            layers_to_transform=list(range(layers - (top or layers), layers)),
+        )
+        self.model = peft.get_peft_model(model, config, autocast_adapter_dtype=False)
+        self.trained = [p for p in self.model.parameters() if p.requires_grad]
+        inner = torch.optim.AdamW(self.trained, lr=1e-3)
+        self.mode = mode
+        common = {"noise_multiplier": 1.0, "max_grad_norm": 0.1, "expected_batch_size": rows_each}
+        if mode == "hooks":
+            model.get_input_embeddings().register_forward_hook(lambda _m, _i, out: out.requires_grad_())
+            self.runner = GradSampleModule(self.model, loss_reduction="mean", strict=False)
+            self.optimizer = DPOptimizer(inner, **common)
+        elif mode == "ghost":
+            model.get_input_embeddings().register_forward_hook(lambda _m, _i, out: out.requires_grad_())
+            self.runner = GradSampleModuleFastGradientClipping(
+                self.model, loss_reduction="mean", max_grad_norm=0.1, use_ghost_clipping=True, strict=False
+            )
+            self.optimizer = DPOptimizerFastGradientClipping(inner, **common)
+        else:
+            self.runner, self.optimizer = self.model, inner
+        rows = random_rows(SHAPES[shape]["vocab_size"], turns * rows_each, length, labels)
+        self.batches = []
+        for turn in range(turns):
+            ids = torch.tensor([row.tokens for row in rows[turn * rows_each : (turn + 1) * rows_each]])
+            wanted = ids.clone()
+            wanted[:, : rows[0].first_label] = -100
+            positions = torch.arange(length).expand(rows_each, -1).contiguous()
+            self.batches.append(tuple(t.to(self.device) for t in (ids[:, :-1], wanted, positions)))
+
+    def step(self):
+        for ids, wanted, positions in self.batches:
+            self.optimizer.zero_grad(set_to_none=True)
+            if self.mode == "plain":
+                # The fused loss path of transformers; labels are shifted inside.
+                full = torch.cat([ids, wanted[:, -1:].clamp_min(0)], 1)
+                self.runner(input_ids=full, labels=wanted).loss.backward()
+            else:
+                losses = self._row_losses(ids, wanted, positions)
+                if self.mode == "ghost":
+                    self._ghost_backward(losses)
+                else:
+                    losses.mean().backward()
+            self.optimizer.step()
+
+    def _row_losses(self, ids, wanted, positions):
+        logits = self.runner(ids, position_ids=positions).logits
+        nll = torch.nn.functional.cross_entropy(
+            logits.float().flatten(0, 1), wanted[:, 1:].flatten(), ignore_index=-100, reduction="none"
+        ).view(len(ids), -1)
+        return nll.sum(1) / (wanted[:, 1:] != -100).sum(1)
+
+    def _ghost_backward(self, losses):
+        """Two passes, as Opacus' DPTensorFastGradientClipping runs them."""
+        self.optimizer.zero_grad()
+        losses.mean().backward(retain_graph=True)
+        self.optimizer.zero_grad()
+        coefficients = self.runner.get_clipping_coef()
+        self.runner.disable_hooks()
+        (coefficients * losses).sum().backward()
+        self.runner.enable_hooks()
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+@dataclass
+class Pair:
+    """Interleaved timings of two sides, in seconds."""
+
+    first_wall: list[float]
+    second_wall: list[float]
+    first_cpu: list[float]
+    second_cpu: list[float]
+
+    def document(self) -> dict[str, object]:
+        def middle(numerator, denominator):
+            ratios = sorted(a / b for a, b in zip(numerator, denominator, strict=True))
+            return {"median": statistics.median(ratios), "min": ratios[0], "max": ratios[-1]}
+
+        return {
+            "ratio_wall": middle(self.first_wall, self.second_wall),
+            "ratio_cpu": middle(self.first_cpu, self.second_cpu),
+            "ours_seconds": statistics.median(self.first_wall),
+            "peer_seconds": statistics.median(self.second_wall),
+            "pairs": len(self.first_wall),
+        }
+
+
+def interleave(ours, peer, repeats: int, device: torch.device) -> Pair:
+    pair = Pair([], [], [], [])
+    ours.step()
+    peer.step()
+    for _ in range(repeats):
+        for side, wall, cpu in ((ours, pair.first_wall, pair.first_cpu), (peer, pair.second_wall, pair.second_cpu)):
+            synchronize(device)
+            began, began_cpu = time.perf_counter(), time.process_time()
+            side.step()
+            synchronize(device)
+            wall.append(time.perf_counter() - began)
+            cpu.append(time.process_time() - began_cpu)
+    return pair
+
+
+class OpCounter(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def dispatched_ops(side) -> int:
+    side.step()
+    with OpCounter() as counter:
+        side.step()
+    return counter.count
+
+
+def table(args, device, dtype) -> dict[str, object]:
+    """The rows of the CPU table; ``must`` is the target of each."""
+    big, batch, length, thin = ("tiny", 8, 16, "tiny") if args.tiny else ("135m", 8, 64, "thin")
+    top = 2 if args.tiny else 4
+    rows: dict[str, object] = {}
+
+    def compare(name, must, ours, peer, repeats=args.repeats):
+        rows[name] = {"must": must, **interleave(ours, peer, repeats, device).document()}
+        ratio = rows[name]["ratio_wall"]["median"], rows[name]["ratio_cpu"]["median"]
+        print(f"{name}: wall {ratio[0]:.3f}, CPU {ratio[1]:.3f} (must be at most {must})", flush=True)
+
+    wanted = args.only.split(",") if args.only else None
+
+    def on(name):
+        return wanted is None or name in wanted
+
+    def fresh(shape):
+        return random_model(shape, device, dtype)
+
+    if on("dp_over_plain"):
+        compare(
+            "dp_over_plain", 1.00,
+            Ours(fresh(big), big, 1, batch, length, length),
+            Peer(fresh(big), big, 1, batch, length, length, mode="plain"),
+        )
+    if on("ghost"):
+        compare(
+            "dp_over_ghost", None,
+            Ours(fresh(big), big, 1, batch, length, length),
+            Peer(fresh(big), big, 1, batch, length, length, mode="ghost"),
+        )
+    if on("private_over_not"):
+        compare(
+            "private_over_our_non_private", None,
+            Ours(fresh(big), big, 1, batch, length, length),
+            Ours(fresh(big), big, 1, batch, length, length, private=False),
+        )
+    if on("fused_over_hooks"):
+        compare(
+            "fused_4_over_sequential_hooks", 0.65,
+            Ours(fresh(big), big, 4, batch // 4, length, length),
+            Peer(fresh(big), big, 4, batch // 4, length, length, mode="hooks"),
+        )
+    if on("levers"):
+        # Completions are a quarter of a row, as in the demo's data.
+        compare(
+            "all_levers_over_plain_top_layers", 0.35,
+            Ours(fresh(big), big, 1, batch, length, length // 4, top=top, cached=True),
+            Peer(fresh(big), big, 1, batch, length, length // 4, mode="plain", top=top),
+        )
+    if on("dispatch"):
+        compare(
+            "dispatch_bound_16_fused_over_hooks", 0.05,
+            Ours(fresh(thin), thin, 16, 2, 4, 4),
+            Peer(fresh(thin), thin, 16, 2, 4, 4, mode="hooks"),
+        )
+    if on("ops"):
+        one = dispatched_ops(Ours(fresh(thin), thin, 1, 64, 4, 4))
+        many = dispatched_ops(Ours(fresh(thin), thin, 64, 1, 4, 4))
+        rows["ops_64_tenants_over_1"] = {"must": 1.05, "ratio": many / one, "ops_1": one, "ops_64": many}
+        print(f"ops_64_tenants_over_1: {many / one:.3f} ({many} ÷ {one}; must be at most 1.05)", flush=True)
+    if on("memory") and device.type == "cpu":
+        ours, peer = (peak_above_model(side, big, batch, length) for side in ("ours", "plain"))
+        rows["memory_over_plain"] = {"must": 1.00, "ratio": ours / peer, "ours_bytes": ours, "plain_bytes": peer}
+        print(f"memory_over_plain: {ours / peer:.3f} (must be at most 1.0)", flush=True)
+    if on("tenants"):
+        rows["tenants"] = scaling(args, device, dtype, big, length)
+    return rows
+
+
+def scaling(args, device, dtype, shape, length) -> list[dict[str, object]]:
+    """Step time, tokens per second and adapters per hour for more and more tenants of two rows each."""
+    out = []
+    for tenants in (1, 4) if args.tiny or (device.type == "cpu" and not args.full) else (1, 4, 16, 64):
+        side = Ours(random_model(shape, device, dtype), shape, tenants, 2, length, length)
+        side.step()
+        times = []
+        for _ in range(max(1, args.repeats // 2)):
+            synchronize(device)
+            began = time.perf_counter()
+            side.step()
+            synchronize(device)
+            times.append(time.perf_counter() - began)
+        seconds = statistics.median(times)
+        # One adapter is 20 steps here.
+        row = {"tenants": tenants, "step_seconds": seconds, "tokens_per_second": tenants * 2 * length / seconds,
+               "adapters_per_hour": 3600 * tenants / (20 * seconds)}
+        print(f"{tenants} tenants: {seconds:.3f} s per step, {row['tokens_per_second']:.0f} tokens/s", flush=True)
+        out.append(row)
+    return out
+
+
+def peak_above_model(side: str, shape: str, batch: int, length: int) -> int:
+    """Peak resident memory of two steps above the loaded model, in a process of its own."""
+    command = [sys.executable, __file__, "--memory-of", side, "--shape", shape, "--rows", str(batch), "--length", str(length)]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+
+
+def report_memory(args) -> None:
+    """Child of ``peak_above_model``: the peak is sampled, since a process cannot reset its own maximum."""
+    import threading
+
+    device = torch.device("cpu")
+    model = random_model(args.shape, device, torch.float32)
+    kind = Ours(model, args.shape, 1, args.rows, args.length, args.length) if args.memory_of == "ours" else Peer(
+        model, args.shape, 1, args.rows, args.length, args.length, mode="plain"
+    )
+    page = os.sysconf("SC_PAGESIZE")
+    peak = loaded = resident(page)
+    done = threading.Event()
+
+    def watch():
+        nonlocal peak
+        while not done.wait(0.002):
+            peak = max(peak, resident(page))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    for _ in range(2):
+        kind.step()
+    done.set()
+    watcher.join()
+    print(peak - loaded)
+
+
+def resident(page: int) -> int:
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * page
+
+
+def h200(args, device, dtype) -> dict[str, object]:
+    """Tokens per second per model shape, and adapters per hour against sequential Opacus and peft."""
+    sizes = (
+        [("tiny", 4, None)] if args.tiny else [("135m", 64, 500_000), ("1b", 32, 80_000), ("8b", 8, 16_000)]
+    )
+    out: dict[str, object] = {}
+    for shape, tenants, must in sizes:
+        model = random_model(shape, device, dtype)
+        rows, length = 8, 16 if args.tiny else 64
+        side = Ours(model, shape, tenants, rows, length, length)
+        side.step()
+        synchronize(device)
+        began, count = time.perf_counter(), 0
+        while count < 3 or (time.perf_counter() - began < 15 and count < 200):
+            side.step()
+            count += 1
+        synchronize(device)
+        seconds = (time.perf_counter() - began) / count
+        speed = tenants * rows * length / seconds
+        row = {"must_tokens_per_second": must, "tenants": tenants, "step_seconds": seconds, "tokens_per_second": speed}
+        if device.type == "cuda":
+            row["peak_bytes"] = torch.cuda.max_memory_allocated(device)
+            torch.cuda.reset_peak_memory_stats(device)
+        del side
+        if shape in {"135m", "tiny"}:
+            peer = Peer(model, shape, 1, rows, length, length, mode="hooks")
+            peer.step()
+            synchronize(device)
+            began = time.perf_counter()
+            for _ in range(5):
+                peer.step()
+            synchronize(device)
+            alone = (time.perf_counter() - began) / 5
+            row["sequential_hooks_seconds_per_tenant"] = alone
+            row["adapters_per_hour_over_sequential_hooks"] = alone * tenants / seconds
+        print(f"{shape}: {speed:,.0f} tokens/s ({seconds:.3f} s per step of {tenants} tenants)", flush=True)
+        out[shape] = row
+        del model
+    return out
+
+
+def machine(device: torch.device) -> dict[str, object]:
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "load_average": os.getloadavg(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "peft": peft.__version__,
+        "opacus": opacus.__version__,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--suite", choices=("table", "h200", "smoke"), default="table")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--only", help="comma-separated rows of the table")
+    parser.add_argument("--full", action="store_true", help="16 and 64 tenants on a CPU too")
+    parser.add_argument("--memory-of", choices=("ours", "plain"), help=argparse.SUPPRESS)
+    parser.add_argument("--shape", default="135m", help=argparse.SUPPRESS)
+    parser.add_argument("--rows", type=int, default=8, help=argparse.SUPPRESS)
+    parser.add_argument("--length", type=int, default=64, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    args.tiny = args.suite == "smoke"
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if args.memory_of:
+        report_memory(args)
+        return
+    keep_freed_memory()
+    device = torch.device(args.device)
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    facts = {"machine": machine(device)}
+    print(json.dumps(facts["machine"]), flush=True)
+    if args.suite in {"table", "smoke"}:
+        facts["table"] = table(args, device, dtype)
+    if args.suite in {"h200", "smoke"}:
+        facts["h200"] = h200(args, device, dtype)
+    if args.json:
+        args.json.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
