@@ -96,9 +96,7 @@ def plan(
         facts = budgets.plan_document(tenant, rows)
         typer.echo(json.dumps({**facts, "picture": str(picture) if picture else None}))
         return
-    table = _table(
-        "what", "noise", "ε each", "left\nnow", "in a\nperiod", "left\never", "lasts\nuntil", "S", "trains"
-    )
+    table = _table("what", "noise", "ε each", "left\nnow", "in a\nperiod", "left\never", "lasts\nuntil", "S")
     refused = []
     for row in rows:
         if isinstance(row, tuple):
