@@ -13,7 +13,7 @@ from personalization.signing import ManifestSigner, signing_seed
 from privacy.keyring import new_master_key
 
 # A user whose consent never comes is refused after this long; consents are published first, so it is enough.
-CONSENT_WAIT_SECONDS = 8.0
+CONSENT_WAIT_SECONDS = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)

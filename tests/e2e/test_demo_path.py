@@ -47,7 +47,7 @@ def test_from_events_to_answers(tiny_base, tmp_path):
     text = io.StringIO()
     console = Console(file=text, width=160)
     state = tmp_path / "state"
-    options = DemoOptions(max_users=24, rounds=2, base_model=str(tiny_base), keep=state)
+    options = DemoOptions(max_users=24, base_model=str(tiny_base), keep=state)
     report = run_demo(options, console)
     show(report, console)
     report.write(tmp_path / "demo.json")
@@ -64,8 +64,8 @@ def test_from_events_to_answers(tiny_base, tmp_path):
         assert 24 <= tenant["signals"] <= 24 * 4
         assert 0 < tenant["epsilon"] <= tenant["target_epsilon"]
         assert tenant["ledger_state"] == "committed"
-        assert tenant["adapter_version"] == 2
-        assert tenant["served_name"].endswith("-v2")
+        assert tenant["adapter_version"] == 1
+        assert tenant["served_name"].endswith("-v1")
         assert tenant["nll_adapter"] != tenant["nll_base"]
     assert {"start", "publish", "ingest", "train", "serve", "judge"} <= set(document["seconds"])
     shown = text.getvalue()
