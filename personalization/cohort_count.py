@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 COUNT_PURPOSE = "cohort count"
 TRAINING_PURPOSE = "training noise"
+DIGEST_PURPOSE = "data digest"
 
 
 def derive_key(seed: bytes, purpose: str) -> bytes:

@@ -97,16 +97,23 @@ class TrainingSnapshot:
     """All training data of one release, frozen: users in a deterministic order, without identifiers."""
 
     users: tuple[UserExamples, ...] = field(repr=False)
-    data_digest: str  # keyed digest of the snapshot; equal data give equal digests
+    data_digest: str  # digest under the round's own secret key: it says nothing without that key
 
 
 class SignalSource(Protocol):
     """Reads the live, consented signals of a line. Calling it is the private read: only after ``start``."""
 
     def load(
-        self, session: Session, tenant_id: str, domain: str, *, now: datetime, contribution_bound: int
+        self,
+        session: Session,
+        tenant_id: str,
+        domain: str,
+        *,
+        now: datetime,
+        contribution_bound: int,
+        digest_key: bytes,
     ) -> TrainingSnapshot:
-        """Return at most ``contribution_bound`` examples of each user."""
+        """Return at most ``contribution_bound`` examples of each user, and their digest under ``digest_key``."""
 
 
 class AdapterTrainer(Protocol):

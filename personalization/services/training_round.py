@@ -23,7 +23,13 @@ import structlog
 from personalization import planner
 from personalization.adapters import VersionState
 from personalization.code_identity import code_digest
-from personalization.cohort_count import COUNT_PURPOSE, TRAINING_PURPOSE, derive_key, noisy_count
+from personalization.cohort_count import (
+    COUNT_PURPOSE,
+    DIGEST_PURPOSE,
+    TRAINING_PURPOSE,
+    derive_key,
+    noisy_count,
+)
 from personalization.errors import RoundError
 from personalization.gate import Accepted, Rejected, RejectionReason
 from personalization.plan import PerformanceFlags, TrainingPlan
@@ -286,6 +292,7 @@ class TrainingRounds:
                 row.domain,
                 now=row.read_at or self._clock.now(),
                 contribution_bound=plan.contribution_bound,
+                digest_key=derive_key(seed, DIGEST_PURPOSE),
             )
             draw = DrawRecord(
                 seed_commitment="sha256:" + hashlib.sha256(b"discreet noise seed\0" + seed).hexdigest(),

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 def open_engine(url: str, *, busy_timeout_seconds: float = 30.0) -> Engine:
     """Return an engine for ``sqlite:///…`` or ``postgresql+psycopg://…`` with this project's transaction rules."""
     if url.startswith("sqlite"):
-        engine = create_engine(url, connect_args={"timeout": busy_timeout_seconds, "check_same_thread": False})
+        engine = create_engine(
+            url, connect_args={"timeout": busy_timeout_seconds, "check_same_thread": False}
+        )
 
         @event.listens_for(engine, "connect")
         def _on_connect(connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:

@@ -60,7 +60,7 @@ class FixedSignals:
         self.reads = 0
         self.salt = "a"
 
-    def load(self, session, tenant_id, domain, *, now, contribution_bound):
+    def load(self, session, tenant_id, domain, *, now, contribution_bound, digest_key):
         self.reads += 1
         one = UserExamples(examples=(Example(prompt="p", completion="c"),))
         digest = hashlib.sha256(f"{tenant_id}{domain}{self.users}{self.salt}".encode()).hexdigest()
