@@ -77,7 +77,9 @@ class EmbeddedBroker:
         for attempt in range(START_ATTEMPTS):
             port = self._port or _free_port()
             if self._port and answers(HOST, port):
-                raise BrokerUnavailableError(f"a broker answers on port {port} already; use it or name another port")
+                raise BrokerUnavailableError(
+                    f"a broker answers on port {port} already; use it or name another port"
+                )
             with self._open_log() as log:
                 self._launch(binary, port, log)
                 if self._wait_until_ready(port):

@@ -56,6 +56,7 @@ from streams.dead_letters import DeadLetterSink
 from streams.embedded_broker import EmbeddedBroker
 from streams.settings import BrokerSettings, IngestSettings
 from streams.tenants import TenantPolicies
+from streams.worker import COLLECTOR_THRESHOLDS
 from tests.benchmarks.chaos import Kafka
 from tests.fakes.stream_records import FakeSender
 
@@ -65,8 +66,8 @@ CONTENDERS = ("ours", "ours-plain", "faust-json", "aiokafka-rows", "quix-rows")
 TOPIC = INTERACTIONS.name
 ROWS = (
     "INSERT INTO processed_events (event_digest, processed_at) VALUES (?, ?) ON CONFLICT DO NOTHING",
-    "INSERT INTO signals (event_digest, tenant_id, pseudonym, domain, period_index, rank, occurred_at, ciphertext) "
-    "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+    ("INSERT INTO signals (event_digest, tenant_id, pseudonym, domain, period_index, rank, occurred_at, ciphertext) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"),
 )
 
 
@@ -83,6 +84,8 @@ class Window:
         self.count += events
         if self._first is None:
             gc.collect()
+            gc.freeze()  # as the worker does, for every contender
+            gc.set_threshold(*COLLECTOR_THRESHOLDS)
             self._first = (self.count, time.process_time(), time.perf_counter())
         self._last = (time.process_time(), time.perf_counter())
 
@@ -185,7 +188,10 @@ def run_ours(bootstrap: str, url: str, key: str, total: int, *, plain: bool) -> 
 
     async def main() -> dict[str, float]:
         settings = BrokerSettings(
-            bootstrap=bootstrap, embedded=True, group="plain" if plain else "ours", commit_interval_seconds=0.5
+            bootstrap=bootstrap,
+            embedded=True,
+            group="plain" if plain else "ours",
+            commit_interval_seconds=0.5,
         )
         intake = Intake(TOPIC, handler, IngestSettings(batch_events=BATCH), Observer())
         app = make_app(settings, {TOPIC: intake}, max_poll_records=BATCH)
@@ -261,7 +267,9 @@ def rows_of(value: bytes, headers) -> tuple[tuple, tuple]:
 
 
 def sqlite_of(url: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(
+        url.removeprefix("sqlite:///"), isolation_level=None, check_same_thread=False
+    )
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
         connection.execute(f"PRAGMA {pragma}")
     return connection
@@ -293,7 +301,9 @@ def run_aiokafka(bootstrap: str, url: str, total: int) -> dict[str, float]:
         committed = time.monotonic()
         while not window.done:
             fetched = await consumer.getmany(timeout_ms=1000, max_records=BATCH)
-            rows = [rows_of(record.value, record.headers) for records in fetched.values() for record in records]
+            rows = [
+                rows_of(record.value, record.headers) for records in fetched.values() for record in records
+            ]
             if rows:
                 await asyncio.to_thread(insert_rows, connection, rows)
                 window.add(len(rows))
@@ -353,7 +363,9 @@ def one_contender(options: argparse.Namespace) -> dict[str, float]:
     raise SystemExit(f"no such contender: {options.contender}")
 
 
-def measured(name: str, bootstrap: str, directory: Path, key: str, options: argparse.Namespace) -> dict[str, float]:
+def measured(
+    name: str, bootstrap: str, directory: Path, key: str, options: argparse.Namespace
+) -> dict[str, float]:
     path = directory / f"{name}.sqlite3"
     for old in directory.glob(f"{name}.sqlite3*"):
         old.unlink()
@@ -367,7 +379,9 @@ def measured(name: str, bootstrap: str, directory: Path, key: str, options: argp
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kafka-libs", type=Path)
     parser.add_argument("--events", type=int, default=40_000)
     parser.add_argument("--tenants", type=int, default=10)

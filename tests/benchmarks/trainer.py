@@ -49,17 +49,52 @@ warnings.filterwarnings("ignore", message="Full backward hook is firing")
 RANK = 8
 SUFFIXES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 SHAPES = {
-    "135m": {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
-             "num_key_value_heads": 3, "head_dim": 64, "vocab_size": 49152},
-    "1b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32,
-           "num_key_value_heads": 8, "head_dim": 64, "vocab_size": 128256},
-    "8b": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
-           "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 128256},
+    "135m": {
+        "hidden_size": 576,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "head_dim": 64,
+        "vocab_size": 49152,
+    },
+    "1b": {
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 64,
+        "vocab_size": 128256,
+    },
+    "8b": {
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "vocab_size": 128256,
+    },
     # The reference's dispatch-bound case: thirty thin layers, so that time is Python and dispatcher.
-    "thin": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 30, "num_attention_heads": 4,
-             "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 256},
-    "tiny": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4,
-             "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 256},
+    "thin": {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "vocab_size": 256,
+    },
+    "tiny": {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "vocab_size": 256,
+    },
 }
 
 
@@ -86,15 +121,28 @@ def random_rows(vocabulary: int, rows: int, length: int, labels: int, seed: int 
 class Ours:
     """Our fused step for several tenants, one user per row."""
 
-    def __init__(self, model, shape, tenants, rows_each, length, labels, *, top=None, cached=False, private=True):
+    def __init__(
+        self, model, shape, tenants, rows_each, length, labels, *, top=None, cached=False, private=True
+    ):
         self.device = model.get_input_embeddings().weight.device
         decoder = FrozenDecoder(model, self.device, model.dtype)
         plan = TrainingPlan(
-            family=Family.FULL, rank=RANK, alpha=float(RANK), top_layers=top or SHAPES[shape]["num_hidden_layers"],
-            steps=10**5, sample_rate=1.0, expected_cohort=float(rows_each), clipping_norm=0.1,
-            noise_multiplier=1.0 if private else 0.0, learning_rate=1e-3, contribution_bound=1,
+            family=Family.FULL,
+            rank=RANK,
+            alpha=float(RANK),
+            top_layers=top or SHAPES[shape]["num_hidden_layers"],
+            steps=10**5,
+            sample_rate=1.0,
+            expected_cohort=float(rows_each),
+            clipping_norm=0.1,
+            noise_multiplier=1.0 if private else 0.0,
+            learning_rate=1e-3,
+            contribution_bound=1,
         )
-        jobs = [TenantJob(job_key=str(n), plan=plan, users=(), noise_key=bytes([n % 256] * 32)) for n in range(tenants)]
+        jobs = [
+            TenantJob(job_key=str(n), plan=plan, users=(), noise_key=bytes([n % 256] * 32))
+            for n in range(tenants)
+        ]
         flags = PerformanceFlags(cache_prefix=cached, tokens_per_microbatch=10**9)
         self.run = FusedRun(decoder, None, jobs, flags, lambda _p: None)
         self.parameter = torch.nn.Parameter(self.run.start.to(self.device, torch.float32))
@@ -120,7 +168,12 @@ class Peer:
         self.device = model.get_input_embeddings().weight.device
         layers = SHAPES[shape]["num_hidden_layers"]
         config = peft.LoraConfig(
-            r=RANK, lora_alpha=RANK, target_modules=SUFFIXES, lora_dropout=0.0, bias="none", task_type="CAUSAL_LM",
+            r=RANK,
+            lora_alpha=RANK,
+            target_modules=SUFFIXES,
+            lora_dropout=0.0,
+            bias="none",
+            task_type="CAUSAL_LM",
             layers_to_transform=list(range(layers - (top or layers), layers)),
         )
         self.model = peft.get_peft_model(model, config, autocast_adapter_dtype=False)
@@ -215,7 +268,10 @@ def interleave(ours, peer, repeats: int, device: torch.device) -> Pair:
     ours.step()
     peer.step()
     for _ in range(repeats):
-        for side, wall, cpu in ((ours, pair.first_wall, pair.first_cpu), (peer, pair.second_wall, pair.second_cpu)):
+        for side, wall, cpu in (
+            (ours, pair.first_wall, pair.first_cpu),
+            (peer, pair.second_wall, pair.second_cpu),
+        ):
             synchronize(device)
             began, began_cpu = time.perf_counter(), time.process_time()
             side.step()
@@ -263,38 +319,44 @@ def table(args, device, dtype) -> dict[str, object]:
 
     if on("dp_over_plain"):
         compare(
-            "dp_over_plain", 1.00,
+            "dp_over_plain",
+            1.00,
             Ours(fresh(big), big, 1, batch, length, length),
             Peer(fresh(big), big, 1, batch, length, length, mode="plain"),
         )
     if on("ghost"):
         compare(
-            "dp_over_ghost", None,
+            "dp_over_ghost",
+            None,
             Ours(fresh(big), big, 1, batch, length, length),
             Peer(fresh(big), big, 1, batch, length, length, mode="ghost"),
         )
     if on("private_over_not"):
         compare(
-            "private_over_our_non_private", None,
+            "private_over_our_non_private",
+            None,
             Ours(fresh(big), big, 1, batch, length, length),
             Ours(fresh(big), big, 1, batch, length, length, private=False),
         )
     if on("fused_over_hooks"):
         compare(
-            "fused_4_over_sequential_hooks", 0.65,
+            "fused_4_over_sequential_hooks",
+            0.65,
             Ours(fresh(big), big, 4, batch // 4, length, length),
             Peer(fresh(big), big, 4, batch // 4, length, length, mode="hooks"),
         )
     if on("levers"):
         # Completions are a quarter of a row, as in the demo's data.
         compare(
-            "all_levers_over_plain_top_layers", 0.35,
+            "all_levers_over_plain_top_layers",
+            0.35,
             Ours(fresh(big), big, 1, batch, length, length // 4, top=top, cached=True),
             Peer(fresh(big), big, 1, batch, length, length // 4, mode="plain", top=top),
         )
     if on("dispatch"):
         compare(
-            "dispatch_bound_16_fused_over_hooks", 0.05,
+            "dispatch_bound_16_fused_over_hooks",
+            0.05,
             Ours(fresh(thin), thin, 16, 2, 4, 4),
             Peer(fresh(thin), thin, 16, 2, 4, 4, mode="hooks"),
         )
@@ -305,7 +367,12 @@ def table(args, device, dtype) -> dict[str, object]:
         print(f"ops_64_tenants_over_1: {many / one:.3f} ({many} ÷ {one}; must be at most 1.05)", flush=True)
     if on("memory") and device.type == "cpu":
         ours, peer = (peak_above_model(side, big, batch, length) for side in ("ours", "plain"))
-        rows["memory_over_plain"] = {"must": 1.00, "ratio": ours / peer, "ours_bytes": ours, "plain_bytes": peer}
+        rows["memory_over_plain"] = {
+            "must": 1.00,
+            "ratio": ours / peer,
+            "ours_bytes": ours,
+            "plain_bytes": peer,
+        }
         print(f"memory_over_plain: {ours / peer:.3f} (must be at most 1.0)", flush=True)
     if on("tenants"):
         rows["tenants"] = scaling(args, device, dtype, big, length)
@@ -327,16 +394,34 @@ def scaling(args, device, dtype, shape, length) -> list[dict[str, object]]:
             times.append(time.perf_counter() - began)
         seconds = statistics.median(times)
         # One adapter is 20 steps here.
-        row = {"tenants": tenants, "step_seconds": seconds, "tokens_per_second": tenants * 2 * length / seconds,
-               "adapters_per_hour": 3600 * tenants / (20 * seconds)}
-        print(f"{tenants} tenants: {seconds:.3f} s per step, {row['tokens_per_second']:.0f} tokens/s", flush=True)
+        row = {
+            "tenants": tenants,
+            "step_seconds": seconds,
+            "tokens_per_second": tenants * 2 * length / seconds,
+            "adapters_per_hour": 3600 * tenants / (20 * seconds),
+        }
+        print(
+            f"{tenants} tenants: {seconds:.3f} s per step, {row['tokens_per_second']:.0f} tokens/s",
+            flush=True,
+        )
         out.append(row)
     return out
 
 
 def peak_above_model(side: str, shape: str, batch: int, length: int) -> int:
     """Peak resident memory of two steps above the loaded model, in a process of its own."""
-    command = [sys.executable, __file__, "--memory-of", side, "--shape", shape, "--rows", str(batch), "--length", str(length)]
+    command = [
+        sys.executable,
+        __file__,
+        "--memory-of",
+        side,
+        "--shape",
+        shape,
+        "--rows",
+        str(batch),
+        "--length",
+        str(length),
+    ]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
@@ -346,8 +431,10 @@ def report_memory(args) -> None:
 
     device = torch.device("cpu")
     model = random_model(args.shape, device, torch.float32)
-    kind = Ours(model, args.shape, 1, args.rows, args.length, args.length) if args.memory_of == "ours" else Peer(
-        model, args.shape, 1, args.rows, args.length, args.length, mode="plain"
+    kind = (
+        Ours(model, args.shape, 1, args.rows, args.length, args.length)
+        if args.memory_of == "ours"
+        else Peer(model, args.shape, 1, args.rows, args.length, args.length, mode="plain")
     )
     page = os.sysconf("SC_PAGESIZE")
     peak = loaded = resident(page)
@@ -390,7 +477,12 @@ def h200(args, device, dtype) -> dict[str, object]:
         synchronize(device)
         seconds = (time.perf_counter() - began) / count
         speed = tenants * rows * length / seconds
-        row = {"must_tokens_per_second": must, "tenants": tenants, "step_seconds": seconds, "tokens_per_second": speed}
+        row = {
+            "must_tokens_per_second": must,
+            "tenants": tenants,
+            "step_seconds": seconds,
+            "tokens_per_second": speed,
+        }
         if device.type == "cuda":
             row["peak_bytes"] = torch.cuda.max_memory_allocated(device)
             torch.cuda.reset_peak_memory_stats(device)
@@ -426,7 +518,9 @@ def machine(device: torch.device) -> dict[str, object]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", type=Path)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--suite", choices=("table", "h200", "smoke"), default="table")
