@@ -66,8 +66,10 @@ CONTENDERS = ("ours", "ours-plain", "faust-json", "aiokafka-rows", "quix-rows")
 TOPIC = INTERACTIONS.name
 ROWS = (
     "INSERT INTO processed_events (event_digest, processed_at) VALUES (?, ?) ON CONFLICT DO NOTHING",
-    ("INSERT INTO signals (event_digest, tenant_id, pseudonym, domain, period_index, rank, occurred_at, ciphertext) "
-    "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"),
+    (
+        "INSERT INTO signals (event_digest, tenant_id, pseudonym, domain, period_index, rank, occurred_at, ciphertext) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+    ),
 )
 
 
