@@ -372,6 +372,16 @@ def test_a_crash_before_any_statement_of_any_verb_changes_nothing(engine, ledger
     assert findings(engine) == []
 
 
+def test_admission_costs_the_same_after_many_releases(engine, ledger):
+    """As many statements, each with as many rows read, after one release as after many."""
+    reserve(engine, ledger, "opens the accounts")
+    first = statements_of(engine, lambda: reserve(engine, ledger, "early"))
+    small = (Gaussian(sensitivity=1.0, standard_deviation=900.0, purpose=Purpose.KPI),)
+    for number in range(40):
+        reserve(engine, ledger, f"kpi-{number}", mechanisms=small)
+    assert statements_of(engine, lambda: reserve(engine, ledger, "late", mechanisms=small)) == first <= 10
+
+
 def test_an_answer_lost_after_the_commit_is_repeated_without_a_second_charge(engine, ledger):
     """The connection breaks after the database committed: the caller asks again, uncharged."""
     held = {reserve(engine, ledger, "round-1").reservation_id for _ in range(2)}
