@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy import delete, update
 
-from privacy.storage.bulk import insert_rows, lookup_rows, moment
+from privacy.storage.bulk import insert_rows, lookup_rows, moment_writer
 from streams.storage.tables import ProcessedEventRow
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def decide(
         known: digests that have a row (of an earlier refusal), which is changed instead.
         now: the clock.
     """
-    at = moment(session, now)
+    at = moment_writer(session)(now)
     rows = [(digest, at, *fate) for digest, fate in decided.items() if digest not in known]
     insert_rows(session, _TABLE.name, _COLUMNS, rows)
     for digest in decided.keys() & known:

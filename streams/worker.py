@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,7 @@ log = structlog.get_logger(__name__)
 
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 10.0
+COLLECTOR_THRESHOLDS = (20_000, 20, 50)  # a batch makes tens of thousands of objects, none in a cycle
 
 
 class Worker:
@@ -92,6 +94,10 @@ class Worker:
             if starting.done():
                 starting.result()
                 log.info("worker_ready")
+                # What lives now lives for good: the collector need not look at it again and again.
+                gc.collect()
+                gc.freeze()
+                gc.set_threshold(*COLLECTOR_THRESHOLDS)
                 crash = asyncio.create_task(_crashed(app), name="faust")
                 tasks.extend((crash, asyncio.create_task(self.liveness.run(app), name="liveness")))
                 await asyncio.wait({stop, *tasks}, return_when=asyncio.FIRST_COMPLETED)

@@ -22,7 +22,7 @@ from privacy.contribution import Contribution, reduce
 from privacy.errors import PolicyError
 from privacy.policy import Purpose
 from privacy.services import consents, policies
-from privacy.storage.bulk import insert_rows, moment
+from privacy.storage.bulk import insert_rows, moment_writer
 from privacy.storage.subjects import wanted
 from privacy.storage.types import UtcDateTime
 
@@ -139,7 +139,8 @@ def apply_bound(
 
 def insert_signals(session: Session, signals: Sequence[StoredSignal]) -> None:
     """Insert ``signals`` with one call."""
-    rows = [(*signal[:6], moment(session, signal.occurred_at), signal.ciphertext) for signal in signals]
+    moment = moment_writer(session)
+    rows = [(*signal[:6], moment(signal.occurred_at), signal.ciphertext) for signal in signals]
     insert_rows(session, _TABLE.name, StoredSignal._fields, rows)
 
 

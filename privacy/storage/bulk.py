@@ -10,7 +10,7 @@ from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from datetime import datetime
 
     from sqlmodel import Session
@@ -21,7 +21,7 @@ KEYS_PER_STATEMENT = 500
 def insert_rows(
     session: Session, table: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]
 ) -> None:
-    """Insert ``rows`` (values in the order of ``columns``, moments through ``moment``)."""
+    """Insert ``rows`` (values in the order of ``columns``, moments through ``moment_writer``)."""
     if not rows:
         return
     connection = session.connection()
@@ -54,9 +54,16 @@ def lookup_rows(
     return rows
 
 
-def moment(session: Session, at: datetime) -> Any:
-    """Return ``at`` as the driver stores it, in the form that ``UtcDateTime`` columns have."""
-    at = at.astimezone(UTC)
+def moment_writer(session: Session) -> Callable[[datetime], Any]:
+    """Return what turns an aware instant into the form that the driver stores in ``UtcDateTime`` columns."""
     if session.get_bind().dialect.name == "postgresql":
-        return at
-    return at.replace(tzinfo=None).isoformat(" ", "microseconds")
+        return _same
+    return _sqlite_text
+
+
+def _same(at: datetime) -> datetime:
+    return at
+
+
+def _sqlite_text(at: datetime) -> str:
+    return at.astimezone(UTC).isoformat(" ", "microseconds")[:26]

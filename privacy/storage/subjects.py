@@ -7,9 +7,9 @@ each pair up by its primary key.
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, NamedTuple
 
+import orjson
 from sqlalchemy import String, bindparam, text
 
 if TYPE_CHECKING:
@@ -36,6 +36,6 @@ _WANTED = {
 def wanted(session: Session, subjects: Iterable[tuple[str, str]]) -> Subquery:
     """Return a subquery ``wanted(tenant_id, pseudonym)`` that holds ``subjects`` once each, to join with."""
     statement = text(_WANTED[session.get_bind().dialect.name]).bindparams(
-        bindparam("subjects", json.dumps([tuple(subject) for subject in subjects]), String)
+        bindparam("subjects", orjson.dumps([[*subject] for subject in subjects]).decode(), String)
     )
     return statement.columns(tenant_id=String, pseudonym=String).subquery("wanted")

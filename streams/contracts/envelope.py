@@ -26,6 +26,9 @@ DEFAULT_MAX_EVENT_BYTES = 65_536
 
 MAX_ATTRIBUTE_CHARACTERS = 256
 
+_JSON = JSON_CONTENT_TYPE.encode()
+_OPTIONAL_HEADERS = ("ce_time", "ce_subject", "ce_dataschema", "traceparent", "tracestate", "ce_sequence")
+
 RawHeaders: TypeAlias = Mapping[str, bytes] | Iterable[tuple[str, bytes]] | None
 
 
@@ -134,12 +137,13 @@ def read_envelope(headers: RawHeaders, value: bytes) -> tuple[Envelope, bytes] |
         value: record value.
     """
     found: Mapping[str, bytes] = headers if isinstance(headers, Mapping) else dict(headers or ())
-    content_type = found.get("content-type")
-    if content_type is not None and content_type.startswith(b"application/"):
+    content_type = found.get("content-type", _JSON)
+    if content_type != _JSON and content_type is not None and content_type.startswith(b"application/"):
         if content_type.startswith(STRUCTURED_CONTENT_TYPE.encode()):
             return _read_structured(value)
-        if not content_type.startswith(JSON_CONTENT_TYPE.encode()):
+        if not content_type.startswith(_JSON):
             return _bad("content-type: must be application/json")
+    get = found.get
     try:
         if found["ce_specversion"] != b"1.0":
             return _bad("ce_specversion: must be 1.0")
@@ -147,23 +151,19 @@ def read_envelope(headers: RawHeaders, value: bytes) -> tuple[Envelope, bytes] |
             found["ce_id"].decode(),
             found["ce_source"].decode(),
             found["ce_type"].decode(),
-            _text(found, "ce_time"),
-            _text(found, "ce_subject"),
-            _text(found, "ce_dataschema"),
-            _text(found, "traceparent"),
-            _text(found, "tracestate"),
-            _text(found, "ce_sequence"),
+            *[None if (text := get(name)) is None else text.decode() for name in _OPTIONAL_HEADERS],
         )
     except KeyError as missing:
         return _bad(f"{missing.args[0]}: is missing")
     except (UnicodeDecodeError, AttributeError):
         return _bad("a header is not UTF-8 text")
-    return _bad_lengths(envelope) or (envelope, value)
+    fits = envelope.id and envelope.source and envelope.type and _all_short(found)
+    return (None if fits else _bad_lengths(envelope)) or (envelope, value)
 
 
-def _text(found: Mapping[str, bytes], name: str) -> str | None:
-    value = found.get(name)
-    return None if value is None else value.decode()
+def _all_short(found: Mapping[str, bytes]) -> bool:
+    """Say whether no header can be too long: the common case, decided without looking at each."""
+    return max(map(len, found.values())) <= MAX_ATTRIBUTE_CHARACTERS
 
 
 def _bad(detail: str) -> Invalid:
