@@ -38,6 +38,7 @@ class DemoEnvironment:
         return {
             **kept,
             "PYTHONPATH": os.pathsep.join(filter(None, (str(_root()), kept.get("PYTHONPATH", "")))),
+            "HF_HUB_OFFLINE": "1",  # everything is on this machine; nothing is to ask a hub
             "DISCREET_STATE": str(self.state),
             "DISCREET_MASTER_KEY": self.master_key,
             "DISCREET_BROKER__BOOTSTRAP": self.broker,
