@@ -1,8 +1,9 @@
 """The fate of each event, by the digest of (source, id), decided once and in the transaction of its effect.
 
-An event had its *effect*, or it was *refused* at one place in its topic (a dead letter names the same place). The row
-is unique, so two workers that hold the same record, one of them back from a long pause, cannot give it two fates. A
-refused event that comes again from another place, as a replay does, is judged anew.
+An event had its *effect*, or it was *refused* at one place in its topic (a dead letter names the same
+place). The row is unique, so two workers that hold the same record, one of them back from a long pause,
+cannot give it two fates, and a copy that was published again shares the fate of the first. Only a replay,
+which names the refusal it answers, is judged anew.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ _TABLE: Table = ProcessedEventRow.__table__  # type: ignore[attr-defined]  # SQL
 _COLUMNS = ("event_digest", "processed_at", "refused_origin", "refusal")
 
 
+REPLAY_HEADER = "discreet_replayed_from"
+"""Header of a replayed record: the place where it was refused."""
+
+
 class Fate(NamedTuple):
     """What became of an event; without an origin it had its effect.
 
@@ -47,6 +52,13 @@ def origin(record: SourceRecord) -> str:
     return f"{record.topic}/{record.partition}/{record.offset}"
 
 
+def reopened(record: SourceRecord, fate: Fate) -> bool:
+    """Say whether ``record`` is a replay of the refusal that ``fate`` tells of."""
+    if fate.refused_origin is None:
+        return False
+    return dict(record.headers).get(REPLAY_HEADER) == fate.refused_origin.encode()
+
+
 def fates(session: Session, digests: Sequence[bytes]) -> Mapping[bytes, Fate]:
     """Return what became of those of the events that have a fate."""
     rows = lookup_rows(session, _TABLE.name, "event_digest", digests, _COLUMNS[2:])
@@ -61,8 +73,8 @@ def decide(
 ) -> None:
     """Write the fates that were decided.
 
-    A digest that another transaction writes at the same moment makes this one fail as a whole; tried again, it
-    sees the other's row.
+    A digest that another transaction writes at the same moment makes this one fail as a whole; tried again,
+    it sees the other's row.
 
     Args:
         session: inside the effects' transaction.

@@ -21,7 +21,7 @@ from streams.contracts.topics import ADAPTER_STATE, TOPICS
 from streams.dead_letters import OutgoingRecord, RecordSender
 from streams.storage.outbox_rows import SOURCE, add_record
 from streams.storage.tables import OutboxRow
-from streams.tracing import current_traceparent
+from streams.tracing import traceparent_of
 from streams.translate import adapter_event, adapter_state, wire_kind
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class OutboxAdapterEvents:
 
     def append(self, session: Session, event: AdapterLifecycleEvent) -> None:
         """Add the event and, where it changes the desired state, the new state (or a tombstone)."""
-        trace = current_traceparent()
+        trace = traceparent_of(event.round_id)
         happened = new_envelope(
             event_id=event.event_id,
             source=SOURCE,

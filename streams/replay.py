@@ -12,6 +12,7 @@ from streams.broker import KafkaSender, open_consumer
 from streams.contracts.dead_letter import DeadLetter, original_headers
 from streams.contracts.topics import DEAD_LETTERS
 from streams.dead_letters import OutgoingRecord
+from streams.dedup import REPLAY_HEADER
 from streams.errors import BrokerUnavailableError
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class Letter(NamedTuple):
     letter: DeadLetter | None
     partition: int
     offset: int
-    original: OutgoingRecord
+    original: OutgoingRecord | None
 
 
 def letters(settings: BrokerSettings, *, unreplayed: bool = False) -> Iterator[Letter]:
@@ -105,7 +106,7 @@ def _send_back(
     if dry_run or not batch:
         return
     if chosen:
-        sender.send_all([entry.original for entry in chosen])
+        sender.send_all([entry.original for entry in chosen if entry.original is not None])
     consumer.commit(_positions(batch))
 
 
@@ -152,6 +153,10 @@ def _read(record: Any) -> Letter:
         letter = DeadLetter.from_headers(record.headers)
     except ValueError:
         letter = None
-    topic = DEAD_LETTERS.name if letter is None else letter.topic
-    original = OutgoingRecord(topic, record.key, record.value, original_headers(record.headers))
+    if letter is None:
+        return Letter(None, record.partition, record.offset, None)
+    headers = [pair for pair in original_headers(record.headers) if pair[0] != REPLAY_HEADER]
+    place = f"{letter.topic}/{letter.partition}/{letter.offset}"
+    headers.append((REPLAY_HEADER, place.encode()))
+    original = OutgoingRecord(letter.topic, record.key, record.value, headers)
     return Letter(letter, record.partition, record.offset, original)

@@ -9,11 +9,17 @@ trained on.
 from __future__ import annotations
 
 import hashlib
+import os
 from contextlib import contextmanager
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
 from opentelemetry import propagate, trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, TraceFlags
+
+from streams.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -61,6 +67,35 @@ def round_context(round_id: str) -> SpanContext:
         is_remote=True,
         trace_flags=TraceFlags(TraceFlags.SAMPLED),
     )
+
+
+def traceparent_of(round_id: str | None) -> str | None:
+    """Return the ``traceparent`` of the current span, else that of the round's trace, if there is a round."""
+    current = current_traceparent()
+    if current is not None or round_id is None:
+        return current
+    context = round_context(round_id)
+    return f"00-{trace.format_trace_id(context.trace_id)}-{trace.format_span_id(context.span_id)}-01"
+
+
+def configure() -> None:
+    """Export spans when ``OTEL_TRACES_EXPORTER`` names exporters that are installed (``console``, ``otlp``, …).
+
+    Raises:
+        SettingsError: an exporter of that name is not installed.
+    """
+    names = [name for name in os.environ.get("OTEL_TRACES_EXPORTER", "none").split(",") if name != "none"]
+    if not names:
+        return
+    provider = TracerProvider()
+    for name in names:
+        found = entry_points(group="opentelemetry_traces_exporter", name=name)
+        if not found:
+            raise SettingsError(
+                f"OTEL_TRACES_EXPORTER names {name!r}, which is not installed; install it or set it to none"
+            )
+        provider.add_span_processor(BatchSpanProcessor(next(iter(found)).load()()))
+    trace.set_tracer_provider(provider)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from streams.contracts.codec import Decoded
 from streams.contracts.dead_letter import DeadLetterReason
 from streams.contracts.envelope import Invalid
 from streams.dead_letters import DeadLetterSink, Refusal
-from streams.dedup import EFFECT, Fate, decide, fates, origin
+from streams.dedup import EFFECT, Fate, decide, fates, origin, reopened
 from streams.tracing import ingest_span
 
 if TYPE_CHECKING:
@@ -153,8 +153,7 @@ class BatchHandler(abc.ABC, Generic[Data]):
         for work in works:
             digest = work.parsed.digest
             fate = known.get(digest)
-            settled = fate is not None and fate.refused_origin in (None, origin(work.record))
-            if settled or digest in fresh:
+            if digest in fresh or (fate is not None and not reopened(work.record, fate)):
                 decision.duplicates += 1
             else:
                 fresh[digest] = work

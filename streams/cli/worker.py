@@ -11,12 +11,13 @@ def command() -> None:
     """
     import asyncio
 
-    from streams import bootstrap, logs
+    from streams import bootstrap, logs, tracing
     from streams.settings import load_settings
     from streams.worker import run_worker
 
     settings = load_settings()
     logs.configure(settings.log)
+    tracing.configure()
     services = bootstrap.build(settings)
     try:
         asyncio.run(run_worker(services))

@@ -1,6 +1,7 @@
 """Interactions to signals on both databases: admitted, bounded, sealed, deduplicated, or refused with a letter."""
 
 import random
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -116,9 +117,12 @@ def test_an_interaction_waits_for_its_consent_and_is_refused_when_the_wait_is_ov
     assert over.dead_letters == 1
     assert world.sender.reasons == ["consent_missing"]
     world.take(world.consents, consent())
-    replayed = interaction(offset=77)
-    assert world.take(world.interactions, replayed).effects == 1  # a replay is not a duplicate
-    assert world.take(world.interactions, interaction(offset=78)).duplicates == 1
+    copy = interaction(offset=77)
+    assert world.take(world.interactions, copy).duplicates == 1  # one event, one fate
+    refused_at = ("discreet_replayed_from", b"discreet.interactions.v1/0/0")
+    replayed = replace(copy, headers=(*copy.headers, refused_at), offset=78)
+    assert world.take(world.interactions, replayed).effects == 1
+    assert world.take(world.interactions, replace(replayed, offset=79)).duplicates == 1
 
 
 @pytest.mark.parametrize(
