@@ -17,15 +17,16 @@ from streams.dedup import REPLAY_HEADER
 from streams.errors import BrokerUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from kafka import KafkaConsumer
 
     from streams.settings import BrokerSettings
 
 REPLAY_GROUP = "discreet-dlq-replay"
-POLL_MILLISECONDS = 1_000
-IDLE_POLLS = 2  # this often in a row nothing new: the end
+POLL_MILLISECONDS = 300
+IDLE_POLLS = 2  # nothing new this often in a row, and not behind: the end
+MOST_IDLE_POLLS = 100  # a topic may end in offsets that hold no record
 BATCH = 500
 
 
@@ -134,12 +135,13 @@ def _letters(consumer: KafkaConsumer, *, unreplayed: bool) -> Iterator[Letter]:
     consumer.assign(partitions)
     if not unreplayed:
         consumer.seek_to_beginning(*partitions)
-    # End offsets are not asked for: the embedded broker counts batches in them. What was written after we began
-    # is left for the next time, so a topic that keeps growing does not keep us.
+    # The embedded broker counts batches in its end offsets, so reaching them is necessary and not enough. What was
+    # written after we began is left for the next time, so a topic that keeps growing does not keep us.
+    ends = consumer.end_offsets(partitions)
     began = int(time.time() * 1000)
     seen: set[tuple[str, int, int]] = set()
     idle = 0
-    while idle < IDLE_POLLS:
+    while idle < IDLE_POLLS or (idle < MOST_IDLE_POLLS and _behind(consumer, ends)):
         polled = [record for records in consumer.poll(POLL_MILLISECONDS).values() for record in records]
         old = [record for record in polled if record.timestamp <= began]
         idle = 0 if old else idle + 1
@@ -151,6 +153,10 @@ def _letters(consumer: KafkaConsumer, *, unreplayed: bool) -> Iterator[Letter]:
                     found = found._replace(letter=None, original=None)  # still moves the position
                 seen.add(origin)
             yield found
+
+
+def _behind(consumer: KafkaConsumer, ends: Mapping[TopicPartition, int]) -> bool:
+    return any(consumer.position(partition) < end for partition, end in ends.items())
 
 
 def _read(record: Any) -> Letter:
