@@ -12,7 +12,7 @@ from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaError, RetriableError, TopicAlreadyExistsError
 
-from streams.contracts.topics import TOPICS, Role, Topic
+from streams.contracts.topics import TOPICS, Topic
 from streams.errors import BrokerUnavailableError, TopicMismatchError
 
 UNKNOWN_TOPIC = 3  # Kafka's error code UNKNOWN_TOPIC_OR_PARTITION
@@ -218,28 +218,6 @@ def require_topics(admin: KafkaAdminClient, topics: Sequence[Topic] = TOPICS) ->
         raise TopicMismatchError(
             f"{errors[0].sentence()}; run discreet topics create, or discreet topics check"
         )
-
-
-def access_rules(topic: Topic, principals: Mapping[Role, str], *, group: str) -> list[str]:
-    """Return the access rules that a topic needs, as arguments of Kafka's own ``kafka-acls`` tool.
-
-    Args:
-        topic: the contract.
-        principals: who plays each role, such as ``{Role.WORKER: "User:discreet"}``; others get no rule.
-        group: consumer group of the workers.
-    """
-    rules = []
-    for operations, roles in (
-        (("Write", "Describe"), topic.writers),
-        (("Read", "Describe"), topic.readers),
-    ):
-        for role in roles:
-            if role in principals:
-                flags = " ".join(f"--operation {operation}" for operation in operations)
-                rules.append(f"--add --allow-principal {principals[role]} {flags} --topic {topic.name}")
-    if Role.WORKER in topic.readers and Role.WORKER in principals:
-        rules.append(f"--add --allow-principal {principals[Role.WORKER]} --operation Read --group {group}")
-    return rules
 
 
 def _exists(described: Mapping[str, Any] | None) -> bool:

@@ -63,20 +63,11 @@ def create(
 @app.command()
 def check(*, bootstrap: Bootstrap = "", replication: Replication = 1, as_json: AsJson = False) -> None:
     """Compare the topics with the contract; exit status 3 when events could be lost or kept too long."""
-    from streams.topics import Severity, check_topics
+    from streams.topics import check_topics
 
     with _admin(bootstrap) as admin:
         findings = check_topics(admin, replication=replication)
-    failed = any(each.severity is Severity.ERROR for each in findings)
-    if as_json:
-        typer.echo(json.dumps({"ok": not failed, "findings": [_document(each) for each in findings]}))
-    else:
-        for each in findings:
-            typer.echo(f"{each.severity.value:8}  {each.sentence()}")
-        if not findings:
-            typer.echo("Every topic is as the contract says.")
-    if failed:
-        raise typer.Exit(3)
+    _report(findings, "Every topic is as the contract says.", as_json=as_json)
 
 
 @app.command()
@@ -131,12 +122,17 @@ def access(
     worker: Annotated[str, typer.Option(help="Principal of workers and trainers.")] = "User:discreet",
     serving: Annotated[str, typer.Option(help="Principal of the serving systems.")] = "User:serving",
     operator: Annotated[str, typer.Option(help="Principal of operators.")] = "User:operator",
+    check: Annotated[
+        bool, typer.Option("--check", help="Compare the broker's rules; exit 3 when one is missing.")
+    ] = False,
+    apply: Annotated[bool, typer.Option("--apply", help="Add the rules that the broker lacks.")] = False,
+    bootstrap: Bootstrap = "",
     as_json: AsJson = False,
 ) -> None:
-    """Print the access rules that the topics need, as arguments for Kafka's kafka-acls tool."""
-    from streams.contracts.topics import TOPICS, Role
+    """Print the access rules that the topics need (for Kafka's kafka-acls tool), check them or add them."""
+    from streams.contracts.topics import Role
     from streams.settings import load_settings
-    from streams.topics import access_rules
+    from streams.topic_access import apply_access, check_access, rules_for
 
     principals = {
         Role.PRODUCT: product,
@@ -144,10 +140,32 @@ def access(
         Role.SERVING: serving,
         Role.OPERATOR: operator,
     }
-    group = load_settings().broker.group
-    rules = [rule for topic in TOPICS for rule in access_rules(topic, principals, group=group)]
-    unique = list(dict.fromkeys(rules))
-    typer.echo(json.dumps(unique) if as_json else "\n".join(unique))
+    rules = rules_for(principals, group=load_settings().broker.group)
+    if apply:
+        with _admin(bootstrap) as admin:
+            added = [rule.arguments() for rule in apply_access(admin, rules)]
+        typer.echo(json.dumps({"added": added}) if as_json else f"{len(added)} rules were added.")
+    elif check:
+        with _admin(bootstrap) as admin:
+            findings = check_access(admin, rules)
+        _report(findings, "Every role may do what it needs, and nobody else.", as_json=as_json)
+    else:
+        lines = [rule.arguments() for rule in rules]
+        typer.echo(json.dumps(lines) if as_json else "\n".join(lines))
+
+
+def _report(findings: list[Finding], all_well: str, *, as_json: bool) -> None:
+    """Write the findings; leave with exit status 3 when one is an error."""
+    failed = any(each.severity.value == "error" for each in findings)
+    if as_json:
+        typer.echo(json.dumps({"ok": not failed, "findings": [_document(each) for each in findings]}))
+    else:
+        for each in findings:
+            typer.echo(f"{each.severity.value:8}  {each.sentence()}")
+        if not findings:
+            typer.echo(all_well)
+    if failed:
+        raise typer.Exit(3)
 
 
 def _document(finding: Finding) -> dict[str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
-from kafka.errors import KafkaError, KafkaTimeoutError, RetriableError
+from kafka.errors import AuthorizationError, KafkaError, KafkaTimeoutError, RetriableError
 from kafka.net.compat import KafkaNetClient
 from kafka.net.sasl.oauth import AbstractTokenProvider
 
@@ -218,7 +218,12 @@ class KafkaSource:
             if not self._assigned:
                 time.sleep(min(timeout_seconds, 0.2))
                 return ()
-        polled = self._consumer.poll(int(timeout_seconds * 1000))
+        try:
+            polled = self._consumer.poll(int(timeout_seconds * 1000))
+        except AuthorizationError as error:
+            raise BrokerUnreachableError(
+                f"the broker does not let us read {self._topic}; ask for the right to read it"
+            ) from error
         return [
             StoredRecord(record.partition, record.offset, record.key, record.value, record.headers)
             for records in polled.values()

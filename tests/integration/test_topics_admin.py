@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import os
+import time
 import uuid
 from dataclasses import replace
 
 import pytest
 from kafka.admin import ConfigResource, ConfigResourceType
 
-from streams import topics
+from streams import topic_access, topics
 from streams.cli.main import main
-from streams.contracts.topics import CONSENT, INTERACTIONS, TOPICS
+from streams.client import BrokerUnreachableError, KafkaBroker, Security
+from streams.contracts.codec import Record
+from streams.contracts.topics import CONSENT, INTERACTIONS, TOPICS, Role
 from streams.embedded_broker import EmbeddedBroker
 from streams.errors import TopicMismatchError
 
@@ -77,3 +82,56 @@ def test_the_command_creates_checks_and_describes(capsys, monkeypatch):
         assert main(["topics", "describe", "--json"]) == 0
         rows = {row["topic"]: row for row in json.loads(capsys.readouterr().out)}
         assert rows[INTERACTIONS.name]["partitions"] == INTERACTIONS.partitions
+
+
+if "DISCREET_TEST_KAFKA_OAUTH" in os.environ:
+    # The plain listener is the administrator's; the other one lets in whom the token names.
+    PLAIN, WITH_LOGIN = os.environ["DISCREET_TEST_KAFKA"], os.environ["DISCREET_TEST_KAFKA_OAUTH"]
+
+    def access_token(subject):
+        now = int(time.time())
+        parts = ({"alg": "none"}, {"sub": subject, "iat": now - 5, "exp": now + 600})
+        return "".join(
+            base64.urlsafe_b64encode(json.dumps(p).encode()).decode().rstrip("=") + "." for p in parts
+        )
+
+    def login(subject):
+        security = Security(mechanism="OAUTHBEARER", token=lambda: access_token(subject))
+        return KafkaBroker(bootstrap=WITH_LOGIN, security=security, connect_seconds=5, delivery_seconds=5)
+
+    def test_access_rules_are_added_and_enforced(wanted, caplog):
+        caplog.set_level("CRITICAL", logger="kafka")  # records of the log would keep connections
+        interactions = next(topic for topic in wanted if topic.name.endswith(INTERACTIONS.name))
+        rules = topic_access.rules_for(
+            {Role.PRODUCT: "User:product", Role.WORKER: "User:worker"}, group="g", topics=wanted
+        )
+        with topics.open_admin({"bootstrap_servers": PLAIN}) as admin:
+            topics.create_topics(admin, topics=wanted)
+            assert {each.found for each in topic_access.check_access(admin, rules, wanted)} == {"not allowed"}
+            assert set(topic_access.apply_access(admin, rules)) <= set(rules)
+            assert topic_access.check_access(admin, rules, wanted) == []
+        record = Record(interactions.name, b"k", b"v", [])
+        outcomes = []
+        sink = login("product").open_sink()
+        sink.send(record, outcomes.append)
+        sink.flush(10)
+        sink.close(10)
+        assert outcomes == [None]
+        reader = login("product").open_source(interactions.name)
+        with pytest.raises(BrokerUnreachableError, match="does not let us read"):
+            for _ in range(20):
+                reader.poll(0.5)
+        reader.close()
+        reader = login("worker").open_source(interactions.name)
+        assert [each.value for _ in range(10) for each in reader.poll(0.2)] == [b"v"]
+        reader.close()
+
+    def test_the_command_checks_and_adds_access_rules(capsys):
+        unique = f"User:product-{uuid.uuid4().hex[:8]}"
+        arguments = ["topics", "access", "--bootstrap", PLAIN, "--product", unique]
+        assert main([*arguments, "--check"]) == 3
+        assert f"Write of {unique} is not allowed" in capsys.readouterr().out
+        assert main([*arguments, "--apply"]) == 0
+        capsys.readouterr()
+        assert main([*arguments, "--check", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["ok"] is True

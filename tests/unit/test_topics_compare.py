@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from streams.cli.main import main
-from streams.contracts.topics import ADAPTERS, CONSENT, DEAD_LETTERS, INTERACTIONS, TOPICS, Cleanup, Role
-from streams.topics import Severity, TopicState, access_rules, compare
+from streams.contracts.topics import ADAPTERS, CONSENT, DEAD_LETTERS, INTERACTIONS, TOPICS, Cleanup
+from streams.topics import Severity, TopicState, compare
 
 
 def good(topic, replication=1):
@@ -81,26 +81,6 @@ def test_the_contract_keeps_personal_data_no_longer_than_needed():
             assert topic.retention_seconds <= 30 * 86_400
         if topic.cleanup is Cleanup.COMPACT:
             assert "max.compaction.lag.ms" in topic.configs()
-
-
-def test_access_rules_follow_the_roles():
-    everyone = {role: f"User:{role.value}" for role in Role}
-    rules = [rule for topic in TOPICS for rule in access_rules(topic, everyone, group="g")]
-
-    def may(role, operation, topic):
-        wanted = (f"--allow-principal User:{role} ", f"--operation {operation}", f"--topic {topic.name}")
-        return any(all(part in f"{rule} " for part in wanted) for rule in rules)
-
-    assert may("product", "Write", INTERACTIONS)
-    assert not may("product", "Read", INTERACTIONS)
-    assert not may("serving", "Read", INTERACTIONS)
-    assert may("serving", "Read", ADAPTERS)
-    assert not may("serving", "Write", ADAPTERS)
-    assert may("worker", "Write", DEAD_LETTERS)
-    assert any("--group g" in rule and "User:worker" in rule for rule in rules)
-    assert access_rules(ADAPTERS, {Role.SERVING: "User:s"}, group="g") == [
-        "--add --allow-principal User:s --operation Read --operation Describe --topic discreet.adapters.v1"
-    ]
 
 
 def test_the_contract_can_be_shown_without_a_broker(capsys):
