@@ -1,0 +1,55 @@
+"""The benchmark's rows that do not depend on the machine, and its GPU suite at a tiny size."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    path = Path(__file__).parents[1] / "benchmarks" / "trainer.py"
+    spec = importlib.util.spec_from_file_location("trainer_benchmark", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def ours(benchmark, tenants, rows_each):
+    model = benchmark.random_model("tiny", CPU, torch.float32)
+    return benchmark.Ours(model, "tiny", tenants, rows_each, 4, 4)
+
+
+def test_operations_per_step_do_not_depend_on_the_number_of_tenants(benchmark):
+    one = benchmark.dispatched_ops(ours(benchmark, 1, 64))
+    many = benchmark.dispatched_ops(ours(benchmark, 64, 1))
+    assert many <= 1.05 * one
+
+
+def test_fused_step_dispatches_a_small_part_of_sequential_hooks(benchmark):
+    tenants = 8
+    peer = benchmark.Peer(
+        benchmark.random_model("tiny", CPU, torch.float32), "tiny", tenants, 2, 4, 4, mode="hooks"
+    )
+    assert benchmark.dispatched_ops(ours(benchmark, tenants, 2)) < 0.1 * benchmark.dispatched_ops(peer)
+
+
+def test_gpu_suite_runs_on_a_processor_at_a_tiny_size(benchmark):
+    args = argparse.Namespace(tiny=True)
+    row = benchmark.h200(args, CPU, torch.float32)["tiny"]
+    assert row["tokens_per_second"] > 0
+    assert row["adapters_per_hour_over_sequential_hooks"] > 0
+
+
+def test_both_sides_train_on_the_same_rows(benchmark):
+    left = benchmark.random_rows(256, 4, 8, 3)
+    assert left == benchmark.random_rows(256, 4, 8, 3)
+    assert [(row.length, row.labels) for row in left] == [(8, 3)] * 4
