@@ -165,7 +165,9 @@ def prepare_database(path: Path, key: str, tenants: int, users: int) -> str:
     return url
 
 
-def run_ours(bootstrap: str, url: str, key: str, total: int, *, plain: bool) -> dict[str, float]:
+def run_ours(
+    bootstrap: str, url: str, key: str, total: int, *, plain: bool, on_batch=None
+) -> dict[str, float]:
     engine, keyring = open_engine(url), Keyring(key)
     handler = InteractionHandler(
         engine=engine,
@@ -177,13 +179,13 @@ def run_ours(bootstrap: str, url: str, key: str, total: int, *, plain: bool) -> 
         max_event_bytes=65_536,
     )
     window = Window(total)
-    latencies: list[float] = []
 
     class Observer:
         def batch_done(self, _topic, works, outcome, _seconds):
             assert outcome.effects == len(works), outcome
             window.add(len(works))
-            latencies.append(time.time() - works[0].record.timestamp / 1000)
+            if on_batch is not None:
+                on_batch(works)
 
         def retrying(self, _topic):
             raise AssertionError("nothing should fail here")

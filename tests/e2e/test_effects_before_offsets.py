@@ -1,6 +1,8 @@
 """On a real broker: an exception while processing loses a batch under stock Faust, and never under ours."""
 
 import asyncio
+import os
+import secrets
 
 import faust
 import pytest
@@ -15,10 +17,22 @@ EVENTS = 20
 DEADLINE_SECONDS = 60
 
 
-@pytest.fixture(scope="module")
-def broker():
+KAFKA = os.environ.get("DISCREET_TEST_KAFKA", "")
+
+
+@pytest.fixture(scope="module", params=["embedded", *(["kafka"] if KAFKA else [])])
+def broker(request):
+    if request.param == "kafka":
+        yield KAFKA
+        return
     with EmbeddedBroker() as running:
         yield running.bootstrap
+
+
+@pytest.fixture
+def name():
+    """A topic and a group of the test's own."""
+    return f"effects-{secrets.token_hex(6)}"
 
 
 def topic_with_events(bootstrap, name):
@@ -49,14 +63,14 @@ async def run_until(app, done):
         await app.stop()
 
 
-def test_stock_faust_commits_what_raised(broker):
-    topic_with_events(broker, "stock")
+def test_stock_faust_commits_what_raised(broker, name):
+    topic_with_events(broker, name)
     effects = []
     failures = [b"3", b"4"]
 
     async def main():
         app = faust.App(
-            "stock-group",
+            name,
             broker=f"kafka://{broker}",
             broker_session_timeout=6.0,
             broker_heartbeat_interval=1.0,
@@ -68,7 +82,7 @@ def test_stock_faust_commits_what_raised(broker):
             value_serializer="raw",
         )
 
-        @app.agent(app.topic("stock", value_type=bytes))
+        @app.agent(app.topic(name, value_type=bytes))
         async def work(stream):
             async for value in stream:
                 if value in failures:
@@ -79,11 +93,11 @@ def test_stock_faust_commits_what_raised(broker):
 
     asyncio.run(main())
     assert not set(effects) & set(failures)
-    assert committed(broker, "stock-group", "stock") == EVENTS  # two events are lost without a trace
+    assert committed(broker, name, name) == EVENTS  # two events are lost without a trace
 
 
-def test_ours_commits_only_after_the_effect(broker):
-    topic_with_events(broker, "ours")
+def test_ours_commits_only_after_the_effect(broker, name):
+    topic_with_events(broker, name)
     effects = []
 
     class Failing:
@@ -99,9 +113,9 @@ def test_ours_commits_only_after_the_effect(broker):
             effects.append(("letter", work.record.offset))
 
     async def main():
-        settings = BrokerSettings(bootstrap=broker, embedded=True, group="our-group")
-        intake = Intake("ours", Failing(), IngestSettings(poison_share=2.0))
-        app = make_app(settings, {"ours": intake}, max_poll_records=7)
+        settings = BrokerSettings(bootstrap=broker, embedded=True, group=name)
+        intake = Intake(name, Failing(), IngestSettings(poison_share=2.0))
+        app = make_app(settings, {name: intake}, max_poll_records=7)
         loop = asyncio.create_task(intake.run())
         await run_until(app, lambda: len(effects) >= EVENTS)
         loop.cancel()
@@ -110,4 +124,4 @@ def test_ours_commits_only_after_the_effect(broker):
     fates = {offset: fate for fate, offset in effects}
     assert len(effects) == EVENTS
     assert fates == {number: "letter" if number % 3 == 0 else "effect" for number in range(EVENTS)}
-    assert committed(broker, "our-group", "ours") == EVENTS
+    assert committed(broker, name, name) == EVENTS
