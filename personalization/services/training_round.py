@@ -20,16 +20,9 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from personalization import planner
+from personalization import cohort_count, planner
 from personalization.adapters import VersionState
 from personalization.code_identity import code_digest
-from personalization.cohort_count import (
-    COUNT_PURPOSE,
-    DIGEST_PURPOSE,
-    TRAINING_PURPOSE,
-    derive_key,
-    noisy_count,
-)
 from personalization.errors import RoundError
 from personalization.gate import Accepted, Rejected, RejectionReason
 from personalization.plan import PerformanceFlags, TrainingPlan
@@ -292,7 +285,7 @@ class TrainingRounds:
                 row.domain,
                 now=row.read_at or self._clock.now(),
                 contribution_bound=plan.contribution_bound,
-                digest_key=derive_key(seed, DIGEST_PURPOSE),
+                digest_key=cohort_count.derive_key(seed, cohort_count.DIGEST_PURPOSE),
             )
             draw = DrawRecord(
                 seed_commitment="sha256:" + hashlib.sha256(b"discreet noise seed\0" + seed).hexdigest(),
@@ -320,7 +313,7 @@ class TrainingRounds:
                 job_key=row.reservation_id,
                 plan=plan,
                 users=snapshot.users,
-                noise_key=derive_key(seed, TRAINING_PURPOSE),
+                noise_key=cohort_count.derive_key(seed, cohort_count.TRAINING_PURPOSE),
                 start_adapter=open_start(session, self._artifacts, row),
             )
             return Prepared(
@@ -329,7 +322,7 @@ class TrainingRounds:
                 reservation_id=row.reservation_id,
                 draw=draw,
                 job=job,
-                count_key=derive_key(seed, COUNT_PURPOSE),
+                count_key=cohort_count.derive_key(seed, cohort_count.COUNT_PURPOSE),
             )
 
     def _count(self, prepared: Prepared) -> Prepared | Closed:
@@ -337,8 +330,8 @@ class TrainingRounds:
         with transaction(self._engine) as session:
             row = rounds.hold_round(session, prepared.lease, self._clock.now())
             reservation = self._ledger.reservation(session, prepared.reservation_id)
-            deviation = cohort_count_of(reservation).standard_deviation
-            row.noisy_cohort = noisy_count(len(prepared.job.users), deviation, prepared.count_key)
+            spread = cohort_count_of(reservation).standard_deviation
+            row.noisy_cohort = cohort_count.noisy_count(len(prepared.job.users), spread, prepared.count_key)
             session.add(row)
             minimum = self._policy(session, row.tenant_id).minimum_cohort
             if row.noisy_cohort >= minimum:
