@@ -39,7 +39,8 @@ def command(
     from streams.demo.report import show
     from streams.demo.run import DemoOptions, run_demo
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop in order, as on Ctrl-C
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell started us with SIGINT ignored
+        signal.signal(number, signal.default_int_handler)
     console = Console()
     names = tuple(name for name in tenants.replace(" ", "").split(",") if name)
     options = DemoOptions(
