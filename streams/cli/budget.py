@@ -258,8 +258,11 @@ def _session() -> Iterator[tuple[Session, Engine]]:
     from streams.settings import load_settings
 
     engine = open_current(load_settings().database_url)
-    with transaction(engine) as session:
-        yield session, engine
+    try:
+        with transaction(engine) as session:
+            yield session, engine
+    finally:
+        engine.dispose()
 
 
 def _number(value: float | None) -> str:
