@@ -23,7 +23,9 @@ def eviction_rank(key: bytes, pseudonym_: str, event_digest: bytes) -> bytes:
     It depends on the tenant's key, this user and this event only: never on other users or on the order of
     arrival.
     """
-    return hmac.digest(key, b"rank" + pseudonym_.encode() + event_digest, hashlib.sha256)
+    message = pseudonym_.encode() + event_digest
+    # One per event: the keyed BLAKE2b takes a third of an HMAC's time.
+    return hashlib.blake2b(message, key=key, digest_size=32, person=b"discreet rank").digest()
 
 
 def line_reference(key: bytes, domain: str) -> str:

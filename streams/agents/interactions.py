@@ -17,7 +17,7 @@ from personalization.storage.signals import UserPeriod, apply_bound, insert_sign
 from privacy.consent import Admitted, RefusalReason, admit
 from privacy.contribution import Contribution
 from privacy.pseudonyms import eviction_rank, pseudonym
-from privacy.services import consents, erasures
+from privacy.services import standing
 from privacy.storage.subjects import Subject
 from streams.agents.handler import BatchHandler, Decision, Parsed
 from streams.contracts.codec import Decoded, decode_interaction
@@ -126,17 +126,16 @@ class InteractionHandler(BatchHandler[InteractionV1]):
         now: datetime,
         decision: Decision[InteractionV1],
     ) -> list[tuple[Parsed[InteractionV1], Subject]]:
-        subjects = {subject for _, subject in named}
-        said = consents.lookup(session, subjects)
-        erased = erasures.erased_among(session, subjects)
+        standings = standing.lookup(session, {subject for _, subject in named})
         admitted: list[tuple[Parsed[InteractionV1], Subject]] = []
         for work, subject in named:
             parsed: Parsed[InteractionV1] = work.parsed
+            stands = standings[subject]
             verdict = admit(
                 occurred_at=parsed.data.occurred_at,
                 domain=parsed.data.domain,
-                consents=said.get(subject, {}),
-                erased=subject in erased,
+                consents=stands.consents,
+                erased=stands.erased,
                 policy=policies[subject.tenant_id],
                 now=now,
             )
