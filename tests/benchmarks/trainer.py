@@ -431,13 +431,14 @@ def report_memory(args) -> None:
 
     device = torch.device("cpu")
     model = random_model(args.shape, device, torch.float32)
+    page = os.sysconf("SC_PAGESIZE")
+    loaded = resident(page)
     kind = (
         Ours(model, args.shape, 1, args.rows, args.length, args.length)
         if args.memory_of == "ours"
         else Peer(model, args.shape, 1, args.rows, args.length, args.length, mode="plain")
     )
-    page = os.sysconf("SC_PAGESIZE")
-    peak = loaded = resident(page)
+    peak = loaded
     done = threading.Event()
 
     def watch():
