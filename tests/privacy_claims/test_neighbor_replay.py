@@ -19,6 +19,7 @@ from personalization.training.encoding import TokenUser
 from personalization.training.errors import NotTrainedError
 from personalization.training.job import ExampleKind, TenantJob, UserExamples
 from personalization.training.losses import LossTerms
+from personalization.training.noise import PURPOSE_GRADIENT, gaussians_later
 from personalization.training.optimizer import FusedDPOptimizer
 from tests.fakes.tiny_models import make_plan, make_run, make_users
 
@@ -37,7 +38,8 @@ MIXED = (
         )
     ),
 )
-KEYS = [bytes([number]) * 32 for number in range(1, 5)]
+# The coins of keys 1, 2 and 8 draw the last user, those of key 5 do not.
+KEYS = [bytes([number]) * 32 for number in (1, 2, 5, 8)]
 COHORT = 3.0
 
 
@@ -97,7 +99,8 @@ def test_one_user_moves_a_step_by_at_most_the_clipping_norm(users, objective):
 
 def test_the_user_that_leaves_was_drawn_in_some_of_the_replays_and_not_in_others():
     typical = typical_norm(PEOPLE)
-    moved = [influence(PEOPLE, key, clipping_norm=typical) > 0 for key in KEYS]
+    # Whoever shares a batch may change the last bits of a sum; an influence is far above them.
+    moved = [influence(PEOPLE, key, clipping_norm=typical) > 1e-9 * typical for key in KEYS]
     assert any(moved)
     assert not all(moved)
 
@@ -154,12 +157,13 @@ def noise_of_the_data(monkeypatch):
     add_noise = FusedDPOptimizer.add_noise
 
     def moved(self):
-        self.current_step += len(self.row_tenants)
+        noisy = self.active
+        streams = [self.mechanisms[number].stream for number in noisy]
+        moved_on = self.current_step + len(self.row_tenants)
+        self._noise = noisy, gaussians_later(streams, PURPOSE_GRADIENT, moved_on, self.parameter.shape[1])
         add_noise(self)
-        self.current_step -= len(self.row_tenants)
 
     monkeypatch.setattr(FusedDPOptimizer, "add_noise", moved)
-    monkeypatch.setattr(train.TenantMechanism, "check_against_plan", lambda _self: None)
 
 
 @pytest.mark.parametrize(
