@@ -383,7 +383,7 @@ def test_planted_bugs_are_caught(engine, planted):
         run_state_machine_as_test(
             Machine,
             settings=settings(
-                max_examples=60,
+                max_examples=200,  # it stops at the first that shows the bug
                 stateful_step_count=30,
                 deadline=None,
                 derandomize=True,
