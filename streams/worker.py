@@ -15,8 +15,11 @@ import signal
 from typing import TYPE_CHECKING
 
 import structlog
+from sqlmodel import select
 
 from privacy.errors import StorageError
+from privacy.storage.session import transaction
+from privacy.storage.tables import TenantKeyRow
 from streams import bootstrap, database
 from streams.agents.intake import Intake
 from streams.app import WorkerApp, make_app
@@ -61,6 +64,7 @@ class Worker:
         Raises:
             PoisonedTopicError: too large a share of events could not be accepted.
             BrokerUnavailableError: the connection to the broker failed for good.
+            KeyUnavailableError: the configured master key is not the one that the database was filled under.
         """
         if not self._settings.http.enabled:
             await self._work()
@@ -119,6 +123,7 @@ class Worker:
 
     async def _start(self, app: WorkerApp) -> None:
         await self._wait_until_ready("database", self._database_problem)
+        await asyncio.to_thread(self._check_master_key)
         await self._wait_until_ready("broker", self._broker_problem)
         await app.start()
 
@@ -141,6 +146,17 @@ class Worker:
         if revision == newest:
             return None
         return f"the database is at revision {revision or 'none'}, not {newest}; run `discreet db upgrade`"
+
+    def _check_master_key(self) -> None:
+        """Refuse to start under another master key: every event would end as a dead letter.
+
+        Raises:
+            KeyUnavailableError: the stored tenant keys do not open with the configured master key.
+        """
+        with transaction(self._services.engine) as session:
+            tenant_id = session.exec(select(TenantKeyRow.tenant_id).limit(1)).first()
+            if tenant_id is not None:
+                self._services.keyring.tenant_keys(session, tenant_id, now=self._services.clock.now())
 
     def _broker_problem(self) -> str | None:
         try:

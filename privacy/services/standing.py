@@ -21,10 +21,10 @@ _JOINS: Final = (
     " LEFT JOIN consents c ON c.tenant_id = w.tenant_id AND c.pseudonym = w.pseudonym"
 )
 _COLUMNS: Final = "SELECT w.tenant_id, w.pseudonym, c.purpose, c.granted, k.destroyed_at IS NOT NULL FROM "
+_ASKED: Final = "(SELECT value ->> 0 AS tenant_id, value ->> 1 AS pseudonym FROM "
 _STATEMENTS: Final = {
-    "sqlite": f"{_COLUMNS}(SELECT value ->> 0 AS tenant_id, value ->> 1 AS pseudonym FROM json_each(?)){_JOINS}",
-    "postgresql": f"{_COLUMNS}(SELECT value ->> 0 AS tenant_id, value ->> 1 AS pseudonym "
-    f"FROM json_array_elements(CAST(%s AS json))){_JOINS}",
+    "sqlite": _COLUMNS + _ASKED + "json_each(?))" + _JOINS,
+    "postgresql": _COLUMNS + _ASKED + "json_array_elements(CAST(%s AS json)))" + _JOINS,
 }
 
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy.exc import DBAPIError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import datetime
 
+    from sqlalchemy.engine import Connection
     from sqlmodel import Session
 
 KEYS_PER_STATEMENT = 500
@@ -27,14 +30,23 @@ def insert_rows(
     connection = session.connection()
     names = ", ".join(columns)
     if connection.dialect.name == "postgresql":
-        driver: Any = connection.connection.driver_connection
-        with driver.cursor() as cursor, cursor.copy(f"COPY {table} ({names}) FROM STDIN") as copy:
-            for row in rows:
-                copy.write_row(row)
+        _copy(connection, f"COPY {table} ({names}) FROM STDIN", rows)
         return
     marks = ", ".join("?" * len(columns))
     statement = f"INSERT INTO {table} ({names}) VALUES ({marks})"  # noqa: S608  # names come from code
     connection.exec_driver_sql(statement, list(rows))
+
+
+def _copy(connection: Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    driver: Any = connection.connection.driver_connection
+    base: type[Exception] = connection.dialect.loaded_dbapi.Error
+    try:
+        with driver.cursor() as cursor, cursor.copy(statement) as copy:
+            for row in rows:
+                copy.write_row(row)
+    except base as error:
+        # The driver is spoken to directly, so its errors are translated here, as SQLAlchemy does elsewhere.
+        raise DBAPIError.instance(statement, None, error, base, dialect=connection.dialect) from error
 
 
 def lookup_rows(
