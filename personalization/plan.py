@@ -20,6 +20,13 @@ class Family(StrEnum):
     FULL = "full"  # A and B are trained
 
 
+class Subspace(StrEnum):
+    """Where the frozen factors come from; public numbers alone, so the choice costs nothing."""
+
+    WEIGHTS = "weights"  # top singular directions of the base weights
+    PUBLIC_GRADIENTS = "public_gradients"  # where public interactions in many house styles change the loss most
+
+
 class Objective(StrEnum):
     """Losses that are strictly per user; any other is refused by name."""
 
@@ -52,6 +59,7 @@ class TrainingPlan:
         max_tokens: truncation length of one example, in tokens (per example, so it couples no users).
         averaging_fraction: the released weights are the mean of the last such fraction of iterates (free).
         shrinkage: factor in (0, 1] applied to the trained delta before release (public, free).
+        subspace: where the frozen factors come from.
     """
 
     family: Family = Family.CORE
@@ -70,6 +78,7 @@ class TrainingPlan:
     max_tokens: int = 96
     averaging_fraction: float = 0.5
     shrinkage: float = 1.0
+    subspace: Subspace = Subspace.WEIGHTS
 
     def __post_init__(self) -> None:
         checks = (
@@ -101,6 +110,7 @@ class TrainingPlan:
         fields = dict(document)
         fields["family"] = Family(str(fields["family"]))
         fields["objective"] = Objective(str(fields["objective"]))
+        fields["subspace"] = Subspace(str(fields.get("subspace", Subspace.WEIGHTS)))
         fields["target_modules"] = tuple(fields["target_modules"])  # type: ignore[arg-type]
         return cls(**fields)  # type: ignore[arg-type]
 

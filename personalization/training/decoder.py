@@ -16,11 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from personalization.plan import ALL_LINEAR
+from personalization.plan import ALL_LINEAR, Subspace
+from personalization.training.encoding import Encoder
 from personalization.training.errors import BaseModelError, JobInvalidError
 from personalization.training.families import Frozen, Geometry, Shapes
 from personalization.training.kernels import LabelNll, gated, rms_norm, rotate
 from personalization.training.low_rank import Binding, TokenGroups, adapted_linear
+from personalization.training.public_subspace import Directions, public_subspace
 from personalization.training.segments import Segments
 from personalization.training.subspace import top_singular_directions
 
@@ -80,6 +82,8 @@ class FrozenDecoder:
         self._softcap: float | None = getattr(self.config, "attn_logit_softcapping", None)
         self._final_softcap: float | None = getattr(self.config, "final_logit_softcapping", None)
         self._subspaces: dict[tuple[int, str, int], tuple[torch.Tensor, torch.Tensor]] = {}
+        self._public: dict[tuple[int, ...], Directions] = {}
+        self.directory: Path | None = None  # where the base was loaded from
 
     @classmethod
     def load(cls, directory: Path, device: torch.device, dtype: torch.dtype) -> FrozenDecoder:
@@ -94,7 +98,9 @@ class FrozenDecoder:
             model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, local_files_only=True)
         except (OSError, ValueError) as error:
             raise BaseModelError(f"No base model could be loaded from {directory}: {error}") from error
-        return cls(model, device, dtype)
+        loaded = cls(model, device, dtype)
+        loaded.directory = directory
+        return loaded
 
     @property
     def layer_count(self) -> int:
@@ -113,7 +119,7 @@ class FrozenDecoder:
             (index, suffix): (linear.in_features, linear.out_features)
             for index in range(self.layer_count)
             for suffix in ALL_LINEAR
-            for linear in (self._linear(index, suffix),)
+            for linear in (self.linear(index, suffix),)
         }
 
     def longest_row(self) -> int:
@@ -122,20 +128,31 @@ class FrozenDecoder:
         limit = int(self.config.max_position_embeddings)
         return min(limit, int(window)) if window else limit
 
-    def frozen_factors(self, geometry: Geometry) -> Frozen:
-        """Return the shared factors of the adapted layers in the compute dtype (computed once per process)."""
+    def frozen_factors(self, geometry: Geometry, encoder: Encoder) -> Frozen:
+        """Return the shared factors of the adapted layers in the compute dtype (computed once per process).
+
+        Args:
+            geometry: which layers, which rank and which subspace.
+            encoder: reads the public interactions of the subspace ``public_gradients``.
+        """
         frozen: Frozen = {}
         for slot in geometry.slots:
-            key = (*slot.key, geometry.rank)
-            if key not in self._subspaces:
-                self._subspaces[key] = top_singular_directions(
-                    self._linear(slot.layer, slot.suffix).weight, geometry.rank
-                )
-            down, up = self._subspaces[key]
+            if geometry.subspace is Subspace.PUBLIC_GRADIENTS:
+                if geometry.layers not in self._public:
+                    self._public[geometry.layers] = public_subspace(self, encoder, geometry.layers, self.directory)
+                down, up = (part[: geometry.rank] for part in self._public[geometry.layers][slot.key])
+            else:
+                key = (*slot.key, geometry.rank)
+                if key not in self._subspaces:
+                    self._subspaces[key] = top_singular_directions(
+                        self.linear(slot.layer, slot.suffix).weight, geometry.rank
+                    )
+                down, up = self._subspaces[key]
             frozen[slot.key] = (down.to(self.device, self.dtype), up.to(self.device, self.dtype))
         return frozen
 
-    def _linear(self, layer: int, suffix: str) -> Any:
+    def linear(self, layer: int, suffix: str) -> Any:
+        """Return the frozen linear layer of that suffix name."""
         block = self._blocks[layer]
         return getattr(
             block.self_attn if suffix in {"q_proj", "k_proj", "v_proj", "o_proj"} else block.mlp, suffix
@@ -231,7 +248,7 @@ class FrozenDecoder:
         groups = batch.label_groups if narrow else batch.groups
 
         def project(suffix: str, values: torch.Tensor, where: TokenGroups) -> torch.Tensor:
-            linear = self._linear(layer, suffix)
+            linear = self.linear(layer, suffix)
             slot = binding.slots.get((layer, suffix)) if binding is not None else None
             if binding is None or slot is None:
                 return F.linear(values, linear.weight, linear.bias)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import torch
 
-from personalization.plan import Family, TrainingPlan
+from personalization.plan import Family, Subspace, TrainingPlan
 from personalization.training.errors import JobInvalidError
 
 Shapes = dict[tuple[int, str], tuple[int, int]]
@@ -50,6 +50,7 @@ class Geometry:
     layers: tuple[int, ...]
     slots: tuple[Slot, ...]
     size: int
+    subspace: Subspace = Subspace.WEIGHTS
 
     @property
     def scaling(self) -> float:
@@ -95,7 +96,7 @@ class Geometry:
                 up = slice(start, start + plan.rank * width)
                 start = up.stop
                 slots.append(Slot(layer, suffix, d_in, d_out, down, up))
-        return cls(plan.family, plan.rank, plan.alpha, layers, tuple(slots), start)
+        return cls(plan.family, plan.rank, plan.alpha, layers, tuple(slots), start, plan.subspace)
 
     def initial(self, frozen: Frozen) -> torch.Tensor:
         """Return the flat vector whose adapter changes nothing (trained ``A`` at ``A₀``, everything else zero)."""

@@ -100,7 +100,7 @@ def train_on(
 
 def fusion_key(plan: TrainingPlan) -> tuple[object, ...]:
     """Return what two plans must share to be trained in one batch: the shape of the adapter, nothing private."""
-    return plan.family, plan.rank, plan.alpha, plan.target_modules, plan.top_layers
+    return plan.family, plan.rank, plan.alpha, plan.target_modules, plan.top_layers, plan.subspace
 
 
 def pick_device(flags: PerformanceFlags) -> torch.device:
@@ -140,7 +140,7 @@ class FusedRun:
 
     def __post_init__(self) -> None:
         self.geometry = Geometry.of_plan(self.tenants[0].plan, self.decoder.shapes, self.decoder.layer_count)
-        self.frozen = self.decoder.frozen_factors(self.geometry)
+        self.frozen = self.decoder.frozen_factors(self.geometry, self.encoder)
         self.start = torch.stack([self._start_of(tenant) for tenant in self.tenants])
         self.steps = max(tenant.plan.steps for tenant in self.tenants)
         # Adapters, norms and sums are at least float32 whatever the base's dtype.

@@ -25,6 +25,7 @@ COMMANDS = {
     "budget": "Show what was spent of each tenant's privacy budget.",
     "adapters": "List adapter versions and show one.",
     "meta": "Bring meta starts up to date and list them.",
+    "bench": "Measure what private adapters are worth on users never trained on.",
     "rounds": "Open a training round by hand and list rounds.",
     "worker": "Ingest events, open due rounds, relay adapter events (long-running).",
     "trainer": "Train due rounds (long-running).",

@@ -1,0 +1,147 @@
+"""Compute the subspace ``public_gradients`` of a base once, and keep it beside the base model.
+
+Trainers of one fleet must agree on it: a stored file is used as it is, so that another machine's rounding never gives
+another basis. The file's name holds a digest of the public interactions and of the code's version.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from personalization.plan import ALL_LINEAR, TrainingPlan
+from personalization.training.encoding import Encoder
+from personalization.training.public_styles import style_users
+from personalization.training.subspace import GradientEnergy, squared_norm
+
+if TYPE_CHECKING:
+    from personalization.training.decoder import FrozenDecoder
+
+MAX_RANK = 16  # what servers load by default; lower ranks are the first rows
+MAX_TOKENS = 72
+_VERSION = "1"  # raise it when the computation changes: adapters of two subspaces are never mixed
+
+_TOKENS_PER_PASS = 2048
+_PLAN = TrainingPlan(
+    steps=1,
+    sample_rate=1.0,
+    expected_cohort=1.0,
+    clipping_norm=1.0,
+    noise_multiplier=0.0,
+    learning_rate=1.0,
+    contribution_bound=1,
+    max_tokens=MAX_TOKENS,
+)
+
+Directions = dict[tuple[int, str], tuple[torch.Tensor, torch.Tensor]]
+
+
+def public_subspace(
+    decoder: FrozenDecoder, encoder: Encoder, layers: tuple[int, ...], folder: Path | None
+) -> Directions:
+    """Return orthonormal ``A₀ (16, d_in)`` and ``B₀ (16, d_out)`` of each linear layer, float32 on the CPU.
+
+    A layer narrower than 16 gives as many directions as its smaller side.
+
+    Args:
+        decoder: the frozen base.
+        encoder: its tokenizer.
+        layers: layer numbers, consecutive up to the last.
+        folder: where to keep the result (the base model's directory); None, or one that cannot be written, computes it.
+    """
+    path = None if folder is None else folder / _file_name(layers)
+    if path is not None and path.is_file():
+        with contextlib.suppress(OSError, SafetensorError, KeyError):  # a damaged copy is computed again
+            return _unpacked(load_file(path), layers)
+    found = _compute(decoder, encoder, layers)
+    if path is not None:
+        with contextlib.suppress(OSError):  # a read-only base directory: computed at every start
+            _store(path, found)
+    return found
+
+
+class _Watch(TorchFunctionMode):
+    """Keeps what enters some linear layers, and the slope towards what leaves them."""
+
+    def __init__(self, weights: dict[int, tuple[int, str]]) -> None:
+        super().__init__()
+        self._weights = weights
+        self.seen: dict[tuple[int, str], list[torch.Tensor]] = {}
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func is functional.linear and id(args[1]) in self._weights:
+            key = self._weights[id(args[1])]
+            self.seen[key] = [args[0].detach()]
+            out.register_hook(self.seen[key].append)
+        return out
+
+
+def _compute(decoder: FrozenDecoder, encoder: Encoder, layers: tuple[int, ...]) -> Directions:
+    from personalization.training.batches import (  # noqa: PLC0415  it imports the decoder, which uses us
+        PrefixCache,
+        assemble,
+    )
+
+    keys = [(layer, suffix) for layer in layers for suffix in ALL_LINEAR]
+    energies = {key: GradientEnergy() for key in keys}
+    weights = {id(decoder.linear(*key).weight): key for key in keys}
+    cache = PrefixCache(decoder, layers[0], enabled=True)
+    members = cache.fill(
+        [(0, encoder.user(user, _PLAN)) for user in style_users()], _TOKENS_PER_PASS, lambda _: None
+    )
+    above = range(layers[0], decoder.layer_count)
+    for member in members:
+        micro = assemble([member], decoder.device, torch.promote_types(decoder.dtype, torch.float32))
+        with _Watch(weights) as watch:
+            hidden = cache.hidden(micro).detach().clone().requires_grad_()
+            out = decoder.run(hidden, micro.batch, above, labels_only=True)
+            loss = micro.terms.total(decoder.label_nll(out, micro.batch.targets), None)
+        loss.backward()  # type: ignore[no-untyped-call]
+        length = math.sqrt(sum(squared_norm(*watch.seen[key]) for key in keys))
+        for key in keys:  # every public user counts alike, as every tenant's user does
+            inputs, slopes = watch.seen[key]
+            energies[key].add(inputs, slopes, weight=1.0 / length)
+    return {key: energy.directions(MAX_RANK) for key, energy in energies.items()}
+
+
+def _file_name(layers: tuple[int, ...]) -> str:
+    text = repr([(example.prompt, example.completion) for user in style_users() for example in user.examples])
+    digest = hashlib.sha256(f"{_VERSION}/{MAX_TOKENS}/{layers}/{text}".encode()).hexdigest()[:16]
+    return f"subspace-{digest}.discreet"
+
+
+def _store(path: Path, found: Directions) -> None:
+    """Write the file whole or not at all; of two processes that do, the last wins with the same numbers."""
+    tensors = {}
+    for (layer, suffix), (down, up) in found.items():
+        tensors[f"{layer}.{suffix}.A"], tensors[f"{layer}.{suffix}.B"] = down, up
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".subspace-")
+    os.close(handle)
+    try:
+        save_file(tensors, name)
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _unpacked(tensors: dict[str, torch.Tensor], layers: tuple[int, ...]) -> Directions:
+    return {
+        (layer, suffix): (tensors[f"{layer}.{suffix}.A"], tensors[f"{layer}.{suffix}.B"])
+        for layer in layers
+        for suffix in ALL_LINEAR
+    }

@@ -1,0 +1,77 @@
+"""``discreet bench``: measure on your own recorded interactions what private adapters are worth."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Measure what private adapters are worth.", no_args_is_help=True)
+
+
+@app.callback()
+def root() -> None:
+    """Keep the verb in the command line: there will be more than one benchmark."""
+
+
+@app.command()
+def quality(
+    *,
+    data: Annotated[Path, typer.Option(help="Folder of recorded interactions, one <tenant>.jsonl.gz each.")],
+    tenant: Annotated[str, typer.Option(help="Whose adapter is judged.")],
+    holdout_tenants: Annotated[
+        str,
+        typer.Option(
+            help="Tenants kept out of the meta start, with commas; the first is the wrong-tenant control."
+        ),
+    ] = "",
+    profile: Annotated[str, typer.Option(help="cpu: one tenant in half an hour; gpu: everything.")] = "cpu",
+    users: Annotated[str, typer.Option(help="Numbers of users, with commas; the profile's by default.")] = "",
+    epsilon: Annotated[str, typer.Option(help="Budgets, with commas; the profile's by default.")] = "",
+    seeds: Annotated[int | None, typer.Option(min=1, help="Noise seeds; the profile's by default.")] = None,
+    meta_users: Annotated[
+        int | None, typer.Option(min=1, help="Users behind each meta contribution.")
+    ] = None,
+    base_model: Annotated[
+        str, typer.Option(help="Bundled name or local directory.")
+    ] = "smollm2-135m-instruct",
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch.")] = None,
+    json_path: Annotated[Path | None, typer.Option("--json", help="Where to write all numbers.")] = None,
+    plots: Annotated[Path | None, typer.Option(help="Where to write the plots.")] = None,
+) -> None:
+    """Judge private adapters on users that training never saw: base, meta start, non-private, private, controls."""
+    from personalization.training.base_models import resolve_base
+    from personalization.training.quality.plots import draw
+    from personalization.training.quality.suite import PROFILES, QualityOptions, run_quality
+    from streams.demo.environment import model_cache
+
+    if profile not in PROFILES:
+        raise typer.BadParameter(f"profile is {profile}; allowed are {', '.join(PROFILES)}")
+    given = {
+        "users": _numbers(users, int),
+        "epsilons": _numbers(epsilon, float),
+        "seeds": seeds,
+        "meta_users": meta_users,
+        "threads": threads,
+    }
+    options = QualityOptions(
+        data=data,
+        tenant=tenant,
+        holdout_tenants=tuple(name for name in holdout_tenants.split(",") if name),
+        base_model=resolve_base(base_model, model_cache()),
+        **{**PROFILES[profile], **{name: value for name, value in given.items() if value}},
+    )
+    results = run_quality(options, typer.echo)
+    if json_path is not None:
+        json_path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    if plots is not None:
+        draw(results, plots)
+
+
+def _numbers(text: str, kind: type[int] | type[float]) -> tuple[int | float, ...]:
+    try:
+        return tuple(kind(part) for part in text.split(",") if part)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a list of numbers with commas between them") from None

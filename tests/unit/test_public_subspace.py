@@ -1,0 +1,120 @@
+"""The subspace of public gradients: what its directions catch, that they nest, are kept, and train every family."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from personalization.plan import Family, PerformanceFlags, Subspace, TrainingPlan
+from personalization.training.decoder import FrozenDecoder
+from personalization.training.encoding import Encoder
+from personalization.training.families import Geometry
+from personalization.training.job import Example, TenantJob, TrainingJob, UserExamples
+from personalization.training.portable import import_adapter
+from personalization.training.public_styles import style_users
+from personalization.training.public_subspace import public_subspace
+from personalization.training.subspace import GradientEnergy, squared_norm
+from personalization.training.train import train_on
+from tests.fakes.tiny_models import tiny_model, tiny_tokenizer, write_tiny_base
+
+PLAN = TrainingPlan(
+    family=Family.CORE, rank=4, alpha=4.0, top_layers=1, steps=2, sample_rate=1.0, expected_cohort=3.0,
+    clipping_norm=1.0, noise_multiplier=0.0, learning_rate=0.1, contribution_bound=2, max_tokens=60,
+    subspace=Subspace.PUBLIC_GRADIENTS,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = write_tiny_base(tmp_path_factory.mktemp("base"), layers=2)
+    return FrozenDecoder.load(folder, torch.device("cpu"), torch.float32), Encoder.load(folder), folder
+
+
+def test_directions_are_those_of_the_gradients_and_nest():
+    torch.manual_seed(0)
+    inputs, slopes = torch.randn(5, 9), torch.randn(5, 7)
+    gradient = slopes.t() @ inputs
+    energy = GradientEnergy()
+    energy.add(inputs, slopes, weight=1.0)
+    down, up = energy.directions(16)
+    assert down.shape == (7, 9)
+    assert up.shape == (7, 7)
+    # One gradient of rank five lies in its own five leading directions entirely.
+    caught = up[:5] @ gradient @ down[:5].t()
+    assert float(caught.norm()) == pytest.approx(float(gradient.norm()), rel=1e-4)
+    assert squared_norm(inputs, slopes) == pytest.approx(float(gradient.norm()) ** 2, rel=1e-4)
+    small_down, small_up = energy.directions(3)
+    torch.testing.assert_close(small_down, down[:3])
+    torch.testing.assert_close(small_up, up[:3])
+    with pytest.raises(ValueError, match="at least one"):
+        GradientEnergy().directions(1)
+
+
+def test_it_catches_more_of_a_users_gradient_than_the_weights_do(base):
+    decoder, encoder, _ = base
+    user = UserExamples(examples=(Example(prompt="Changed files:\n- a/b.py", completion="fix(a): b"),))
+    caught = {}
+    for subspace in Subspace:
+        plan = replace(PLAN, subspace=subspace)
+        geometry = Geometry.of_plan(plan, decoder.shapes, decoder.layer_count)
+        frozen = decoder.frozen_factors(geometry, encoder)
+        for down, up in frozen.values():
+            torch.testing.assert_close(down @ down.t(), torch.eye(4), atol=1e-4, rtol=0)
+            torch.testing.assert_close(up @ up.t(), torch.eye(4), atol=1e-4, rtol=0)
+        job = TenantJob(job_key="a", plan=plan, users=(user,), noise_key=b"k" * 32)
+        from personalization.training.train import FusedRun
+
+        run = FusedRun(decoder, encoder, [job], PerformanceFlags(), lambda _: None)
+        (members,) = run._prefix()
+        caught[subspace] = float(run.user_gradients(run.start.float(), members).norm())
+    assert caught[Subspace.PUBLIC_GRADIENTS] > 1.5 * caught[Subspace.WEIGHTS]
+
+
+def test_it_is_kept_beside_the_base_and_a_damaged_copy_is_replaced(base, tmp_path):
+    decoder, encoder, _ = base
+    first = public_subspace(decoder, encoder, (1,), tmp_path)
+    (path,) = tmp_path.iterdir()
+    kept = path.read_bytes()
+    again = public_subspace(decoder, encoder, (1,), tmp_path)
+    assert all(
+        torch.equal(part, other) for key in first for part, other in zip(first[key], again[key], strict=True)
+    )
+    path.write_bytes(b"damaged")
+    public_subspace(decoder, encoder, (1,), tmp_path)
+    assert path.read_bytes() == kept
+
+
+def test_an_adapter_trained_in_it_is_exported_and_read_back(base, tmp_path):
+    decoder, encoder, folder = base
+    users = tuple(
+        UserExamples(examples=(Example(prompt=f"p{n}", completion=f"answer {n}"),)) for n in range(3)
+    )
+    job = TrainingJob(
+        base_model=str(folder),
+        tenants=(TenantJob(job_key="one", plan=PLAN, users=users, noise_key=b"n" * 32),),
+        output=tmp_path,
+    )
+    (result,) = train_on(decoder, encoder, job, lambda _: None)
+    geometry = Geometry.of_plan(PLAN, decoder.shapes, decoder.layer_count)
+    vector = import_adapter(result.adapter, geometry, decoder.frozen_factors(geometry, encoder))
+    assert float(vector.norm()) == pytest.approx(result.delta_norm, rel=1e-4)
+
+
+def test_the_public_styles_are_the_same_on_every_machine():
+    texts = [example.completion for user in style_users() for example in user.examples]
+    assert len(texts) == len(set(texts)) == 42
+    assert texts[0] == "fix(parser): escapes in quoted strings"
+
+
+def test_a_plan_with_a_subspace_survives_its_document():
+    assert TrainingPlan.from_document(PLAN.to_document()) == PLAN
+    old = {key: value for key, value in PLAN.to_document().items() if key != "subspace"}
+    assert TrainingPlan.from_document(old).subspace is Subspace.WEIGHTS
+
+
+def test_a_model_in_memory_needs_no_folder():
+    decoder = FrozenDecoder(tiny_model(layers=2), torch.device("cpu"), torch.float32)
+    found = public_subspace(decoder, Encoder(tiny_tokenizer(), 2), (1,), None)
+    assert found[1, "up_proj"][0].shape == (16, 32)
