@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
     from streams.dead_letters import OutgoingRecord
     from streams.settings import BrokerSettings
+
+CONNECT_SECONDS = 3.0
 
 
 def client_options(settings: BrokerSettings) -> dict[str, Any]:
@@ -112,6 +115,9 @@ def missing_topics(settings: BrokerSettings, names: Iterable[str]) -> list[str]:
     Raises:
         BrokerUnavailableError: the broker cannot be reached.
     """
+    if not any(_listens(address) for address in settings.bootstrap.split(",")):
+        # Asked first, because kafka-python leaves the sockets of refused connections to the collector.
+        raise BrokerUnavailableError(f"nothing listens at {settings.bootstrap}; check that the broker runs")
     consumer = open_consumer(settings, bootstrap_timeout_ms=5_000)
     try:
         existing = consumer.topics()
@@ -122,3 +128,12 @@ def missing_topics(settings: BrokerSettings, names: Iterable[str]) -> list[str]:
     finally:
         consumer.close()
     return sorted(set(names) - set(existing))
+
+
+def _listens(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS):
+            return True
+    except (OSError, ValueError):
+        return False

@@ -1,7 +1,6 @@
 """What a worker checks before it joins its group."""
 
 import asyncio
-import gc
 
 import pytest
 
@@ -37,8 +36,6 @@ def test_another_master_key_is_refused_before_anything_is_read(database_url, eng
         services.close()
 
 
-# kafka-python 3.0.12 leaves the socket of a refused connection to the collector.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_worker_without_a_broker_waits_and_stops_when_asked(database_url):
     services = worker_for(database_url, new_master_key())
 
@@ -55,4 +52,3 @@ def test_a_worker_without_a_broker_waits_and_stops_when_asked(database_url):
         assert asyncio.run(main()) == (True, False)
     finally:
         services.close()
-        gc.collect()
