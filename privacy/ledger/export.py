@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlmodel import Session, col, select
@@ -25,7 +26,7 @@ from privacy.ledger.values import AccountScope
 from privacy.storage.ledger_tables import AccountRow, LedgerEntryRow, LedgerHeadRow, ReservationRow
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
     from sqlalchemy.engine import Engine
 
@@ -33,22 +34,23 @@ EXPORT_FORMAT: Final = "discreet-ledger"
 EXPORT_VERSION: Final = 1
 
 
-def export_ledger(engine: Engine, tenant_ids: list[str] | None = None) -> Iterator[str]:
+def export_ledger(engine: Engine, tenant_ids: list[str] | None = None) -> Generator[str, None, None]:
     """Yield the lines (without line ends) of an export of some tenants, or of all.
 
     Raises:
         UnknownTenantError: a tenant asked for has no ledger yet.
     """
     digest, count = hashlib.sha256(), 0
-    for document in _documents(engine, tenant_ids):
-        line = canonical(document)
-        digest.update(line.encode() + b"\n")
-        count += 1
-        yield line
+    with closing(_documents(engine, tenant_ids)) as documents:
+        for document in documents:
+            line = canonical(document)
+            digest.update(line.encode() + b"\n")
+            count += 1
+            yield line
     yield canonical({"line": "footer", "lines": count, "digest": "sha256:" + digest.hexdigest()})
 
 
-def _documents(engine: Engine, tenant_ids: list[str] | None) -> Iterator[dict[str, Any]]:
+def _documents(engine: Engine, tenant_ids: list[str] | None) -> Generator[dict[str, Any], None, None]:
     snapshot = engine
     if engine.dialect.name == "postgresql":
         snapshot = engine.execution_options(isolation_level="REPEATABLE READ")

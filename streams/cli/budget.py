@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -147,10 +147,8 @@ def verify(
         with file.open(encoding="utf-8") as lines:
             report = verify_export(lines, expected_heads=heads, with_pld=pld)
     else:
-        with _session() as (_, engine):
-            pass  # the database is there and current; the export takes a snapshot of its own
-        lines_of = export_ledger(engine, [tenant] if tenant else None)
-        report = verify_export(lines_of, expected_heads=heads, with_pld=pld)
+        with _engine() as engine, closing(export_ledger(engine, [tenant] if tenant else None)) as lines_of:
+            report = verify_export(lines_of, expected_heads=heads, with_pld=pld)
     if as_json:
         typer.echo(json.dumps(report.to_document()))
     else:
@@ -193,12 +191,11 @@ def export(
     """Export ledgers as JSON lines that `discreet budget verify` checks without a database."""
     from privacy.ledger.export import export_ledger
 
-    with _session() as (_, engine):
-        pass
     stream = output.open("w", encoding="utf-8") if output else sys.stdout
     try:
-        for line in export_ledger(engine, tenants or None):
-            stream.write(line + "\n")
+        with _engine() as engine, closing(export_ledger(engine, tenants or None)) as lines:
+            for line in lines:
+                stream.write(line + "\n")
     finally:
         if output:
             stream.close()
@@ -252,17 +249,23 @@ def statement(
 
 
 @contextmanager
-def _session() -> Iterator[tuple[Session, Engine]]:
-    from privacy.storage.session import transaction
+def _engine() -> Iterator[Engine]:
     from streams.database import open_current
     from streams.settings import load_settings
 
     engine = open_current(load_settings().database_url)
     try:
-        with transaction(engine) as session:
-            yield session, engine
+        yield engine
     finally:
         engine.dispose()
+
+
+@contextmanager
+def _session() -> Iterator[tuple[Session, Engine]]:
+    from privacy.storage.session import transaction
+
+    with _engine() as engine, transaction(engine) as session:
+        yield session, engine
 
 
 def _number(value: float | None) -> str:
