@@ -139,7 +139,9 @@ class FrozenDecoder:
         for slot in geometry.slots:
             if geometry.subspace is Subspace.PUBLIC_GRADIENTS:
                 if geometry.layers not in self._public:
-                    self._public[geometry.layers] = public_subspace(self, encoder, geometry.layers, self.directory)
+                    self._public[geometry.layers] = public_subspace(
+                        self, encoder, geometry.layers, self.directory
+                    )
                 down, up = (part[: geometry.rank] for part in self._public[geometry.layers][slot.key])
             else:
                 key = (*slot.key, geometry.rank)

@@ -18,7 +18,9 @@ AT = datetime(2026, 3, 2, 9, 30, 1, 23, tzinfo=UTC)
 def put(engine, *digests, at=AT):
     with transaction(engine) as session:
         moment = moment_writer(session)(at)
-        insert_rows(session, "processed_events", COLUMNS, [(digest, moment, None, "a\tb\\c") for digest in digests])
+        insert_rows(
+            session, "processed_events", COLUMNS, [(digest, moment, None, "a\tb\\c") for digest in digests]
+        )
 
 
 def test_what_goes_in_comes_out_of_the_orm_unchanged(engine):
