@@ -88,6 +88,7 @@ def test_the_suite_measures_every_arm(tmp_path):
     options = QualityOptions(
         data=tmp_path, tenant="acme", holdout_tenants=("cobalt",), base_model=folder, users=(30,), epsilons=(8.0,),
         seeds=1, heldout_users=8, meta_users=30, meta_epsilon=8.0, max_tokens=40, open_steps=(4,), threads=1,
+        answers=2, releases=2,
     )  # fmt: skip
     said: list[str] = []
     results = run_quality(options, said.append)
@@ -97,4 +98,6 @@ def test_the_suite_measures_every_arm(tmp_path):
     starts = {run["start"] for run in results["runs"] if run["arm"] == "private"}
     assert starts == {"meta", "zero"}
     assert results["meta_tenants"] == ["brine"]
+    assert [len(one["earlier_windows_change"]) for one in results["releases"]] == [1, 2]
+    assert all(0 <= run["convention_match"] <= 1 for run in results["runs"])
     assert said

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from personalization.cohort_count import derive_key, noisy_count
 from personalization.model_shape import BaseModelShapeError, ModelShape, read_shape
-from personalization.plan import Family, TrainingPlan
+from personalization.plan import Family, Subspace, TrainingPlan
 from personalization.planner import (
     ALIGNMENT,
     Declined,
     PlannerSettings,
+    james_stein,
     propose,
     signal_to_noise,
     trained_parameters,
@@ -64,6 +65,23 @@ def test_a_clipping_norm_far_above_any_gradient_is_lowered():
 def test_fewer_steps_are_larger():
     short, long = (propose(policy(steps=steps), SMOL) for steps in (10, 40))
     assert short.learning_rate * 10 == pytest.approx(long.learning_rate * 40)
+
+
+def test_the_public_subspace_has_its_own_step_and_clip():
+    plan = propose(policy(steps=30), SMOL, settings=PlannerSettings(subspace=Subspace.PUBLIC_GRADIENTS))
+    assert plan.subspace is Subspace.PUBLIC_GRADIENTS
+    assert (plan.learning_rate, plan.clipping_norm) == (pytest.approx(0.02), 1.0)
+
+
+def test_a_release_is_shrunk_more_the_noisier_it_is():
+    assert propose(policy(), SMOL).shrinkage == 1.0
+    limits = PlannerSettings(shrink=True)
+    clear, noisy = (
+        propose(policy(lifetime_epsilon=epsilon, period_epsilon=epsilon), SMOL, line_rank=16, settings=limits)
+        for epsilon in (8.0, 1.0)
+    )
+    assert 0.5 < noisy.shrinkage < clear.shrinkage < 1.0
+    assert james_stein(0.0) == 0.0
 
 
 def test_a_lines_rank_never_changes():

@@ -11,21 +11,25 @@ Nothing here is a release: it measures on data of whoever runs it.
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
 
+from personalization.continual import DEFAULT_DECAY, decayed_weights
 from personalization.model_shape import read_shape
 from personalization.plan import PerformanceFlags, TrainingPlan
 from personalization.planner import Declined, PlannerSettings, propose
+from personalization.training.evaluation import generate
 from personalization.training.public_texts import public_users
-from personalization.training.quality.data import TenantUsers, read_tenant, tenants_in
+from personalization.training.quality.data import TenantUsers, read_tenant, tenants_in, texts
 from personalization.training.quality.intervals import Interval, mean_interval, recovery_interval
-from personalization.training.quality.scores import expected_calibration_error
+from personalization.training.quality.scores import chrf, expected_calibration_error, prefix_matches
 from personalization.training.quality.workbench import UserSet, Workbench
 from privacy.policy import TenantPrivacyPolicy
 
@@ -33,6 +37,7 @@ Say = Callable[[str], None]
 DELTA = 1e-5
 _MANY_USERS = 50_000
 FORMAT = "discreet.quality.v1"
+ANSWER_TOKENS = 24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +60,8 @@ class QualityOptions:
         open_steps: lengths of the non-private run; the best of them counts.
         zero_starts: whether to repeat the private runs from zero, which shows what the meta start is worth.
         answers: held-out interactions that are answered in full, for chrF and convention match; 0 leaves them out.
+        releases: successive releases over as many windows of time, each from the average of those before; 0 leaves
+            them out.
         threads: of torch; None keeps its default.
     """
 
@@ -73,6 +80,7 @@ class QualityOptions:
     open_steps: tuple[int, ...] = (20, 40, 80)
     zero_starts: bool = True
     answers: int = 40
+    releases: int = 5
     threads: int | None = None
 
 
@@ -87,6 +95,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         "max_tokens": 72,
         "open_steps": (20, 40),
         "answers": 20,
+        "releases": 0,
         "zero_starts": False,
     },
     "gpu": {"users": (50, 100, 300, 1000), "seeds": 5, "heldout_users": 200},
@@ -135,12 +144,14 @@ class _Suite:
         self.bench = Workbench(options.base_model, shape, PerformanceFlags(threads=options.threads))
         self.runs: list[dict[str, Any]] = []
         self.last_private: torch.Tensor | None = None
+        self.asked: list[tuple[str, str]] = []
 
     def run(self) -> dict[str, Any]:
         options = self.options
         target = self._read(options.tenant, max(options.users))
         heldout = self._prefixed(f"{options.tenant}, held out", target.heldout)
         train = self._prefixed(f"{options.tenant}, training", target.train)
+        self.asked = texts(target.heldout)[: options.answers]
         public = self.bench.user_set(public_users())
         base = self.bench.facts(heldout, None)
         public_base = self.bench.losses(public, None)
@@ -172,6 +183,7 @@ class _Suite:
             "plan": self.bench.plan.to_document(),
             "trained_parameters": self.bench.geometry.size,
             "meta_tenants": sorted(others),
+            "releases": self._successive(meta, public, public_base) if options.releases else [],
             "runs": self.runs,
             "seconds": round(time.monotonic() - self.began, 1),
         }
@@ -283,6 +295,8 @@ class _Suite:
             "public_text_change": sum(public_losses) / sum(public_base) - 1.0,
         }
         recovery: Interval | None = None
+        if about.get("seed", 0) == 0 and self.asked:
+            entry |= self._answered(vector)
         if open_losses is not None:
             recovery = recovery_interval(base, facts.losses, open_losses)
             entry["recovery"] = recovery.to_document()
@@ -292,13 +306,70 @@ class _Suite:
         self.say(f"{arm} ({told}): {nll.value:.3f} [{nll.low:.3f}, {nll.high:.3f}]{kept}")
         return facts.losses
 
-    def _read(self, tenant: str, train_users: int, *, heldout_users: int | None = None) -> TenantUsers:
+    def _answered(self, vector: torch.Tensor | None) -> dict[str, float]:
+        """Return convention match and chrF of greedy answers to held-out prompts."""
+        prompts = [prompt for prompt, _ in self.asked]
+        with tempfile.TemporaryDirectory(prefix="discreet-quality-") as folder:
+            adapter = None if vector is None else self.bench.export(vector, Path(folder) / "adapter")
+            answers = generate(
+                self.options.base_model,
+                adapter,
+                prompts,
+                max_new_tokens=ANSWER_TOKENS,
+                flags=self.bench.flags,
+            )
+        pairs = [(answer, wanted) for answer, (_, wanted) in zip(answers, self.asked, strict=True)]
+        return {
+            "convention_match": sum(prefix_matches(*pair) for pair in pairs) / len(pairs),
+            "chrf": sum(chrf(*pair) for pair in pairs) / len(pairs),
+        }
+
+    def _successive(
+        self, meta: torch.Tensor, public: UserSet, public_base: list[float]
+    ) -> list[dict[str, Any]]:
+        """Release once per window of time, each from the average of the releases before; measure what is forgotten."""
+        options, count = self.options, self.options.releases
+        users = max(options.users)
+        plan = self._plan(users, max(options.epsilons))
+        if isinstance(plan, Declined):
+            return []
+        released: list[torch.Tensor] = []
+        own: list[tuple[UserSet, float]] = []
+        found = []
+        for number in range(count):
+            window = (number / count, (number + 1) / count)
+            split = self._read(options.tenant, users, heldout_users=options.heldout_users // 2, window=window)
+            judged = self._prefixed(f"window {number}, held out", split.heldout)
+            start = _average(released) if released else meta
+            chosen = self._prefixed(f"window {number}, training", split.train)
+            released.append(
+                self.bench.train(chosen, plan, start=start, noise_key=_key(f"release {number}".encode()))
+            )
+            served = _average(released)
+            own.append((judged, fmean(self.bench.losses(judged, released[-1]))))
+            earlier = [fmean(self.bench.losses(users_of, served)) / loss - 1.0 for users_of, loss in own]
+            public_change = sum(self.bench.losses(public, served)) / sum(public_base) - 1.0
+            found.append(
+                {"release": number, "earlier_windows_change": earlier, "public_text_change": public_change}
+            )
+            self.say(f"release {number}: public text {100 * public_change:+.1f} %")
+        return found
+
+    def _read(
+        self,
+        tenant: str,
+        train_users: int,
+        *,
+        heldout_users: int | None = None,
+        window: tuple[float, float] = (0.0, 1.0),
+    ) -> TenantUsers:
         return read_tenant(
             self.options.data,
             tenant,
             heldout_users=self.options.heldout_users if heldout_users is None else heldout_users,
             train_users=train_users,
             contribution_bound=self.options.contribution_bound,
+            window=window,
         )
 
     def _prefixed(self, what: str, users: Sequence[Any]) -> UserSet:
@@ -310,6 +381,12 @@ class _Suite:
     def _plan(self, users: int, epsilon: float) -> TrainingPlan | Declined:
         policy = benchmark_policy(users, epsilon, self.options.contribution_bound)
         return propose(policy, self.shape, line_rank=self.line_rank, settings=self.settings)
+
+
+def _average(released: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return the exponential average of releases, oldest first, as ``personalization.continual`` forms it."""
+    weights = torch.tensor(decayed_weights(len(released), DEFAULT_DECAY), dtype=released[0].dtype)
+    return (torch.stack(list(released)) * weights[:, None]).sum(0)
 
 
 def _key(name: bytes) -> bytes:
