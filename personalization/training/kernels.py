@@ -132,14 +132,17 @@ class LabelNll(torch.autograd.Function):
                 logits.mul_(softcap)
             wanted = targets[part, None]
             chosen = logits.gather(1, wanted)
-            norm = torch.logsumexp(logits, 1, keepdim=True)
-            losses[part] = (norm - chosen).squeeze(1)
+            highest = logits.amax(1, keepdim=True)
+            weights = logits.sub_(
+                highest
+            ).exp_()  # probabilities up to the row's total, in the logits' own memory
+            total = weights.sum(1, keepdim=True)
+            losses[part] = (total.log() + highest - chosen).squeeze(1)
             if towards is not None:
-                probabilities = logits.sub_(norm).exp_()
-                probabilities.scatter_add_(1, wanted, torch.full_like(chosen, -1.0))
+                weights.scatter_add_(1, wanted, -total)
                 if slope is not None:
-                    probabilities.mul_(slope)
-                torch.matmul(probabilities.to(head.dtype), head, out=towards[part])
+                    weights.mul_(slope)
+                torch.matmul(weights.div_(total).to(head.dtype), head, out=towards[part])
         if need:
             ctx.save_for_backward(towards)
         return losses

@@ -15,7 +15,7 @@ import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,7 @@ PURPOSE_GRADIENT = b"grad"
 _BLOCK_PAIRS = 1 << 12
 _FRACTION_BITS = (1 << 52) - 1
 _ONE_BITS = 0x3FF << 52  # the float64 1.0
+_TWO = torch.tensor(2.0, dtype=torch.float64)
 
 Words = npt.NDArray[np.int64]
 
@@ -112,11 +113,17 @@ def _pool() -> ThreadPoolExecutor:
 
 def _one_to_two(keystream: CipherContext, words: Words) -> torch.Tensor:
     """Overwrite ``words`` with keystream and return them as float64 numbers, uniform in [1, 2)."""
-    keystream.update_into(bytes(words.nbytes), words.data.cast("B"))
+    keystream.update_into(_zeros(words.nbytes), words.data.cast("B"))
     # The low 52 bits become the fraction of a float64 whose exponent is that of 1.
     np.bitwise_and(words, _FRACTION_BITS, out=words)
     np.bitwise_or(words, _ONE_BITS, out=words)
     return torch.from_numpy(words.view(np.float64))
+
+
+@lru_cache(maxsize=8)
+def _zeros(size: int) -> bytes:
+    """Return the plaintext whose encryption is the keystream itself."""
+    return bytes(size)
 
 
 def box_muller(uniform: torch.Tensor) -> torch.Tensor:
@@ -126,7 +133,7 @@ def box_muller(uniform: torch.Tensor) -> torch.Tensor:
     """
     radius, angle = uniform.view(2, DRAWS_PER_NUMBER, -1).unbind(0)
     # 2 - u lies in (0, 1], so the logarithm is finite.
-    radius.neg_().add_(2.0).log_().mul_(-2.0).sqrt_()
+    torch.sub(_TWO, radius, out=radius).log_().mul_(-2.0).sqrt_()
     angle.mul_(2.0 * math.pi)
     first = angle.cos().mul_(radius).sum(0)
     second = angle.sin_().mul_(radius).sum(0)
