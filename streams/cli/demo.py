@@ -33,14 +33,21 @@ def command(
     CPU cores; the first run also converts the base model, which takes half a minute.
     """
     import signal
+    import threading
 
     from rich.console import Console
 
     from streams.demo.report import show
     from streams.demo.run import DemoOptions, run_demo
 
+    stop = threading.Event()
+
+    def ask_to_stop(*_: object) -> None:
+        stop.set()
+        raise KeyboardInterrupt
+
     for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell started us with SIGINT ignored
-        signal.signal(number, signal.default_int_handler)
+        signal.signal(number, ask_to_stop)
     console = Console()
     names = tuple(name for name in tenants.replace(" ", "").split(",") if name)
     options = DemoOptions(
@@ -52,7 +59,7 @@ def command(
         keep=keep,
         base_model=base_model or DemoOptions.base_model,
     )
-    report = run_demo(options, console)
+    report = run_demo(options, console, stop_asked=stop.is_set)
     show(report, console)
     if json is not None:
         report.write(json)

@@ -105,16 +105,19 @@ def scenarios_of(options: DemoOptions, now: datetime) -> list[TenantScenario]:
     return [make_company(name, max_users=options.max_users, now=now) for name in names]
 
 
-def run_demo(options: DemoOptions, console: Console) -> DemoReport:
+def run_demo(
+    options: DemoOptions, console: Console, *, stop_asked: Callable[[], bool] = lambda: False
+) -> DemoReport:
     """Run everything and return what was found; every process is stopped and the state removed afterwards.
 
     Raises:
         ScenarioError: the options cannot be used.
         DemoError: a process stopped or something did not get done in time.
+        KeyboardInterrupt: ``stop_asked`` became true.
     """
     now = datetime.now(UTC)
     scenarios = scenarios_of(options, now)
-    stages = Stages(console)
+    stages = Stages(console, stop_asked)
     with ExitStack() as stack:
         state = options.keep or Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix="discreet-demo-"))

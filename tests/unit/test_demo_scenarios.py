@@ -15,6 +15,7 @@ from streams.client.testing import InMemoryBroker
 from streams.contracts.codec import Decoded, decode_interaction
 from streams.contracts.topics import INTERACTIONS
 from streams.demo.companies import COMPANIES, make_company
+from streams.demo.display import Stages
 from streams.demo.publishing import publish_consents, publish_interactions
 from streams.demo.replay import read_recording, recorded_tenants
 from streams.demo.report import DemoReport, EventCounts, TenantFacts, show
@@ -162,3 +163,15 @@ def test_the_report_says_why_a_tenant_has_no_adapter(tmp_path):
     document = json.loads((tmp_path / "report.json").read_text("utf-8"))
     assert document["events"] == {"published": 24, "stored": 20, "dead_lettered": 4}
     assert document["seconds"] == {"train": 1.23}
+
+
+def test_a_stage_ends_when_somebody_asked_to_stop_even_if_the_interrupt_was_lost():
+    asked = []
+    stages = Stages(Console(file=io.StringIO()), lambda: bool(asked))
+    with pytest.raises(KeyboardInterrupt), stages.stage("train", "Training") as stage:
+        stage.update(1, 2)
+        asked.append(True)
+        stage.update(2, 2)
+    with pytest.raises(KeyboardInterrupt), stages.stage("serve", "Serving"):
+        pytest.fail("the stage began")
+    assert stages.seconds == {}
