@@ -51,7 +51,8 @@ class PlannerSettings:
     """Public limits of the fleet: what training may cost, and where the signal is too small.
 
     Attributes:
-        max_top_layers: most adapted layers; the frozen layers below are run once per example.
+        max_top_layers: most adapted layers; the frozen layers below are run once per example. In the subspace of
+            public gradients the last layer holds nearly all of a user's gradient.
         ranks: ranks to choose from, at most what servers allow.
         families: families to choose from.
         travels: steps × learning rate per family: how far Adam may move one number in a release. Fewer steps
@@ -70,7 +71,7 @@ class PlannerSettings:
         smallest_signal: below this S the planner declines.
     """
 
-    max_top_layers: int = 4
+    max_top_layers: int = 1
     ranks: tuple[int, ...] = (4, 8, 16)
     families: tuple[Family, ...] = (Family.CORE,)
     travels: tuple[tuple[Family, float], ...] = ((Family.CORE, 2.0), (Family.B_ONLY, 0.2), (Family.FULL, 0.1))
@@ -79,7 +80,7 @@ class PlannerSettings:
         (Family.B_ONLY, 0.1),
         (Family.FULL, 0.1),
     )
-    subspace: Subspace = Subspace.WEIGHTS
+    subspace: Subspace = Subspace.PUBLIC_GRADIENTS
     public_travel: float = 0.6
     public_clipping_norm: float = 1.0
     shrink: bool = False

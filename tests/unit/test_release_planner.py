@@ -59,7 +59,9 @@ def test_the_plan_carries_the_policys_numbers():
 
 
 def test_a_clipping_norm_far_above_any_gradient_is_lowered():
-    assert propose(policy(clipping_norm=1.0), SMOL).clipping_norm == 0.01
+    assert propose(policy(clipping_norm=5.0), SMOL).clipping_norm == 1.0
+    weights = PlannerSettings(subspace=Subspace.WEIGHTS)
+    assert propose(policy(clipping_norm=1.0), SMOL, settings=weights).clipping_norm == 0.01
 
 
 def test_fewer_steps_are_larger():
@@ -68,7 +70,7 @@ def test_fewer_steps_are_larger():
 
 
 def test_the_public_subspace_has_its_own_step_and_clip():
-    plan = propose(policy(steps=30), SMOL, settings=PlannerSettings(subspace=Subspace.PUBLIC_GRADIENTS))
+    plan = propose(policy(steps=30), SMOL)
     assert plan.subspace is Subspace.PUBLIC_GRADIENTS
     assert (plan.learning_rate, plan.clipping_norm) == (pytest.approx(0.02), 1.0)
 
