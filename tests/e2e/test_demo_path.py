@@ -79,7 +79,12 @@ def test_ctrl_c_stops_every_process(tiny_base, tmp_path):
     state = tmp_path / "state"
     words = ["demo", "--max-users", "10", "--base-model", str(tiny_base), "--keep", str(state)]
     command = [sys.executable, "-m", "streams.cli.main", *words]
-    demo = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    # A job that a script put into the background ignores SIGINT, and so would everything it starts.
+    kept = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        demo = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    finally:
+        signal.signal(signal.SIGINT, kept)
     end = time.monotonic() + 60
     while not (state / "logs" / "serve.log").exists():
         assert demo.poll() is None, demo.stdout.read()
