@@ -1,9 +1,9 @@
 """The frozen subspaces that all tenants of a base share; they come from public numbers alone and cost no privacy.
 
 ``weights``: top singular directions of a base weight. ``public_gradients``: the directions along which the loss of
-public interactions in many house styles changes most. On one tenant, 16 directions of such gradients caught 9 to 62 % of
-the energy of users' gradients, depending on the module, and singular directions less than 1 % (tests/benchmarks/
-RESULTS.md). The noise depends on how many numbers are trained, not on where they lie.
+public interactions in many house styles changes most. On one tenant, 16 directions of such gradients caught 9 to 62 %
+of the energy of users' gradients, depending on the module, and singular directions less than 1 %
+(tests/benchmarks/RESULTS.md). The noise depends on how many numbers are trained, not on where they lie.
 
 Signs are fixed (the largest entry of each right direction is positive), so that two machines agree up to rounding.
 """
