@@ -29,7 +29,7 @@ PURPOSE_GRADIENT = b"grad"
 
 # Pairs of numbers made at a time: a block fits a core's own cache and is too small for torch to split over threads,
 # so that making noise beside training takes one core only.
-_BLOCK_PAIRS = 1 << 12
+_BLOCK_PAIRS = 1 << 13
 _FRACTION_BITS = (1 << 52) - 1
 _ONE_BITS = 0x3FF << 52  # the float64 1.0
 _TWO = torch.tensor(2.0, dtype=torch.float64)
@@ -108,7 +108,7 @@ def gaussians_later(
 
 @cache
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max(1, (os.cpu_count() or 1) - 1), thread_name_prefix="noise")
+    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="noise")
 
 
 def _one_to_two(keystream: CipherContext, words: Words) -> torch.Tensor:
