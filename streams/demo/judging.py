@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from streams.demo.scenario import TenantScenario
     from streams.demo.serving_client import ServingClient
 
-TURNS_PER_USER = 3  # of a held-out user's turns, the first ones
-EXAMPLE_TOKENS = 40
+TURNS_PER_USER = 2  # of a held-out user's turns, the first ones
+EXAMPLE_TOKENS = 28
 
 
 @dataclass(frozen=True, kw_only=True)
