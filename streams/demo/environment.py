@@ -38,7 +38,6 @@ class DemoEnvironment:
         return {
             **kept,
             "PYTHONPATH": os.pathsep.join(filter(None, (str(_root()), kept.get("PYTHONPATH", "")))),
-            "OMP_WAIT_POLICY": "PASSIVE",  # several processes share few cores: idle threads sleep, never spin
             "HF_HUB_OFFLINE": "1",  # everything is on this machine; nothing is to ask a hub
             "OMP_WAIT_POLICY": kept.get(
                 "OMP_WAIT_POLICY", "PASSIVE"
