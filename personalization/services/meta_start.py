@@ -8,6 +8,8 @@ and the tenant's first training may start from it.
 Only released adapters of tenants that opted in are read. When such a tenant opts out or its version is withdrawn,
 ``refresh`` computes the start anew from the others and withdraws every meta version, and every copy of it, that the
 tenant had contributed to.
+
+Above 400 lines because publishing, copying and withdrawing a start must happen in one transaction with its record.
 """
 
 from __future__ import annotations

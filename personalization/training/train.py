@@ -207,7 +207,8 @@ class FusedRun:
         def tell(tokens: int) -> None:
             nonlocal done
             done += tokens
-            self.progress(Progress(stage="prefix", done=done, total=total))
+            # Whole percents: the number of tokens is private, and progress goes into logs.
+            self.progress(Progress(stage="prefix", done=100 * done // max(1, total), total=100))
 
         placed = self._cache.fill(encoded, self.flags.tokens_per_microbatch, tell)
         members: list[list[Member]] = [[] for _ in self.tenants]
