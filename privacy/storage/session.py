@@ -6,6 +6,8 @@ first read. PostgreSQL runs at READ COMMITTED; code that admits takes row locks 
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -19,8 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sqlalchemy.engine import Engine
-    from sqlalchemy.engine.interfaces import DBAPIConnection
+    from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor
     from sqlalchemy.pool import ConnectionPoolEntry
+
+_WAL_POLL_SECONDS = 0.02
 
 
 def open_engine(url: str, *, busy_timeout_seconds: float = 30.0) -> Engine:
@@ -34,7 +38,8 @@ def open_engine(url: str, *, busy_timeout_seconds: float = 30.0) -> Engine:
         def _on_connect(connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
             connection.isolation_level = None  # we emit BEGIN ourselves
             cursor = connection.cursor()
-            for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
+            _enter_wal(cursor, busy_timeout_seconds)
+            for pragma in ("synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
                 cursor.execute(f"PRAGMA {pragma}")
             cursor.close()
 
@@ -44,6 +49,27 @@ def open_engine(url: str, *, busy_timeout_seconds: float = 30.0) -> Engine:
 
         return engine
     return create_engine(url, pool_pre_ping=True)
+
+
+def _enter_wal(cursor: DBAPICursor, busy_timeout_seconds: float) -> None:
+    """Switch the database to WAL, which lasts, waiting for others that open it for the first time.
+
+    SQLite's own busy timeout does not cover this switch: a file that is not in WAL mode yet and that another
+    process is using answers at once that it is locked.
+
+    Raises:
+        sqlite3.OperationalError: it was still locked after the time-out.
+    """
+    deadline = time.monotonic() + busy_timeout_seconds
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(_WAL_POLL_SECONDS)
+        else:
+            return
 
 
 @contextmanager
