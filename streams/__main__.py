@@ -26,6 +26,7 @@ PYTHON = ENVIRONMENT / "bin" / "python"
 STAMP = ENVIRONMENT / "discreet.stamp"
 INSTALLER_LIST = ROOT / ".ci" / "requirements-uv.txt"
 PACKAGE_LIST = ROOT / ".ci" / "requirements.txt"
+MOST_TEST_PROCESSES = 4  # each loads torch, and some tests start processes of their own
 USAGE = "usage: python3 -m streams demo|test|<command> [options]   (try: python3 -m streams demo)"
 
 
@@ -132,7 +133,10 @@ def install() -> None:
 def start(arguments: list[str]) -> None:
     """Replace this process by the asked command, run inside ``.venv``."""
     if arguments[0] == "test":
-        command = ["-m", "pytest", *arguments[1:]]
+        # A file's tests stay in one process, so its fixtures are made once; options that come later win (``-n 0``).
+        spread = ["-n", str(min(len(os.sched_getaffinity(0)), MOST_TEST_PROCESSES))]
+        spread += ["--dist", "loadfile", "--no-loadscope-reorder"]
+        command = ["-m", "pytest", *spread, *arguments[1:]]
         os.chdir(ROOT)
     else:
         command = ["-m", "streams.cli.main", *arguments]

@@ -10,8 +10,16 @@ The embedded broker always runs; Apache Kafka runs too when ``DISCREET_TEST_KAFK
 from __future__ import annotations
 
 import os
+
+if (
+    "PYTEST_XDIST_WORKER" in os.environ
+):  # one of several test processes: one core for each; before torch is loaded
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("MKL_NUM_THREADS", "1")
+
 import secrets
 import shutil
+import sys
 from datetime import UTC, datetime, timedelta
 
 import hypothesis
@@ -30,9 +38,25 @@ KAFKA = os.environ.get("DISCREET_TEST_KAFKA", "")
 BROKERS = ["embedded", *(["kafka"] if KAFKA else [])]
 
 
-# No deadline per example: the machine may be busy, and no test here measures time.
-hypothesis.settings.register_profile("suite", deadline=None, max_examples=60, print_blob=True)
-hypothesis.settings.load_profile("suite")
+# No deadline and no judgement of speed: the machine may be busy, and no test here measures time. The suite tries the
+# same examples in every run, so that it fails where something changed and nowhere else; DISCREET_HYPOTHESIS=search
+# looks for new ones.
+hypothesis.settings.register_profile(
+    "suite",
+    deadline=None,
+    max_examples=60,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.register_profile(
+    "search",
+    hypothesis.settings.get_profile("suite"),
+    max_examples=600,
+    derandomize=False,
+    print_blob=True,
+)
+hypothesis.settings.load_profile(os.environ.get("DISCREET_HYPOTHESIS", "suite"))
 
 
 class ManualClock:
@@ -49,6 +73,20 @@ class ManualClock:
     def advance(self, *, seconds: float = 0, days: float = 0) -> datetime:
         self._now += timedelta(seconds=seconds, days=days)
         return self._now
+
+
+@pytest.fixture(autouse=True)
+def threads_of_torch_stay():
+    """A test that sets the number of torch's threads sets it for itself only: sums depend on it in the last bits."""
+    if "torch" not in sys.modules:
+        yield
+        return
+    import torch
+
+    threads = torch.get_num_threads()
+    yield
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from sqlmodel import col, select
 from personalization.services import rounds
 from personalization.storage.signals import SignalRow
 from privacy.storage.session import transaction
+from privacy.storage.tables import ConsentRow
 from streams.client import KafkaBroker
 from streams.contracts.dead_letter import DeadLetter
 from streams.contracts.envelope import identity_digest
@@ -69,6 +70,12 @@ class IngestObserver:
     def close(self) -> None:
         """Give the connection back."""
         self._letters.close()
+
+
+def consents_recorded(engine: Engine) -> int:
+    """Return how many consents the worker has recorded."""
+    with transaction(engine) as session:
+        return session.exec(select(func.count()).select_from(ConsentRow)).one()
 
 
 def training_progress(log: Path) -> tuple[str, int, int] | None:

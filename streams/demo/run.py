@@ -30,7 +30,13 @@ from streams.demo.companies import COMPANIES, make_company
 from streams.demo.display import Stages
 from streams.demo.environment import DemoEnvironment, free_port, model_cache, new_secrets
 from streams.demo.judging import example, judge
-from streams.demo.observing import IngestObserver, rounds_by_id, signals_per_tenant, training_progress
+from streams.demo.observing import (
+    IngestObserver,
+    consents_recorded,
+    rounds_by_id,
+    signals_per_tenant,
+    training_progress,
+)
 from streams.demo.processes import Children
 from streams.demo.publishing import publish_consents, publish_interactions
 from streams.demo.replay import read_recording, recorded_tenants
@@ -219,6 +225,14 @@ class _Demo:
                 now=now,
                 on_progress=lambda sent: stage.update(sent, people, "consents"),
             )
+
+            def recorded() -> bool:
+                known = consents_recorded(self._engine)
+                stage.update(known, people, "consents recorded by the worker")
+                return known >= consents
+
+            # An interaction waits only so long for its consent; on a slow machine the worker is still starting.
+            self._wait(recorded, INGEST_SECONDS)
             published = publish_interactions(
                 self._broker,
                 self._scenarios,

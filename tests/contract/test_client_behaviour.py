@@ -104,7 +104,7 @@ def broker(request):
     else:
         bootstrap = os.environ[LISTENERS[request.param]]
     kafka = KafkaBroker(
-        bootstrap=bootstrap, security=security(request.param), connect_seconds=5, delivery_seconds=10
+        bootstrap=bootstrap, security=security(request.param), connect_seconds=60, delivery_seconds=60
     )
     return RenamedTopics(kafka, f"t-{uuid.uuid4().hex[:8]}-")
 
@@ -167,7 +167,7 @@ def test_trace_context_is_carried(broker):
     broker.create_topic(topics.INTERACTIONS.name, 1)
     parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     with InteractionPublisher(broker, source="/test") as publisher:
-        publisher.publish(interaction(), traceparent=parent).wait(10)
+        publisher.publish(interaction(), traceparent=parent).wait(60)
     (record,) = read_all(broker, topics.INTERACTIONS.name)
     assert decode_interaction(record.headers, record.value).envelope.traceparent == parent
 
@@ -217,10 +217,10 @@ def test_an_invalid_event_is_refused_before_anything_is_sent(broker):
 @pytest.mark.parametrize("broker", [each for each in BROKERS if each != "embedded"], indirect=True)
 def test_a_missing_topic_is_reported_when_publishing(broker):  # the embedded broker makes what is asked for
     if isinstance(broker, RenamedTopics):
-        broker.inner = replace(broker.inner, connect_seconds=1)
+        broker.inner = replace(broker.inner, options={"max_block_ms": 1000})
     publisher = InteractionPublisher(broker, source="/test")
     with pytest.raises((BrokerUnreachableError, DeliveryError)):
-        publisher.publish(interaction()).wait(5)
+        publisher.publish(interaction()).wait(60)
     publisher.close()
 
 

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from kafka import KafkaAdminClient, KafkaConsumer
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 
 from streams.broker import KafkaSender
 from streams.cli.main import main
@@ -14,6 +14,8 @@ from streams.embedded_broker import EmbeddedBroker
 from streams.settings import BrokerSettings
 from tests.fakes.stream_records import NOW, FakeRecord, interaction
 
+PARTITIONS = 2
+
 
 @pytest.fixture(scope="module")
 def broker():
@@ -21,7 +23,7 @@ def broker():
         admin = KafkaAdminClient(bootstrap_servers=running.bootstrap)
         admin.create_topics(
             {
-                name: {"num_partitions": 2, "replication_factor": 1}
+                name: {"num_partitions": PARTITIONS, "replication_factor": 1}
                 for name in (DEAD_LETTERS.name, INTERACTIONS.name)
             }
         )
@@ -52,13 +54,15 @@ def run(broker, monkeypatch, capsys):
 
 
 def received(bootstrap):
-    consumer = KafkaConsumer(
-        INTERACTIONS.name, bootstrap_servers=bootstrap, auto_offset_reset="earliest", consumer_timeout_ms=1500
-    )
-    try:
-        return list(consumer)
-    finally:
-        consumer.close()
+    """Return everything that the topic holds now, read to the end that the broker names."""
+    with KafkaConsumer(bootstrap_servers=bootstrap) as consumer:
+        partitions = [TopicPartition(INTERACTIONS.name, number) for number in range(PARTITIONS)]
+        consumer.assign(partitions)
+        consumer.seek_to_beginning(*partitions)
+        records, ends = [], consumer.end_offsets(partitions)
+        while any(consumer.position(partition) < end for partition, end in ends.items()):
+            records.extend(record for polled in consumer.poll(200).values() for record in polled)
+        return records
 
 
 def test_letters_are_listed_and_sent_back_once(run, broker):

@@ -1,6 +1,7 @@
 """On a real broker: an exception while processing loses a batch under stock Faust, and never under ours."""
 
 import asyncio
+import contextlib
 import os
 import secrets
 
@@ -14,7 +15,7 @@ from streams.embedded_broker import EmbeddedBroker
 from streams.settings import BrokerSettings, IngestSettings
 
 EVENTS = 20
-DEADLINE_SECONDS = 60
+DEADLINE_SECONDS = 100
 
 
 KAFKA = os.environ.get("DISCREET_TEST_KAFKA", "")
@@ -52,17 +53,22 @@ def committed(bootstrap, group, topic):
         consumer.close()
 
 
-async def run_until(app, done):
+async def run_until(app, done, all_committed):
+    """Run the app until the effects are there, and on until their offsets are committed or the time is over."""
     await app.start()
     try:
         async with asyncio.timeout(DEADLINE_SECONDS):
             while not done():
                 await asyncio.sleep(0.05)
-            await asyncio.sleep(1.5)  # a commit interval more
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                while not await asyncio.to_thread(all_committed):
+                    await asyncio.sleep(0.2)
     finally:
         await app.stop()
 
 
+@pytest.mark.timeout(400)
 def test_stock_faust_commits_what_raised(broker, name):
     topic_with_events(broker, name)
     effects = []
@@ -72,7 +78,7 @@ def test_stock_faust_commits_what_raised(broker, name):
         app = faust.App(
             name,
             broker=f"kafka://{broker}",
-            broker_session_timeout=6.0,
+            broker_session_timeout=30.0,
             broker_heartbeat_interval=1.0,
             broker_commit_interval=0.5,
             topic_allow_declare=False,
@@ -89,13 +95,18 @@ def test_stock_faust_commits_what_raised(broker, name):
                     raise RuntimeError("the database is away for a moment")
                 effects.append(value)
 
-        await run_until(app, lambda: len(effects) >= EVENTS - len(failures))
+        await run_until(
+            app,
+            lambda: len(effects) >= EVENTS - len(failures),
+            lambda: committed(broker, name, name) == EVENTS,
+        )
 
     asyncio.run(main())
     assert not set(effects) & set(failures)
     assert committed(broker, name, name) == EVENTS  # two events are lost without a trace
 
 
+@pytest.mark.timeout(400)
 def test_ours_commits_only_after_the_effect(broker, name):
     topic_with_events(broker, name)
     effects = []
@@ -117,7 +128,7 @@ def test_ours_commits_only_after_the_effect(broker, name):
         intake = Intake(name, Failing(), IngestSettings(poison_share=2.0))
         app = make_app(settings, {name: intake}, max_poll_records=7)
         loop = asyncio.create_task(intake.run())
-        await run_until(app, lambda: len(effects) >= EVENTS)
+        await run_until(app, lambda: len(effects) >= EVENTS, lambda: committed(broker, name, name) == EVENTS)
         loop.cancel()
 
     asyncio.run(main())

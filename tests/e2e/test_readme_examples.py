@@ -57,7 +57,7 @@ def test_the_two_commands_are_those_of_the_starter():
     assert re.findall(r"^python3 -m streams (\w+)", start, re.MULTILINE) == ["demo", "test"]
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(400)
 def test_the_operators_commands_and_the_products_code_run(shell, broker):
     operator = _blocks("sh")[1]
     done = shell(operator)

@@ -18,12 +18,12 @@ def world(tmp_path_factory):
     made.close()
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(500)
 def test_killed_and_replaced_workers_lose_nothing_and_double_nothing(world, monkeypatch):
     plan = [("kill", 2.0), ("terminate", 1.0)]
     monkeypatch.setattr(chaos, "faults", lambda _world, _choice: plan)
     world.workers.start()
-    result = chaos.run(world, 6, events_per_run=300, patience_seconds=120)
+    result = chaos.run(world, 6, events_per_run=300, patience_seconds=300)
     assert result.faults == ["kill", "terminate"]
     assert result.good, result
     assert result.effects + result.letters == 300

@@ -25,7 +25,7 @@ def runs(pid):
 
 
 def wait_until(condition):
-    for _ in range(500):
+    for _ in range(4500):  # 90 seconds at least
         if condition():
             return True
         time.sleep(0.02)
@@ -50,14 +50,14 @@ def test_a_group_gets_its_partitions_and_commits(embedded_bootstrap):
     with KafkaAdminClient(bootstrap_servers=embedded_bootstrap) as admin:
         admin.create_topics({"embedded-group-test": {"num_partitions": 1, "replication_factor": 1}})
     producer = KafkaProducer(bootstrap_servers=embedded_bootstrap)
-    producer.send("embedded-group-test", b"v", key=b"k").get(10)
+    producer.send("embedded-group-test", b"v", key=b"k").get(60)
     producer.close()
     options = {
         "bootstrap_servers": embedded_bootstrap,
         "group_id": "embedded-group",
         "auto_offset_reset": "earliest",
         "enable_auto_commit": False,
-        "session_timeout_ms": 2000,
+        "session_timeout_ms": 30_000,
         "heartbeat_interval_ms": 500,
     }
     with KafkaConsumer("embedded-group-test", **options) as consumer:
@@ -73,7 +73,7 @@ def test_it_goes_when_its_parent_goes(end):
     program = (
         "import time\n"
         "from streams.embedded_broker import EmbeddedBroker\n"
-        "broker = EmbeddedBroker(); broker.start(); print(broker.pid, flush=True); time.sleep(60)\n"
+        "broker = EmbeddedBroker(); broker.start(); print(broker.pid, flush=True); time.sleep(600)\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     with parent:

@@ -97,7 +97,7 @@ if "DISCREET_TEST_KAFKA_OAUTH" in os.environ:
 
     def login(subject):
         security = Security(mechanism="OAUTHBEARER", token=lambda: access_token(subject))
-        return KafkaBroker(bootstrap=WITH_LOGIN, security=security, connect_seconds=5, delivery_seconds=5)
+        return KafkaBroker(bootstrap=WITH_LOGIN, security=security, connect_seconds=60, delivery_seconds=60)
 
     def test_access_rules_are_added_and_enforced(wanted, caplog):
         caplog.set_level("CRITICAL", logger="kafka")  # records of the log would keep connections
@@ -114,16 +114,17 @@ if "DISCREET_TEST_KAFKA_OAUTH" in os.environ:
         outcomes = []
         sink = login("product").open_sink()
         sink.send(record, outcomes.append)
-        sink.flush(10)
+        sink.flush(60)
         sink.close(10)
         assert outcomes == [None]
         reader = login("product").open_source(interactions.name)
         with pytest.raises(BrokerUnreachableError, match="does not let us read"):
-            for _ in range(20):
+            for _ in range(200):
                 reader.poll(0.5)
         reader.close()
         reader = login("worker").open_source(interactions.name)
-        assert [each.value for _ in range(10) for each in reader.poll(0.2)] == [b"v"]
+        found = next(records for _ in range(300) if (records := reader.poll(0.2)))
+        assert [each.value for each in found] == [b"v"]
         reader.close()
 
     def test_the_command_checks_and_adds_access_rules(capsys):

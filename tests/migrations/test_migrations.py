@@ -91,7 +91,7 @@ def test_processes_that_upgrade_at_once_queue_up(empty_database_url):
         )
         for _ in range(2)
     ]
-    reached = [child.communicate(timeout=60)[0].strip() for child in children]
+    reached = [child.communicate(timeout=240)[0].strip() for child in children]
     assert reached == [database.head()] * 2
 
 

@@ -82,7 +82,7 @@ def test_a_blocked_publisher_goes_on_when_there_is_room():
     thread = threading.Thread(target=publisher.publish, args=(EVENT,))
     thread.start()
     broker.sink.waiting.pop(0)(None)
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
     assert len(broker.sink.waiting) == 1
 
@@ -224,7 +224,7 @@ def test_an_address_without_a_broker_is_reported(caplog):
             broker.open_source("t")
         for _ in range(5):  # one pass frees coroutines, a later one their sockets
             gc.collect()
-    assert threading.active_count() == threads  # and nothing is left running
+    assert threading.active_count() <= threads  # and nothing is left running
 
 
 @pytest.mark.parametrize(

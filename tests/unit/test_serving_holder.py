@@ -166,7 +166,7 @@ def ask(host):
             asked = urllib.request.Request(f"http://127.0.0.1:{web.port}{path}", data=data)
             asked.add_header("Authorization", f"Bearer {token}")
             try:
-                with urllib.request.urlopen(asked, timeout=5) as answer:
+                with urllib.request.urlopen(asked, timeout=60) as answer:
                     return answer.status, json.loads(answer.read())
             except urllib.error.HTTPError as error:
                 return error.code, json.loads(error.read())

@@ -11,6 +11,7 @@ import sys
 import peft
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from personalization.plan import Family, PerformanceFlags, TrainingPlan
@@ -126,9 +127,10 @@ def test_child_process_trains_and_reports(base, tmp_path):
     assert (result.adapter / "adapter_model.safetensors").is_file()
     assert [p.stage for p in seen if p.stage != "prefix"] == ["load", "load", "train", "train", "export"]
     (alone,) = train(make_job(base, tmp_path / "again"), lambda _p: None)
-    assert (alone.adapter / "adapter_model.safetensors").read_bytes() == (
-        result.adapter / "adapter_model.safetensors"
-    ).read_bytes()
+    here, there = (load_file(one.adapter / "adapter_model.safetensors") for one in (alone, result))
+    torch.testing.assert_close(
+        here, there
+    )  # not to the bit: the two processes may use other numbers of threads
 
 
 def test_child_failure_arrives_as_its_class(base, tmp_path):

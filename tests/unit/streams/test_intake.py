@@ -17,7 +17,7 @@ SETTINGS = IngestSettings(
     consent_wait_seconds=0.6,
     retry_initial_seconds=0.01,
     retry_max_seconds=0.02,
-    drain_seconds=5,
+    drain_seconds=60,
 )
 
 
@@ -28,10 +28,15 @@ class Recorder:
         self.done = []
         self.refused = []
         self.failures = []
+        self.attempts = 0
+        self.away = False
         self.poison = set()
         self.hold = set()
 
     def process(self, works):
+        self.attempts += 1
+        if self.away:
+            raise StorageError("away")
         if self.failures:
             raise self.failures.pop(0)
         if any(work.record.offset in self.poison for work in works):
@@ -54,7 +59,7 @@ def go(scenario, handler, settings=SETTINGS):
         intake = Intake("t", handler, settings)
         loop = asyncio.create_task(intake.run())
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(90):
                 return await scenario(intake, loop)
         finally:
             loop.cancel()
@@ -124,15 +129,17 @@ def test_what_the_database_cannot_store_is_not_tried_for_ever():
 
 def test_a_full_buffer_makes_the_stream_wait():
     handler, progress = Recorder(), PartitionProgress()
-    handler.failures = [StorageError("away")] * 20
+    handler.away = True
 
     async def scenario(intake, _):
         await intake.offer(run_of(progress, *range(4)))
-        await asyncio.sleep(0.05)  # taken, and being tried
+        while not handler.attempts:  # until it is taken, and being tried
+            await asyncio.sleep(0.005)
         await intake.offer(run_of(progress, *range(4, 10)))
         waiting = asyncio.create_task(intake.offer(run_of(progress, 10)))
         await asyncio.sleep(0.05)
         stuck = not waiting.done()
+        handler.away = False
         await waiting
         await intake.drain()
         return stuck
