@@ -15,7 +15,7 @@ from pathlib import Path
 
 import yaml
 
-START_SECONDS = 90
+START_SECONDS = 300
 
 
 def environment_of(compose: dict, state: Path) -> dict[str, str]:
@@ -56,7 +56,7 @@ def check_service(name: str, service: dict, environment: dict[str, str]) -> None
             sys.exit(f"{name}: ended by itself with status {process.returncode}")
     finally:
         process.terminate()
-        status = process.wait(60)
+        status = process.wait(180)
     if status not in {0, -signal.SIGTERM}:  # by the signal itself: it was still starting
         sys.exit(f"{name}: stopped with status {status}")
     print(f"{name}: healthy, stopped in order")

@@ -16,6 +16,10 @@ free_port() {
   python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
 }
 
+patiently() { # three attempts, for what asks a server elsewhere
+  "$@" || { sleep 5 && "$@"; } || { sleep 30 && "$@"; }
+}
+
 as_postgres() { # PostgreSQL refuses to run as root
   if [ "$(id -u)" = 0 ]; then (cd / && runuser -u postgres -- "$@"); else "$@"; fi
 }
@@ -37,7 +41,7 @@ fetch_kafka() { # DIR: the broker's jars go to DIR/libs
   </dependencies>
 </project>
 POM
-  mvn -q -B -f "$1/pom.xml" org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies \
+  patiently mvn -q -B -f "$1/pom.xml" org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies \
     -DincludeScope=runtime -DoutputDirectory="$1/libs.part"
   mv "$1/libs.part" "$1/libs"
 }
@@ -89,7 +93,7 @@ PROPERTIES
     --add-scram "SCRAM-SHA-512=[name=product,password=for-tests]" >"$dir/format.log" 2>&1
   "${java[@]}" kafka.Kafka "$dir/server.properties" >"$dir/kafka.log" 2>&1 &
   KAFKA_PID=$!
-  for _ in $(seq 120); do
+  for _ in $(seq 360); do
     if python3 -c "import socket; socket.create_connection(('127.0.0.1', $port), 1).close()" 2>/dev/null; then
       export DISCREET_TEST_KAFKA="127.0.0.1:$port" DISCREET_TEST_KAFKA_CA="$dir/cert.pem"
       export DISCREET_TEST_KAFKA_SCRAM="127.0.0.1:$scram" DISCREET_TEST_KAFKA_OAUTH="127.0.0.1:$oauth"

@@ -78,7 +78,7 @@ def test_stock_faust_commits_what_raised(broker, name):
         app = faust.App(
             name,
             broker=f"kafka://{broker}",
-            broker_session_timeout=30.0,
+            broker_session_timeout=12.0,
             broker_heartbeat_interval=1.0,
             broker_commit_interval=0.5,
             topic_allow_declare=False,

@@ -57,7 +57,7 @@ def test_a_group_gets_its_partitions_and_commits(embedded_bootstrap):
         "group_id": "embedded-group",
         "auto_offset_reset": "earliest",
         "enable_auto_commit": False,
-        "session_timeout_ms": 30_000,
+        "session_timeout_ms": 10_000,
         "heartbeat_interval_ms": 500,
     }
     with KafkaConsumer("embedded-group-test", **options) as consumer:
