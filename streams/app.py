@@ -11,9 +11,11 @@ import ssl
 from typing import TYPE_CHECKING, Any
 
 import faust
+from faust.auth import OAuthCredentials
 from faust.transport.base import Transport as BaseTransport
 from yarl import URL
 
+from streams.access_tokens import AiokafkaTokens, access_tokens
 from streams.faust_transport import RunConsumer, RunTransport
 
 if TYPE_CHECKING:
@@ -102,15 +104,20 @@ def _add_agent(app: WorkerApp, topic: str, intake: Intake) -> None:
 
 
 def _credentials(settings: BrokerSettings) -> faust.types.auth.CredentialsT | None:
-    if settings.security_protocol.value == "PLAINTEXT":
-        return None
-    context = ssl.create_default_context(cafile=settings.ca_file)
-    encrypted = settings.security_protocol.value.endswith("SSL")
-    if settings.sasl_username is None or settings.sasl_password is None:
-        return faust.SSLCredentials(context=context)
+    context = None
+    if settings.encrypted:
+        context = ssl.create_default_context(cafile=settings.ca_file)
+        if settings.certificate_file is not None:
+            context.load_cert_chain(settings.certificate_file, settings.key_file)
+    if not settings.logs_in:
+        return None if context is None else faust.SSLCredentials(context=context)
+    if settings.sasl_mechanism == "OAUTHBEARER":
+        tokens = AiokafkaTokens(access_tokens(settings))
+        return OAuthCredentials(oauth_cb=tokens, ssl_context=context)
+    assert settings.sasl_password is not None  # the settings were checked
     return faust.SASLCredentials(
         mechanism=settings.sasl_mechanism,
         username=settings.sasl_username,
         password=settings.sasl_password.get_secret_value(),
-        ssl_context=context if encrypted else None,
+        ssl_context=context,
     )

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from kafka import KafkaConsumer, KafkaProducer
 from kafka.errors import KafkaError
 
+from streams.access_tokens import KafkaPythonTokens, access_tokens
+from streams.client.kafka_broker import open_or_close
 from streams.errors import BrokerUnavailableError
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from streams.settings import BrokerSettings
 
 CONNECT_SECONDS = 3.0
+LINGER_MILLISECONDS = 5
 
 
 def client_options(settings: BrokerSettings) -> dict[str, Any]:
@@ -26,12 +29,19 @@ def client_options(settings: BrokerSettings) -> dict[str, Any]:
         "bootstrap_servers": settings.bootstrap.split(","),
         "security_protocol": settings.security_protocol.value,
     }
-    if settings.ca_file is not None:
-        options["ssl_cafile"] = str(settings.ca_file)
-    if settings.sasl_username is not None and settings.sasl_password is not None:
+    files = {
+        "ssl_cafile": settings.ca_file,
+        "ssl_certfile": settings.certificate_file,
+        "ssl_keyfile": settings.key_file,
+    }
+    options.update({name: str(path) for name, path in files.items() if path is not None})
+    if settings.logs_in:
         options["sasl_mechanism"] = settings.sasl_mechanism
-        options["sasl_plain_username"] = settings.sasl_username
-        options["sasl_plain_password"] = settings.sasl_password.get_secret_value()
+        if settings.sasl_mechanism == "OAUTHBEARER":
+            options["sasl_oauth_token_provider"] = KafkaPythonTokens(access_tokens(settings))
+        elif settings.sasl_password is not None:
+            options["sasl_plain_username"] = settings.sasl_username
+            options["sasl_plain_password"] = settings.sasl_password.get_secret_value()
     return options
 
 
@@ -70,16 +80,17 @@ class KafkaSender:
         with self._lock:
             if self._producer is None:
                 milliseconds = int(self._settings.delivery_timeout_seconds * 1000)
-                self._producer = KafkaProducer(
+                options = {
                     **client_options(self._settings),
-                    acks="all",
-                    linger_ms=5,
-                    max_block_ms=milliseconds,
-                    request_timeout_ms=min(milliseconds, 10_000),
-                    delivery_timeout_ms=milliseconds,
-                    max_request_size=4 * 2**20,
-                    bootstrap_timeout_ms=milliseconds,
-                )
+                    "acks": "all",
+                    "linger_ms": LINGER_MILLISECONDS,
+                    "max_block_ms": milliseconds,
+                    "request_timeout_ms": max(1, min(10_000, milliseconds - LINGER_MILLISECONDS)),
+                    "delivery_timeout_ms": milliseconds,
+                    "max_request_size": 4 * 2**20,
+                    "bootstrap_timeout_ms": milliseconds,
+                }
+                self._producer = open_or_close(KafkaProducer, options)
             return self._producer
 
     def close(self) -> None:
@@ -102,7 +113,8 @@ def open_consumer(settings: BrokerSettings, *, group: str | None = None, **optio
         BrokerUnavailableError: the broker cannot be reached.
     """
     try:
-        return KafkaConsumer(**client_options(settings), enable_auto_commit=False, group_id=group, **options)
+        shared = {**client_options(settings), "enable_auto_commit": False, "group_id": group}
+        return open_or_close(KafkaConsumer, {**shared, **options})
     except KafkaError as error:
         raise BrokerUnavailableError(
             f"the broker at {settings.bootstrap} cannot be reached ({type(error).__name__}); is it running?"

@@ -3,6 +3,8 @@
     StreamsError
     ├── SettingsError            a setting is missing or outside its range (setting, value, allowed range)
     ├── BrokerUnavailableError   the broker cannot be reached or did not confirm a write (retryable)
+    ├── AccessTokenError         no access token for the broker could be had (retryable)
+    ├── ClockError               this machine's clock and the database's disagree (retryable)
     ├── TopicMismatchError       a topic is missing or is not set up as the contract says
     ├── PoisonedTopicError       too large a share of recent events could not be accepted; the worker stops
     ├── DeadLetterError          a dead-letter record cannot be read or replayed
@@ -38,6 +40,22 @@ class BrokerUnavailableError(StreamsError):
     """The broker could not be reached or did not confirm a write; trying again may help."""
 
     code = "streams.broker.unavailable"
+    retryable = True
+    exit_status = 5
+
+
+class AccessTokenError(StreamsError):
+    """No access token for the broker could be had; trying again may help."""
+
+    code = "streams.access_token.unavailable"
+    retryable = True
+    exit_status = 5
+
+
+class ClockError(StreamsError):
+    """This machine's clock and the database's disagree by more than is safe for what goes by the clock."""
+
+    code = "streams.clock.disagrees"
     retryable = True
     exit_status = 5
 

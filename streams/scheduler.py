@@ -1,4 +1,8 @@
-"""What happens by the clock: rounds are opened, the outbox is relayed, what is past its time is deleted."""
+"""What happens by the clock: rounds are opened, the outbox is relayed, what is past its time is deleted.
+
+A clock that is wrong must neither delete what is not past its time nor open rounds ahead of it. So both compare this
+machine's clock with the database's first, and wait while they disagree. SQLite has no clock but this machine's.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import structlog
+from sqlalchemy import text
 
 from personalization.services.rounds import open_due_rounds
 from personalization.storage.signals import delete_expired_signals, signals_per_tenant
@@ -14,7 +19,7 @@ from privacy.errors import PrivacyError
 from privacy.services import policies
 from privacy.storage.session import transaction
 from streams.dedup import forget_processed
-from streams.errors import StreamsError
+from streams.errors import ClockError, StreamsError
 from streams.tenants import WITHOUT_POLICY
 from streams.tracing import round_span
 
@@ -23,12 +28,31 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from sqlalchemy.engine import Engine
+    from sqlmodel import Session
 
     from streams.metrics import WorkerMetrics
     from streams.outbox import OutboxRelay
     from streams.settings import OutboxSettings, SchedulerSettings
 
 log = structlog.get_logger(__name__)
+
+LARGEST_CLOCK_DIFFERENCE = timedelta(minutes=5)
+
+
+def require_right_time(session: Session, now: datetime) -> None:
+    """Compare ``now`` with the database's clock.
+
+    Raises:
+        ClockError: they lie more than ``LARGEST_CLOCK_DIFFERENCE`` apart.
+    """
+    if session.get_bind().dialect.name != "postgresql":
+        return
+    difference = session.connection().execute(text("SELECT clock_timestamp()")).scalar_one() - now
+    if abs(difference) > LARGEST_CLOCK_DIFFERENCE:
+        raise ClockError(
+            f"this machine's clock and the database's lie {abs(difference).total_seconds():.0f} s apart, allowed are "
+            f"{LARGEST_CLOCK_DIFFERENCE.total_seconds():.0f} s; set the wrong one right"
+        )
 
 
 class Chores:
@@ -41,6 +65,7 @@ class Chores:
         scheduler: pauses and retention of bookkeeping.
         outbox: pauses and retention of sent rows.
         metrics: shows the sizes that the sweep sees.
+        check_time: raises ``ClockError`` where the clock must not be trusted.
     """
 
     def __init__(
@@ -52,6 +77,7 @@ class Chores:
         scheduler: SchedulerSettings,
         outbox: OutboxSettings,
         metrics: WorkerMetrics,
+        check_time: Callable[[Session, datetime], None] = require_right_time,
     ) -> None:
         self._engine = engine
         self._relay = relay
@@ -59,6 +85,7 @@ class Chores:
         self._scheduler = scheduler
         self._outbox = outbox
         self._metrics = metrics
+        self._check_time = check_time
 
     async def run(self) -> None:
         """Run all of them until cancelled; a failure is reported once and tried again at the next turn."""
@@ -69,8 +96,10 @@ class Chores:
 
     def open_rounds(self) -> None:
         """Open the rounds that are due on the public clock."""
+        now = self._clock()
         with transaction(self._engine) as session:
-            opened = open_due_rounds(session, self._clock())
+            self._check_time(session, now)
+            opened = open_due_rounds(session, now)
         for round_id in opened:
             with round_span(round_id, "open round"):
                 log.info("round_opened", round=round_id)
@@ -85,6 +114,7 @@ class Chores:
         """Delete signals past their tenant's retention, old marks of processed events and old sent rows."""
         now = self._clock()
         with transaction(self._engine) as session:
+            self._check_time(session, now)
             for tenant in policies.list_tenants(session):
                 policy = tenant.policy.policy if tenant.policy is not None else WITHOUT_POLICY
                 delete_expired_signals(session, tenant.tenant_id, now - policy.retention)

@@ -11,9 +11,18 @@ import base64
 import binascii
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from streams.errors import SettingsError
@@ -57,16 +66,68 @@ class BrokerSettings(_Section):
     instance_id: str | None = None
     """Static group membership: a name of this worker that survives a restart."""
     security_protocol: SecurityProtocol = SecurityProtocol.PLAINTEXT
-    sasl_mechanism: Literal["SCRAM-SHA-256", "SCRAM-SHA-512", "PLAIN"] = "SCRAM-SHA-512"
+    sasl_mechanism: Literal["SCRAM-SHA-256", "SCRAM-SHA-512", "PLAIN", "OAUTHBEARER"] = "SCRAM-SHA-512"
     sasl_username: str | None = None
     sasl_password: SecretStr | None = None
+    oauth_token_file: Path | None = None
+    """File with the access token of OAUTHBEARER, read again for each connection."""
+    oauth_token_url: str | None = None
+    """Token endpoint of an authorization server, asked with the client credentials grant."""
+    oauth_client_id: str | None = None
+    oauth_client_secret: SecretStr | None = None
+    oauth_scope: str | None = None
     ca_file: Path | None = None
+    """Certificate authorities to trust instead of the system's."""
+    certificate_file: Path | None = None
+    """Our own certificate, for brokers that ask for one."""
+    key_file: Path | None = None
+    """Key of that certificate, unless it stands in the same file."""
     session_timeout_seconds: Positive = 45.0
     heartbeat_seconds: Positive = 3.0
     rebalance_timeout_seconds: Positive = 60.0
     commit_interval_seconds: Positive = 0.5
     delivery_timeout_seconds: Positive = 30.0
     """How long a write may take to be confirmed before it counts as failed and is tried again."""
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether connections use TLS."""
+        return self.security_protocol in (SecurityProtocol.SSL, SecurityProtocol.SASL_SSL)
+
+    @property
+    def logs_in(self) -> bool:
+        """Whether we say who we are with a SASL mechanism."""
+        return self.security_protocol in (SecurityProtocol.SASL_PLAINTEXT, SecurityProtocol.SASL_SSL)
+
+    @model_validator(mode="after")
+    def _login_is_complete(self) -> Self:
+        with_password = self.sasl_username is not None and self.sasl_password is not None
+        if not self.logs_in:
+            if self.sasl_username is not None or self.oauth_token_file or self.oauth_token_url:
+                raise ValueError(f"a login is set, which {self.security_protocol.value} would not use")
+        elif self.sasl_mechanism == "OAUTHBEARER":
+            credentials = (self.oauth_token_url, self.oauth_client_id, self.oauth_client_secret)
+            if (self.oauth_token_file is None) == any(each is None for each in credentials):
+                raise ValueError(
+                    "OAUTHBEARER needs either oauth_token_file, or oauth_token_url with oauth_client_id and "
+                    "oauth_client_secret"
+                )
+        elif not with_password:
+            raise ValueError(f"{self.sasl_mechanism} needs sasl_username and sasl_password")
+        if not self.encrypted and (self.ca_file or self.certificate_file):
+            raise ValueError(f"certificates are set, which {self.security_protocol.value} would not use")
+        return self
+
+    @field_validator("oauth_token_url")
+    @classmethod
+    def _secrets_travel_encrypted(cls, value: str | None) -> str | None:
+        if value is not None:
+            address = urlsplit(value)
+            if address.scheme != "https" and address.hostname not in ("127.0.0.1", "::1", "localhost"):
+                raise ValueError("it must begin with https://, because a secret is sent there")
+            if address.scheme not in ("https", "http"):
+                raise ValueError("it must be an address that begins with https://")
+        return value
 
 
 class IngestSettings(_Section):

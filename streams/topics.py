@@ -12,6 +12,7 @@ from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaError, RetriableError, TopicAlreadyExistsError
 
+from streams.client.kafka_broker import open_or_close
 from streams.contracts.topics import TOPICS, Topic
 from streams.errors import BrokerUnavailableError, TopicMismatchError
 
@@ -76,7 +77,9 @@ def open_admin(options: Mapping[str, Any]) -> Iterator[KafkaAdminClient]:
     where = options.get("bootstrap_servers")
     address = ",".join(where) if isinstance(where, list | tuple) else str(where)
     try:
-        admin = KafkaAdminClient(**{"bootstrap_timeout_ms": int(TIMEOUT_SECONDS * 1000), **options})
+        admin = open_or_close(
+            KafkaAdminClient, {"bootstrap_timeout_ms": int(TIMEOUT_SECONDS * 1000), **options}
+        )
     except RetriableError as error:
         raise BrokerUnavailableError(
             f"no broker answers at {address} ({type(error).__name__}); start it or correct the address"

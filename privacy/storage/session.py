@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from sqlalchemy import create_engine, event
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session
 
@@ -20,11 +21,12 @@ from privacy.errors import StorageError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sqlalchemy.engine import Engine
+    from sqlalchemy.engine import URL, Engine
     from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor
     from sqlalchemy.pool import ConnectionPoolEntry
 
 _WAL_POLL_SECONDS = 0.02
+_IDLE_IN_TRANSACTION_SECONDS = 300  # longer than any pause of ours between two statements
 
 
 def open_engine(url: str, *, busy_timeout_seconds: float = 30.0) -> Engine:
@@ -48,7 +50,24 @@ def open_engine(url: str, *, busy_timeout_seconds: float = 30.0) -> Engine:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
         return engine
-    return create_engine(url, pool_pre_ping=True)
+    return create_engine(url, pool_pre_ping=True, connect_args=_postgres_limits(make_url(url)))
+
+
+def _postgres_limits(url: URL) -> dict[str, str | int]:
+    """Return how long a PostgreSQL connection may hang; what the URL sets itself stays as it is.
+
+    A peer that vanished without a word is given up by TCP. A session of ours that froze inside a transaction (a
+    stopped process, a parted machine) is ended by the server, since its locks keep everybody else waiting.
+    """
+    limits: dict[str, str | int] = {
+        "connect_timeout": 10,
+        "keepalives_idle": 30,
+        "keepalives_interval": 10,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 60_000,
+        "options": f"-c idle_in_transaction_session_timeout={_IDLE_IN_TRANSACTION_SECONDS}s",
+    }
+    return {name: value for name, value in limits.items() if name not in url.query}
 
 
 def _enter_wal(cursor: DBAPICursor, busy_timeout_seconds: float) -> None:

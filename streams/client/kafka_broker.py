@@ -246,8 +246,8 @@ class KafkaSource:
             self._consumer.seek_to_beginning(*new)
 
 
-def _connected(kind: Callable[..., Any], settings: Mapping[str, Any], bootstrap: str) -> Any:
-    """Make a producer or consumer; leave nothing behind when no broker answers.
+def open_or_close(kind: Callable[..., Any], settings: Mapping[str, Any]) -> Any:
+    """Make a producer, consumer or administrator; leave nothing behind when that fails.
 
     kafka-python 3.0 keeps the sockets and the thread of a client whose constructor failed, so its network
     part is held on to and closed.
@@ -260,11 +260,16 @@ def _connected(kind: Callable[..., Any], settings: Mapping[str, Any], bootstrap:
 
     try:
         return kind(**{"kafka_client": open_client, **settings})
-    except KafkaError as error:
+    except KafkaError:
         for client in opened:
             client.close()
-        if not isinstance(error, RetriableError):
-            raise
+        raise
+
+
+def _connected(kind: Callable[..., Any], settings: Mapping[str, Any], bootstrap: str) -> Any:
+    try:
+        return open_or_close(kind, settings)
+    except RetriableError as error:
         raise BrokerUnreachableError(
             f"no Kafka broker at {bootstrap} lets us in; check that it runs, the address and the security settings"
         ) from error

@@ -1,23 +1,32 @@
-"""Kill, stop, freeze and restart random parts under load, then count: every event has one effect or one dead letter.
+"""Kill, stop, freeze, part and restart random parts under load, then count: every event has exactly one fate.
 
-    python tests/benchmarks/chaos.py --kafka-libs DIR --runs 200 --seed 1 --json chaos.json
+    python tests/benchmarks/chaos.py --kafka-libs DIR --runs 200 --seed 1 --append chaos.jsonl
+    python tests/benchmarks/chaos.py --summary chaos.jsonl --json chaos.json
 
-starts its own Apache Kafka (jars in DIR, see ``.ci/services.sh``) and PostgreSQL, real worker processes, and real
-signals. One run publishes a seeded mix of events (good, repeated, malformed, of unknown tenants, of users who never
-consent), does a seeded series of faults meanwhile, waits until everything is accounted for, and checks it by counting.
-Without ``--kafka-libs`` it runs on the embedded broker and SQLite, whose parts are not restarted.
+starts its own Apache Kafka (jars in DIR, see ``.ci/services.sh``) and PostgreSQL, real worker processes, and sends real
+signals. Each worker reaches broker and database over links that can be slowed, blocked and cut, and has a clock that
+can be stepped. One run publishes a seeded mix of events on every topic a worker reads (good, repeated, malformed, of
+unknown tenants, of users who never consent, erasures, acknowledgements) and does a seeded series of faults meanwhile.
+Then it waits until everything is accounted for and committed, and counts:
+
+- every event has one mark in the database, an effect or a refusal, or (unreadable ones) a dead letter;
+- every effect on an interaction is a stored signal, every erasure one certificate and one answer;
+- every refusal is a dead letter of the same origin, for a reason that this event may be refused for;
+- nothing has both, nothing has two, and after the last run of a call all of that still holds for every run.
+
+Each run's outcome is appended to a file as it ends. Without ``--kafka-libs`` the broker is the embedded one and the
+database SQLite; neither is restarted then, and there are no links.
 """
 
 from __future__ import annotations
 
 import argparse
-import base64
 import json
 import os
+import platform
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -31,226 +40,178 @@ from pathlib import Path
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError
-from sqlalchemy import create_engine, text
+from sqlalchemy import bindparam, text
 
+from privacy.errors import StorageError
 from privacy.keyring import new_master_key
 from privacy.services import policies
 from privacy.storage.session import open_engine, transaction
 from streams import database
-from streams.contracts.codec import encode
-from streams.contracts.consent import ConsentV1, Purpose
 from streams.contracts.dead_letter import DeadLetter
-from streams.contracts.envelope import new_envelope
-from streams.contracts.interaction import Accepted, InteractionV1
-from streams.contracts.topics import CONSENT_GRANTED, DEAD_LETTERS, INTERACTION_RECORDED, TOPICS
-from streams.embedded_broker import EmbeddedBroker, answers
+from streams.contracts.topics import (
+    CONSENT,
+    DEAD_LETTERS,
+    ERASURE_COMPLETED,
+    ERASURES,
+    INTERACTIONS,
+    SERVING_ACKS,
+    TOPICS,
+)
+from streams.embedded_broker import EmbeddedBroker
+from tests.benchmarks.chaos_load import MISTIMED, NAME_HEADER, Sent, load
+from tests.fakes.network import Network
+from tests.fakes.services import Kafka, Postgres, wait_until
+from tests.fakes.worker_processes import WorkerProcess
 
-ROOT = Path(__file__).resolve().parents[2]
-SOURCE = "urn:chaos"
 PARTITIONS = 4
-KAFKA_PROPERTIES = """
-process.roles=broker,controller
-node.id=1
-controller.quorum.bootstrap.servers=127.0.0.1:{controller}
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
-controller.listener.names=CONTROLLER
-inter.broker.listener.name=PLAINTEXT
-listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
-log.dirs={directory}/data
-offsets.topic.replication.factor=1
-offsets.topic.num.partitions=2
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
-group.initial.rebalance.delay.ms=0
-group.min.session.timeout.ms=1000
-auto.create.topics.enable=false
-log.cleaner.dedupe.buffer.size=8000000
-"""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class Kafka:
-    """One Apache Kafka broker (KRaft) that can be killed and started again on its data."""
-
-    def __init__(self, libs: Path, directory: Path) -> None:
-        directory.mkdir(parents=True)
-        self._directory = directory
-        self._port = free_port()
-        self.bootstrap = f"127.0.0.1:{self._port}"
-        self._java = ["java", "-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
-        self._java += [f"-Dkafka.logs.dir={directory}", "-cp", f"{libs}/*"]
-        self._config = directory / "server.properties"
-        properties = KAFKA_PROPERTIES.format(controller=free_port(), port=self._port, directory=directory)
-        self._config.write_text(properties)
-        cluster = base64.urlsafe_b64encode(os.urandom(16)).decode().rstrip("=")
-        tool = ["kafka.tools.StorageTool", "format", "--standalone", "-t", cluster, "-c", str(self._config)]
-        subprocess.run([*self._java, *tool], check=True, capture_output=True)
-        self.start()
-
-    def start(self) -> None:
-        command = [*self._java, "kafka.Kafka", str(self._config)]
-        with (self._directory / "kafka.log").open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        wait_until(lambda: answers("127.0.0.1", self._port), 120, "Kafka did not start")
-
-    def restart(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        self.start()
-
-    def stop(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-
-class Postgres:
-    """One PostgreSQL cluster that can be restarted, and whose connections can be cut."""
-
-    def __init__(self, directory: Path) -> None:
-        directory.mkdir(parents=True)
-        self._directory = directory
-        binaries = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-        self._bin = binaries[-1] if binaries else Path(shutil.which("initdb") or "").parent
-        self._port = free_port()
-        if os.getuid() == 0:
-            shutil.chown(directory, "postgres")
-            for parent in directory.parents:
-                if parent == Path(tempfile.gettempdir()):
-                    break
-                parent.chmod(0o755)
-        self._run("initdb", "-D", f"{directory}/data", "-U", "discreet", "-A", "trust", "--no-sync")
-        self._control("start")
-        self._run("createdb", "-h", "127.0.0.1", "-p", str(self._port), "-U", "discreet", "discreet")
-        self.url = f"postgresql+psycopg://discreet@127.0.0.1:{self._port}/discreet"
-
-    def _run(self, tool: str, *arguments: str) -> None:
-        command = [str(self._bin / tool), *arguments]
-        if os.getuid() == 0:
-            command = ["runuser", "-u", "postgres", "--", *command]
-        subprocess.run(command, check=True, cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-    def _control(self, verb: str, *extra: str) -> None:
-        options = f"-c listen_addresses=127.0.0.1 -p {self._port} -k {self._directory} -c max_connections=100"
-        self._run(
-            "pg_ctl",
-            "-D",
-            f"{self._directory}/data",
-            "-l",
-            f"{self._directory}/log",
-            "-w",
-            "-o",
-            options,
-            verb,
-            *extra,
-        )
-
-    def restart(self) -> None:
-        self._control("restart", "-m", "immediate")
-
-    def cut_connections(self) -> None:
-        engine = create_engine(self.url)
-        with engine.connect() as connection:
-            connection.execute(
-                text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
-            )
-        engine.dispose()
-
-    def stop(self) -> None:
-        with suppress(subprocess.CalledProcessError):
-            self._run("pg_ctl", "-D", f"{self._directory}/data", "-m", "immediate", "stop")
-
-
-def wait_until(done, seconds: float, problem: str) -> None:
-    end = time.monotonic() + seconds
-    while not done():
-        if time.monotonic() > end:
-            raise TimeoutError(problem)
-        time.sleep(0.1)
+SLOTS = 3  # ways from workers to broker and database; a fourth worker shares the first's
+READ_TOPICS = (INTERACTIONS, CONSENT, ERASURES, SERVING_ACKS)
+DAY = 86_400
+CLOCK_STEPS = (-3_600, -90, -2, 2, 90, 3_600, 400 * DAY)
+GROUP = "discreet-worker"
 
 
 class Workers:
-    """Real worker processes."""
+    """Real worker processes, replaced as a supervisor would."""
 
-    def __init__(self, environment: dict[str, str], logs: Path) -> None:
-        self._environment = environment
-        self._logs = logs
+    def __init__(self, environments: list[dict[str, str]], directory: Path, *, forked: bool) -> None:
+        self._environments = environments
+        self._forked = forked
+        self._logs = directory / "logs"
+        self._logs.mkdir()
+        self.clocks = [directory / f"clock-{slot}" for slot in range(len(environments))]
+        self.set_clocks(0)
         self._number = 0
-        self.running: list[subprocess.Popen] = []
+        self.running: list[WorkerProcess] = []
         self.exits: Counter[str] = Counter()
 
+    def set_clocks(self, seconds: float, slot: int | None = None) -> None:
+        """Step the wall clock of the workers of a slot, or of all, to so many seconds after the true time."""
+        for number, clock in enumerate(self.clocks):
+            if slot in (None, number):
+                part = clock.with_suffix(".part")
+                part.write_text(str(seconds))
+                part.replace(clock)
+
+    def slot(self, process: WorkerProcess) -> int:
+        return process.number % len(self._environments)
+
     def start(self) -> None:
+        taken = Counter(self.slot(process) for process in self.running)
+        slot = min(range(len(self._environments)), key=lambda number: taken[number])
+        number = self._number * len(self._environments) + slot
         self._number += 1
-        command = [sys.executable, "-m", "streams.cli.main", "worker"]
-        with (self._logs / f"worker-{self._number}.log").open("wb") as log:
-            process = subprocess.Popen(
-                command, env=self._environment, cwd=ROOT, stdout=log, stderr=log, start_new_session=True
-            )
+        log = self._logs / f"worker-{number}.log"
+        process = WorkerProcess(number, self._environments[slot], log, self.clocks[slot], forked=self._forked)
         self.running.append(process)
 
     def reap(self) -> None:
-        """Start again what ended by itself, as a supervisor would."""
+        """Start again what ended by itself."""
         for process in list(self.running):
             if process.poll() is not None:
-                self.exits[f"ended with {process.returncode}"] += 1
+                self.exits[f"ended with {process.poll()}"] += 1
                 self.running.remove(process)
                 self.start()
 
-    def end(self, process: subprocess.Popen, number: signal.Signals) -> None:
+    def end(self, process: WorkerProcess, number: signal.Signals) -> None:
         self.running.remove(process)
         process.send_signal(number)
         process.send_signal(signal.SIGCONT)
         if number is signal.SIGTERM:
-            try:
-                status = process.wait(60)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                status = "timeout"
-            self.exits[f"asked to stop: {status}"] += 1
-        process.wait()
+            status = process.wait(60)
+            self.exits[f"asked to stop: {'timeout' if status is None else status}"] += 1
+            process.send_signal(signal.SIGKILL)
+        process.wait(10)
 
     def stop(self) -> None:
         for process in list(self.running):
-            process.kill()
-            process.wait()
+            self.end(process, signal.SIGKILL)
 
 
-@dataclass
-class Run:
-    """What one run did and found."""
+class Reader:
+    """Reads a topic in the background from its start, over restarts of the broker."""
 
-    seed: int
-    published: int = 0
-    acceptable: int = 0
-    effects: int = 0
-    letters: int = 0
-    repeated_letters: int = 0
-    lost: int = 0
-    doubled: int = 0
-    wrong: int = 0
-    late_consents: int = 0
-    seconds: float = 0.0
-    faults: list[str] = field(default_factory=list)
+    def __init__(self, bootstrap: str, topic: str) -> None:
+        self._bootstrap = bootstrap
+        self._topic = topic
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
 
-    @property
-    def good(self) -> bool:
-        return self.lost == self.doubled == self.wrong == 0
+    def note(self, record) -> None:
+        """Take one record."""
+        raise NotImplementedError
+
+    def _read(self) -> None:
+        positions = dict.fromkeys(range(PARTITIONS), 0)
+        while not self._stop.is_set():
+            consumer = None
+            try:
+                consumer = KafkaConsumer(bootstrap_servers=self._bootstrap, bootstrap_timeout_ms=3000)
+                consumer.assign([TopicPartition(self._topic, number) for number in positions])
+                for number, offset in positions.items():
+                    consumer.seek(TopicPartition(self._topic, number), offset)
+                while not self._stop.is_set():
+                    for records in consumer.poll(300).values():
+                        for record in records:
+                            self.note(record)
+                            positions[record.partition] = record.offset + 1
+            except KafkaError:
+                time.sleep(0.3)
+            finally:
+                if consumer is not None:
+                    consumer.close()
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join(10)
+
+
+class Letters(Reader):
+    """Dead letters: of which events, from which origins, for which reasons."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self.origins: dict[str, set[str]] = {}
+        self.reasons: dict[str, set[str]] = {}
+        self.copies: Counter[str] = Counter()
+        super().__init__(bootstrap, DEAD_LETTERS.name)
+
+    def note(self, record) -> None:
+        letter = DeadLetter.from_headers(record.headers)
+        name = dict(record.headers).get(NAME_HEADER, b"").decode()
+        self.reasons.setdefault(name, set()).add(letter.reason.value)
+        self.origins.setdefault(name, set()).add(f"{letter.topic}/{letter.partition}/{letter.offset}")
+        self.copies[name] += 1
+
+
+class Answers(Reader):
+    """Answers to erasure requests: which distinct answers each request got."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self.of: dict[str, set[bytes]] = {}
+        super().__init__(bootstrap, ERASURES.name)
+
+    def note(self, record) -> None:
+        headers = dict(record.headers)
+        if headers.get("ce_type") == ERASURE_COMPLETED.encode():
+            request = json.loads(record.value)["request_id"]
+            self.of.setdefault(request, set()).add(headers["ce_id"])
 
 
 class World:
-    """Broker, database and workers, and what was published so far."""
+    """Broker, database and workers, and what became of everything published so far."""
 
-    def __init__(self, directory: Path, kafka_libs: Path | None) -> None:
-        self.kafka = Kafka(kafka_libs, directory / "kafka") if kafka_libs else None
+    def __init__(self, directory: Path, kafka_libs: Path | None, *, forked: bool = False) -> None:
+        self.network = Network()
+        self.broker_links = [self.network.link() for _ in range(SLOTS)] if kafka_libs else []
+        self.database_links = [self.network.link() for _ in range(SLOTS)] if kafka_libs else []
+        self.kafka = Kafka(kafka_libs, directory / "kafka", self.broker_links) if kafka_libs else None
         self.postgres = Postgres(directory / "postgres") if kafka_libs else None
         self._embedded = None if kafka_libs else EmbeddedBroker()
         self.bootstrap = self.kafka.bootstrap if self.kafka else self._embedded.start()
         self.url = self.postgres.url if self.postgres else f"sqlite:///{directory / 'chaos.sqlite3'}"
+        for link in self.database_links:
+            link.lead_to(self.postgres.port)
         database.upgrade(self.url)
         self.engine = open_engine(self.url)
         now = datetime.now(UTC)
@@ -263,20 +224,21 @@ class World:
             {topic.name: {"num_partitions": PARTITIONS, "replication_factor": 1} for topic in TOPICS}
         )
         admin.close()
-        logs = directory / "logs"
-        logs.mkdir()
-        self.workers = Workers(self._environment(directory), logs)
+        self.workers = Workers(self._environments(directory), directory, forked=forked)
         self.letters = Letters(self.bootstrap)
+        self.answers = Answers(self.bootstrap)
+        self.sent: dict[str, Sent] = {}
 
-    def _environment(self, directory: Path) -> dict[str, str]:
+    def _environments(self, directory: Path) -> list[dict[str, str]]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("DISCREET_")}
-        return {
+        shared = {
             **kept,
             "DISCREET_STATE": str(directory),
             "DISCREET_MASTER_KEY": new_master_key(),
             "DISCREET_DATABASE__URL": self.url,
             "DISCREET_BROKER__BOOTSTRAP": self.bootstrap,
             "DISCREET_BROKER__EMBEDDED": "false" if self.kafka else "true",
+            "DISCREET_BROKER__GROUP": GROUP,
             "DISCREET_BROKER__SESSION_TIMEOUT_SECONDS": "4",
             "DISCREET_BROKER__HEARTBEAT_SECONDS": "0.7",
             "DISCREET_BROKER__REBALANCE_TIMEOUT_SECONDS": "10",
@@ -284,209 +246,369 @@ class World:
             "DISCREET_INGEST__BATCH_EVENTS": "200",
             "DISCREET_INGEST__POISON_SHARE": "2",
             "DISCREET_INGEST__RETRY_MAX_SECONDS": "1",
+            "DISCREET_SCHEDULER__RETENTION_SECONDS": "5",
             "DISCREET_HTTP__PORT": "0",
         }
+        if not self.kafka:
+            return [shared] * SLOTS
+        return [
+            {
+                **shared,
+                "DISCREET_BROKER__BOOTSTRAP": f"127.0.0.1:{self.broker_links[slot].port}",
+                "DISCREET_DATABASE__URL": self.postgres.url_at(self.database_links[slot].port),
+            }
+            for slot in range(SLOTS)
+        ]
+
+    def fates(self, names: list[str]) -> dict[str, str | None]:
+        """Return the fate of each event that has one: ``None`` for an effect, else where it was refused."""
+        return self._by_name(names, "SELECT event_digest, refused_origin FROM processed_events")
+
+    def signals(self, names: list[str]) -> Counter[str]:
+        """Return how many signals each event has."""
+        return Counter(self._by_name(names, "SELECT event_digest, pseudonym FROM signals"))
+
+    def _by_name(self, names: list[str], select: str) -> dict:
+        digests = {self.sent[name].digest: name for name in names}
+        wanted = text(f"{select} WHERE event_digest IN :digests").bindparams(
+            bindparam("digests", expanding=True)
+        )
+        found = {}
+        with transaction(self.engine) as session:
+            for start in range(0, len(names), 500):
+                part = list(digests)[start : start + 500]
+                for digest, value in session.connection().execute(wanted, {"digests": part}):
+                    found[digests[bytes(digest)]] = value
+        return found
+
+    def certificates(self, requests: list[str]) -> int:
+        """Return how many of the erasure requests were completed with a certificate."""
+        wanted = text(
+            "SELECT count(*) FROM erasures WHERE erasure_id IN :requests AND certificate IS NOT NULL"
+        ).bindparams(bindparam("requests", expanding=True))
+        with transaction(self.engine) as session:
+            return session.connection().execute(wanted, {"requests": requests}).scalar_one()
+
+    def uncommitted(self) -> int:
+        """Return how many records of the read topics lie after the group's committed offsets."""
+        consumer = KafkaConsumer(
+            bootstrap_servers=self.bootstrap,
+            group_id=GROUP,
+            enable_auto_commit=False,
+            bootstrap_timeout_ms=5000,
+        )
+        try:
+            partitions = [
+                TopicPartition(topic.name, number) for topic in READ_TOPICS for number in range(PARTITIONS)
+            ]
+            ends = consumer.end_offsets(partitions)
+            return sum(ends[each] - (consumer.committed(each) or 0) for each in partitions)
+        finally:
+            consumer.close()
+
+    def heal(self) -> None:
+        """End every lasting fault."""
+        self.workers.set_clocks(0)
+        for link in self.broker_links + self.database_links:
+            link.slow(0)
+            link.unblock()
 
     def close(self) -> None:
+        self.heal()
         self.workers.stop()
         self.letters.close()
+        self.answers.close()
         self.engine.dispose()
+        self.network.close()
         for part in (self.kafka, self.postgres, self._embedded):
             if part is not None:
                 part.stop()
 
 
-class Letters:
-    """Reads the dead-letter topic in the background: which event ids, from which origins."""
-
-    def __init__(self, bootstrap: str) -> None:
-        self._bootstrap = bootstrap
-        self.origins: dict[str, set[tuple[int, int]]] = {}
-        self.copies: Counter[str] = Counter()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._read, daemon=True)
-        self._thread.start()
-
-    def _read(self) -> None:
-        positions = dict.fromkeys(range(PARTITIONS), 0)
-        while not self._stop.is_set():
-            consumer = None
-            try:
-                consumer = KafkaConsumer(bootstrap_servers=self._bootstrap, bootstrap_timeout_ms=3000)
-                consumer.assign([TopicPartition(DEAD_LETTERS.name, number) for number in positions])
-                for number, offset in positions.items():
-                    consumer.seek(TopicPartition(DEAD_LETTERS.name, number), offset)
-                while not self._stop.is_set():
-                    for records in consumer.poll(300).values():
-                        for record in records:
-                            self._note(record)
-                            positions[record.partition] = record.offset + 1
-            except KafkaError:
-                time.sleep(0.3)
-            finally:
-                if consumer is not None:
-                    consumer.close()
-
-    def _note(self, record) -> None:
-        headers = dict(record.headers)
-        letter = DeadLetter.from_headers(record.headers)
-        name = headers.get("chaos_id", b"").decode()
-        self.origins.setdefault(name, set()).add((letter.partition, letter.offset))
-        self.copies[name] += 1
-
-    def close(self) -> None:
-        self._stop.set()
-        self._thread.join(10)
-
-
-def consents(seed: int, users: list[str]):
-    now = datetime.now(UTC)
-    for user in users:
-        data = ConsentV1(
-            tenant_id="acme", user_id=user, purpose=Purpose.TRAINING, notice_version="1", occurred_at=now
-        )
-        envelope = new_envelope(
-            event_id=f"{seed}-consent-{user}", source=SOURCE, event_type=CONSENT_GRANTED, time=now
-        )
-        yield encode(data, envelope)
-
-
-def events(seed: int, count: int, choice: random.Random):
-    """Yield (name, accepted, record); a repeated event comes under the same name."""
-    now = datetime.now(UTC)
-    for number in range(count):
-        name = f"{seed}-{number}"
-        # Only every third run has users who never consent: each of their events waits for its whole time.
-        kind = choice.choices(("good", "malformed", "tenant", "consent"), (90, 4, 3, 3 * (seed % 3 == 0)))[0]
-        user = f"user-{seed}-{choice.randrange(50)}" if kind != "consent" else f"stranger-{seed}-{number}"
-        data = InteractionV1(
-            tenant_id="nobody" if kind == "tenant" else "acme",
-            user_id=user,
-            interaction_id=name,
-            prompt="How do I reset it?",
-            completion="Hold the button for ten seconds.",
-            outcome=Accepted(),
-            notice_version="1",
-            occurred_at=now,
-        )
-        record = encode(
-            data, new_envelope(event_id=name, source=SOURCE, event_type=INTERACTION_RECORDED, time=now)
-        )
-        value = choice.randbytes(40) if kind == "malformed" else record.value
-        record = record._replace(value=value, headers=[*record.headers, ("chaos_id", name.encode())])
-        yield name, kind == "good", record
-        if kind == "good" and choice.random() < 0.05:
-            yield name, True, record
+WORKER_FAULTS = ("kill", "kill", "kill all", "terminate", "join", "leave", "freeze", "clock step")
+SERVICE_FAULTS = (
+    "broker restart",
+    "broker freeze",
+    "database restart",
+    "connections cut",
+    "database slow",
+    "database locked",
+    "parted from broker",
+    "parted from database",
+    "parted from both",
+)
 
 
 def faults(world: World, choice: random.Random) -> list[tuple[str, float]]:
-    kinds = ["kill", "kill", "terminate", "join", "freeze"]
-    if world.kafka is not None:
-        kinds += ["broker restart", "broker freeze", "database restart", "database cut"]
-    return [(choice.choice(kinds), choice.uniform(0.2, 1.5)) for _ in range(choice.randint(2, 4))]
+    """Choose a series of faults, each with the pause before it in seconds."""
+    kinds = [*WORKER_FAULTS, *(SERVICE_FAULTS if world.kafka is not None else ())]
+    return [(choice.choice(kinds), choice.uniform(0.1, 1.2)) for _ in range(choice.randint(3, 5))]
 
 
-def strike(world: World, kind: str, choice: random.Random) -> None:
+def strike(world: World, kind: str, choice: random.Random) -> str:
+    """Do one fault and return what it is called in the tally."""
     workers = world.workers
     workers.reap()
-    victim = choice.choice(workers.running) if workers.running else None
+    if not workers.running:
+        workers.start()
+    victim = choice.choice(workers.running)
+    slot = workers.slot(victim)
     match kind:
-        case "kill" if victim is not None:
+        case "kill":
             workers.end(victim, signal.SIGKILL)
             workers.start()
-        case "terminate" if victim is not None:
+        case "kill all":
+            for process in list(workers.running):
+                workers.end(process, signal.SIGKILL)
+            workers.start()
+            workers.start()
+        case "terminate":
             workers.start()
             workers.end(victim, signal.SIGTERM)
         case "join":
             workers.start()
             if len(workers.running) > 3:
                 workers.end(workers.running[0], signal.SIGKILL)
-        case "freeze" if victim is not None:
+        case "leave":
+            if len(workers.running) < 2:
+                workers.start()
+            workers.end(victim, signal.SIGTERM)
+        case "freeze":
             victim.send_signal(signal.SIGSTOP)
             time.sleep(choice.uniform(0.5, 6))  # the longer ones outlast the session
             victim.send_signal(signal.SIGCONT)
+        case "clock step":
+            workers.set_clocks(choice.choice(CLOCK_STEPS), choice.choice((slot, None)))
         case "broker restart":
             world.kafka.restart()
         case "broker freeze":
             world.kafka.process.send_signal(signal.SIGSTOP)
-            time.sleep(choice.uniform(0.5, 5))
+            time.sleep(choice.uniform(0.5, 4))
             world.kafka.process.send_signal(signal.SIGCONT)
         case "database restart":
             world.postgres.restart()
-        case "database cut":
+        case "connections cut":
             world.postgres.cut_connections()
+            for link in world.broker_links + world.database_links:
+                link.cut()
+        case "database slow":
+            for link in world.database_links:
+                link.slow(choice.uniform(0.02, 0.3))
+        case "database locked":
+            world.postgres.lock(choice.choice(("signals", "processed_events")), choice.uniform(0.5, 4))
+        case _:
+            parted = {
+                "parted from broker": (world.broker_links[slot],),
+                "parted from database": (world.database_links[slot],),
+                "parted from both": (world.broker_links[slot], world.database_links[slot]),
+            }[kind]
+            for link in parted:
+                link.block()
+            time.sleep(choice.uniform(0.5, 6))
+            if choice.random() < 0.3:
+                for link in parted:
+                    link.cut()  # what was on its way is lost
+            for link in parted:
+                link.unblock()
+    return kind
+
+
+@dataclass
+class Run:
+    """What one run did and found."""
+
+    seed: int
+    commit: str = ""
+    published: int = 0
+    events: int = 0
+    effects: int = 0
+    letters: int = 0
+    repeated_letters: int = 0
+    erasures: int = 0
+    lost: int = 0
+    doubled: int = 0
+    wrong: int = 0
+    uncommitted: int = 0
+    seconds: float = 0.0
+    faults: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def good(self) -> bool:
+        return not (self.lost or self.doubled or self.wrong or self.uncommitted or self.problems)
+
+
+def publish(world: World, events: list[Sent], result: Run, seconds: float) -> None:
+    """Publish the events spread over about so many seconds."""
+    pieces = 20
+    size = -(-len(events) // pieces)
+    with KafkaProducer(bootstrap_servers=world.bootstrap, delivery_timeout_ms=180_000) as producer:
+        for start in range(0, len(events), size):
+            for sent in events[start : start + size]:
+                record = sent.record
+                producer.send(record.topic, value=record.value, key=record.key, headers=record.headers)
+                result.published += 1
+            time.sleep(seconds / pieces)
+        producer.flush(180)
 
 
 def run(world: World, seed: int, *, events_per_run: int, patience_seconds: float) -> Run:
+    """Publish, do the faults, wait until everything is accounted for, and count."""
     choice = random.Random(seed)
     result = Run(seed)
     started = time.monotonic()
-    expected: dict[str, bool] = {}
-    digests: dict[str, bytes] = {}
+    events = list(load(seed, events_per_run))
+    expected = {sent.name: sent for sent in events}
+    world.sent.update(expected)
+    while len(world.workers.running) < 2:
+        world.workers.start()
     plan = faults(world, choice)
-    users = [f"user-{seed}-{number}" for number in range(50)]
-
-    def publish() -> None:
-        load = random.Random(seed + 1)
-        with KafkaProducer(bootstrap_servers=world.bootstrap, delivery_timeout_ms=180_000) as producer:
-            late = consents(seed, users)
-            for position, (name, accepted, record) in enumerate(events(seed, events_per_run, load)):
-                expected[name] = accepted
-                digests[name] = new_envelope(
-                    event_id=name, source=SOURCE, event_type=INTERACTION_RECORDED, time=datetime.now(UTC)
-                ).digest()
-                producer.send(record.topic, value=record.value, key=record.key, headers=record.headers)
-                result.published += 1
-                if position % 3 == 0:
-                    for consent in (next(late, None),):
-                        if consent is not None:
-                            producer.send(
-                                consent.topic, value=consent.value, key=consent.key, headers=consent.headers
-                            )
-                if position % 100 == 0:
-                    time.sleep(0.1)
-            producer.flush(180)
-
-    publishing = threading.Thread(target=publish)
+    spread = sum(pause + 1.0 for _, pause in plan)
+    publishing = threading.Thread(target=publish, args=(world, events, result, spread))
     publishing.start()
     for kind, pause in plan:
         time.sleep(pause)
-        result.faults.append(kind)
-        strike(world, kind, choice)
+        result.faults.append(strike(world, kind, choice))
     publishing.join()
-
-    names = {digest: name for name, digest in digests.items()}
-
-    def effects() -> set[str]:
-        with transaction(world.engine) as session:
-            stored = session.connection().execute(text("SELECT event_digest FROM signals"))
-            return {names[bytes(row[0])] for row in stored if bytes(row[0]) in names}
+    time.sleep(choice.uniform(0, 1))
+    world.heal()
+    names = list(expected)
+    waiting = set(names)
 
     def accounted() -> bool:
         world.workers.reap()
-        with suppress(Exception):  # the database may be on its way up
-            return len(effects()) + sum(name in world.letters.origins for name in expected) >= len(expected)
-        return False
+        with suppress(StorageError):  # the database may be on its way up
+            fates = world.fates(list(waiting))
+            waiting.difference_update(
+                name for name in list(waiting) if fates.get(name, "") is None or name in world.letters.origins
+            )
+        return not waiting
 
+    def committed() -> bool:
+        world.workers.reap()
+        with suppress(KafkaError):
+            result.uncommitted = world.uncommitted()
+        return result.uncommitted == 0
+
+    result.uncommitted = -1
     try:
-        wait_until(accounted, patience_seconds, "not everything was accounted for")
-    except TimeoutError:
-        result.faults.append("TIMED OUT")
-    time.sleep(0.3)
-    found = effects()
-    lettered = {name for name in expected if name in world.letters.origins}
-    acceptable = {name for name, accepted in expected.items() if accepted}
-    result.acceptable = len(acceptable)
-    result.wrong = len(found - acceptable)
-    # A consent that came after the wait was over: its interaction was dead-lettered, as it should be.
-    result.late_consents = len(acceptable & lettered)
-    result.effects, result.letters = len(found), len(lettered)
-    result.repeated_letters = sum(world.letters.copies[name] - 1 for name in lettered)
-    result.lost = sum(name not in found and name not in lettered for name in expected)
-    # Two letters of one event are one when they name the same origin.
-    result.doubled = len(found & lettered) + sum(len(world.letters.origins[name]) > 1 for name in lettered)
-    result.seconds = time.monotonic() - started
+        wait_until(accounted, patience_seconds, "not everything was accounted for", 0.25)
+        wait_until(committed, patience_seconds, "not everything was committed", 0.25)
+    except TimeoutError as error:
+        result.problems.append(str(error))
+    erasures = [name for name in names if expected[name].kind == "erasure"]
+    requests = [f"erasure-{seed}-{name.rpartition('-')[2]}" for name in erasures]
+    with suppress(TimeoutError):
+        wait_until(lambda: all(request in world.answers.of for request in requests), patience_seconds / 4, "")
+    count(world, result, expected, requests)
+    result.seconds = round(time.monotonic() - started, 1)
     return result
+
+
+def count(world: World, result: Run, expected: dict[str, Sent], requests: list[str]) -> None:
+    """Fill in what became of the events of a run."""
+    stepped = "clock step" in result.faults
+    names = list(expected)
+    fates, signals = world.fates(names), world.signals(names)
+    letters = {name: world.letters.origins[name] for name in names if name in world.letters.origins}
+    effects = {name for name, refused in fates.items() if refused is None}
+    result.events, result.effects, result.letters = len(names), len(effects), len(letters)
+    result.repeated_letters = sum(world.letters.copies[name] - 1 for name in letters)
+    result.lost = sum(name not in effects and name not in letters for name in names)
+    # Two letters of one event are one when they name the same origin.
+    result.doubled = len(effects & set(letters)) + sum(len(origins) > 1 for origins in letters.values())
+    for name, sent in expected.items():
+        allowed = sent.letters | (MISTIMED if stepped and sent.effect else frozenset())
+        if name in effects and not sent.effect:
+            result.problems.append(f"{name} should have had no effect")
+        if name in letters and not world.letters.reasons[name] <= allowed:
+            result.problems.append(f"{name} was refused for {sorted(world.letters.reasons[name])}")
+        if (name in effects and sent.kind == "interaction") != (name in signals):
+            result.problems.append(f"{name}: mark and signal disagree")
+        if fates.get(name) is not None and fates[name] not in letters.get(name, ()):
+            result.problems.append(f"{name}: its mark names another place than its letter")
+    result.erasures = world.certificates(requests)
+    answered = [request for request in requests if len(world.answers.of.get(request, ())) == 1]
+    if not result.erasures == len(answered) == len(requests):
+        result.problems.append(
+            f"{len(requests)} erasures, {result.erasures} certificates, {len(answered)} answered once"
+        )
+    result.wrong = len(result.problems)
+    del result.problems[20:]
+
+
+def recount(world: World, results: list[Run]) -> list[str]:
+    """Return what changed since each run was counted: nothing may."""
+    changed = []
+    for result in results:
+        expected = {name: sent for name, sent in world.sent.items() if name.startswith(f"{result.seed}-")}
+        requests = [
+            f"erasure-{result.seed}-{name.rpartition('-')[2]}"
+            for name, sent in expected.items()
+            if sent.kind == "erasure"
+        ]
+        again = Run(result.seed, faults=result.faults)
+        again.uncommitted = 0
+        count(world, again, expected, requests)
+        if result.good and (not again.good or again.effects != result.effects):
+            changed.append(f"seed {result.seed}: {again}")
+    return changed
+
+
+def commit_of_the_code() -> str:
+    """Return which commit this is, with a plus sign where files differ from it."""
+    root = Path(__file__).resolve().parents[2]
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "streams", "privacy", "personalization")
+    return git("rev-parse", "--short=10", "HEAD") + ("+" if changed else "")
+
+
+def summarize(paths: list[Path]) -> dict:
+    """Return the document of all the runs in the files."""
+    lines = [json.loads(line) for path in paths for line in path.read_text("utf-8").splitlines()]
+    runs = [line for line in lines if "seed" in line]
+    late = [change for line in lines for change in line.get("changed_later", [])]
+    good = [line for line in runs if line["good"]]
+    tally = Counter(fault for line in runs for fault in line["faults"])
+    exits: Counter[str] = Counter()
+    for line in lines:
+        exits.update(line.get("worker_exits", {}))
+    rows = [
+        ("chaos: runs", len(runs), "runs", ">= 200", len(runs) >= 200),
+        ("chaos: good runs", len(good), "runs", "all", len(good) == len(runs)),
+        ("chaos: distinct seeds", len({line["seed"] for line in runs}), "seeds", ">= 200", None),
+        ("chaos: events", sum(line["events"] for line in runs), "events", None, None),
+        *(
+            (f"chaos: {name}", sum(line[name] for line in runs), "events", "0", None)
+            for name in ("lost", "doubled", "wrong", "uncommitted")
+        ),
+        ("chaos: fates that changed after their run", len(late), "runs", "0", not late),
+        *((f"chaos fault: {name}", number, "times", None, None) for name, number in sorted(tally.items())),
+        *((f"chaos worker {name}", number, "times", None, None) for name, number in sorted(exits.items())),
+    ]
+    return {
+        "machine": {"cpus": os.cpu_count(), "platform": platform.platform()},
+        "settings": {
+            "commits": sorted({line["commit"] for line in runs}),
+            "seeds": sorted({line["seed"] for line in runs}),
+            "broker": sorted({line.get("broker", "") for line in runs}),
+        },
+        "rows": [
+            {
+                "name": name,
+                "value": value,
+                "unit": unit,
+                "must": must,
+                "ok": value == 0 if must == "0" and ok is None else ok,
+            }
+            for name, value, unit, must, ok in rows
+        ],
+        "bad": [line for line in runs if not line["good"]],
+    }
 
 
 def main() -> int:
@@ -496,42 +618,58 @@ def main() -> int:
     parser.add_argument("--kafka-libs", type=Path, help="directory of Apache Kafka's jars")
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1, help="seed of the first run")
-    parser.add_argument("--events", type=int, default=1000, help="events in one run")
-    parser.add_argument("--minutes", type=float, default=600.0, help="stop after this long")
+    parser.add_argument("--events", type=int, default=500, help="interactions in one run")
+    parser.add_argument("--minutes", type=float, default=600.0, help="start no run after this long")
+    parser.add_argument(
+        "--fork", action="store_true", help="fork workers from one that has imported the code"
+    )
+    parser.add_argument("--append", type=Path, help="add one line for each run to this file")
+    parser.add_argument("--summary", type=Path, nargs="+", help="only sum up what such files hold")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    if options.summary:
+        document = summarize(options.summary)
+        (options.json or Path("/dev/stdout")).write_text(json.dumps(document, indent=1) + "\n")
+        return 0 if not document["bad"] and all(row["ok"] is not False for row in document["rows"]) else 1
     directory = Path(tempfile.mkdtemp(prefix="chaos-"))
+    directory.chmod(0o755)
+    append = options.append or directory / "runs.jsonl"
     started = time.monotonic()
-    runs: list[Run] = []
-    world = World(directory, options.kafka_libs)
+    commit = commit_of_the_code()
+    results: list[Run] = []
+
+    def add(facts: dict) -> None:
+        with append.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(facts) + "\n")
+
+    world = World(directory, options.kafka_libs, forked=options.fork)
     try:
-        for _ in range(2):
-            world.workers.start()
         for seed in range(options.seed, options.seed + options.runs):
             if time.monotonic() - started > options.minutes * 60:
                 break
             result = run(world, seed, events_per_run=options.events, patience_seconds=180)
-            runs.append(result)
+            result.commit = commit
+            results.append(result)
+            broker = "Apache Kafka" if options.kafka_libs else "embedded"
+            add({**asdict(result), "good": result.good, "broker": broker})
             print("ok  " if result.good else "BAD ", json.dumps(asdict(result)), flush=True)
+            if not result.good:
+                break  # what it left behind must not be blamed on the next
+        changed = recount(world, results)
+        add({"changed_later": changed, "worker_exits": world.workers.exits})
     finally:
         world.close()
-    good = sum(result.good for result in runs)
-    tally = Counter(fault for result in runs for fault in result.faults)
-    print(f"{good} of {len(runs)} runs good; events {sum(r.published for r in runs)}; faults {dict(tally)}")
-    print(f"worker exits {dict(world.workers.exits)}")
+    fine = all(result.good for result in results) and not changed
+    print(
+        f"{sum(result.good for result in results)} of {len(results)} runs good; {dict(world.workers.exits)}"
+    )
     if options.json:
-        document = {
-            "runs": [asdict(result) | {"good": result.good} for result in runs],
-            "faults": tally,
-            "worker_exits": world.workers.exits,
-            "broker": "Apache Kafka" if options.kafka_libs else "embedded",
-        }
-        options.json.write_text(json.dumps(document, indent=1))
-    if good == len(runs):
+        options.json.write_text(json.dumps(summarize([append]), indent=1) + "\n")
+    if fine and options.append is not None:
         shutil.rmtree(directory, ignore_errors=True)
     else:
-        print(f"logs are kept in {directory}")
-    return 0 if good == len(runs) else 1
+        print(f"logs are kept in {directory}", *changed, sep="\n")
+    return 0 if fine else 1
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What the clock does: rounds open once, expired signals and old bookkeeping go, failures are reported once."""
 
 import asyncio
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlmodel import func, select
@@ -14,6 +14,7 @@ from privacy.services import policies
 from privacy.storage.session import transaction
 from streams import scheduler
 from streams.dedup import EFFECT, decide
+from streams.errors import ClockError
 from streams.metrics import WorkerMetrics
 from streams.outbox import OutboxRelay
 from streams.scheduler import Chores
@@ -40,6 +41,7 @@ def chores(engine):
         scheduler=SchedulerSettings(),
         outbox=OutboxSettings(),
         metrics=WorkerMetrics(),
+        check_time=lambda *_: None,  # the tests' time is not the database's
     )
 
 
@@ -88,3 +90,22 @@ def test_a_failing_chore_is_tried_again_and_reported_once(monkeypatch):
 
     asyncio.run(main())
     assert reported == ["chore_failed", "chore_works_again"]
+
+
+def test_a_wrong_clock_neither_deletes_nor_opens_rounds(engine, chores):
+    if engine.dialect.name == "sqlite":
+        with transaction(engine) as session:
+            scheduler.require_right_time(session, NOW)  # there is no other clock to ask
+        return
+    chores._check_time = scheduler.require_right_time
+    with transaction(engine) as session:
+        signal = StoredSignal(b"old", "acme", "p", "default", 0, b"r", NOW - timedelta(days=99), b"sealed")
+        insert_signals(session, [signal])
+        decide(session, {b"old": EFFECT}, (), NOW - timedelta(days=99))
+    for chore in (chores.sweep, chores.open_rounds):
+        with pytest.raises(ClockError, match="apart"):
+            chore()
+    assert (count(engine, SignalRow), count(engine, ProcessedEventRow), count(engine, RoundRow)) == (1, 1, 0)
+    right = datetime.now(UTC) + timedelta(minutes=4)
+    with transaction(engine) as session:
+        scheduler.require_right_time(session, right)

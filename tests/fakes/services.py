@@ -1,0 +1,171 @@
+"""Apache Kafka and PostgreSQL of a test's own, which it may kill, freeze, block and start again."""
+
+from __future__ import annotations
+
+import base64
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from sqlalchemy import create_engine, text
+
+from streams.embedded_broker import answers
+from tests.fakes.network import Link
+
+KAFKA_PROPERTIES = """
+process.roles=broker,controller
+node.id=1
+controller.quorum.bootstrap.servers=127.0.0.1:{controller}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}{listeners}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}{advertised}
+controller.listener.names=CONTROLLER
+inter.broker.listener.name=PLAINTEXT
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT{protocols}
+log.dirs={directory}/data
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=2
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=1000
+auto.create.topics.enable=false
+log.cleaner.dedupe.buffer.size=8000000
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(done: Callable[[], bool], seconds: float, problem: str, pause: float = 0.1) -> None:
+    end = time.monotonic() + seconds
+    while not done():
+        if time.monotonic() > end:
+            raise TimeoutError(problem)
+        time.sleep(pause)
+
+
+class Kafka:
+    """One Apache Kafka broker (KRaft) that can be killed and started again on its data.
+
+    Args:
+        libs: directory of its jars.
+        directory: where it keeps everything; made.
+        links: ways to it besides ``bootstrap``; who comes along one is told to go on using it.
+    """
+
+    def __init__(self, libs: Path, directory: Path, links: Sequence[Link] = ()) -> None:
+        directory.mkdir(parents=True)
+        self._directory = directory
+        self._port = free_port()
+        self.bootstrap = f"127.0.0.1:{self._port}"
+        self._java = ["java", "-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
+        self._java += [f"-Dkafka.logs.dir={directory}", "-cp", f"{libs}/*"]
+        self._config = directory / "server.properties"
+        listeners = advertised = protocols = ""
+        for number, link in enumerate(links):
+            inner = free_port()
+            link.lead_to(inner)
+            listeners += f",LINK{number}://127.0.0.1:{inner}"
+            advertised += f",LINK{number}://127.0.0.1:{link.port}"
+            protocols += f",LINK{number}:PLAINTEXT"
+        properties = KAFKA_PROPERTIES.format(
+            controller=free_port(),
+            port=self._port,
+            directory=directory,
+            listeners=listeners,
+            advertised=advertised,
+            protocols=protocols,
+        )
+        self._config.write_text(properties)
+        cluster = base64.urlsafe_b64encode(os.urandom(16)).decode().rstrip("=")
+        tool = ["kafka.tools.StorageTool", "format", "--standalone", "-t", cluster, "-c", str(self._config)]
+        subprocess.run([*self._java, *tool], check=True, capture_output=True)
+        self.start()
+
+    def start(self) -> None:
+        command = [*self._java, "kafka.Kafka", str(self._config)]
+        with (self._directory / "kafka.log").open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        wait_until(lambda: answers("127.0.0.1", self._port), 120, "Kafka did not start")
+
+    def restart(self) -> None:
+        """Kill it and start it again."""
+        self.process.kill()
+        self.process.wait()
+        self.start()
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+class Postgres:
+    """One PostgreSQL cluster that can be restarted, blocked, and whose connections can be cut."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True)
+        self._directory = directory
+        binaries = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+        self._bin = binaries[-1] if binaries else Path(shutil.which("initdb") or "").parent
+        self.port = free_port()
+        if os.getuid() == 0:
+            shutil.chown(directory, "postgres")
+            for parent in directory.parents:
+                if parent == Path(tempfile.gettempdir()):
+                    break
+                parent.chmod(0o755)
+        self._run("initdb", "-D", f"{directory}/data", "-U", "discreet", "-A", "trust", "--no-sync")
+        self._control("start")
+        self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "discreet", "discreet")
+        self.url = self.url_at(self.port)
+
+    def url_at(self, port: int) -> str:
+        """Return its address along another way."""
+        return f"postgresql+psycopg://discreet@127.0.0.1:{port}/discreet"
+
+    def _run(self, tool: str, *arguments: str) -> None:
+        command = [str(self._bin / tool), *arguments]
+        if os.getuid() == 0:
+            command = ["runuser", "-u", "postgres", "--", *command]
+        subprocess.run(command, check=True, cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def _control(self, verb: str, *extra: str) -> None:
+        options = f"-c listen_addresses=127.0.0.1 -p {self.port} -k {self._directory} -c max_connections=200"
+        place = ("-D", f"{self._directory}/data", "-l", f"{self._directory}/log")
+        self._run("pg_ctl", *place, "-w", "-o", options, verb, *extra)
+
+    def restart(self) -> None:
+        """Let it end as in a crash, and recover."""
+        self._control("restart", "-m", "immediate")
+
+    def cut_connections(self) -> None:
+        """End every session of others."""
+        engine = create_engine(self.url)
+        with engine.connect() as connection:
+            connection.execute(
+                text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
+            )
+        engine.dispose()
+
+    def lock(self, table: str, seconds: float) -> None:
+        """Keep everybody else away from a table for a while."""
+        engine = create_engine(self.url)
+        with engine.begin() as connection:
+            connection.execute(text("SET lock_timeout = '10s'"))
+            connection.execute(text(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"))
+            threading.Event().wait(seconds)
+        engine.dispose()
+
+    def stop(self) -> None:
+        with suppress(subprocess.CalledProcessError):
+            self._run("pg_ctl", "-D", f"{self._directory}/data", "-m", "immediate", "stop")
