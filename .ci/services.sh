@@ -1,7 +1,7 @@
 # Apache Kafka (KRaft, one node) and PostgreSQL for the tests: sourced by .ci/run, usable by hand as well.
 #
 #   . .ci/services.sh && start_services DIR    sets DISCREET_TEST_KAFKA and DISCREET_TEST_POSTGRES
-#                                              (and …_KAFKA_SCRAM, …_KAFKA_OAUTH, …_KAFKA_CA: listeners with a login)
+#                                              (and …_KAFKA_SCRAM, …_KAFKA_OAUTH, …_KAFKA_CA: listeners with a login; …_KAFKA_LIBS: its jars)
 #   stop_services                              stops what start_services started
 #
 # Both listen on loopback only and keep everything under DIR. Kafka comes from its Maven artifacts, PostgreSQL from
@@ -96,6 +96,7 @@ PROPERTIES
   for _ in $(seq 360); do
     if python3 -c "import socket; socket.create_connection(('127.0.0.1', $port), 1).close()" 2>/dev/null; then
       export DISCREET_TEST_KAFKA="127.0.0.1:$port" DISCREET_TEST_KAFKA_CA="$dir/cert.pem"
+      export DISCREET_TEST_KAFKA_LIBS="$dir/libs"
       export DISCREET_TEST_KAFKA_SCRAM="127.0.0.1:$scram" DISCREET_TEST_KAFKA_OAUTH="127.0.0.1:$oauth"
       return
     fi

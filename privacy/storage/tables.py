@@ -84,7 +84,7 @@ class ErasureRow(SQLModel, table=True):
     __table_args__ = (Index("ix_erasures_subject", "tenant_id", "pseudonym"),)
 
     tenant_id: str = Field(primary_key=True, max_length=63, foreign_key="tenants.tenant_id")
-    erasure_id: str = Field(primary_key=True, max_length=64)
+    erasure_id: str = Field(primary_key=True, max_length=128)
     pseudonym: str = Field(max_length=64)
     state: str = Field(max_length=16)
     requested_at: datetime = Field(sa_type=UtcDateTime)

@@ -191,6 +191,8 @@ def _read_structured(value: bytes) -> tuple[Envelope, bytes] | Invalid:
     for name in Envelope._fields:
         attribute = document.get(name)
         if isinstance(attribute, str):
+            if not _is_utf8(attribute):
+                return _bad(f"{name}: must be UTF-8 text")
             attributes[name] = attribute
         elif attribute is not None or name in {"id", "source", "type"}:
             return _bad(f"{name}: must be text")
@@ -203,3 +205,12 @@ def _read_structured(value: bytes) -> tuple[Envelope, bytes] | Invalid:
     except (binascii.Error, TypeError, ValueError):
         return _bad("data: cannot be read")
     return _bad_lengths(envelope) or (envelope, data)
+
+
+def _is_utf8(text: str) -> bool:
+    """Say whether a text from JSON has no lone surrogate."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -48,8 +48,10 @@ LineRef = Annotated[
     str,
     Field(pattern=r"^[a-z0-9][a-z0-9-]{0,127}$", description="Pseudonymous id of an adapter line."),
 ]
-Moment = AwareDatetime
-"""A point in time with its offset from UTC (RFC 3339 on the wire)."""
+Moment = Annotated[
+    AwareDatetime, Field(ge=datetime(1970, 1, 1, tzinfo=UTC), lt=datetime(9999, 1, 1, tzinfo=UTC))
+]
+"""A point in time with its offset from UTC (RFC 3339 on the wire), from 1970 on and before the year 9999."""
 
 
 class WireModel(BaseModel):

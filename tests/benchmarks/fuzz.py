@@ -1,12 +1,14 @@
-"""Send malformed events through the interaction handler and count: zero crashes, one letter with a reason for each.
+"""Send malformed events through the handlers of every topic and count: no crash, one letter with a reason for each.
 
-python tests/benchmarks/fuzz.py --events 100000 --seed 1 --json fuzz.json
+python tests/benchmarks/fuzz.py --events 25000 --seed 1 --json fuzz.json
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import platform
 import sys
 import tempfile
 import time
@@ -20,17 +22,22 @@ from privacy.redaction import redact
 from privacy.services import policies
 from privacy.storage.session import open_engine, transaction
 from streams import database
+from streams.agents.acks import AckHandler
 from streams.agents.consent import ConsentHandler
+from streams.agents.erasures import ErasureHandler
 from streams.agents.intake import Work
 from streams.agents.interactions import InteractionHandler
+from streams.contracts.dead_letter import DeadLetterReason
 from streams.dead_letters import DeadLetterSink
 from streams.tenants import TenantPolicies
-from tests.fakes.malformed_events import MAX_BYTES, malformed
+from tests.fakes.malformed_events import MAX_BYTES, TOPICS, malformed
 from tests.fakes.stream_records import NOW, FakeSender, consent
+
+BATCH = 200
 
 
 class FuzzWorld:
-    """A handler over one database in which everything but the event is in order."""
+    """The handlers over one database in which everything but the event is in order."""
 
     def __init__(self, engine) -> None:
         self.engine = engine
@@ -38,63 +45,99 @@ class FuzzWorld:
         with transaction(engine) as session:
             policies.register_tenant(session, "acme", actor="fuzz", now=NOW)
             policies.set_policy(session, "acme", {"declared_users": 90}, actor="fuzz", reason="fuzz", now=NOW)
-        shared = {
+        plain = {
             "engine": engine,
             "letters": DeadLetterSink(self.sender, "fuzz"),
             "clock": lambda: NOW,
-            "keyring": Keyring(new_master_key()),
-            "policies": TenantPolicies(60.0),
             "max_event_bytes": MAX_BYTES,
         }
-        ConsentHandler(**shared).process([Work(consent(), 0.0)])
-        self._handler = InteractionHandler(**shared, redact=lambda value: redact(value).text)
+        shared = {**plain, "keyring": Keyring(new_master_key()), "policies": TenantPolicies(60.0)}
+        self._handlers = {
+            "interactions": InteractionHandler(**shared, redact=lambda value: redact(value).text),
+            "consent": ConsentHandler(**shared),
+            "erasures": ErasureHandler(**shared),
+            "serving-acks": AckHandler(**plain),
+        }
+        self.take([consent()], "consent")
 
-    def take(self, records):
-        return self._handler.process([Work(record, 0.0, final=True) for record in records])
+    def take(self, records, topic="interactions"):
+        return self._handlers[topic].process([Work(record, 0.0, final=True) for record in records])
 
     def count(self, row_type) -> int:
         with transaction(self.engine) as session:
             return session.exec(select(func.count()).select_from(row_type)).one()
 
 
+def fuzz(world: FuzzWorld, topic: str, seed: int, events: int) -> tuple[Counter[str], int]:
+    """Send the events of one topic; return the crashes by type, and how many events were accepted."""
+    crashes: Counter[str] = Counter()
+    accepted = 0
+    records = list(malformed(seed, events, topic))
+    for start in range(0, events, BATCH):
+        batch = records[start : start + BATCH]
+        try:
+            accepted += world.take(batch, topic).effects
+        except Exception:
+            # Find out which ones, as the worker does.
+            for record in batch:
+                try:
+                    accepted += world.take([record], topic).effects
+                except Exception as error:
+                    crashes[f"{type(error).__name__}: {str(error)[:120]}"] += 1
+    return crashes, accepted
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--events", type=int, default=100_000)
+    parser.add_argument("--events", type=int, default=25_000, help="events of each topic")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--database", help="URL of an empty database; by default a SQLite file")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    rows = []
+
+    def row(name: str, value: float, unit: str, must: str | None = None, ok: bool | None = None) -> None:
+        rows.append({"name": name, "value": value, "unit": unit, "must": must, "ok": ok})
+
+    reasons: Counter[str] = Counter()
+    total = all_letters = 0
     with tempfile.TemporaryDirectory() as directory:
-        url = f"sqlite:///{directory}/fuzz.sqlite3"
+        url = options.database or f"sqlite:///{directory}/fuzz.sqlite3"
         database.upgrade(url)
         world = FuzzWorld(open_engine(url))
         started = time.monotonic()
-        crashes: Counter[str] = Counter()
-        accepted = 0
-        batch = []
-        for record in malformed(options.seed, options.events):
-            batch.append(record)
-            if len(batch) == 500:
-                try:
-                    accepted += world.take(batch).effects
-                except Exception as error:
-                    crashes[type(error).__name__] += 1
-                batch = []
-        if batch:
-            accepted += world.take(batch).effects
-        document = {
-            "events": options.events,
-            "letters": len(world.sender.sent),
-            "accepted": accepted,
-            "crashes": crashes,
-            "reasons": Counter(world.sender.reasons),
-            "seconds": time.monotonic() - started,
-        }
+        for topic in TOPICS:
+            before = len(world.sender.sent)
+            crashes, accepted = fuzz(world, topic, options.seed, options.events)
+            letters = len(world.sender.sent) - before
+            total, all_letters = total + options.events, all_letters + letters
+            row(f"fuzz {topic}: events", options.events, "events")
+            row(f"fuzz {topic}: crashes", crashes.total(), "events", "0", not crashes)
+            row(f"fuzz {topic}: accepted", accepted, "events", "0", not accepted)
+            row(f"fuzz {topic}: letters", letters, "letters", "= events", letters == options.events)
+            for crash, count in crashes.most_common(5):
+                print(f"{topic}: {count} x {crash}", file=sys.stderr)
+        reasons.update(world.sender.reasons)
+        seconds = time.monotonic() - started
+        dialect = world.engine.dialect.name
+        world.engine.dispose()
+    known = {reason.value for reason in DeadLetterReason} - {DeadLetterReason.PROCESSING_FAILED.value}
+    row("fuzz: events", total, "events", ">= 100000", total >= 100_000)
+    row("fuzz: letters with a reason", sum(reasons[name] for name in known), "letters", "= events", None)
+    rows[-1]["ok"] = rows[-1]["value"] == total == all_letters
+    for name, count in sorted(reasons.items()):
+        row(f"fuzz reason: {name}", count, "letters")
+    document = {
+        "machine": {"cpus": os.cpu_count(), "platform": platform.platform()},
+        "settings": {"seed": options.seed, "database": dialect, "seconds": round(seconds, 1)},
+        "rows": rows,
+    }
     print(json.dumps(document, indent=1))
     if options.json:
-        options.json.write_text(json.dumps(document, indent=1))
-    return 0 if not crashes and document["letters"] == options.events else 1
+        options.json.write_text(json.dumps(document, indent=1) + "\n")
+    return 0 if all(each["ok"] is not False for each in rows) else 1
 
 
 if __name__ == "__main__":

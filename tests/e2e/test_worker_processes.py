@@ -1,40 +1,98 @@
-"""Real worker processes and real signals on the embedded broker: a slice of the chaos suite, and a clean stop.
+"""Real worker processes and real signals: a slice of the chaos suite, and a clean stop.
 
-The whole suite, on Apache Kafka and PostgreSQL with their restarts, is ``tests/benchmarks/chaos.py``.
+On the embedded broker and SQLite, and with Apache Kafka's jars (``DISCREET_TEST_KAFKA_LIBS``) on a broker and a
+PostgreSQL of its own as well, with links that are parted and clocks that are stepped. The whole suite is
+``tests/benchmarks/chaos.py``.
 """
 
-import random
+import os
 import signal
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tests.benchmarks import chaos
+from tests.benchmarks.chaos_load import load
+
+LIBS = os.environ.get("DISCREET_TEST_KAFKA_LIBS", "")
+PLANS = {
+    "embedded": ["kill", "clock step", "terminate"],
+    "kafka": ["kill", "clock step", "parted from both", "database restart", "broker restart", "leave"],
+}
+
+
+@pytest.fixture(scope="module", params=["embedded", *(["kafka"] if LIBS else [])])
+def kind(request):
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    made = chaos.World(tmp_path_factory.mktemp("chaos"), None)
+def world(kind, tmp_path_factory):
+    made = chaos.World(tmp_path_factory.mktemp("chaos"), Path(LIBS) if kind == "kafka" else None)
     yield made
     made.close()
 
 
-@pytest.mark.timeout(500)
-def test_killed_and_replaced_workers_lose_nothing_and_double_nothing(world, monkeypatch):
-    plan = [("kill", 2.0), ("terminate", 1.0)]
+@pytest.mark.timeout(600)
+def test_parts_that_fail_lose_nothing_and_double_nothing(world, kind, monkeypatch):
+    plan = [(fault, 1.0) for fault in PLANS[kind]]
     monkeypatch.setattr(chaos, "faults", lambda _world, _choice: plan)
-    world.workers.start()
     result = chaos.run(world, 6, events_per_run=300, patience_seconds=300)
-    assert result.faults == ["kill", "terminate"]
+    assert result.faults == PLANS[kind]
     assert result.good, result
-    assert result.effects + result.letters == 300
+    assert result.effects > 250
+    assert chaos.recount(world, [result]) == []
     # And asked to stop, a worker that has caught up leaves with status 0.
-    last = world.workers.running[-1]
-    world.workers.end(last, signal.SIGTERM)
+    world.workers.end(world.workers.running[-1], signal.SIGTERM)
     assert world.workers.exits["asked to stop: 0"] >= 1
 
 
 def test_the_same_seed_makes_the_same_load():
-    first = [(name, good, record.value) for name, good, record in chaos.events(3, 50, random.Random(3))]
-    second = [(name, good, record.value) for name, good, record in chaos.events(3, 50, random.Random(3))]
-    assert [entry[:2] for entry in first] == [entry[:2] for entry in second]
-    assert {good for _, good, _ in first} == {True, False}
+    first, second = list(load(3, 50)), list(load(3, 50))
+    assert [(sent.name, sent.kind, sent.effect) for sent in first] == [
+        (sent.name, sent.kind, sent.effect) for sent in second
+    ]
+    assert {sent.kind for sent in first} == {"interaction", "consent", "erasure", "ack"}
+    assert {sent.effect for sent in first} == {True, False}
+
+
+def test_counting_notices_what_is_lost_doubled_and_wrong():
+    """The harness itself: each kind of damage shows."""
+    events = {sent.name: sent for sent in load(3, 60) if sent.kind == "interaction"}
+    good = [name for name, sent in events.items() if sent.effect]
+    bad = [name for name, sent in events.items() if not sent.effect]
+
+    letters = SimpleNamespace(
+        origins={name: {"t/0/1"} for name in bad},
+        reasons={name: set(events[name].letters) for name in bad},
+        copies=dict.fromkeys(bad, 1),
+    )
+
+    class Found:
+        def __init__(self, effects=good):
+            self.letters = letters
+            self.marks = dict.fromkeys(effects)
+
+        def fates(self, names):
+            return self.marks
+
+        def signals(self, names):
+            return dict.fromkeys(good, 1)
+
+        def certificates(self, requests):
+            return 0
+
+    def counted(found):
+        result = chaos.Run(3)
+        chaos.count(found, result, events, [])
+        return result
+
+    assert counted(Found()).good
+    assert counted(Found(good[1:])).lost == 1
+    letters.origins[good[0]] = {"t/0/5"}
+    letters.reasons[good[0]] = {"consent_missing"}
+    letters.copies[good[0]] = 1
+    assert counted(Found()).doubled == 1
+    letters.reasons[good[0]] = {"processing_failed"}
+    assert "processing_failed" in counted(Found()).problems[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from streams.contracts.ack import AckStatus, ServingAckV1
 from streams.contracts.codec import encode
 from streams.contracts.consent import ConsentV1, Purpose
 from streams.contracts.envelope import new_envelope
@@ -81,3 +82,17 @@ def consent(user="ada", *, tenant="acme", granted=True, offset=0, at=NOW, purpos
 def erasure(user="ada", *, tenant="acme", request_id="r1", offset=0, at=NOW):
     data = ErasureRequestedV1(tenant_id=tenant, user_id=user, request_id=request_id, occurred_at=at)
     return _record(data, ERASURE_REQUESTED, request_id, offset)
+
+
+def ack(event_id="a1", *, status=AckStatus.LOADED, offset=0, at=NOW):
+    data = ServingAckV1(
+        line_ref="000000000001",
+        version_id="sha256:" + 64 * "1",
+        served_name="a-000000000001-v1",
+        status=status,
+        server_id="gpu-1",
+        engine="vllm",
+        epoch=1,
+        occurred_at=at,
+    )
+    return _record(data, status.event_type, event_id, offset)

@@ -25,6 +25,19 @@ def tables(url):
     return names
 
 
+def columns(url):
+    """Every column of every table, with its type."""
+    engine = open_engine(url)
+    inspector = inspect(engine)
+    found = {
+        (table, column["name"], str(column["type"]))
+        for table in inspector.get_table_names()
+        for column in inspector.get_columns(table)
+    }
+    engine.dispose()
+    return found
+
+
 def leftovers(url):
     """Triggers and functions of ours that are still there."""
     engine = open_engine(url)
@@ -52,11 +65,11 @@ def test_up_matches_the_code_and_down_leaves_nothing(empty_database_url):
 def test_every_step_goes_down_and_up_again(empty_database_url):
     database.upgrade(empty_database_url)
     while (revision := database.downgrade(empty_database_url, "-1")) is not None:
-        before = tables(empty_database_url)
+        before = columns(empty_database_url)
         database.upgrade(empty_database_url, "+1")
-        assert tables(empty_database_url) > before
+        assert columns(empty_database_url) != before
         assert database.downgrade(empty_database_url, "-1") == revision
-        assert tables(empty_database_url) == before
+        assert columns(empty_database_url) == before
 
 
 def test_an_upgrade_of_the_newest_schema_changes_nothing(database_url):

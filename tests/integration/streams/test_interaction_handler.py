@@ -70,13 +70,13 @@ def world(engine):
 
 
 def test_a_consented_interaction_becomes_one_redacted_sealed_signal(world):
-    world.take(world.consents, consent())
-    outcome = world.take(world.interactions, interaction(prompt="my secret word"))
+    world.take(world.consents, consent("zoe"))  # a pseudonym is hexadecimal and cannot spell it by chance
+    outcome = world.take(world.interactions, interaction("zoe", prompt="my secret word"))
     assert (outcome.effects, outcome.dead_letters) == (1, 0)
     with transaction(world.engine) as session:
         row = session.exec(select(SignalRow)).one()
     assert b"word" not in row.ciphertext
-    assert "ada" not in f"{row.pseudonym}{row.tenant_id}"
+    assert "zoe" not in f"{row.pseudonym}{row.tenant_id}"
     (user,) = world.users()
     assert user.examples[0].prompt == "my [secret] word"
 
@@ -238,6 +238,11 @@ def test_an_erased_user_leaves_no_signal_and_is_refused_from_then_on(world):
     assert b'"signals_erased":1' in answer.value
     assert {row.key for row in tombstones} == {f"acme/ada/{purpose}".encode() for purpose in Purpose}
     assert all(row.value is None for row in tombstones)
+
+
+def test_an_erasure_request_with_the_longest_allowed_id_is_carried_out(world):
+    outcome = world.take(world.erasures, erasure(request_id="r" * 128))
+    assert (outcome.effects, outcome.dead_letters) == (1, 0)
 
 
 def test_training_takes_at_most_the_bound_of_each_user_over_all_periods(world):

@@ -2,20 +2,23 @@
 
 from collections import Counter
 
+import pytest
+
 from personalization.storage.signals import SignalRow
+from privacy.storage.tables import ErasureRow
 from streams.contracts.dead_letter import DeadLetterReason
-from tests.benchmarks.fuzz import FuzzWorld
-from tests.fakes.malformed_events import malformed
+from streams.storage.tables import ServingAckRow
+from tests.benchmarks.fuzz import FuzzWorld, fuzz
+from tests.fakes.malformed_events import TOPICS
 
 
-def test_every_malformed_event_is_dead_lettered_with_a_reason(engine):
+@pytest.mark.parametrize("topic", TOPICS)
+def test_every_malformed_event_is_dead_lettered_with_a_reason(engine, topic):
     world = FuzzWorld(engine)
-    records = list(malformed(seed=7, count=2_000))
-    for start in range(0, len(records), 200):
-        outcome = world.take(records[start : start + 200])
-        assert (outcome.effects, outcome.dead_letters) == (0, 200)
-    assert len(world.sender.sent) == 2_000
+    crashes, accepted = fuzz(world, topic, seed=7, events=1_500)
+    assert (crashes, accepted) == ({}, 0)
+    assert len(world.sender.sent) == 1_500
     reasons = Counter(world.sender.reasons)
-    assert set(reasons) <= {reason.value for reason in DeadLetterReason}
-    assert len(reasons) >= 7
-    assert world.count(SignalRow) == 0
+    assert set(reasons) <= {reason.value for reason in DeadLetterReason} - {"processing_failed"}
+    assert len(reasons) >= 6
+    assert [world.count(table) for table in (SignalRow, ErasureRow, ServingAckRow)] == [0, 0, 0]
