@@ -18,6 +18,7 @@ from typing import Any, Self
 from personalization.errors import ManifestError
 
 MANIFEST_FORMAT = "discreet.adapter-manifest.v1"
+BLEND_CHECK = "blend"  # names the released version that was averaged into this one, and its share
 SERVED_NAME = re.compile(r"^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$")
 
 

@@ -8,6 +8,7 @@ itself is measured here between released adapters alone, which is free too: noth
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,9 +28,16 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from personalization.training.job import TenantResult
+
 DEFAULT_DECAY = 0.5
 DEFAULT_FORGETTING_LIMIT = 0.01  # of the base model's loss on public text
 PUBLIC_TEXT_CHECK = "public_text"
+DRIFT_CHECK = "drift"
+NOISE_CHECK = "noise_norm"
+DRIFT_RATIO = (
+    1.5  # with 100 trained numbers or more, noise alone stays below it but once in many thousand releases
+)
 
 
 def decayed_weights(count: int, decay: float) -> list[float]:
@@ -74,19 +82,108 @@ def average_versions(directories: Sequence[Path], target: Path, *, decay: float 
     write_adapter(target, read_config(directories[-1]), shared, mean)
 
 
-def drift(earlier: Path, later: Path) -> float:
-    """Return how far a line moved between two released versions, as a share of the earlier one's length.
+def blend(earlier: Path, later: Path, target: Path, *, share: float) -> None:
+    """Write ``share`` of the earlier released adapter and the rest of the later one to ``target``.
 
-    Noise moves a line too, so compare it with the drift of other lines of the same plan before calling it a change of
-    habits. It is computed from released adapters alone and costs nothing.
+    Done at every release, it is the exponential average of the line's trained adapters: noise that is drawn anew each
+    time falls to ``(1 - share) ÷ (1 + share)`` of its variance, and a habit that was learned earlier fades slowly.
+
+    Raises:
+        ValueError: ``share`` is outside [0, 1).
+        MetaStartError: the adapters share no frozen subspace.
+    """
+    if not 0 <= share < 1:
+        raise ValueError(f"share is {share}; allowed is 0 to below 1")
+    (shared, before), (down, after) = split_factors(earlier), split_factors(later)
+    require_same_subspace(shared, down)
+    mixed = {name: share * before[name] + (1.0 - share) * values for name, values in after.items()}
+    write_adapter(target, read_config(later), down, mixed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Movement:
+    """How a line moved from one released version to a later one; a function of released weights alone.
+
+    Attributes:
+        distance: L2 norm of the difference, in the units of the ``B`` factors.
+        cosine: between the two adapters, -1 to 1; 0 where one of them is zero.
+        retained: how much of the earlier adapter is left in the later one: its projection ÷ its length.
+        noise: expected distance if nothing but the noise had changed; None where it is not known.
+    """
+
+    distance: float
+    cosine: float
+    retained: float
+    noise: float | None = None
+
+    @property
+    def ratio(self) -> float | None:
+        """The distance in units of what noise alone explains."""
+        return None if not self.noise else self.distance / self.noise
+
+    @property
+    def drifted(self) -> bool | None:
+        """Whether the line moved by more than noise explains; None where that is not known."""
+        return None if self.ratio is None else self.ratio > DRIFT_RATIO
+
+    def checks(self) -> tuple[GateCheck, ...]:
+        """Return it as facts of an evaluation; they inform and never refuse."""
+        if self.drifted is None:
+            detail = "distance to the version before; the noise of one of the two is not known"
+        else:
+            detail = "moved by more than noise explains" if self.drifted else "within what noise explains"
+        return (
+            GateCheck(
+                name=DRIFT_CHECK,
+                passed=True,
+                value=self.distance if self.ratio is None else self.ratio,
+                threshold=None if self.ratio is None else DRIFT_RATIO,
+                detail=detail,
+            ),
+            GateCheck(name="cosine", passed=True, value=self.cosine, detail="to the version before"),
+            GateCheck(
+                name="retained",
+                passed=True,
+                value=self.retained,
+                detail="share of the version before that is left",
+            ),
+        )
+
+
+def movement(earlier: Path, later: Path, *, noise: float | None = None) -> Movement:
+    """Return how far a line moved between two released versions.
+
+    Args:
+        earlier: a released adapter of the line.
+        later: a later one.
+        noise: L2 norm of the difference that noise alone would make.
 
     Raises:
         MetaStartError: the versions share no frozen subspace.
     """
     (down, before), (other, after) = split_factors(earlier), split_factors(later)
     require_same_subspace(down, other)
-    length = norm(before)
-    return math.inf if length == 0 else norm(difference(after, before)) / length
+    lengths = norm(before), norm(after)
+    product = sum(float(np.sum(values * after[name])) for name, values in before.items())
+    return Movement(
+        distance=norm(difference(after, before)),
+        cosine=product / (lengths[0] * lengths[1]) if all(lengths) else 0.0,
+        retained=product / lengths[0] ** 2 if lengths[0] else 0.0,
+        noise=noise,
+    )
+
+
+def noise_between(earlier: float | None, later: float | None, *, from_earlier: bool) -> float | None:
+    """Return the expected distance of two releases whose signal is the same.
+
+    Args:
+        earlier: length of the earlier release's noise, as its training for nobody showed it.
+        later: the same of the later release.
+        from_earlier: the later one was trained from the earlier one, so that it carries the same earlier noise.
+    """
+    if later is None or (earlier is None and not from_earlier):
+        return None
+    return later if from_earlier or earlier is None else math.hypot(earlier, later)
 
 
 def public_text_check(
@@ -113,3 +210,33 @@ def public_text_check(
         threshold=limit,
         detail="relative increase of the loss on public text",
     )
+
+
+def public_checks(result: TenantResult, limit: float | None) -> tuple[GateCheck, ...]:
+    """Return what a training result says about public text and about its own noise; all of it is free.
+
+    Args:
+        result: of the training child.
+        limit: allowed relative increase of the loss on public text. With a limit, a result that was not measured
+            fails; None measures without a limit.
+    """
+    checks = []
+    losses = result.public_losses
+    if losses is not None:
+        checks.append(
+            public_text_check(losses.base, losses.adapted, limit=math.inf if limit is None else limit)
+        )
+    elif limit is not None:
+        checks.append(GateCheck(name=PUBLIC_TEXT_CHECK, passed=False, threshold=limit, detail="not measured"))
+    if limit is None:  # an infinite threshold has no place in canonical JSON
+        checks = [replace(check, threshold=None) for check in checks]
+    if result.noise_norm is not None:
+        checks.append(
+            GateCheck(
+                name=NOISE_CHECK,
+                passed=True,
+                value=result.noise_norm,
+                detail="length of what the same plan releases for nobody",
+            )
+        )
+    return tuple(checks)

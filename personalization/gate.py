@@ -46,6 +46,7 @@ class RejectionReason(StrEnum):
     UNBOUNDED = "unbounded"
     NO_EFFECT = "no_effect"
     PUBLIC_EVALUATION = "public_evaluation"
+    FORGETS_PUBLIC_TEXT = "forgets_public_text"
     START_WITHDRAWN = "start_withdrawn"
 
 
@@ -75,7 +76,12 @@ class Rejected:
 
     def sentence(self) -> str:
         """Say why in one public sentence."""
-        return f"The gate refused the candidate: {', '.join(reason.value for reason in self.reasons)}."
+        said = f"The gate refused the candidate: {', '.join(reason.value for reason in self.reasons)}."
+        for check in self.checks:
+            if check.name == "public_text" and not check.passed and check.value is not None:
+                said += f" The loss on public text would change by {check.value:+.1%}; allowed is up to"
+                said += f" {check.threshold:+.1%}."
+        return said
 
 
 def judge(
@@ -136,6 +142,7 @@ _REASON_OF = {
     "finite": RejectionReason.NOT_FINITE,
     "bounded": RejectionReason.UNBOUNDED,
     "has_effect": RejectionReason.NO_EFFECT,
+    "public_text": RejectionReason.FORGETS_PUBLIC_TEXT,
 }
 
 

@@ -11,17 +11,19 @@ import shutil
 import tempfile
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 
+from personalization.continual import DEFAULT_FORGETTING_LIMIT, public_checks
 from personalization.errors import LeaseLostError, PersonalizationError, TrainingFailedError
 from personalization.gate import GateThresholds, judge
 from personalization.leases import LeaseKeeper
 from personalization.plan import PerformanceFlags
+from personalization.ports import PublicEvaluation
 from personalization.rounds import OutcomeCode
 from personalization.services.rounds import lease_round
 from personalization.services.training_round import Closed, Prepared
@@ -57,6 +59,8 @@ class TrainerOptions:
         grace: how long a running job may go on after the process was asked to stop.
         flags: performance of the child.
         thresholds: limits of the gate.
+        max_public_text_change: largest relative increase of the loss on public text with which a candidate is
+            published; None publishes whatever was forgotten. What is measured is public, so it costs nothing.
     """
 
     owner: str
@@ -67,6 +71,7 @@ class TrainerOptions:
     grace: timedelta = timedelta(seconds=20)
     flags: PerformanceFlags = field(default_factory=PerformanceFlags)
     thresholds: GateThresholds = field(default_factory=GateThresholds)
+    max_public_text_change: float | None = DEFAULT_FORGETTING_LIMIT
 
 
 class TrainerObserver:
@@ -94,7 +99,7 @@ class Trainer:
         options: see there.
         evaluator: judges candidates on public text; None leaves that out.
         observer: told what happens.
-        upkeep: called when nothing is due, at most every ``options.upkeep_every`` (meta starts, for example).
+        upkeep: called between jobs, at most every ``options.upkeep_every`` (meta starts, for example).
     """
 
     def __init__(
@@ -150,8 +155,8 @@ class Trainer:
             if away:
                 _log.info("database_back", attempts=away)
                 away = 0
+            self._keep_up()
             if not worked:
-                self._keep_up()
                 self._stop.wait(pause)
 
     def _keep_up(self) -> None:
@@ -268,12 +273,9 @@ class Trainer:
     def _finish(self, prepared: Prepared, result: TenantResult, keeper: LeaseKeeper) -> None:
         lease = prepared.lease
         try:
-            public = (
-                self._evaluator.evaluate(str(self._base.directory()), result.adapter)
-                if self._evaluator
-                else None
+            verdict = judge(
+                result.adapter, prepared.plan, self._public(prepared, result), self._options.thresholds
             )
-            verdict = judge(result.adapter, prepared.plan, public, self._options.thresholds)
             outcome = self._rounds.finish(prepared, result.adapter, verdict)
         except _LOST as error:
             self._give_up(lease, keeper, error)
@@ -283,6 +285,16 @@ class Trainer:
             self._forfeit(lease, keeper, error)
         else:
             self._ended(lease, keeper, outcome)
+
+    def _public(self, prepared: Prepared, result: TenantResult) -> PublicEvaluation:
+        """Return what public data say about a result, and the public facts that later releases are compared with."""
+        asked = PublicEvaluation()
+        if self._evaluator:
+            asked = self._evaluator.evaluate(str(self._base.directory()), result.adapter)
+        checks = [*asked.checks, *public_checks(result, self._options.max_public_text_change)]
+        if prepared.blend is not None:
+            checks.append(prepared.blend)
+        return replace(asked, checks=tuple(checks))
 
     def _forfeit(self, lease: Lease, keeper: LeaseKeeper, error: Exception) -> None:
         code = getattr(error, "code", "os.error")

@@ -173,6 +173,8 @@ class TenantPrivacyPolicy(_Validated):
         sharing_opt_in: whether released adapters may enter the meta start of other tenants.
         domains: the adapter lines.
         start: where training starts.
+        previous_share: share of the line's own served version that is averaged into each release (exponential
+            averaging of successive private adapters, free); 0 publishes what was trained.
     """
 
     declared_users: int = Field(ge=1, le=1_000_000_000, description="1 to 1,000,000,000 users")
@@ -215,6 +217,7 @@ class TenantPrivacyPolicy(_Validated):
         description="1 to 100 different names of 1 to 63 characters a-z, 0-9 and -, not starting with -",
     )
     start: Start = Field(default=Start.META, description="one of meta, previous, average")
+    previous_share: float = Field(default=0.0, ge=0, le=0.95, description="0 to 0.95")
 
     @field_validator("purposes")
     @classmethod

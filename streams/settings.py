@@ -198,6 +198,13 @@ class TrainerSettings(_Section):
     poll_seconds: Positive = 1.0
     threads: int | None = Field(default=None, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    max_public_text_change: float | None = Field(default=0.01, ge=0)
+    """A candidate that raises the loss on public text by a larger share is not published; empty: no limit."""
+
+    @field_validator("max_public_text_change", mode="before")
+    @classmethod
+    def _empty_is_no_limit(cls, value: object) -> object:
+        return None if value == "" else value
 
 
 class ServingSettings(_Section):

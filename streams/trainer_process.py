@@ -85,6 +85,7 @@ def trainer_of(settings: Settings, observer: TrainerObserver | None = None) -> I
                 lease=timedelta(seconds=settings.trainer.lease_seconds),
                 poll=timedelta(seconds=settings.trainer.poll_seconds),
                 flags=flags,
+                max_public_text_change=settings.trainer.max_public_text_change,
             ),
             observer=observer,
             upkeep=lambda: refresh_meta_starts(engine, meta, clock),

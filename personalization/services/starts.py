@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from personalization.adapters import Scope, VersionState
+from personalization.adapters import BLEND_CHECK, GateCheck, Scope, VersionState
 from personalization.continual import average_versions
 from personalization.services.meta_start import find_meta
 from personalization.storage import registry
@@ -70,21 +70,46 @@ def open_start(session: Session, artifacts: DirectoryArtifactStore, row: RoundRo
         return None
     if row.start != Start.AVERAGE.value:
         return artifacts.open(row.start_version_id)
-    versions = _averaged(session, row)
+    versions = averaged_versions(session, row.line_ref, row.start_version_id)
     name = hashlib.sha256("\n".join(versions).encode()).hexdigest()[:32]
     target = artifacts.scratch(f"average-{name}-{row.round_id}-{row.epoch}")
     average_versions([artifacts.open(version_id) for version_id in versions], target)
     return target
 
 
-def _averaged(session: Session, row: RoundRow) -> list[str]:
+def start_sources(session: Session, row: RoundRow) -> tuple[str, ...]:
+    """Return the versions whose weights the round starts from."""
+    if row.start_version_id is None:
+        return ()
+    if row.start != Start.AVERAGE.value:
+        return (row.start_version_id,)
+    return tuple(averaged_versions(session, row.line_ref, row.start_version_id))
+
+
+def blend_source(
+    session: Session, row: RoundRow, policy: TenantPrivacyPolicy, plan: TrainingPlan, base_digest: str
+) -> tuple[str | None, GateCheck | None]:
+    """Return which of the line's own versions is averaged into the release, and that as a fact of its evaluation."""
+    line = registry.find_line(session, row.tenant_id, row.domain)
+    if policy.previous_share == 0 or line is None or line.current_version_id is None:
+        return None, None
+    current = session.get(AdapterVersionRow, line.current_version_id)
+    if current is None or not _fits(current, plan, base_digest):
+        return None, None
+    if registry.read_version(current).manifest.scope is not Scope.TENANT:
+        return None, None
+    fact = GateCheck(name=BLEND_CHECK, passed=True, value=policy.previous_share, detail=current.version_id)
+    return current.version_id, fact
+
+
+def averaged_versions(session: Session, line_ref: str, newest_id: str) -> list[str]:
     """Return the versions that an average start is made of, oldest first; the round names the newest."""
-    newest = session.get(AdapterVersionRow, row.start_version_id)
+    newest = session.get(AdapterVersionRow, newest_id)
     assert newest is not None  # versions are never deleted
     shape = registry.read_version(newest).manifest.lora
     usable = [
         one
-        for one in registry.versions_of(session, row.line_ref)
+        for one in registry.versions_of(session, line_ref)
         if one.version <= newest.version and one.state in _USABLE and one.base_digest == newest.base_digest
     ]
     manifests = [(one.version_id, registry.read_version(one).manifest) for one in usable]

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from personalization import cohort_count, planner
-from personalization.adapters import VersionState
+from personalization.adapters import GateCheck, VersionState
 from personalization.code_identity import code_digest
 from personalization.errors import RoundError
 from personalization.gate import Accepted, Rejected, RejectionReason
@@ -29,14 +29,14 @@ from personalization.plan import PerformanceFlags, TrainingPlan
 from personalization.ports import AdapterEventKind, AdapterLifecycleEvent
 from personalization.rounds import OutcomeCode, RoundState
 from personalization.services import rounds
+from personalization.services.movement import with_movement
 from personalization.services.publication import Candidate
 from personalization.services.release_facts import cohort_count_of, privacy_facts, reservation_request
-from personalization.services.starts import choose_start, open_start
+from personalization.services.starts import blend_source, choose_start, open_start, start_sources
 from personalization.storage import registry
 from personalization.training.job import TenantJob
 from privacy.errors import BudgetExhaustedError, CalibrationError, RetryMismatchError
 from privacy.ledger import DrawRecord, RecoveryDecision, ReservationState
-from privacy.policy import Start
 from privacy.services import policies
 from privacy.storage.session import transaction
 
@@ -78,6 +78,8 @@ class Prepared:
     plan: TrainingPlan
     reservation_id: str
     draw: DrawRecord
+    blend: GateCheck | None = None  # which released version is averaged into the result, and its share
+    sources: tuple[str, ...] = ()  # versions whose weights go into the result
     job: TenantJob = field(repr=False)
     count_key: bytes = field(repr=False)
 
@@ -158,7 +160,7 @@ class TrainingRounds:
         with transaction(self._engine) as session:
             now = self._clock.now()
             row = rounds.hold_round(session, lease, now)
-            if isinstance(verdict, Accepted) and self._start_was_withdrawn(session, row):
+            if isinstance(verdict, Accepted) and _was_withdrawn(session, prepared.sources):
                 verdict = Rejected(reasons=(RejectionReason.START_WITHDRAWN,))
             if isinstance(verdict, Rejected):
                 self._ledger.commit(session, prepared.reservation_id, lease.epoch)
@@ -166,6 +168,7 @@ class TrainingRounds:
                     session, row, RoundState.DONE, OutcomeCode.GATE_REJECTED, verdict.sentence()
                 )
             line = registry.lock_line(session, row.line_ref)
+            verdict = with_movement(session, self._artifacts, line, row, directory, verdict)
             reservation = self._ledger.commit(
                 session, prepared.reservation_id, lease.epoch, verdict.lora.tensor_digest
             )
@@ -309,18 +312,25 @@ class TrainingRounds:
                     OutcomeCode.FORFEITED,
                     "The interrupted run could not be repeated exactly as it was charged; the charge stays.",
                 )
+            blended, blend = blend_source(
+                session, row, self._policy(session, row.tenant_id), plan, self._base.fingerprint().digest()
+            )
             job = TenantJob(
                 job_key=row.reservation_id,
                 plan=plan,
                 users=snapshot.users,
                 noise_key=cohort_count.derive_key(seed, cohort_count.TRAINING_PURPOSE),
                 start_adapter=open_start(session, self._artifacts, row),
+                blend_with=None if blended is None else self._artifacts.open(blended),
+                blend_share=0.0 if blend is None or blend.value is None else blend.value,
             )
             return Prepared(
                 lease=lease,
                 plan=plan,
                 reservation_id=row.reservation_id,
                 draw=draw,
+                blend=blend,
+                sources=(*start_sources(session, row), *(() if blended is None else (blended,))),
                 job=job,
                 count_key=cohort_count.derive_key(seed, cohort_count.COUNT_PURPOSE),
             )
@@ -350,14 +360,6 @@ class TrainingRounds:
             self._ledger.release(session, reservation_id, epoch)  # nothing private was read
         else:
             self._ledger.forfeit(session, reservation_id, epoch, reason)
-
-    def _start_was_withdrawn(self, session: Session, row: RoundRow) -> bool:
-        if row.start_version_id is None:
-            return False
-        # A meta start belongs to no tenant; any other start is a version of this tenant.
-        owner = None if row.start == Start.META.value else row.tenant_id
-        state = registry.find_version(session, row.start_version_id, tenant_id=owner).state
-        return state == VersionState.WITHDRAWN.value
 
     def _policy(self, session: Session, tenant_id: str) -> TenantPrivacyPolicy:
         version = policies.current_policy(session, tenant_id)
@@ -394,6 +396,11 @@ class TrainingRounds:
             ),
         )
         return Closed(code=code, reason=reason)
+
+
+def _was_withdrawn(session: Session, version_ids: tuple[str, ...]) -> bool:
+    rows = [registry.find_version(session, version_id) for version_id in version_ids]
+    return any(row.state == VersionState.WITHDRAWN.value for row in rows)
 
 
 def _seed_purpose(row: RoundRow) -> str:

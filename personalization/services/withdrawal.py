@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 from sqlmodel import select
 
-from personalization.adapters import VersionState
+from personalization.adapters import BLEND_CHECK, VersionState
 from personalization.errors import VersionStateError
 from personalization.ports import AdapterEventKind, AdapterLifecycleEvent, DesiredChange
 from personalization.services.publication import leave
 from personalization.storage import registry
 from personalization.storage.tables import AdapterVersionRow
+from privacy.policy import Start
 from privacy.services import audit_trail
 
 if TYPE_CHECKING:
@@ -169,8 +170,21 @@ def _withdraw(
 
 
 def _with_descendants(rows: Sequence[AdapterVersionRow], root: AdapterVersionRow) -> list[AdapterVersionRow]:
+    """Return the version and all of the line that hold something of it: by their start, an average or a blend."""
     reached = {root.version_id}
     for row in rows:  # oldest first, so a parent always comes before its children
-        if row.start_version_id in reached:
+        if row.version > root.version and reached & _parents(rows, row):
             reached.add(row.version_id)
     return [row for row in rows if row.version_id in reached]
+
+
+def _parents(rows: Sequence[AdapterVersionRow], row: AdapterVersionRow) -> set[str]:
+    manifest = registry.read_version(row).manifest
+    parents = {check.detail for check in manifest.evaluation.checks if check.name == BLEND_CHECK}
+    if row.start_version_id is not None:
+        parents.add(row.start_version_id)
+    if (
+        manifest.lineage.start == Start.AVERAGE.value
+    ):  # which earlier ones were averaged is not kept: all may be
+        parents |= {one.version_id for one in rows if one.version < row.version}
+    return parents

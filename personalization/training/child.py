@@ -26,9 +26,9 @@ def main(connection: Connection) -> None:
         # instead of spinning, because the processor is shared with the worker and whatever else runs here.
         os.environ["HF_HUB_OFFLINE"] = "1"
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        from personalization.training.train import train  # noqa: PLC0415  imports torch, after the line above
+        from personalization.training.finish import run  # noqa: PLC0415  imports torch, after the line above
 
-        results = train(job, lambda progress: connection.send_bytes(encode_progress(progress)))
+        results = run(job, lambda progress: connection.send_bytes(encode_progress(progress)))
         connection.send_bytes(encode_results(results))
     except BrokenPipeError:
         sys.exit(1)  # the parent is gone and with it the lease

@@ -11,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from personalization.plan import PerformanceFlags, TrainingPlan
+from personalization.training.public_work import MamlRecipe, StyleGuide
 
 
 class ExampleKind(StrEnum):
@@ -48,6 +49,8 @@ class TenantJob:
     users: tuple[UserExamples, ...] = field(repr=False)
     noise_key: bytes = field(repr=False)  # 32 secret bytes; the same key gives the same draws
     start_adapter: Path | None = None  # a released portable adapter to start from (same family line)
+    blend_with: Path | None = None  # the line's released adapter that is averaged into the result (free)
+    blend_share: float = 0.0  # its share, 0 to below 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +61,36 @@ class TrainingJob:
     tenants: tuple[TenantJob, ...]
     output: Path  # one sub-directory per job_key receives the portable PEFT adapter
     flags: PerformanceFlags = field(default_factory=PerformanceFlags)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublicJob:
+    """One adapter from public data alone: nothing private goes in, so it costs nothing and may be run at any time.
+
+    Attributes:
+        base_model: a directory with config, tokenizer and safetensors.
+        plan: fixes the adapter's shape; its noise is not used.
+        output: the sub-directory ``PUBLIC_KEY`` receives the portable adapter.
+        work: a style guide gives a synthetic warm start, a recipe the first-order MAML start, None the zero adapter.
+        flags: device and threads.
+    """
+
+    base_model: str
+    plan: TrainingPlan
+    output: Path
+    work: StyleGuide | MamlRecipe | None = None
+    flags: PerformanceFlags = field(default_factory=PerformanceFlags)
+
+
+PUBLIC_KEY = "public"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublicLosses:
+    """Mean loss on each public text (nats per token), of the base and with the adapter that is released."""
+
+    base: tuple[float, ...]
+    adapted: tuple[float, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,3 +117,5 @@ class TenantResult:
     noise_multiplier: float
     delta_norm: float  # L2 norm of the released change: post-processing of the released adapter
     trainable_parameters: int
+    public_losses: PublicLosses | None = None  # free: public text and released weights
+    noise_norm: float | None = None  # L2 norm of what the same plan releases for nobody: noise alone, free

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from personalization.training import child
 from personalization.training.errors import ChildFailedError, TrainingStoppedError
-from personalization.training.job import Progress, TenantResult, TrainingJob
+from personalization.training.job import Progress, PublicJob, TenantResult, TrainingJob
 from personalization.training.wire import decode_reply, encode_job
 
 _POLL_SECONDS = 0.2
@@ -15,7 +15,7 @@ _END_SECONDS = 10.0
 
 
 def run_job(
-    job: TrainingJob,
+    job: TrainingJob | PublicJob,
     *,
     on_progress: Callable[[Progress], None] = lambda _progress: None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -23,12 +23,12 @@ def run_job(
     """Train a job in a fresh process and wait for it.
 
     Args:
-        job: what to train; budget for it is already reserved and running.
+        job: what to train; budget for a job with private data is already reserved and running.
         on_progress: called in this thread for each report.
         should_stop: asked about five times a second; when it says yes (the lease is lost) the child is killed.
 
     Returns:
-        One result per tenant.
+        One result per tenant; of a public job its one result.
 
     Raises:
         TrainingStoppedError: ``should_stop`` said yes.

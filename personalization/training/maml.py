@@ -10,30 +10,14 @@ Source: Finn et al., "Model-Agnostic Meta-Learning" (arXiv 1703.03400), section 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
 from personalization.plan import TrainingPlan
 from personalization.training.errors import JobInvalidError
+from personalization.training.public_work import MamlRecipe
 from personalization.training.quality.workbench import UserSet, Workbench
-
-
-@dataclass(frozen=True, kw_only=True)
-class MamlRecipe:
-    """Public numbers of the two loops.
-
-    Attributes:
-        outer_steps: passes over all tasks.
-        outer_rate: length of one outer step, in the units of the adapter's vector.
-        inner_steps: steps of adaptation to one task.
-        inner_rate: their learning rate.
-    """
-
-    outer_steps: int = 10
-    outer_rate: float = 0.1
-    inner_steps: int = 4
-    inner_rate: float = 0.03
 
 
 def maml_start(bench: Workbench, tasks: Sequence[UserSet], recipe: MamlRecipe | None = None) -> torch.Tensor:

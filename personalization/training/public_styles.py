@@ -56,7 +56,7 @@ def style_users() -> tuple[UserExamples, ...]:
     """Return the public interactions, one user per change or question and style; always the same."""
     found = []
     for turn, (paths, what, area) in enumerate(_CHANGES):
-        prompt = "Changed files:\n" + "\n".join(f"- {path}" for path in paths)
+        prompt = _paths_prompt(paths)
         for step in range(3):  # three of the styles each, so that no style goes with one change
             style = _CHANGE_STYLES[(turn + 3 * step + step) % len(_CHANGE_STYLES)]
             found.append(_user(prompt, style, what, area, paths[0], 100 + 37 * turn + step))
@@ -65,6 +65,29 @@ def style_users() -> tuple[UserExamples, ...]:
             style = _REPLY_STYLES[(turn + 2 * step) % len(_REPLY_STYLES)]
             found.append(_user(question, style, what, "", "", 500 + 13 * turn + step))
     return tuple(found)
+
+
+def style_tasks() -> tuple[tuple[UserExamples, ...], ...]:
+    """Return the public interactions as tasks for meta-learning: each task is every change or question in one style."""
+    changes = tuple(
+        tuple(
+            _user(_paths_prompt(paths), style, what, area, paths[0], 100 + 37 * turn)
+            for turn, (paths, what, area) in enumerate(_CHANGES)
+        )
+        for style in _CHANGE_STYLES
+    )
+    replies = tuple(
+        tuple(
+            _user(question, style, what, "", "", 500 + 13 * turn)
+            for turn, (question, what) in enumerate(_QUESTIONS)
+        )
+        for style in _REPLY_STYLES
+    )
+    return changes + replies
+
+
+def _paths_prompt(paths: tuple[str, ...]) -> str:
+    return "Changed files:\n" + "\n".join(f"- {path}" for path in paths)
 
 
 def _user(prompt: str, style: str, what: str, area: str, path: str, number: int) -> UserExamples:

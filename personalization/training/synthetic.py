@@ -9,56 +9,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from personalization.plan import TrainingPlan
-from personalization.training.errors import JobInvalidError
 from personalization.training.evaluation import generate
 from personalization.training.job import Example, UserExamples
+from personalization.training.public_work import StyleGuide
 from personalization.training.quality.workbench import Workbench
 
 Generator = Callable[[Path, Path | None, Sequence[str]], list[str]]
-SHOWN_EXAMPLES = 3
 WARM_START_STEPS = 10
-
-
-@dataclass(frozen=True, kw_only=True)
-class StyleGuide:
-    """What a tenant says in public about how its answers look.
-
-    Attributes:
-        instruction: one or two sentences.
-        examples: (prompt, answer) pairs that the tenant wrote for the guide, at least one.
-        prompts: public prompts that shall be answered in this style.
-        pattern: regular expression that an answer follows from its start.
-    """
-
-    instruction: str
-    examples: tuple[tuple[str, str], ...]
-    prompts: tuple[str, ...] = ()
-    pattern: str = ""
-
-    def __post_init__(self) -> None:
-        if not self.examples:
-            raise JobInvalidError(
-                "A style guide needs at least one example of its own; write one public answer."
-            )
-        try:
-            followed = re.compile(self.pattern)
-        except re.error as error:
-            raise JobInvalidError(f"The style guide's pattern is no regular expression: {error}.") from None
-        if not all(followed.match(answer) for _, answer in self.examples):
-            raise JobInvalidError(
-                "An example of the style guide does not follow its own pattern; correct one of them."
-            )
-
-    def question(self, prompt: str) -> str:
-        """Return what the base is asked for one prompt: instruction, a few examples, the prompt."""
-        shown = "\n\n".join(f"{asked}\n{answer}" for asked, answer in self.examples[:SHOWN_EXAMPLES])
-        return f"{self.instruction}\n\n{shown}\n\n{prompt}\n"
 
 
 def synthetic_users(

@@ -15,22 +15,29 @@ from personalization.training.job import (
     Example,
     ExampleKind,
     Progress,
+    PublicJob,
+    PublicLosses,
     TenantJob,
     TenantResult,
     TrainingJob,
     UserExamples,
 )
+from personalization.training.public_work import MamlRecipe, StyleGuide
 
 
-def encode_job(job: TrainingJob) -> bytes:
+def encode_job(job: TrainingJob | PublicJob) -> bytes:
     """Encode a job; noise keys travel as base64 inside the pipe and nowhere else."""
+    if isinstance(job, PublicJob):
+        return _encode_public(job)
     tenants = [
         {
             "job_key": tenant.job_key,
             "plan": tenant.plan.to_document(),
             "users": [[asdict(example) for example in user.examples] for user in tenant.users],
             "noise_key": base64.b64encode(tenant.noise_key).decode(),
-            "start_adapter": str(tenant.start_adapter) if tenant.start_adapter is not None else None,
+            "start_adapter": _text(tenant.start_adapter),
+            "blend_with": _text(tenant.blend_with),
+            "blend_share": tenant.blend_share,
         }
         for tenant in job.tenants
     ]
@@ -44,16 +51,51 @@ def encode_job(job: TrainingJob) -> bytes:
     ).encode()
 
 
-def decode_job(data: bytes) -> TrainingJob:
+def _encode_public(job: PublicJob) -> bytes:
+    work: dict[str, Any] | None = None
+    if isinstance(job.work, StyleGuide):
+        work = {"style_guide": job.work.to_document()}
+    elif job.work is not None:
+        work = {"maml": asdict(job.work)}
+    return json.dumps(
+        {
+            "base_model": job.base_model,
+            "plan": job.plan.to_document(),
+            "output": str(job.output),
+            "work": work,
+            "flags": asdict(job.flags),
+        }
+    ).encode()
+
+
+def _decode_public(document: dict[str, Any]) -> PublicJob:
+    work: StyleGuide | MamlRecipe | None = None
+    if document["work"] is not None:
+        guide = document["work"].get("style_guide")
+        work = StyleGuide.from_document(guide) if guide else MamlRecipe(**document["work"]["maml"])
+    return PublicJob(
+        base_model=document["base_model"],
+        plan=TrainingPlan.from_document(document["plan"]),
+        output=Path(document["output"]),
+        work=work,
+        flags=PerformanceFlags(**document["flags"]),
+    )
+
+
+def decode_job(data: bytes) -> TrainingJob | PublicJob:
     """Read ``encode_job``'s bytes back to an equal job."""
     document = json.loads(data)
+    if "tenants" not in document:
+        return _decode_public(document)
     tenants = tuple(
         TenantJob(
             job_key=tenant["job_key"],
             plan=TrainingPlan.from_document(tenant["plan"]),
             users=tuple(UserExamples(examples=tuple(_example(e) for e in user)) for user in tenant["users"]),
             noise_key=base64.b64decode(tenant["noise_key"]),
-            start_adapter=Path(tenant["start_adapter"]) if tenant["start_adapter"] is not None else None,
+            start_adapter=_path(tenant["start_adapter"]),
+            blend_with=_path(tenant["blend_with"]),
+            blend_share=tenant["blend_share"],
         )
         for tenant in document["tenants"]
     )
@@ -63,6 +105,14 @@ def decode_job(data: bytes) -> TrainingJob:
         output=Path(document["output"]),
         flags=PerformanceFlags(**document["flags"]),
     )
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)
 
 
 def _example(document: dict[str, Any]) -> Example:
@@ -99,7 +149,14 @@ def decode_reply(data: bytes) -> Progress | tuple[TenantResult, ...]:
     if "progress" in document:
         return Progress(**document["progress"])
     if "results" in document:
-        return tuple(TenantResult(**{**r, "adapter": Path(r["adapter"])}) for r in document["results"])
+        return tuple(_result(one) for one in document["results"])
     failure = document["failure"]
     kind = getattr(errors, failure["name"], ChildFailedError)
     raise kind(failure["text"])
+
+
+def _result(document: dict[str, Any]) -> TenantResult:
+    losses = document["public_losses"]
+    if losses is not None:
+        losses = PublicLosses(base=tuple(losses["base"]), adapted=tuple(losses["adapted"]))
+    return TenantResult(**{**document, "adapter": Path(document["adapter"]), "public_losses": losses})

@@ -22,7 +22,7 @@ from personalization.services.rounds import open_round
 from personalization.services.training_round import TrainingRounds
 from personalization.signing import ManifestSigner
 from personalization.trainer import Trainer, TrainerObserver, TrainerOptions
-from personalization.training.job import Example, TenantResult, UserExamples
+from personalization.training.job import Example, PublicLosses, TenantResult, UserExamples
 from privacy.keyring import Keyring, new_master_key
 from privacy.ledger import Ledger
 from privacy.services import policies
@@ -90,6 +90,7 @@ class FakeTrainer:
         self.failures: list[Exception] = []
         self.during = lambda _should_stop: None
         self.values: float | None = None
+        self.public_losses = (2.0, 4.0)
 
     def train(self, job, *, on_progress, should_stop):
         self.jobs.append(len(job.tenants))
@@ -108,6 +109,8 @@ class FakeTrainer:
                     job_key=tenant.job_key, adapter=directory, steps=tenant.plan.steps,
                     sample_rate=tenant.plan.sample_rate, noise_multiplier=tenant.plan.noise_multiplier,
                     delta_norm=1.0, trainable_parameters=10,
+                    public_losses=self.public_losses and PublicLosses(base=(2.0, 4.0), adapted=self.public_losses),
+                    noise_norm=0.5,
                 )
             )  # fmt: skip
         return tuple(results)

@@ -139,6 +139,9 @@ def test_a_round_trains_and_publishes_on_real_parts(engine, clock, base, tmp_pat
         version = read_version(session.exec(select(AdapterVersionRow)).one())
         outbox = session.exec(select(OutboxRow).order_by(OutboxRow.outbox_id)).all()
         spend = ledger.spend(session, "acme", row.period_index)
+    checks = {check.name: check for check in version.manifest.evaluation.checks}
+    assert checks["public_text"].passed
+    assert checks["noise_norm"].value > 0
     verify_signature(version.manifest.to_bytes(), version.signature, signer.public_key)
     weights = load_file(artifacts.open(version.version_id) / "adapter_model.safetensors")
     assert any(abs(tensor).max() > 0 for name, tensor in weights.items() if "lora_B" in name)

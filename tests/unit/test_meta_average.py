@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from personalization.continual import average_versions, decayed_weights, drift, public_text_check
+from personalization.continual import (
+    average_versions,
+    blend,
+    decayed_weights,
+    movement,
+    noise_between,
+    public_text_check,
+)
 from personalization.errors import MetaStartError
 from personalization.gate import CONFIG, WEIGHTS
 from personalization.meta import (
@@ -151,10 +158,37 @@ def test_averaging_independent_noise_shrinks_it():
     assert float(np.std(noise)) < 0.6
 
 
-def test_drift_is_relative_to_the_earlier_version(tmp_path):
+def test_movement_is_measured_against_the_noise_that_is_known(tmp_path):
     before, after = adapter(tmp_path / "a", ONE), adapter(tmp_path / "b", TWO)
-    assert drift(before, before) == 0.0
-    assert drift(before, after) == pytest.approx(1.0)
+    still = movement(before, before, noise=1.0)
+    assert (still.distance, still.drifted) == (0.0, False)
+    moved = movement(before, after, noise=1.0)
+    assert (moved.distance, moved.cosine, moved.retained) == pytest.approx((8**0.5, 1.0, 2.0))
+    assert moved.drifted
+    assert movement(before, after).drifted is None
+    assert noise_between(3.0, 4.0, from_earlier=False) == 5.0
+    assert noise_between(3.0, 4.0, from_earlier=True) == 4.0
+    assert noise_between(None, 4.0, from_earlier=False) is None
+
+
+def test_two_releases_for_the_same_habit_are_within_their_noise(tmp_path):
+    random = np.random.default_rng(0)
+    habit = random.normal(size=(200, 2))
+    first, second = (habit + 0.3 * random.normal(size=habit.shape) for _ in range(2))
+    other = -habit + 0.3 * random.normal(size=habit.shape)
+    noise = noise_between(0.3 * 400**0.5, 0.3 * 400**0.5, from_earlier=False)
+    folders = [adapter(tmp_path / str(number), up) for number, up in enumerate((first, second, other))]
+    same, changed = (movement(folders[0], folder, noise=noise) for folder in folders[1:])
+    assert same.ratio == pytest.approx(1.0, abs=0.15)
+    assert same.drifted is False
+    assert changed.drifted is True
+
+
+def test_a_blend_at_every_release_denoises(tmp_path):
+    blend(adapter(tmp_path / "a", ONE), adapter(tmp_path / "b", THREE), tmp_path / "c", share=0.25)
+    np.testing.assert_allclose(result(tmp_path / "c"), 0.25 * ONE + 0.75 * THREE)
+    with pytest.raises(ValueError, match="share is 1"):
+        blend(tmp_path / "a", tmp_path / "b", tmp_path / "d", share=1.0)
 
 
 def test_forgetting_of_public_text_fails_the_gate():

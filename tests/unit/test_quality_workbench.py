@@ -13,8 +13,9 @@ from personalization.plan import Family, PerformanceFlags, TrainingPlan
 from personalization.training.errors import JobInvalidError
 from personalization.training.evaluation import nll_per_user
 from personalization.training.job import Example, TenantJob, TrainingJob, UserExamples
-from personalization.training.maml import MamlRecipe, maml_start
+from personalization.training.maml import maml_start
 from personalization.training.portable import import_adapter
+from personalization.training.public_work import MamlRecipe
 from personalization.training.quality.suite import FORMAT, QualityOptions, run_quality
 from personalization.training.quality.workbench import Workbench
 from personalization.training.train import train_on

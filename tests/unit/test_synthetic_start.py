@@ -6,8 +6,9 @@ import pytest
 
 from personalization.plan import Family, PerformanceFlags, TrainingPlan
 from personalization.training.errors import JobInvalidError
+from personalization.training.public_work import StyleGuide
 from personalization.training.quality.workbench import Workbench
-from personalization.training.synthetic import StyleGuide, synthetic_users, warm_start
+from personalization.training.synthetic import synthetic_users, warm_start
 from tests.fakes.tiny_models import write_tiny_base
 
 GUIDE = StyleGuide(
