@@ -84,6 +84,13 @@ class Rejected:
         return said
 
 
+def facts_of(verdict: Accepted | Rejected) -> dict[str, Any]:
+    """Return a verdict's figures by the name of the check, for logs; each is public."""
+    checks = verdict.evaluation.checks if isinstance(verdict, Accepted) else verdict.checks
+    found: dict[str, Any] = {check.name: check.value for check in checks if check.value is not None}
+    return {"accepted": isinstance(verdict, Accepted), **found}
+
+
 def judge(
     directory: Path,
     plan: TrainingPlan,

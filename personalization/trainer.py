@@ -20,7 +20,7 @@ import structlog
 
 from personalization.continual import DEFAULT_FORGETTING_LIMIT, public_checks
 from personalization.errors import LeaseLostError, PersonalizationError, TrainingFailedError
-from personalization.gate import GateThresholds, judge
+from personalization.gate import GateThresholds, facts_of, judge
 from personalization.leases import LeaseKeeper
 from personalization.plan import PerformanceFlags
 from personalization.ports import PublicEvaluation
@@ -276,6 +276,7 @@ class Trainer:
             verdict = judge(
                 result.adapter, prepared.plan, self._public(prepared, result), self._options.thresholds
             )
+            _log.info("candidate_judged", round_id=lease.round_id, **facts_of(verdict))
             outcome = self._rounds.finish(prepared, result.adapter, verdict)
         except _LOST as error:
             self._give_up(lease, keeper, error)
