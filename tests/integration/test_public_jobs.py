@@ -83,6 +83,7 @@ def test_a_style_guide_that_cannot_be_used_is_refused_in_one_sentence(change, sa
 
 
 def test_describing_public_work_needs_no_torch():
-    code = "import sys, personalization.training.link, personalization.training.public_work; print('torch' in sys.modules)"
+    modules = "sys, personalization.training.link, personalization.training.public_work"
+    code = f"import {modules}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
