@@ -8,6 +8,8 @@ was read: the reservation may be released and the round taken up again. After ``
 whatever happens. With a recorded draw, a new lease holder may repeat exactly the same sample (same seed,
 data and code) at no charge; in any other case the reservation is forfeited and the round fails. What happens
 after a crash is decided from the ledger.
+
+Above 400 lines, too long for one page, because the order of these transactions is the guarantee and must be read at once.
 """
 
 from __future__ import annotations
