@@ -9,7 +9,7 @@ whatever happens. With a recorded draw, a new lease holder may repeat exactly th
 data and code) at no charge; in any other case the reservation is forfeited and the round fails. What happens
 after a crash is decided from the ledger.
 
-Above 400 lines, too long for one page, because the order of these transactions is the guarantee and must be read at once.
+Longer than 400 lines, because the order of these transactions is the guarantee and is to be read in one place.
 """
 
 from __future__ import annotations
