@@ -88,30 +88,51 @@ def admit(
         policy: the tenant's newest policy.
         now: the public clock.
     """
-    if erased:
-        return Refused(RefusalReason.SUBJECT_ERASED)
-    if (misplaced := _misplaced(occurred_at, domain, policy, now)) is not None:
-        return Refused(misplaced)
+    reason = AdmissionRule(policy).refusal(
+        age=now - occurred_at, domain=domain, consents=consents, erased=erased
+    )
+    if reason is not None:
+        return Refused(reason)
     granted = frozenset(purpose for purpose, consent in consents.items() if consent.granted)
-    # What is allowed at all; sharing alone gives nothing to store an interaction for.
-    allowed = granted if policy is None else granted & frozenset(policy.purposes)
-    if allowed - {Purpose.SHARING}:
-        return Admitted(allowed)
-    if granted - {Purpose.SHARING}:
-        return Refused(RefusalReason.PURPOSE_NOT_ALLOWED)
-    if any(not consent.granted for consent in consents.values()):
-        return Refused(RefusalReason.CONSENT_WITHDRAWN)
-    return Refused(RefusalReason.CONSENT_MISSING)
+    return Admitted(granted if policy is None else granted & frozenset(policy.purposes))
 
 
-def _misplaced(
-    occurred_at: datetime, domain: str, policy: TenantPrivacyPolicy | None, now: datetime
-) -> RefusalReason | None:
-    """Say why the interaction has no place in time or among the tenant's adapter lines, if it has none."""
-    if occurred_at > now + CLOCK_TOLERANCE:
-        return RefusalReason.FROM_THE_FUTURE
-    if policy is not None and domain not in policy.domains:
-        return RefusalReason.DOMAIN_UNKNOWN
-    if policy is not None and occurred_at < now - policy.retention:
-        return RefusalReason.RETENTION_PASSED
-    return None
+class AdmissionRule:
+    """What ``admit`` decides under one policy, with what the policy alone determines worked out once."""
+
+    __slots__ = ("_domains", "_purposes", "_retention")
+
+    def __init__(self, policy: TenantPrivacyPolicy | None) -> None:
+        self._domains = None if policy is None else frozenset(policy.domains)
+        self._purposes = None if policy is None else frozenset(policy.purposes)
+        self._retention = timedelta.max if policy is None else policy.retention
+
+    def refusal(
+        self, *, age: timedelta, domain: str, consents: Mapping[str, Consent], erased: bool
+    ) -> RefusalReason | None:
+        """Return why an interaction must not be stored, or ``None`` if it may be.
+
+        Args:
+            age: the public clock less the time of the interaction.
+            domain: the adapter line it belongs to.
+            consents: the user's newest statement per purpose.
+            erased: whether the user was erased.
+        """
+        if erased:
+            return RefusalReason.SUBJECT_ERASED
+        if age < -CLOCK_TOLERANCE:
+            return RefusalReason.FROM_THE_FUTURE
+        if self._domains is not None and domain not in self._domains:
+            return RefusalReason.DOMAIN_UNKNOWN
+        if age > self._retention:
+            return RefusalReason.RETENTION_PASSED
+        refused = RefusalReason.CONSENT_MISSING
+        for purpose, consent in consents.items():
+            if not consent.granted:
+                if refused is RefusalReason.CONSENT_MISSING:
+                    refused = RefusalReason.CONSENT_WITHDRAWN
+            elif purpose != Purpose.SHARING:  # sharing alone gives nothing to store an interaction for
+                if self._purposes is None or purpose in self._purposes:
+                    return None
+                refused = RefusalReason.PURPOSE_NOT_ALLOWED
+        return refused

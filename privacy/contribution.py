@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-@dataclass(frozen=True, order=True, slots=True)
-class Contribution:
+class Contribution(NamedTuple):
     """One signal as the bound sees it: its rank first, its event second to break ties."""
 
     rank: bytes

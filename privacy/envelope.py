@@ -8,12 +8,15 @@ not open.
 from __future__ import annotations
 
 import secrets
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from privacy.errors import KeyUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 KEY_BYTES: Final = 32
 _NONCE_BYTES: Final = 12
@@ -27,8 +30,17 @@ def new_key() -> bytes:
 
 def associated(*parts: str) -> bytes:
     """Return ``parts`` as associated data, each with its length, so that no two lists of parts look alike."""
-    encoded = [part.encode() for part in parts]
-    return b"".join(len(part).to_bytes(4, "big") + part for part in encoded)
+    pieces: list[bytes] = []
+    for part in parts:
+        encoded = part.encode()
+        pieces += (len(encoded).to_bytes(4, "big"), encoded)
+    return b"".join(pieces)
+
+
+def new_nonces(count: int) -> Iterator[bytes]:
+    """Return ``count`` random nonces for ``Cipher.seal``: the operating system is asked once for all."""
+    drawn = secrets.token_bytes(_NONCE_BYTES * count)
+    return (drawn[start : start + _NONCE_BYTES] for start in range(0, len(drawn), _NONCE_BYTES))
 
 
 class Cipher:
@@ -41,9 +53,16 @@ class Cipher:
             raise KeyUnavailableError(f"a key has {len(key)} bytes; allowed are exactly {KEY_BYTES}")
         self._aead = AESGCM(key)
 
-    def seal(self, plaintext: bytes, associated_data: bytes) -> bytes:
-        """Return ``plaintext`` encrypted and bound to ``associated_data``."""
-        nonce = secrets.token_bytes(_NONCE_BYTES)
+    def seal(self, plaintext: bytes, associated_data: bytes, nonce: bytes | None = None) -> bytes:
+        """Return ``plaintext`` encrypted and bound to ``associated_data``.
+
+        Args:
+            plaintext: what to seal.
+            associated_data: what the value is and whose.
+            nonce: one of ``new_nonces``, never used before with any key; by default a new one.
+        """
+        if nonce is None:
+            nonce = secrets.token_bytes(_NONCE_BYTES)
         return b"".join((_VERSION, nonce, self._aead.encrypt(nonce, plaintext, associated_data)))
 
     def open(self, sealed: bytes, associated_data: bytes) -> bytes:

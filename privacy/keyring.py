@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import event, func
 from sqlmodel import col, select
 
-from privacy.envelope import Cipher, associated, new_key
+from privacy.envelope import Cipher, associated, new_key, new_nonces
 from privacy.errors import KeyUnavailableError, UnknownTenantError
+from privacy.pseudonyms import TenantHashes
 from privacy.storage.subjects import Subject, wanted
 from privacy.storage.tables import SubjectKeyRow, TenantKeyRow, TenantRow
 from privacy.storage.upserts import insert_ignoring_conflicts
@@ -53,10 +54,12 @@ class TenantKeys:
     Attributes:
         pseudonym_key: for ``privacy.pseudonyms`` and other keyed hashes of the tenant; 32 bytes.
         cipher: wraps the tenant's user keys.
+        hashes: the pseudonyms and ranks of the tenant's users.
     """
 
     pseudonym_key: bytes = field(repr=False)
     cipher: Cipher = field(repr=False)
+    hashes: TenantHashes = field(repr=False)
 
 
 @dataclass(slots=True)
@@ -135,12 +138,14 @@ class Keyring:
                 is sealed.
             UnknownTenantError: a tenant of the batch is not registered.
         """
-        subjects = [Subject(tenant_id, pseudonym) for tenant_id, pseudonym, _ in items]
-        ciphers = self._ciphers(session, subjects, make_at=now)
-        return [
-            ciphers[subject].seal(item[2], _of_user(subject))
-            for subject, item in zip(subjects, items, strict=True)
-        ]
+        subjects = [item[:2] for item in items]
+        users = self._ciphers(session, [Subject(*user) for user in dict.fromkeys(subjects)], make_at=now)
+        bound = {subject: (cipher.seal, _of_user(subject)) for subject, cipher in users.items()}
+        sealed: list[bytes] = []
+        for item, user, nonce in zip(items, subjects, new_nonces(len(items)), strict=True):
+            seal, associated_data = bound[user]  # type: ignore[index]  # a Subject equals the plain pair
+            sealed.append(seal(item[2], associated_data, nonce))
+        return sealed
 
     def decrypt_many(
         self, session: Session, tenant_id: str, items: Sequence[tuple[str, bytes]]
@@ -182,14 +187,17 @@ class Keyring:
         found: dict[Subject, Cipher] = {}
         missing: list[Subject] = []
         with self._lock:
+            cached, used_last = self._users.get, self._users.move_to_end
             for subject in dict.fromkeys(subjects):
-                cipher = self._users.get(subject) or staged.users.get(subject)
+                cipher = cached(subject)
+                if cipher is not None:
+                    used_last(subject)
+                else:
+                    cipher = staged.users.get(subject)
                 if cipher is None:
                     missing.append(subject)
                 else:
                     found[subject] = cipher
-                    if subject in self._users:
-                        self._users.move_to_end(subject)
         if not missing:
             return found
         wrapped = _wrapped_keys(session, missing)
@@ -296,8 +304,10 @@ class Keyring:
 
     def _unwrapped(self, row: TenantKeyRow) -> TenantKeys:
         name = row.tenant_id
+        pseudonym_key = self._master.open(row.wrapped_pseudonym_key, associated("tenant-pseudonyms", name))
         return TenantKeys(
-            pseudonym_key=self._master.open(row.wrapped_pseudonym_key, associated("tenant-pseudonyms", name)),
+            pseudonym_key=pseudonym_key,
+            hashes=TenantHashes(pseudonym_key, name),
             cipher=Cipher(self._master.open(row.wrapped_key, associated("tenant-key", name))),
         )
 

@@ -29,13 +29,16 @@ _KINDS = {
 }
 
 
+_OUTCOMES = {kind.value: kind for kind in OutcomeKind}
+
+
 def signal_of(interaction: InteractionV1, redact: Callable[[str], str]) -> Signal:
     """Return the signal of an interaction, every text of it redacted."""
     outcome = interaction.outcome
     return Signal(
         prompt=redact(interaction.prompt),
         completion=redact(interaction.completion),
-        outcome=OutcomeKind(outcome.kind),
+        outcome=_OUTCOMES[outcome.kind],
         final_text=redact(outcome.final_text) if isinstance(outcome, Edited | Correction) else None,
         rating=outcome.rating if isinstance(outcome, Rating) else None,
         served_name=interaction.served_name,

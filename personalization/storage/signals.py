@@ -12,6 +12,7 @@ from collections import defaultdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
+import orjson
 from sqlalchemy import BigInteger, Index, LargeBinary, delete, func, select
 from sqlmodel import Field, SQLModel
 
@@ -23,7 +24,7 @@ from privacy.errors import PolicyError
 from privacy.policy import Purpose
 from privacy.services import consents, policies
 from privacy.storage.bulk import insert_rows, moment_writer
-from privacy.storage.subjects import wanted
+from privacy.storage.subjects import PLACED_SUBJECTS, wanted
 from privacy.storage.types import UtcDateTime
 
 if TYPE_CHECKING:
@@ -74,6 +75,13 @@ UserPeriod = tuple[str, str, int]
 """A user in one budget period: (tenant id, pseudonym, period index)."""
 
 
+_COUNTS = {
+    name: "SELECT w.place, (SELECT count(*) FROM signals s WHERE s.tenant_id = w.tenant_id"  # noqa: S608  # from code
+    f" AND s.pseudonym = w.pseudonym AND s.period_index = w.period_index) FROM {placed}"
+    for name, placed in PLACED_SUBJECTS.items()
+}
+
+
 def _of(session: Session, users: Collection[UserPeriod], *columns: Any) -> Any:
     """Return a SELECT of ``columns`` over the signals of these users in these periods."""
     asked = wanted(session, {(tenant_id, pseudonym) for tenant_id, pseudonym, _ in users})
@@ -85,13 +93,11 @@ def _of(session: Session, users: Collection[UserPeriod], *columns: Any) -> Any:
 
 
 def _stored_counts(session: Session, users: Collection[UserPeriod]) -> Mapping[UserPeriod, int]:
-    statement = _of(session, users, func.count()).group_by(
-        _TABLE.c.tenant_id, _TABLE.c.pseudonym, _TABLE.c.period_index
-    )
-    return {
-        (tenant_id, pseudonym, period): count
-        for tenant_id, pseudonym, period, count in session.connection().execute(statement)
-    }
+    asked = list(users)
+    connection = session.connection()
+    parameter = orjson.dumps(asked).decode()
+    rows = connection.exec_driver_sql(_COUNTS[connection.dialect.name], (parameter,)).all()
+    return {asked[place]: count for place, count in rows}
 
 
 def _stored_contributions(
@@ -122,7 +128,7 @@ def apply_bound(
     entering: set[bytes] = set()
     crowded: list[UserPeriod] = []
     for user, new in offered.items():
-        if counts.get(user, 0) + len(new) <= bounds[user[0]]:
+        if counts[user] + len(new) <= bounds[user[0]]:
             entering.update(contribution.event_digest for contribution in new)
         else:
             crowded.append(user)

@@ -78,4 +78,4 @@ def _same(at: datetime) -> datetime:
 
 
 def _sqlite_text(at: datetime) -> str:
-    return at.astimezone(UTC).isoformat(" ", "microseconds")[:26]
+    return at.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")

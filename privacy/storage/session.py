@@ -28,6 +28,17 @@ if TYPE_CHECKING:
 _WAL_POLL_SECONDS = 0.02
 _IDLE_IN_TRANSACTION_SECONDS = 300  # longer than any pause of ours between two statements
 
+SQLITE_PRAGMAS = (
+    "synchronous=FULL",
+    "foreign_keys=ON",
+    "secure_delete=ON",
+    # The digests of events are random, so a batch touches pages all over the index. A cache of 64 MiB keeps them at
+    # hand, and a log of up to 32 MiB lets a page that many batches change be moved into the database once.
+    "cache_size=-65536",
+    "wal_autocheckpoint=8192",
+)
+"""What every connection to SQLite is set to, besides WAL mode."""
+
 
 def open_engine(url: str, *, busy_timeout_seconds: float = 30.0) -> Engine:
     """Return an engine for ``sqlite:///…`` or ``postgresql+psycopg://…`` with this project's transaction rules."""
@@ -41,7 +52,7 @@ def open_engine(url: str, *, busy_timeout_seconds: float = 30.0) -> Engine:
             connection.isolation_level = None  # we emit BEGIN ourselves
             cursor = connection.cursor()
             _enter_wal(cursor, busy_timeout_seconds)
-            for pragma in ("synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
+            for pragma in SQLITE_PRAGMAS:
                 cursor.execute(f"PRAGMA {pragma}")
             cursor.close()
 

@@ -7,7 +7,7 @@ each pair up by its primary key.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import orjson
 from sqlalchemy import String, bindparam, text
@@ -31,6 +31,19 @@ _WANTED = {
     "postgresql": "SELECT DISTINCT value ->> 0 AS tenant_id, value ->> 1 AS pseudonym "
     "FROM json_array_elements(CAST(:subjects AS json))",
 }
+
+
+PLACED_SUBJECTS: Final = {
+    "sqlite": "(SELECT key AS place, value ->> 0 AS tenant_id, value ->> 1 AS pseudonym, value ->> 2 AS period_index"
+    " FROM json_each(?)) w",
+    "postgresql": "(SELECT place - 1 AS place, value ->> 0 AS tenant_id, value ->> 1 AS pseudonym,"
+    " CAST(value ->> 2 AS bigint) AS period_index"
+    " FROM json_array_elements(CAST(%s AS json)) WITH ORDINALITY AS e(value, place)) w",
+}
+"""FROM item ``w(place, tenant_id, pseudonym, period_index)`` over one JSON parameter, for the driver itself.
+
+The parameter is an array of [tenant, pseudonym] or [tenant, pseudonym, period]; ``place`` is the index in it.
+"""
 
 
 def wanted(session: Session, subjects: Iterable[tuple[str, str]]) -> Subquery:

@@ -10,13 +10,13 @@ batch, never per event.
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from personalization.signals import StoredSignal
 from personalization.storage.signals import UserPeriod, apply_bound, insert_signals
-from privacy.consent import Admitted, RefusalReason, admit
+from privacy.consent import AdmissionRule, RefusalReason
 from privacy.contribution import Contribution
-from privacy.pseudonyms import eviction_rank, pseudonym
 from privacy.services import standing
 from privacy.storage.subjects import Subject
 from streams.agents.handler import BatchHandler, Decision, Parsed
@@ -28,14 +28,14 @@ from streams.tenants import WITHOUT_POLICY
 from streams.translate import signal_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from datetime import datetime
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from sqlalchemy.engine import Engine
     from sqlmodel import Session
 
     from privacy.keyring import Keyring
     from privacy.policy import TenantPrivacyPolicy
+    from privacy.pseudonyms import TenantHashes
     from streams.agents.intake import Work
     from streams.contracts.envelope import Invalid
     from streams.dead_letters import DeadLetterSink
@@ -61,6 +61,26 @@ _LETTERS = {
     ),
     RefusalReason.FROM_THE_FUTURE: (DeadLetterReason.IN_THE_FUTURE, "occurred_at: lies ahead of the clock"),
 }
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class _Tenant(NamedTuple):
+    """What ingest needs of a tenant, worked out anew only when its policy changes."""
+
+    policy: TenantPrivacyPolicy | None
+    hashes: TenantHashes
+    rule: AdmissionRule
+    period: timedelta  # as ``privacy.policy.period_index`` counts
+    bound: int
+
+    @classmethod
+    def of(cls, policy: TenantPrivacyPolicy | None, hashes: TenantHashes) -> Self:
+        """Work it out."""
+        bounded = policy or WITHOUT_POLICY
+        period = timedelta(seconds=bounded.period_seconds)
+        return cls(policy, hashes, AdmissionRule(policy), period, bounded.contribution_bound)
 
 
 class InteractionHandler(BatchHandler[InteractionV1]):
@@ -92,6 +112,7 @@ class InteractionHandler(BatchHandler[InteractionV1]):
         self._policies = policies
         self._redact = redact
         self._max_event_bytes = max_event_bytes
+        self._known: dict[str, _Tenant] = {}
 
     def decode(self, record: SourceRecord) -> Decoded[Any] | Invalid | None:
         """Read an interaction."""
@@ -103,87 +124,88 @@ class InteractionHandler(BatchHandler[InteractionV1]):
         self, session: Session, works: Sequence[Work], now: datetime, decision: Decision[InteractionV1]
     ) -> None:
         """Store the signals of the admitted interactions, within each user's bound."""
-        tenant_ids = {work.parsed.data.tenant_id for work in works}
-        policies = self._policies.lookup(session, tenant_ids)
-        keys = {name: self._keyring.tenant_keys(session, name, now=now).pseudonym_key for name in policies}
-        named: list[tuple[Work, Subject]] = []
-        for work in works:
-            data: InteractionV1 = work.parsed.data
-            key = keys.get(data.tenant_id)
-            if key is None:
-                decision.refuse(work, DeadLetterReason.TENANT_UNKNOWN, "tenant_id: is not registered")
-            else:
-                named.append((work, Subject(data.tenant_id, pseudonym(key, data.tenant_id, data.user_id))))
-        admitted = self._admitted(session, named, policies, now, decision)
-        self._store(session, admitted, policies, keys, now)
-        decision.applied = [parsed for parsed, _ in admitted]
-
-    def _admitted(
-        self,
-        session: Session,
-        named: Sequence[tuple[Work, Subject]],
-        policies: Mapping[str, TenantPrivacyPolicy | None],
-        now: datetime,
-        decision: Decision[InteractionV1],
-    ) -> list[tuple[Parsed[InteractionV1], Subject]]:
-        standings = standing.lookup(session, {subject for _, subject in named})
-        admitted: list[tuple[Parsed[InteractionV1], Subject]] = []
-        for work, subject in named:
+        tenants = self._tenants(session, {work.parsed.data.tenant_id for work in works}, now)
+        named = self._named(works, tenants, decision)
+        standings = standing.lookup(session, dict.fromkeys(subject for _, subject, _ in named))
+        admitted: list[tuple[Parsed[InteractionV1], Subject, _Tenant, datetime]] = []
+        for work, subject, tenant in named:
             parsed: Parsed[InteractionV1] = work.parsed
             stands = standings[subject]
-            verdict = admit(
-                occurred_at=parsed.data.occurred_at,
+            # Once in the one UTC of the standard library: every comparison from here on is the cheap kind.
+            occurred_at = parsed.data.occurred_at.astimezone(UTC)
+            reason = tenant.rule.refusal(
+                age=now - occurred_at,
                 domain=parsed.data.domain,
                 consents=stands.consents,
                 erased=stands.erased,
-                policy=policies[subject.tenant_id],
-                now=now,
             )
-            if isinstance(verdict, Admitted):
-                admitted.append((parsed, subject))
-            elif verdict.reason in _MAY_CHANGE and not work.final:
+            if reason is None:
+                admitted.append((parsed, subject, tenant, occurred_at))
+            elif reason in _MAY_CHANGE and not work.final:
                 decision.held.append(work)
             else:
-                decision.refuse(work, *_LETTERS[verdict.reason])
-        return admitted
+                decision.refuse(work, *_LETTERS[reason])
+        self._store(session, admitted, {name: tenant.bound for name, tenant in tenants.items()}, now)
+        decision.applied = [parsed for parsed, _, _, _ in admitted]
+
+    def _tenants(self, session: Session, tenant_ids: Collection[str], now: datetime) -> dict[str, _Tenant]:
+        tenants: dict[str, _Tenant] = {}
+        for name, policy in self._policies.lookup(session, tenant_ids).items():
+            hashes = self._keyring.tenant_keys(session, name, now=now).hashes
+            known = self._known.get(name)
+            if known is None or known.policy is not policy or known.hashes is not hashes:
+                known = self._known[name] = _Tenant.of(policy, hashes)
+            tenants[name] = known
+        return tenants
+
+    def _named(
+        self,
+        works: Sequence[Work],
+        tenants: Mapping[str, _Tenant],
+        decision: Decision[InteractionV1],
+    ) -> list[tuple[Work, Subject, _Tenant]]:
+        subjects: dict[tuple[str, str], Subject] = {}
+        named: list[tuple[Work, Subject, _Tenant]] = []
+        for work in works:
+            data: InteractionV1 = work.parsed.data
+            tenant = tenants.get(data.tenant_id)
+            if tenant is None:
+                decision.refuse(work, DeadLetterReason.TENANT_UNKNOWN, "tenant_id: is not registered")
+                continue
+            user = data.tenant_id, data.user_id
+            subject = subjects.get(user)
+            if subject is None:
+                subject = subjects[user] = Subject(data.tenant_id, tenant.hashes.pseudonym(data.user_id))
+            named.append((work, subject, tenant))
+        return named
 
     def _store(
         self,
         session: Session,
-        admitted: Sequence[tuple[Parsed[InteractionV1], Subject]],
-        policies: Mapping[str, TenantPrivacyPolicy | None],
-        keys: Mapping[str, bytes],
+        admitted: Sequence[tuple[Parsed[InteractionV1], Subject, _Tenant, datetime]],
+        bounds: Mapping[str, int],
         now: datetime,
     ) -> None:
         offered: dict[UserPeriod, list[Contribution]] = defaultdict(list)
-        placed: dict[bytes, tuple[InteractionV1, Subject, int, bytes]] = {}
-        for parsed, subject in admitted:
-            policy = policies[subject.tenant_id] or WITHOUT_POLICY
-            period = policy.period_index(parsed.data.occurred_at)
-            rank = eviction_rank(keys[subject.tenant_id], subject.pseudonym, parsed.digest)
-            offered[subject.tenant_id, subject.pseudonym, period].append(Contribution(rank, parsed.digest))
-            placed[parsed.digest] = (parsed.data, subject, period, rank)
-        bounds = {name: (policy or WITHOUT_POLICY).contribution_bound for name, policy in policies.items()}
+        placed: dict[bytes, tuple[InteractionV1, Subject, int, bytes, datetime]] = {}
+        for parsed, subject, tenant, occurred_at in admitted:
+            digest = parsed.digest
+            period = (occurred_at - _EPOCH) // tenant.period
+            rank = tenant.hashes.eviction_rank(subject.pseudonym, digest)
+            offered[*subject, period].append(Contribution(rank, digest))
+            placed[digest] = (parsed.data, subject, period, rank, occurred_at)
         entering = apply_bound(session, offered, bounds)
-        chosen = {digest: place for digest, place in placed.items() if digest in entering}
+        chosen = [(digest, *place) for digest, place in placed.items() if digest in entering]
+        redact = self._redact
         sealed = self._keyring.encrypt_many(
             session,
-            [(*subject, signal_of(data, self._redact).to_bytes()) for data, subject, _, _ in chosen.values()],
+            [(*subject, signal_of(data, redact).to_bytes()) for _, data, subject, _, _, _ in chosen],
             now=now,
         )
         signals = [
-            StoredSignal(
-                event_digest=digest,
-                tenant_id=subject.tenant_id,
-                pseudonym=subject.pseudonym,
-                domain=data.domain,
-                period_index=period,
-                rank=rank,
-                occurred_at=data.occurred_at,
-                ciphertext=ciphertext,
-            )
-            for (digest, (data, subject, period, rank)), ciphertext in zip(
-                chosen.items(), sealed, strict=True
+            StoredSignal(digest, *subject, data.domain, period, rank, occurred_at, ciphertext)
+            for (digest, data, subject, period, rank, occurred_at), ciphertext in zip(
+                chosen, sealed, strict=True
             )
         ]
         insert_signals(session, signals)
