@@ -8,8 +8,11 @@ and a withdrawal recomputes the start from those that remain.
 In the families ``core`` and ``b_only`` all adapters of one base share the factor ``A``, so the mean of their ``B``
 factors is exactly the adapter whose update is the mean of the updates. In ``full`` it is not, so ``full`` is refused.
 
-The outer update is Reptile's: ``θ ← θ + η·Σ wₜ·clip(Δₜ − θ)``. With η = 1, equal weights and no clipping it is the
-mean. ``TenantLevel`` adds Gaussian noise for the sum over tenants, which also protects each tenant as a whole; that is
+The outer update is Reptile's: ``θ ← θ + η·Σ wₜ·clip(Δₜ − θ)``, where ``Δₜ`` is what tenant t's training from an
+earlier start led to. Each new set of released adapters makes one *generation*, which continues from the generation
+before (η < 1) or from zero (η = 1). With η = 1, equal weights and no clipping it is the mean. The *curriculum* says
+which tenants take part, how much each counts and in which order.
+``TenantLevel`` adds Gaussian noise to the sum over tenants, which also protects each tenant as a whole; that is
 a mechanism of its own and its caller charges it.
 """
 
@@ -63,28 +66,44 @@ class MetaRecipe:
         minimum_tenants: fewest different tenants that may stand behind a meta start.
         max_delta_norm: L2 bound on one tenant's contribution ``Δₜ − θ`` (of the ``B`` factors, all layers).
         outer_rate: η of the outer update.
-        generations: how often all contributions are gone through; more than one matters with η < 1.
+        passes: how often one generation goes through all contributions; more than one matters with η < 1.
         weighting: how much each tenant counts.
         order: in which order tenants enter.
+        smallest_signal: only releases with at least this public signal-to-noise S take part.
+        most_tenants: at most so many, the clearest first; None takes all.
     """
 
     minimum_tenants: int = 3
     max_delta_norm: float = 30.0
     outer_rate: float = 1.0
-    generations: int = 1
+    passes: int = 1
     weighting: Weighting = Weighting.EQUAL
     order: Order = Order.TOGETHER
+    smallest_signal: float = 0.0
+    most_tenants: int | None = None
 
     def __post_init__(self) -> None:
         checks = (
             ("minimum_tenants", self.minimum_tenants, self.minimum_tenants >= 2, "at least 2"),
             ("max_delta_norm", self.max_delta_norm, self.max_delta_norm > 0, "above 0"),
             ("outer_rate", self.outer_rate, 0 < self.outer_rate <= 1, "above 0, at most 1"),
-            ("generations", self.generations, 1 <= self.generations <= 1000, "1 to 1,000"),
+            ("passes", self.passes, 1 <= self.passes <= 1000, "1 to 1,000"),
+            ("smallest_signal", self.smallest_signal, self.smallest_signal >= 0, "0 or more"),
+            (
+                "most_tenants",
+                self.most_tenants,
+                self.most_tenants is None or self.most_tenants >= self.minimum_tenants,
+                "at least minimum_tenants",
+            ),
         )
         for name, value, ok, allowed in checks:
             if not ok:
                 raise ValueError(f"{name} is {value}; allowed is {allowed}")
+
+    def choose(self, released: Sequence[Released]) -> list[Released]:
+        """Return which releases take part, the clearest first: a function of the set alone, never of its order."""
+        clear = [one for one in released if one.signal >= self.smallest_signal]
+        return sorted(clear, key=lambda one: (-one.signal, one.version_id))[: self.most_tenants]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +145,7 @@ class Released:
 
 
 def meta_start(
-    released: Sequence[Released], recipe: MetaRecipe, target: Path, *, tenant_level: TenantLevel | None = None
+    released: Sequence[Released], recipe: MetaRecipe, target: Path, *, previous: Path | None = None
 ) -> dict[str, float]:
     """Write the meta start of ``released`` as a portable adapter to ``target``; return each version's weight.
 
@@ -136,13 +155,13 @@ def meta_start(
         released: released adapters of one base, family, rank, scaling, layers and modules; one per tenant.
         recipe: public numbers.
         target: a directory that does not exist yet.
-        tenant_level: noise for the sum; its caller has charged it.
+        previous: the generation before, from which this one goes on; zero where there is none.
 
     Raises:
         MetaStartError: too few tenants, a tenant twice, the family ``full``, or adapters that do not share the
             subspace.
     """
-    ordered = sorted(released, key=lambda one: (-one.signal, one.version_id))
+    ordered = recipe.choose(released)
     tenants = {one.tenant_id for one in ordered}
     if len(tenants) < recipe.minimum_tenants:
         raise MetaStartError(
@@ -153,36 +172,64 @@ def meta_start(
         raise MetaStartError(
             "a tenant contributes twice to one meta start; give one released adapter per tenant"
         )
-    configs = [read_config(one.directory) for one in ordered]
-    if any(_shape(config) != _shape(configs[0]) for config in configs):
-        raise MetaStartError("adapters of different rank, scaling, layers or modules cannot be averaged")
-    factors = [split_factors(one.directory) for one in ordered]
-    shared = factors[0][0]
-    for down, _ in factors:
-        require_same_subspace(shared, down)
+    directories = [one.directory for one in ordered]
+    config, shared, ups = _alike(directories if previous is None else [previous, *directories])
     weights = _weights(ordered, recipe.weighting)
-    start = {name: np.zeros_like(up) for name, up in factors[0][1].items()}
-    for _ in range(recipe.generations):
-        start = _generation(start, [up for _, up in factors], weights, recipe, tenant_level)
-    write_adapter(target, configs[0], shared, start)
+    start = {name: np.zeros_like(up) for name, up in ups[0].items()} if previous is None else ups.pop(0)
+    for _ in range(recipe.passes):
+        start = _pass(start, ups, weights, recipe)
+    write_adapter(target, config, shared, start)
     return dict(zip((one.version_id for one in ordered), weights, strict=True))
 
 
-def _generation(
-    start: Updates,
-    ups: Sequence[Updates],
-    weights: Sequence[float],
-    recipe: MetaRecipe,
-    noise: TenantLevel | None,
-) -> Updates:
-    if noise is not None:  # the sum of clipped contributions, noised once, divided by the public number
-        total = {name: np.zeros_like(values) for name, values in start.items()}
-        for up in ups:
-            _add(total, clipped(difference(up, start), recipe.max_delta_norm), 1.0)
-        std = noise.noise_multiplier * recipe.max_delta_norm
-        for name, values in total.items():
-            total[name] = values + std * noise.normals(values.size).reshape(values.shape)
-        return _stepped(start, total, recipe.outer_rate / noise.declared_tenants)
+def tenant_level_start(
+    released: Sequence[Released], recipe: MetaRecipe, level: TenantLevel, template: Path, target: Path
+) -> None:
+    """Write a meta start that also protects each tenant as a whole: a noisy sum over a public number of tenants.
+
+    ``θ = (Σ clip(Δₜ) + noise) ÷ declared tenants``. Adding or removing one tenant, with its released adapter, moves the
+    sum by at most ``max_delta_norm``. Nothing else depends on who takes part: neither the shape nor the frozen factors
+    (both are the template's) nor whether there is a result.
+
+    Args:
+        released: the tenants' adapters of the template's shape, one per tenant; there may be none.
+        recipe: ``max_delta_norm`` is its one number that counts here.
+        level: noise and normalizer; the caller has charged it.
+        template: a public adapter of the shape, such as the one that changes nothing.
+        target: a directory that does not exist yet.
+
+    Raises:
+        MetaStartError: a tenant twice, or an adapter of another shape or subspace.
+    """
+    if len({one.tenant_id for one in released}) < len(released):
+        raise MetaStartError(
+            "a tenant contributes twice to one meta start; give one released adapter per tenant"
+        )
+    config, shared, ups = _alike([template, *(one.directory for one in released)])
+    total = {name: np.zeros_like(values) for name, values in ups[0].items()}
+    for up in ups[1:]:
+        _add(total, clipped(up, recipe.max_delta_norm), 1.0)
+    std = level.noise_multiplier * recipe.max_delta_norm
+    noisy = {
+        name: (values + std * level.normals(values.size).reshape(values.shape)) / level.declared_tenants
+        for name, values in sorted(total.items())
+    }
+    write_adapter(target, config, shared, noisy)
+
+
+def _alike(directories: Sequence[Path]) -> tuple[dict[str, object], Updates, list[Updates]]:
+    """Return the shared configuration and ``A``, and each adapter's ``B``."""
+    configs = [read_config(directory) for directory in directories]
+    if any(_shape(config) != _shape(configs[0]) for config in configs):
+        raise MetaStartError("adapters of different rank, scaling, layers or modules cannot be averaged")
+    factors = [split_factors(directory) for directory in directories]
+    shared = factors[0][0]
+    for down, _ in factors:
+        require_same_subspace(shared, down)
+    return configs[0], shared, [up for _, up in factors]
+
+
+def _pass(start: Updates, ups: Sequence[Updates], weights: Sequence[float], recipe: MetaRecipe) -> Updates:
     if recipe.order is Order.CLEAREST_FIRST:
         for up, weight in zip(ups, weights, strict=True):
             step = clipped(difference(up, start), recipe.max_delta_norm)

@@ -25,6 +25,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from personalization.meta import Order, Weighting
 from streams.errors import SettingsError
 
 MASTER_KEY_BYTES = 32
@@ -208,6 +209,26 @@ class TrainerSettings(_Section):
         return None if value == "" else value
 
 
+class MetaSettings(_Section):
+    """How meta starts are made from the released adapters of tenants that opted in; public numbers of the fleet."""
+
+    minimum_tenants: int = Field(default=3, ge=2)
+    """Fewest different tenants behind a meta start."""
+    max_delta_norm: Positive = 30.0
+    """L2 bound on one tenant's contribution to one step."""
+    outer_rate: Share = 0.5
+    """How far a new generation moves from the one before; 1 makes each one an average of its own."""
+    passes: int = Field(default=1, ge=1, le=1000)
+    weighting: Weighting = Weighting.EQUAL
+    order: Order = Order.TOGETHER
+    smallest_signal: float = Field(default=0.0, ge=0)
+    """Only releases with at least this public signal-to-noise S take part."""
+    most_tenants: int | None = Field(default=None, ge=2)
+    """At most so many tenants, those with the clearest releases first."""
+    refresh_seconds: Positive = 10.0
+    """Least time between two looks at what changed."""
+
+
 class ServingSettings(_Section):
     """What the small serving process needs besides the broker and the base model."""
 
@@ -252,6 +273,7 @@ class Settings(BaseSettings):
     scheduler: SchedulerSettings = SchedulerSettings()
     http: HttpSettings = HttpSettings()
     trainer: TrainerSettings = TrainerSettings()
+    meta: MetaSettings = MetaSettings()
     serving: ServingSettings = ServingSettings()
     log: LogSettings = LogSettings()
 

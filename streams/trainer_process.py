@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from personalization.artifacts import DirectoryArtifactStore
+from personalization.meta import MetaRecipe
 from personalization.model_shape import read_shape
 from personalization.plan import PerformanceFlags
 from personalization.services.meta_start import MetaStarts, Refreshed
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
 
     from personalization.trainer import TrainerObserver
-    from streams.settings import Settings
+    from streams.settings import MetaSettings, Settings
 
 _log = structlog.get_logger(__name__)
 
@@ -60,7 +61,15 @@ def trainer_of(settings: Settings, observer: TrainerObserver | None = None) -> I
     artifacts = DirectoryArtifactStore(settings.artifact_root)
     flags = PerformanceFlags(device=settings.trainer.device, threads=settings.trainer.threads)
     publisher = Publisher(artifacts, ManifestSigner(signing_seed(master_key)), events)
-    meta = MetaStarts(artifacts=artifacts, publisher=publisher, events=events, base=base.fingerprint())
+    shape = read_shape(base.directory())
+    meta = MetaStarts(
+        artifacts=artifacts,
+        publisher=publisher,
+        events=events,
+        base=base.fingerprint(),
+        shape=shape,
+        recipe=recipe_of(settings.meta),
+    )
     try:
         yield Trainer(
             engine=engine,
@@ -75,8 +84,9 @@ def trainer_of(settings: Settings, observer: TrainerObserver | None = None) -> I
                 publisher=publisher,
                 events=events,
                 base=base,
-                shape=read_shape(base.directory()),
+                shape=shape,
                 flags=flags,
+                copies=meta.copies,
             ),
             trainer=ChildProcessTrainer(),
             base=base,
@@ -84,6 +94,7 @@ def trainer_of(settings: Settings, observer: TrainerObserver | None = None) -> I
                 owner=f"{socket.gethostname()[:64]}:{os.getpid()}",
                 lease=timedelta(seconds=settings.trainer.lease_seconds),
                 poll=timedelta(seconds=settings.trainer.poll_seconds),
+                upkeep_every=timedelta(seconds=settings.meta.refresh_seconds),
                 flags=flags,
                 max_public_text_change=settings.trainer.max_public_text_change,
             ),
@@ -92,6 +103,18 @@ def trainer_of(settings: Settings, observer: TrainerObserver | None = None) -> I
         )
     finally:
         engine.dispose()
+
+
+def recipe_of(settings: MetaSettings) -> MetaRecipe:
+    """Return the public numbers of the meta starts.
+
+    Raises:
+        SettingsError: they do not fit together.
+    """
+    try:
+        return MetaRecipe(**settings.model_dump(exclude={"refresh_seconds"}))
+    except ValueError as error:
+        raise SettingsError(f"the settings DISCREET_META__… do not fit together: {error}") from None
 
 
 def refresh_meta_starts(engine: Engine, meta: MetaStarts, clock: SystemClock) -> Refreshed:
@@ -125,7 +148,14 @@ def meta_starts_of(settings: Settings) -> Iterator[tuple[Engine, MetaStarts]]:
     try:
         yield (
             engine,
-            MetaStarts(artifacts=artifacts, publisher=publisher, events=events, base=base.fingerprint()),
+            MetaStarts(
+                artifacts=artifacts,
+                publisher=publisher,
+                events=events,
+                base=base.fingerprint(),
+                shape=read_shape(base.directory()),
+                recipe=recipe_of(settings.meta),
+            ),
         )
     finally:
         engine.dispose()

@@ -47,6 +47,7 @@ class Candidate:
     code_digest: str
     scope: Scope = Scope.TENANT
     actor: str = "trainer"
+    trained: bool = True  # on the tenant's own users; only such a version fixes the rank of its line
 
 
 class Publisher:
@@ -109,7 +110,8 @@ class Publisher:
             session.add(before)
         session.add(_row_of(version, row, candidate, now))
         line.last_version = number
-        line.rank = candidate.accepted.lora.rank
+        if candidate.trained:
+            line.rank = candidate.accepted.lora.rank
         line.current_version_id = version.version_id
         line.epoch += 1
         session.add(line)

@@ -212,7 +212,14 @@ def _settled(session: Session, slots: set[datetime]) -> set[tuple[str, str, date
 
 
 def closed_round(
-    session: Session, line: AdapterLineRow, *, period_index: int, actor: str, plan_json: str, now: datetime
+    session: Session,
+    line: AdapterLineRow,
+    *,
+    period_index: int,
+    actor: str,
+    plan_json: str,
+    sentence: str,
+    now: datetime,
 ) -> RoundRow:
     """Record a round that trained nothing and read nothing private: a version made from released adapters alone."""
     last = session.exec(
@@ -232,7 +239,7 @@ def closed_round(
         due_at=now,
         plan_json=plan_json,
     )
-    close_round(session, row, RoundState.DONE, OutcomeCode.PUBLISHED, "A meta start was published.", now=now)
+    close_round(session, row, RoundState.DONE, OutcomeCode.PUBLISHED, sentence, now=now)
     session.flush()
     return row
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from personalization.adapters import BLEND_CHECK, GateCheck, Scope, VersionState
 from personalization.continual import average_versions
-from personalization.services.meta_start import find_meta
+from personalization.services.meta_versions import find_meta
 from personalization.storage import registry
 from personalization.storage.tables import AdapterVersionRow
 from privacy.policy import Start

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from personalization.model_shape import ModelShape
     from personalization.ports import AdapterEvents, BaseModelCatalog, Clock, SignalSource
     from personalization.rounds import Lease
+    from personalization.services.meta_copies import MetaCopies
     from personalization.services.publication import Publisher
     from personalization.storage.tables import RoundRow
     from privacy.keyring import Keyring
@@ -102,6 +103,7 @@ class TrainingRounds:
         shape: its widths.
         planner_settings: public limits.
         flags: what changes speed only.
+        copies: serves the meta start to a line whose round is declined; None leaves that to the upkeep.
     """
 
     def __init__(
@@ -119,7 +121,9 @@ class TrainingRounds:
         shape: ModelShape,
         planner_settings: planner.PlannerSettings | None = None,
         flags: PerformanceFlags | None = None,
+        copies: MetaCopies | None = None,
     ) -> None:
+        self._copies = copies
         self._engine = engine
         self._clock = clock
         self._ledger = ledger
@@ -370,6 +374,19 @@ class TrainingRounds:
         return version.policy
 
     def _decline(self, session: Session, row: RoundRow, code: OutcomeCode, reason: str) -> Closed:
+        """Close without training; a line with nothing of its own serves the meta start, and the event says so."""
+        served = None
+        if self._copies is not None:
+            version = policies.current_policy(session, row.tenant_id)
+            served = self._copies.serve(
+                session,
+                row.tenant_id,
+                row.domain,
+                None if version is None else version.policy,
+                now=self._clock.now(),
+            )
+        if served is not None:
+            reason = f"{reason} The line serves the meta start as {served}."
         return self._close(session, row, RoundState.DECLINED, code, reason)
 
     def _close(

@@ -37,7 +37,7 @@ def refresh(*, as_json: AsJson = False) -> None:
 @app.command("list")
 def list_(*, as_json: AsJson = False) -> None:
     """List meta versions with their state and the tenants and versions they were computed from."""
-    from personalization.services.meta_start import describe_meta_versions
+    from personalization.services.meta_versions import describe_meta_versions
     from privacy.storage.session import transaction
     from streams.database import open_current
     from streams.settings import load_settings

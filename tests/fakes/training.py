@@ -175,7 +175,7 @@ class Workshop:
         with transaction(self.engine) as session:
             return open_round(session, tenant_id, domain, actor="test", now=self.clock.now()).round_id
 
-    def protocol(self, engine=None) -> TrainingRounds:
+    def protocol(self, engine=None, copies=None) -> TrainingRounds:
         return TrainingRounds(
             engine=engine or self.engine,
             clock=self.clock,
@@ -187,6 +187,7 @@ class Workshop:
             events=self.events,
             base=FakeBase(),
             shape=SHAPE,
+            copies=copies,
         )
 
     def process(self, owner: str = "one", protocol: TrainingRounds | None = None, **options) -> Trainer:

@@ -10,12 +10,15 @@ from sqlmodel import select
 from personalization.adapters import Scope, VersionState
 from personalization.gate import WEIGHTS
 from personalization.meta import MetaRecipe
-from personalization.services.meta_start import ALL_DOMAINS, META_TENANT, MetaStarts
+from personalization.ports import AdapterEventKind
+from personalization.services.meta_start import MetaStarts
+from personalization.services.meta_versions import ALL_DOMAINS, META_TENANT
 from personalization.services.publication import Publisher
+from personalization.services.withdrawal import withdraw_version
 from personalization.storage import registry
 from personalization.storage.tables import AdapterVersionRow, MetaContributionRow, RoundRow
 from privacy.services import policies
-from tests.fakes.training import FakeBase, FakeTrainer, Workshop
+from tests.fakes.training import SHAPE, FakeBase, FakeTrainer, Workshop
 
 
 class SharedSubspaceTrainer(FakeTrainer):
@@ -47,6 +50,7 @@ def starts_of(workshop, **recipe) -> MetaStarts:
         events=workshop.events,
         base=FakeBase().fingerprint(),
         recipe=MetaRecipe(**recipe),
+        shape=SHAPE,
     )
 
 
@@ -212,3 +216,88 @@ def test_an_average_start_is_made_of_the_lines_own_versions(workshop):
         np.testing.assert_allclose(starts[2][name], values * 2 / 3 + old[name] / 3, atol=1e-7)
     with workshop.session() as session:
         assert {row.start for row in session.exec(select(RoundRow)).all()} == {"zero", "average"}
+
+
+def test_a_tenant_is_served_the_meta_start_before_it_has_a_policy(workshop):
+    train(workshop, "one", "two", "three")
+    with workshop.session() as session:
+        policies.register_tenant(session, "bare", actor="test", now=workshop.clock.now())
+    refresh(workshop)
+    (copy,) = versions(workshop, "bare")
+    assert (copy.domain, copy.state) == ("default", VersionState.PUBLISHED.value)
+    assert refresh(workshop).served_to == ()
+    with workshop.session() as session:
+        assert workshop.ledger.spend(session, "bare", 0).reservations == {}
+
+
+def test_new_releases_make_a_generation_that_goes_on_from_the_one_before(workshop):
+    train(workshop, "one", "two", "three")
+    refresh(workshop, outer_rate=0.25, max_delta_norm=1e6)
+    (first,) = versions(workshop, META_TENANT)
+    workshop.open_round("one")
+    workshop.process().run_once()
+    refresh(workshop, outer_rate=0.25, max_delta_norm=1e6)
+    first, second = versions(workshop, META_TENANT)
+    lineage = registry.read_version(second).manifest.lineage
+    assert (lineage.start, lineage.start_version_id) == ("previous", first.version_id)
+    current = [versions(workshop, name)[-1].version_id for name in ("one", "two", "three")]
+    mean = {
+        name: np.mean([up_factors(workshop, version_id)[name] for version_id in current], axis=0)
+        for name in up_factors(workshop, first.version_id)
+    }
+    before, after = up_factors(workshop, first.version_id), up_factors(workshop, second.version_id)
+    for name, values in mean.items():
+        np.testing.assert_allclose(after[name], 0.75 * before[name] + 0.25 * values, atol=1e-7)
+
+
+def test_leaving_reaches_the_generations_that_went_on_from_ones_own(workshop):
+    train(workshop, "one", "two", "three", "four")
+    refresh(workshop)
+    amend(workshop, "four", declared_users=100, sharing_opt_in=True)
+    workshop.open_round("four")
+    workshop.process().run_once()
+    workshop.add_tenant("newcomer")
+    refresh(workshop)
+    with workshop.session() as session:
+        (gone,) = [row for row in registry.list_versions(session, tenant_id="four") if row.version == 1]
+        withdraw_version(
+            session, workshop.events, gone.served_name, actor="t", reason="r", now=workshop.clock.now()
+        )
+    refresh(workshop)
+    states = [row.state for row in versions(workshop, META_TENANT)]
+    # Both generations held something of the withdrawn version; the third is made from zero.
+    assert states == [*[VersionState.WITHDRAWN.value] * 2, VersionState.PUBLISHED.value]
+    newest = registry.read_version(versions(workshop, META_TENANT)[-1]).manifest
+    assert newest.lineage.start_version_id is None
+    assert [row.state for row in versions(workshop, "newcomer")][-1] == VersionState.PUBLISHED.value
+    assert [row.state for row in versions(workshop, "newcomer")][:-1] == [VersionState.WITHDRAWN.value]
+
+
+def test_a_declined_round_serves_the_meta_start_and_the_event_says_so(workshop):
+    train(workshop, "one", "two", "three")
+    refresh(workshop)
+    workshop.add_tenant(
+        "small", declared_users=20, minimum_cohort=5, lifetime_epsilon=0.5, period_epsilon=0.5
+    )
+    workshop.open_round("small")
+    protocol = workshop.protocol(copies=starts_of(workshop).copies)
+    reads = workshop.signals.reads
+    workshop.process(protocol=protocol).run_once()
+    (copy,) = versions(workshop, "small")
+    declined = workshop.events.committed[-1]
+    assert declined.kind is AdapterEventKind.DECLINED
+    assert declined.reason_code == "signal_too_small"
+    assert "below 0.1 a release is mostly noise" in declined.reason
+    assert declined.reason.endswith(f"The line serves the meta start as {copy.served_name}.")
+    assert workshop.signals.reads == reads
+    with workshop.session() as session:
+        assert workshop.ledger.spend(session, "small", 0).lifetime_epsilon == 0
+
+
+def test_a_copy_does_not_fix_the_rank_of_the_line(workshop):
+    train(workshop, "one", "two", "three")
+    workshop.add_tenant("newcomer")
+    refresh(workshop)
+    with workshop.session() as session:
+        assert registry.find_line(session, "newcomer", "default").rank is None
+        assert registry.find_line(session, "one", "default").rank is not None

@@ -26,6 +26,7 @@ from personalization.meta import (
     Weighting,
     meta_start,
     require_averageable,
+    tenant_level_start,
 )
 
 NAME = "base_model.model.model.layers.0.mlp.up_proj"
@@ -71,7 +72,7 @@ def test_the_mean_of_the_factors_is_the_mean_of_the_updates(tmp_path):
 @pytest.mark.parametrize("order", list(Order))
 def test_the_order_of_the_argument_does_not_matter(tmp_path, order):
     parts = released(tmp_path, ONE, TWO, THREE, signals=(1.0, 3.0, 2.0))
-    recipe = MetaRecipe(order=order, outer_rate=0.5, generations=3, weighting=Weighting.SIGNAL)
+    recipe = MetaRecipe(order=order, outer_rate=0.5, passes=3, weighting=Weighting.SIGNAL)
     meta_start(parts, recipe, tmp_path / "a")
     meta_start(list(reversed(parts)), recipe, tmp_path / "b")
     np.testing.assert_array_equal(result(tmp_path / "a"), result(tmp_path / "b"))
@@ -85,15 +86,37 @@ def test_no_tenant_moves_the_start_by_more_than_its_clipped_share(tmp_path):
     assert np.linalg.norm(result(tmp_path / "b") - result(tmp_path / "a")) <= 2 * limit / 3 + 1e-6
 
 
-def test_generations_move_towards_the_mean(tmp_path):
+def test_passes_move_towards_the_mean(tmp_path):
     parts = released(tmp_path, ONE, TWO, THREE)
     distances = []
-    for generations in (1, 3, 20):
-        recipe = MetaRecipe(outer_rate=0.3, generations=generations, max_delta_norm=1e6)
-        meta_start(parts, recipe, tmp_path / f"g{generations}")
-        distances.append(float(np.abs(result(tmp_path / f"g{generations}") - 3.0).max()))
+    for passes in (1, 3, 20):
+        recipe = MetaRecipe(outer_rate=0.3, passes=passes, max_delta_norm=1e6)
+        meta_start(parts, recipe, tmp_path / f"p{passes}")
+        distances.append(float(np.abs(result(tmp_path / f"p{passes}") - 3.0).max()))
     assert distances[0] > distances[1] > distances[2]
     assert distances[2] < 0.01
+
+
+def test_a_generation_goes_on_from_the_one_before(tmp_path):
+    meta_start(released(tmp_path / "g1", ONE, ONE, ONE), MetaRecipe(), tmp_path / "first")
+    recipe = MetaRecipe(outer_rate=0.25, max_delta_norm=1e6)
+    meta_start(
+        released(tmp_path / "g2", ONE, TWO, THREE), recipe, tmp_path / "second", previous=tmp_path / "first"
+    )
+    np.testing.assert_allclose(result(tmp_path / "second"), ONE + 0.25 * (3 * ONE - ONE), rtol=1e-6)
+
+
+def test_the_curriculum_leaves_unclear_releases_out_and_takes_the_clearest(tmp_path):
+    parts = released(tmp_path, ONE, TWO, THREE, 9 * ONE, signals=(3.0, 2.0, 1.0, 0.1))
+    clear = MetaRecipe(smallest_signal=0.5, max_delta_norm=1e6)
+    assert set(meta_start(parts, clear, tmp_path / "a")) == {"sha256:0", "sha256:1", "sha256:2"}
+    few = MetaRecipe(minimum_tenants=2, most_tenants=2, max_delta_norm=1e6)
+    assert set(meta_start(parts, few, tmp_path / "b")) == {"sha256:0", "sha256:1"}
+    np.testing.assert_allclose(result(tmp_path / "b"), 1.5 * ONE)
+    with pytest.raises(MetaStartError, match="needs 3 tenants; 2"):
+        meta_start(parts, MetaRecipe(smallest_signal=1.5), tmp_path / "c")
+    with pytest.raises(ValueError, match="most_tenants is 1"):
+        MetaRecipe(most_tenants=1)
 
 
 def test_clearer_releases_count_more(tmp_path):
@@ -108,14 +131,22 @@ def test_clearer_releases_count_more(tmp_path):
 
 def test_tenant_level_noise_is_divided_by_the_declared_number_only(tmp_path):
     level = TenantLevel(noise_multiplier=2.0, declared_tenants=10, normals=np.ones)
+    template = adapter(tmp_path / "zero", 0 * ONE)
     recipe = MetaRecipe(max_delta_norm=100.0)
-    meta_start(
-        released(tmp_path, ONE, ONE, ONE),
-        recipe,
-        tmp_path / "meta",
-        tenant_level=level,
-    )
-    np.testing.assert_allclose(result(tmp_path / "meta"), (3 * ONE + 200.0) / 10, rtol=1e-6)
+    tenant_level_start(released(tmp_path, ONE, ONE), recipe, level, template, tmp_path / "meta")
+    np.testing.assert_allclose(result(tmp_path / "meta"), (2 * ONE + 200.0) / 10, rtol=1e-6)
+    tenant_level_start([], recipe, level, template, tmp_path / "nobody")
+    np.testing.assert_allclose(result(tmp_path / "nobody"), 20.0 * ONE, rtol=1e-6)
+
+
+def test_one_tenant_moves_the_sum_by_no_more_than_its_bound(tmp_path):
+    level = TenantLevel(noise_multiplier=1e-9, declared_tenants=1, normals=np.zeros)
+    template = adapter(tmp_path / "zero", 0 * ONE)
+    recipe = MetaRecipe(max_delta_norm=1.0)
+    parts = released(tmp_path, ONE, TWO, 1e6 * THREE)
+    tenant_level_start(parts, recipe, level, template, tmp_path / "all")
+    tenant_level_start(parts[:2], recipe, level, template, tmp_path / "less")
+    assert np.linalg.norm(result(tmp_path / "all") - result(tmp_path / "less")) <= 1.0 + 1e-6
 
 
 def test_too_few_and_doubled_tenants_and_other_subspaces_are_refused(tmp_path):
