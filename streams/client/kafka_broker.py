@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -126,7 +127,11 @@ class KafkaBroker:
 
 
 class KafkaSink:
-    """An idempotent producer."""
+    """An idempotent producer, made anew when an error has spoiled it.
+
+    After an error that cannot be retried (a record too large for the topic, a right that is missing) a
+    kafka-python producer fails whatever it is given from then on.
+    """
 
     def __init__(self, broker: KafkaBroker) -> None:
         delivery = int(broker.delivery_seconds * 1000)
@@ -141,12 +146,21 @@ class KafkaSink:
             "max_block_ms": int(broker.connect_seconds * 1000),
             **broker.common_options(),
         }
-        self._producer = _connected(KafkaProducer, settings, broker.bootstrap)
+        self._open = lambda: _connected(KafkaProducer, settings, broker.bootstrap)
+        self._lock = threading.Lock()
+        self._producer = self._open()
+
+    def _usable_producer(self) -> Any:
+        with self._lock:
+            if _is_spoiled(self._producer):
+                self._producer.close(0)  # it has failed all that it held
+                self._producer = self._open()
+            return self._producer
 
     def send(self, record: Record, on_done: OnDone) -> None:
         """Hand one record to the producer's own thread."""
         try:
-            future = self._producer.send(
+            future = self._usable_producer().send(
                 record.topic, key=record.key, value=record.value, headers=record.headers
             )
         except KafkaTimeoutError as error:
@@ -171,6 +185,11 @@ class KafkaSink:
             self._producer.close(timeout_seconds)
         except KafkaTimeoutError as error:
             raise DeliveryError(f"not every event was confirmed within {timeout_seconds:g} s") from error
+
+
+def _is_spoiled(producer: Any) -> bool:
+    manager = producer._transaction_manager  # noqa: SLF001  # kafka-python 3.0 tells nowhere else
+    return manager is not None and bool(manager.has_fatal_error())
 
 
 class KafkaSource:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import os
@@ -18,6 +19,7 @@ from kafka import KafkaAdminClient
 from streams.client import (
     AckStatus,
     AdapterFeed,
+    AsyncInteractionPublisher,
     BrokerUnreachableError,
     ClosedError,
     ConsentPublisher,
@@ -86,11 +88,17 @@ class RenamedTopics:
     def open_source(self, topic):
         return self.inner.open_source(self.prefix + topic)
 
-    def create_topic(self, name, partitions):
+    def create_topic(self, name, partitions, configs=None):
         options = {k: v for k, v in self.inner.common_options().items() if k != "metrics_enabled"}
         with KafkaAdminClient(**options) as admin:
             admin.create_topics(
-                {self.prefix + name: {"num_partitions": partitions, "replication_factor": 1}},
+                {
+                    self.prefix + name: {
+                        "num_partitions": partitions,
+                        "replication_factor": 1,
+                        "configs": configs or {},
+                    }
+                },
                 wait_for_metadata=True,
             )
 
@@ -170,6 +178,61 @@ def test_trace_context_is_carried(broker):
         publisher.publish(interaction(), traceparent=parent).wait(60)
     (record,) = read_all(broker, topics.INTERACTIONS.name)
     assert decode_interaction(record.headers, record.value).envelope.traceparent == parent
+
+
+@pytest.mark.parametrize("broker", [each for each in BROKERS if each != "embedded"], indirect=True)
+def test_an_event_that_the_broker_refuses_is_reported_and_the_others_arrive(broker):
+    refuse = refuses_large_records(broker, topics.INTERACTIONS.name)  # the embedded broker takes any size
+    told = []
+    with InteractionPublisher(
+        broker, source="/test", on_error=lambda delivery, error: told.append((delivery.event_id, error.code))
+    ) as publisher:
+        publisher.publish(interaction(1), event_id="small").wait(10)
+        refuse()
+        large = publisher.publish(interaction(2, prompt="x" * 16_000), event_id="large")
+        with pytest.raises(DeliveryError):
+            large.wait(20)
+        with pytest.raises(DeliveryError, match="1 event"):
+            publisher.flush()
+        publisher.publish(interaction(3), event_id="after").wait(10)
+    assert told == [("large", "client.delivery.failed")]
+    stored = [decode_interaction(r.headers, r.value) for r in read_all(broker, topics.INTERACTIONS.name)]
+    assert sorted(each.envelope.id for each in stored) == ["after", "small"]
+
+
+def refuses_large_records(broker, topic):
+    """Make a topic that takes small records only; return what to call before a large one is sent."""
+    if isinstance(broker, InMemoryBroker):
+        broker.create_topic(topic)
+        return lambda: broker.fail_next([OSError("too large")])
+    broker.create_topic(topic, 1, configs={"max.message.bytes": "4000"})
+    return lambda: None
+
+
+def test_room_for_few_events_is_used_again_and_again(broker):
+    broker.create_topic(topics.INTERACTIONS.name, 1)
+    with InteractionPublisher(broker, source="/test", max_pending=2, block_seconds=30) as publisher:
+        for number in range(30):
+            publisher.publish(interaction(number), event_id=f"e-{number}")
+    stored = [decode_interaction(r.headers, r.value) for r in read_all(broker, topics.INTERACTIONS.name)]
+    assert [each.envelope.id for each in stored] == [f"e-{number}" for number in range(30)]
+
+
+def test_an_event_loop_publishes_and_awaits_deliveries(broker):
+    broker.create_topic(topics.INTERACTIONS.name, 1)
+
+    async def publish():
+        async with AsyncInteractionPublisher(broker, source="/test") as publisher:
+            deliveries = await asyncio.gather(
+                *(publisher.publish(interaction(number), event_id=f"e-{number}") for number in range(20))
+            )
+            await asyncio.gather(*deliveries)
+            with pytest.raises(EventRefusedError):
+                await publisher.publish({"tenant_id": "acme"})
+
+    asyncio.run(publish())
+    stored = [decode_interaction(r.headers, r.value) for r in read_all(broker, topics.INTERACTIONS.name)]
+    assert sorted(each.envelope.id for each in stored) == sorted(f"e-{number}" for number in range(20))
 
 
 def test_consent_and_erasure_have_the_keys_of_the_contract(broker):

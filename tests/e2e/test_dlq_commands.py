@@ -1,44 +1,62 @@
 """``discreet dlq`` on a real broker: letters are listed without keys or values, and sent back once."""
 
+import contextlib
 import json
+import os
+import secrets
+from dataclasses import replace
 
 import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka.errors import TopicAlreadyExistsError
 
 from streams.broker import KafkaSender
 from streams.cli.main import main
 from streams.contracts.dead_letter import DeadLetterReason
-from streams.contracts.topics import DEAD_LETTERS, INTERACTIONS
+from streams.contracts.topics import DEAD_LETTERS
 from streams.dead_letters import DeadLetterSink, Refusal
 from streams.embedded_broker import EmbeddedBroker
 from streams.settings import BrokerSettings
 from tests.fakes.stream_records import NOW, FakeRecord, interaction
 
 PARTITIONS = 2
+KAFKA = os.environ.get("DISCREET_TEST_KAFKA", "")
+
+
+@pytest.fixture(scope="module", params=["embedded", *(["kafka"] if KAFKA else [])])
+def broker(request):
+    if request.param == "kafka":
+        yield KAFKA
+        return
+    with EmbeddedBroker() as running:
+        yield running.bootstrap
 
 
 @pytest.fixture(scope="module")
-def broker():
-    with EmbeddedBroker() as running:
-        admin = KafkaAdminClient(bootstrap_servers=running.bootstrap)
-        admin.create_topics(
-            {
-                name: {"num_partitions": PARTITIONS, "replication_factor": 1}
-                for name in (DEAD_LETTERS.name, INTERACTIONS.name)
-            }
-        )
-        admin.close()
-        sender = KafkaSender(BrokerSettings(bootstrap=running.bootstrap))
-        sink = DeadLetterSink(sender, "workers")
-        unknown = Refusal(
-            interaction(offset=4), DeadLetterReason.TENANT_UNKNOWN, "tenant_id: is not registered"
-        )
-        broken = Refusal(
-            FakeRecord(b"\xffsecret", b"acme/ada", offset=5), DeadLetterReason.JSON_INVALID, "not JSON"
-        )
-        sink.write([unknown, broken, unknown], NOW)  # a crash wrote one letter twice
-        sender.close()
-        yield running.bootstrap
+def source(broker):
+    """A topic of the test's own, two of whose records were refused."""
+    name = f"dlq-{secrets.token_hex(6)}"
+    with KafkaAdminClient(bootstrap_servers=broker) as admin:
+        for topic in (name, DEAD_LETTERS.name):
+            with contextlib.suppress(TopicAlreadyExistsError):
+                admin.create_topics(
+                    {topic: {"num_partitions": PARTITIONS, "replication_factor": 1}}, wait_for_metadata=True
+                )
+    sender = KafkaSender(BrokerSettings(bootstrap=broker))
+    sink = DeadLetterSink(sender, "workers")
+    unknown = Refusal(
+        replace(interaction(offset=4), topic=name),
+        DeadLetterReason.TENANT_UNKNOWN,
+        "tenant_id: is not registered",
+    )
+    broken = Refusal(
+        FakeRecord(b"\xffsecret", b"acme/ada", topic=name, offset=5),
+        DeadLetterReason.JSON_INVALID,
+        "not JSON",
+    )
+    sink.write([unknown, broken, unknown], NOW)  # a crash wrote one letter twice
+    sender.close()
+    return name
 
 
 @pytest.fixture
@@ -53,10 +71,10 @@ def run(broker, monkeypatch, capsys):
     return command
 
 
-def received(bootstrap):
+def received(bootstrap, topic):
     """Return everything that the topic holds now, read to the end that the broker names."""
     with KafkaConsumer(bootstrap_servers=bootstrap) as consumer:
-        partitions = [TopicPartition(INTERACTIONS.name, number) for number in range(PARTITIONS)]
+        partitions = [TopicPartition(topic, number) for number in range(PARTITIONS)]
         consumer.assign(partitions)
         consumer.seek_to_beginning(*partitions)
         records, ends = [], consumer.end_offsets(partitions)
@@ -65,8 +83,11 @@ def received(bootstrap):
         return records
 
 
-def test_letters_are_listed_and_sent_back_once(run, broker):
-    status, out, _ = run("list", "--json")
+def test_letters_are_listed_and_sent_back_once(run, broker, source):
+    def asked(*arguments):
+        return json.loads(run(*arguments, "--topic", source, "--json")[1])
+
+    status, out, _ = run("list", "--topic", source, "--json")
     assert status == 0
     letters = json.loads(out)["letters"]
     assert sorted((letter["reason"], letter["offset"]) for letter in letters) == [
@@ -75,20 +96,20 @@ def test_letters_are_listed_and_sent_back_once(run, broker):
     ]
     assert "ada" not in out
     assert "secret" not in out
-    assert json.loads(run("replay", "--dry-run", "--json")[1]) == {
+    assert asked("replay", "--dry-run") == {
         "sent": False,
         "letters": {"json_invalid": 1, "tenant_unknown": 1},
     }
-    assert received(broker) == []
-    sent = json.loads(run("replay", "--reason", "tenant_unknown", "--json")[1])
+    assert received(broker, source) == []
+    sent = asked("replay", "--reason", "tenant_unknown")
     assert sent == {"sent": True, "letters": {"tenant_unknown": 1}}
-    (record,) = received(broker)
+    (record,) = received(broker, source)
     headers = dict(record.headers)
-    assert headers["discreet_replayed_from"] == b"discreet.interactions.v1/0/4"
+    assert headers["discreet_replayed_from"] == f"{source}/0/4".encode()
     assert not any(name.startswith("discreet_dlq_") for name in headers)
     assert (record.key, record.value) == (b"acme/ada", interaction(offset=4).value)
-    assert json.loads(run("replay", "--json")[1])["letters"] == {}
-    assert json.loads(run("replay", "--from-start", "--dry-run", "--json")[1])["letters"] == {
+    assert asked("replay")["letters"] == {}
+    assert asked("replay", "--from-start", "--dry-run")["letters"] == {
         "json_invalid": 1,
         "tenant_unknown": 1,
     }

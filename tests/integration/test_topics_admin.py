@@ -16,7 +16,7 @@ from streams import topic_access, topics
 from streams.cli.main import main
 from streams.client import BrokerUnreachableError, KafkaBroker, Security
 from streams.contracts.codec import Record
-from streams.contracts.topics import CONSENT, INTERACTIONS, TOPICS, Role
+from streams.contracts.topics import ADAPTERS, CONSENT, INTERACTIONS, TOPICS, Role
 from streams.embedded_broker import EmbeddedBroker
 from streams.errors import TopicMismatchError
 
@@ -82,6 +82,34 @@ def test_the_command_creates_checks_and_describes(capsys, monkeypatch):
         assert main(["topics", "describe", "--json"]) == 0
         rows = {row["topic"]: row for row in json.loads(capsys.readouterr().out)}
         assert rows[INTERACTIONS.name]["partitions"] == INTERACTIONS.partitions
+
+
+if "DISCREET_TEST_KAFKA" in os.environ:
+
+    def test_the_command_repairs_apache_kafka(capsys, monkeypatch):
+        """On a broker that others use too: nothing is assumed about what is there."""
+        monkeypatch.setenv("DISCREET_BROKER__BOOTSTRAP", os.environ["DISCREET_TEST_KAFKA"])
+        assert main(["topics", "create", "--repair", "--json"]) == 0
+        done = json.loads(capsys.readouterr().out)
+        assert {*done["created"], *done["existing"]} == {topic.name for topic in TOPICS}
+        assert main(["topics", "check"]) == 0
+        capsys.readouterr()
+        with topics.open_admin({"bootstrap_servers": os.environ["DISCREET_TEST_KAFKA"]}) as admin:
+            change = {"delete.retention.ms": "1"}
+            admin.alter_configs(
+                [ConfigResource(ConfigResourceType.TOPIC, ADAPTERS.name, change)], incremental=True
+            )
+        assert main(["topics", "check", "--json"]) == 3
+        findings = json.loads(capsys.readouterr().out)["findings"]
+        assert [(ADAPTERS.name, "delete.retention.ms", "1")] == [
+            (each["topic"], each["what"], each["found"]) for each in findings if each["severity"] == "error"
+        ]
+        assert main(["topics", "create", "--repair", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["repaired"] == [ADAPTERS.name]
+        assert main(["topics", "check"]) == 0
+        capsys.readouterr()
+        assert main(["topics", "describe"]) == 0
+        assert ADAPTERS.name in capsys.readouterr().out
 
 
 if "DISCREET_TEST_KAFKA_OAUTH" in os.environ:
