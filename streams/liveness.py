@@ -113,11 +113,19 @@ class Liveness:
         self._metrics.lag.clear()
         for (topic, partition), lag in self._watch.lag.items():
             self._metrics.lag.labels(topic, str(partition)).set(lag)
-        self._metrics.oldest.set(self._watch.unsettled_seconds(self._monotonic()))
+        stalled = self._watch.unsettled_seconds(self._monotonic())
+        self._metrics.stalled.set(stalled)
+        # What is not fetched yet is at least as old as its partition has stood still.
+        self._metrics.oldest.set(max(stalled, self._oldest_seconds()))
         self._metrics.rebalances.set(app.run_consumer.rebalances)
         for topic, intake in self._intakes.items():
             self._metrics.buffered.labels(topic).set(intake.buffered)
             self._metrics.held.labels(topic).set(intake.held)
+
+    def _oldest_seconds(self) -> float:
+        times = [intake.oldest_timestamp for intake in self._intakes.values()]
+        oldest = min((each for each in times if each is not None), default=None)
+        return 0.0 if oldest is None else max(0.0, time.time() - oldest / 1000)
 
     @property
     def alive(self) -> bool:

@@ -88,6 +88,11 @@ class WorkerMetrics:
         )
         self.oldest = Gauge(
             "discreet_oldest_unprocessed_seconds",
+            "Age of the oldest record that has not had its effect.",
+            registry=registry,
+        )
+        self.stalled = Gauge(
+            "discreet_stalled_seconds",
             "How long the partition that waits longest has had unread records without progress.",
             registry=registry,
         )

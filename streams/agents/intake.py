@@ -150,6 +150,7 @@ class Intake:
         self._changed = asyncio.Condition()
         self._held: dict[tuple[int, int], tuple[Work, PartitionProgress]] = {}
         self._held_looked_at = 0.0
+        self._oldest_in_work: int | None = None
         self._guard = PoisonGuard(settings.poison_window_events, settings.poison_share)
 
     @property
@@ -161,6 +162,15 @@ class Intake:
     def held(self) -> int:
         """Number of records waiting for something outside, such as a consent."""
         return len(self._held)
+
+    @property
+    def oldest_timestamp(self) -> int | None:
+        """Time of the oldest record that has not had its effect yet, in milliseconds since 1970; of those in memory."""
+        waiting = [run.records[0].timestamp for run in self._runs]
+        waiting.extend(work.record.timestamp for work, _ in self._held.values())
+        if self._oldest_in_work is not None:
+            waiting.append(self._oldest_in_work)
+        return min(waiting, default=None)
 
     async def offer(self, run: RecordRun) -> None:
         """Add a run; waits while the buffer is full."""
@@ -191,6 +201,7 @@ class Intake:
             finally:
                 async with self._changed:
                     self._busy = False
+                    self._oldest_in_work = None
                     self._changed.notify_all()
 
     async def _next_runs(self) -> list[RecordRun]:
@@ -214,6 +225,7 @@ class Intake:
                 taken.append(run)
             self._buffered -= events
             self._busy = True
+            self._oldest_in_work = min((run.records[0].timestamp for run in taken), default=None)
             self._changed.notify_all()
             return taken
 

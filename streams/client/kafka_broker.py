@@ -146,9 +146,9 @@ class KafkaSink:
             "max_block_ms": int(broker.connect_seconds * 1000),
             **broker.common_options(),
         }
-        self._open = lambda: _connected(KafkaProducer, settings, broker.bootstrap)
+        self._open: Callable[[], Any] = lambda: _connected(KafkaProducer, settings, broker.bootstrap)
         self._lock = threading.Lock()
-        self._producer = self._open()
+        self._producer: Any = self._open()
 
     def _usable_producer(self) -> Any:
         with self._lock:

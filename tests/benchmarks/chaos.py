@@ -12,7 +12,8 @@ Then it waits until everything is accounted for and committed, and counts:
 - every event has one mark in the database, an effect or a refusal, or (unreadable ones) a dead letter;
 - every effect on an interaction is a stored signal, every erasure one certificate and one answer;
 - every refusal is a dead letter of the same origin, for a reason that this event may be refused for;
-- nothing has both, nothing has two, and after the last run of a call all of that still holds for every run.
+- nothing has both, nothing has two, and after the last run of a call all of that still holds for every run;
+- no log of a worker names a user or holds a text.
 
 Each run's outcome is appended to a file as it ends. Without ``--kafka-libs`` the broker is the embedded one and the
 database SQLite; neither is restarted then, and there are no links.
@@ -77,8 +78,8 @@ class Workers:
     def __init__(self, environments: list[dict[str, str]], directory: Path, *, forked: bool) -> None:
         self._environments = environments
         self._forked = forked
-        self._logs = directory / "logs"
-        self._logs.mkdir()
+        self.logs = directory / "logs"
+        self.logs.mkdir()
         self.clocks = [directory / f"clock-{slot}" for slot in range(len(environments))]
         self.set_clocks(0)
         self._number = 0
@@ -101,7 +102,7 @@ class Workers:
         slot = min(range(len(self._environments)), key=lambda number: taken[number])
         number = self._number * len(self._environments) + slot
         self._number += 1
-        log = self._logs / f"worker-{number}.log"
+        log = self.logs / f"worker-{number}.log"
         process = WorkerProcess(number, self._environments[slot], log, self.clocks[slot], forked=self._forked)
         self.running.append(process)
 
@@ -555,6 +556,17 @@ def recount(world: World, results: list[Run]) -> list[str]:
     return changed
 
 
+def leaks(world: World) -> list[str]:
+    """Return which logs of workers name a user or hold a text of an event: none may."""
+    personal = (b"user-", b"stranger-", b"leaver-", b"How do I", b"Hold the button")
+    return [
+        f"{log.name} holds {text.decode()!r}"
+        for log in sorted(world.workers.logs.glob("*.log"))
+        for text in personal
+        if text in log.read_bytes()
+    ]
+
+
 def commit_of_the_code() -> str:
     """Return which commit this is, with a plus sign where files differ from it."""
     root = Path(__file__).resolve().parents[2]
@@ -572,6 +584,7 @@ def summarize(paths: list[Path]) -> dict:
     lines = [json.loads(line) for path in paths for line in path.read_text("utf-8").splitlines()]
     runs = [line for line in lines if "seed" in line]
     late = [change for line in lines for change in line.get("changed_later", [])]
+    leaked = [leak for line in lines for leak in line.get("leaks", [])]
     good = [line for line in runs if line["good"]]
     tally = Counter(fault for line in runs for fault in line["faults"])
     exits: Counter[str] = Counter()
@@ -587,6 +600,7 @@ def summarize(paths: list[Path]) -> dict:
             for name in ("lost", "doubled", "wrong", "uncommitted")
         ),
         ("chaos: fates that changed after their run", len(late), "runs", "0", not late),
+        ("chaos: logs of workers that name a user or hold a text", len(leaked), "logs", "0", not leaked),
         *((f"chaos fault: {name}", number, "times", None, None) for name, number in sorted(tally.items())),
         *((f"chaos worker {name}", number, "times", None, None) for name, number in sorted(exits.items())),
     ]
@@ -656,10 +670,11 @@ def main() -> int:
             if not result.good:
                 break  # what it left behind must not be blamed on the next
         changed = recount(world, results)
-        add({"changed_later": changed, "worker_exits": world.workers.exits})
+        leaked = leaks(world)
+        add({"changed_later": changed, "leaks": leaked, "worker_exits": world.workers.exits})
     finally:
         world.close()
-    fine = all(result.good for result in results) and not changed
+    fine = all(result.good for result in results) and not changed and not leaked
     print(
         f"{sum(result.good for result in results)} of {len(results)} runs good; {dict(world.workers.exits)}"
     )
@@ -668,7 +683,7 @@ def main() -> int:
     if fine and options.append is not None:
         shutil.rmtree(directory, ignore_errors=True)
     else:
-        print(f"logs are kept in {directory}", *changed, sep="\n")
+        print(f"logs are kept in {directory}", *changed, *leaked, sep="\n")
     return 0 if fine else 1
 
 

@@ -43,6 +43,7 @@ def test_parts_that_fail_lose_nothing_and_double_nothing(world, kind, monkeypatc
     assert result.good, result
     assert result.effects > 250
     assert chaos.recount(world, [result]) == []
+    assert chaos.leaks(world) == []
     # And asked to stop, a worker that has caught up leaves with status 0.
     world.workers.end(world.workers.running[-1], signal.SIGTERM)
     assert world.workers.exits["asked to stop: 0"] >= 1

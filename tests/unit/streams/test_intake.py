@@ -51,7 +51,9 @@ class Recorder:
 
 def run_of(progress, *offsets):
     progress.deliver(offsets[0], offsets[-1])
-    return RecordRun([FakeRecord(b"", offset=offset) for offset in offsets], progress)
+    return RecordRun(
+        [FakeRecord(b"", offset=offset, timestamp=1000 + offset) for offset in offsets], progress
+    )
 
 
 def go(scenario, handler, settings=SETTINGS):
@@ -163,6 +165,28 @@ def test_a_held_record_is_offered_again_until_its_time_is_over():
     assert go(scenario, handler) == (0, 1)
     assert handler.done == [1, 0]
     assert progress.committable == 2
+
+
+def test_the_oldest_record_is_known_until_it_has_had_its_effect():
+    handler, progress = Recorder(), PartitionProgress()
+    handler.away, handler.hold = True, {3}
+
+    async def scenario(intake, _):
+        seen = [intake.oldest_timestamp]
+        await intake.offer(run_of(progress, 2, 3, 4))
+        while not handler.attempts:
+            await asyncio.sleep(0.01)
+        seen.append(intake.oldest_timestamp)  # in work
+        await intake.offer(run_of(progress, 5))
+        handler.away = False
+        await intake.drain()
+        seen.append(intake.oldest_timestamp)  # held
+        while intake.held:
+            await asyncio.sleep(0.02)
+        seen.append(intake.oldest_timestamp)
+        return seen
+
+    assert go(scenario, handler) == [None, 1002, 1003, None]
 
 
 def test_records_of_a_partition_that_was_given_up_are_dropped():

@@ -13,6 +13,7 @@ from streams.settings import BrokerSettings, IngestSettings
 NAMES = {
     "discreet_lag_events",
     "discreet_oldest_unprocessed_seconds",
+    "discreet_stalled_seconds",
     "discreet_ingest_latency_seconds",
     "discreet_batch_events",
     "discreet_batch_seconds",
