@@ -3,12 +3,14 @@
 import asyncio
 
 import pytest
+from structlog.testing import capture_logs
 
 from privacy.errors import KeyUnavailableError
 from privacy.keyring import Keyring, new_master_key
 from privacy.services import policies
 from privacy.storage.session import transaction
 from streams import bootstrap
+from streams import worker as worker_module
 from streams.settings import Settings
 from streams.worker import Worker
 from tests.fakes.stream_records import NOW
@@ -52,3 +54,24 @@ def test_a_worker_without_a_broker_waits_and_stops_when_asked(database_url):
         assert asyncio.run(main()) == (True, False)
     finally:
         services.close()
+
+
+def test_what_is_missing_is_reported_once_however_often_it_is_tried(database_url, monkeypatch):
+    services = worker_for(database_url, new_master_key())
+    problems = iter(["no broker answers"] * 5 + ["topics are missing"] * 3 + [None])
+    pauses = []
+
+    async def pause(seconds):
+        pauses.append(seconds)
+
+    monkeypatch.setattr(worker_module.asyncio, "sleep", pause)
+    try:
+        with capture_logs() as logs:
+            asyncio.run(Worker(services)._wait_until_ready("broker", lambda: next(problems)))
+    finally:
+        services.close()
+    assert [(entry["what"], entry["problem"]) for entry in logs] == [
+        ("broker", "no broker answers"),
+        ("broker", "topics are missing"),
+    ]
+    assert pauses == [0.5, 1, 2, 4, 8, 10, 10, 10]
