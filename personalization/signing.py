@@ -1,4 +1,4 @@
-"""Ed25519 signatures over manifests, in the pre-authentication encoding of DSSE (its protocol.md)."""
+"""Ed25519 signatures: over manifests in the encoding of DSSE (its protocol.md), over certificates as JSON."""
 
 from __future__ import annotations
 
@@ -49,7 +49,11 @@ class ManifestSigner:
 
     def sign(self, manifest: AdapterManifest) -> Signature:
         """Return the signature of the manifest's canonical bytes."""
-        raw = self._key.sign(pre_authentication_encoding(manifest.to_bytes()))
+        return self.sign_bytes(pre_authentication_encoding(manifest.to_bytes()))
+
+    def sign_bytes(self, payload: bytes) -> Signature:
+        """Return the signature of bytes that can be no manifest's encoding, such as a JSON document's."""
+        raw = self._key.sign(payload)
         return Signature(key_id=key_id(self.public_key), signature=base64.b64encode(raw).decode())
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from personalization.signing import ManifestSigner, signing_seed
 from privacy.keyring import Keyring
 from privacy.redaction import redact
 from privacy.storage.session import open_engine
@@ -115,6 +116,7 @@ def handlers(services: Services) -> Mapping[str, Handler]:
             keyring=keyring,
             policies=TenantPolicies(settings.ingest.policy_staleness_seconds),
             max_event_bytes=limit,
+            signer=ManifestSigner(signing_seed(settings.master_key_bytes())),
         ),
         SERVING_ACKS.name: AckHandler(engine=engine, letters=letters, clock=clock, max_event_bytes=limit),
     }

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
     from sqlmodel import Session
 
+    from personalization.signing import ManifestSigner
     from privacy.keyring import Keyring
     from streams.agents.intake import Work
     from streams.contracts.envelope import Invalid
@@ -55,11 +56,13 @@ class ErasureHandler(BatchHandler[ErasureRequestedV1]):
         keyring: Keyring,
         policies: TenantPolicies,
         max_event_bytes: int,
+        signer: ManifestSigner,
     ) -> None:
         super().__init__(ERASURES.name, engine=engine, letters=letters, clock=clock)
         self._keyring = keyring
         self._policies = policies
         self._max_event_bytes = max_event_bytes
+        self._signer = signer
 
     def decode(self, record: SourceRecord) -> Decoded[Any] | Invalid | None:
         """Read a request; ``None`` for an answer."""
@@ -95,17 +98,21 @@ class ErasureHandler(BatchHandler[ErasureRequestedV1]):
             delete_signals=delete_user_signals,
             live_adapters=live_adapters,
         )
+        said = ErasureCertificateV1(
+            issued_at=certificate.issued_at,
+            signals_erased=certificate.signals_erased,
+            keys_destroyed=certificate.keys_destroyed,
+            live_adapters=certificate.live_adapters,
+            statement=certificate.statement,
+            audit_digest=certificate.audit_digest,
+        )
+        signature = self._signer.sign_bytes(said.signed_bytes())
         answer = ErasureCompletedV1(
             tenant_id=data.tenant_id,
             request_id=data.request_id,
             completed_at=now,
-            certificate=ErasureCertificateV1(
-                issued_at=certificate.issued_at,
-                signals_erased=certificate.signals_erased,
-                keys_destroyed=certificate.keys_destroyed,
-                live_adapters=certificate.live_adapters,
-                statement=certificate.statement,
-                audit_digest=certificate.audit_digest,
+            certificate=said.model_copy(
+                update={"key_id": signature.key_id, "signature": signature.signature}
             ),
         )
         envelope = new_envelope(

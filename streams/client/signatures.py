@@ -11,6 +11,7 @@ import base64
 import hashlib
 from collections.abc import Iterable
 
+from ..contracts.erasure import ErasureCertificateV1
 from ..contracts.manifest import AdapterVersionV1, manifest_digest, signed_bytes
 from .errors import DigestMismatchError, SignatureInvalidError
 
@@ -55,6 +56,22 @@ class TrustedKeys:
         signature = base64.b64decode(version.signature.signature)
         if not verify(key, signature, signed_bytes(manifest)):
             raise SignatureInvalidError("the signature does not fit the manifest; refuse the adapter")
+
+    def check_certificate(self, certificate: ErasureCertificateV1) -> None:
+        """Check that a trusted key signed the certificate of an erasure.
+
+        Raises:
+            SignatureInvalidError: if it is not signed, the key is not trusted or the signature does not fit.
+        """
+        key = self._keys.get(certificate.key_id or "")
+        if key is None or certificate.signature is None:
+            raise SignatureInvalidError("the certificate is not signed with a trusted key; ask who issued it")
+        try:
+            signature = base64.b64decode(certificate.signature, validate=True)
+        except ValueError:
+            signature = b""
+        if not verify(key, signature, certificate.signed_bytes()):
+            raise SignatureInvalidError("the signature does not fit the certificate; do not rely on it")
 
 
 def key_id(public_key: bytes) -> str:

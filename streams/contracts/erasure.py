@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from enum import StrEnum
 from typing import Annotated
 
 from pydantic import Field
 
 from .fields import Digest, EventId, Moment, ServedName, TenantId, UserId, WireModel
+from .manifest import canonical_json
 
 
 class ErasureReason(StrEnum):
@@ -45,6 +47,14 @@ class ErasureCertificateV1(WireModel):
     key_id: Annotated[str, Field(max_length=128)] | None = None
     signature: Annotated[str, Field(max_length=256)] | None = None
     """Base64 Ed25519 signature over the canonical JSON of the certificate without its two last fields."""
+
+    def signed_bytes(self) -> bytes:
+        """Return what the signature covers; the audit digest in it belongs to this erasure alone."""
+        unsigned = self.model_copy(update={"key_id": None, "signature": None})
+        document = json.loads(unsigned.model_dump_json())
+        return canonical_json(
+            {name: document[name] for name in document if name not in {"key_id", "signature"}}
+        )
 
 
 class ErasureCompletedV1(WireModel):

@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 from sqlmodel import func, select
 
+from personalization.signing import ManifestSigner
 from personalization.storage.signals import SignalRow, StoredSignals, load_training_users
 from privacy.errors import StorageError
 from privacy.keyring import Keyring, new_master_key
@@ -16,7 +17,10 @@ from streams.agents.consent import ConsentHandler
 from streams.agents.erasures import ErasureHandler
 from streams.agents.intake import Work
 from streams.agents.interactions import InteractionHandler
+from streams.client import SignatureInvalidError
+from streams.client.signatures import TrustedKeys
 from streams.contracts.consent import Purpose
+from streams.contracts.erasure import ErasureCompletedV1
 from streams.contracts.interaction import Edited, Rejected
 from streams.dead_letters import DeadLetterSink
 from streams.errors import BrokerUnavailableError
@@ -49,7 +53,8 @@ class World:
             **shared, redact=lambda text: text.replace("secret", "[secret]")
         )
         self.consents = ConsentHandler(**shared)
-        self.erasures = ErasureHandler(**shared)
+        self.signer = ManifestSigner(bytes(range(32)))
+        self.erasures = ErasureHandler(**shared, signer=self.signer)
 
     def take(self, handler, *records, final=True):
         return handler.process([Work(record, 0.0, final) for record in records])
@@ -236,6 +241,11 @@ def test_an_erased_user_leaves_no_signal_and_is_refused_from_then_on(world):
     answer, *tombstones = rows
     assert answer.key == b"acme/ada"
     assert b'"signals_erased":1' in answer.value
+    certificate = ErasureCompletedV1.model_validate_json(answer.value).certificate
+    TrustedKeys([world.signer.public_key]).check_certificate(certificate)
+    for changed in ({"signals_erased": 2}, {"key_id": None}, {"signature": "AAAA"}, {"key_id": "another"}):
+        with pytest.raises(SignatureInvalidError):
+            TrustedKeys([world.signer.public_key]).check_certificate(certificate.model_copy(update=changed))
     assert {row.key for row in tombstones} == {f"acme/ada/{purpose}".encode() for purpose in Purpose}
     assert all(row.value is None for row in tombstones)
 
