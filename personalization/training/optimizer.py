@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from opacus.accountants import RDPAccountant
@@ -20,7 +20,7 @@ from opacus.optimizers.optimizer import _check_processed_flag, _mark_as_processe
 
 from personalization.plan import TrainingPlan
 from personalization.training.errors import PlanViolatedError
-from personalization.training.noise import PURPOSE_GRADIENT, SecretStream, gaussians_later
+from personalization.training.noise import PURPOSE_GRADIENT, Mechanism, SecretStream, add_noise
 
 # Opacus adds the same constant to a norm before dividing by it; it only ever makes a gradient shorter.
 NORM_SLACK = 1e-6
@@ -62,8 +62,8 @@ class TenantMechanism:
 class FusedDPOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus ships no types
     """Clip, noise and scale per tenant over one parameter ``(tenants, size)``.
 
-    The caller calls ``begin_step`` and sets, before each ``step``: ``parameter.grad_sample`` ``(users, size)`` with one
-    row per drawn user, and ``row_tenants (users,)`` with each row's tenant number. Rows of a tenant whose schedule is
+    The caller sets, before each ``step``: ``current_step``, ``parameter.grad_sample`` ``(users, size)`` with one row per
+    drawn user, and ``row_tenants (users,)`` with each row's tenant number. Rows of a tenant whose schedule is
     over must not come.
     A row that is not finite, or whose norm is not, becomes exactly zero.
 
@@ -84,7 +84,6 @@ class FusedDPOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus ships no ty
         self.mechanisms = mechanisms
         self.row_tenants = torch.empty(0, dtype=torch.long)
         self.current_step = 0
-        self._noise: tuple[list[int], Callable[[], torch.Tensor]] | None = None
         self.observed_noise: dict[int, float] = {}
         column = {"device": self.parameter.device, "dtype": self.parameter.dtype}
         self._norms = torch.tensor([m.plan.clipping_norm for m in mechanisms], **column)
@@ -123,34 +122,21 @@ class FusedDPOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus ships no ty
         self.parameter.summed_grad = total
         _mark_as_processed(rows)
 
-    def begin_step(self, step: int) -> None:
-        """Name the step that comes and start making its noise beside the gradients' computation."""
-        self.current_step = step
-        noisy = [number for number in self.active if self._deviation(number) > 0]
-        streams = [self.mechanisms[number].stream for number in noisy]
-        self._noise = noisy, gaussians_later(streams, PURPOSE_GRADIENT, step, self.parameter.shape[1])
-
     def add_noise(self) -> None:
-        """Add Gaussian noise of standard deviation σ·C to each active tenant's sum, from its secret stream."""
+        """Add Gaussian noise of standard deviation σ·C to each active tenant's sum, on the tenant's public lattice."""
         total: torch.Tensor = self.parameter.summed_grad
         _check_processed_flag(total)
-        if self._noise is None:
-            self.begin_step(self.current_step)
-        noisy, wait = cast("tuple[list[int], Callable[[], torch.Tensor]]", self._noise)
-        drawn = wait()
-        self._noise = None
         deviations = {number: self._deviation(number) for number in self.active}
+        noisy = [
+            Mechanism(number, self.mechanisms[number].stream, deviation)
+            for number, deviation in deviations.items()
+            if deviation > 0
+        ]
+        self.parameter.grad = add_noise(total, noisy, PURPOSE_GRADIENT, self.current_step)
         self.observed_noise = {
-            number: std / self.mechanisms[number].plan.clipping_norm for number, std in deviations.items()
+            number: deviation / self.mechanisms[number].plan.clipping_norm
+            for number, deviation in deviations.items()
         }
-        drawn.mul_(torch.tensor([deviations[number] for number in noisy], dtype=torch.float64)[:, None])
-        noise = drawn
-        if len(noisy) < len(total):
-            noise = torch.zeros(total.shape, dtype=torch.float64).index_copy_(
-                0, torch.tensor(noisy, dtype=torch.long), drawn
-            )
-        # The sum is formed in float64 and rounded once.
-        self.parameter.grad = noise.to(total.device).add_(total).to(total.dtype)
         _mark_as_processed(total)
 
     def _deviation(self, number: int) -> float:

@@ -168,7 +168,7 @@ class FusedRun:
         averages = torch.zeros_like(self.start)
         for step in range(self.steps):
             began = time.monotonic()
-            optimizer.begin_step(step)
+            optimizer.current_step = step
             drawn = [
                 members[number][user]
                 for number in optimizer.active

@@ -156,7 +156,6 @@ class Ours:
         self.members = self.run._cache.fill(placed, 8192, lambda _n: None)
 
     def step(self):
-        self.optimizer.begin_step(self.optimizer.current_step)
         self.run._step(self.optimizer, self.parameter, self.members)
         self.optimizer.current_step += 1
 
