@@ -145,8 +145,9 @@ def registry_record(statement: PrivacyStatement, description: DeploymentDescript
                     "one clip a user; noise from a "
                     "ChaCha20 keystream with a secret key for each release; counts use "
                     "the discrete Gaussian."),
-                    ("- Floating point: training noise is rounded Gaussian; attacks on "
-                    "its last bits are not modelled. "
+                    ("- Floating point: sums with Gaussian noise are rounded to a public lattice "
+                    "of 1/512 to 1/256 of the noise's standard deviation, so their last bits tell nothing; "
+                    "rounding inside matrix products is not modelled. "
                     "Timing: durations and errors of a run are not published with it."),
                     ("- Security: interactions are encrypted under a key of each user, "
                     "wrapped by the tenant's key."),

@@ -55,8 +55,9 @@ ASSUMPTIONS: Final = (
         "chosen by looking at the tenant's data."
     ),
     (
-        "Noise is drawn in floating point from a cryptographic keystream; an attack on its "
-        "last bits is not modelled."
+        "Noise comes from a cryptographic keystream and the noisy sum is rounded to a public lattice, so its last "
+        "bits tell nothing; how rounding inside matrix products couples the rows of a batch (about a millionth of "
+        "the clipping norm) is not modelled."
     ),
 )
 DISJOINT_TENANTS: Final = (

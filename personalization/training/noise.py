@@ -7,20 +7,21 @@ entropy; it is never logged.
 **What is released, and why it is as private as the Gaussian mechanism on real numbers.** Noise of standard deviation s
 is added in float64, and the noisy sum is rounded to the multiples of a public power of two Δ, s·2⁻⁹ < Δ ≤ s·2⁻⁸
 (``lattice_step``). Rounding *after* the noise is post-processing, so with exact normal numbers the guarantee is that of
-the Gaussian mechanism, whatever the sum's own digits. Ours are Box–Muller numbers whose distance from the exact ones
-(same uniform input) is below 2⁻⁴⁶·s; that moves the probability of a lattice point by a factor within 1 ± 2⁻³⁴. Over n
-numbers the two mechanisms' log-ratio stays below 2⁻³⁴·√(2n·ln(1/β)) + n·2⁻⁶⁷ except with probability β (advanced
-composition, Dwork, Rothblum and Vadhan 2010): 1.5·10⁻⁶ for n = 10⁷ and β = 10⁻¹³. Every lattice point near enough to
-matter is reached from either of two neighboring sums by more than 2⁹⁰ inputs, so the attack that asks which floating point
-inputs could have made a released number (Mironov 2012, "On significance of the least significant bits for differential
-privacy"; arXiv 2112.05307 for Opacus) has nothing to read. The price is 10⁻⁶ more variance.
+the Gaussian mechanism, whatever the sum's own digits. Ours are Box–Muller numbers, computed to within 2⁻⁴⁴·s of the
+exact ones of the same uniform input; that moves the probability of each lattice point by a factor within 1 ± 2⁻³³. Over
+n numbers the log-ratio of the real and the exact mechanism stays below 2⁻³³·√(2n·ln(1/β)) + n·2⁻⁶⁵ except with
+probability β (advanced composition, Dwork, Rothblum and Vadhan 2010): 3·10⁻⁶ for n = 10⁷ and β = 10⁻¹³, for each of the
+two neighboring data sets. Every lattice point within 8 s of either sum is reached from both by more than 2⁶⁰ inputs, so
+the attack that asks which floating point inputs could have made a released number (Mironov 2012, "On significance of
+the least significant bits for differential privacy"; arXiv 2112.05307 for Opacus) has nothing to read. The price is
+10⁻⁶ more variance.
 
 Assumed: ChaCha20 is a pseudorandom function; log, sqrt and tan of NumPy err by at most 4 units in the last place; the
 sum's own size is at most 64 s, as it is for fewer than 64·σ users. Not covered: which digits a user's clipped
 gradient has may depend, by rounding inside matrix products, on who shares the batch (about 10⁻⁶ of the clipping norm).
 
-Opacus' ``secure_mode`` sums four draws instead (Holohan and Braghin, arXiv 2107.10138, section 5.1), which makes the same
-attack expensive rather than void.
+Opacus' ``secure_mode`` sums four draws instead (Holohan and Braghin, arXiv 2107.10138, section 5.1), which makes the
+same attack expensive rather than void.
 """
 
 from __future__ import annotations
@@ -171,7 +172,9 @@ class _Tile:
             return
         steps = [lattice_step(m.deviation) for m in self.mechanisms]
         # In units of the lattice: scaling by a power of two is exact, so the sum is rounded once and then to a whole.
-        scales = np.array([m.deviation / step for m, step in zip(self.mechanisms, steps, strict=True)])[:, None]
+        scales = np.array([m.deviation / step for m, step in zip(self.mechanisms, steps, strict=True)])[
+            :, None
+        ]
         numbers = self._normals(scales)
         for row, (mechanism, step) in enumerate(zip(self.mechanisms, steps, strict=True)):
             part = self.values[mechanism.row, columns]

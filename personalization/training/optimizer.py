@@ -62,8 +62,8 @@ class TenantMechanism:
 class FusedDPOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus ships no types
     """Clip, noise and scale per tenant over one parameter ``(tenants, size)``.
 
-    The caller sets, before each ``step``: ``current_step``, ``parameter.grad_sample`` ``(users, size)`` with one row per
-    drawn user, and ``row_tenants (users,)`` with each row's tenant number. Rows of a tenant whose schedule is
+    The caller sets, before each ``step``: ``current_step``, ``parameter.grad_sample`` ``(users, size)`` with one row
+    per drawn user, and ``row_tenants (users,)`` with each row's tenant number. Rows of a tenant whose schedule is
     over must not come.
     A row that is not finite, or whose norm is not, becomes exactly zero.
 

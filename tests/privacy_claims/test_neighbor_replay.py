@@ -165,7 +165,9 @@ def noise_of_the_data(monkeypatch):
     def moved(self):
         drawn = len(self.row_tenants)
         monkeypatch.setattr(
-            optimizer, "add_noise", lambda sums, noisy, purpose, step: plain(sums, noisy, purpose, step + drawn)
+            optimizer,
+            "add_noise",
+            lambda sums, noisy, purpose, step: plain(sums, noisy, purpose, step + drawn),
         )
         add(self)
 

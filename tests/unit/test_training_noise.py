@@ -136,7 +136,9 @@ def test_extreme_words_stay_finite():
         magnitudes = noise.magnitudes_of(np.full_like(words, radius))
         assert np.isfinite(box_muller(magnitudes, words, np.ones((1, 1)))).all()
     smallest = box_muller(np.array([[2.0**-65]]), np.array([[0]]), np.ones((1, 1)))
-    assert smallest[0, 0] == pytest.approx(math.sqrt(2 * 128 * math.log(2)))  # 13.3: nothing is cut off before
+    assert smallest[0, 0] == pytest.approx(
+        math.sqrt(2 * 128 * math.log(2))
+    )  # 13.3: nothing is cut off before
 
 
 def test_small_radius_words_get_further_bits(monkeypatch):
@@ -183,9 +185,7 @@ def test_noisy_sums_are_the_rounded_sums_of_the_streams_own_numbers(dtype):
     sums = torch.randn(4, 5001, generator=torch.Generator().manual_seed(0)).to(dtype)
     streams = [SecretStream(bytes([n]) * 32) for n in range(4)]
     deviations = [0.3, 0.0, 5.0, 1.0]
-    mechanisms = [
-        Mechanism(n, streams[n], deviation) for n, deviation in enumerate(deviations) if deviation
-    ]
+    mechanisms = [Mechanism(n, streams[n], deviation) for n, deviation in enumerate(deviations) if deviation]
     before = sums.clone()
     noisy = add_noise(sums, mechanisms, PURPOSE_GRADIENT, 6)
     assert noisy.dtype == dtype
@@ -193,7 +193,9 @@ def test_noisy_sums_are_the_rounded_sums_of_the_streams_own_numbers(dtype):
     assert torch.equal(noisy[1], sums[1])
     for mechanism in mechanisms:
         row, step = mechanism.row, lattice_step(mechanism.deviation)
-        exact = sums[row].double() + mechanism.deviation * mechanism.stream.gaussian(PURPOSE_GRADIENT, 6, 5001)
+        exact = sums[row].double() + mechanism.deviation * mechanism.stream.gaussian(
+            PURPOSE_GRADIENT, 6, 5001
+        )
         expected = (exact / step).round() * step
         off = (noisy[row].double() - expected).abs()
         # One unit where rounding decides otherwise: never more, and almost never.
