@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kafka import TopicPartition
@@ -28,6 +29,19 @@ POLL_MILLISECONDS = 300
 IDLE_POLLS = 2  # nothing new this often in a row, and not behind: the end
 MOST_IDLE_POLLS = 100  # a topic may end in offsets that hold no record
 BATCH = 500
+
+
+@dataclass
+class Replayed:
+    """What a replay did.
+
+    Attributes:
+        letters: number of letters sent back (or that would be), by reason.
+        passed_over: letters that were not wanted; the next replay does not look at them again.
+    """
+
+    letters: Counter[str] = field(default_factory=Counter)
+    passed_over: int = 0
 
 
 class Letter(NamedTuple):
@@ -64,7 +78,7 @@ def replay(
     *,
     from_start: bool = False,
     dry_run: bool = False,
-) -> Counter[str]:
+) -> Replayed:
     """Send the wanted letters back to their topics, and return how many of each reason.
 
     Event ids are kept, so an event that had its effect after all has no second one. Where the last replay
@@ -74,7 +88,7 @@ def replay(
     Raises:
         BrokerUnavailableError: the broker cannot be reached; what was confirmed until then is not sent again.
     """
-    counts: Counter[str] = Counter()
+    done = Replayed()
     sender = KafkaSender(settings)
     consumer = open_consumer(settings, group=REPLAY_GROUP, auto_offset_reset="earliest")
     try:
@@ -82,9 +96,9 @@ def replay(
         for letter in _letters(consumer, unreplayed=not from_start):
             batch.append(letter)
             if len(batch) >= BATCH:
-                _send_back(consumer, sender, batch, wanted, counts, dry_run=dry_run)
+                _send_back(consumer, sender, batch, wanted, done, dry_run=dry_run)
                 batch = []
-        _send_back(consumer, sender, batch, wanted, counts, dry_run=dry_run)
+        _send_back(consumer, sender, batch, wanted, done, dry_run=dry_run)
     except KafkaError as error:
         raise BrokerUnavailableError(
             f"the broker at {settings.bootstrap} stopped answering ({type(error).__name__}); replay again"
@@ -92,7 +106,7 @@ def replay(
     finally:
         consumer.close()
         sender.close()
-    return counts
+    return done
 
 
 def _send_back(
@@ -100,12 +114,14 @@ def _send_back(
     sender: KafkaSender,
     batch: list[Letter],
     wanted: Callable[[DeadLetter], bool],
-    counts: Counter[str],
+    done: Replayed,
     *,
     dry_run: bool,
 ) -> None:
-    chosen = [entry for entry in batch if entry.letter is not None and wanted(entry.letter)]
-    counts.update(entry.letter.reason.value for entry in chosen if entry.letter is not None)
+    readable = [entry for entry in batch if entry.letter is not None]
+    chosen = [entry for entry in readable if entry.letter is not None and wanted(entry.letter)]
+    done.passed_over += len(readable) - len(chosen)
+    done.letters.update(entry.letter.reason.value for entry in chosen if entry.letter is not None)
     if dry_run or not batch:
         return
     if chosen:

@@ -70,14 +70,18 @@ def replay(
     from streams.replay import replay as send_back
     from streams.settings import load_settings
 
-    counts = send_back(load_settings().broker, _wanted(reason, topic), from_start=from_start, dry_run=dry_run)
+    done = send_back(load_settings().broker, _wanted(reason, topic), from_start=from_start, dry_run=dry_run)
+    counts = done.letters
     if as_json:
-        typer.echo(json.dumps({"sent": not dry_run, "letters": dict(counts)}))
+        facts = {"sent": not dry_run, "letters": dict(counts), "passed_over": done.passed_over}
+        typer.echo(json.dumps(facts))
         return
     verb = "would be sent back" if dry_run else "were sent back"
     typer.echo(f"{counts.total()} dead letters {verb}.")
     for name, count in counts.most_common():
         typer.echo(f"  {name}: {count}")
+    if done.passed_over:
+        typer.echo(f"{done.passed_over} others were passed over; --from-start looks at them again.")
 
 
 def _wanted(reasons: list[str] | None, topic: str | None) -> Callable[[DeadLetter], bool]:

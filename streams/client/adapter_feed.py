@@ -33,6 +33,7 @@ from .transport import Broker, StoredRecord
 logger = logging.getLogger(__name__)
 
 RESUME_SECONDS = (ADAPTERS.retention_seconds or 0) / 2
+CLOCK_TOLERANCE_SECONDS = 600.0
 """A saved position older than this is not resumed from, because a tombstone may be gone by then."""
 
 
@@ -247,8 +248,10 @@ class AdapterFeed:
 
     def _resume(self) -> None:
         """Go to the saved offsets; one that no longer fits the topic is forgotten."""
-        if time.time() - self._position.saved_at > RESUME_SECONDS:
-            # A tombstone may have been written and compacted away since: read the full state and compare.
+        age = time.time() - self._position.saved_at
+        if not -CLOCK_TOLERANCE_SECONDS <= age <= RESUME_SECONDS:
+            # A tombstone may have been written and compacted away since (how long ago, a clock that was set back
+            # does not tell): read the full state and compare.
             self._position.offsets.clear()
             self._unseen = set(self._position.epochs)
         bounds = self._source.bounds() if self._position.offsets else {}

@@ -149,8 +149,11 @@ def decode_ack(
     key: bytes | None = None,
     max_bytes: int = DEFAULT_MAX_EVENT_BYTES,
 ) -> Decoded[ServingAckV1] | Invalid:
-    """Read a record of the serving-acks topic."""
-    return _check_line(_decode(_ACK_TYPES, headers, value, max_bytes), key)
+    """Read a record of the serving-acks topic; the status must be the one that ``ce_type`` names."""
+    decoded = _check_line(_decode(_ACK_TYPES, headers, value, max_bytes), key)
+    if isinstance(decoded, Decoded) and decoded.data.status.event_type != decoded.envelope.type:
+        return Invalid(DeadLetterReason.SCHEMA_VIOLATION, "status: is not the one that ce_type names")
+    return decoded
 
 
 def encode(

@@ -303,7 +303,8 @@ class World:
                 TopicPartition(topic.name, number) for topic in READ_TOPICS for number in range(PARTITIONS)
             ]
             ends = consumer.end_offsets(partitions)
-            return sum(ends[each] - (consumer.committed(each) or 0) for each in partitions)
+            # The embedded broker may name an end before the true one: it counts a batch as one record.
+            return sum(max(0, ends[each] - (consumer.committed(each) or 0)) for each in partitions)
         finally:
             consumer.close()
 
@@ -379,7 +380,9 @@ def strike(world: World, kind: str, choice: random.Random) -> str:
             time.sleep(choice.uniform(0.5, 6))  # the longer ones outlast the session
             victim.send_signal(signal.SIGCONT)
         case "clock step":
-            workers.set_clocks(choice.choice(CLOCK_STEPS), choice.choice((slot, None)))
+            # With SQLite there is no second clock by which a worker could tell that its own is wrong.
+            steps = [step for step in CLOCK_STEPS if world.postgres is not None or abs(step) < DAY]
+            workers.set_clocks(choice.choice(steps), choice.choice((slot, None)))
         case "broker restart":
             world.kafka.restart()
         case "broker freeze":

@@ -425,6 +425,24 @@ def test_a_feed_resumes_where_it_was_saved(broker, line, trusted, tmp_path):
         assert feed.snapshot() == []
 
 
+@pytest.mark.parametrize("days", [-2, 30])
+def test_a_position_of_unknown_age_is_compared_with_the_full_state(broker, line, trusted, tmp_path, days):
+    broker.create_topic(topics.ADAPTERS.name, 1)
+    store = FilePositions(tmp_path / "position.json")
+    line.publish(broker, line.version(1))
+    with AdapterFeed(broker, trusted_keys=trusted, positions=store) as feed:
+        feed.snapshot()
+        feed.save()
+    saved = store.load()
+    saved.saved_at -= days * 86_400  # long ago, or by a clock that was set back since
+    saved.epochs["a-line-that-is-gone"] = 7
+    store.save(saved)
+    with AdapterFeed(broker, trusted_keys=trusted, positions=store) as feed:
+        assert [(update.line_ref, update.kind) for update in feed.snapshot()] == [
+            ("a-line-that-is-gone", UpdateKind.WITHDRAWN)
+        ]
+
+
 def test_a_position_of_a_topic_that_was_made_anew_is_forgotten(broker, line, trusted, tmp_path):
     broker.create_topic(topics.ADAPTERS.name, 1)
     store = FilePositions(tmp_path / "position.json")

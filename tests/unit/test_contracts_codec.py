@@ -9,8 +9,10 @@ from datetime import UTC, datetime
 import pytest
 from pydantic import ValidationError
 
+from streams.contracts.ack import AckStatus
 from streams.contracts.codec import (
     Decoded,
+    decode_ack,
     decode_adapter_state,
     decode_consent,
     decode_erasure,
@@ -25,6 +27,7 @@ from streams.contracts.erasure import ErasureCertificateV1, ErasureCompletedV1, 
 from streams.contracts.errors import InvalidEventError
 from streams.contracts.interaction import Accepted, InteractionV1
 from streams.contracts.topics import CONSENT_GRANTED, ERASURE_COMPLETED, INTERACTION_RECORDED
+from tests.fakes.stream_records import ack
 
 NOW = datetime(2026, 3, 2, 9, 30, tzinfo=UTC)
 DATA = {
@@ -206,3 +209,30 @@ def test_an_erasure_is_answered_under_the_key_of_its_request():
 def test_adapter_states_are_refused_under_another_line():
     assert decode_adapter_state(HEADERS, value(), key=b"x").reason is Reason.TYPE_UNKNOWN
     assert Accepted().kind == "accepted"
+
+
+def test_an_acknowledgement_under_the_type_of_another_status_is_refused():
+    record = ack(status=AckStatus.FAILED)
+    headers = [
+        (name, AckStatus.LOADED.event_type.encode() if name == "ce_type" else value)
+        for name, value in record.headers
+    ]
+    assert isinstance(decode_ack(record.headers, record.value, key=record.key), Decoded)
+    refused = decode_ack(headers, record.value, key=record.key)
+    assert refused == Invalid(Reason.SCHEMA_VIOLATION, "status: is not the one that ce_type names")
+
+
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+def test_a_moment_that_has_no_place_in_utc_is_refused(moment):
+    refused = decode_interaction(HEADERS, value(occurred_at=moment))
+    assert refused.reason is Reason.SCHEMA_VIOLATION
+    assert refused.detail.startswith("occurred_at")
+
+
+@pytest.mark.parametrize("name", ["id", "source", "type", "traceparent"])
+def test_an_attribute_that_is_no_utf8_text_is_refused(name):
+    document = {"specversion": "1.0", "id": "e", "source": "s", "type": "interaction.recorded.v1"}
+    document[name] = "\udc00"
+    headers = {"content-type": b"application/cloudevents+json"}
+    refused = decode_interaction(headers, json.dumps({**document, "data": DATA}).encode())
+    assert refused == Invalid(Reason.ENVELOPE_INVALID, f"{name}: must be UTF-8 text")
