@@ -166,7 +166,7 @@ class Lineage:
 
     round_id: str
     period_index: int
-    start: str  # "zero" | "meta" | "previous" | "average"
+    start: str  # "zero" | "meta" | "previous" | "average" | "warm"
     start_version_id: str | None
     supersedes: str | None  # version id that it replaced when it was published
     data_digest: str  # keyed digest of the snapshot, from the recorded draw

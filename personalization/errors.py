@@ -10,6 +10,7 @@
     │   ├── ArtifactCorruptError      bytes on disk do not match their digest
     │   └── ArtifactFormatError       a file is not safetensors or JSON, or its name is not allowed
     ├── MetaStartError                released adapters cannot be combined into a start
+    ├── WarmStartError                a line cannot begin from public data
     ├── ManifestError                 a manifest cannot be read, or its signature does not verify
     ├── RegistryError
     │   ├── LineNotFoundError         no such adapter line
@@ -63,6 +64,13 @@ class MetaStartError(PersonalizationError):
     """Released adapters cannot be combined: too few tenants, or they share no frozen subspace."""
 
     code = "personalization.meta.refused"
+    exit_status = 3
+
+
+class WarmStartError(PersonalizationError):
+    """A line cannot begin from public data: it was trained on users already, or no shape is allowed."""
+
+    code = "personalization.warm_start.refused"
     exit_status = 3
 
 

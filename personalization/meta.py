@@ -199,16 +199,21 @@ def tenant_level_start(
         target: a directory that does not exist yet.
 
     Raises:
-        MetaStartError: a tenant twice, or an adapter of another shape or subspace.
+        MetaStartError: a tenant twice.
     """
     if len({one.tenant_id for one in released}) < len(released):
         raise MetaStartError(
             "a tenant contributes twice to one meta start; give one released adapter per tenant"
         )
-    config, shared, ups = _alike([template, *(one.directory for one in released)])
-    total = {name: np.zeros_like(values) for name, values in ups[0].items()}
-    for up in ups[1:]:
-        _add(total, clipped(up, recipe.max_delta_norm), 1.0)
+    config, shared, (zero,) = _alike([template])
+    total = {name: np.zeros_like(values) for name, values in zero.items()}
+    for one in released:
+        try:
+            _, _, (_, up) = _alike([template, one.directory])
+        except MetaStartError:
+            continue  # an adapter that does not fit counts as zero, whoever else takes part
+        if set(up) == set(total) and math.isfinite(norm(up)):
+            _add(total, clipped(up, recipe.max_delta_norm), 1.0)
     std = level.noise_multiplier * recipe.max_delta_norm
     noisy = {
         name: (values + std * level.normals(values.size).reshape(values.shape)) / level.declared_tenants

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from personalization.training.job import Progress, TenantResult, TrainingJob
+    from personalization.training.job import Progress, PublicJob, TenantResult, TrainingJob
 
 
 class BaseDirectory:
@@ -47,6 +47,16 @@ class BaseDirectory:
     def fingerprint(self) -> BaseFingerprint:
         """Return the digests."""
         return self._fingerprint
+
+
+def run_public_job(job: PublicJob) -> TenantResult:
+    """Run a public job in a fresh process and return its one result.
+
+    Raises:
+        TrainingError: the child died or failed; nothing was charged, so nothing is lost.
+    """
+    (result,) = run_job(job)
+    return result
 
 
 class ChildProcessTrainer:

@@ -32,6 +32,7 @@ from privacy.mechanisms import (
     PoissonSampledGaussian,
     PureSelection,
     RepeatAndSelect,
+    TenantGaussian,
     TrialsDistribution,
 )
 
@@ -97,6 +98,8 @@ def _divergences(mechanism: Mechanism) -> list[float]:
         return [mechanism.steps * value for value in _sampled_gaussian(mechanism)]
     if isinstance(mechanism, Gaussian):
         return [mechanism.count * order / (2 * mechanism.noise_multiplier**2) for order in ORDERS]
+    if isinstance(mechanism, TenantGaussian):
+        return [order / (2 * mechanism.noise_multiplier**2) for order in ORDERS]
     if isinstance(mechanism, PureSelection):
         return [_pure(mechanism.epsilon, order) for order in ORDERS]
     return _repeat_and_select(mechanism)

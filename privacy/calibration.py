@@ -16,7 +16,7 @@ from privacy.curve import ORDERS, PICO
 from privacy.errors import CalibrationError
 from privacy.filters import AccountSettings, BudgetCaps, PrivacyFilter, budget_at
 from privacy.guarantee import NeighboringRelation
-from privacy.mechanisms import Gaussian, Mechanism, PoissonSampledGaussian, Purpose
+from privacy.mechanisms import Gaussian, Mechanism, PoissonSampledGaussian, Purpose, TenantGaussian
 
 if TYPE_CHECKING:
     from privacy.policy import TenantPrivacyPolicy
@@ -158,6 +158,40 @@ def calibrate_policy(policy: TenantPrivacyPolicy) -> float:
         CalibrationError: no sound noise multiplier meets the policy.
     """
     return calibrate(schedule_of(policy))
+
+
+def calibrate_tenant_level(caps: BudgetCaps, *, generations: int, clipping_norm: float) -> TenantGaussian:
+    """Return the mechanism with the least noise of which so many fit into the fleet's lifetime cap.
+
+    Raises:
+        CalibrationError: no multiplier up to the largest is enough.
+    """
+
+    def admitted(noise: float) -> bool:
+        one = curve_of(TenantGaussian(noise_multiplier=noise, clipping_norm=clipping_norm))
+        settings = AccountSettings()
+        for epsilon, delta, count in (
+            (caps.lifetime_epsilon, caps.lifetime_delta, generations),
+            (caps.period_epsilon, caps.period_delta, 1),
+        ):
+            orders = settings.orders_for(epsilon, delta, one)
+            opened = PrivacyFilter(epsilon=epsilon, delta=delta, rule=settings.rule, orders=orders)
+            if not opened.admits(one * (count - 1), one):
+                return False
+        return True
+
+    low, high = SMALLEST_NOISE_MULTIPLIER, LARGEST_NOISE_MULTIPLIER
+    if not admitted(high):
+        raise CalibrationError(
+            f"{generations} meta starts do not fit into epsilon {caps.lifetime_epsilon:g} with a noise multiplier up "
+            f"to {high:g}; plan fewer or a larger epsilon"
+        )
+    while high - low > 10**-DECIMALS / 2:
+        middle = (low + high) / 2
+        low, high = (low, middle) if admitted(middle) else (middle, high)
+    return TenantGaussian(
+        noise_multiplier=math.ceil(high * 10**DECIMALS) / 10**DECIMALS, clipping_norm=clipping_norm
+    )
 
 
 def fits(schedule: PlannedSchedule, noise_multiplier: float) -> bool:

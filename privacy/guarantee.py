@@ -5,12 +5,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 
 class PrivacyUnit(StrEnum):
     """Whose presence is hidden."""
 
     USER = "user"  # one user of one tenant, with all interactions, over all releases of that tenant
+    TENANT = "tenant"  # one tenant of the fleet, with its released adapter, over all meta starts
+
+
+# The ledger's chain of the fleet: its unit is a tenant, and no tenant may carry this name.
+FLEET: Final = "fleet"
 
 
 class NeighboringRelation(StrEnum):
@@ -44,6 +50,11 @@ class PrivacyGuarantee:
     def sentence(self) -> str:
         """Say the guarantee in one sentence, rounded up so that the text never promises more than is proved."""
         shown = math.ceil(self.epsilon * 1000) / 1000
+        if self.unit is PrivacyUnit.TENANT:
+            return (
+                "Adding or removing one tenant of the fleet, with its released adapters, changes the probability of "
+                f"any outcome by at most a factor of e^{shown:g} plus {self.delta:g}."
+            )
         return (
             f"Adding or removing one {self.unit.value} of the tenant, with all of that {self.unit.value}'s "
             f"interactions, changes the probability of any outcome by at most a factor of e^{shown:g} "

@@ -17,7 +17,7 @@ from enum import StrEnum
 from typing import ClassVar, Final
 
 from privacy.errors import UnknownMechanismError
-from privacy.guarantee import NeighboringRelation, PrivacyUnit, Sampler
+from privacy.guarantee import FLEET, NeighboringRelation, PrivacyUnit, Sampler
 
 DOCUMENT_VERSION: Final = 1
 
@@ -32,6 +32,7 @@ class Purpose(StrEnum):
     DRIFT = "drift"
     SELECTION = "selection"
     CLIPPING = "clipping"
+    META_START = "meta_start"
 
 
 class TrialsDistribution(StrEnum):
@@ -172,11 +173,47 @@ class RepeatAndSelect:
             )
 
 
-Mechanism = PoissonSampledGaussian | Gaussian | PureSelection | RepeatAndSelect
+@dataclass(frozen=True, kw_only=True)
+class TenantGaussian:
+    """The sum over tenants of their clipped released adapters, with Gaussian noise: the unit is a tenant.
 
-_TYPES: Final[dict[str, type[PoissonSampledGaussian | Gaussian | PureSelection | RepeatAndSelect]]] = {
-    one.kind: one for one in (PoissonSampledGaussian, Gaussian, PureSelection, RepeatAndSelect)
+    It is charged to the fleet's account and never composed with mechanisms whose unit is a user.
+
+    Attributes:
+        noise_multiplier: noise standard deviation ÷ clipping norm.
+        clipping_norm: L2 bound on one tenant's adapter.
+        purpose: why it is read.
+    """
+
+    kind: ClassVar[str] = "tenant_gaussian"
+
+    noise_multiplier: float
+    clipping_norm: float
+    purpose: Purpose = Purpose.META_START
+
+    def __post_init__(self) -> None:
+        _checked("noise_multiplier", self.noise_multiplier, 0.05, 1e6)
+        _checked("clipping_norm", self.clipping_norm, 1e-9, 1e9)
+
+
+Mechanism = PoissonSampledGaussian | Gaussian | PureSelection | RepeatAndSelect | TenantGaussian
+
+_TYPES: Final[
+    dict[str, type[PoissonSampledGaussian | Gaussian | PureSelection | RepeatAndSelect | TenantGaussian]]
+] = {
+    one.kind: one
+    for one in (PoissonSampledGaussian, Gaussian, PureSelection, RepeatAndSelect, TenantGaussian)
 }
+
+
+def unit_of(mechanism: Mechanism) -> PrivacyUnit:
+    """Return whose presence a mechanism's cost is about."""
+    return PrivacyUnit.TENANT if isinstance(mechanism, TenantGaussian) else PrivacyUnit.USER
+
+
+def unit_of_chain(tenant_id: str) -> PrivacyUnit:
+    """Return the one unit that a chain of the ledger composes."""
+    return PrivacyUnit.TENANT if tenant_id == FLEET else PrivacyUnit.USER
 
 
 def to_document(mechanism: Mechanism) -> dict[str, object]:
@@ -193,7 +230,7 @@ def to_document(mechanism: Mechanism) -> dict[str, object]:
     return {
         "type": mechanism.kind,
         "version": DOCUMENT_VERSION,
-        "unit": PrivacyUnit.USER.value,
+        "unit": unit_of(mechanism).value,
         "relation": NeighboringRelation.ADD_OR_REMOVE_ONE.value,
         **fields,
     }
@@ -213,10 +250,11 @@ def from_document(document: dict[str, object]) -> Mechanism:
         raise UnknownMechanismError(
             f"mechanism type {kind!r} version {version!r} is not known; upgrade to a version that knows it"
         )
-    if unit != PrivacyUnit.USER or relation != NeighboringRelation.ADD_OR_REMOVE_ONE:
+    allowed = PrivacyUnit.TENANT if kind == TenantGaussian.kind else PrivacyUnit.USER
+    if unit != allowed or relation != NeighboringRelation.ADD_OR_REMOVE_ONE:
         raise UnknownMechanismError(
             f"unit {unit!r} under relation {relation!r} cannot be composed here; only "
-            "user under add_or_remove_one can"
+            f"{allowed.value} under add_or_remove_one can"
         )
     sampler = fields.pop("sampler", None)
     try:

@@ -27,6 +27,7 @@ from pydantic import (
 )
 
 from privacy.errors import PolicyError
+from privacy.guarantee import FLEET
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -66,6 +67,8 @@ def checked_tenant_id(tenant_id: str) -> str:
             f"tenant_id is {tenant_id[:80]!r}; "
             "allowed are 1 to 63 characters a-z, 0-9 and -, not starting with -"
         )
+    if tenant_id == FLEET:
+        raise PolicyError(f"tenant_id is {tenant_id!r}; that name is the fleet's own account in the ledger")
     return tenant_id
 
 

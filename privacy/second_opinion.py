@@ -20,6 +20,7 @@ from privacy.mechanisms import (
     PoissonSampledGaussian,
     PureSelection,
     RepeatAndSelect,
+    TenantGaussian,
     TrialsDistribution,
 )
 
@@ -42,6 +43,8 @@ def dp_event_of(mechanism: Mechanism) -> Any:
         return dp_accounting.SelfComposedDpEvent(
             dp_accounting.GaussianDpEvent(mechanism.noise_multiplier), mechanism.count
         )
+    if isinstance(mechanism, TenantGaussian):
+        return dp_accounting.GaussianDpEvent(mechanism.noise_multiplier)
     if isinstance(mechanism, PureSelection):
         # an ε-DP mechanism is a post-processing of binary randomized response with the same ε
         return dp_accounting.dp_event.RandomizedResponseDpEvent(2 / (1 + math.exp(mechanism.epsilon)), 2)

@@ -21,6 +21,7 @@ from privacy.guarantee import NeighboringRelation, PrivacyGuarantee, PrivacyUnit
 from privacy.ledger.accounts import filter_of, lifetime_account_id
 from privacy.ledger.chain import EntryKind
 from privacy.ledger.values import AccountScope, ReservationState
+from privacy.mechanisms import unit_of_chain
 from privacy.storage.ledger_tables import AccountRow, LedgerEntryRow, LedgerHeadRow, ReservationRow
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ DISJOINT_TENANTS: Final = (
     "No person is a user of two tenants, or what the tenants release is not combined: budgets of tenants are "
     "separate, and no cap spans them."
 )
-NOT_COVERED: Final = (
+NOT_COVERED: Final[tuple[str, ...]] = (
     "What follows about a user from the other users' data, such as a habit that the whole tenant shares.",
     "The base model's own training data, and anything that users or the product disclose elsewhere.",
     "Timing, memory and other side channels of the machines, and what an operator with access can read.",
@@ -74,6 +75,21 @@ NOT_COVERED: Final = (
         "not by differential privacy."
     ),
     "An example-level or device-level claim: the unit is the user.",
+)
+FLEET_ASSUMPTIONS: Final[tuple[str, ...]] = (
+    ASSUMPTIONS[0].replace("tenant's data", "tenants' adapters"),
+    "Each customer is one tenant of the fleet; a customer with two tenants is protected as two.",
+    (
+        "The declared number of tenants, the bound on one adapter, the shape and the schedule of meta starts are "
+        "public and were not chosen by looking at which tenants take part."
+    ),
+    ASSUMPTIONS[4],
+)
+FLEET_NOT_COVERED: Final[tuple[str, ...]] = (
+    "What a tenant's own line serves to that tenant.",
+    "Tenants that trained from a meta start made before this protection was switched on.",
+    "What follows about a tenant from the others, such as a habit that the whole industry shares.",
+    NOT_COVERED[2],
 )
 
 
@@ -92,11 +108,14 @@ class PrivacyStatement:
         facts = self.facts
         promised, spent, held = facts["guarantee"], facts["spent"], facts["filter"]
         orders = ", ".join(f"{order:g}" for order in held["orders"])
+        fleet = facts["unit"] == PrivacyUnit.TENANT
+        owner = "fleet's meta starts" if fleet else "tenant"
+        name = "the fleet's meta starts" if fleet else f"tenant {facts['tenant']}"
         lines = [
-            f"Privacy statement of tenant {facts['tenant']}, {facts['generated_at'][:19]} UTC",
+            f"Privacy statement of {name}, {facts['generated_at'][:19]} UTC",
             "",
             (
-                f"Promise. {promised['sentence']} It covers all releases of the tenant "
+                f"Promise. {promised['sentence']} It covers all releases of the {owner} "
                 "together, for life, and holds "
                 "whatever earlier releases led to."
             ),
@@ -158,15 +177,21 @@ def privacy_statement(
         release = matching[0]
     curve = RdpCurve.from_document(json.loads(account.curve))
     spent, order = best_epsilon(curve, account.delta)
-    guarantee = PrivacyGuarantee(epsilon=account.epsilon, delta=account.delta)
-    linked = _has_population(session, tenant_id)
+    unit = unit_of_chain(tenant_id)
+    guarantee = PrivacyGuarantee(epsilon=account.epsilon, delta=account.delta, unit=unit)
+    assumptions: tuple[str, ...]
+    if unit is PrivacyUnit.TENANT:
+        assumptions, not_covered = FLEET_ASSUMPTIONS, FLEET_NOT_COVERED
+    else:
+        linked = _has_population(session, tenant_id)
+        assumptions, not_covered = (*ASSUMPTIONS, *(() if linked else (DISJOINT_TENANTS,))), NOT_COVERED
     return PrivacyStatement(
         facts={
             "statement": STATEMENT_FORMAT,
             "version": STATEMENT_VERSION,
             "tenant": tenant_id,
             "generated_at": now.isoformat(timespec="microseconds"),
-            "unit": PrivacyUnit.USER.value,
+            "unit": unit.value,
             "relation": NeighboringRelation.ADD_OR_REMOVE_ONE.value,
             "guarantee": {
                 "epsilon": account.epsilon,
@@ -186,8 +211,8 @@ def privacy_statement(
             "releases": releases,
             "release": release,
             "policy": None if policy is None else policy.to_document(),
-            "assumptions": [*ASSUMPTIONS, *(() if linked else (DISJOINT_TENANTS,))],
-            "not_covered": list(NOT_COVERED),
+            "assumptions": list(assumptions),
+            "not_covered": list(not_covered),
             "ledger": {"entries": head.sequence, "head": head.digest},
         }
     )
@@ -284,6 +309,11 @@ def mechanism_sentence(document: dict[str, Any]) -> str:
         )
     if document["type"] == "pure_selection":
         return f"{purpose}: a choice of pure epsilon {document['epsilon']:g}"
+    if document["type"] == "tenant_gaussian":
+        return (
+            f"{purpose}: sum over tenants of their adapters, each clipped to {document['clipping_norm']:g}, with "
+            f"Gaussian noise, noise multiplier {document['noise_multiplier']:g}"
+        )
     inner = "; ".join(mechanism_sentence(one) for one in document["base"])
     trials = f"{document['mean_trials']:g} trials on average ({document['distribution']})"
     return f"{purpose}: the best of {trials} of {inner}"

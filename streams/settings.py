@@ -227,6 +227,15 @@ class MetaSettings(_Section):
     """At most so many tenants, those with the clearest releases first."""
     refresh_seconds: Positive = 10.0
     """Least time between two looks at what changed."""
+    tenant_epsilon: float | None = Field(default=None, ge=0.01, le=64)
+    """With a value, meta starts protect each tenant as a whole: most ε one tenant may lose over all of them."""
+    tenant_delta: float = Field(default=1e-4, gt=0, lt=0.1)
+    declared_tenants: int = Field(default=50, ge=2)
+    """Public lower bound on the tenants that take part; the normalizer of the noisy sum."""
+    planned_generations: int = Field(default=12, ge=1)
+    """Meta starts over the lifetime, for which the noise is calibrated."""
+    generation_seconds: int = Field(default=30 * 86_400, ge=1)
+    """One meta start falls into each such slot of the public clock."""
 
 
 class ServingSettings(_Section):

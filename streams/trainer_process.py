@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -16,13 +17,15 @@ from personalization.meta import MetaRecipe
 from personalization.model_shape import read_shape
 from personalization.plan import PerformanceFlags
 from personalization.services.meta_start import MetaStarts, Refreshed
+from personalization.services.public_starts import PublicStarts
 from personalization.services.publication import Publisher
+from personalization.services.tenant_level import TenantLevelPolicy, TenantLevelStarts
 from personalization.services.training_round import TrainingRounds
 from personalization.signing import ManifestSigner, signing_seed
 from personalization.storage.signals import StoredSignals
 from personalization.trainer import Trainer, TrainerOptions
 from personalization.training.base_models import resolve_base
-from personalization.training_inputs import BaseDirectory, ChildProcessTrainer
+from personalization.training_inputs import BaseDirectory, ChildProcessTrainer, run_public_job
 from privacy.keyring import Keyring
 from privacy.ledger import Ledger
 from privacy.storage.session import transaction
@@ -62,14 +65,7 @@ def trainer_of(settings: Settings, observer: TrainerObserver | None = None) -> I
     flags = PerformanceFlags(device=settings.trainer.device, threads=settings.trainer.threads)
     publisher = Publisher(artifacts, ManifestSigner(signing_seed(master_key)), events)
     shape = read_shape(base.directory())
-    meta = MetaStarts(
-        artifacts=artifacts,
-        publisher=publisher,
-        events=events,
-        base=base.fingerprint(),
-        shape=shape,
-        recipe=recipe_of(settings.meta),
-    )
+    tools = _tools(settings, engine, artifacts, publisher, base)
     try:
         yield Trainer(
             engine=engine,
@@ -86,7 +82,7 @@ def trainer_of(settings: Settings, observer: TrainerObserver | None = None) -> I
                 base=base,
                 shape=shape,
                 flags=flags,
-                copies=meta.copies,
+                copies=tools.meta.copies,
             ),
             trainer=ChildProcessTrainer(),
             base=base,
@@ -99,7 +95,7 @@ def trainer_of(settings: Settings, observer: TrainerObserver | None = None) -> I
                 max_public_text_change=settings.trainer.max_public_text_change,
             ),
             observer=observer,
-            upkeep=lambda: refresh_meta_starts(engine, meta, clock),
+            upkeep=lambda: refresh_meta_starts(engine, tools.meta, clock, tools.tenant_level),
         )
     finally:
         engine.dispose()
@@ -112,15 +108,60 @@ def recipe_of(settings: MetaSettings) -> MetaRecipe:
         SettingsError: they do not fit together.
     """
     try:
-        return MetaRecipe(**settings.model_dump(exclude={"refresh_seconds"}))
+        names = {entry.name for entry in fields(MetaRecipe)}
+        return MetaRecipe(**settings.model_dump(include=names))
     except ValueError as error:
         raise SettingsError(f"the settings DISCREET_META__… do not fit together: {error}") from None
 
 
-def refresh_meta_starts(engine: Engine, meta: MetaStarts, clock: SystemClock) -> Refreshed:
-    """Bring the meta starts up to date in one transaction and log what changed."""
+def tenant_level_of(
+    settings: MetaSettings,
+    *,
+    engine: Engine,
+    publisher: Publisher,
+    base: BaseDirectory,
+    meta: MetaStarts,
+    public: PublicStarts,
+) -> TenantLevelStarts | None:
+    """Return the mechanism that protects each tenant as a whole, if the settings ask for it.
+
+    Raises:
+        SettingsError: they do not fit together.
+    """
+    if settings.tenant_epsilon is None:
+        return None
+    try:
+        policy = TenantLevelPolicy(
+            declared_tenants=settings.declared_tenants,
+            epsilon=settings.tenant_epsilon,
+            delta=settings.tenant_delta,
+            planned_generations=settings.planned_generations,
+            every_seconds=settings.generation_seconds,
+        )
+    except ValueError as error:
+        raise SettingsError(f"the settings DISCREET_META__… do not fit together: {error}") from None
+    return TenantLevelStarts(
+        engine=engine,
+        ledger=Ledger(SystemClock()),
+        publisher=publisher,
+        base=base.fingerprint(),
+        meta=meta,
+        plan=public.default_plan(),
+        template=public.template,
+        policy=policy,
+        recipe=recipe_of(settings),
+    )
+
+
+def refresh_meta_starts(
+    engine: Engine, meta: MetaStarts, clock: SystemClock, tenant_level: TenantLevelStarts | None = None
+) -> Refreshed:
+    """Bring the meta starts up to date and log what changed."""
+    made = None if tenant_level is None else tenant_level.refresh(now=clock.now())
     with transaction(engine) as session:
         done = meta.refresh(session, now=clock.now())
+    if made is not None:
+        done = replace(done, published=(made, *done.published))
     if done.published or done.withdrawn or done.served_to:
         _log.info(
             "meta_starts_changed", published=done.published, withdrawn=done.withdrawn, served=done.served_to
@@ -128,9 +169,20 @@ def refresh_meta_starts(engine: Engine, meta: MetaStarts, clock: SystemClock) ->
     return done
 
 
+@dataclass(frozen=True)
+class StartTools:
+    """What makes starts, for trainers and the command line."""
+
+    engine: Engine
+    meta: MetaStarts
+    public: PublicStarts
+    clock: SystemClock
+    tenant_level: TenantLevelStarts | None = None
+
+
 @contextmanager
-def meta_starts_of(settings: Settings) -> Iterator[tuple[Engine, MetaStarts]]:
-    """Yield the meta starts of the configured base model, for the command line.
+def start_tools(settings: Settings) -> Iterator[StartTools]:
+    """Yield the meta starts and public starts of the configured base model, for the command line.
 
     Raises:
         SettingsError: no master key or no base model is set.
@@ -142,23 +194,46 @@ def meta_starts_of(settings: Settings) -> Iterator[tuple[Engine, MetaStarts]]:
             "no base model is set; put its directory or name into DISCREET_TRAINER__BASE_MODEL"
         )
     base = BaseDirectory(resolve_base(settings.trainer.base_model, settings.state / "models"))
-    engine, events = open_current(settings.database_url), OutboxAdapterEvents()
+    engine = open_current(settings.database_url)
     artifacts = DirectoryArtifactStore(settings.artifact_root)
-    publisher = Publisher(artifacts, ManifestSigner(signing_seed(master_key)), events)
+    publisher = Publisher(artifacts, ManifestSigner(signing_seed(master_key)), OutboxAdapterEvents())
     try:
-        yield (
-            engine,
-            MetaStarts(
-                artifacts=artifacts,
-                publisher=publisher,
-                events=events,
-                base=base.fingerprint(),
-                shape=read_shape(base.directory()),
-                recipe=recipe_of(settings.meta),
-            ),
-        )
+        yield _tools(settings, engine, artifacts, publisher, base)
     finally:
         engine.dispose()
+
+
+def _tools(
+    settings: Settings,
+    engine: Engine,
+    artifacts: DirectoryArtifactStore,
+    publisher: Publisher,
+    base: BaseDirectory,
+) -> StartTools:
+    shape = read_shape(base.directory())
+    meta = MetaStarts(
+        artifacts=artifacts,
+        publisher=publisher,
+        events=OutboxAdapterEvents(),
+        base=base.fingerprint(),
+        shape=shape,
+        recipe=recipe_of(settings.meta),
+        averages=settings.meta.tenant_epsilon is None,
+    )
+    public = PublicStarts(
+        engine=engine,
+        publisher=publisher,
+        base=base,
+        shape=shape,
+        run=run_public_job,
+        copies=meta.copies,
+        flags=PerformanceFlags(device=settings.trainer.device, threads=settings.trainer.threads),
+        max_public_text_change=settings.trainer.max_public_text_change,
+    )
+    tenant_level = tenant_level_of(
+        settings.meta, engine=engine, publisher=publisher, base=base, meta=meta, public=public
+    )
+    return StartTools(engine, meta, public, SystemClock(), tenant_level)
 
 
 def run_until_stopped(trainer: Trainer) -> None:

@@ -231,11 +231,15 @@ class MetaStarts:
         reason = "A tenant whose adapter was part of it takes part no longer."
         rows = meta_versions(session)
         for row in rows:
-            if row.state == VersionState.WITHDRAWN.value or self._protects_tenants(row):
+            if row.state == VersionState.WITHDRAWN.value:
                 continue
             parts = [part.contributor_id for part in contributions_of(session, row.version_id)]
+            if parts and not self._averages:
+                eligible = set()  # plain averages do not hide a tenant: none may be left
             # A contributor that was merely replaced by the tenant's next version is still shared.
-            if all(part in eligible or self._still_shared(session, part) for part in parts):
+            if all(
+                part in eligible or (self._averages and self._still_shared(session, part)) for part in parts
+            ):
                 continue
             left += withdraw_version(
                 session, self._events, row.version_id, actor=ACTOR, reason=reason, now=now, reason_code=LEFT
@@ -254,10 +258,6 @@ class MetaStarts:
                     reason_code=LEFT,
                 )  # fmt: skip
         return left
-
-    def _protects_tenants(self, row: AdapterVersionRow) -> bool:
-        """Say whether the version hides each tenant behind noise of its own: nobody's leaving need be shown then."""
-        return registry.read_version(row).manifest.privacy.mechanism == "tenant_gaussian"
 
     def _still_shared(self, session: Session, version_id: str) -> bool:
         row = session.get(AdapterVersionRow, version_id)

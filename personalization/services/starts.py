@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from personalization.adapters import BLEND_CHECK, GateCheck, Scope, VersionState
 from personalization.continual import average_versions
 from personalization.services.meta_versions import find_meta
+from personalization.services.untrained import PUBLIC_DATA
 from personalization.storage import registry
 from personalization.storage.tables import AdapterVersionRow
 from privacy.policy import Start
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from privacy.policy import TenantPrivacyPolicy
 
 ZERO = "zero"
+WARM = "warm"
 _USABLE = (VersionState.PUBLISHED.value, VersionState.SUPERSEDED.value)
 
 
@@ -47,8 +49,12 @@ def choose_start(
 
     ``previous`` takes the line's current version and ``average`` the exponential average of the line's own versions,
     where the current one fits (same base, family, rank and layers). ``meta``, and a line without a version that fits,
-    takes the meta start of the base and shape; where there is none, zero.
+    takes the meta start of the base and shape; where there is none, zero. A line that serves a synthetic warm start
+    begins from it under any policy: the tenant asked for it.
     """
+    current = session.get(AdapterVersionRow, line.current_version_id) if line.current_version_id else None
+    if current is not None and current.reservation_id == PUBLIC_DATA and _fits(current, plan, base_digest):
+        return StartPoint(kind=WARM, version_id=current.version_id)
     if policy.start is not Start.META and line.current_version_id is not None:
         row = session.get(AdapterVersionRow, line.current_version_id)
         if row is not None and row.state == VersionState.PUBLISHED.value and _fits(row, plan, base_digest):

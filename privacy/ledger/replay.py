@@ -14,7 +14,7 @@ from privacy.filters import FilterRule, PrivacyFilter
 from privacy.ledger.chain import GENESIS_DIGEST, EntryKind, digest_of, entry_digest
 from privacy.ledger.findings import Finding, FindingCode
 from privacy.ledger.values import AccountScope, ReservationState
-from privacy.mechanisms import from_document
+from privacy.mechanisms import from_document, unit_of, unit_of_chain
 
 if TYPE_CHECKING:
     from privacy.mechanisms import Mechanism
@@ -242,6 +242,8 @@ class Replay:
             )
         elif not _close(curve, total_curve(mechanisms)):
             self._note(FindingCode.CURVE, "the stored curve is not the one of its mechanisms")
+        if any(unit_of(one) is not unit_of_chain(self._tenant) for one in mechanisms):
+            self._note(FindingCode.LIFECYCLE, "a mechanism is charged to an account of another privacy unit")
         self.mechanisms.update(mechanisms)
         self._reservations[reservation_id] = ReplayedReservation(
             state=ReservationState.RESERVED,

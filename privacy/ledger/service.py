@@ -290,6 +290,11 @@ class Ledger:
         """
         return reservation_in(reservation_row(session, reservation_id))
 
+    def find(self, session: Session, tenant_id: str, idempotency_key: str) -> Reservation | None:
+        """Return the reservation of a chain's idempotency key, if there is one."""
+        row = row_by_key(session, tenant_id, idempotency_key)
+        return None if row is None else reservation_in(row)
+
     def entry_digest(
         self, session: Session, reservation_id: str, kind: EntryKind = EntryKind.COMMITTED
     ) -> str:

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Final
 
 from privacy.filters import BudgetCaps, checked_target
-from privacy.mechanisms import Mechanism, Purpose
+from privacy.mechanisms import Mechanism, Purpose, unit_of, unit_of_chain
 
 _SLUG: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
@@ -82,6 +82,10 @@ class ReservationRequest:
             raise ValueError("tenant_id is not a slug of lower-case letters, digits and dashes, at most 63")
         if not self.mechanisms:
             raise ValueError("mechanisms is empty; a reservation names every private read of the round")
+        if any(unit_of(one) is not unit_of_chain(self.tenant_id) for one in self.mechanisms):
+            raise ValueError(
+                "mechanisms protect another unit than the account; users and tenants are never composed"
+            )
         if not 1 <= len(self.idempotency_key) <= 128:
             raise ValueError("idempotency_key is empty or longer than 128 characters")
         if self.epoch < 0 or self.period_index < 0 or self.policy_version < 0:

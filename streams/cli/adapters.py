@@ -1,10 +1,11 @@
-"""``discreet adapters``: list and show versions, roll back, withdraw, show the signing key."""
+"""``discreet adapters``: list and show versions, warm-start, roll back, withdraw, show the signing key."""
 
 from __future__ import annotations
 
 import getpass
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -55,7 +56,8 @@ def list_(
 
 @app.command()
 def show(name: Name, *, as_json: AsJson = False) -> None:
-    """Show one version: manifest, address, signature and state."""
+    """Show one version: manifest, address, signature, state, and how the line moved with it."""
+    from personalization.services.movement import drift_document
     from personalization.storage import registry
     from streams.database import current_session
     from streams.settings import load_settings
@@ -65,6 +67,7 @@ def show(name: Name, *, as_json: AsJson = False) -> None:
         version = registry.read_version(row)
     facts = {
         **_facts(row),
+        "drift": drift_document(version.manifest),
         "uri": version.uri,
         "signature": version.signature.to_document(),
         "left_reason": row.left_reason,
@@ -125,6 +128,41 @@ def withdraw(name: Name, *, reason: Reason, actor: Actor = None, as_json: AsJson
     with current_session(load_settings().database_url) as session:
         remove_withdrawn_weights(session, DirectoryArtifactStore(load_settings().artifact_root))
     typer.echo(json.dumps({"withdrawn": list(names)}) if as_json else f"Withdrawn: {', '.join(names)}.")
+
+
+@app.command("warm-start")
+def warm_start(
+    tenant: Annotated[str, typer.Argument(metavar="TENANT", help="Whose line.")],
+    *,
+    style_guide: Annotated[
+        Path,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="JSON: instruction, examples of prompt and answer, prompts, pattern. Everything in it is public.",
+        ),
+    ],
+    domain: Annotated[str, typer.Option(help="Which line.")] = "default",
+    actor: Actor = None,
+    as_json: AsJson = False,
+) -> None:
+    """Start a line from synthetic interactions under a public style guide; no user is read, nothing is charged."""
+    from personalization.training.errors import JobInvalidError
+    from personalization.training.public_work import StyleGuide
+    from streams.settings import load_settings
+    from streams.trainer_process import start_tools
+
+    try:
+        guide = StyleGuide.from_document(json.loads(style_guide.read_text("utf-8")))
+    except (ValueError, UnicodeDecodeError) as error:
+        raise JobInvalidError("The style guide is not JSON in UTF-8; write a JSON object.") from error
+    with start_tools(load_settings()) as tools:
+        name = tools.public.warm_start(
+            tenant, domain, guide, actor=actor or getpass.getuser(), now=tools.clock.now()
+        )
+    typer.echo(
+        json.dumps({"served_name": name}) if as_json else f"The line serves {name}; it cost no privacy."
+    )
 
 
 @app.command("public-key")

@@ -1,28 +1,71 @@
-"""``discreet meta``: bring the meta starts up to date, and show which tenants stand behind each."""
+"""``discreet meta``: build meta starts, bring them up to date, show which tenants stand behind each."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-app = typer.Typer(
-    help="Meta starts: averages of released adapters that new tenants start from.", no_args_is_help=True
-)
+app = typer.Typer(help="Meta starts: what new tenants start from and are served.", no_args_is_help=True)
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON instead of text.")]
+
+
+class Method(StrEnum):
+    """How a meta start is made."""
+
+    AVERAGE = "average"
+    MAML = "maml"
 
 
 @app.command()
 def refresh(*, as_json: AsJson = False) -> None:
     """Compute meta starts anew from opted-in tenants, withdraw stale ones, serve tenants that have none."""
-    from streams.bootstrap import SystemClock
-    from streams.settings import load_settings
-    from streams.trainer_process import meta_starts_of, refresh_meta_starts
+    _average(as_json=as_json)
 
-    with meta_starts_of(load_settings()) as (engine, meta):
-        done = refresh_meta_starts(engine, meta, SystemClock())
+
+@app.command()
+def build(
+    *,
+    method: Annotated[
+        Method,
+        typer.Option(help="average: of opted-in tenants' adapters; maml: first-order MAML on public data."),
+    ] = Method.AVERAGE,
+    outer_steps: Annotated[int, typer.Option(min=1, max=1000, help="maml: passes over all tasks.")] = 10,
+    outer_rate: Annotated[float, typer.Option(min=1e-6, help="maml: length of one outer step.")] = 0.1,
+    inner_steps: Annotated[int, typer.Option(min=1, max=1000, help="maml: steps on one task.")] = 4,
+    inner_rate: Annotated[float, typer.Option(min=1e-6, help="maml: their learning rate.")] = 0.03,
+    as_json: AsJson = False,
+) -> None:
+    """Build meta starts. One from public data serves until enough tenants share adapters; both cost no privacy."""
+    if method is Method.AVERAGE:
+        _average(as_json=as_json)
+        return
+    from personalization.training.public_work import MamlRecipe
+    from streams.settings import load_settings
+    from streams.trainer_process import start_tools
+
+    recipe = MamlRecipe(
+        outer_steps=outer_steps, outer_rate=outer_rate, inner_steps=inner_steps, inner_rate=inner_rate
+    )
+    with start_tools(load_settings()) as tools:
+        done = tools.public.build_maml(recipe, now=tools.clock.now())
+    if as_json:
+        typer.echo(json.dumps(asdict(done)))
+        return
+    typer.echo(
+        f"{len(done.published)} meta starts published, {done.kept} kept, {len(done.served_to)} tenants served."
+    )
+
+
+def _average(*, as_json: bool) -> None:
+    from streams.settings import load_settings
+    from streams.trainer_process import refresh_meta_starts, start_tools
+
+    with start_tools(load_settings()) as tools:
+        done = refresh_meta_starts(tools.engine, tools.meta, tools.clock, tools.tenant_level)
     if as_json:
         typer.echo(json.dumps(asdict(done)))
         return
@@ -52,8 +95,30 @@ def list_(*, as_json: AsJson = False) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("served name", "domain", "state", "published", "contributors")
+    table = Table("served name", "domain", "made by", "state", "published", "contributors")
     for fact in facts:
         parts = ", ".join(f"{part['tenant']} ({part['weight']:.2f})" for part in fact["contributors"])
-        table.add_row(fact["served_name"], fact["domain"], fact["state"], fact["published_at"][:19], parts)
+        table.add_row(
+            fact["served_name"],
+            fact["domain"],
+            fact["mechanism"],
+            fact["state"],
+            fact["published_at"][:19],
+            parts,
+        )
     Console().print(table)
+
+
+@app.command()
+def statement(*, as_json: AsJson = False) -> None:
+    """Show the ledger's statement of what meta starts reveal of a tenant as a whole, where settings protect that."""
+    from datetime import UTC, datetime
+
+    from privacy.guarantee import FLEET
+    from privacy.statement import privacy_statement
+    from streams.database import current_session
+    from streams.settings import load_settings
+
+    with current_session(load_settings().database_url) as session:
+        made = privacy_statement(session, FLEET, now=datetime.now(UTC))
+    typer.echo(json.dumps(made.to_document()) if as_json else made.to_text())
