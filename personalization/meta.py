@@ -30,6 +30,7 @@ from safetensors.numpy import save_file
 from personalization.errors import MetaStartError
 from personalization.gate import CONFIG, WEIGHTS
 from personalization.plan import Family
+from personalization.tenant_noise import on_lattice
 from personalization.tensors import read_tensors
 
 if TYPE_CHECKING:
@@ -216,7 +217,8 @@ def tenant_level_start(
             _add(total, clipped(up, recipe.max_delta_norm), 1.0)
     std = level.noise_multiplier * recipe.max_delta_norm
     noisy = {
-        name: (values + std * level.normals(values.size).reshape(values.shape)) / level.declared_tenants
+        name: on_lattice(values + std * level.normals(values.size).reshape(values.shape), std)
+        / level.declared_tenants
         for name, values in sorted(total.items())
     }
     write_adapter(target, config, shared, noisy)

@@ -1,12 +1,13 @@
 """Gaussian numbers for the tenant-level mechanism, from a ChaCha20 keystream; no torch here.
 
-The construction is that of the training noise: sums of four Box–Muller draws, halved, so that the low bits of a
-released number do not reveal which floating point inputs made it (Holohan and Braghin, "Secure random sampling in
-differential privacy", section 5.1).
+Box–Muller in float64, and the noisy sum is rounded to the multiples of a public power of two: rounding after the noise
+is post-processing, and the last bits of a released number then say nothing about the inputs. ``training.noise`` has the
+argument in full; this is the same construction without torch.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 KEY_BYTES = 32
-_DRAWS = 4
+LATTICE_BITS = 8  # as in the training noise: the step is at most 2⁻⁸ of the standard deviation
 _BITS = 52
 
 
@@ -40,8 +41,13 @@ def normals_of(key: bytes) -> Callable[[int], NDArray[np.float64]]:
         return (words >> np.uint64(64 - _BITS)).astype(np.float64) * 2.0**-_BITS
 
     def normals(count: int) -> NDArray[np.float64]:
-        length = np.sqrt(-2.0 * np.log1p(-uniform(_DRAWS * count)))
-        draws = length * np.cos(2.0 * np.pi * uniform(_DRAWS * count))
-        return np.asarray(draws.reshape(_DRAWS, count).sum(axis=0) / 2.0, dtype=np.float64)
+        length = np.sqrt(-2.0 * np.log1p(-uniform(count)))
+        return np.asarray(length * np.cos(2.0 * np.pi * uniform(count)), dtype=np.float64)
 
     return normals
+
+
+def on_lattice(values: NDArray[np.float64], deviation: float) -> NDArray[np.float64]:
+    """Return noisy sums rounded to the public lattice of their noise's standard deviation."""
+    step = math.ldexp(1.0, math.frexp(deviation)[1] - 1 - LATTICE_BITS)
+    return np.asarray(np.rint(values / step) * step, dtype=np.float64)

@@ -83,7 +83,7 @@ FLEET_ASSUMPTIONS: Final[tuple[str, ...]] = (
         "The declared number of tenants, the bound on one adapter, the shape and the schedule of meta starts are "
         "public and were not chosen by looking at which tenants take part."
     ),
-    ASSUMPTIONS[4],
+    "Noise comes from a cryptographic keystream and the noisy sum is rounded to a public lattice.",
 )
 FLEET_NOT_COVERED: Final[tuple[str, ...]] = (
     "What a tenant's own line serves to that tenant.",

@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING
 import structlog
 
 from personalization.adapters import Scope
-from personalization.continual import DRIFT_CHECK, NOISE_CHECK, movement, noise_between
+from personalization.continual import (
+    DRIFT_CHECK,
+    NOISE_CHECK,
+    PUBLIC_TEXT_CHECK,
+    movement,
+    noise_between,
+)
 from personalization.errors import ArtifactError, MetaStartError
 from personalization.plan import Family
 from personalization.storage import registry
@@ -84,4 +90,25 @@ def drift_document(manifest: AdapterManifest) -> dict[str, object] | None:
         "cosine": found["cosine"].value,
         "retained": found["retained"].value,
         "detail": drift.detail,
+    }
+
+
+def version_facts(row: AdapterVersionRow) -> dict[str, object]:
+    """Return what an operator wants to see of a version, JSON-ready: state, cost, public text, movement."""
+    manifest = registry.read_version(row).manifest
+    public = next((one for one in manifest.evaluation.checks if one.name == PUBLIC_TEXT_CHECK), None)
+    return {
+        "domain": row.domain,
+        "version": row.version,
+        "served_name": row.served_name,
+        "version_id": row.version_id,
+        "state": row.state,
+        "scope": manifest.scope.value,
+        "start": manifest.lineage.start,
+        "mechanism": manifest.privacy.mechanism,
+        "release_epsilon": manifest.privacy.release_epsilon,
+        "cumulative_epsilon": manifest.privacy.cumulative_epsilon,
+        "public_text_change": None if public is None else public.value,
+        "drift": drift_document(manifest),
+        "published_at": row.published_at.isoformat(),
     }

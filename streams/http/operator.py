@@ -20,6 +20,8 @@ from aiohttp import web
 from sqlmodel import col, select, update
 
 from personalization.planner import ALIGNMENT, SMALLEST_SIGNAL
+from personalization.services.movement import version_facts
+from personalization.storage import registry
 from privacy.errors import PolicyError, UnknownTenantError
 from privacy.forecast import DEFAULT_PARAMETERS, SignalRule
 from privacy.services import audit_trail, budgets, erasures, policies
@@ -136,6 +138,7 @@ class OperatorApi:
         router.add_get("/v1/tenants/{tenant}/budget", self._budget)
         router.add_get("/v1/tenants/{tenant}/budget/plan", self._plan)
         router.add_get("/v1/tenants/{tenant}/statement", self._statement)
+        router.add_get("/v1/tenants/{tenant}/adapters", self._adapters)
         router.add_get("/v1/tenants/{tenant}/erasures", self._erasures)
         router.add_post("/v1/tenants/{tenant}/tokens", self._new_token)
         router.add_delete("/v1/tenants/{tenant}/tokens/{name}", self._revoke)
@@ -256,6 +259,15 @@ class OperatorApi:
             return {**made.to_document(), "text": made.to_text()}
 
         return web.json_response(await self._run(work))
+
+    async def _adapters(self, request: web.Request) -> web.Response:
+        _, tenant_id = await self._allowed(request)
+
+        def work(session: Session) -> list[dict[str, Any]]:
+            policies.tenant(session, tenant_id)
+            return [version_facts(row) for row in registry.list_versions(session, tenant_id=tenant_id)]
+
+        return web.json_response({"tenant": tenant_id, "adapters": await self._run(work)})
 
     async def _erasures(self, request: web.Request) -> web.Response:
         _, tenant_id = await self._allowed(request)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+from types import SimpleNamespace
+
+import aiohttp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -15,6 +19,8 @@ from personalization.services.training_round import Closed
 from personalization.services.withdrawal import withdraw_version
 from personalization.storage import registry
 from personalization.storage.tables import AdapterVersionRow
+from streams.http.operator import OperatorApi
+from streams.http.server import HttpServer
 from tests.fakes.training import FakeTrainer, Workshop
 
 
@@ -127,3 +133,28 @@ def test_a_version_withdrawn_while_it_is_averaged_in_stops_the_release(shop):
 
     shop.trainer.during = withdraw
     assert "start_withdrawn" in run_round(shop).reason
+
+
+def test_the_operator_reads_movement_and_public_text_over_http(shop):
+    shop.add_tenant()
+    shop.add_tenant("other")
+    run_round(shop), run_round(shop)
+
+    async def ask():
+        api = OperatorApi(shop.engine, "token", shop.clock)
+        probes = SimpleNamespace(alive=True, ready=True)
+        server = HttpServer(host="127.0.0.1", port=0, probes=probes, exposition=lambda: b"", operator=api)
+        async with server, aiohttp.ClientSession(headers={"Authorization": "Bearer token"}) as session:
+            answers = []
+            for tenant in ("acme", "other", "nobody"):
+                url = f"http://127.0.0.1:{server.port}/v1/tenants/{tenant}/adapters"
+                async with session.get(url) as response:
+                    answers.append((response.status, await response.json()))
+            return answers
+
+    (status, acme), (_, other), (missing, _) = asyncio.run(ask())
+    assert (status, missing, other["adapters"]) == (200, 404, [])
+    first, second = acme["adapters"]
+    assert first["drift"] is None
+    assert second["drift"]["against"] == first["version_id"]
+    assert (second["public_text_change"], second["start"]) == (0.0, "zero")

@@ -140,7 +140,7 @@ def test_tenant_level_noise_is_divided_by_the_declared_number_only(tmp_path):
 
 
 def test_one_tenant_moves_the_sum_by_no_more_than_its_bound(tmp_path):
-    level = TenantLevel(noise_multiplier=1e-9, declared_tenants=1, normals=np.zeros)
+    level = TenantLevel(noise_multiplier=1e-6, declared_tenants=1, normals=np.zeros)
     template = adapter(tmp_path / "zero", 0 * ONE)
     recipe = MetaRecipe(max_delta_norm=1.0)
     parts = released(tmp_path, ONE, TWO, 1e6 * THREE)

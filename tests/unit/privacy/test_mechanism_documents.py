@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from privacy.accounting import curve_of
 from privacy.curve import RdpCurve
 from privacy.errors import LedgerIntegrityError, UnknownMechanismError
 from privacy.mechanisms import (
@@ -13,10 +14,12 @@ from privacy.mechanisms import (
     PureSelection,
     Purpose,
     RepeatAndSelect,
+    TenantGaussian,
     TrialsDistribution,
     from_document,
     to_document,
 )
+from privacy.second_opinion import divergences_of
 
 COUNT = Gaussian(sensitivity=1.0, standard_deviation=8.0, purpose=Purpose.COHORT_COUNT)
 TRAINING = PoissonSampledGaussian(
@@ -94,3 +97,17 @@ def test_curves_refuse_other_grids_and_other_numbers():
     ):
         with pytest.raises(LedgerIntegrityError):
             RdpCurve.from_document({**good, **change})
+
+
+def test_a_tenants_mechanism_carries_its_own_unit_and_costs_what_a_gaussian_does():
+    mechanism = TenantGaussian(noise_multiplier=4.0, clipping_norm=2.0)
+    document = to_document(mechanism)
+    assert document["unit"] == "tenant"
+    assert from_document(json.loads(json.dumps(document))) == mechanism
+    with pytest.raises(UnknownMechanismError, match="only tenant"):
+        from_document({**document, "unit": "user"})
+    with pytest.raises(UnknownMechanismError, match="only user"):
+        from_document({**to_document(TRAINING), "unit": "tenant"})
+    same = Gaussian(sensitivity=2.0, standard_deviation=8.0, purpose=Purpose.KPI)
+    assert curve_of(mechanism) == curve_of(same)
+    assert divergences_of(mechanism) == divergences_of(same)
