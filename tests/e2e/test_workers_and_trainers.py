@@ -159,13 +159,17 @@ def test_rounds_are_shared_by_all_and_a_killed_trainers_round_is_taken_over(engi
         for tenant in TENANTS:
             policies.set_policy(session, tenant, schedule, actor="test", reason="now", now=datetime.now(UTC))
     trainers = [start("trainer"), start("trainer")]
-    leased = RoundRow.state == "leased"
-    wait_until(lambda: count(RoundRow, leased) > 0, workers + trainers)
-    with transaction(engine) as session:
-        held = session.exec(select(RoundRow).where(leased)).all()
-        taken = {row.round_id for row in held}
-        owner = next((row.lease_owner for row in held), None)
-    (victim,) = [process for process in trainers if owner and owner.endswith(f":{process.pid}")]
+    held = []
+
+    def some_are_leased():
+        with transaction(engine) as session:
+            held[:] = session.exec(select(RoundRow).where(RoundRow.state == "leased")).all()
+        return bool(held)
+
+    wait_until(some_are_leased, workers + trainers)
+    owner = held[0].lease_owner
+    taken = {row.round_id for row in held if row.lease_owner == owner}
+    (victim,) = [process for process in trainers if owner.endswith(f":{process.pid}")]
     victim.send_signal(signal.SIGKILL)
     trainers.append(start("trainer"))
     wait_until(
@@ -179,22 +183,27 @@ def test_rounds_are_shared_by_all_and_a_killed_trainers_round_is_taken_over(engi
         ledger = Ledger(type("Clock", (), {"now": staticmethod(lambda: datetime.now(UTC))})())
         spends = {row.tenant_id: ledger.spend(session, row.tenant_id, row.period_index) for row in rows}
     assert Counter(row.tenant_id for row in rows) == dict.fromkeys(TENANTS, 1)
-    assert {row.state for row in rows} == {"done"}
-    assert all(row.epoch >= 2 for row in rows if row.round_id in taken)
-    assert Counter(version.tenant_id for version in versions) == dict.fromkeys(TENANTS, 1)
-    for spend in spends.values():
-        assert spend.reservations == {ReservationState.COMMITTED: 1}
+    # A kill between the start of a round and its draw forfeits it: its data may have been read.
+    done = [row for row in rows if row.state == "done"]
+    forfeited = [row for row in rows if row.outcome_code == "forfeited"]
+    assert len(done) + len(forfeited) == len(rows)
+    assert {row.round_id for row in forfeited} <= taken
+    assert Counter(version.tenant_id for version in versions) == {row.tenant_id: 1 for row in done}
+    for row in done:
+        assert spends[row.tenant_id].reservations == {ReservationState.COMMITTED: 1}
+    for row in forfeited:
+        assert spends[row.tenant_id].reservations == {ReservationState.FORFEITED: 1}
 
     decoded = adapter_events(start.bootstrap)
     assert all(isinstance(each, Decoded) for each in decoded)
     published = [each for each in decoded if each.envelope.type == ADAPTER_PUBLISHED]
-    assert Counter(each.data.line_ref for each in published) == {row.line_ref: 1 for row in rows}
-    assert len({each.envelope.id for each in published}) == len(TENANTS)
+    assert Counter(each.data.line_ref for each in published) == {row.line_ref: 1 for row in done}
+    assert len({each.envelope.id for each in published}) == len(done)
     # Each announcement belongs to the trace of its round.
-    traces = {trace.format_trace_id(round_context(row.round_id).trace_id) for row in rows}
+    traces = {trace.format_trace_id(round_context(row.round_id).trace_id) for row in done}
     assert {each.envelope.traceparent.split("-")[1] for each in published} == traces
 
     for process in [*workers, *trainers]:
         process.send_signal(signal.SIGTERM)
-    assert [process.wait(60) for process in workers] == [0, 0]
-    assert [process.wait(60) for process in trainers if process is not victim] == [0, 0]
+    assert [process.wait(180) for process in workers] == [0, 0]
+    assert [process.wait(180) for process in trainers if process is not victim] == [0, 0]

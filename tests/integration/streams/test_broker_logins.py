@@ -142,7 +142,7 @@ if "DISCREET_TEST_KAFKA_OAUTH" in os.environ:
 
     @pytest.fixture(params=["scram over tls", "token from a server", "token in a file"])
     def settings(request, tmp_path, token_server):
-        shared = {"group": f"logins-{secrets.token_hex(6)}", "delivery_timeout_seconds": 10}
+        shared = {"group": f"logins-{secrets.token_hex(6)}", "delivery_timeout_seconds": 60}
         if request.param == "scram over tls":
             return scram(**shared)
         shared |= {
