@@ -196,12 +196,12 @@ def test_rounds_are_shared_by_all_and_a_killed_trainers_round_is_taken_over(engi
 
     decoded = adapter_events(start.bootstrap)
     assert all(isinstance(each, Decoded) for each in decoded)
-    published = [each for each in decoded if each.envelope.type == ADAPTER_PUBLISHED]
-    assert Counter(each.data.line_ref for each in published) == {row.line_ref: 1 for row in done}
-    assert len({each.envelope.id for each in published}) == len(done)
+    # A relay may send a row twice, and two of them on SQLite often do; readers know it by the event id.
+    published = {each.envelope.id: each for each in decoded if each.envelope.type == ADAPTER_PUBLISHED}
+    assert Counter(each.data.line_ref for each in published.values()) == {row.line_ref: 1 for row in done}
     # Each announcement belongs to the trace of its round.
     traces = {trace.format_trace_id(round_context(row.round_id).trace_id) for row in done}
-    assert {each.envelope.traceparent.split("-")[1] for each in published} == traces
+    assert {each.envelope.traceparent.split("-")[1] for each in published.values()} == traces
 
     for process in [*workers, *trainers]:
         process.send_signal(signal.SIGTERM)
