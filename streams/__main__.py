@@ -134,7 +134,8 @@ def start(arguments: list[str]) -> None:
     """Replace this process by the asked command, run inside ``.venv``."""
     if arguments[0] == "test":
         # A file's tests stay in one process, so its fixtures are made once; options that come later win (``-n 0``).
-        spread = ["-n", str(min(len(os.sched_getaffinity(0)), MOST_TEST_PROCESSES))]
+        ours = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        spread = ["-n", str(min(ours, MOST_TEST_PROCESSES))]
         spread += ["--dist", "loadfile", "--no-loadscope-reorder"]
         command = ["-m", "pytest", *spread, *arguments[1:]]
         os.chdir(ROOT)
