@@ -158,8 +158,7 @@ class PrefixCache:
             micro = assemble(run, self._decoder.device, torch.float32)
             with torch.inference_mode():
                 hidden = self._decoder.run(self._decoder.embed(micro.tokens), micro.batch, self._below)
-            index = torch.cat([torch.arange(s.start, s.stop) for member in run for s in member.cached])
-            self._store[index] = hidden.to(self._store.device)
+            self._store[_places(run)] = hidden.to(self._store.device)
             on_tokens(len(micro.tokens))
         return members
 
@@ -177,11 +176,18 @@ class PrefixCache:
     def hidden(self, micro: MicroBatch) -> torch.Tensor:
         """Return the input of the first adapted layer for a micro-batch ``(tokens, width)``."""
         if self._store is not None:
-            parts = [self._store[s] for member in micro.members for s in member.cached]
-            return torch.cat(parts).to(self._decoder.device)
+            # One gather, however many rows there are.
+            return self._store.index_select(0, _places(micro.members).to(self._store.device))
         with torch.no_grad():
             embedded = self._decoder.embed(micro.tokens)
             return self._decoder.run(embedded, micro.batch, self._below) if self._below else embedded
+
+
+def _places(members: list[Member]) -> torch.Tensor:
+    """Return where the tokens of whole users lie in the prefix cache."""
+    return torch.from_numpy(
+        np.concatenate([np.arange(s.start, s.stop) for member in members for s in member.cached])
+    )
 
 
 def _row_lengths(member: Member) -> list[int]:

@@ -22,7 +22,7 @@ import torch
 
 from personalization.plan import PerformanceFlags, TrainingPlan
 from personalization.training.batches import Member, PrefixCache, assemble, split_users
-from personalization.training.decoder import FrozenDecoder
+from personalization.training.decoder import FrozenDecoder, TokenBatch
 from personalization.training.encoding import Encoder
 from personalization.training.errors import JobInvalidError, NotTrainedError
 from personalization.training.families import Frozen, Geometry
@@ -251,17 +251,25 @@ class FusedRun:
         present = vectors if len(micro.tenants) == len(vectors) else vectors[micro.tenants]
         binding = Binding(self.geometry, self.frozen, present.detach().requires_grad_(), rows)
         hidden = self._cache.hidden(micro)
-        layers = range(self.geometry.first_layer, self.decoder.layer_count)
         reference = None
         if len(micro.terms.pairs):
             with torch.no_grad():
-                out = self.decoder.run(hidden, micro.batch, layers, labels_only=True)
-                reference = micro.terms.rows_nll(self.decoder.label_nll(out, micro.batch.targets))
-        out = self.decoder.run(hidden, micro.batch, layers, binding, labels_only=True)
-        nll = self.decoder.label_nll(out, micro.batch.targets)
+                reference = micro.terms.rows_nll(self._label_nll(hidden, micro.batch, None))
+        nll = self._label_nll(hidden, micro.batch, binding)
         torch.autograd.backward(micro.terms.total(nll, reference))
         binding.check_complete()
         return rows
+
+    def _label_nll(self, hidden: torch.Tensor, batch: TokenBatch, binding: Binding | None) -> torch.Tensor:
+        """Return the loss of each label ``(labels,)`` from the input of the first adapted layer."""
+        layers = range(self.geometry.first_layer, self.decoder.layer_count)
+        if self.flags.label_only_logits:
+            out = self.decoder.run(hidden, batch, layers, binding, labels_only=True)
+            return self.decoder.label_nll(out, batch.targets)
+        # Without the lever: the last layer and the logits at every position, as a plain trainer computes them.
+        out = self.decoder.run(hidden, batch, layers, binding)
+        every = batch.targets.new_zeros(batch.rows.tokens).index_copy_(0, batch.label_at, batch.targets)
+        return self.decoder.label_nll(out, every).index_select(0, batch.label_at)
 
     def _average(self, averages: torch.Tensor, parameter: torch.nn.Parameter, step: int) -> None:
         """Add this iterate to the average of each tenant whose last iterates have begun."""

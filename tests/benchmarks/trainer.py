@@ -47,6 +47,9 @@ from personalization.training.train import FusedRun
 
 warnings.filterwarnings("ignore", message="Full backward hook is firing")
 RANK = 8
+MICROBATCH = PerformanceFlags().tokens_per_microbatch
+SIDES = ("plain", "hooks", "ghost", "ours")
+STEPS = 20  # of one adapter, where adapters per hour are reported
 SUFFIXES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 SHAPES = {
     "135m": {
@@ -122,7 +125,18 @@ class Ours:
     """Our fused step for several tenants, one user per row."""
 
     def __init__(
-        self, model, shape, tenants, rows_each, length, labels, *, top=None, cached=False, private=True
+        self,
+        model,
+        shape,
+        tenants,
+        rows_each,
+        length,
+        labels,
+        *,
+        top=None,
+        cached=False,
+        private=True,
+        microbatch=MICROBATCH,
     ):
         self.device = model.get_input_embeddings().weight.device
         decoder = FrozenDecoder(model, self.device, model.dtype)
@@ -143,7 +157,10 @@ class Ours:
             TenantJob(job_key=str(n), plan=plan, users=(), noise_key=bytes([n % 256] * 32))
             for n in range(tenants)
         ]
-        flags = PerformanceFlags(cache_prefix=cached, tokens_per_microbatch=10**9)
+        # Without the levers both sides read, run and predict at every position of a row.
+        flags = PerformanceFlags(
+            cache_prefix=cached, label_only_logits=cached, tokens_per_microbatch=microbatch
+        )
         self.run = FusedRun(decoder, None, jobs, flags, lambda _p: None)
         self.parameter = torch.nn.Parameter(self.run.start.to(self.device, torch.float32))
         mechanisms = [TenantMechanism.of_plan(plan, job.noise_key) for job in jobs]
@@ -248,18 +265,33 @@ class Pair:
     first_cpu: list[float]
     second_cpu: list[float]
 
-    def document(self) -> dict[str, object]:
-        def middle(numerator, denominator):
-            ratios = sorted(a / b for a, b in zip(numerator, denominator, strict=True))
-            return {"median": statistics.median(ratios), "min": ratios[0], "max": ratios[-1]}
+    def ratios(self, clock: str) -> list[float]:
+        """Ratios of the pairs, ascending; ``clock`` is "wall" or "cpu"."""
+        first, second = getattr(self, f"first_{clock}"), getattr(self, f"second_{clock}")
+        return sorted(a / b for a, b in zip(first, second, strict=True))
 
-        return {
-            "ratio_wall": middle(self.first_wall, self.second_wall),
-            "ratio_cpu": middle(self.first_cpu, self.second_cpu),
-            "ours_seconds": statistics.median(self.first_wall),
-            "peer_seconds": statistics.median(self.second_wall),
-            "pairs": len(self.first_wall),
-        }
+
+class Report:
+    """The rows of a run: one per figure."""
+
+    def __init__(self, device: torch.device, settings: dict[str, object]) -> None:
+        self.machine = machine(device)
+        self.settings = settings
+        self.rows: list[dict[str, object]] = []
+
+    def add(self, name: str, value: float, unit: str, *, at_most=None, at_least=None) -> None:
+        """Record one figure; with a target it is ``ok`` or not, without one ``ok`` is null."""
+        must, ok = None, None
+        if at_most is not None:
+            must, ok = f"<= {at_most}", value <= at_most
+        elif at_least is not None:
+            must, ok = f">= {at_least}", value >= at_least
+        self.rows.append({"name": name, "value": value, "unit": unit, "must": must, "ok": ok})
+        target = "" if must is None else f" (must be {must}: {'met' if ok else 'MISSED'})"
+        print(f"{name}: {value:,.4g} {unit}{target}", flush=True)
+
+    def document(self) -> dict[str, object]:
+        return {"machine": self.machine, "settings": self.settings, "rows": self.rows}
 
 
 def interleave(ours, peer, repeats: int, device: torch.device) -> Pair:
@@ -297,17 +329,10 @@ def dispatched_ops(side) -> int:
     return counter.count
 
 
-def table(args, device, dtype) -> dict[str, object]:
-    """The rows of the CPU table; ``must`` is the target of each."""
+def table(args, device, dtype, report: Report) -> None:
+    """The rows of the CPU table."""
     big, batch, length, thin = ("tiny", 8, 16, "tiny") if args.tiny else ("135m", 8, 64, "thin")
     top = 2 if args.tiny else 4
-    rows: dict[str, object] = {}
-
-    def compare(name, must, ours, peer, repeats=args.repeats):
-        rows[name] = {"must": must, **interleave(ours, peer, repeats, device).document()}
-        ratio = rows[name]["ratio_wall"]["median"], rows[name]["ratio_cpu"]["median"]
-        print(f"{name}: wall {ratio[0]:.3f}, CPU {ratio[1]:.3f} (must be at most {must})", flush=True)
-
     wanted = args.only.split(",") if args.only else None
 
     def on(name):
@@ -316,30 +341,41 @@ def table(args, device, dtype) -> dict[str, object]:
     def fresh(shape):
         return random_model(shape, device, dtype)
 
-    if on("dp_over_plain"):
+    def compare(name, must, ours, peer, repeats=args.repeats):
+        pair = interleave(ours, peer, repeats, device)
+        ratios = pair.ratios("wall")
+        report.add(name, statistics.median(ratios), "ratio of wall time", at_most=must)
+        report.add(f"{name}: lowest pair", ratios[0], "ratio of wall time")
+        report.add(f"{name}: highest pair", ratios[-1], "ratio of wall time")
+        processor = statistics.median(pair.ratios("cpu"))
+        report.add(f"{name}: processor time", processor, "ratio of processor time")
+        report.add(f"{name}: first side", statistics.median(pair.first_wall), "s per step")
+        report.add(f"{name}: second side", statistics.median(pair.second_wall), "s per step")
+
+    if on("plain"):
         compare(
-            "dp_over_plain",
+            "ours, 1 tenant, private / plain peft, not private, no levers",
             1.00,
             Ours(fresh(big), big, 1, batch, length, length),
             Peer(fresh(big), big, 1, batch, length, length, mode="plain"),
         )
     if on("ghost"):
         compare(
-            "dp_over_ghost",
+            "ours, 1 tenant / Opacus ghost",
             None,
             Ours(fresh(big), big, 1, batch, length, length),
             Peer(fresh(big), big, 1, batch, length, length, mode="ghost"),
         )
-    if on("private_over_not"):
+    if on("private"):
         compare(
-            "private_over_our_non_private",
+            "ours private / ours without noise",
             None,
             Ours(fresh(big), big, 1, batch, length, length),
             Ours(fresh(big), big, 1, batch, length, length, private=False),
         )
-    if on("fused_over_hooks"):
+    if on("fused"):
         compare(
-            "fused_4_over_sequential_hooks",
+            "ours, 4 tenants fused / 4 tenants sequential Opacus hooks",
             0.65,
             Ours(fresh(big), big, 4, batch // 4, length, length),
             Peer(fresh(big), big, 4, batch // 4, length, length, mode="hooks"),
@@ -347,14 +383,14 @@ def table(args, device, dtype) -> dict[str, object]:
     if on("levers"):
         # Completions are a quarter of a row, as in the demo's data.
         compare(
-            "all_levers_over_plain_top_layers",
+            f"ours, every lever, top {top} layers / plain peft, the same layers",
             0.35,
             Ours(fresh(big), big, 1, batch, length, length // 4, top=top, cached=True),
             Peer(fresh(big), big, 1, batch, length, length // 4, mode="plain", top=top),
         )
     if on("dispatch"):
         compare(
-            "dispatch_bound_16_fused_over_hooks",
+            "thin layers, 16 tenants fused / sequential Opacus hooks",
             0.05,
             Ours(fresh(thin), thin, 16, 2, 4, 4),
             Peer(fresh(thin), thin, 16, 2, 4, 4, mode="hooks"),
@@ -362,49 +398,61 @@ def table(args, device, dtype) -> dict[str, object]:
     if on("ops"):
         one = dispatched_ops(Ours(fresh(thin), thin, 1, 64, 4, 4))
         many = dispatched_ops(Ours(fresh(thin), thin, 64, 1, 4, 4))
-        rows["ops_64_tenants_over_1"] = {"must": 1.05, "ratio": many / one, "ops_1": one, "ops_64": many}
-        print(f"ops_64_tenants_over_1: {many / one:.3f} ({many} ÷ {one}; must be at most 1.05)", flush=True)
+        report.add("dispatched operations per step, 64 tenants / 1 tenant", many / one, "ratio", at_most=1.05)
     if on("memory") and device.type == "cpu":
-        ours, peer = (peak_above_model(side, big, batch, length) for side in ("ours", "plain"))
-        rows["memory_over_plain"] = {
-            "must": 1.00,
-            "ratio": ours / peer,
-            "ours_bytes": ours,
-            "plain_bytes": peer,
-        }
-        print(f"memory_over_plain: {ours / peer:.3f} (must be at most 1.0)", flush=True)
-    if on("tenants"):
-        rows["tenants"] = scaling(args, device, dtype, big, length)
-    return rows
-
-
-def scaling(args, device, dtype, shape, length) -> list[dict[str, object]]:
-    """Step time, tokens per second and adapters per hour for more and more tenants of two rows each."""
-    out = []
-    for tenants in (1, 4) if args.tiny or (device.type == "cpu" and not args.full) else (1, 4, 16, 64):
-        side = Ours(random_model(shape, device, dtype), shape, tenants, 2, length, length)
-        side.step()
-        times = []
-        for _ in range(max(1, args.repeats // 2)):
-            synchronize(device)
-            began = time.perf_counter()
-            side.step()
-            synchronize(device)
-            times.append(time.perf_counter() - began)
-        seconds = statistics.median(times)
-        # One adapter is 20 steps here.
-        row = {
-            "tenants": tenants,
-            "step_seconds": seconds,
-            "tokens_per_second": tenants * 2 * length / seconds,
-            "adapters_per_hour": 3600 * tenants / (20 * seconds),
-        }
-        print(
-            f"{tenants} tenants: {seconds:.3f} s per step, {row['tokens_per_second']:.0f} tokens/s",
-            flush=True,
+        peaks = {}
+        for side in SIDES:
+            peaks[side] = peak_above_model(side, big, batch, length)
+            report.add(f"{side}, 1 tenant of {batch} rows: peak memory above the model", peaks[side], "bytes")
+        report.add(
+            "peak memory above the model, ours / plain", peaks["ours"] / peaks["plain"], "ratio", at_most=1.0
         )
-        out.append(row)
-    return out
+    if on("tenants"):
+        scaling(args, device, dtype, big, length, report)
+
+
+def side_of(side, model, shape, tenants, rows_each, length):
+    if side == "ours":
+        return Ours(model, shape, tenants, rows_each, length, length)
+    return Peer(model, shape, 1, rows_each, length, length, mode=side)
+
+
+def scaling(args, device, dtype, shape, length, report: Report) -> None:
+    """Every side for more and more tenants of two rows each.
+
+    Peers train one tenant after another on one adapter and one optimizer (they pay for no switching), so that their
+    step for n tenants is n times the measured step for one.
+    """
+    rows_each = 2
+    few = args.tiny or (device.type == "cpu" and not args.full)
+    counts = (1, 4) if few else (1, 4, 16, 64)
+    for side in args.sides.split(",") if args.sides else SIDES:
+        alone = None
+        for tenants in counts:
+            if side == "ours" or alone is None:
+                trained = side_of(side, random_model(shape, device, dtype), shape, tenants, rows_each, length)
+                trained.step()
+                if device.type == "cuda":
+                    torch.cuda.reset_peak_memory_stats(device)
+                times = []
+                for _ in range(2 if tenants > 16 else args.repeats):
+                    synchronize(device)
+                    began = time.perf_counter()
+                    trained.step()
+                    synchronize(device)
+                    times.append(time.perf_counter() - began)
+                alone = statistics.median(times), dispatched_ops(trained)
+                if device.type == "cuda":
+                    peak = torch.cuda.max_memory_allocated(device)
+                    report.add(f"{side}, {tenants} tenants of {rows_each} rows: peak memory", peak, "bytes")
+                del trained
+            turns = 1 if side == "ours" else tenants
+            seconds, operations = alone[0] * turns, alone[1] * turns
+            name = f"{side}, {tenants} tenants of {rows_each} rows"
+            report.add(f"{name}: step time", seconds, "s")
+            report.add(f"{name}: speed", tenants * rows_each * length / seconds, "tokens/s")
+            report.add(f"{name}: dispatched operations", operations, "per step")
+            report.add(f"{name}: adapters of {STEPS} steps", 3600 * tenants / (STEPS * seconds), "per hour")
 
 
 def peak_above_model(side: str, shape: str, batch: int, length: int) -> int:
@@ -432,11 +480,7 @@ def report_memory(args) -> None:
     model = random_model(args.shape, device, torch.float32)
     page = os.sysconf("SC_PAGESIZE")
     loaded = resident(page)
-    kind = (
-        Ours(model, args.shape, 1, args.rows, args.length, args.length)
-        if args.memory_of == "ours"
-        else Peer(model, args.shape, 1, args.rows, args.length, args.length, mode="plain")
-    )
+    kind = side_of(args.memory_of, model, args.shape, 1, args.rows, args.length)
     peak = loaded
     done = threading.Event()
 
@@ -458,50 +502,48 @@ def resident(page: int) -> int:
     return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * page
 
 
-def h200(args, device, dtype) -> dict[str, object]:
+def h200(args, device, dtype, report: Report) -> None:
     """Tokens per second per model shape, and adapters per hour against sequential Opacus and peft."""
     sizes = (
         [("tiny", 4, None)] if args.tiny else [("135m", 64, 500_000), ("1b", 32, 80_000), ("8b", 8, 16_000)]
     )
-    out: dict[str, object] = {}
     for shape, tenants, must in sizes:
         model = random_model(shape, device, dtype)
         rows, length = 8, 16 if args.tiny else 64
-        side = Ours(model, shape, tenants, rows, length, length)
+        # As many tokens in one pass as memory holds: a GPU wants large batches.
+        side = Ours(model, shape, tenants, rows, length, length, microbatch=1 << 15)
         side.step()
-        synchronize(device)
-        began, count = time.perf_counter(), 0
-        while count < 3 or (time.perf_counter() - began < 15 and count < 200):
-            side.step()
-            count += 1
-        synchronize(device)
-        seconds = (time.perf_counter() - began) / count
-        speed = tenants * rows * length / seconds
-        row = {
-            "must_tokens_per_second": must,
-            "tenants": tenants,
-            "step_seconds": seconds,
-            "tokens_per_second": speed,
-        }
         if device.type == "cuda":
-            row["peak_bytes"] = torch.cuda.max_memory_allocated(device)
             torch.cuda.reset_peak_memory_stats(device)
+        seconds = repeated(side, device, 15 if device.type == "cuda" else 1)
+        name = f"{shape}, {tenants} tenants of {rows} rows of {length} tokens"
+        report.add(f"{name}: step time", seconds, "s")
+        speed = tenants * rows * length / seconds
+        report.add(f"{name}: speed", speed, "tokens/s", at_least=must)
+        adapters = 3600 * tenants / (STEPS * seconds)
+        report.add(f"{name}: adapters of {STEPS} steps", adapters, "per hour")
+        if device.type == "cuda":
+            report.add(f"{name}: peak memory", torch.cuda.max_memory_allocated(device), "bytes")
         del side
         if shape in {"135m", "tiny"}:
-            peer = Peer(model, shape, 1, rows, length, length, mode="hooks")
-            peer.step()
-            synchronize(device)
-            began = time.perf_counter()
-            for _ in range(5):
-                peer.step()
-            synchronize(device)
-            alone = (time.perf_counter() - began) / 5
-            row["sequential_hooks_seconds_per_tenant"] = alone
-            row["adapters_per_hour_over_sequential_hooks"] = alone * tenants / seconds
-        print(f"{shape}: {speed:,.0f} tokens/s ({seconds:.3f} s per step of {tenants} tenants)", flush=True)
-        out[shape] = row
+            alone = repeated(Peer(model, shape, 1, rows, length, length, mode="hooks"), device, 1)
+            report.add(f"{shape}, one tenant with Opacus hooks: step time", alone, "s")
+            ratio = alone * tenants / seconds
+            at_least = None if args.tiny else 100
+            report.add(f"{name}: adapters per hour / sequential hooks", ratio, "ratio", at_least=at_least)
         del model
-    return out
+
+
+def repeated(side, device: torch.device, enough: float) -> float:
+    """Mean seconds of a step over at least three steps and about ``enough`` seconds."""
+    side.step()
+    synchronize(device)
+    began, count = time.perf_counter(), 0
+    while count < 3 or (time.perf_counter() - began < enough and count < 200):
+        side.step()
+        count += 1
+    synchronize(device)
+    return (time.perf_counter() - began) / count
 
 
 def machine(device: torch.device) -> dict[str, object]:
@@ -526,9 +568,12 @@ def main() -> None:
     parser.add_argument("--suite", choices=("table", "h200", "smoke"), default="table")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--only", help="comma-separated rows of the table")
+    parser.add_argument(
+        "--only", help="comma-separated parts: plain,ghost,private,fused,levers,dispatch,ops,memory,tenants"
+    )
+    parser.add_argument("--sides", help="comma-separated sides of the part tenants")
     parser.add_argument("--full", action="store_true", help="16 and 64 tenants on a CPU too")
-    parser.add_argument("--memory-of", choices=("ours", "plain"), help=argparse.SUPPRESS)
+    parser.add_argument("--memory-of", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--shape", default="135m", help=argparse.SUPPRESS)
     parser.add_argument("--rows", type=int, default=8, help=argparse.SUPPRESS)
     parser.add_argument("--length", type=int, default=64, help=argparse.SUPPRESS)
@@ -542,14 +587,23 @@ def main() -> None:
     keep_freed_memory()
     device = torch.device(args.device)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    facts = {"machine": machine(device)}
-    print(json.dumps(facts["machine"]), flush=True)
+    settings = {
+        "suite": args.suite,
+        "device": args.device,
+        "dtype": str(dtype),
+        "repeats": args.repeats,
+        "rank": RANK,
+        "seeds": {"weights": 0, "rows": 0},
+        "shapes": SHAPES,
+    }
+    report = Report(device, settings)
+    print(json.dumps(report.machine), flush=True)
     if args.suite in {"table", "smoke"}:
-        facts["table"] = table(args, device, dtype)
+        table(args, device, dtype, report)
     if args.suite in {"h200", "smoke"}:
-        facts["h200"] = h200(args, device, dtype)
+        h200(args, device, dtype, report)
     if args.json:
-        args.json.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        args.json.write_text(json.dumps(report.document(), indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

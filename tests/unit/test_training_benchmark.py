@@ -43,10 +43,28 @@ def test_fused_step_dispatches_a_small_part_of_sequential_hooks(benchmark):
 
 
 def test_gpu_suite_runs_on_a_processor_at_a_tiny_size(benchmark):
-    args = argparse.Namespace(tiny=True)
-    row = benchmark.h200(args, CPU, torch.float32)["tiny"]
-    assert row["tokens_per_second"] > 0
-    assert row["adapters_per_hour_over_sequential_hooks"] > 0
+    report = benchmark.Report(CPU, {})
+    benchmark.h200(argparse.Namespace(tiny=True), CPU, torch.float32, report)
+    assert all(row["value"] > 0 for row in report.rows)
+    assert {"tokens/s", "s", "per hour", "ratio"} <= {row["unit"] for row in report.rows}
+
+
+def test_report_has_one_row_for_each_figure_of_each_side(benchmark):
+    report = benchmark.Report(CPU, {"seed": 0})
+    args = argparse.Namespace(tiny=True, full=False, sides=None, repeats=1, only="tenants")
+    benchmark.table(args, CPU, torch.float32, report)
+    document = report.document()
+    assert set(document) == {"machine", "settings", "rows"}
+    names = [row["name"] for row in document["rows"]]
+    assert len(set(names)) == len(names) == 4 * 2 * 4  # sides × numbers of tenants × figures
+    report.add("slow", 2.0, "ratio", at_most=1.0)
+    assert document["rows"][-1] == {
+        "name": "slow",
+        "value": 2.0,
+        "unit": "ratio",
+        "must": "<= 1.0",
+        "ok": False,
+    }
 
 
 def test_both_sides_train_on_the_same_rows(benchmark):

@@ -19,7 +19,13 @@ def release(**flags):
 
 
 @pytest.mark.parametrize(
-    "flags", [{"cache_prefix": False}, {"tokens_per_microbatch": 1}, {"tokens_per_microbatch": 90}]
+    "flags",
+    [
+        {"cache_prefix": False},
+        {"label_only_logits": False},
+        {"tokens_per_microbatch": 1},
+        {"tokens_per_microbatch": 90},
+    ],
 )
 def test_performance_flags_do_not_change_the_release(flags):
     torch.testing.assert_close(release(**flags), release(), rtol=0, atol=1e-11)
