@@ -67,6 +67,12 @@ class Geometry:
         """The adapted suffix names, in model order."""
         return tuple(dict.fromkeys(slot.suffix for slot in self.slots))
 
+    def parts(self, vectors: torch.Tensor) -> dict[int, torch.Tensor]:
+        """Cut ``(n, size)`` into every slot's parts, by where a part starts; one operation for all."""
+        ranges = [part for slot in self.slots for part in (slot.down, slot.up) if part is not None]
+        cut = vectors.split([part.stop - part.start for part in ranges], dim=1)
+        return {part.start: piece for part, piece in zip(ranges, cut, strict=True)}
+
     @classmethod
     def of_plan(cls, plan: TrainingPlan, shapes: Shapes, layer_count: int) -> Geometry:
         """Lay out the adapter that ``plan`` asks for on a model with the given linear layers.

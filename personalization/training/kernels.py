@@ -6,6 +6,7 @@ is less than automatic differentiation of the reference formulas keeps.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ class _RmsNorm(torch.autograd.Function):
     ) -> torch.Tensor:
         wide = values.to(torch.promote_types(values.dtype, torch.float32))
         length: torch.Tensor = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
-        inverse = length.square_().div_(wide.shape[-1]).add_(epsilon).rsqrt_()
+        inverse = length.square_().add_(epsilon * wide.shape[-1]).rsqrt_().mul_(math.sqrt(wide.shape[-1]))
         ctx.save_for_backward(values, weight, inverse)
         ctx.unit_offset = unit_offset
         scaled = wide * inverse
@@ -50,8 +51,9 @@ class _RmsNorm(torch.autograd.Function):
             scale = scale + 1.0
         inner = gradient.to(inverse.dtype) * scale
         wide = values.to(inverse.dtype)
-        mean = (inner * wide).sum(-1, keepdim=True).mul_(inverse.square()).div_(wide.shape[-1])
-        return torch.addcmul(inner, wide, mean, value=-1).mul_(inverse).to(values.dtype), None, None, None
+        total = (inner * wide).sum(-1, keepdim=True).mul_(inverse).mul_(inverse)
+        towards = inner.addcmul_(wide, total, value=-1.0 / wide.shape[-1]).mul_(inverse)
+        return towards.to(values.dtype), None, None, None
 
 
 def gated(gate: torch.Tensor, up: torch.Tensor, activation: nn.Module) -> torch.Tensor:

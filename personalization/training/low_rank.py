@@ -9,6 +9,7 @@ low-rank factors, where materializing the per-user gradient is the cheapest exac
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -52,18 +53,34 @@ class Binding:
     def __post_init__(self) -> None:
         object.__setattr__(self, "slots", {slot.key: slot for slot in self.geometry.slots})
 
+    @cached_property
+    def _parts(self) -> dict[int, torch.Tensor]:
+        """The flat vectors cut into the slots' parts in one operation, by where a part starts."""
+        return self.geometry.parts(self.vectors.detach())
+
+    @cached_property
+    def _row_parts(self) -> dict[int, torch.Tensor]:
+        return {} if self.rows is None else self.geometry.parts(self.rows)
+
     def factors(self, slot: Slot, dtype: torch.dtype) -> tuple[torch.Tensor | None, torch.Tensor]:
-        """Return A ``(tenants, r, d_in)``, where it is trained, and C or R ``(tenants, r, d_out or r)``."""
+        """Return A ``(tenants, r, d_in)``, where it is trained, and s·C or s·R ``(tenants, r, d_out or r)``."""
         if slot.key not in self._factors:
-            vectors, shape = self.vectors.detach(), (len(self.vectors), self.geometry.rank, -1)
-            down = None if slot.down is None else vectors[:, slot.down].view(shape).to(dtype)
-            self._factors[slot.key] = down, vectors[:, slot.up].view(shape).to(dtype)
+            shape = (len(self.vectors), self.geometry.rank, -1)
+            down = None if slot.down is None else self._parts[slot.down.start].view(shape).to(dtype)
+            up = self._parts[slot.up.start].view(shape).to(dtype)
+            if self.geometry.scaling != 1.0:
+                up = up * self.geometry.scaling
+            self._factors[slot.key] = down, up
         return self._factors[slot.key]
 
-    def keep(self, part: slice, gradient: torch.Tensor) -> None:
-        """Store per-user gradients ``(users, r, n)`` of one part of the flat vector."""
+    def keep(self, part: slice, gradient: torch.Tensor, factor: float = 1.0) -> None:
+        """Store ``factor`` times the per-user gradients ``(users, r, n)`` of one part of the flat vector."""
         if self.rows is not None:
-            self.rows[:, part].view(gradient.shape).copy_(gradient)
+            place = self._row_parts[part.start].view(gradient.shape)
+            if factor == 1.0:
+                place.copy_(gradient)
+            else:
+                torch.mul(gradient, factor, out=place)
             self._written[0] += part.stop - part.start
 
     def check_complete(self) -> None:
@@ -114,7 +131,6 @@ class _AdaptedLinear(torch.autograd.Function):
             hidden = tenants.multiply(values, down.transpose(1, 2))
         else:
             hidden = values @ binding.frozen[slot.key][0].t()
-        hidden = hidden.mul_(geometry.scaling)
         if geometry.family is Family.CORE:
             out.addmm_(tenants.multiply(hidden, up), binding.frozen[slot.key][1])
         else:
@@ -134,11 +150,11 @@ class _AdaptedLinear(torch.autograd.Function):
         down, up = binding.factors(slot, gradient.dtype)
         if geometry.family is Family.CORE:
             back = gradient @ binding.frozen[slot.key][1].t()
-            binding.keep(slot.up, users.outer(hidden, back))
+            binding.keep(slot.up, users.outer(hidden, back), geometry.scaling)
         else:
-            binding.keep(slot.up, users.outer(hidden, gradient))
+            binding.keep(slot.up, users.outer(hidden, gradient), geometry.scaling)
             back = gradient
-        back = tenants.multiply(back, up.transpose(1, 2)).mul_(geometry.scaling)
+        back = tenants.multiply(back, up.transpose(1, 2))
         if slot.down is not None:
             binding.keep(slot.down, users.outer(back, values))
         if not ctx.needs_input_grad[0]:
