@@ -183,11 +183,13 @@ class TenantAdam(torch.optim.Optimizer):
         gradient = parameter.grad
         self._mean.lerp_(gradient, 1 - first)
         self._square.mul_(second).addcmul_(gradient, gradient, value=1 - second)
-        scale = (self._square / (1 - second**self._steps)).sqrt_().add_(self.param_groups[0]["eps"])
-        rates = self._rates / (1 - first**self._steps)
+        # Both bias corrections act on the rates, so that the large tensors are passed over as seldom as can be.
+        correction = math.sqrt(1 - second**self._steps)
+        scale = self._square.sqrt().add_(self.param_groups[0]["eps"] * correction)
+        rates = self._rates * (correction / (1 - first**self._steps))
         active = self._is_active()
         if len(active) < len(rates):
             rates = rates * torch.zeros_like(rates).index_fill_(
                 0, torch.tensor(active, device=rates.device), 1.0
             )
-        parameter.sub_(rates * self._mean / scale)
+        parameter.addcdiv_(rates * self._mean, scale, value=-1)
