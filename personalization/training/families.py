@@ -70,7 +70,7 @@ class Geometry:
     def parts(self, vectors: torch.Tensor) -> dict[int, torch.Tensor]:
         """Cut ``(n, size)`` into every slot's parts, by where a part starts; one operation for all."""
         ranges = [part for slot in self.slots for part in (slot.down, slot.up) if part is not None]
-        cut = vectors.split([part.stop - part.start for part in ranges], dim=1)
+        cut = torch.split(vectors, [part.stop - part.start for part in ranges], dim=1)
         return {part.start: piece for part, piece in zip(ranges, cut, strict=True)}
 
     @classmethod

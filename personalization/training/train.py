@@ -3,7 +3,8 @@
 Guarantee: for each tenant, the released adapter is a function of ``plan.steps`` applications of the Gaussian mechanism
 to Poisson samples of that tenant's users (rate ``sample_rate``; every user's gradient, over all of the user's examples,
 scaled to at most ``clipping_norm``; noise ``noise_multiplier × clipping_norm`` per coordinate from a ChaCha20
-keystream, the noisy sum rounded to a public lattice) and of public numbers. The caller must have reserved the budget for exactly that before calling.
+keystream, the noisy sum rounded to a public lattice) and of public numbers. The caller must have reserved the budget
+for exactly that before calling.
 
 Nothing else leaves: no loss, gradient norm or clipped share is reported. Progress holds times and token counts of the
 fused batch; those depend on how many users were drawn, so show them to the operator who may read the raw data and do
