@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from personalization.adapters import Scope
+from personalization.adapters import BLEND_CHECK, Scope
 from personalization.continual import (
     DRIFT_CHECK,
     NOISE_CHECK,
@@ -57,7 +57,11 @@ def with_movement(
     if not alike or lora.family == Family.FULL.value or manifest.scope is not Scope.TENANT:
         return accepted
     own = next((one.value for one in accepted.evaluation.checks if one.name == NOISE_CHECK), None)
-    noise = noise_between(noise_of(manifest), own, from_earlier=row.start_version_id == before.version_id)
+    blend = next((one for one in accepted.evaluation.checks if one.name == BLEND_CHECK), None)
+    earlier = noise_of(manifest)
+    if earlier is not None and blend is not None and blend.detail == before.version_id:
+        earlier *= 1.0 - (blend.value or 0.0)  # the blend holds the rest of it too, so it cancels
+    noise = noise_between(earlier, own, from_earlier=row.start_version_id == before.version_id)
     try:
         moved = movement(artifacts.open(before.version_id), directory, noise=noise)
     except (ArtifactError, MetaStartError):  # a withdrawn or foreign version: nothing to compare with

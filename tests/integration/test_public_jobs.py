@@ -11,7 +11,14 @@ from safetensors.numpy import load_file
 
 from personalization.plan import Family, PerformanceFlags, TrainingPlan
 from personalization.training.errors import JobInvalidError
-from personalization.training.job import PUBLIC_KEY, PublicJob
+from personalization.training.job import (
+    PUBLIC_KEY,
+    Example,
+    PublicJob,
+    TenantJob,
+    TrainingJob,
+    UserExamples,
+)
 from personalization.training.link import run_job
 from personalization.training.public_work import MamlRecipe, StyleGuide
 from personalization.training.wire import decode_job, encode_job
@@ -55,6 +62,28 @@ def test_a_public_job_returns_a_portable_adapter_and_what_it_forgets(base, tmp_p
     assert (result.delta_norm > 0) is moves
     assert len(result.public_losses.base) == len(result.public_losses.adapted)
     assert (result.public_losses.base != result.public_losses.adapted) is moves
+
+
+def test_a_blend_is_the_average_with_the_earlier_version_and_is_what_is_measured(base, tmp_path):
+    flags = PerformanceFlags(device="cpu", threads=1)
+    users = tuple(
+        UserExamples(examples=(Example(prompt=f"{name}.py", completion=f"fix({name}): x"),)) for name in "abc"
+    )
+    earlier, _ = run(base, tmp_path / "earlier", StyleGuide.from_document(GUIDE))
+
+    def train(folder, **blend):
+        tenant = TenantJob(job_key="t", plan=PLAN, users=users, noise_key=bytes(range(32)), **blend)
+        job = TrainingJob(base_model=str(base), tenants=(tenant,), output=tmp_path / folder, flags=flags)
+        (result,) = run_job(job)
+        return result, load_file(result.adapter / "adapter_model.safetensors")
+
+    alone, plain = train("plain")
+    mixed, blended = train("mixed", blend_with=earlier.adapter, blend_share=0.25)
+    before = load_file(earlier.adapter / "adapter_model.safetensors")
+    for name, values in blended.items():
+        np.testing.assert_allclose(values, 0.25 * before[name] + 0.75 * plain[name], atol=1e-6)
+    assert mixed.public_losses.adapted != alone.public_losses.adapted
+    assert mixed.noise_norm == pytest.approx(0.75 * alone.noise_norm, rel=0.5)  # two draws of one length
 
 
 def test_a_public_job_travels_as_it_is(tmp_path):
