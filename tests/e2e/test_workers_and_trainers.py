@@ -128,6 +128,13 @@ def adapter_events(bootstrap):
     return [decode_adapter_event(record.headers, record.value, key=record.key) for record in records]
 
 
+def announcements(bootstrap):
+    """Return the published versions by event id: a relay may send a row twice, and two of them on SQLite often do."""
+    decoded = adapter_events(bootstrap)
+    assert all(isinstance(each, Decoded) for each in decoded)
+    return {each.envelope.id: each for each in decoded if each.envelope.type == ADAPTER_PUBLISHED}
+
+
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("database_url", [DIALECT], indirect=True)
 def test_rounds_are_shared_by_all_and_a_killed_trainers_round_is_taken_over(engine, start):
@@ -175,7 +182,7 @@ def test_rounds_are_shared_by_all_and_a_killed_trainers_round_is_taken_over(engi
     wait_until(
         lambda: count(RoundRow, RoundRow.state.in_(CLOSED)) == len(TENANTS), workers + trainers, [victim]
     )
-    wait_until(lambda: len(adapter_events(start.bootstrap)) >= count(AdapterVersionRow), workers)
+    wait_until(lambda: len(announcements(start.bootstrap)) >= count(AdapterVersionRow), workers)
 
     with transaction(engine) as session:
         rows = session.exec(select(RoundRow)).all()
@@ -194,10 +201,7 @@ def test_rounds_are_shared_by_all_and_a_killed_trainers_round_is_taken_over(engi
     for row in forfeited:
         assert spends[row.tenant_id].reservations == {ReservationState.FORFEITED: 1}
 
-    decoded = adapter_events(start.bootstrap)
-    assert all(isinstance(each, Decoded) for each in decoded)
-    # A relay may send a row twice, and two of them on SQLite often do; readers know it by the event id.
-    published = {each.envelope.id: each for each in decoded if each.envelope.type == ADAPTER_PUBLISHED}
+    published = announcements(start.bootstrap)
     assert Counter(each.data.line_ref for each in published.values()) == {row.line_ref: 1 for row in done}
     # Each announcement belongs to the trace of its round.
     traces = {trace.format_trace_id(round_context(row.round_id).trace_id) for row in done}
