@@ -138,7 +138,7 @@ class MetaStarts:
         )
 
     def contributions(self, session: Session) -> list[Contribution]:
-        """Return the current released adapters of tenants that opted in, one per tenant and domain."""
+        """Return the current released adapters of tenants that opted in, one per tenant and domain; see ``opened``."""
         found = []
         for tenant in policies.list_tenants(session):
             if tenant.policy is None or not tenant.policy.policy.sharing_opt_in:
@@ -162,11 +162,19 @@ class MetaStarts:
                 released = Released(
                     tenant_id=tenant.tenant_id,
                     version_id=row.version_id,
-                    directory=self._artifacts.open(row.version_id),
+                    directory=Path(),  # checked and opened when it is used: looking again often stays cheap
                     signal=self._signal(plan, tenant.policy.policy.declared_users),
                 )
                 found.append(Contribution(released=released, row=row, plan=plan, domain=domain))
         return found
+
+    def opened(self, released: Released) -> Released:
+        """Return a contribution with the directory of its files, checked against their digests.
+
+        Raises:
+            ArtifactError: the files are gone or changed.
+        """
+        return replace(released, directory=self._artifacts.open(released.version_id))
 
     def _signal(self, plan: TrainingPlan, declared_users: int) -> float:
         """Return the public signal-to-noise S of a release; the curriculum goes by it."""
@@ -191,7 +199,7 @@ class MetaStarts:
         with tempfile.TemporaryDirectory(prefix="discreet-meta-") as folder:
             directory = Path(folder) / "adapter"
             weights = meta_start(
-                [one.released for one in group],
+                [self.opened(one.released) for one in group],
                 self._recipe if before is not None else replace(self._recipe, outer_rate=1.0),
                 directory,
                 previous=None if before is None else self._artifacts.open(before.version_id),

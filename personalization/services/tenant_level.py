@@ -24,6 +24,7 @@ import structlog
 
 from personalization.adapters import PrivacyFacts, Scope, canonical_json, sha256_digest
 from personalization.cohort_count import DIGEST_PURPOSE, TRAINING_PURPOSE, derive_key
+from personalization.errors import ArtifactError
 from personalization.meta import MetaRecipe, TenantLevel, tenant_level_start
 from personalization.services.meta_start import grouped
 from personalization.services.meta_versions import ALL_DOMAINS, ensure_meta_line, meta_tenant
@@ -280,7 +281,13 @@ class TenantLevelStarts:
 
     def _released(self, session: Session, owner: str) -> list[Released]:
         group = grouped(self._meta.contributions(session)).get((owner, ALL_DOMAINS), [])
-        return [one.released for one in group]
+        found = []
+        for one in group:
+            try:
+                found.append(self._meta.opened(one.released))
+            except ArtifactError as error:  # it counts as zero: whether there is a result depends on nobody
+                _log.warning("contribution_missing", code=error.code)
+        return found
 
     def _facts(self, session: Session, reservation: Reservation, mechanism: TenantGaussian) -> PrivacyFacts:
         spend = self._ledger.spend(session, FLEET, reservation.period_index)
