@@ -19,6 +19,8 @@ from sqlalchemy import create_engine, text
 from streams.embedded_broker import answers
 from tests.fakes.network import Link
 
+START_ATTEMPTS = 10
+
 KAFKA_PROPERTIES = """
 process.roles=broker,controller
 node.id=1
@@ -139,14 +141,23 @@ class Postgres:
             command = ["runuser", "-u", "postgres", "--", *command]
         subprocess.run(command, check=True, cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
-    def _control(self, verb: str, *extra: str) -> None:
+    def _control(self, verb: str) -> None:
         options = f"-c listen_addresses=127.0.0.1 -p {self.port} -k {self._directory} -c max_connections=200"
         place = ("-D", f"{self._directory}/data", "-l", f"{self._directory}/log")
-        self._run("pg_ctl", *place, "-w", "-o", options, verb, *extra)
+        self._run("pg_ctl", *place, "-w", "-t", "120", "-o", options, verb)
 
     def restart(self) -> None:
         """Let it end as in a crash, and recover."""
-        self._control("restart", "-m", "immediate")
+        self._run("pg_ctl", "-D", f"{self._directory}/data", "-m", "immediate", "stop")
+        for attempt in range(START_ATTEMPTS):
+            try:
+                self._control("start")
+            except subprocess.CalledProcessError:  # what is left of the old one has not gone yet
+                if attempt == START_ATTEMPTS - 1:
+                    raise
+                time.sleep(1)
+            else:
+                return
 
     def cut_connections(self) -> None:
         """End every session of others."""
