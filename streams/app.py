@@ -15,6 +15,7 @@ from faust.auth import OAuthCredentials
 from faust.transport.base import Transport as BaseTransport
 from yarl import URL
 
+from streams import lenient_reading
 from streams.access_tokens import AiokafkaTokens, access_tokens
 from streams.faust_transport import RunConsumer, RunTransport
 
@@ -61,6 +62,7 @@ def make_app(settings: BrokerSettings, intakes: Mapping[str, Intake], *, max_pol
         # That broker lets half the session time pass before it assigns a new group's partitions.
         session = min(session, EMBEDDED_SESSION_SECONDS)
         heartbeat = min(heartbeat, session / 6)
+    lenient_reading.install()
     app = WorkerApp(
         settings.group,
         intakes=intakes,

@@ -88,9 +88,20 @@ class DeadLetterSink:
             attempts=refusal.attempts,
             refused_at=now,
         )
-        value = record.value
-        if value is not None and len(value) > LARGEST_KEPT_BYTES:
-            # With our headers it would not fit the topic, and a letter that cannot be written stops a partition.
-            letter = replace(letter, detail=f"{letter.detail}; the value ({len(value)} bytes) is not kept")
+        # A letter that cannot be written stops its partition. So what our client cannot send is replaced by what it
+        # can, and with our own headers everything must fit the topic.
+        headers = [(name, b"" if content is None else content) for name, content in record.headers]
+        key, value = record.key, record.value
+        around = len(key or b"") + sum(len(name.encode()) + len(content) for name, content in headers)
+        lost = []
+        if around > LARGEST_KEPT_BYTES:
+            lost.append(f"key and headers ({around} bytes)")
+            key, headers, around = None, [], 0
+        if value is not None and around + len(value) > LARGEST_KEPT_BYTES:
+            lost.append(f"the value ({len(value)} bytes)")
             value = None
-        return OutgoingRecord(DEAD_LETTERS.name, record.key, value, letter.headers(record.headers))
+        if lost:
+            letter = replace(letter, detail=f"{letter.detail}; not kept: {' and '.join(lost)}")
+        if key is None and value is None:
+            key = b""  # a record needs one of both
+        return OutgoingRecord(DEAD_LETTERS.name, key, value, letter.headers(headers))

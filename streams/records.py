@@ -39,8 +39,8 @@ class SourceRecord(Protocol):
         """Raw value; ``None`` is a tombstone."""
 
     @property
-    def headers(self) -> Sequence[tuple[str, bytes]]:
-        """Header names and raw values."""
+    def headers(self) -> Sequence[tuple[str, bytes | None]]:
+        """Header names and raw values; Kafka allows a header without one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from .dead_letter import DeadLetterReason
 from .fields import utc_text
@@ -28,7 +28,7 @@ MAX_ATTRIBUTE_CHARACTERS = 256
 
 _JSON = JSON_CONTENT_TYPE.encode()
 
-RawHeaders: TypeAlias = Mapping[str, bytes] | Iterable[tuple[str, bytes]] | None
+RawHeaders: TypeAlias = Mapping[str, bytes | None] | Iterable[tuple[str, bytes | None]] | None
 
 
 class Invalid(NamedTuple):
@@ -135,7 +135,7 @@ def read_envelope(headers: RawHeaders, value: bytes) -> tuple[Envelope, bytes] |
         headers: record headers as a mapping or as pairs; of a repeated header the last one counts.
         value: record value.
     """
-    found: Mapping[str, bytes] = headers if isinstance(headers, Mapping) else dict(headers or ())
+    found: Mapping[str, Any] = headers if isinstance(headers, Mapping) else dict(headers or ())
     content_type = found.get("content-type", _JSON)
     if content_type != _JSON and content_type is not None and content_type.startswith(b"application/"):
         if content_type.startswith(STRUCTURED_CONTENT_TYPE.encode()):
@@ -166,7 +166,7 @@ def read_envelope(headers: RawHeaders, value: bytes) -> tuple[Envelope, bytes] |
     return (None if fits else _bad_lengths(envelope)) or (envelope, value)
 
 
-def _all_short(found: Mapping[str, bytes]) -> bool:
+def _all_short(found: Mapping[str, Any]) -> bool:
     """Say whether no header can be too long: the common case, decided without looking at each."""
     try:
         return max(map(len, found.values())) <= MAX_ATTRIBUTE_CHARACTERS

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from sqlmodel import func, select
 
+from personalization.signing import ManifestSigner
 from privacy.keyring import Keyring, new_master_key
 from privacy.redaction import redact
 from privacy.services import policies
@@ -55,7 +56,7 @@ class FuzzWorld:
         self._handlers = {
             "interactions": InteractionHandler(**shared, redact=lambda value: redact(value).text),
             "consent": ConsentHandler(**shared),
-            "erasures": ErasureHandler(**shared),
+            "erasures": ErasureHandler(**shared, signer=ManifestSigner(bytes(range(32)))),
             "serving-acks": AckHandler(**plain),
         }
         self.take([consent()], "consent")

@@ -66,6 +66,11 @@ def _broken_header(record, choice):
     return replace(record, headers=tuple((n, value if n == name else v) for n, v in record.headers))
 
 
+def _null_header(record, choice):
+    name = choice.choice(_HEADERS)
+    return replace(record, headers=tuple((n, None if n == name else v) for n, v in record.headers))
+
+
 def _field(record, choice):
     document = json.loads(record.value)
     name = choice.choice([name for name in document if name not in _OPTIONAL])
@@ -192,6 +197,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     _cut,
     _without_header,
     _broken_header,
+    _null_header,
     _field,
     _outcome,
     _not_an_object,

@@ -18,6 +18,7 @@ from streams.settings import BrokerSettings, HttpSettings, IngestSettings
 from tests.fakes.stream_records import NOW
 
 EVENTS = 20
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 class Hanging:
