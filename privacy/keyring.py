@@ -21,14 +21,16 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+import orjson
 from sqlalchemy import event, func
 from sqlmodel import col, select
 
 from privacy.envelope import Cipher, associated, new_key, new_nonces
 from privacy.errors import KeyUnavailableError, UnknownTenantError
 from privacy.pseudonyms import TenantHashes
-from privacy.storage.subjects import Subject, wanted
-from privacy.storage.tables import SubjectKeyRow, TenantKeyRow, TenantRow
+from privacy.storage.bulk import insert_missing_rows, moment_writer
+from privacy.storage.subjects import PLACED_SUBJECTS, Subject
+from privacy.storage.tables import TenantKeyRow, TenantRow
 from privacy.storage.upserts import insert_ignoring_conflicts
 
 if TYPE_CHECKING:
@@ -40,6 +42,13 @@ if TYPE_CHECKING:
 DEFAULT_CACHED_KEYS: Final = 100_000
 _STAGED: Final = "discreet.staged_keys"
 _BATCH_LOCK: Final = 7_243_002  # advisory lock number on PostgreSQL; any number of ours
+
+
+_WRAPPED_KEYS: Final = {
+    name: f"SELECT w.place, k.wrapped_key FROM {placed} JOIN subject_keys k"  # noqa: S608  # from code
+    " ON k.tenant_id = w.tenant_id AND k.pseudonym = w.pseudonym"
+    for name, placed in PLACED_SUBJECTS.items()
+}
 
 
 def new_master_key() -> str:
@@ -201,9 +210,11 @@ class Keyring:
         if not missing:
             return found
         wrapped = _wrapped_keys(session, missing)
+        made: Mapping[Subject, tuple[bytes, bytes]] = {}
         if make_at is not None:
             absent = sorted(subject for subject in missing if subject not in wrapped)
-            self._make_users(session, absent, tenants, make_at)
+            made = self._make_users(session, absent, tenants, make_at)
+            # Another process may have been first: whichever row is there counts.
             wrapped |= _wrapped_keys(session, absent)
             if None in wrapped.values():
                 raise KeyUnavailableError(
@@ -211,25 +222,27 @@ class Keyring:
                     "leave erased users out"
                 )
         for subject, key in wrapped.items():
-            if key is not None:
-                owner = tenants[subject.tenant_id].keys.cipher
-                found[subject] = staged.users[subject] = Cipher(owner.open(key, _user_key(subject)))
+            if key is None:
+                continue
+            stored, plain = made.get(subject, (None, b""))
+            if stored != key:
+                plain = tenants[subject.tenant_id].keys.cipher.open(key, _user_key(subject))
+            found[subject] = staged.users[subject] = Cipher(plain)
         return found
 
     def _make_users(
         self, session: Session, subjects: Sequence[Subject], tenants: Mapping[str, _Tenant], now: datetime
-    ) -> None:
-        rows = [
-            {
-                "tenant_id": subject.tenant_id,
-                "pseudonym": subject.pseudonym,
-                "wrapped_key": tenants[subject.tenant_id].keys.cipher.seal(new_key(), _user_key(subject)),
-                "created_at": now,
-                "destroyed_at": None,
-            }
-            for subject in subjects
-        ]
-        insert_ignoring_conflicts(session, SubjectKeyRow, rows)
+    ) -> Mapping[Subject, tuple[bytes, bytes]]:
+        """Store a new key for each of ``subjects`` that has none; return what was offered, wrapped and plain."""
+        made: dict[Subject, tuple[bytes, bytes]] = {}
+        for subject in subjects:
+            key = new_key()
+            made[subject] = tenants[subject.tenant_id].keys.cipher.seal(key, _user_key(subject)), key
+        at = moment_writer(session)(now)
+        rows = [(*subject, wrapped, at, None) for subject, (wrapped, _) in made.items()]
+        columns = ("tenant_id", "pseudonym", "wrapped_key", "created_at", "destroyed_at")
+        insert_missing_rows(session, "subject_keys", columns, rows)
+        return made
 
     def _synchronized(
         self, session: Session, tenant_ids: Iterable[str], make_at: datetime | None
@@ -351,15 +364,10 @@ def _wrapped_keys(session: Session, subjects: Sequence[Subject]) -> dict[Subject
     """Return the stored key of each subject that has a row; ``None`` where it was destroyed."""
     if not subjects:
         return {}
-    asked = wanted(session, subjects)
-    rows = session.exec(
-        select(SubjectKeyRow.tenant_id, SubjectKeyRow.pseudonym, SubjectKeyRow.wrapped_key).join(
-            asked,
-            (col(SubjectKeyRow.tenant_id) == asked.c.tenant_id)
-            & (col(SubjectKeyRow.pseudonym) == asked.c.pseudonym),
-        )
-    )
-    return {Subject(tenant_id, pseudonym): key for tenant_id, pseudonym, key in rows}
+    connection = session.connection()
+    asked = orjson.dumps([[*subject] for subject in subjects]).decode()
+    rows = connection.exec_driver_sql(_WRAPPED_KEYS[connection.dialect.name], (asked,)).all()
+    return {subjects[place]: None if key is None else bytes(key) for place, key in rows}
 
 
 def _user_key(subject: Subject) -> bytes:

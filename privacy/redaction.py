@@ -24,7 +24,7 @@ from stdnum.exceptions import ValidationError
 from stdnum.us import ssn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
 RECOGNIZERS_VERSION: Final = "1"
 
@@ -61,7 +61,6 @@ class _Clues:
     digits: int
     number: bool  # six characters of a written number in a row
     iban: bool  # two capitals and two digits in a row
-    lowered: str
 
 
 _DIGITS: Final = "0123456789"
@@ -70,6 +69,7 @@ _NUMBER: Final = re.compile(r"\d[\d ()./-]{5}")
 # One glance works on the UTF-8 bytes. A pattern's digit may be any script's, so bytes outside ASCII pass as digits.
 _HINTS: Final = b"0123456789@:=-_ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _PLAIN: Final = bytes(sorted(set(range(256)) - set(_HINTS)))
+_CAPITALS_OR_DIGITS: Final = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _NO_DIGITS: Final = bytes(sorted(set(range(256)) - set(_DIGITS.encode())))
 _WRITTEN_NUMBERS: Final = bytes(
     48 if chr(byte) in "0123456789 ()./-" or byte > 127 else 97 for byte in range(256)
@@ -81,23 +81,30 @@ _SECRET_MARKS: Final = (
     "PRIVATE KEY", "AKIA", "ASIA", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "xox",
     "AIza", "_live_", "_test_", "sk-", "npm_", "hf_", "pypi-", "eyJ", "earer ",
 )  # fmt: skip
-_BEARER: Final = "earer "  # the one mark without a capital, a dash or an underscore
+_BEARER: Final = "earer "
+_WORD_MARKS: Final = (_BEARER, "AKIA", "ASIA", "AIza", "eyJ")  # those without a dash or an underscore
 _ASSIGNED_MARKS: Final = ("pass", "secret", "key", "token", "credential")
 
 
 def _glance(text: str) -> _Clues | None:
-    """Return the clues of ``text``, or ``None`` when no recognizer can find anything in it."""
+    """Return the clues of ``text``, or ``None`` when no recognizer can find anything in it.
+
+    What holds for a text holds for its parts, so texts joined by a line feed can share one glance.
+    """
     raw = text.encode("utf-8", "surrogatepass")
     hints = raw.translate(None, _PLAIN)
     if not hints:
-        return _Clues(text, 0, number=False, iban=False, lowered=text) if _BEARER in text else None
-    digits = len(hints.translate(None, _NO_DIGITS))
+        return _Clues(text, 0, number=False, iban=False) if _BEARER in text else None
+    symbols = hints.translate(None, _CAPITALS_OR_DIGITS)
+    digits = len(hints) if hints.isdigit() else len(hints.translate(None, _NO_DIGITS))
     # What the patterns ask for, in one shape of letters each: a search of a fixed string instead of a pattern's.
     number = digits >= 7 and b"000000" in raw.translate(_WRITTEN_NUMBERS) and _NUMBER.search(text) is not None
-    iban = digits >= 10 and b"AA00" in raw.translate(_CAPITALS_AND_DIGITS)
-    if digits == len(hints) and not number and (digits < 4 or text.count(".") < 3) and _BEARER not in text:
-        return None  # digits alone, and too few in a row
-    return _Clues(text=text, digits=digits, number=number, iban=iban, lowered=text.lower())
+    iban = digits >= 10 and digits < len(hints) and b"AA00" in raw.translate(_CAPITALS_AND_DIGITS)
+    if not (
+        symbols or number or iban or _any_of(_WORD_MARKS, text) or (digits >= 4 and text.count(".") >= 3)
+    ):
+        return None
+    return _Clues(text, digits, number=number, iban=iban)
 
 
 def _any_of(marks: tuple[str, ...], text: str) -> bool:
@@ -194,7 +201,9 @@ _RECOGNIZERS: Final = (
     _Recognizer(
         "secret",
         re.compile(_ASSIGNED),
-        lambda clues: ("=" in clues.text or ":" in clues.text) and _any_of(_ASSIGNED_MARKS, clues.lowered),
+        lambda clues: (
+            ("=" in clues.text or ":" in clues.text) and _any_of(_ASSIGNED_MARKS, clues.text.lower())
+        ),
     ),
     _Recognizer(
         "email",
@@ -248,6 +257,13 @@ _RECOGNIZERS: Final = (
         _phone,
     ),
 )
+
+
+def redact_texts(texts: Sequence[str]) -> Sequence[str]:
+    """Return ``texts`` redacted, each for itself; most often one glance at all of them is enough."""
+    if _glance("\n".join(texts)) is None:
+        return texts
+    return [redact(text).text for text in texts]
 
 
 def redact(text: str) -> Redacted:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from personalization.signing import ManifestSigner, signing_seed
 from privacy.keyring import Keyring
-from privacy.redaction import redact
+from privacy.redaction import redact_texts
 from privacy.storage.session import open_engine
 from streams.agents.acks import AckHandler
 from streams.agents.consent import ConsentHandler
@@ -98,7 +98,7 @@ def handlers(services: Services) -> Mapping[str, Handler]:
             clock=clock,
             keyring=keyring,
             policies=policies,
-            redact=lambda text: redact(text).text,
+            redact=redact_texts,
             max_event_bytes=limit,
         ),
         CONSENT.name: ConsentHandler(

@@ -8,16 +8,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from personalization.ports import AdapterEventKind, DesiredChange
-from personalization.signals import OutcomeKind, Signal
+from personalization.signals import Signal
 from streams.contracts import adapter as wire
-from streams.contracts.interaction import Correction, Edited, InteractionV1, Rating
 from streams.contracts.manifest import AdapterVersionV1
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from personalization.adapters import AdapterVersion
     from personalization.ports import AdapterLifecycleEvent
+    from streams.agents.interaction_reading import Interaction
 
 _KINDS = {
     AdapterEventKind.PUBLISHED: wire.AdapterEventKind.PUBLISHED,
@@ -29,19 +29,19 @@ _KINDS = {
 }
 
 
-_OUTCOMES = {kind.value: kind for kind in OutcomeKind}
-
-
-def signal_of(interaction: InteractionV1, redact: Callable[[str], str]) -> Signal:
+def signal_of(interaction: Interaction, redact: Callable[[Sequence[str]], Sequence[str]]) -> Signal:
     """Return the signal of an interaction, every text of it redacted."""
-    outcome = interaction.outcome
+    texts = [interaction.prompt, interaction.completion]
+    if interaction.final_text is not None:
+        texts.append(interaction.final_text)
+    prompt, completion, *rest = redact(texts)
     return Signal(
-        prompt=redact(interaction.prompt),
-        completion=redact(interaction.completion),
-        outcome=_OUTCOMES[outcome.kind],
-        final_text=redact(outcome.final_text) if isinstance(outcome, Edited | Correction) else None,
-        rating=outcome.rating if isinstance(outcome, Rating) else None,
-        served_name=interaction.served_name,
+        prompt,
+        completion,
+        interaction.outcome,
+        rest[0] if rest else None,
+        interaction.rating,
+        interaction.served_name,
     )
 
 

@@ -1,7 +1,8 @@
 """Many rows in or out with one driver call: no per-row work of the ORM or of the SQL compiler.
 
 For the hot path of ingest only; names of tables and columns come from code, values are bound. PostgreSQL receives a
-COPY, SQLite an ``executemany``. Nothing is returned and no conflict is tolerated: a taken key fails the transaction.
+COPY, SQLite an ``executemany``. Nothing is returned, and ``insert_rows`` tolerates no conflict: a taken key fails the
+transaction.
 """
 
 from __future__ import annotations
@@ -34,6 +35,22 @@ def insert_rows(
         return
     marks = ", ".join("?" * len(columns))
     statement = f"INSERT INTO {table} ({names}) VALUES ({marks})"  # noqa: S608  # names come from code
+    connection.exec_driver_sql(statement, list(rows))
+
+
+def insert_missing_rows(
+    session: Session, table: str, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]
+) -> None:
+    """Insert ``rows`` as ``insert_rows`` does, but leave out those whose key is taken.
+
+    Rows of concurrent transactions with the same keys wait for each other: pass them in sorted order.
+    """
+    if not rows:
+        return
+    connection = session.connection()
+    mark = "%s" if connection.dialect.name == "postgresql" else "?"
+    names, marks = ", ".join(columns), ", ".join([mark] * len(columns))
+    statement = f"INSERT INTO {table} ({names}) VALUES ({marks}) ON CONFLICT DO NOTHING"  # noqa: S608  # from code
     connection.exec_driver_sql(statement, list(rows))
 
 

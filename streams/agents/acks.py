@@ -8,8 +8,9 @@ from sqlmodel import col, or_
 
 from privacy.storage.upserts import insert_for
 from streams.agents.handler import BatchHandler, Decision
+from streams.agents.parsed import Parsed, parsed
 from streams.contracts.ack import ServingAckV1
-from streams.contracts.codec import Decoded, decode_ack
+from streams.contracts.codec import decode_ack
 from streams.contracts.topics import SERVING_ACKS
 from streams.storage.tables import ServingAckRow
 
@@ -42,9 +43,11 @@ class AckHandler(BatchHandler[ServingAckV1]):
         super().__init__(SERVING_ACKS.name, engine=engine, letters=letters, clock=clock)
         self._max_event_bytes = max_event_bytes
 
-    def decode(self, record: SourceRecord) -> Decoded[Any] | Invalid | None:
+    def parse(self, record: SourceRecord) -> Parsed[ServingAckV1] | Invalid | None:
         """Read an acknowledgement."""
-        return decode_ack(record.headers, record.value, key=record.key, max_bytes=self._max_event_bytes)
+        return parsed(
+            decode_ack(record.headers, record.value, key=record.key, max_bytes=self._max_event_bytes)
+        )
 
     def apply(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from privacy.consent import Consent
 from privacy.pseudonyms import pseudonym
@@ -10,7 +10,8 @@ from privacy.services import consents, erasures
 from privacy.services.consents import ConsentStatement
 from privacy.storage.subjects import Subject
 from streams.agents.handler import BatchHandler, Decision
-from streams.contracts.codec import Decoded, decode_consent
+from streams.agents.parsed import Parsed, parsed
+from streams.contracts.codec import decode_consent
 from streams.contracts.consent import ConsentV1
 from streams.contracts.dead_letter import DeadLetterReason
 from streams.contracts.topics import CONSENT, CONSENT_GRANTED
@@ -48,11 +49,13 @@ class ConsentHandler(BatchHandler[ConsentV1]):
         self._policies = policies
         self._max_event_bytes = max_event_bytes
 
-    def decode(self, record: SourceRecord) -> Decoded[Any] | Invalid | None:
+    def parse(self, record: SourceRecord) -> Parsed[ConsentV1] | Invalid | None:
         """Read a consent."""
         if record.value is None:
             return None
-        return decode_consent(record.headers, record.value, key=record.key, max_bytes=self._max_event_bytes)
+        return parsed(
+            decode_consent(record.headers, record.value, key=record.key, max_bytes=self._max_event_bytes)
+        )
 
     def apply(
         self, session: Session, works: Sequence[Work], now: datetime, decision: Decision[ConsentV1]

@@ -7,7 +7,7 @@ keeping them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlmodel import col, select
 
@@ -16,7 +16,8 @@ from personalization.storage.signals import delete_user_signals
 from personalization.storage.tables import AdapterVersionRow
 from privacy.pseudonyms import pseudonym
 from privacy.services import erasures
-from streams.agents.handler import BatchHandler, Decision, Parsed
+from streams.agents.handler import BatchHandler, Decision
+from streams.agents.parsed import Parsed, parsed
 from streams.contracts.codec import Decoded, decode_erasure, encode
 from streams.contracts.consent import Purpose
 from streams.contracts.dead_letter import DeadLetterReason
@@ -64,14 +65,14 @@ class ErasureHandler(BatchHandler[ErasureRequestedV1]):
         self._max_event_bytes = max_event_bytes
         self._signer = signer
 
-    def decode(self, record: SourceRecord) -> Decoded[Any] | Invalid | None:
+    def parse(self, record: SourceRecord) -> Parsed[ErasureRequestedV1] | Invalid | None:
         """Read a request; ``None`` for an answer."""
         decoded = decode_erasure(
             record.headers, record.value, key=record.key, max_bytes=self._max_event_bytes
         )
         if isinstance(decoded, Decoded) and isinstance(decoded.data, ErasureCompletedV1):
             return None
-        return decoded
+        return parsed(decoded)
 
     def apply(
         self, session: Session, works: Sequence[Work], now: datetime, decision: Decision[ErasureRequestedV1]
@@ -85,8 +86,8 @@ class ErasureHandler(BatchHandler[ErasureRequestedV1]):
             else:
                 decision.refuse(work, DeadLetterReason.TENANT_UNKNOWN, "tenant_id: is not registered")
 
-    def _erase(self, session: Session, parsed: Parsed[ErasureRequestedV1], now: datetime) -> None:
-        data = parsed.data
+    def _erase(self, session: Session, event: Parsed[ErasureRequestedV1], now: datetime) -> None:
+        data = event.data
         key = self._keyring.tenant_keys(session, data.tenant_id, now=now).pseudonym_key
         certificate = erasures.erase(
             session,
@@ -116,11 +117,11 @@ class ErasureHandler(BatchHandler[ErasureRequestedV1]):
             ),
         )
         envelope = new_envelope(
-            event_id=f"{parsed.digest.hex()}.completed",
+            event_id=f"{event.digest.hex()}.completed",
             source=SOURCE,
             event_type=ERASURE_COMPLETED,
             time=now,
-            traceparent=parsed.traceparent,
+            traceparent=event.traceparent,
         )
         user = f"{data.tenant_id}/{data.user_id}"
         add_record(session, encode(answer, envelope, key=user.encode()), now)

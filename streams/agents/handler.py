@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import abc
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from privacy.storage.session import transaction
 from streams.agents.intake import Outcome, Work
-from streams.contracts.codec import Decoded
 from streams.contracts.dead_letter import DeadLetterReason
 from streams.contracts.envelope import Invalid
 from streams.dead_letters import DeadLetterSink, Refusal
@@ -28,18 +27,10 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
     from sqlmodel import Session
 
+    from streams.agents.parsed import Parsed
     from streams.records import SourceRecord
 
 Data = TypeVar("Data")
-
-
-class Parsed(NamedTuple, Generic[Data]):
-    """A decoded event."""
-
-    data: Data
-    event_type: str
-    digest: bytes  # identity of the event, see ``streams.contracts.envelope``
-    traceparent: str | None
 
 
 @dataclass(slots=True)
@@ -75,7 +66,7 @@ class BatchHandler(abc.ABC, Generic[Data]):
         self._clock = clock
 
     @abc.abstractmethod
-    def decode(self, record: SourceRecord) -> Decoded[Any] | Invalid | None:
+    def parse(self, record: SourceRecord) -> Parsed[Data] | Invalid | None:
         """Return the event of a record, why there is none, or ``None`` for a record that needs no effect."""
 
     @abc.abstractmethod
@@ -116,14 +107,13 @@ class BatchHandler(abc.ABC, Generic[Data]):
         refusals: list[Refusal] = []
         for work in works:
             if work.parsed is None:
-                decoded = self.decode(work.record)
-                if decoded is None:
+                parsed = self.parse(work.record)
+                if parsed is None:
                     continue
-                if isinstance(decoded, Invalid):
-                    refusals.append(Refusal(work.record, decoded.reason, decoded.detail))
+                if isinstance(parsed, Invalid):
+                    refusals.append(Refusal(work.record, parsed.reason, parsed.detail))
                     continue
-                envelope = decoded.envelope
-                work.parsed = Parsed(decoded.data, envelope.type, envelope.digest(), envelope.traceparent)
+                work.parsed = parsed
             waiting.append(work)
         return waiting, refusals
 

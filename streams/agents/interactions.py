@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from personalization.signals import StoredSignal
 from personalization.storage.signals import UserPeriod, apply_bound, insert_signals
@@ -19,10 +19,9 @@ from privacy.consent import AdmissionRule, RefusalReason
 from privacy.contribution import Contribution
 from privacy.services import standing
 from privacy.storage.subjects import Subject
-from streams.agents.handler import BatchHandler, Decision, Parsed
-from streams.contracts.codec import Decoded, decode_interaction
+from streams.agents.handler import BatchHandler, Decision
+from streams.agents.interaction_reading import Interaction, InteractionReader
 from streams.contracts.dead_letter import DeadLetterReason
-from streams.contracts.interaction import InteractionV1
 from streams.contracts.topics import INTERACTIONS
 from streams.tenants import WITHOUT_POLICY
 from streams.translate import signal_of
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from privacy.policy import TenantPrivacyPolicy
     from privacy.pseudonyms import TenantHashes
     from streams.agents.intake import Work
+    from streams.agents.parsed import Parsed
     from streams.contracts.envelope import Invalid
     from streams.dead_letters import DeadLetterSink
     from streams.records import SourceRecord
@@ -83,7 +83,7 @@ class _Tenant(NamedTuple):
         return cls(policy, hashes, AdmissionRule(policy), period, bounded.contribution_bound)
 
 
-class InteractionHandler(BatchHandler[InteractionV1]):
+class InteractionHandler(BatchHandler[Interaction]):
     """Handler of the interactions topic.
 
     Args:
@@ -92,7 +92,7 @@ class InteractionHandler(BatchHandler[InteractionV1]):
         clock: aware UTC.
         keyring: pseudonyms and encryption.
         policies: newest policies, looked up per batch.
-        redact: takes personal data out of a text.
+        redact: takes personal data out of the texts of one interaction.
         max_event_bytes: largest value of an event.
     """
 
@@ -104,49 +104,45 @@ class InteractionHandler(BatchHandler[InteractionV1]):
         clock: Callable[[], datetime],
         keyring: Keyring,
         policies: TenantPolicies,
-        redact: Callable[[str], str],
+        redact: Callable[[Sequence[str]], Sequence[str]],
         max_event_bytes: int,
     ) -> None:
         super().__init__(INTERACTIONS.name, engine=engine, letters=letters, clock=clock)
         self._keyring = keyring
         self._policies = policies
         self._redact = redact
-        self._max_event_bytes = max_event_bytes
+        self._reader = InteractionReader(max_event_bytes)
         self._known: dict[str, _Tenant] = {}
 
-    def decode(self, record: SourceRecord) -> Decoded[Any] | Invalid | None:
+    def parse(self, record: SourceRecord) -> Parsed[Interaction] | Invalid | None:
         """Read an interaction."""
-        return decode_interaction(
-            record.headers, record.value, key=record.key, max_bytes=self._max_event_bytes
-        )
+        return self._reader.read(record)
 
     def apply(
-        self, session: Session, works: Sequence[Work], now: datetime, decision: Decision[InteractionV1]
+        self, session: Session, works: Sequence[Work], now: datetime, decision: Decision[Interaction]
     ) -> None:
         """Store the signals of the admitted interactions, within each user's bound."""
         tenants = self._tenants(session, {work.parsed.data.tenant_id for work in works}, now)
         named = self._named(works, tenants, decision)
         standings = standing.lookup(session, dict.fromkeys(subject for _, subject, _ in named))
-        admitted: list[tuple[Parsed[InteractionV1], Subject, _Tenant, datetime]] = []
+        admitted: list[tuple[Parsed[Interaction], Subject, _Tenant]] = []
         for work, subject, tenant in named:
-            parsed: Parsed[InteractionV1] = work.parsed
+            parsed: Parsed[Interaction] = work.parsed
             stands = standings[subject]
-            # Once in the one UTC of the standard library: every comparison from here on is the cheap kind.
-            occurred_at = parsed.data.occurred_at.astimezone(UTC)
             reason = tenant.rule.refusal(
-                age=now - occurred_at,
+                age=now - parsed.data.occurred_at,
                 domain=parsed.data.domain,
                 consents=stands.consents,
                 erased=stands.erased,
             )
             if reason is None:
-                admitted.append((parsed, subject, tenant, occurred_at))
+                admitted.append((parsed, subject, tenant))
             elif reason in _MAY_CHANGE and not work.final:
                 decision.held.append(work)
             else:
                 decision.refuse(work, *_LETTERS[reason])
         self._store(session, admitted, {name: tenant.bound for name, tenant in tenants.items()}, now)
-        decision.applied = [parsed for parsed, _, _, _ in admitted]
+        decision.applied = [parsed for parsed, _, _ in admitted]
 
     def _tenants(self, session: Session, tenant_ids: Collection[str], now: datetime) -> dict[str, _Tenant]:
         tenants: dict[str, _Tenant] = {}
@@ -162,12 +158,12 @@ class InteractionHandler(BatchHandler[InteractionV1]):
         self,
         works: Sequence[Work],
         tenants: Mapping[str, _Tenant],
-        decision: Decision[InteractionV1],
+        decision: Decision[Interaction],
     ) -> list[tuple[Work, Subject, _Tenant]]:
         subjects: dict[tuple[str, str], Subject] = {}
         named: list[tuple[Work, Subject, _Tenant]] = []
         for work in works:
-            data: InteractionV1 = work.parsed.data
+            data: Interaction = work.parsed.data
             tenant = tenants.get(data.tenant_id)
             if tenant is None:
                 decision.refuse(work, DeadLetterReason.TENANT_UNKNOWN, "tenant_id: is not registered")
@@ -182,30 +178,28 @@ class InteractionHandler(BatchHandler[InteractionV1]):
     def _store(
         self,
         session: Session,
-        admitted: Sequence[tuple[Parsed[InteractionV1], Subject, _Tenant, datetime]],
+        admitted: Sequence[tuple[Parsed[Interaction], Subject, _Tenant]],
         bounds: Mapping[str, int],
         now: datetime,
     ) -> None:
         offered: dict[UserPeriod, list[Contribution]] = defaultdict(list)
-        placed: dict[bytes, tuple[InteractionV1, Subject, int, bytes, datetime]] = {}
-        for parsed, subject, tenant, occurred_at in admitted:
+        placed: dict[bytes, tuple[Interaction, Subject, int, bytes]] = {}
+        for parsed, subject, tenant in admitted:
             digest = parsed.digest
-            period = (occurred_at - _EPOCH) // tenant.period
+            period = (parsed.data.occurred_at - _EPOCH) // tenant.period
             rank = tenant.hashes.eviction_rank(subject.pseudonym, digest)
             offered[*subject, period].append(Contribution(rank, digest))
-            placed[digest] = (parsed.data, subject, period, rank, occurred_at)
+            placed[digest] = (parsed.data, subject, period, rank)
         entering = apply_bound(session, offered, bounds)
         chosen = [(digest, *place) for digest, place in placed.items() if digest in entering]
         redact = self._redact
         sealed = self._keyring.encrypt_many(
             session,
-            [(*subject, signal_of(data, redact).to_bytes()) for _, data, subject, _, _, _ in chosen],
+            [(*subject, signal_of(data, redact).to_bytes()) for _, data, subject, _, _ in chosen],
             now=now,
         )
         signals = [
-            StoredSignal(digest, *subject, data.domain, period, rank, occurred_at, ciphertext)
-            for (digest, data, subject, period, rank, occurred_at), ciphertext in zip(
-                chosen, sealed, strict=True
-            )
+            StoredSignal(digest, *subject, data.domain, period, rank, data.occurred_at, ciphertext)
+            for (digest, data, subject, period, rank), ciphertext in zip(chosen, sealed, strict=True)
         ]
         insert_signals(session, signals)

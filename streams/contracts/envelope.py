@@ -94,8 +94,12 @@ def identity_digest(source: str, event_id: str) -> bytes:
 
     The source's length goes first, so that no two different pairs run together into one text.
     """
-    source_bytes = source.encode()
-    return hashlib.sha256(len(source_bytes).to_bytes(4, "big") + source_bytes + event_id.encode()).digest()
+    return identity_digest_of(source.encode(), event_id.encode())
+
+
+def identity_digest_of(source: bytes, event_id: bytes) -> bytes:
+    """Return ``identity_digest`` of the UTF-8 bytes of a source and an id."""
+    return hashlib.sha256(len(source).to_bytes(4, "big") + source + event_id).digest()
 
 
 def new_envelope(

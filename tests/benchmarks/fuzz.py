@@ -19,7 +19,7 @@ from sqlmodel import func, select
 
 from personalization.signing import ManifestSigner
 from privacy.keyring import Keyring, new_master_key
-from privacy.redaction import redact
+from privacy.redaction import redact_texts
 from privacy.services import policies
 from privacy.storage.session import open_engine, transaction
 from streams import database
@@ -54,7 +54,7 @@ class FuzzWorld:
         }
         shared = {**plain, "keyring": Keyring(new_master_key()), "policies": TenantPolicies(60.0)}
         self._handlers = {
-            "interactions": InteractionHandler(**shared, redact=lambda value: redact(value).text),
+            "interactions": InteractionHandler(**shared, redact=redact_texts),
             "consent": ConsentHandler(**shared),
             "erasures": ErasureHandler(**shared, signer=ManifestSigner(bytes(range(32)))),
             "serving-acks": AckHandler(**plain),

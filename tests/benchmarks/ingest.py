@@ -39,7 +39,7 @@ from kafka import KafkaAdminClient, KafkaProducer
 from privacy.consent import Consent
 from privacy.keyring import Keyring, new_master_key
 from privacy.pseudonyms import pseudonym
-from privacy.redaction import redact
+from privacy.redaction import redact_texts
 from privacy.services import consents, policies
 from privacy.services.consents import ConsentStatement
 from privacy.storage.session import open_engine, transaction
@@ -175,7 +175,7 @@ def run_ours(
         clock=lambda: datetime.now(UTC),
         keyring=NoKeyring(keyring) if plain else keyring,
         policies=TenantPolicies(2.0),
-        redact=(lambda text: text) if plain else (lambda text: redact(text).text),
+        redact=(lambda texts: texts) if plain else redact_texts,
         max_event_bytes=65_536,
     )
     window = Window(total)

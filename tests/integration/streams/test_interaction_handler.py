@@ -50,7 +50,7 @@ class World:
             "max_event_bytes": 2048,
         }
         self.interactions = InteractionHandler(
-            **shared, redact=lambda text: text.replace("secret", "[secret]")
+            **shared, redact=lambda texts: [text.replace("secret", "[secret]") for text in texts]
         )
         self.consents = ConsentHandler(**shared)
         self.signer = ManifestSigner(bytes(range(32)))
