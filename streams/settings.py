@@ -136,8 +136,8 @@ class IngestSettings(_Section):
 
     max_event_bytes: int = Field(default=65_536, ge=256, le=16 * 2**20)
     """Largest value of one event; anything larger is dead-lettered unread."""
-    batch_events: int = Field(default=1_000, ge=1, le=100_000)
-    """Most events in one transaction."""
+    batch_events: int = Field(default=4_000, ge=1, le=100_000)
+    """Most events in one transaction; a transaction takes what has gathered, so it is this large only in a backlog."""
     buffer_events: int = Field(default=8_000, ge=1)
     """Most events in memory waiting for a transaction, per topic; beyond it the worker stops pulling."""
     consent_wait_seconds: float = Field(default=30.0, ge=0)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from personalization.adapters import AdapterVersion
     from personalization.ports import AdapterLifecycleEvent
-    from streams.agents.interaction_reading import Interaction
+    from streams.interaction_reading import Interaction
 
 _KINDS = {
     AdapterEventKind.PUBLISHED: wire.AdapterEventKind.PUBLISHED,

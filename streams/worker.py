@@ -38,7 +38,7 @@ log = structlog.get_logger(__name__)
 
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 10.0
-COLLECTOR_THRESHOLDS = (20_000, 20, 50)  # a batch makes tens of thousands of objects, none in a cycle
+COLLECTOR_THRESHOLDS = (50_000, 20, 50)  # a batch makes tens of thousands of objects, none in a cycle
 
 
 class Worker:

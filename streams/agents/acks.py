@@ -8,10 +8,10 @@ from sqlmodel import col, or_
 
 from privacy.storage.upserts import insert_for
 from streams.agents.handler import BatchHandler, Decision
-from streams.agents.parsed import Parsed, parsed
 from streams.contracts.ack import ServingAckV1
 from streams.contracts.codec import decode_ack
 from streams.contracts.topics import SERVING_ACKS
+from streams.parsed import Parsed, parsed
 from streams.storage.tables import ServingAckRow
 
 if TYPE_CHECKING:

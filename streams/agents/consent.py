@@ -10,11 +10,11 @@ from privacy.services import consents, erasures
 from privacy.services.consents import ConsentStatement
 from privacy.storage.subjects import Subject
 from streams.agents.handler import BatchHandler, Decision
-from streams.agents.parsed import Parsed, parsed
 from streams.contracts.codec import decode_consent
 from streams.contracts.consent import ConsentV1
 from streams.contracts.dead_letter import DeadLetterReason
 from streams.contracts.topics import CONSENT, CONSENT_GRANTED
+from streams.parsed import Parsed, parsed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -17,7 +17,6 @@ from personalization.storage.tables import AdapterVersionRow
 from privacy.pseudonyms import pseudonym
 from privacy.services import erasures
 from streams.agents.handler import BatchHandler, Decision
-from streams.agents.parsed import Parsed, parsed
 from streams.contracts.codec import Decoded, decode_erasure, encode
 from streams.contracts.consent import Purpose
 from streams.contracts.dead_letter import DeadLetterReason
@@ -25,6 +24,7 @@ from streams.contracts.envelope import new_envelope
 from streams.contracts.erasure import ErasureCertificateV1, ErasureCompletedV1, ErasureRequestedV1
 from streams.contracts.topics import CONSENT, ERASURE_COMPLETED, ERASURES
 from streams.dead_letters import OutgoingRecord
+from streams.parsed import Parsed, parsed
 from streams.storage.outbox_rows import SOURCE, add_record
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
     from sqlmodel import Session
 
-    from streams.agents.parsed import Parsed
+    from streams.parsed import Parsed
     from streams.records import SourceRecord
 
 Data = TypeVar("Data")

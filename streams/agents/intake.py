@@ -6,7 +6,7 @@ handler process it in one transaction in a thread, and then settles the offsets.
 partial failure:
 
 - the database or the broker is away (a retryable error): tried again with growing pauses, reported once;
-- anything else: the batch is processed record by record, and a record that fails alone is dead-lettered;
+- anything else: the batch is halved until the failing record stands alone, which is then dead-lettered;
 - the share of dead letters passes its limit: the loop ends with ``PoisonedTopicError`` and the worker stops.
 """
 
@@ -275,27 +275,25 @@ class Intake:
                 progress.release(work.record.offset)
 
     async def _until_done(self, works: list[Work]) -> Outcome:
+        """Process ``works``, and when that fails for good, each half for itself, down to the record it is about."""
         try:
             return await self._with_retries(lambda: self._handler.process(works))
         except Exception as error:  # noqa: BLE001  # whatever one record provokes must not stop the others
-            log.warning("batch_failed", topic=self.topic, events=len(works), error=type(error).__name__)
-        effects = duplicates = dead = 0
-        held: list[Work] = []
-        for work in works:
-            one = await self._alone(work)
-            effects += one.effects
-            duplicates += one.duplicates
-            dead += one.dead_letters
-            held.extend(one.held)
-        return Outcome(effects=effects, duplicates=duplicates, dead_letters=dead, held=held)
-
-    async def _alone(self, work: Work) -> Outcome:
-        try:
-            return await self._with_retries(lambda: self._handler.process([work]))
-        except Exception as error:  # noqa: BLE001  # the record is kept as a dead letter, with the error's type
             failure = error
-        await self._with_retries(lambda: self._handler.refuse(work, failure))
-        return Outcome(dead_letters=1)
+        if len(works) == 1:
+            # The record is kept as a dead letter, with the error's type.
+            await self._with_retries(lambda: self._handler.refuse(works[0], failure))
+            return Outcome(dead_letters=1)
+        log.warning("batch_failed", topic=self.topic, events=len(works), error=type(failure).__name__)
+        middle = len(works) // 2
+        first = await self._until_done(works[:middle])
+        second = await self._until_done(works[middle:])
+        return Outcome(
+            effects=first.effects + second.effects,
+            duplicates=first.duplicates + second.duplicates,
+            dead_letters=first.dead_letters + second.dead_letters,
+            held=[*first.held, *second.held],
+        )
 
     async def _with_retries(self, call: Callable[[], Result]) -> Result:
         pause = self._settings.retry_initial_seconds

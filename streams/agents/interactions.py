@@ -20,9 +20,9 @@ from privacy.contribution import Contribution
 from privacy.services import standing
 from privacy.storage.subjects import Subject
 from streams.agents.handler import BatchHandler, Decision
-from streams.agents.interaction_reading import Interaction, InteractionReader
 from streams.contracts.dead_letter import DeadLetterReason
 from streams.contracts.topics import INTERACTIONS
+from streams.interaction_reading import Interaction, InteractionReader
 from streams.tenants import WITHOUT_POLICY
 from streams.translate import signal_of
 
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from privacy.policy import TenantPrivacyPolicy
     from privacy.pseudonyms import TenantHashes
     from streams.agents.intake import Work
-    from streams.agents.parsed import Parsed
     from streams.contracts.envelope import Invalid
     from streams.dead_letters import DeadLetterSink
+    from streams.parsed import Parsed
     from streams.records import SourceRecord
     from streams.tenants import TenantPolicies
 

@@ -7,11 +7,11 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.agents.interaction_reading import InteractionReader
 from streams.contracts.codec import encode
 from streams.contracts.envelope import new_envelope
 from streams.contracts.interaction import Accepted, InteractionV1
 from streams.contracts.topics import INTERACTION_RECORDED
+from streams.interaction_reading import InteractionReader
 from tests.fakes.stream_records import NOW, FakeRecord
 
 EVENT = InteractionV1(

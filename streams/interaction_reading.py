@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import orjson
 
 from personalization.signals import OutcomeKind
-from streams.agents.parsed import Parsed
 from streams.contracts.codec import decode_interaction
 from streams.contracts.envelope import (
     JSON_CONTENT_TYPE,
@@ -27,6 +26,7 @@ from streams.contracts.envelope import (
 from streams.contracts.fields import MAX_TEXT_CHARACTERS
 from streams.contracts.interaction import Correction, Edited, InteractionV1, Rating
 from streams.contracts.topics import INTERACTION_RECORDED
+from streams.parsed import Parsed
 
 if TYPE_CHECKING:
     from streams.records import SourceRecord
