@@ -85,7 +85,8 @@ class InteractionReader:
         Raises:
             TypeError, ValueError, KeyError, AttributeError: it is not, or not for certain.
         """
-        value, headers = record.value, dict(record.headers)
+        value = record.value
+        headers: dict[str, Any] = dict(record.headers)  # one without a value raises below
         event_id, source = headers["ce_id"], headers["ce_source"]
         attributes = b"".join(headers.values())
         if (
