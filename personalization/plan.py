@@ -38,6 +38,7 @@ class Objective(StrEnum):
 
 
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+FEED_FORWARD = ("gate_proj", "up_proj", "down_proj")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +63,8 @@ class TrainingPlan:
         averaging_fraction: the released weights are the mean of the last such fraction of iterates (free).
         shrinkage: factor in (0, 1] applied to the trained delta before release (public, free).
         subspace: where the frozen factors come from.
+        damping: above 0, steps are taken in the metric of the model's public curvature with this damping
+            (``training.curvature``), clipping and noise too; 0 takes Adam's steps in the numbers themselves.
     """
 
     family: Family = Family.CORE
@@ -81,6 +84,7 @@ class TrainingPlan:
     averaging_fraction: float = 0.5
     shrinkage: float = 1.0
     subspace: Subspace = Subspace.WEIGHTS
+    damping: float = 0.0
 
     def __post_init__(self) -> None:
         checks = (
@@ -94,6 +98,7 @@ class TrainingPlan:
             ("contribution_bound", self.contribution_bound, self.contribution_bound >= 1, "at least 1"),
             ("averaging_fraction", self.averaging_fraction, 0 < self.averaging_fraction <= 1, "(0, 1]"),
             ("shrinkage", self.shrinkage, 0 < self.shrinkage <= 1, "(0, 1]"),
+            ("damping", self.damping, 0 <= self.damping <= 1e6, "0 to 1,000,000"),
         )
         for name, value, ok, allowed in checks:
             if not ok:
@@ -101,6 +106,19 @@ class TrainingPlan:
         unknown = [name for name in self.target_modules if name not in ALL_LINEAR]
         if unknown or not self.target_modules:
             raise ValueError(f"target_modules is {self.target_modules}; allowed are {', '.join(ALL_LINEAR)}")
+        if self.damping > 0 and not self._labels_stand_alone():
+            raise ValueError(
+                "damping is above 0; allowed only for the family core on the feed-forward layers "
+                f"({', '.join(FEED_FORWARD)}) of the last block"
+            )
+
+    def _labels_stand_alone(self) -> bool:
+        """Say whether what is trained acts on each label token by itself, as the public curvature assumes."""
+        return (
+            self.family is Family.CORE
+            and self.top_layers == 1
+            and set(self.target_modules) <= set(FEED_FORWARD)
+        )
 
     def to_document(self) -> dict[str, object]:
         """Return a JSON-ready copy; ``from_document`` reads it back to an equal plan."""

@@ -8,6 +8,7 @@ Gemma style, and results equal that model's (tests/unit/test_training_decoder.py
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -218,20 +219,41 @@ class FrozenDecoder:
     @torch.no_grad()
     def best_labels(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the probability and the id of the likeliest token at each label, from ``(labels, width)``."""
-        normed = self._norm(hidden, self._body.norm)
-        head: torch.Tensor = self.model.get_output_embeddings().weight
-        chunk = max(16, _LABELS_PER_CHUNK_BYTES // (4 * head.shape[0]))
         found: list[torch.Tensor] = []
         tokens: list[torch.Tensor] = []
-        for start in range(0, len(normed), chunk):
-            part = normed[start : start + chunk]
-            logits = (part @ head.t()).to(torch.promote_types(part.dtype, torch.float32))
-            if self._final_softcap is not None:
-                logits = logits.div_(self._final_softcap).tanh_().mul_(self._final_softcap)
+        for logits, _ in self._logit_chunks(hidden):
             best, token = logits.max(1)
             found.append((best - torch.logsumexp(logits, 1)).exp_())
             tokens.append(token)
         return torch.cat(found), torch.cat(tokens)
+
+    @torch.no_grad()
+    def drawn_labels(self, hidden: torch.Tensor, coins: torch.Generator) -> torch.Tensor:
+        """Draw one token id for each label from the model's own distribution ``(labels,)``.
+
+        Args:
+            hidden: the last layer's output ``(labels, width)``.
+            coins: one uniform number on the CPU for each label.
+        """
+        found = []
+        uniform = torch.rand(len(hidden), generator=coins).to(self.device)
+        for logits, part in self._logit_chunks(hidden):
+            below = torch.softmax(logits, 1).cumsum_(1)
+            share = (uniform[part] * below[:, -1])[:, None].contiguous()
+            found.append(torch.searchsorted(below, share).clamp_(max=below.shape[1] - 1)[:, 0])
+        return torch.cat(found)
+
+    def _logit_chunks(self, hidden: torch.Tensor) -> Iterator[tuple[torch.Tensor, slice]]:
+        """Yield logits in at least float32, for as many labels at a time as a chunk holds, and which labels."""
+        normed = self._norm(hidden, self._body.norm)
+        head: torch.Tensor = self.model.get_output_embeddings().weight
+        chunk = max(16, _LABELS_PER_CHUNK_BYTES // (4 * head.shape[0]))
+        for start in range(0, len(normed), chunk):
+            part = slice(start, start + chunk)
+            logits = (normed[part] @ head.t()).to(torch.promote_types(normed.dtype, torch.float32))
+            if self._final_softcap is not None:
+                logits = logits.div_(self._final_softcap).tanh_().mul_(self._final_softcap)
+            yield logits, part
 
     def _norm(self, values: torch.Tensor, module: nn.Module) -> torch.Tensor:
         return rms_norm(values, module, unit_offset=self._unit_offset)

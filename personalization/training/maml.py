@@ -61,4 +61,5 @@ def _inner_plan(plan: TrainingPlan, numbers: MamlRecipe, users: int) -> Training
         noise_multiplier=0.0,
         averaging_fraction=1.0 / numbers.inner_steps,
         shrinkage=1.0,
+        damping=0.0,
     )

@@ -22,15 +22,19 @@ from torch.overrides import TorchFunctionMode
 
 from personalization.plan import ALL_LINEAR, TrainingPlan
 from personalization.training.encoding import Encoder
-from personalization.training.public_styles import style_users
+from personalization.training.public_styles import style_tasks
+from personalization.training.public_texts import protected_users
 from personalization.training.subspace import GradientEnergy, squared_norm
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from personalization.training.decoder import FrozenDecoder
+    from personalization.training.job import UserExamples
 
 MAX_RANK = 16  # what servers load by default; lower ranks are the first rows
 MAX_TOKENS = 72
-_VERSION = "1"  # raise it when the computation changes: adapters of two subspaces are never mixed
+_VERSION = "2"  # raise it when the computation changes: adapters of two subspaces are never mixed
 
 _TOKENS_PER_PASS = 2048
 _PLAN = TrainingPlan(
@@ -99,27 +103,40 @@ def _compute(decoder: FrozenDecoder, encoder: Encoder, layers: tuple[int, ...]) 
     keys = [(layer, suffix) for layer in layers for suffix in ALL_LINEAR]
     energies = {key: GradientEnergy() for key in keys}
     weights = {id(decoder.linear(*key).weight): key for key in keys}
-    cache = PrefixCache(decoder, layers[0], enabled=True)
-    members = cache.fill(
-        [(0, encoder.user(user, _PLAN)) for user in style_users()], _TOKENS_PER_PASS, lambda _: None
-    )
     above = range(layers[0], decoder.layer_count)
-    for member in members:
-        micro = assemble([member], decoder.device, torch.promote_types(decoder.dtype, torch.float32))
-        with _Watch(weights) as watch:
-            hidden = cache.hidden(micro).detach().clone().requires_grad_()
-            out = decoder.run(hidden, micro.batch, above, labels_only=True)
-            loss = micro.terms.total(decoder.label_nll(out, micro.batch.targets), None)
-        loss.backward()  # type: ignore[no-untyped-call]
-        length = math.sqrt(sum(squared_norm(*watch.seen[key]) for key in keys))
+
+    def watched(users: tuple[UserExamples, ...]) -> Iterator[dict[tuple[int, str], list[torch.Tensor]]]:
+        """Yield, for each user, what entered the layers and the slopes of the user's loss towards their outputs."""
+        cache = PrefixCache(decoder, layers[0], enabled=True)
+        encoded = [(0, encoder.user(user, _PLAN)) for user in users]
+        for member in cache.fill(encoded, _TOKENS_PER_PASS, lambda _: None):
+            micro = assemble([member], decoder.device, torch.promote_types(decoder.dtype, torch.float32))
+            with _Watch(weights) as watch:
+                hidden = cache.hidden(micro).detach().clone().requires_grad_()
+                out = decoder.run(hidden, micro.batch, above, labels_only=True)
+                loss = micro.terms.total(decoder.label_nll(out, micro.batch.targets), None)
+            loss.backward()  # type: ignore[no-untyped-call]
+            yield watch.seen
+
+    for seen in watched(interactions()):
+        length = math.sqrt(sum(squared_norm(*seen[key]) for key in keys))
         for key in keys:  # every public user counts alike, as every tenant's user does
-            inputs, slopes = watch.seen[key]
+            inputs, slopes = seen[key]
             energies[key].add(inputs, slopes, weight=1.0 / length)
+    for seen in watched(protected_users()):
+        for key in keys:
+            energies[key].keep(seen[key][0])
     return {key: energy.directions(MAX_RANK) for key, energy in energies.items()}
 
 
+def interactions() -> tuple[UserExamples, ...]:
+    """Return the public interactions behind the subspace: every change and question in every house style."""
+    return tuple(user for task in style_tasks() for user in task)
+
+
 def _file_name(layers: tuple[int, ...]) -> str:
-    text = repr([(example.prompt, example.completion) for user in style_users() for example in user.examples])
+    texts = [*interactions(), *protected_users()]
+    text = repr([(example.prompt, example.completion) for user in texts for example in user.examples])
     digest = hashlib.sha256(f"{_VERSION}/{MAX_TOKENS}/{layers}/{text}".encode()).hexdigest()[:16]
     return f"subspace-{digest}.discreet"
 

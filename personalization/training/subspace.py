@@ -12,6 +12,9 @@ from __future__ import annotations
 
 import torch
 
+PROTECTED_DIRECTIONS = 64
+PROTECTED_SHARE = 8  # of a narrow layer's inputs at most an eighth is protected
+
 
 def top_singular_directions(weight: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return orthonormal ``A₀ (rank, d_in)`` and ``B₀ (rank, d_out)`` with ``weight ≈ B₀ᵀ diag(S) A₀``.
@@ -47,6 +50,7 @@ class GradientEnergy:
     def __init__(self) -> None:
         self._left: torch.Tensor | None = None
         self._right: torch.Tensor | None = None
+        self._kept: torch.Tensor | None = None
 
     def add(self, inputs: torch.Tensor, slopes: torch.Tensor, weight: float) -> None:
         """Add one public user.
@@ -62,10 +66,18 @@ class GradientEnergy:
         self._left = left if self._left is None else self._left.add_(left)
         self._right = right if self._right is None else self._right.add_(right)
 
+    def keep(self, inputs: torch.Tensor) -> None:
+        """Add inputs ``(tokens, d_in)`` of protected texts: what the layer makes of them shall change little."""
+        inputs = inputs.to("cpu", torch.float32)
+        gram = inputs.t() @ inputs
+        self._kept = gram if self._kept is None else self._kept.add_(gram)
+
     def directions(self, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return orthonormal ``A₀ (rank, d_in)`` and ``B₀ (rank, d_out)`` in float32, the strongest direction first.
 
-        Those of a lower rank are the first rows. At most the smaller side's directions are returned.
+        Those of a lower rank are the first rows. At most the smaller side's directions are returned. ``A₀`` has nothing
+        in the leading directions of the inputs given to ``keep``, so no adapter acts on them (gradient projection
+        memory, Saha et al., ICLR 2021, section 4, applied to the frozen factor instead of to each step).
 
         Raises:
             ValueError: no user was added.
@@ -73,8 +85,15 @@ class GradientEnergy:
         if self._left is None or self._right is None:
             raise ValueError("directions of gradients need at least one public user")
         count = min(rank, len(self._left), len(self._right))
+        right = self._right.double()
+        if self._kept is not None:
+            kept = min(PROTECTED_DIRECTIONS, len(right) // PROTECTED_SHARE)
+            away = _leading_eigenvectors(self._kept.double(), kept)
+            free = torch.eye(len(right), dtype=right.dtype) - away @ away.t()
+            right = free @ right @ free
+            count = min(count, len(right) - kept)
         return (
-            _signed(_leading_eigenvectors(self._right.double(), count).t()),
+            _signed(_leading_eigenvectors(right, count).t()),
             _signed(_leading_eigenvectors(self._left.double(), count).t()),
         )
 

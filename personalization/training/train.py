@@ -23,6 +23,7 @@ import torch
 
 from personalization.plan import PerformanceFlags, TrainingPlan
 from personalization.training.batches import Member, PrefixCache, assemble, split_users
+from personalization.training.curvature import Metric, PublicCurvature
 from personalization.training.decoder import FrozenDecoder, TokenBatch
 from personalization.training.encoding import Encoder
 from personalization.training.errors import JobInvalidError, NotTrainedError
@@ -31,7 +32,12 @@ from personalization.training.job import Progress, TenantJob, TenantResult, Trai
 from personalization.training.low_rank import Binding
 from personalization.training.memory import keep_freed_memory
 from personalization.training.noise import draw_users
-from personalization.training.optimizer import FusedDPOptimizer, TenantAdam, TenantMechanism
+from personalization.training.optimizer import (
+    FusedDPOptimizer,
+    TenantAdam,
+    TenantDescent,
+    TenantMechanism,
+)
 from personalization.training.portable import export_adapter, import_adapter
 
 ProgressSink = Callable[[Progress], None]
@@ -101,7 +107,15 @@ def train_on(
 
 def fusion_key(plan: TrainingPlan) -> tuple[object, ...]:
     """Return what two plans must share to be trained in one batch: the shape of the adapter, nothing private."""
-    return plan.family, plan.rank, plan.alpha, plan.target_modules, plan.top_layers, plan.subspace
+    return (
+        plan.family,
+        plan.rank,
+        plan.alpha,
+        plan.target_modules,
+        plan.top_layers,
+        plan.subspace,
+        plan.damping > 0,
+    )
 
 
 def pick_device(flags: PerformanceFlags) -> torch.device:
@@ -138,6 +152,7 @@ class FusedRun:
     frozen: Frozen = field(init=False)
     start: torch.Tensor = field(init=False)
     steps: int = field(init=False)
+    _metric: Metric | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.geometry = Geometry.of_plan(self.tenants[0].plan, self.decoder.shapes, self.decoder.layer_count)
@@ -162,14 +177,20 @@ class FusedRun:
         members = self._prefix()
         parameter = torch.nn.Parameter(self.start.to(self.decoder.device, self._wide, copy=True))
         mechanisms = [TenantMechanism.of_plan(tenant.plan, tenant.noise_key) for tenant in self.tenants]
-        inner = TenantAdam(
-            parameter, [tenant.plan.learning_rate for tenant in self.tenants], lambda: optimizer.active
-        )
+        metric = self._metric = self._make_metric(parameter)
+        rates = [tenant.plan.learning_rate for tenant in self.tenants]
+        inner: torch.optim.Optimizer
+        if metric is None:
+            inner = TenantAdam(parameter, rates, lambda: optimizer.active)
+        else:
+            inner = TenantDescent(parameter, rates, lambda: optimizer.active, metric.back)
         optimizer = FusedDPOptimizer(inner, mechanisms)
         averages = torch.zeros_like(self.start)
         for step in range(self.steps):
             began = time.monotonic()
             optimizer.current_step = step
+            if metric is not None:
+                metric.refresh(step, parameter.detach(), optimizer.active)
             drawn = [
                 members[number][user]
                 for number in optimizer.active
@@ -194,6 +215,15 @@ class FusedRun:
         for mechanism in mechanisms:
             mechanism.check_against_plan()
         return self._released(averages)
+
+    def _make_metric(self, vectors: torch.Tensor) -> Metric | None:
+        plans = [tenant.plan for tenant in self.tenants]
+        if plans[0].damping == 0:
+            return None
+        curvature = PublicCurvature(
+            self.decoder, self.encoder, self.geometry, self.frozen, plans[0], self.flags.tokens_per_microbatch
+        )
+        return Metric.of_plans(curvature, plans, vectors.detach())
 
     def _prefix(self) -> list[list[Member]]:
         encoded = [
@@ -223,10 +253,13 @@ class FusedRun:
         drawn = [member for member in drawn if member.user.examples]
         runs = list(split_users(drawn, self.flags.tokens_per_microbatch))
         for index, run in enumerate(runs):
-            parameter.grad_sample = self.user_gradients(parameter.detach(), run)  # type: ignore[attr-defined]
+            rows = self.user_gradients(parameter.detach(), run)
             optimizer.row_tenants = torch.tensor(
                 [member.tenant for member in run], device=self.decoder.device
             )
+            if self._metric is not None:
+                rows = self._metric.turn(rows, optimizer.row_tenants)
+            parameter.grad_sample = rows  # type: ignore[attr-defined]
             optimizer.signal_skip_step(index < len(runs) - 1)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
