@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,12 @@ class TokenBatch:
     targets: torch.Tensor
 
 
+@cache
+def _native_bfloat16() -> bool:
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+
+
 class FrozenDecoder:
     """A base model whose weights never change.
 
@@ -84,6 +91,7 @@ class FrozenDecoder:
         self._final_softcap: float | None = getattr(self.config, "final_logit_softcapping", None)
         self._subspaces: dict[tuple[int, str, int], tuple[torch.Tensor, torch.Tensor]] = {}
         self._public: dict[tuple[int, ...], Directions] = {}
+        self._half_head: torch.Tensor | None = None
         self.directory: Path | None = None  # where the base was loaded from
 
     @classmethod
@@ -208,10 +216,21 @@ class FrozenDecoder:
             hidden = self._block(layer, hidden, batch, angles, binding, narrow=narrow)
         return hidden
 
-    def label_nll(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Return the negative log-likelihood of each target from the last layer's output ``(labels, width)``."""
+    def label_nll(self, hidden: torch.Tensor, targets: torch.Tensor, *, half: bool = False) -> torch.Tensor:
+        """Return the negative log-likelihood of each target from the last layer's output ``(labels, width)``.
+
+        Args:
+            hidden: the last layer's output.
+            targets: one token id per label.
+            half: only gradients are wanted, so a float32 head may be multiplied in bfloat16 where the processor has
+                instructions for it.
+        """
         normed = self._norm(hidden, self._body.norm)
         head: torch.Tensor = self.model.get_output_embeddings().weight
+        if half and head.dtype == torch.float32 and _native_bfloat16():
+            if self._half_head is None:
+                self._half_head = head.to(torch.bfloat16)
+            head = self._half_head
         chunk = max(16, _LABELS_PER_CHUNK_BYTES // (4 * head.shape[0]))
         out: torch.Tensor = LabelNll.apply(normed, head, targets, self._final_softcap, chunk)
         return out

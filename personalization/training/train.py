@@ -289,17 +289,21 @@ class FusedRun:
         if len(micro.terms.pairs):
             with torch.no_grad():
                 reference = micro.terms.rows_nll(self._label_nll(hidden, micro.batch, None))
-        nll = self._label_nll(hidden, micro.batch, binding)
+        nll = self._label_nll(hidden, micro.batch, binding, pairs=reference is not None)
         torch.autograd.backward(micro.terms.total(nll, reference))
         binding.check_complete()
         return rows
 
-    def _label_nll(self, hidden: torch.Tensor, batch: TokenBatch, binding: Binding | None) -> torch.Tensor:
+    def _label_nll(
+        self, hidden: torch.Tensor, batch: TokenBatch, binding: Binding | None, *, pairs: bool = False
+    ) -> torch.Tensor:
         """Return the loss of each label ``(labels,)`` from the input of the first adapted layer."""
         layers = range(self.geometry.first_layer, self.decoder.layer_count)
         if self.flags.label_only_logits:
             out = self.decoder.run(hidden, batch, layers, binding, labels_only=True)
-            return self.decoder.label_nll(out, batch.targets)
+            # A pair's loss needs the likelihoods themselves, the others' gradients do not.
+            half = self.flags.half_head and binding is not None and not pairs
+            return self.decoder.label_nll(out, batch.targets, half=half)
         # Without the lever: the last layer and the logits at every position, as a plain trainer computes them.
         out = self.decoder.run(hidden, batch, layers, binding)
         every = batch.targets.new_zeros(batch.rows.tokens).index_copy_(0, batch.label_at, batch.targets)
