@@ -107,8 +107,8 @@ class LabelNll(torch.autograd.Function):
     """Negative log-likelihood of labels from hidden states, with logits only ever held for one chunk of labels.
 
     The head is frozen, so the gradient towards the hidden states is known as soon as a chunk's logits are; it is
-    stored ``(labels, width)`` instead of the logits ``(labels, vocabulary)``. A head of a narrower dtype than the hidden
-    states narrows only the two products with it.
+    stored ``(labels, width)`` instead of the logits ``(labels, vocabulary)``. A head of a narrower dtype than the
+    hidden states narrows only the two products with it.
     """
 
     @staticmethod
