@@ -1,9 +1,9 @@
 """Steps in the model's public metric: which directions of the core its answers are sensitive to, and how much.
 
-Gaussian noise is as long in every trained direction, but the loss bends a thousand times more in some than in
-others, so plain steps are too short for the flat directions or drown the steep ones in noise. Here every user's
-gradient ``g`` is first turned into ``W g`` with ``W = (F + λ·tr(F)/d · 1)^(-1/2)``, where ``F`` is the Fisher
-information of the adapted model on *public* interactions; clipping and noise act on ``W g``, and the noisy mean is turned back by
+Gaussian noise is as long in every trained direction, but the loss bends a thousand times more in some than in others,
+so plain steps are too short for the flat directions or drown the steep ones in noise. Here every user's gradient
+``g`` is first turned into ``W g`` with ``W = (F + λ·tr(F)/d · 1)^(-1/2)``, where ``F`` is the Fisher information of
+the adapted model on *public* interactions; clipping and noise act on ``W g``, and the noisy mean is turned back by
 ``W``. Without noise and clipping that is a damped natural gradient step, and the noise costs as much loss in every
 direction that is not damped.
 
