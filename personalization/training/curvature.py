@@ -24,6 +24,7 @@ from personalization.plan import TrainingPlan
 from personalization.training.batches import MicroBatch, PrefixCache, assemble, split_users
 from personalization.training.decoder import FrozenDecoder
 from personalization.training.encoding import Encoder
+from personalization.training.errors import NotTrainedError
 from personalization.training.families import Frozen, Geometry
 from personalization.training.low_rank import Binding, TokenGroups
 from personalization.training.public_subspace import interactions
@@ -108,8 +109,13 @@ def whitening(fisher: torch.Tensor, damping: float) -> torch.Tensor:
     Args:
         fisher: ``(size, size)``, symmetric and positive semidefinite.
         damping: above 0; directions with much less than this share of the mean curvature are hardly trained.
+
+    Raises:
+        NotTrainedError: a curvature that is not finite, so the adapter it was taken at is of no use.
     """
     wide = fisher.double()
+    if not bool(torch.isfinite(wide).all()):
+        raise NotTrainedError("The public curvature of a tenant's adapter is not finite; nothing is released.")
     values, vectors = torch.linalg.eigh(wide)
     level = damping * float(torch.diagonal(wide).mean())
     scales = (values.clamp_min(0.0) + max(level, torch.finfo(torch.float64).tiny)).rsqrt()

@@ -90,7 +90,8 @@ class GradientEnergy:
             kept = min(PROTECTED_DIRECTIONS, len(right) // PROTECTED_SHARE)
             away = _leading_eigenvectors(self._kept.double(), kept)
             free = torch.eye(len(right), dtype=right.dtype) - away @ away.t()
-            right = free @ right @ free
+            # Below every other direction, also where the gradients do not fill the space.
+            right = free @ right @ free - torch.trace(right) * (away @ away.t())
             count = min(count, len(right) - kept)
         return (
             _signed(_leading_eigenvectors(right, count).t()),
@@ -112,7 +113,7 @@ def _signed(rows: torch.Tensor) -> torch.Tensor:
 def _leading_eigenvectors(gram: torch.Tensor, rank: int) -> torch.Tensor:
     """Return the eigenvectors of the largest ``rank`` eigenvalues as columns, largest first."""
     vectors: torch.Tensor = torch.linalg.eigh(gram).eigenvectors
-    return vectors[:, -rank:].flip(1)
+    return vectors[:, len(gram) - rank :].flip(1)
 
 
 def _orthonormal(columns: torch.Tensor) -> torch.Tensor:

@@ -115,6 +115,7 @@ def fusion_key(plan: TrainingPlan) -> tuple[object, ...]:
         plan.top_layers,
         plan.subspace,
         plan.damping > 0,
+        plan.max_tokens if plan.damping > 0 else None,  # truncates what the shared curvature is taken on
     )
 
 

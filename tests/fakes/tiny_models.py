@@ -16,7 +16,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from personalization.plan import Family, PerformanceFlags, TrainingPlan
+from personalization.plan import FEED_FORWARD, Family, PerformanceFlags, TrainingPlan
 from personalization.training.decoder import FrozenDecoder
 from personalization.training.encoding import Encoder
 from personalization.training.job import Example, ExampleKind, UserExamples
@@ -116,6 +116,27 @@ def make_plan(**changes):
         "averaging_fraction": 0.5,
     }
     return TrainingPlan(**{**fields, **changes})
+
+
+def damped_plan(**changes):
+    """A small valid plan in the public metric: cores on the last block's feed-forward layers."""
+    fields = {"family": Family.CORE, "alpha": 4.0, "top_layers": 1, "target_modules": FEED_FORWARD, "damping": 0.3}
+    return make_plan(**{**fields, **changes})
+
+
+def in_float64_norms(model):
+    """Reference norms compute in float32 even in a float64 model; compute them in float64 instead."""
+    for module in model.modules():
+        if type(module).__name__.endswith("RMSNorm"):
+            gemma = type(module).__name__.startswith("Gemma")
+            epsilon = getattr(module, "variance_epsilon", None) or module.eps
+
+            def forward(x, module=module, gemma=gemma, epsilon=epsilon):
+                scaled = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + epsilon)
+                return scaled * (1.0 + module.weight) if gemma else module.weight * scaled
+
+            module.forward = forward
+    return model
 
 
 def make_users(*shapes, kind=ExampleKind.SFT):

@@ -12,14 +12,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from personalization.plan import Objective
-from personalization.training import noise, optimizer, train
+from personalization.plan import FEED_FORWARD, Family, Objective
+from personalization.training import curvature, noise, optimizer, train
 from personalization.training.batches import Member
+from personalization.training.curvature import Metric
 from personalization.training.encoding import TokenUser
 from personalization.training.errors import NotTrainedError
 from personalization.training.job import ExampleKind, TenantJob, UserExamples
 from personalization.training.losses import LossTerms
 from personalization.training.optimizer import FusedDPOptimizer
+from personalization.training.public_subspace import interactions
 from tests.fakes.tiny_models import make_plan, make_run, make_users
 
 # Users of very unequal size; the last one is large and has many examples.
@@ -40,13 +42,23 @@ MIXED = (
 # The coins of keys 1, 2 and 8 draw the last user, those of key 5 do not.
 KEYS = [bytes([number]) * 32 for number in (1, 2, 5, 8)]
 COHORT = 3.0
+IN_METRIC = {
+    "family": Family.CORE, "alpha": 4.0, "top_layers": 1, "target_modules": FEED_FORWARD, "damping": 0.3,
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
 def subtract_the_gradient(monkeypatch):
-    monkeypatch.setattr(
-        train, "TenantAdam", lambda parameter, _rates, _active: torch.optim.SGD([parameter], lr=1.0)
-    )
+    def subtraction(parameter, *_):  # in the metric: of the noisy mean as it is, not turned back
+        return torch.optim.SGD([parameter], lr=1.0)
+
+    monkeypatch.setattr(train, "TenantAdam", subtraction)
+    monkeypatch.setattr(train, "TenantDescent", subtraction)
+
+
+@pytest.fixture(autouse=True)
+def few_public_texts(monkeypatch):
+    monkeypatch.setattr(curvature, "interactions", lambda: interactions()[:120:30])
 
 
 @pytest.fixture(autouse=True)
@@ -77,6 +89,10 @@ def typical_norm(users, **changes):
     run = make_run("llama", [TenantJob(job_key="a", plan=plan, users=tuple(users), noise_key=bytes(32))])
     (members,) = run._prefix()
     rows = run.user_gradients(run.start, [member for member in members if member.user.examples])
+    metric = run._make_metric(run.start)
+    if metric is not None:
+        metric.refresh(0, run.start, [0])
+        rows = metric.turn(rows, torch.zeros(len(rows), dtype=torch.long))
     return float(torch.linalg.vector_norm(rows, dim=1).median())
 
 
@@ -100,6 +116,12 @@ def largest_ratio(users, **changes):
 def test_one_user_moves_a_step_by_at_most_the_clipping_norm(users, objective):
     ratio = largest_ratio(users, objective=objective)
     assert 0.9 < ratio <= 1 + 1e-9  # the last user is clipped, so the bound is reached and never passed
+
+
+@pytest.mark.parametrize("damping", [0.05, 3.0])
+def test_one_user_moves_a_step_in_the_public_metric_by_at_most_the_clipping_norm(damping):
+    ratio = largest_ratio(PEOPLE, **{**IN_METRIC, "damping": damping})
+    assert 0.9 < ratio <= 1 + 1e-9
 
 
 def test_the_user_that_leaves_was_drawn_in_some_of_the_replays_and_not_in_others():
@@ -188,3 +210,43 @@ def noise_of_the_data(monkeypatch):
 def test_a_planted_bug_is_seen(plant, monkeypatch):
     plant(monkeypatch)
     assert largest_ratio(PEOPLE) > 1.05
+
+
+def clipped_before_turning(monkeypatch):
+    """Gradients are clipped as they are, and what noise is added to is ``W`` times their sum."""
+    refresh, add = Metric.refresh, FusedDPOptimizer.add_noise
+    seen = []
+
+    def noticed(self, *where):
+        refresh(self, *where)
+        seen.append(self.factors)
+
+    def turned(self):
+        self.parameter.summed_grad.copy_(torch.bmm(self.parameter.summed_grad[:, None], seen[-1])[:, 0])
+        add(self)
+
+    monkeypatch.setattr(Metric, "refresh", noticed)
+    monkeypatch.setattr(Metric, "turn", lambda _self, rows, _tenants: rows)
+    monkeypatch.setattr(FusedDPOptimizer, "add_noise", turned)
+
+
+def whitening_of_the_data(monkeypatch):
+    """The metric is taken on the users' own texts."""
+    make = train.FusedRun._make_metric
+
+    def private(self, vectors):
+        own = [user for tenant in self.tenants for user in tenant.users for _ in range(2)]
+        alone = [
+            UserExamples(examples=(example,)) for user in own for example in user.examples[:1]
+        ]
+        with monkeypatch.context() as patch:
+            patch.setattr(curvature, "interactions", lambda: alone)
+            return make(self, vectors)
+
+    monkeypatch.setattr(train.FusedRun, "_make_metric", private)
+
+
+@pytest.mark.parametrize("plant", [clipped_before_turning, whitening_of_the_data])
+def test_a_bug_planted_in_the_metric_is_seen(plant, monkeypatch):
+    plant(monkeypatch)
+    assert largest_ratio(PEOPLE, **IN_METRIC) > 1.05

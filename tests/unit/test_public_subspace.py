@@ -1,4 +1,4 @@
-"""The subspace of public gradients: what its directions catch, that they nest, are kept, and train every family."""
+"""The subspace of public gradients: what its directions catch and leave alone, that they nest, are kept, and train."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import pytest
 import torch
 
 from personalization.plan import Family, PerformanceFlags, Subspace, TrainingPlan
+from personalization.training import subspace
 from personalization.training.decoder import FrozenDecoder
 from personalization.training.encoding import Encoder
 from personalization.training.families import Geometry
 from personalization.training.job import Example, TenantJob, TrainingJob, UserExamples
 from personalization.training.portable import import_adapter
 from personalization.training.public_styles import style_users
-from personalization.training.public_subspace import public_subspace
-from personalization.training.subspace import GradientEnergy, squared_norm
+from personalization.training.public_subspace import MAX_TOKENS, interactions, public_subspace
+from personalization.training.public_texts import protected_users, public_users
+from personalization.training.subspace import PROTECTED_SHARE, GradientEnergy, squared_norm
 from personalization.training.train import train_on
 from tests.fakes.tiny_models import tiny_model, tiny_tokenizer, write_tiny_base
 
@@ -52,12 +54,92 @@ def test_directions_are_those_of_the_gradients_and_nest():
         GradientEnergy().directions(1)
 
 
+def test_nothing_lies_in_the_leading_directions_of_what_is_kept():
+    generator = torch.Generator().manual_seed(4)
+    kept = torch.randn(200, 32, generator=generator) * torch.logspace(0, -2, 32)
+    energy = GradientEnergy()
+    for _ in range(3):  # fewer gradients than directions: the rest is filled up, not with what is kept
+        energy.add(torch.randn(2, 32, generator=generator), torch.randn(2, 20, generator=generator), weight=1.0)
+    free, _ = energy.directions(16)
+    energy.keep(kept[:120])
+    energy.keep(kept[120:])
+    down, up = energy.directions(16)
+    assert (down.shape, up.shape) == ((16, 32), (16, 20))
+    torch.testing.assert_close(down @ down.t(), torch.eye(16), atol=1e-5, rtol=0)
+    leading = torch.linalg.svd(kept.double(), full_matrices=False).Vh[: 32 // PROTECTED_SHARE]
+    assert float((down.double() @ leading.t()).abs().max()) < 1e-5
+    assert float((free.double() @ leading.t()).abs().max()) > 0.1
+    torch.testing.assert_close(energy.directions(3)[0], down[:3])
+
+
+def test_a_layer_too_narrow_to_protect_anything_keeps_its_directions():
+    energy = GradientEnergy()
+    energy.add(torch.eye(5), torch.eye(5), weight=1.0)
+    energy.keep(torch.ones(3, 5))
+    down, _ = energy.directions(16)
+    torch.testing.assert_close(down @ down.t(), torch.eye(5), atol=1e-6, rtol=0)
+
+
+def changes_of(decoder, encoder, directions, users):
+    """Return the relative change of what each layer makes of users' texts by random cores: the inputs stay the base's."""
+    watch: dict[str, list[torch.Tensor]] = {}
+    hooks = [
+        decoder.linear(*key).register_forward_pre_hook(
+            lambda _module, args, key=key: watch.setdefault(key, []).append(args[0].detach().flatten(0, 1))
+        )
+        for key in directions
+    ]
+    with torch.no_grad():
+        for user in users:
+            row = encoder.row(user.examples[0].prompt, user.examples[0].completion, MAX_TOKENS)
+            decoder.model(torch.tensor([row.tokens[:-1]]))
+    for hook in hooks:
+        hook.remove()
+    found = {}
+    for key, (down, up) in directions.items():
+        core = torch.randn(len(up), len(down), generator=torch.Generator().manual_seed(1))
+        inputs = torch.cat(watch[key])
+        found[key] = float((inputs @ down.t() @ core.t() @ up).norm() / inputs.norm())
+    return found
+
+
+def test_an_adapter_changes_little_of_what_the_layers_make_of_protected_texts(base, monkeypatch):
+    decoder, encoder, _ = base
+    kept = public_subspace(decoder, encoder, (1,), None)
+    monkeypatch.setattr(subspace, "PROTECTED_DIRECTIONS", 0)
+    free = public_subspace(decoder, encoder, (1,), None)
+    little = changes_of(decoder, encoder, kept, protected_users()[:8])
+    much = changes_of(decoder, encoder, free, protected_users()[:8])
+    assert all(little[key] < 0.8 * much[key] for key in little)
+    # Measured texts are other texts of the same kind: they are spared as well.
+    others = changes_of(decoder, encoder, kept, public_users()[:8])
+    plain = changes_of(decoder, encoder, free, public_users()[:8])
+    assert sum(others.values()) < 0.8 * sum(plain.values())
+
+
+def test_texts_that_are_measured_are_not_among_those_that_are_protected():
+    measured, protected, interacted = (
+        {text for user in users for one in user.examples for text in (one.prompt, one.completion)}
+        for users in (public_users(), protected_users(), interactions())
+    )
+    assert len(public_users()) >= 24
+    assert len(protected_users()) >= 24
+    assert not measured & protected
+    assert not interacted & (measured | protected)
+    # Nor near copies: no two share most of their words.
+    bags = [
+        {frozenset(one.prompt.lower().split()) for user in users for one in user.examples}
+        for users in (public_users(), protected_users())
+    ]
+    assert all(len(one & other) <= 0.6 * len(one | other) for one in bags[0] for other in bags[1])
+
+
 def test_it_catches_more_of_a_users_gradient_than_the_weights_do(base):
     decoder, encoder, _ = base
     user = UserExamples(examples=(Example(prompt="Changed files:\n- a/b.py", completion="fix(a): b"),))
     caught = {}
-    for subspace in Subspace:
-        plan = replace(PLAN, subspace=subspace)
+    for source in Subspace:
+        plan = replace(PLAN, subspace=source)
         geometry = Geometry.of_plan(plan, decoder.shapes, decoder.layer_count)
         frozen = decoder.frozen_factors(geometry, encoder)
         for down, up in frozen.values():
@@ -68,7 +150,7 @@ def test_it_catches_more_of_a_users_gradient_than_the_weights_do(base):
 
         run = FusedRun(decoder, encoder, [job], PerformanceFlags(), lambda _: None)
         (members,) = run._prefix()
-        caught[subspace] = float(run.user_gradients(run.start.float(), members).norm())
+        caught[source] = float(run.user_gradients(run.start.float(), members).norm())
     assert caught[Subspace.PUBLIC_GRADIENTS] > 1.5 * caught[Subspace.WEIGHTS]
 
 
@@ -107,6 +189,12 @@ def test_the_public_styles_are_the_same_on_every_machine():
     texts = [example.completion for user in style_users() for example in user.examples]
     assert len(texts) == len(set(texts)) == 42
     assert texts[0] == "fix(parser): escapes in quoted strings"
+
+
+def test_the_subspace_is_taken_from_every_change_and_question_in_every_style():
+    pairs = [(one.prompt, one.completion) for user in interactions() for one in user.examples]
+    assert len(pairs) == len(set(pairs)) == 10 * 10 + 6 * 4
+    assert {one.completion for user in style_users() for one in user.examples if one.prompt.startswith("Changed")}
 
 
 def test_a_plan_with_a_subspace_survives_its_document():

@@ -12,9 +12,13 @@ from hypothesis import strategies as st
 
 from personalization.cohort_count import derive_key, noisy_count
 from personalization.model_shape import BaseModelShapeError, ModelShape, read_shape
-from personalization.plan import Family, Subspace, TrainingPlan
+from personalization.plan import ALL_LINEAR, FEED_FORWARD, Family, Subspace, TrainingPlan
 from personalization.planner import (
     ALIGNMENT,
+    DAMPING,
+    DAMPINGS,
+    TRAVEL,
+    TRAVELS,
     Declined,
     PlannerSettings,
     james_stein,
@@ -40,15 +44,65 @@ def policy(**changes):
     )
 
 
-def test_more_users_get_a_larger_adapter_and_few_get_none():
-    sizes = []
-    for users in (20, 60, 300, 3000):
-        plan = propose(policy(declared_users=users, lifetime_delta=1e-6, period_delta=1e-6), SMOL)
-        sizes.append(0 if isinstance(plan, Declined) else trained_parameters(plan, SMOL))
-    assert sizes == sorted(sizes)
-    assert sizes[-1] > sizes[1]
+def test_more_users_are_damped_less_and_travel_farther_and_few_get_nothing():
+    plans = [
+        propose(policy(declared_users=users, lifetime_delta=1e-6, period_delta=1e-6), SMOL)
+        for users in (20, 60, 100, 300, 1000, 3000)
+    ]
+    assert [isinstance(plan, Declined) for plan in plans] == [True, False, False, False, False, False]
+    assert plans[0].code is OutcomeCode.SIGNAL_TOO_SMALL
+    dampings, travels = ([value(plan) for plan in plans[1:]] for value in (lambda p: p.damping, travel))
+    assert dampings == sorted(dampings, reverse=True)
+    assert travels == sorted(travels)
+    assert dampings[0] > dampings[2] > dampings[-1] == DAMPINGS[0]
+    assert TRAVELS[0] <= travels[0] < travels[2] < travels[-1] == pytest.approx(TRAVELS[1])
     starved = propose(policy(declared_users=20, lifetime_epsilon=0.2, period_epsilon=0.2), SMOL)
     assert (starved.code, starved.signal < 0.1) == (OutcomeCode.SIGNAL_TOO_SMALL, True)
+
+
+def travel(plan):
+    return plan.steps * plan.learning_rate
+
+
+def test_damping_and_travel_follow_the_strength_of_the_release():
+    chosen = policy(steps=40)
+    plan = propose(chosen, SMOL)
+    strength = chosen.declared_users * math.sqrt(40) * plan.sample_rate / plan.noise_multiplier
+    assert plan.damping == pytest.approx(DAMPING / strength)
+    assert travel(plan) == pytest.approx(TRAVEL * math.sqrt(strength))
+    assert DAMPINGS[0] < plan.damping < DAMPINGS[1]  # inside the bounds, so the law was seen
+
+
+def test_a_single_step_is_at_most_a_whole_natural_gradient_step():
+    assert propose(policy(steps=2, declared_users=2000), SMOL).learning_rate == 1.0
+
+
+def test_larger_families_are_taken_where_there_are_users_enough():
+    limits = PlannerSettings(ranks=(4, 8, 16))
+    sizes = []
+    for users in (20, 40, 100, 3000):
+        chosen = policy(declared_users=users, lifetime_delta=1e-6, period_delta=1e-6)
+        plan = propose(chosen, SMOL, settings=limits)
+        sizes.append(0 if isinstance(plan, Declined) else trained_parameters(plan, SMOL))
+    assert sizes == sorted(sizes)
+    assert len(set(sizes)) > 2
+    assert sizes[-1] == 3 * 16**2
+
+
+@pytest.mark.parametrize(
+    ("changes", "in_metric"),
+    [
+        ({}, True),
+        ({"ranks": (4, 8)}, True),
+        ({"subspace": Subspace.WEIGHTS}, False),
+        ({"families": (Family.B_ONLY,), "ranks": (1,)}, False),
+        ({"max_top_layers": 4}, False),
+    ],
+)
+def test_attention_is_trained_outside_the_metric_alone(changes, in_metric):
+    plan = propose(policy(declared_users=20_000), SMOL, settings=PlannerSettings(**changes))
+    assert (plan.damping > 0) is in_metric
+    assert plan.target_modules == (FEED_FORWARD if in_metric else ALL_LINEAR)
 
 
 def test_the_plan_carries_the_policys_numbers():

@@ -12,25 +12,18 @@ from personalization.plan import Family, Objective
 from personalization.training.job import ExampleKind, TenantJob, UserExamples
 from personalization.training.losses import DPO_BETA
 from personalization.training.portable import adapter_config
-from tests.fakes.tiny_models import STYLES, make_plan, make_run, make_users, random_vectors, tiny_model
+from tests.fakes.tiny_models import (
+    STYLES,
+    in_float64_norms,
+    make_plan,
+    make_run,
+    make_users,
+    random_vectors,
+    tiny_model,
+)
 
 FP64 = torch.float64
 ATTENTION = {"gemma2": "eager"}  # the other implementation of transformers leaves its soft cap out
-
-
-def in_float64_norms(model):
-    """Reference norms compute in float32 even in a float64 model; compute them in float64 instead."""
-    for module in model.modules():
-        if type(module).__name__.endswith("RMSNorm"):
-            gemma = type(module).__name__.startswith("Gemma")
-            epsilon = getattr(module, "variance_epsilon", None) or module.eps
-
-            def forward(x, module=module, gemma=gemma, epsilon=epsilon):
-                scaled = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + epsilon)
-                return scaled * (1.0 + module.weight) if gemma else module.weight * scaled
-
-            module.forward = forward
-    return model
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,240 @@
+"""Steps in the public metric: the curvature against slow code, its whitening, fused tenants, and what it may see."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from personalization.plan import ALL_LINEAR, FEED_FORWARD, Family, Subspace
+from personalization.training import curvature
+from personalization.training.curvature import REFRESHED_AT, Metric, PublicCurvature, whitening
+from personalization.training.errors import NotTrainedError
+from personalization.training.job import TenantJob
+from personalization.training.public_subspace import interactions
+from personalization.training.train import fusion_key
+from tests.fakes.tiny_models import (
+    damped_plan,
+    in_float64_norms,
+    make_run,
+    make_users,
+    random_vectors,
+    tiny_model,
+)
+
+FP64 = torch.float64
+SOME = interactions()[:120:20]  # of six styles; every second one is used
+
+
+@pytest.fixture(autouse=True)
+def few_interactions(monkeypatch):
+    monkeypatch.setattr(curvature, "interactions", lambda: SOME)
+
+
+def one_tenant(users=((3,), (5, 9, 2)), key=bytes(32), **changes):
+    return TenantJob(job_key="a", plan=damped_plan(**changes), users=make_users(*users), noise_key=key)
+
+
+def curvature_of(run, token_limit=4096):
+    return PublicCurvature(
+        run.decoder, run.encoder, run.geometry, run.frozen, run.tenants[0].plan, token_limit
+    )
+
+
+def slow_fisher(style, run, vector):
+    """Merge the adapter into the weights of the transformers model and differentiate one label at a time."""
+    model = in_float64_norms(tiny_model(style).to(FP64))
+    weights = dict(model.named_parameters())
+    leaf = vector.clone().requires_grad_()
+    merged = {}
+    for (layer, suffix), (down, up) in run.geometry.factors(leaf, run.frozen).items():
+        name = f"model.layers.{layer}.mlp.{suffix}.weight"
+        merged[name] = weights[name].detach() + run.geometry.scaling * up @ down
+    logps = []
+    for user in SOME[::2]:
+        (example,) = run.encoder.user(user, run.tenants[0].plan).examples
+        (row,) = example.rows
+        out = torch.func.functional_call(model, merged, (torch.tensor([row.tokens[:-1]]),))
+        logps.append(torch.log_softmax(out.logits[0, row.first_label - 1 :], -1))
+    every = torch.cat(logps)
+    coins = torch.rand(len(every), generator=torch.Generator().manual_seed(curvature._SEED))
+    total = torch.zeros(len(vector), len(vector), dtype=FP64)
+    for logp, coin in zip(every, coins.tolist(), strict=True):
+        drawn = int((logp.detach().exp().cumsum(0) < coin).sum())
+        (gradient,) = torch.autograd.grad(-logp[drawn], leaf, retain_graph=True)
+        total += torch.outer(gradient, gradient)
+    return total / len(every)
+
+
+@pytest.mark.parametrize(
+    ("style", "subspace"), [("llama", Subspace.WEIGHTS), ("qwen3", Subspace.PUBLIC_GRADIENTS)]
+)
+def test_the_fisher_information_is_the_mean_over_labels_one_at_a_time(style, subspace):
+    run = make_run(style, [one_tenant(subspace=subspace, alpha=6.0)])
+    vector = random_vectors(run)[0]
+    slow = slow_fisher(style, run, vector)
+    assert float(torch.trace(slow)) > 1e-4
+    # However the public texts are cut into passes, the coins fall alike.
+    for token_limit in (4096, 1):
+        fast = curvature_of(run, token_limit).fisher(vector)
+        torch.testing.assert_close(fast, slow, rtol=1e-9, atol=1e-12 * float(slow.abs().max()))
+
+
+def test_labels_are_drawn_from_the_model_and_not_those_of_the_texts(monkeypatch):
+    """The expected square of the score needs the model's own labels; the texts' labels give another matrix."""
+    run = make_run("llama", [one_tenant()])
+    vector = random_vectors(run)[0]
+    fisher = curvature_of(run).fisher(vector)
+    seen = []
+    plain = run.decoder.drawn_labels
+
+    def drawn(hidden, coins):
+        seen.append(plain(hidden, coins))
+        return seen[-1]
+
+    monkeypatch.setattr(run.decoder, "drawn_labels", drawn)
+    torch.testing.assert_close(curvature_of(run).fisher(vector), fisher, rtol=0, atol=0)
+    monkeypatch.setattr(curvature, "_SEED", 7)
+    other = curvature_of(run).fisher(vector)
+    assert not torch.equal(torch.cat(seen[:1]), torch.cat(seen[1:]))
+    assert float((other - fisher).norm()) > 0.01 * float(fisher.norm())
+
+
+@pytest.mark.parametrize("damping", [0.05, 3.0])
+def test_whitening_undoes_the_damped_curvature(damping):
+    rows = torch.randn(9, 12, generator=torch.Generator().manual_seed(1), dtype=FP64)  # three directions are flat
+    fisher = rows.t() @ rows / 9
+    found = whitening(fisher, damping)
+    damped = fisher + damping * torch.trace(fisher) / 12 * torch.eye(12, dtype=FP64)
+    torch.testing.assert_close(found, found.t(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(found @ damped @ found, torch.eye(12, dtype=FP64), rtol=0, atol=1e-10)
+    assert whitening(fisher.float(), damping).dtype is FP64
+
+
+def test_whitening_of_no_curvature_is_finite_and_of_a_broken_one_is_refused():
+    assert bool(torch.isfinite(whitening(torch.zeros(4, 4), 0.3)).all())
+    with pytest.raises(NotTrainedError, match="not finite"):
+        whitening(torch.full((2, 2), torch.nan), 0.3)
+
+
+def test_each_tenant_of_a_fused_batch_trains_as_if_alone():
+    shapes = [((3,), (5, 9, 2)), ((4, 4),), ((2,), (7,), (1, 1, 1)), ()]
+    tenants = [
+        TenantJob(
+            job_key=f"t{number}",
+            users=make_users(*users),
+            noise_key=bytes([number] * 32),
+            plan=damped_plan(
+                steps=2 + 2 * number,
+                clipping_norm=0.1 * (number + 1),
+                noise_multiplier=0.5 + number,
+                expected_cohort=2.0 + number,
+                sample_rate=1.0 if number % 2 else 0.6,
+                learning_rate=0.01 * (number + 1),
+                damping=(0.05, 3.0, 0.3, 0.3)[number],
+            ),
+        )
+        for number, users in enumerate(shapes)
+    ]
+    assert len({fusion_key(tenant.plan) for tenant in tenants}) == 1
+    together = make_run("llama", tenants, tokens_per_microbatch=64).train()
+    for number, tenant in enumerate(tenants):
+        run = make_run("llama", [tenant], tokens_per_microbatch=64)
+        alone = run.train()[0]
+        torch.testing.assert_close(together[number], alone, rtol=0, atol=1e-10)
+        assert (alone - run.start[0]).abs().max() > 1e-4
+
+
+def test_turning_many_tenants_is_turning_each():
+    factors = torch.randn(3, 5, 5, generator=torch.Generator().manual_seed(2), dtype=FP64)
+    metric = Metric(curvature=None, dampings=[0.3] * 3, factors=factors)
+    rows = torch.randn(6, 5, generator=torch.Generator().manual_seed(3), dtype=FP64)
+    tenants = torch.tensor([0, 0, 0, 2, 2, 2])  # none of tenant 1 was drawn
+    turned = metric.turn(rows, tenants)
+    for row, tenant, found in zip(rows, tenants, turned, strict=True):
+        torch.testing.assert_close(found, row @ factors[tenant])
+    torch.testing.assert_close(metric.turn(rows[3:], tenants[3:]), turned[3:])
+    assert metric.turn(rows[:0], tenants[:0]).shape == (0, 5)
+    torch.testing.assert_close(metric.back(rows[:3])[1], rows[1] @ factors[1])
+
+
+def watched_run(monkeypatch, job):
+    """Train; return the run, and the adapter and the whitening at every step."""
+    seen = []
+    plain = Metric.refresh
+
+    def refresh(self, step, vectors, active):
+        plain(self, step, vectors, active)
+        seen.append((vectors[0].clone(), self.factors[0].clone()))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Metric, "refresh", refresh)
+        run = make_run("llama", [job])
+        run.train()
+    return run, seen
+
+
+def test_the_whitening_is_refreshed_at_its_steps_alone(monkeypatch):
+    _, seen = watched_run(monkeypatch, one_tenant(steps=11))
+    assert len(seen) == 11
+    changed = [
+        step for step in range(11) if step == 0 or not torch.equal(seen[step][1], seen[step - 1][1])
+    ]
+    assert changed == [step for step in REFRESHED_AT if step < 11]
+
+
+def test_the_whitening_is_a_function_of_public_texts_and_of_the_iterates_alone(monkeypatch):
+    _, seen = watched_run(monkeypatch, one_tenant(steps=5))
+    others = one_tenant(users=((20, 4), (1,), (13,)), key=b"k" * 32, steps=5)
+    run, own = watched_run(monkeypatch, others)
+    assert torch.equal(own[0][1], seen[0][1])  # both start at the same adapter, with other users and other coins
+    assert not torch.equal(own[1][1], seen[1][1])  # then their iterates differ
+    for step in (0, 1, 2, 4):  # the second run's metric, after its users were seen, at the first run's iterates
+        vector, factors = seen[step]
+        run._metric.refresh(step, vector[None], [0])
+        assert torch.equal(run._metric.factors[0], factors)
+
+
+def test_a_user_that_is_not_finite_contributes_nothing_in_the_metric_either():
+    job = one_tenant(users=((3,), (5, 9), (4,)), noise_multiplier=0.0, steps=1)
+    run = make_run("llama", [job])
+    fill = run._prefix
+
+    def poisoned():
+        members = fill()
+        run._cache._store[members[0][1].cached[0].start] = torch.inf
+        return members
+
+    run._prefix = poisoned
+    without = make_run("llama", [replace(job, users=(job.users[0], job.users[2]))])
+    torch.testing.assert_close(run.train(), without.train(), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"family": Family.FULL},
+        {"family": Family.B_ONLY},
+        {"top_layers": 2},
+        {"target_modules": ALL_LINEAR},
+        {"target_modules": ("o_proj",)},
+    ],
+)
+def test_a_plan_whose_labels_do_not_stand_alone_has_no_metric(changes):
+    with pytest.raises(ValueError, match="allowed only for the family core on the feed-forward layers"):
+        damped_plan(**changes)
+    damped_plan(damping=0.0, **changes)
+
+
+def test_plans_in_the_metric_are_fused_with_their_like_alone():
+    plan = damped_plan()
+    assert plan.target_modules == FEED_FORWARD
+    assert fusion_key(plan) == fusion_key(damped_plan(damping=2.0, steps=9, noise_multiplier=3.0))
+    assert fusion_key(plan) != fusion_key(damped_plan(damping=0.0))
+    # The curvature is shared, and a text's truncation is part of it.
+    assert fusion_key(plan) != fusion_key(damped_plan(max_tokens=47))
+    assert fusion_key(damped_plan(damping=0.0)) == fusion_key(damped_plan(damping=0.0, max_tokens=47))
+    assert type(plan).from_document(plan.to_document()) == plan
+    old = {key: value for key, value in plan.to_document().items() if key != "damping"}
+    assert type(plan).from_document(old).damping == 0.0
