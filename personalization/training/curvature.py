@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from personalization.plan import TrainingPlan
+from personalization.plan import PerformanceFlags, TrainingPlan
 from personalization.training.batches import MicroBatch, PrefixCache, assemble, split_users
 from personalization.training.decoder import FrozenDecoder
 from personalization.training.encoding import Encoder
@@ -50,7 +50,7 @@ class PublicCurvature:
         geometry: cores on the feed-forward layers of the last block, where every label stands alone.
         frozen: the shared factors.
         plan: its truncation length is used.
-        token_limit: tokens of one pass.
+        flags: tokens of one pass, and whether the output head may be multiplied in bfloat16.
     """
 
     def __init__(
@@ -60,8 +60,10 @@ class PublicCurvature:
         geometry: Geometry,
         frozen: Frozen,
         plan: TrainingPlan,
-        token_limit: int,
+        flags: PerformanceFlags,
     ) -> None:
+        token_limit = flags.tokens_per_microbatch
+        self._half = flags.half_head
         self._decoder = decoder
         self._geometry = geometry
         self._frozen = frozen
@@ -70,12 +72,16 @@ class PublicCurvature:
         encoded = [(0, encoder.user(user, plan)) for user in interactions()[::_EVERY]]
         self._cache = PrefixCache(decoder, geometry.first_layer, enabled=True)
         self._members = self._cache.fill(encoded, token_limit, lambda _: None)
+        self._at_zero: torch.Tensor | None = None
 
     def fisher(self, vector: torch.Tensor) -> torch.Tensor:
         """Return the Fisher information ``(size, size)`` at the adapter ``vector (size,)``, mean over label tokens.
 
         Labels are drawn from the model, by the same public coins at every call.
         """
+        at_zero = not bool(vector.any())
+        if at_zero and self._at_zero is not None:
+            return self._at_zero
         coins = torch.Generator(device="cpu").manual_seed(_SEED)
         total = vector.new_zeros(self._geometry.size, self._geometry.size, dtype=torch.float64)
         labels = 0
@@ -83,7 +89,10 @@ class PublicCurvature:
             rows = self._label_gradients(assemble(run, self._decoder.device, self._wide), vector, coins)
             total += (rows.t() @ rows).double()
             labels += len(rows)
-        return total / max(1, labels)
+        total /= max(1, labels)
+        if at_zero:
+            self._at_zero = total
+        return total
 
     def _label_gradients(
         self, micro: MicroBatch, vector: torch.Tensor, coins: torch.Generator
@@ -97,8 +106,8 @@ class PublicCurvature:
         binding = Binding(self._geometry, self._frozen, point, rows)
         layers = range(self._geometry.first_layer, self._decoder.layer_count)
         out = self._decoder.run(self._cache.hidden(micro), batch, layers, binding, labels_only=True)
-        drawn = self._decoder.drawn_labels(out.detach(), coins)
-        torch.autograd.backward(self._decoder.label_nll(out, drawn).sum())
+        drawn = self._decoder.drawn_labels(out.detach(), coins, half=self._half)
+        torch.autograd.backward(self._decoder.label_nll(out, drawn, half=self._half).sum())
         binding.check_complete()
         return rows
 
@@ -115,7 +124,9 @@ def whitening(fisher: torch.Tensor, damping: float) -> torch.Tensor:
     """
     wide = fisher.double()
     if not bool(torch.isfinite(wide).all()):
-        raise NotTrainedError("The public curvature of a tenant's adapter is not finite; nothing is released.")
+        raise NotTrainedError(
+            "The public curvature of a tenant's adapter is not finite; nothing is released."
+        )
     values, vectors = torch.linalg.eigh(wide)
     level = damping * float(torch.diagonal(wide).mean())
     scales = (values.clamp_min(0.0) + max(level, torch.finfo(torch.float64).tiny)).rsqrt()
@@ -131,33 +142,43 @@ class Metric:
         curvature: the public curvature.
         dampings: one per tenant.
         factors: ``(tenants, size, size)``, the present whitening of each tenant.
+        refreshed_at: steps before which it is worked out anew.
     """
 
     curvature: PublicCurvature
     dampings: list[float]
     factors: torch.Tensor
+    refreshed_at: tuple[int, ...] = REFRESHED_AT
 
     @classmethod
-    def of_plans(cls, curvature: PublicCurvature, plans: list[TrainingPlan], like: torch.Tensor) -> Metric:
+    def of_plans(
+        cls,
+        curvature: PublicCurvature,
+        plans: list[TrainingPlan],
+        like: torch.Tensor,
+        refreshed_at: tuple[int, ...] = REFRESHED_AT,
+    ) -> Metric:
         """Start with no metric; the first ``refresh`` makes one.
 
         Args:
             curvature: the public curvature.
             plans: the tenants' plans.
             like: the tenants' adapters ``(tenants, size)``.
+            refreshed_at: steps before which the whitening is worked out anew.
         """
         size = like.shape[1]
-        return cls(curvature, [plan.damping for plan in plans], like.new_zeros(len(plans), size, size))
+        factors = like.new_zeros(len(plans), size, size)
+        return cls(curvature, [plan.damping for plan in plans], factors, refreshed_at)
 
     def refresh(self, step: int, vectors: torch.Tensor, active: list[int]) -> None:
-        """Work the whitening out anew at the steps in ``REFRESHED_AT``.
+        """Work the whitening out anew at the steps in ``refreshed_at``.
 
         Args:
             step: from 0.
             vectors: the tenants' adapters ``(tenants, size)``.
             active: tenants whose schedule is not over.
         """
-        if step not in REFRESHED_AT:
+        if step not in self.refreshed_at:
             return
         known: list[tuple[torch.Tensor, torch.Tensor]] = []
         for number in active:

@@ -226,11 +226,7 @@ class FrozenDecoder:
                 instructions for it.
         """
         normed = self._norm(hidden, self._body.norm)
-        head: torch.Tensor = self.model.get_output_embeddings().weight
-        if half and head.dtype == torch.float32 and _native_bfloat16():
-            if self._half_head is None:
-                self._half_head = head.to(torch.bfloat16)
-            head = self._half_head
+        head = self._head(half=half)
         chunk = max(16, _LABELS_PER_CHUNK_BYTES // (4 * head.shape[0]))
         out: torch.Tensor = LabelNll.apply(normed, head, targets, self._final_softcap, chunk)
         return out
@@ -247,32 +243,47 @@ class FrozenDecoder:
         return torch.cat(found), torch.cat(tokens)
 
     @torch.no_grad()
-    def drawn_labels(self, hidden: torch.Tensor, coins: torch.Generator) -> torch.Tensor:
+    def drawn_labels(
+        self, hidden: torch.Tensor, coins: torch.Generator, *, half: bool = False
+    ) -> torch.Tensor:
         """Draw one token id for each label from the model's own distribution ``(labels,)``.
 
         Args:
             hidden: the last layer's output ``(labels, width)``.
             coins: one uniform number on the CPU for each label.
+            half: as in ``label_nll``.
         """
         found = []
         uniform = torch.rand(len(hidden), generator=coins).to(self.device)
-        for logits, part in self._logit_chunks(hidden):
+        for logits, part in self._logit_chunks(hidden, half=half):
             below = torch.softmax(logits, 1).cumsum_(1)
             share = (uniform[part] * below[:, -1])[:, None].contiguous()
             found.append(torch.searchsorted(below, share).clamp_(max=below.shape[1] - 1)[:, 0])
         return torch.cat(found)
 
-    def _logit_chunks(self, hidden: torch.Tensor) -> Iterator[tuple[torch.Tensor, slice]]:
+    def _logit_chunks(
+        self, hidden: torch.Tensor, *, half: bool = False
+    ) -> Iterator[tuple[torch.Tensor, slice]]:
         """Yield logits in at least float32, for as many labels at a time as a chunk holds, and which labels."""
         normed = self._norm(hidden, self._body.norm)
-        head: torch.Tensor = self.model.get_output_embeddings().weight
+        head = self._head(half=half)
         chunk = max(16, _LABELS_PER_CHUNK_BYTES // (4 * head.shape[0]))
         for start in range(0, len(normed), chunk):
             part = slice(start, start + chunk)
-            logits = (normed[part] @ head.t()).to(torch.promote_types(normed.dtype, torch.float32))
+            logits = (normed[part].to(head.dtype) @ head.t()).to(
+                torch.promote_types(normed.dtype, torch.float32)
+            )
             if self._final_softcap is not None:
                 logits = logits.div_(self._final_softcap).tanh_().mul_(self._final_softcap)
             yield logits, part
+
+    def _head(self, *, half: bool) -> torch.Tensor:
+        head: torch.Tensor = self.model.get_output_embeddings().weight
+        if not (half and head.dtype == torch.float32 and _native_bfloat16()):
+            return head
+        if self._half_head is None:
+            self._half_head = head.to(torch.bfloat16)
+        return self._half_head
 
     def _norm(self, values: torch.Tensor, module: nn.Module) -> torch.Tensor:
         return rms_norm(values, module, unit_offset=self._unit_offset)

@@ -23,7 +23,7 @@ import torch
 
 from personalization.plan import PerformanceFlags, TrainingPlan
 from personalization.training.batches import Member, PrefixCache, assemble, split_users
-from personalization.training.curvature import Metric, PublicCurvature
+from personalization.training.curvature import REFRESHED_AT, Metric, PublicCurvature
 from personalization.training.decoder import FrozenDecoder, TokenBatch
 from personalization.training.encoding import Encoder
 from personalization.training.errors import JobInvalidError, NotTrainedError
@@ -142,6 +142,7 @@ class FusedRun:
         frozen: the shared factors.
         start: where each tenant starts ``(tenants, size)``, float64 on the CPU.
         steps: the longest schedule.
+        refreshed_at: steps before which the public metric is worked out anew, where the plan asks for one.
     """
 
     decoder: FrozenDecoder
@@ -149,6 +150,7 @@ class FusedRun:
     tenants: list[TenantJob]
     flags: PerformanceFlags
     progress: ProgressSink
+    refreshed_at: tuple[int, ...] = REFRESHED_AT
     geometry: Geometry = field(init=False)
     frozen: Frozen = field(init=False)
     start: torch.Tensor = field(init=False)
@@ -222,9 +224,9 @@ class FusedRun:
         if plans[0].damping == 0:
             return None
         curvature = PublicCurvature(
-            self.decoder, self.encoder, self.geometry, self.frozen, plans[0], self.flags.tokens_per_microbatch
+            self.decoder, self.encoder, self.geometry, self.frozen, plans[0], self.flags
         )
-        return Metric.of_plans(curvature, plans, vectors.detach())
+        return Metric.of_plans(curvature, plans, vectors.detach(), self.refreshed_at)
 
     def _prefix(self) -> list[list[Member]]:
         encoded = [

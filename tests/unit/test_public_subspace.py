@@ -59,7 +59,9 @@ def test_nothing_lies_in_the_leading_directions_of_what_is_kept():
     kept = torch.randn(200, 32, generator=generator) * torch.logspace(0, -2, 32)
     energy = GradientEnergy()
     for _ in range(3):  # fewer gradients than directions: the rest is filled up, not with what is kept
-        energy.add(torch.randn(2, 32, generator=generator), torch.randn(2, 20, generator=generator), weight=1.0)
+        energy.add(
+            torch.randn(2, 32, generator=generator), torch.randn(2, 20, generator=generator), weight=1.0
+        )
     free, _ = energy.directions(16)
     energy.keep(kept[:120])
     energy.keep(kept[120:])
@@ -194,7 +196,9 @@ def test_the_public_styles_are_the_same_on_every_machine():
 def test_the_subspace_is_taken_from_every_change_and_question_in_every_style():
     pairs = [(one.prompt, one.completion) for user in interactions() for one in user.examples]
     assert len(pairs) == len(set(pairs)) == 10 * 10 + 6 * 4
-    assert {one.completion for user in style_users() for one in user.examples if one.prompt.startswith("Changed")}
+    assert {
+        one.completion for user in style_users() for one in user.examples if one.prompt.startswith("Changed")
+    }
 
 
 def test_a_plan_with_a_subspace_survives_its_document():
