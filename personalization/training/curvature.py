@@ -16,6 +16,7 @@ preconditions before clipping as well, by diagonal moments.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -26,6 +27,7 @@ from personalization.training.decoder import FrozenDecoder
 from personalization.training.encoding import Encoder
 from personalization.training.errors import NotTrainedError
 from personalization.training.families import Frozen, Geometry
+from personalization.training.job import UserExamples
 from personalization.training.low_rank import Binding, TokenGroups
 from personalization.training.public_subspace import interactions
 from personalization.training.segments import Segments
@@ -37,14 +39,17 @@ REFRESHED_AT = (
     4,
     8,
 )  # steps: the curvature changes most while the model learns that answers are short
-_EVERY = 2  # every second public interaction is enough for a few hundred directions
+STYLES = interactions()[::2]  # every second public interaction is enough for a few hundred directions
+LARGEST_CHANGE = 0.005  # of the loss on protected texts; the gate allows twice that on others
+PULLS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 _SEED = 20_260_101  # of the labels that the model draws; public
 
 
 class PublicCurvature:
-    """The Fisher information of one adapter shape on public interactions.
+    """The loss and the Fisher information of one adapter shape on public texts.
 
     Args:
+        users: the public texts.
         decoder: the frozen base.
         encoder: its tokenizer.
         geometry: cores on the feed-forward layers of the last block, where every label stands alone.
@@ -55,6 +60,7 @@ class PublicCurvature:
 
     def __init__(
         self,
+        users: Sequence[UserExamples],
         decoder: FrozenDecoder,
         encoder: Encoder,
         geometry: Geometry,
@@ -69,7 +75,7 @@ class PublicCurvature:
         self._frozen = frozen
         self._limit = token_limit
         self._wide = torch.promote_types(decoder.dtype, torch.float32)
-        encoded = [(0, encoder.user(user, plan)) for user in interactions()[::_EVERY]]
+        encoded = [(0, encoder.user(user, plan)) for user in users]
         self._cache = PrefixCache(decoder, geometry.first_layer, enabled=True)
         self._members = self._cache.fill(encoded, token_limit, lambda _: None)
         self._at_zero: torch.Tensor | None = None
@@ -85,6 +91,7 @@ class PublicCurvature:
         coins = torch.Generator(device="cpu").manual_seed(_SEED)
         total = vector.new_zeros(self._geometry.size, self._geometry.size, dtype=torch.float64)
         labels = 0
+        vector = vector.to(self._decoder.device, self._wide)
         for run in split_users(self._members, self._limit):
             rows = self._label_gradients(assemble(run, self._decoder.device, self._wide), vector, coins)
             total += (rows.t() @ rows).double()
@@ -93,6 +100,20 @@ class PublicCurvature:
         if at_zero:
             self._at_zero = total
         return total
+
+    @torch.no_grad()
+    def loss(self, vector: torch.Tensor) -> float:
+        """Return the mean over texts of the loss at the adapter ``vector (size,)``, nats per token."""
+        total = 0.0
+        layers = range(self._geometry.first_layer, self._decoder.layer_count)
+        for run in split_users(self._members, self._limit):
+            micro = assemble(run, self._decoder.device, self._wide)
+            binding = Binding(
+                self._geometry, self._frozen, vector.to(self._decoder.device, self._wide)[None], None
+            )
+            out = self._decoder.run(self._cache.hidden(micro), micro.batch, layers, binding, labels_only=True)
+            total += float(micro.terms.total(self._decoder.label_nll(out, micro.batch.targets), None))
+        return total / max(1, len(self._members))
 
     def _label_gradients(
         self, micro: MicroBatch, vector: torch.Tensor, coins: torch.Generator
@@ -131,6 +152,34 @@ def whitening(fisher: torch.Tensor, damping: float) -> torch.Tensor:
     level = damping * float(torch.diagonal(wide).mean())
     scales = (values.clamp_min(0.0) + max(level, torch.finfo(torch.float64).tiny)).rsqrt()
     found: torch.Tensor = (vectors * scales) @ vectors.t()
+    return found
+
+
+def pulled_back(vector: torch.Tensor, styles: PublicCurvature, protected: PublicCurvature) -> torch.Tensor:
+    """Return the adapter, moved back towards the base as far as protected texts need it and where it costs least.
+
+    With ``F`` the Fisher information on public interactions in many styles and ``P`` that on the protected texts, it
+    is the minimum of ``(v − vector)ᵀF(v − vector) + κ·vᵀPv`` with the smallest tried κ that keeps the loss on the
+    protected texts within ``LARGEST_CHANGE`` of the base's. All of it is public or already private: post-processing.
+
+    Args:
+        vector: a released adapter ``(size,)``, float64 on the CPU.
+        styles: public interactions.
+        protected: public texts whose answers shall stay as they are.
+    """
+    limit = protected.loss(torch.zeros_like(vector)) * (1.0 + LARGEST_CHANGE)
+    if protected.loss(vector) <= limit:
+        return vector
+    fisher = styles.fisher(vector).to(vector)
+    kept = protected.fisher(torch.zeros_like(vector)).to(vector)
+    steady = fisher + 1e-3 * torch.diagonal(fisher).mean() * torch.eye(len(fisher), dtype=fisher.dtype)
+    found: torch.Tensor = vector
+    for strength in PULLS:
+        found = torch.linalg.solve(steady + strength * kept, steady @ vector)
+        if protected.loss(found) <= limit:
+            return found
+    while protected.loss(found) > limit:  # at zero it is the base's own loss
+        found = found / 2.0
     return found
 
 

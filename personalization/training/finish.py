@@ -79,7 +79,9 @@ def noise_norm(base_model: Path, tenant: TenantJob, flags: PerformanceFlags) -> 
         return 0.0
     decoder, encoder = loaded_base(base_model, flags)
     nobody = TenantJob(job_key="nobody", plan=tenant.plan, users=(), noise_key=secrets.token_bytes(KEY_BYTES))
-    fused = FusedRun(decoder, encoder, [nobody], flags, lambda _: None, refreshed_at=(0,))
+    fused = FusedRun(
+        decoder, encoder, [nobody], flags, lambda _: None, refreshed_at=(0,), spare_public_text=False
+    )
     return float(torch.linalg.vector_norm(fused.train()[0] - fused.start[0])) * (1.0 - tenant.blend_share)
 
 

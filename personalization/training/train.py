@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,12 +23,18 @@ import torch
 
 from personalization.plan import PerformanceFlags, TrainingPlan
 from personalization.training.batches import Member, PrefixCache, assemble, split_users
-from personalization.training.curvature import REFRESHED_AT, Metric, PublicCurvature
+from personalization.training.curvature import (
+    REFRESHED_AT,
+    STYLES,
+    Metric,
+    PublicCurvature,
+    pulled_back,
+)
 from personalization.training.decoder import FrozenDecoder, TokenBatch
 from personalization.training.encoding import Encoder
 from personalization.training.errors import JobInvalidError, NotTrainedError
 from personalization.training.families import Frozen, Geometry
-from personalization.training.job import Progress, TenantJob, TenantResult, TrainingJob
+from personalization.training.job import Progress, TenantJob, TenantResult, TrainingJob, UserExamples
 from personalization.training.low_rank import Binding
 from personalization.training.memory import keep_freed_memory
 from personalization.training.noise import draw_users
@@ -39,6 +45,7 @@ from personalization.training.optimizer import (
     TenantMechanism,
 )
 from personalization.training.portable import export_adapter, import_adapter
+from personalization.training.public_texts import protected_users
 
 ProgressSink = Callable[[Progress], None]
 
@@ -143,6 +150,7 @@ class FusedRun:
         start: where each tenant starts ``(tenants, size)``, float64 on the CPU.
         steps: the longest schedule.
         refreshed_at: steps before which the public metric is worked out anew, where the plan asks for one.
+        spare_public_text: whether such a plan's release is moved back as far as protected public texts need it.
     """
 
     decoder: FrozenDecoder
@@ -151,6 +159,7 @@ class FusedRun:
     flags: PerformanceFlags
     progress: ProgressSink
     refreshed_at: tuple[int, ...] = REFRESHED_AT
+    spare_public_text: bool = True
     geometry: Geometry = field(init=False)
     frozen: Frozen = field(init=False)
     start: torch.Tensor = field(init=False)
@@ -223,10 +232,13 @@ class FusedRun:
         plans = [tenant.plan for tenant in self.tenants]
         if plans[0].damping == 0:
             return None
-        curvature = PublicCurvature(
-            self.decoder, self.encoder, self.geometry, self.frozen, plans[0], self.flags
+        return Metric.of_plans(self._public(STYLES), plans, vectors.detach(), self.refreshed_at)
+
+    def _public(self, texts: Sequence[UserExamples]) -> PublicCurvature:
+        plan = self.tenants[0].plan
+        return PublicCurvature(
+            texts, self.decoder, self.encoder, self.geometry, self.frozen, plan, self.flags
         )
-        return Metric.of_plans(curvature, plans, vectors.detach(), self.refreshed_at)
 
     def _prefix(self) -> list[list[Member]]:
         encoded = [
@@ -335,4 +347,7 @@ class FusedRun:
                     "spent."
                 )
             released[number] += tenant.plan.shrinkage * delta
-        return released
+        if self._metric is None or not self.spare_public_text:
+            return released
+        protected = self._public(protected_users())
+        return torch.stack([pulled_back(one, self._metric.curvature, protected) for one in released])
