@@ -92,6 +92,9 @@ class FrozenDecoder:
         self._subspaces: dict[tuple[int, str, int], tuple[torch.Tensor, torch.Tensor]] = {}
         self._public: dict[tuple[int, ...], Directions] = {}
         self._half_head: torch.Tensor | None = None
+        self.public: dict[
+            tuple[object, ...], Any
+        ] = {}  # what runs keep of public texts, as long as the base lives
         self.directory: Path | None = None  # where the base was loaded from
 
     @classmethod

@@ -20,7 +20,7 @@ import torch
 from personalization.continual import blend
 from personalization.plan import PerformanceFlags
 from personalization.training.errors import PlanViolatedError
-from personalization.training.evaluation import loaded_base, nll_per_user
+from personalization.training.evaluation import nll_per_user
 from personalization.training.job import (
     PUBLIC_KEY,
     Progress,
@@ -30,6 +30,7 @@ from personalization.training.job import (
     TenantResult,
     TrainingJob,
 )
+from personalization.training.loading import loaded_base
 from personalization.training.maml import maml_start
 from personalization.training.noise import KEY_BYTES
 from personalization.training.public_styles import style_tasks

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,8 +35,8 @@ from personalization.training.encoding import Encoder
 from personalization.training.errors import JobInvalidError, NotTrainedError
 from personalization.training.families import Frozen, Geometry
 from personalization.training.job import Progress, TenantJob, TenantResult, TrainingJob, UserExamples
+from personalization.training.loading import loaded_base
 from personalization.training.low_rank import Binding
-from personalization.training.memory import keep_freed_memory
 from personalization.training.noise import draw_users
 from personalization.training.optimizer import (
     FusedDPOptimizer,
@@ -65,15 +65,11 @@ def train(job: TrainingJob, progress: ProgressSink) -> tuple[TenantResult, ...]:
         PlanViolatedError: the observed mechanism differs from the plan.
         NotTrainedError: weights did not move or are not finite.
     """
-    device = pick_device(job.flags)
     if job.flags.threads is not None:
         torch.set_num_threads(job.flags.threads)
-    keep_freed_memory()
     progress(Progress(stage="load", done=0, total=1))
-    base = Path(job.base_model)
-    decoder = FrozenDecoder.load(base, device, torch.bfloat16 if device.type == "cuda" else torch.float32)
-    encoder = Encoder.load(base)
-    progress(Progress(stage="load", done=1, total=1, memory_bytes=memory_bytes(device)))
+    decoder, encoder = loaded_base(Path(job.base_model), job.flags)
+    progress(Progress(stage="load", done=1, total=1, memory_bytes=memory_bytes(decoder.device)))
     return train_on(decoder, encoder, job, progress)
 
 
@@ -124,13 +120,6 @@ def fusion_key(plan: TrainingPlan) -> tuple[object, ...]:
         plan.damping > 0,
         plan.max_tokens if plan.damping > 0 else None,  # truncates what the shared curvature is taken on
     )
-
-
-def pick_device(flags: PerformanceFlags) -> torch.device:
-    """Return the device a job runs on."""
-    if flags.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(flags.device)
 
 
 def memory_bytes(device: torch.device) -> int:
@@ -234,11 +223,16 @@ class FusedRun:
             return None
         return Metric.of_plans(self._public(STYLES), plans, vectors.detach(), self.refreshed_at)
 
-    def _public(self, texts: Sequence[UserExamples]) -> PublicCurvature:
-        plan = self.tenants[0].plan
-        return PublicCurvature(
-            texts, self.decoder, self.encoder, self.geometry, self.frozen, plan, self.flags
-        )
+    def _public(self, texts: tuple[UserExamples, ...]) -> PublicCurvature:
+        """Return what is kept of public texts from run to run: their prefixes, and the curvature at the base."""
+        plan, shape = self.tenants[0].plan, self.geometry
+        key = (texts, shape.layers, shape.suffixes, shape.rank, shape.alpha, plan.max_tokens, self.flags)
+        if key not in self.decoder.public:
+            self.decoder.public[key] = PublicCurvature(
+                texts, self.decoder, self.encoder, shape, self.frozen, plan, self.flags
+            )
+        found: PublicCurvature = self.decoder.public[key]
+        return found
 
     def _prefix(self) -> list[list[Member]]:
         encoded = [
