@@ -159,26 +159,33 @@ def pulled_back(vector: torch.Tensor, styles: PublicCurvature, protected: Public
     """Return the adapter, moved back towards the base as far as protected texts need it and where it costs least.
 
     With ``F`` the Fisher information on public interactions in many styles and ``P`` that on the protected texts, it
-    is the minimum of ``(v − vector)ᵀF(v − vector) + κ·vᵀPv`` with the smallest tried κ that keeps the loss on the
-    protected texts within ``LARGEST_CHANGE`` of the base's. All of it is public or already private: post-processing.
+    is the minimum of ``(v − vector)ᵀF(v − vector) + κ·vᵀPv`` with the smallest tried κ for which neither the loss on
+    the protected texts rises nor the answers there drift (``vᵀPv/2`` is the divergence from the base, to second
+    order) by more than ``LARGEST_CHANGE`` of the base's loss. The divergence is what other texts may lose, also where
+    these happen to gain. All of it is public or already private: post-processing.
 
     Args:
         vector: a released adapter ``(size,)``, float64 on the CPU.
         styles: public interactions.
         protected: public texts whose answers shall stay as they are.
     """
-    limit = protected.loss(torch.zeros_like(vector)) * (1.0 + LARGEST_CHANGE)
-    if protected.loss(vector) <= limit:
+    zero = torch.zeros_like(vector)
+    base, kept = protected.loss(zero), protected.fisher(zero).to(vector)
+
+    def spares(one: torch.Tensor) -> bool:
+        drift = 0.5 * float(one @ kept @ one)
+        return max(drift, protected.loss(one) - base) <= LARGEST_CHANGE * base
+
+    if spares(vector):
         return vector
     fisher = styles.fisher(vector).to(vector)
-    kept = protected.fisher(torch.zeros_like(vector)).to(vector)
     steady = fisher + 1e-3 * torch.diagonal(fisher).mean() * torch.eye(len(fisher), dtype=fisher.dtype)
     found: torch.Tensor = vector
     for strength in PULLS:
         found = torch.linalg.solve(steady + strength * kept, steady @ vector)
-        if protected.loss(found) <= limit:
+        if spares(found):
             return found
-    while protected.loss(found) > limit:  # at zero it is the base's own loss
+    while not spares(found):  # zero, the base itself, does
         found = found / 2.0
     return found
 
