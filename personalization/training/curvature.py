@@ -2,10 +2,10 @@
 
 Gaussian noise is as long in every trained direction, but the loss bends a thousand times more in some than in
 others, so plain steps are too short for the flat directions or drown the steep ones in noise. Here every user's
-gradient ``g`` is first turned into ``W g`` with ``W = (F + λ·tr(F)/d · 1)^(-1/2)``, where ``F`` is the Fisher information
-of the adapted model on *public* interactions; clipping and noise act on ``W g``, and the noisy mean is turned back by
-``W``. Without noise and clipping that is a damped natural gradient step, and the noise costs as much loss in every
-direction that is not damped.
+gradient ``g`` is first turned into ``W g`` with ``W = (F + λ·tr(F)/d · 1)^(-1/2)``, where ``F`` is the Fisher
+information of the adapted model on *public* interactions; clipping and noise act on ``W g``, and the noisy mean is
+turned back by ``W``. Without noise and clipping that is a damped natural gradient step, and the noise costs as much
+loss in every direction that is not damped.
 
 Guarantee: ``F`` is computed from public texts, from labels that the model itself draws, and from adapters that are
 already private (the iterates of the mechanism), so it is post-processing: it costs nothing, and the sensitivity of the
@@ -115,7 +115,9 @@ def whitening(fisher: torch.Tensor, damping: float) -> torch.Tensor:
     """
     wide = fisher.double()
     if not bool(torch.isfinite(wide).all()):
-        raise NotTrainedError("The public curvature of a tenant's adapter is not finite; nothing is released.")
+        raise NotTrainedError(
+            "The public curvature of a tenant's adapter is not finite; nothing is released."
+        )
     values, vectors = torch.linalg.eigh(wide)
     level = damping * float(torch.diagonal(wide).mean())
     scales = (values.clamp_min(0.0) + max(level, torch.finfo(torch.float64).tiny)).rsqrt()

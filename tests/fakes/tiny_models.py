@@ -120,7 +120,13 @@ def make_plan(**changes):
 
 def damped_plan(**changes):
     """A small valid plan in the public metric: cores on the last block's feed-forward layers."""
-    fields = {"family": Family.CORE, "alpha": 4.0, "top_layers": 1, "target_modules": FEED_FORWARD, "damping": 0.3}
+    fields = {
+        "family": Family.CORE,
+        "alpha": 4.0,
+        "top_layers": 1,
+        "target_modules": FEED_FORWARD,
+        "damping": 0.3,
+    }
     return make_plan(**{**fields, **changes})
 
 

@@ -236,9 +236,7 @@ def whitening_of_the_data(monkeypatch):
 
     def private(self, vectors):
         own = [user for tenant in self.tenants for user in tenant.users for _ in range(2)]
-        alone = [
-            UserExamples(examples=(example,)) for user in own for example in user.examples[:1]
-        ]
+        alone = [UserExamples(examples=(example,)) for user in own for example in user.examples[:1]]
         with monkeypatch.context() as patch:
             patch.setattr(curvature, "interactions", lambda: alone)
             return make(self, vectors)

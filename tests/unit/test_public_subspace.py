@@ -59,7 +59,9 @@ def test_nothing_lies_in_the_leading_directions_of_what_is_kept():
     kept = torch.randn(200, 32, generator=generator) * torch.logspace(0, -2, 32)
     energy = GradientEnergy()
     for _ in range(3):  # fewer gradients than directions: the rest is filled up, not with what is kept
-        energy.add(torch.randn(2, 32, generator=generator), torch.randn(2, 20, generator=generator), weight=1.0)
+        energy.add(
+            torch.randn(2, 32, generator=generator), torch.randn(2, 20, generator=generator), weight=1.0
+        )
     free, _ = energy.directions(16)
     energy.keep(kept[:120])
     energy.keep(kept[120:])
@@ -81,7 +83,7 @@ def test_a_layer_too_narrow_to_protect_anything_keeps_its_directions():
 
 
 def changes_of(decoder, encoder, directions, users):
-    """Return the relative change of what each layer makes of users' texts by random cores: the inputs stay the base's."""
+    """Return how much a random core of each layer changes what the layer makes of the base's inputs, per layer."""
     watch: dict[str, list[torch.Tensor]] = {}
     hooks = [
         decoder.linear(*key).register_forward_pre_hook(
@@ -194,7 +196,9 @@ def test_the_public_styles_are_the_same_on_every_machine():
 def test_the_subspace_is_taken_from_every_change_and_question_in_every_style():
     pairs = [(one.prompt, one.completion) for user in interactions() for one in user.examples]
     assert len(pairs) == len(set(pairs)) == 10 * 10 + 6 * 4
-    assert {one.completion for user in style_users() for one in user.examples if one.prompt.startswith("Changed")}
+    assert {
+        one.completion for user in style_users() for one in user.examples if one.prompt.startswith("Changed")
+    }
 
 
 def test_a_plan_with_a_subspace_survives_its_document():

@@ -103,7 +103,9 @@ def test_labels_are_drawn_from_the_model_and_not_those_of_the_texts(monkeypatch)
 
 @pytest.mark.parametrize("damping", [0.05, 3.0])
 def test_whitening_undoes_the_damped_curvature(damping):
-    rows = torch.randn(9, 12, generator=torch.Generator().manual_seed(1), dtype=FP64)  # three directions are flat
+    rows = torch.randn(
+        9, 12, generator=torch.Generator().manual_seed(1), dtype=FP64
+    )  # three directions are flat
     fisher = rows.t() @ rows / 9
     found = whitening(fisher, damping)
     damped = fisher + damping * torch.trace(fisher) / 12 * torch.eye(12, dtype=FP64)
@@ -178,9 +180,7 @@ def watched_run(monkeypatch, job):
 def test_the_whitening_is_refreshed_at_its_steps_alone(monkeypatch):
     _, seen = watched_run(monkeypatch, one_tenant(steps=11))
     assert len(seen) == 11
-    changed = [
-        step for step in range(11) if step == 0 or not torch.equal(seen[step][1], seen[step - 1][1])
-    ]
+    changed = [step for step in range(11) if step == 0 or not torch.equal(seen[step][1], seen[step - 1][1])]
     assert changed == [step for step in REFRESHED_AT if step < 11]
 
 
@@ -188,9 +188,16 @@ def test_the_whitening_is_a_function_of_public_texts_and_of_the_iterates_alone(m
     _, seen = watched_run(monkeypatch, one_tenant(steps=5))
     others = one_tenant(users=((20, 4), (1,), (13,)), key=b"k" * 32, steps=5)
     run, own = watched_run(monkeypatch, others)
-    assert torch.equal(own[0][1], seen[0][1])  # both start at the same adapter, with other users and other coins
+    assert torch.equal(
+        own[0][1], seen[0][1]
+    )  # both start at the same adapter, with other users and other coins
     assert not torch.equal(own[1][1], seen[1][1])  # then their iterates differ
-    for step in (0, 1, 2, 4):  # the second run's metric, after its users were seen, at the first run's iterates
+    for step in (
+        0,
+        1,
+        2,
+        4,
+    ):  # the second run's metric, after its users were seen, at the first run's iterates
         vector, factors = seen[step]
         run._metric.refresh(step, vector[None], [0])
         assert torch.equal(run._metric.factors[0], factors)
