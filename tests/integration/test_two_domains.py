@@ -84,7 +84,7 @@ def trainer(engine, clock, tmp_path):
             session,
             "acme",
             {
-                "declared_users": 8, "minimum_cohort": 1, "sample_rate": 1.0, "steps": 3, "planned_releases": 2,
+                "declared_users": 10, "minimum_cohort": 1, "sample_rate": 1.0, "steps": 3, "planned_releases": 2,
                 "lifetime_epsilon": 16.0, "period_epsilon": 16.0, "domains": ["legal", "finance"],
                 "schedule": {"first_at": now, "every_seconds": 86_400}, "period_seconds": 86_400,
             },

@@ -83,7 +83,7 @@ def test_a_layer_too_narrow_to_protect_anything_keeps_its_directions():
 
 
 def changes_of(decoder, encoder, directions, users):
-    """Return the relative change by random cores of what layers make of users' texts, the inputs being the base's."""
+    """Return how much a random core of each layer changes what the layer makes of the base's inputs, per layer."""
     watch: dict[str, list[torch.Tensor]] = {}
     hooks = [
         decoder.linear(*key).register_forward_pre_hook(

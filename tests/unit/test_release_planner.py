@@ -77,16 +77,14 @@ def test_a_single_step_is_at_most_a_whole_natural_gradient_step():
     assert propose(policy(steps=2, declared_users=2000), SMOL).learning_rate == 1.0
 
 
-def test_larger_families_are_taken_where_there_are_users_enough():
+def test_larger_ranks_are_taken_where_there_are_users_enough():
     limits = PlannerSettings(ranks=(4, 8, 16))
     sizes = []
-    for users in (20, 40, 100, 3000):
-        chosen = policy(declared_users=users, lifetime_delta=1e-6, period_delta=1e-6)
+    for users in (5, 8, 20, 3000):
+        chosen = policy(declared_users=users, minimum_cohort=5, lifetime_delta=1e-6, period_delta=1e-6)
         plan = propose(chosen, SMOL, settings=limits)
         sizes.append(0 if isinstance(plan, Declined) else trained_parameters(plan, SMOL))
-    assert sizes == sorted(sizes)
-    assert len(set(sizes)) > 2
-    assert sizes[-1] == 3 * 16**2
+    assert sizes == [0, 3 * 4**2, 3 * 8**2, 3 * 16**2]
 
 
 @pytest.mark.parametrize(
@@ -119,14 +117,21 @@ def test_a_clipping_norm_far_above_any_gradient_is_lowered():
 
 
 def test_fewer_steps_are_larger():
-    short, long = (propose(policy(steps=steps), SMOL) for steps in (10, 40))
+    short, long = (propose(policy(steps=steps, declared_users=20_000), SMOL) for steps in (10, 40))
     assert short.learning_rate * 10 == pytest.approx(long.learning_rate * 40)
+    weights = PlannerSettings(subspace=Subspace.WEIGHTS)
+    short, long = (propose(policy(steps=steps), SMOL, settings=weights) for steps in (10, 40))
+    assert short.learning_rate * 10 == pytest.approx(long.learning_rate * 40) == 2.0
 
 
 def test_the_public_subspace_has_its_own_step_and_clip():
-    plan = propose(policy(steps=30), SMOL)
-    assert plan.subspace is Subspace.PUBLIC_GRADIENTS
-    assert (plan.learning_rate, plan.clipping_norm) == (pytest.approx(0.02), 1.0)
+    plan, plain = (
+        propose(policy(steps=30), SMOL, settings=PlannerSettings(subspace=source))
+        for source in (Subspace.PUBLIC_GRADIENTS, Subspace.WEIGHTS)
+    )
+    assert (plan.subspace, plan.clipping_norm) == (Subspace.PUBLIC_GRADIENTS, 1.0)
+    assert (plain.subspace, plain.clipping_norm) == (Subspace.WEIGHTS, 0.01)
+    assert travel(plan) > travel(plain) == pytest.approx(2.0)
 
 
 def test_a_release_is_shrunk_more_the_noisier_it_is():
@@ -159,7 +164,7 @@ def test_a_policy_without_training_among_its_purposes_is_declined():
 
 @pytest.mark.parametrize(
     ("family", "expected"),
-    [(Family.CORE, 7 * 64), (Family.B_ONLY, 8 * 5184), (Family.FULL, 8 * (5184 + 4992))],
+    [(Family.CORE, 3 * 64), (Family.B_ONLY, 8 * 5184), (Family.FULL, 8 * (5184 + 4992))],
 )
 def test_trained_parameters_of_each_family(family, expected):
     limits = PlannerSettings(families=(family,), max_top_layers=1, ranks=(8,))
