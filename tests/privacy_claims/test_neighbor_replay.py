@@ -244,7 +244,9 @@ def whitening_of_the_data(monkeypatch):
     monkeypatch.setattr(train.FusedRun, "_make_metric", private)
 
 
-@pytest.mark.parametrize(("plant", "least"), [(clipped_before_turning, 1.05), (whitening_of_the_data, 1.0001)])
+@pytest.mark.parametrize(
+    ("plant", "least"), [(clipped_before_turning, 1.05), (whitening_of_the_data, 1.0001)]
+)
 def test_a_bug_planted_in_the_metric_is_seen(plant, least, monkeypatch):
     plant(monkeypatch)
     assert largest_ratio(PEOPLE, **IN_METRIC) > least
