@@ -40,7 +40,8 @@ REFRESHED_AT = (
     8,
 )  # steps: the curvature changes most while the model learns that answers are short
 STYLES = interactions()[::2]  # every second public interaction is enough for a few hundred directions
-LARGEST_CHANGE = 0.005  # of the loss on protected texts; the gate allows twice that on others
+DRIFT = 0.005  # of the loss on the protected texts
+GATED_CHANGE = 0.008  # of the loss on the texts of the gate, which refuses at 1 % as it is set by default
 PULLS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 _SEED = 20_260_101  # of the labels that the model draws; public
 
@@ -155,26 +156,35 @@ def whitening(fisher: torch.Tensor, damping: float) -> torch.Tensor:
     return found
 
 
-def pulled_back(vector: torch.Tensor, styles: PublicCurvature, protected: PublicCurvature) -> torch.Tensor:
-    """Return the adapter, moved back towards the base as far as protected texts need it and where it costs least.
+def pulled_back(
+    vector: torch.Tensor, styles: PublicCurvature, protected: PublicCurvature, gated: PublicCurvature
+) -> torch.Tensor:
+    """Return the adapter, moved back towards the base as far as public texts need it and where it costs least.
 
     With ``F`` the Fisher information on public interactions in many styles and ``P`` that on the protected texts, it
-    is the minimum of ``(v − vector)ᵀF(v − vector) + κ·vᵀPv`` with the smallest tried κ for which neither the loss on
-    the protected texts rises nor the answers there drift (``vᵀPv/2`` is the divergence from the base, to second
-    order) by more than ``LARGEST_CHANGE`` of the base's loss. The divergence is what other texts may lose, also where
-    these happen to gain. All of it is public or already private: post-processing.
+    is the minimum of ``(v − vector)ᵀF(v − vector) + κ·vᵀPv`` with the smallest tried κ that spares the public texts:
+    neither the losses there rise by more than their limits, nor do the answers to the protected texts drift by more
+    (``vᵀPv/2`` is the divergence from the base, to second order: what other texts may lose, also where these gain).
+    All of it is public or already private, so it is post-processing, and the budget of a release is never spent on
+    something that the gate then refuses for the sake of public text.
 
     Args:
         vector: a released adapter ``(size,)``, float64 on the CPU.
         styles: public interactions.
         protected: public texts whose answers shall stay as they are.
+        gated: the texts on which the gate measures.
     """
     zero = torch.zeros_like(vector)
-    base, kept = protected.loss(zero), protected.fisher(zero).to(vector)
+    kept = protected.fisher(zero).to(vector)
+    limits = [
+        (texts, texts.loss(zero), change) for texts, change in ((protected, DRIFT), (gated, GATED_CHANGE))
+    ]
 
     def spares(one: torch.Tensor) -> bool:
         drift = 0.5 * float(one @ kept @ one)
-        return max(drift, protected.loss(one) - base) <= LARGEST_CHANGE * base
+        return drift <= DRIFT * limits[0][1] and all(
+            texts.loss(one) <= base * (1.0 + change) for texts, base, change in limits
+        )
 
     if spares(vector):
         return vector

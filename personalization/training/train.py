@@ -45,7 +45,7 @@ from personalization.training.optimizer import (
     TenantMechanism,
 )
 from personalization.training.portable import export_adapter, import_adapter
-from personalization.training.public_texts import protected_users
+from personalization.training.public_texts import protected_users, public_users
 
 ProgressSink = Callable[[Progress], None]
 
@@ -343,5 +343,5 @@ class FusedRun:
             released[number] += tenant.plan.shrinkage * delta
         if self._metric is None or not self.spare_public_text:
             return released
-        protected = self._public(protected_users())
-        return torch.stack([pulled_back(one, self._metric.curvature, protected) for one in released])
+        protected, gated = self._public(protected_users()), self._public(public_users())
+        return torch.stack([pulled_back(one, self._metric.curvature, protected, gated) for one in released])

@@ -26,7 +26,7 @@ from personalization.model_shape import read_shape
 from personalization.plan import PerformanceFlags, TrainingPlan
 from personalization.planner import Declined, PlannerSettings, propose
 from personalization.training.evaluation import generate
-from personalization.training.public_texts import public_users
+from personalization.training.public_texts import unseen_users
 from personalization.training.quality.data import TenantUsers, read_tenant, tenants_in, texts
 from personalization.training.quality.intervals import Interval, mean_interval, recovery_interval
 from personalization.training.quality.scores import chrf, expected_calibration_error, prefix_matches
@@ -158,7 +158,7 @@ class _Suite:
         heldout = self._prefixed(f"{options.tenant}, held out", target.heldout)
         train = self._prefixed(f"{options.tenant}, training", target.train)
         self.asked = texts(target.heldout)[: options.answers]
-        public = self.bench.user_set(public_users())
+        public = self.bench.user_set(unseen_users())
         base = self.bench.facts(heldout, None)
         public_base = self.bench.losses(public, None)
         others = self._others()
