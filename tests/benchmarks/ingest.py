@@ -70,6 +70,7 @@ from tests.fakes.stream_records import FakeSender
 
 PARTITIONS = 4
 BATCH = IngestSettings().batch_events
+IDLE_SECONDS = 15.0
 SEAL_BYTES = 29  # version, nonce and tag around a sealed text
 MUSTS = {  # of the path without redaction and encryption, and of everything
     "ours-plain": {"faust-json": 0.8, "aiokafka-rows": 0.5, "quix-rows": 1.0},
@@ -100,6 +101,8 @@ class Window:
         self.count = 0
         self._first: tuple[int, float, float] | None = None
         self._last = (0.0, 0.0)
+        self._made = time.perf_counter()
+        self.marks: list[tuple[float, int]] = []  # when, and how many until then
 
     def add(self, events: int) -> None:
         self.count += events
@@ -109,13 +112,22 @@ class Window:
             gc.set_threshold(*COLLECTOR_THRESHOLDS)
             self._first = (self.count, time.process_time(), time.perf_counter())
         self._last = (time.process_time(), time.perf_counter())
+        self.marks.append((self._last[1], self.count))
 
     @property
     def done(self) -> bool:
-        return self.count >= self.total
+        return self.count >= self.total or self.idle
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing came for so long that another worker must have taken the rest."""
+        since, patience = (self._last[1], IDLE_SECONDS) if self.count else (self._made, 4 * IDLE_SECONDS)
+        return time.perf_counter() - since > patience
 
     def result(self) -> dict[str, float]:
-        first, cpu, wall = self._first or (0, 0.0, 0.0)
+        if self._first is None:
+            raise RuntimeError("not a single event came")
+        first, cpu, wall = self._first
         # What happens after the last batch (commit of the offset) belongs to it.
         cpu_seconds, wall_seconds = time.process_time() - cpu, self._last[1] - wall
         events = self.count - first
@@ -124,6 +136,7 @@ class Window:
             "cpu_seconds": cpu_seconds,
             "events_per_cpu_second": events / cpu_seconds,
             "events_per_second": events / wall_seconds,
+            "marks": self.marks,
         }
 
 
@@ -535,7 +548,11 @@ def report(results: dict[str, list[dict[str, float]]], options: argparse.Namespa
         "batch_events": BATCH,
         "partitions": PARTITIONS,
         **{name: getattr(options, name) for name in ("events", "tenants", "users", "repeats")},
-        "runs": results,
+        "runs": [
+            {"contender": name, **{part: value for part, value in run.items() if part != "marks"}}
+            for name, runs in results.items()
+            for run in runs
+        ],
     }
     write(options.json, settings, rows)
 
