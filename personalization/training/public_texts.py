@@ -282,7 +282,7 @@ UNSEEN_PAIRS: tuple[tuple[str, str], ...] = (
         "Around the World in Eighty Days is a fine choice: it is full of trains, ships and small adventures.",
     ),
     (
-        "What does a lawyer do?",
+        "Whom does a lawyer help, and how?",
         "A lawyer explains the law to people, writes contracts, and speaks for them in court.",
     ),
     (

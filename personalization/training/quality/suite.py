@@ -5,8 +5,8 @@ adapters at several ε and numbers of users (from the meta start and from zero),
 adapter, an adapter of pure noise of the same length, and the meta start. Plans come from the same planner that plans
 real rounds, so the noise is what a round would add, its cohort count included.
 
-The meta start is made as in production: of private adapters of the other tenants, each trained on its own users.
-Nothing here is a release: it measures on data of whoever runs it.
+The meta start is made as in production, of the other tenants' private adapters. Nothing here is a release. The module
+is long because the arms share what they are measured on.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ PROFILES: dict[str, dict[str, Any]] = {
 
 
 def run_quality(options: QualityOptions, say: Say = lambda _: None) -> dict[str, Any]:
-    """Run the benchmark and return its results as a JSON-ready document.
+    """Run the benchmark and return a JSON-ready document.
 
     Raises:
         JobInvalidError: the data cannot be read, or a tenant is not in it.
