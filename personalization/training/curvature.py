@@ -40,6 +40,7 @@ REFRESHED_AT = (
     8,
 )  # steps: the curvature changes most while the model learns that answers are short
 STYLES = interactions()[::2]  # every second public interaction is enough for a few hundred directions
+LONGEST = 200.0  # L2 length of an adapter in the numbers of its core; SmolLM2 needs some 20, the gate refuses at 1,000
 DRIFT = 0.005  # of the loss on the protected texts
 GATED_CHANGE = 0.008  # of the loss on the texts of the gate, which refuses at 1 % as it is set by default
 PULLS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
@@ -168,12 +169,15 @@ def pulled_back(
     All of it is public or already private, so it is post-processing, and the budget of a release is never spent on
     something that the gate then refuses for the sake of public text.
 
+    Along directions that no public text feels, steps in the metric are long, so the length is bounded as well.
+
     Args:
         vector: a released adapter ``(size,)``, float64 on the CPU.
         styles: public interactions.
         protected: public texts whose answers shall stay as they are.
         gated: the texts on which the gate measures.
     """
+    vector = vector * min(1.0, LONGEST / max(float(torch.linalg.vector_norm(vector)), 1e-300))
     zero = torch.zeros_like(vector)
     kept = protected.fisher(zero).to(vector)
     limits = [
