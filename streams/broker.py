@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from typing import TYPE_CHECKING, Any
@@ -98,7 +99,9 @@ class KafkaSender:
         with self._lock:
             producer, self._producer = self._producer, None
         if producer is not None:
-            producer.close(timeout=1)
+            # Closing waits for what is still on its way, and says so when that takes too long; who sent it knows.
+            with contextlib.suppress(KafkaError):
+                producer.close(timeout=1)
 
 
 def open_consumer(settings: BrokerSettings, *, group: str | None = None, **options: Any) -> KafkaConsumer:

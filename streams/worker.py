@@ -123,7 +123,7 @@ class Worker:
 
     async def _start(self, app: WorkerApp) -> None:
         await self._wait_until_ready("database", self._database_problem)
-        await asyncio.to_thread(self._check_master_key)
+        await self._wait_until_ready("database", self._key_problem)
         await self._wait_until_ready("broker", self._broker_problem)
         await app.start()
 
@@ -147,16 +147,20 @@ class Worker:
             return None
         return f"the database is at revision {revision or 'none'}, not {newest}; run `discreet db upgrade`"
 
-    def _check_master_key(self) -> None:
+    def _key_problem(self) -> str | None:
         """Refuse to start under another master key: every event would end as a dead letter.
 
         Raises:
             KeyUnavailableError: the stored tenant keys do not open with the configured master key.
         """
-        with transaction(self._services.engine) as session:
-            tenant_id = session.exec(select(TenantKeyRow.tenant_id).limit(1)).first()
-            if tenant_id is not None:
-                self._services.keyring.tenant_keys(session, tenant_id, now=self._services.clock.now())
+        try:
+            with transaction(self._services.engine) as session:
+                tenant_id = session.exec(select(TenantKeyRow.tenant_id).limit(1)).first()
+                if tenant_id is not None:
+                    self._services.keyring.tenant_keys(session, tenant_id, now=self._services.clock.now())
+        except StorageError as error:
+            return str(error)
+        return None
 
     def _broker_problem(self) -> str | None:
         try:

@@ -16,6 +16,7 @@ from urllib.parse import parse_qs
 
 import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka.errors import KafkaTimeoutError
 
 from streams.access_tokens import ClientCredentials, KafkaPythonTokens, TokenFile
 from streams.agents.intake import Intake, Outcome
@@ -77,6 +78,23 @@ def test_a_sender_whose_broker_does_not_answer_leaves_nothing_behind(caplog):
             with pytest.raises(BrokerUnavailableError):
                 sender.send_all([OutgoingRecord("t", b"k", b"v", [])])
         assert open_files_and_threads() <= before
+
+
+def test_a_producer_that_cannot_be_closed_in_time_is_a_broker_that_is_away():
+    """Anything but a retryable error would dead-letter good events while the broker is away."""
+
+    class Stuck:
+        def send(self, *_args, **_options):
+            raise KafkaTimeoutError("no room")
+
+        def close(self, timeout):
+            raise KafkaTimeoutError("records are still on their way")
+
+    sender = KafkaSender(BrokerSettings())
+    sender._producer = Stuck()
+    with pytest.raises(BrokerUnavailableError):
+        sender.send_all([OutgoingRecord("t", b"k", b"v", [])])
+    assert sender._producer is None
 
 
 def test_a_token_is_kept_until_most_of_its_life_is_over(token_server):

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from structlog.testing import capture_logs
 
-from privacy.errors import KeyUnavailableError
+from privacy.errors import KeyUnavailableError, StorageError
 from privacy.keyring import Keyring, new_master_key
 from privacy.services import policies
 from privacy.storage.session import transaction
@@ -75,3 +75,32 @@ def test_what_is_missing_is_reported_once_however_often_it_is_tried(database_url
         ("broker", "topics are missing"),
     ]
     assert pauses == [0.5, 1, 2, 4, 8, 10, 10, 10]
+
+
+def test_a_database_that_goes_away_during_the_start_is_waited_for(database_url, monkeypatch):
+    services = worker_for(database_url, new_master_key())
+    failures = [StorageError("the database is away"), StorageError("the database is away")]
+
+    def flaky(engine):
+        if failures:
+            raise failures.pop()
+        return transaction(engine)
+
+    async def main():
+        worker = Worker(services)
+        monkeypatch.setattr(worker_module, "transaction", flaky)
+        monkeypatch.setattr(worker_module, "FIRST_PAUSE_SECONDS", 0.01)
+        running = asyncio.create_task(worker.run())
+        async with asyncio.timeout(60):
+            while failures:
+                await asyncio.sleep(0.02)
+            await asyncio.sleep(0.1)
+        ended = running.done()
+        worker.ask_to_stop()
+        await asyncio.wait_for(running, 60)
+        return ended
+
+    try:
+        assert asyncio.run(main()) is False
+    finally:
+        services.close()
