@@ -287,7 +287,7 @@ def test_a_declined_round_serves_the_meta_start_and_the_event_says_so(workshop):
     declined = workshop.events.committed[-1]
     assert declined.kind is AdapterEventKind.DECLINED
     assert declined.reason_code == "signal_too_small"
-    assert "below 0.1 a release is mostly noise" in declined.reason
+    assert "below 0.3 a release is mostly noise" in declined.reason
     assert declined.reason.endswith(f"The line serves the meta start as {copy.served_name}.")
     assert workshop.signals.reads == reads
     with workshop.session() as session:
