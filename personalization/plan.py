@@ -149,3 +149,5 @@ class PerformanceFlags:
     label_only_logits: bool = True
     tokens_per_microbatch: int = 4096
     threads: int | None = None
+    # The output head's products while training in bfloat16, as on a GPU, where the processor has instructions for it.
+    half_head: bool = False

@@ -95,14 +95,16 @@ def _glance(text: str) -> _Clues | None:
     hints = raw.translate(None, _PLAIN)
     if not hints:
         return _Clues(text, 0, number=False, iban=False) if _BEARER in text else None
-    symbols = hints.translate(None, _CAPITALS_OR_DIGITS)
-    digits = len(hints) if hints.isdigit() else len(hints.translate(None, _NO_DIGITS))
-    # What the patterns ask for, in one shape of letters each: a search of a fixed string instead of a pattern's.
+    if hints.isdigit():
+        digits, iban = len(hints), False
+        marked = _BEARER in text
+    else:
+        digits = len(hints.translate(None, _NO_DIGITS))
+        iban = digits >= 10 and b"AA00" in raw.translate(_CAPITALS_AND_DIGITS)
+        marked = iban or bool(hints.translate(None, _CAPITALS_OR_DIGITS)) or _any_of(_WORD_MARKS, text)
+    # What a pattern asks for, in a shape of few letters: a search of a fixed string instead of the pattern's.
     number = digits >= 7 and b"000000" in raw.translate(_WRITTEN_NUMBERS) and _NUMBER.search(text) is not None
-    iban = digits >= 10 and digits < len(hints) and b"AA00" in raw.translate(_CAPITALS_AND_DIGITS)
-    if not (
-        symbols or number or iban or _any_of(_WORD_MARKS, text) or (digits >= 4 and text.count(".") >= 3)
-    ):
+    if not (marked or number or (digits >= 4 and text.count(".") >= 3)):
         return None
     return _Clues(text, digits, number=number, iban=iban)
 

@@ -62,7 +62,11 @@ def trainer_of(settings: Settings, observer: TrainerObserver | None = None) -> I
     engine = open_current(settings.database_url)
     clock, events, keyring = SystemClock(), OutboxAdapterEvents(), Keyring(master_key)
     artifacts = DirectoryArtifactStore(settings.artifact_root)
-    flags = PerformanceFlags(device=settings.trainer.device, threads=settings.trainer.threads)
+    flags = PerformanceFlags(
+        device=settings.trainer.device,
+        threads=settings.trainer.threads,
+        half_head=settings.trainer.half_head,
+    )
     publisher = Publisher(artifacts, ManifestSigner(signing_seed(master_key)), events)
     shape = read_shape(base.directory())
     tools = _tools(settings, engine, artifacts, publisher, base)
@@ -227,7 +231,11 @@ def _tools(
         shape=shape,
         run=run_public_job,
         copies=meta.copies,
-        flags=PerformanceFlags(device=settings.trainer.device, threads=settings.trainer.threads),
+        flags=PerformanceFlags(
+            device=settings.trainer.device,
+            threads=settings.trainer.threads,
+            half_head=settings.trainer.half_head,
+        ),
         max_public_text_change=settings.trainer.max_public_text_change,
     )
     tenant_level = tenant_level_of(

@@ -1,11 +1,11 @@
 """Steps in the model's public metric: which directions of the core its answers are sensitive to, and how much.
 
-Gaussian noise is as long in every trained direction, but the loss bends a thousand times more in some than in
-others, so plain steps are too short for the flat directions or drown the steep ones in noise. Here every user's
-gradient ``g`` is first turned into ``W g`` with ``W = (F + λ·tr(F)/d · 1)^(-1/2)``, where ``F`` is the Fisher
-information of the adapted model on *public* interactions; clipping and noise act on ``W g``, and the noisy mean is
-turned back by ``W``. Without noise and clipping that is a damped natural gradient step, and the noise costs as much
-loss in every direction that is not damped.
+Gaussian noise is as long in every trained direction, but the loss bends a thousand times more in some than in others,
+so plain steps are too short for the flat directions or drown the steep ones in noise. Here every user's gradient
+``g`` is first turned into ``W g`` with ``W = (F + λ·tr(F)/d · 1)^(-1/2)``, where ``F`` is the Fisher information of
+the adapted model on *public* interactions; clipping and noise act on ``W g``, and the noisy mean is turned back by
+``W``. Without noise and clipping that is a damped natural gradient step, and the noise costs as much loss in every
+direction that is not damped.
 
 Guarantee: ``F`` is computed from public texts, from labels that the model itself draws, and from adapters that are
 already private (the iterates of the mechanism), so it is post-processing: it costs nothing, and the sensitivity of the
@@ -16,16 +16,18 @@ preconditions before clipping as well, by diagonal moments.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
-from personalization.plan import TrainingPlan
+from personalization.plan import PerformanceFlags, TrainingPlan
 from personalization.training.batches import MicroBatch, PrefixCache, assemble, split_users
 from personalization.training.decoder import FrozenDecoder
 from personalization.training.encoding import Encoder
 from personalization.training.errors import NotTrainedError
 from personalization.training.families import Frozen, Geometry
+from personalization.training.job import UserExamples
 from personalization.training.low_rank import Binding, TokenGroups
 from personalization.training.public_subspace import interactions
 from personalization.training.segments import Segments
@@ -37,53 +39,82 @@ REFRESHED_AT = (
     4,
     8,
 )  # steps: the curvature changes most while the model learns that answers are short
-_EVERY = 2  # every second public interaction is enough for a few hundred directions
+STYLES = interactions()[::2]  # every second public interaction is enough for a few hundred directions
+DRIFT = 0.005  # of the loss on the protected texts
+GATED_CHANGE = 0.008  # of the loss on the texts of the gate, which refuses at 1 % as it is set by default
+PULLS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 _SEED = 20_260_101  # of the labels that the model draws; public
 
 
 class PublicCurvature:
-    """The Fisher information of one adapter shape on public interactions.
+    """The loss and the Fisher information of one adapter shape on public texts.
 
     Args:
+        users: the public texts.
         decoder: the frozen base.
         encoder: its tokenizer.
         geometry: cores on the feed-forward layers of the last block, where every label stands alone.
         frozen: the shared factors.
         plan: its truncation length is used.
-        token_limit: tokens of one pass.
+        flags: tokens of one pass, and whether the output head may be multiplied in bfloat16.
     """
 
     def __init__(
         self,
+        users: Sequence[UserExamples],
         decoder: FrozenDecoder,
         encoder: Encoder,
         geometry: Geometry,
         frozen: Frozen,
         plan: TrainingPlan,
-        token_limit: int,
+        flags: PerformanceFlags,
     ) -> None:
+        token_limit = flags.tokens_per_microbatch
+        self._half = flags.half_head
         self._decoder = decoder
         self._geometry = geometry
         self._frozen = frozen
         self._limit = token_limit
         self._wide = torch.promote_types(decoder.dtype, torch.float32)
-        encoded = [(0, encoder.user(user, plan)) for user in interactions()[::_EVERY]]
+        encoded = [(0, encoder.user(user, plan)) for user in users]
         self._cache = PrefixCache(decoder, geometry.first_layer, enabled=True)
         self._members = self._cache.fill(encoded, token_limit, lambda _: None)
+        self._at_zero: torch.Tensor | None = None
 
     def fisher(self, vector: torch.Tensor) -> torch.Tensor:
         """Return the Fisher information ``(size, size)`` at the adapter ``vector (size,)``, mean over label tokens.
 
         Labels are drawn from the model, by the same public coins at every call.
         """
+        at_zero = not bool(vector.any())
+        if at_zero and self._at_zero is not None:
+            return self._at_zero
         coins = torch.Generator(device="cpu").manual_seed(_SEED)
         total = vector.new_zeros(self._geometry.size, self._geometry.size, dtype=torch.float64)
         labels = 0
+        vector = vector.to(self._decoder.device, self._wide)
         for run in split_users(self._members, self._limit):
             rows = self._label_gradients(assemble(run, self._decoder.device, self._wide), vector, coins)
             total += (rows.t() @ rows).double()
             labels += len(rows)
-        return total / max(1, labels)
+        total /= max(1, labels)
+        if at_zero:
+            self._at_zero = total
+        return total
+
+    @torch.no_grad()
+    def loss(self, vector: torch.Tensor) -> float:
+        """Return the mean over texts of the loss at the adapter ``vector (size,)``, nats per token."""
+        total = 0.0
+        layers = range(self._geometry.first_layer, self._decoder.layer_count)
+        for run in split_users(self._members, self._limit):
+            micro = assemble(run, self._decoder.device, self._wide)
+            binding = Binding(
+                self._geometry, self._frozen, vector.to(self._decoder.device, self._wide)[None], None
+            )
+            out = self._decoder.run(self._cache.hidden(micro), micro.batch, layers, binding, labels_only=True)
+            total += float(micro.terms.total(self._decoder.label_nll(out, micro.batch.targets), None))
+        return total / max(1, len(self._members))
 
     def _label_gradients(
         self, micro: MicroBatch, vector: torch.Tensor, coins: torch.Generator
@@ -97,8 +128,8 @@ class PublicCurvature:
         binding = Binding(self._geometry, self._frozen, point, rows)
         layers = range(self._geometry.first_layer, self._decoder.layer_count)
         out = self._decoder.run(self._cache.hidden(micro), batch, layers, binding, labels_only=True)
-        drawn = self._decoder.drawn_labels(out.detach(), coins)
-        torch.autograd.backward(self._decoder.label_nll(out, drawn).sum())
+        drawn = self._decoder.drawn_labels(out.detach(), coins, half=self._half)
+        torch.autograd.backward(self._decoder.label_nll(out, drawn, half=self._half).sum())
         binding.check_complete()
         return rows
 
@@ -125,6 +156,50 @@ def whitening(fisher: torch.Tensor, damping: float) -> torch.Tensor:
     return found
 
 
+def pulled_back(
+    vector: torch.Tensor, styles: PublicCurvature, protected: PublicCurvature, gated: PublicCurvature
+) -> torch.Tensor:
+    """Return the adapter, moved back towards the base as far as public texts need it and where it costs least.
+
+    With ``F`` the Fisher information on public interactions in many styles and ``P`` that on the protected texts, it
+    is the minimum of ``(v − vector)ᵀF(v − vector) + κ·vᵀPv`` with the smallest tried κ that spares the public texts:
+    neither the losses there rise by more than their limits, nor do the answers to the protected texts drift by more
+    (``vᵀPv/2`` is the divergence from the base, to second order: what other texts may lose, also where these gain).
+    All of it is public or already private, so it is post-processing, and the budget of a release is never spent on
+    something that the gate then refuses for the sake of public text.
+
+    Args:
+        vector: a released adapter ``(size,)``, float64 on the CPU.
+        styles: public interactions.
+        protected: public texts whose answers shall stay as they are.
+        gated: the texts on which the gate measures.
+    """
+    zero = torch.zeros_like(vector)
+    kept = protected.fisher(zero).to(vector)
+    limits = [
+        (texts, texts.loss(zero), change) for texts, change in ((protected, DRIFT), (gated, GATED_CHANGE))
+    ]
+
+    def spares(one: torch.Tensor) -> bool:
+        drift = 0.5 * float(one @ kept @ one)
+        return drift <= DRIFT * limits[0][1] and all(
+            texts.loss(one) <= base * (1.0 + change) for texts, base, change in limits
+        )
+
+    if spares(vector):
+        return vector
+    fisher = styles.fisher(vector).to(vector)
+    steady = fisher + 1e-3 * torch.diagonal(fisher).mean() * torch.eye(len(fisher), dtype=fisher.dtype)
+    found: torch.Tensor = vector
+    for strength in PULLS:
+        found = torch.linalg.solve(steady + strength * kept, steady @ vector)
+        if spares(found):
+            return found
+    while not spares(found):  # zero, the base itself, does
+        found = found / 2.0
+    return found
+
+
 @dataclass
 class Metric:
     """Where each tenant of a run stands, and the whitening there.
@@ -133,33 +208,43 @@ class Metric:
         curvature: the public curvature.
         dampings: one per tenant.
         factors: ``(tenants, size, size)``, the present whitening of each tenant.
+        refreshed_at: steps before which it is worked out anew.
     """
 
     curvature: PublicCurvature
     dampings: list[float]
     factors: torch.Tensor
+    refreshed_at: tuple[int, ...] = REFRESHED_AT
 
     @classmethod
-    def of_plans(cls, curvature: PublicCurvature, plans: list[TrainingPlan], like: torch.Tensor) -> Metric:
+    def of_plans(
+        cls,
+        curvature: PublicCurvature,
+        plans: list[TrainingPlan],
+        like: torch.Tensor,
+        refreshed_at: tuple[int, ...] = REFRESHED_AT,
+    ) -> Metric:
         """Start with no metric; the first ``refresh`` makes one.
 
         Args:
             curvature: the public curvature.
             plans: the tenants' plans.
             like: the tenants' adapters ``(tenants, size)``.
+            refreshed_at: steps before which the whitening is worked out anew.
         """
         size = like.shape[1]
-        return cls(curvature, [plan.damping for plan in plans], like.new_zeros(len(plans), size, size))
+        factors = like.new_zeros(len(plans), size, size)
+        return cls(curvature, [plan.damping for plan in plans], factors, refreshed_at)
 
     def refresh(self, step: int, vectors: torch.Tensor, active: list[int]) -> None:
-        """Work the whitening out anew at the steps in ``REFRESHED_AT``.
+        """Work the whitening out anew at the steps in ``refreshed_at``.
 
         Args:
             step: from 0.
             vectors: the tenants' adapters ``(tenants, size)``.
             active: tenants whose schedule is not over.
         """
-        if step not in REFRESHED_AT:
+        if step not in self.refreshed_at:
             return
         known: list[tuple[torch.Tensor, torch.Tensor]] = []
         for number in active:

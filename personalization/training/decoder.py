@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,12 @@ class TokenBatch:
     targets: torch.Tensor
 
 
+@cache
+def _native_bfloat16() -> bool:
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+
+
 class FrozenDecoder:
     """A base model whose weights never change.
 
@@ -84,6 +91,10 @@ class FrozenDecoder:
         self._final_softcap: float | None = getattr(self.config, "final_logit_softcapping", None)
         self._subspaces: dict[tuple[int, str, int], tuple[torch.Tensor, torch.Tensor]] = {}
         self._public: dict[tuple[int, ...], Directions] = {}
+        self._half_head: torch.Tensor | None = None
+        self.public: dict[
+            tuple[object, ...], Any
+        ] = {}  # what runs keep of public texts, as long as the base lives
         self.directory: Path | None = None  # where the base was loaded from
 
     @classmethod
@@ -208,10 +219,17 @@ class FrozenDecoder:
             hidden = self._block(layer, hidden, batch, angles, binding, narrow=narrow)
         return hidden
 
-    def label_nll(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Return the negative log-likelihood of each target from the last layer's output ``(labels, width)``."""
+    def label_nll(self, hidden: torch.Tensor, targets: torch.Tensor, *, half: bool = False) -> torch.Tensor:
+        """Return the negative log-likelihood of each target from the last layer's output ``(labels, width)``.
+
+        Args:
+            hidden: the last layer's output.
+            targets: one token id per label.
+            half: only gradients are wanted, so a float32 head may be multiplied in bfloat16 where the processor has
+                instructions for it.
+        """
         normed = self._norm(hidden, self._body.norm)
-        head: torch.Tensor = self.model.get_output_embeddings().weight
+        head = self._head(half=half)
         chunk = max(16, _LABELS_PER_CHUNK_BYTES // (4 * head.shape[0]))
         out: torch.Tensor = LabelNll.apply(normed, head, targets, self._final_softcap, chunk)
         return out
@@ -228,32 +246,47 @@ class FrozenDecoder:
         return torch.cat(found), torch.cat(tokens)
 
     @torch.no_grad()
-    def drawn_labels(self, hidden: torch.Tensor, coins: torch.Generator) -> torch.Tensor:
+    def drawn_labels(
+        self, hidden: torch.Tensor, coins: torch.Generator, *, half: bool = False
+    ) -> torch.Tensor:
         """Draw one token id for each label from the model's own distribution ``(labels,)``.
 
         Args:
             hidden: the last layer's output ``(labels, width)``.
             coins: one uniform number on the CPU for each label.
+            half: as in ``label_nll``.
         """
         found = []
         uniform = torch.rand(len(hidden), generator=coins).to(self.device)
-        for logits, part in self._logit_chunks(hidden):
+        for logits, part in self._logit_chunks(hidden, half=half):
             below = torch.softmax(logits, 1).cumsum_(1)
             share = (uniform[part] * below[:, -1])[:, None].contiguous()
             found.append(torch.searchsorted(below, share).clamp_(max=below.shape[1] - 1)[:, 0])
         return torch.cat(found)
 
-    def _logit_chunks(self, hidden: torch.Tensor) -> Iterator[tuple[torch.Tensor, slice]]:
+    def _logit_chunks(
+        self, hidden: torch.Tensor, *, half: bool = False
+    ) -> Iterator[tuple[torch.Tensor, slice]]:
         """Yield logits in at least float32, for as many labels at a time as a chunk holds, and which labels."""
         normed = self._norm(hidden, self._body.norm)
-        head: torch.Tensor = self.model.get_output_embeddings().weight
+        head = self._head(half=half)
         chunk = max(16, _LABELS_PER_CHUNK_BYTES // (4 * head.shape[0]))
         for start in range(0, len(normed), chunk):
             part = slice(start, start + chunk)
-            logits = (normed[part] @ head.t()).to(torch.promote_types(normed.dtype, torch.float32))
+            logits = (normed[part].to(head.dtype) @ head.t()).to(
+                torch.promote_types(normed.dtype, torch.float32)
+            )
             if self._final_softcap is not None:
                 logits = logits.div_(self._final_softcap).tanh_().mul_(self._final_softcap)
             yield logits, part
+
+    def _head(self, *, half: bool) -> torch.Tensor:
+        head: torch.Tensor = self.model.get_output_embeddings().weight
+        if not (half and head.dtype == torch.float32 and _native_bfloat16()):
+            return head
+        if self._half_head is None:
+            self._half_head = head.to(torch.bfloat16)
+        return self._half_head
 
     def _norm(self, values: torch.Tensor, module: nn.Module) -> torch.Tensor:
         return rms_norm(values, module, unit_offset=self._unit_offset)

@@ -6,7 +6,6 @@ that must be charged; on users who were never stored, or on public texts, it is 
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,17 +15,14 @@ import torch
 from personalization.plan import Family, PerformanceFlags, TrainingPlan
 from personalization.training.batches import Member, assemble, split_users
 from personalization.training.decoder import FrozenDecoder
-from personalization.training.encoding import Encoder, TokenUser
+from personalization.training.encoding import TokenUser
 from personalization.training.families import Geometry, Slot
 from personalization.training.job import UserExamples
+from personalization.training.loading import loaded_base
 from personalization.training.low_rank import Binding
-from personalization.training.memory import keep_freed_memory
 from personalization.training.portable import read_factors
-from personalization.training.train import pick_device
 
 _TOKENS_PER_PASS = 2048
-_loaded: dict[Path, tuple[FrozenDecoder, Encoder]] = {}
-_loading = threading.Lock()
 
 
 def nll_per_user(
@@ -123,19 +119,6 @@ def generate(
         return answer(wrapped)
     finally:
         wrapped.unload()  # puts the plain linear layers back
-
-
-def loaded_base(model_dir: Path, flags: PerformanceFlags) -> tuple[FrozenDecoder, Encoder]:
-    """Return a base model that stays loaded for the next call."""
-    with _loading:
-        key = model_dir.resolve()
-        if key not in _loaded:
-            keep_freed_memory()
-            _loaded.clear()  # one base at a time: they are large
-            device = pick_device(flags)
-            dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-            _loaded[key] = FrozenDecoder.load(model_dir, device, dtype), Encoder.load(model_dir)
-        return _loaded[key]
 
 
 def adapter_binding(decoder: FrozenDecoder, directory: Path) -> Binding:

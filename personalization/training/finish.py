@@ -20,7 +20,7 @@ import torch
 from personalization.continual import blend
 from personalization.plan import PerformanceFlags
 from personalization.training.errors import PlanViolatedError
-from personalization.training.evaluation import loaded_base, nll_per_user
+from personalization.training.evaluation import nll_per_user
 from personalization.training.job import (
     PUBLIC_KEY,
     Progress,
@@ -30,6 +30,7 @@ from personalization.training.job import (
     TenantResult,
     TrainingJob,
 )
+from personalization.training.loading import loaded_base
 from personalization.training.maml import maml_start
 from personalization.training.noise import KEY_BYTES
 from personalization.training.public_styles import style_tasks
@@ -73,13 +74,15 @@ def noise_norm(base_model: Path, tenant: TenantJob, flags: PerformanceFlags) -> 
     """Return the L2 norm of what the tenant's plan releases from zero for nobody, with fresh noise.
 
     The plan is public and the noise key is drawn here, so the number says nothing about anyone. With d trained
-    numbers the norms of two such runs differ by about 1/√(2d).
+    numbers the norms of two such runs differ by about 1/√(2d). A public metric is worked out once, at the base.
     """
     if tenant.plan.noise_multiplier == 0:
         return 0.0
     decoder, encoder = loaded_base(base_model, flags)
     nobody = TenantJob(job_key="nobody", plan=tenant.plan, users=(), noise_key=secrets.token_bytes(KEY_BYTES))
-    fused = FusedRun(decoder, encoder, [nobody], flags, lambda _: None)
+    fused = FusedRun(
+        decoder, encoder, [nobody], flags, lambda _: None, refreshed_at=(0,), spare_public_text=False
+    )
     return float(torch.linalg.vector_norm(fused.train()[0] - fused.start[0])) * (1.0 - tenant.blend_share)
 
 

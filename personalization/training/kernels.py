@@ -107,7 +107,8 @@ class LabelNll(torch.autograd.Function):
     """Negative log-likelihood of labels from hidden states, with logits only ever held for one chunk of labels.
 
     The head is frozen, so the gradient towards the hidden states is known as soon as a chunk's logits are; it is
-    stored ``(labels, width)`` instead of the logits ``(labels, vocabulary)``.
+    stored ``(labels, width)`` instead of the logits ``(labels, vocabulary)``. A head of a narrower dtype than the
+    hidden states narrows only the two products with it.
     """
 
     @staticmethod
@@ -126,7 +127,7 @@ class LabelNll(torch.autograd.Function):
         towards = torch.empty_like(hidden) if need else None
         for start in range(0, len(targets), chunk):
             part = slice(start, start + chunk)
-            logits = (hidden[part] @ head.t()).to(wide)
+            logits = (hidden[part].to(head.dtype) @ head.t()).to(wide)
             slope = None
             if softcap is not None:
                 logits = logits.div_(softcap).tanh_()
@@ -144,7 +145,10 @@ class LabelNll(torch.autograd.Function):
                 weights.scatter_add_(1, wanted, -total)
                 if slope is not None:
                     weights.mul_(slope)
-                torch.matmul(weights.div_(total).to(head.dtype), head, out=towards[part])
+                if head.dtype == towards.dtype:
+                    torch.matmul(weights.div_(total).to(head.dtype), head, out=towards[part])
+                else:
+                    towards[part] = weights.div_(total).to(head.dtype) @ head
         if need:
             ctx.save_for_backward(towards)
         return losses

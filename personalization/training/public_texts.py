@@ -267,6 +267,70 @@ PROTECTED_PAIRS: tuple[tuple[str, str], ...] = (
 )
 
 
+# What only benchmarks measure: neither training nor the gate ever sees them.
+UNSEEN_PAIRS: tuple[tuple[str, str], ...] = (
+    (
+        "Why do cats purr?",
+        "Cats often purr when they are content, but also when they are hurt or afraid. It seems to calm them.",
+    ),
+    (
+        "How is glass made?",
+        "Sand, soda and lime are melted at a very high temperature. The liquid is shaped and then cooled slowly.",
+    ),
+    (
+        "Name a good book for a long train ride.",
+        "Around the World in Eighty Days is a fine choice: it is full of trains, ships and small adventures.",
+    ),
+    (
+        "Whom does a lawyer help, and how?",
+        "A lawyer explains the law to people, writes contracts, and speaks for them in court.",
+    ),
+    (
+        "How can I sleep better?",
+        (
+            "Go to bed at the same time every day, keep the room cool and dark, and put screens away an hour "
+            "before. Avoid coffee in the afternoon."
+        ),
+    ),
+    (
+        "Explain the difference between speed and velocity.",
+        "Speed says how fast something moves. Velocity also says in which direction.",
+    ),
+    (
+        "What is the tallest animal?",
+        "The giraffe is the tallest living animal. A grown male can be more than five metres tall.",
+    ),
+    (
+        "Write one sentence about the first snow of the year.",
+        "Overnight the first snow had covered the garden, and the whole street had become very quiet.",
+    ),
+    (
+        "How do I remove a coffee stain from a shirt?",
+        "Rinse it with cold water, dab it with a little dish soap, wait ten minutes, and wash it as usual.",
+    ),
+    (
+        "What is a volcano?",
+        "A volcano is an opening in the crust of the earth through which molten rock, ash and gases escape.",
+    ),
+    (
+        "Should I learn to play the piano as an adult?",
+        "Yes, it is never too late. Short daily practice and a patient teacher will take you far.",
+    ),
+    (
+        "What is the purpose of a constitution?",
+        (
+            "It sets out how a country is governed, limits the power of those who govern, and protects the "
+            "rights of the people."
+        ),
+    ),
+)
+
+
+def unseen_users() -> tuple[UserExamples, ...]:
+    """Return each text that only benchmarks measure as a user of its own."""
+    return _users(UNSEEN_PAIRS)
+
+
 def protected_users() -> tuple[UserExamples, ...]:
     """Return each protected text as a user of its own."""
     return _users(PROTECTED_PAIRS)

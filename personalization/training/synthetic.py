@@ -61,6 +61,5 @@ def warm_start(bench: Workbench, users: Sequence[UserExamples], *, learning_rate
         expected_cohort=float(len(users)),
         noise_multiplier=0.0,
         shrinkage=1.0,
-        damping=0.0,
     )
     return bench.train(bench.user_set(users), plan, noise_key=b"synthetic warm start, all public")

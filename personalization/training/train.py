@@ -23,14 +23,20 @@ import torch
 
 from personalization.plan import PerformanceFlags, TrainingPlan
 from personalization.training.batches import Member, PrefixCache, assemble, split_users
-from personalization.training.curvature import Metric, PublicCurvature
+from personalization.training.curvature import (
+    REFRESHED_AT,
+    STYLES,
+    Metric,
+    PublicCurvature,
+    pulled_back,
+)
 from personalization.training.decoder import FrozenDecoder, TokenBatch
 from personalization.training.encoding import Encoder
 from personalization.training.errors import JobInvalidError, NotTrainedError
 from personalization.training.families import Frozen, Geometry
-from personalization.training.job import Progress, TenantJob, TenantResult, TrainingJob
+from personalization.training.job import Progress, TenantJob, TenantResult, TrainingJob, UserExamples
+from personalization.training.loading import loaded_base
 from personalization.training.low_rank import Binding
-from personalization.training.memory import keep_freed_memory
 from personalization.training.noise import draw_users
 from personalization.training.optimizer import (
     FusedDPOptimizer,
@@ -39,6 +45,7 @@ from personalization.training.optimizer import (
     TenantMechanism,
 )
 from personalization.training.portable import export_adapter, import_adapter
+from personalization.training.public_texts import protected_users, public_users
 
 ProgressSink = Callable[[Progress], None]
 
@@ -58,15 +65,11 @@ def train(job: TrainingJob, progress: ProgressSink) -> tuple[TenantResult, ...]:
         PlanViolatedError: the observed mechanism differs from the plan.
         NotTrainedError: weights did not move or are not finite.
     """
-    device = pick_device(job.flags)
     if job.flags.threads is not None:
         torch.set_num_threads(job.flags.threads)
-    keep_freed_memory()
     progress(Progress(stage="load", done=0, total=1))
-    base = Path(job.base_model)
-    decoder = FrozenDecoder.load(base, device, torch.bfloat16 if device.type == "cuda" else torch.float32)
-    encoder = Encoder.load(base)
-    progress(Progress(stage="load", done=1, total=1, memory_bytes=memory_bytes(device)))
+    decoder, encoder = loaded_base(Path(job.base_model), job.flags)
+    progress(Progress(stage="load", done=1, total=1, memory_bytes=memory_bytes(decoder.device)))
     return train_on(decoder, encoder, job, progress)
 
 
@@ -119,13 +122,6 @@ def fusion_key(plan: TrainingPlan) -> tuple[object, ...]:
     )
 
 
-def pick_device(flags: PerformanceFlags) -> torch.device:
-    """Return the device a job runs on."""
-    if flags.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(flags.device)
-
-
 def memory_bytes(device: torch.device) -> int:
     """Return the peak memory of the process, or of the GPU."""
     if device.type == "cuda":
@@ -142,6 +138,8 @@ class FusedRun:
         frozen: the shared factors.
         start: where each tenant starts ``(tenants, size)``, float64 on the CPU.
         steps: the longest schedule.
+        refreshed_at: steps before which the public metric is worked out anew, where the plan asks for one.
+        spare_public_text: whether such a plan's release is moved back as far as protected public texts need it.
     """
 
     decoder: FrozenDecoder
@@ -149,6 +147,8 @@ class FusedRun:
     tenants: list[TenantJob]
     flags: PerformanceFlags
     progress: ProgressSink
+    refreshed_at: tuple[int, ...] = REFRESHED_AT
+    spare_public_text: bool = True
     geometry: Geometry = field(init=False)
     frozen: Frozen = field(init=False)
     start: torch.Tensor = field(init=False)
@@ -221,10 +221,18 @@ class FusedRun:
         plans = [tenant.plan for tenant in self.tenants]
         if plans[0].damping == 0:
             return None
-        curvature = PublicCurvature(
-            self.decoder, self.encoder, self.geometry, self.frozen, plans[0], self.flags.tokens_per_microbatch
-        )
-        return Metric.of_plans(curvature, plans, vectors.detach())
+        return Metric.of_plans(self._public(STYLES), plans, vectors.detach(), self.refreshed_at)
+
+    def _public(self, texts: tuple[UserExamples, ...]) -> PublicCurvature:
+        """Return what is kept of public texts from run to run: their prefixes, and the curvature at the base."""
+        plan, shape = self.tenants[0].plan, self.geometry
+        key = (texts, shape.layers, shape.suffixes, shape.rank, shape.alpha, plan.max_tokens, self.flags)
+        if key not in self.decoder.public:
+            self.decoder.public[key] = PublicCurvature(
+                texts, self.decoder, self.encoder, shape, self.frozen, plan, self.flags
+            )
+        found: PublicCurvature = self.decoder.public[key]
+        return found
 
     def _prefix(self) -> list[list[Member]]:
         encoded = [
@@ -290,17 +298,21 @@ class FusedRun:
         if len(micro.terms.pairs):
             with torch.no_grad():
                 reference = micro.terms.rows_nll(self._label_nll(hidden, micro.batch, None))
-        nll = self._label_nll(hidden, micro.batch, binding)
+        nll = self._label_nll(hidden, micro.batch, binding, pairs=reference is not None)
         torch.autograd.backward(micro.terms.total(nll, reference))
         binding.check_complete()
         return rows
 
-    def _label_nll(self, hidden: torch.Tensor, batch: TokenBatch, binding: Binding | None) -> torch.Tensor:
+    def _label_nll(
+        self, hidden: torch.Tensor, batch: TokenBatch, binding: Binding | None, *, pairs: bool = False
+    ) -> torch.Tensor:
         """Return the loss of each label ``(labels,)`` from the input of the first adapted layer."""
         layers = range(self.geometry.first_layer, self.decoder.layer_count)
         if self.flags.label_only_logits:
             out = self.decoder.run(hidden, batch, layers, binding, labels_only=True)
-            return self.decoder.label_nll(out, batch.targets)
+            # A pair's loss needs the likelihoods themselves, the others' gradients do not.
+            half = self.flags.half_head and binding is not None and not pairs
+            return self.decoder.label_nll(out, batch.targets, half=half)
         # Without the lever: the last layer and the logits at every position, as a plain trainer computes them.
         out = self.decoder.run(hidden, batch, layers, binding)
         every = batch.targets.new_zeros(batch.rows.tokens).index_copy_(0, batch.label_at, batch.targets)
@@ -329,4 +341,7 @@ class FusedRun:
                     "spent."
                 )
             released[number] += tenant.plan.shrinkage * delta
-        return released
+        if self._metric is None or not self.spare_public_text:
+            return released
+        protected, gated = self._public(protected_users()), self._public(public_users())
+        return torch.stack([pulled_back(one, self._metric.curvature, protected, gated) for one in released])

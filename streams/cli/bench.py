@@ -37,6 +37,9 @@ def quality(
     base_model: Annotated[
         str, typer.Option(help="Bundled name or local directory.")
     ] = "smollm2-135m-instruct",
+    releases: Annotated[
+        int | None, typer.Option(min=0, help="Successive releases; the profile's by default.")
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch.")] = None,
     json_path: Annotated[Path | None, typer.Option("--json", help="Where to write all numbers.")] = None,
     plots: Annotated[Path | None, typer.Option(help="Where to write the plots.")] = None,
@@ -54,6 +57,7 @@ def quality(
         "epsilons": _numbers(epsilon, float),
         "seeds": seeds,
         "meta_users": meta_users,
+        "releases": releases,
         "threads": threads,
     }
     options = QualityOptions(
@@ -61,7 +65,7 @@ def quality(
         tenant=tenant,
         holdout_tenants=tuple(name for name in holdout_tenants.split(",") if name),
         base_model=resolve_base(base_model, model_cache()),
-        **{**PROFILES[profile], **{name: value for name, value in given.items() if value}},
+        **{**PROFILES[profile], **{name: value for name, value in given.items() if value not in (None, ())}},
     )
     results = run_quality(options, typer.echo)
     if json_path is not None:

@@ -96,6 +96,8 @@ class Kafka:
 
     def start(self) -> None:
         command = [*self._java, "kafka.Kafka", str(self._config)]
+        if setpriv := shutil.which("setpriv"):
+            command = [setpriv, "--pdeathsig", "KILL", *command]  # it ends with us
         with (self._directory / "kafka.log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         wait_until(lambda: answers("127.0.0.1", self._port), 120, "Kafka did not start")

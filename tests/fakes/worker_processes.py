@@ -8,6 +8,7 @@ importing at each start. The clock that is stepped is the one that our code and 
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -19,6 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 LOOK_SECONDS = 0.2
+PR_SET_PDEATHSIG = 1
 
 
 class SteppedClock:
@@ -48,9 +50,10 @@ class SteppedClock:
 
 
 def work(clock_path: str) -> None:
-    """Be a worker until the end."""
+    """Be a worker until the end, of the one that started it at the latest."""
     from streams.cli.main import main
 
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
     SteppedClock(clock_path).install()
     sys.exit(main(["worker"]))
 

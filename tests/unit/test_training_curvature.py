@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from personalization.plan import ALL_LINEAR, FEED_FORWARD, Family, Subspace
-from personalization.training import curvature
+from personalization.plan import ALL_LINEAR, FEED_FORWARD, Family, PerformanceFlags, Subspace
+from personalization.training import curvature, train
 from personalization.training.curvature import REFRESHED_AT, Metric, PublicCurvature, whitening
 from personalization.training.errors import NotTrainedError
 from personalization.training.job import TenantJob
@@ -29,7 +29,7 @@ SOME = interactions()[:120:20]  # of six styles; every second one is used
 
 @pytest.fixture(autouse=True)
 def few_interactions(monkeypatch):
-    monkeypatch.setattr(curvature, "interactions", lambda: SOME)
+    monkeypatch.setattr(train, "STYLES", SOME[::2])
 
 
 def one_tenant(users=((3,), (5, 9, 2)), key=bytes(32), **changes):
@@ -37,8 +37,9 @@ def one_tenant(users=((3,), (5, 9, 2)), key=bytes(32), **changes):
 
 
 def curvature_of(run, token_limit=4096):
+    flags = PerformanceFlags(tokens_per_microbatch=token_limit)
     return PublicCurvature(
-        run.decoder, run.encoder, run.geometry, run.frozen, run.tenants[0].plan, token_limit
+        SOME[::2], run.decoder, run.encoder, run.geometry, run.frozen, run.tenants[0].plan, flags
     )
 
 
@@ -91,8 +92,8 @@ def test_the_same_coins_fall_at_every_call_and_others_draw_other_labels(monkeypa
     seen = []
     plain = run.decoder.drawn_labels
 
-    def drawn(hidden, coins):
-        seen.append(plain(hidden, coins))
+    def drawn(hidden, coins, *, half):
+        seen.append(plain(hidden, coins, half=half))
         return seen[-1]
 
     monkeypatch.setattr(run.decoder, "drawn_labels", drawn)

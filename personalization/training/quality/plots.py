@@ -39,7 +39,7 @@ def draw(results: dict[str, Any], folder: Path) -> Path:
     axes.set_xscale("log")
     axes.set_xlabel("users trained on")
     axes.set_ylabel("held-out loss, nats per token")
-    axes.set_title(str(results["options"]["tenant"]))
+    axes.set_title(str(results["settings"]["tenant"]))
     axes.legend(fontsize=8)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "learning-curve.png"

@@ -20,11 +20,12 @@ from personalization.training.decoder import FrozenDecoder
 from personalization.training.encoding import Encoder
 from personalization.training.families import Frozen, Geometry
 from personalization.training.job import TenantJob, UserExamples
+from personalization.training.loading import pick_device
 from personalization.training.low_rank import Binding
 from personalization.training.memory import keep_freed_memory
 from personalization.training.noise import KEY_BYTES
 from personalization.training.portable import export_adapter
-from personalization.training.train import FusedRun, pick_device
+from personalization.training.train import FusedRun
 
 
 @dataclass(frozen=True)

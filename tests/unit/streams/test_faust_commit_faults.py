@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
+from aiokafka import TopicPartition
+from aiokafka.consumer.subscription_state import SubscriptionState
 from faust.transport.drivers.aiokafka import Consumer as StockConsumer
 from faust.types import TP
 from intervaltree import IntervalTree
@@ -99,3 +101,25 @@ def test_a_commit_that_the_broker_refused(consumer, noted):
             return used._committed_offset[TOPIC]
 
     assert asyncio.run(refused()) == noted
+
+
+@pytest.mark.parametrize(("consumer", "crashes"), [("stock", True), ("ours", False)])
+def test_a_partition_whose_position_is_not_known_yet(consumer, crashes):
+    """Stock Faust's watch for livelocks ends the worker then."""
+
+    async def watch():
+        with our_app() as app:
+            used = app.run_consumer
+            subscription = SubscriptionState()
+            subscription.assign_from_user([TopicPartition(*TOPIC)])
+            used._thread._consumer = SimpleNamespace(_fetcher=SimpleNamespace(_subscriptions=subscription))
+            used._thread._verify_aiokafka_event_path = lambda *_: False
+            used._thread.time_started = 0.0
+            method = StockConsumer.verify_event_path if consumer == "stock" else type(used).verify_event_path
+            try:
+                method(used, 1.0, TOPIC)
+            except AssertionError:
+                return True
+            return False
+
+    assert asyncio.run(watch()) is crashes
