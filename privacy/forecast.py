@@ -36,8 +36,8 @@ from privacy.policy import TenantPrivacyPolicy, amended
 if TYPE_CHECKING:
     from privacy.calibration import PlannedSchedule
 
-# What a release trains by default: a rank-8 core of seven matrices in four layers.
-DEFAULT_PARAMETERS: Final = 8 * 8 * 7 * 4
+# What a release trains by default: rank-16 cores of the last block's three feed-forward layers.
+DEFAULT_PARAMETERS: Final = 16 * 16 * 3
 MOST_RELEASES: Final = 1_000_000  # "no limit in sight"
 
 

@@ -120,14 +120,16 @@ def test_an_adapter_changes_little_of_what_the_layers_make_of_protected_texts(ba
 
 
 def test_texts_that_are_measured_are_not_among_those_that_are_protected():
-    measured, protected, interacted = (
+    unseen, gated, protected, interacted = (
         {text for user in users for one in user.examples for text in (one.prompt, one.completion)}
-        for users in (public_users(), protected_users(), interactions())
+        for users in (unseen_users(), public_users(), protected_users(), interactions())
     )
+    assert len(unseen_users()) >= 10
     assert len(public_users()) >= 12
     assert len(protected_users()) >= 24
-    assert not measured & protected
-    assert not interacted & (measured | protected)
+    assert not unseen & (gated | protected | interacted)
+    assert not gated & (protected | interacted)
+    assert not protected & interacted
     # Nor near copies: no two share most of their words.
     bags = [
         {frozenset(one.prompt.lower().split()) for user in users for one in user.examples}

@@ -27,6 +27,7 @@ from personalization.planner import (
     trained_parameters,
 )
 from personalization.rounds import OutcomeCode
+from privacy.forecast import DEFAULT_PARAMETERS
 from privacy.policy import TenantPrivacyPolicy
 
 SMOL = ModelShape(layers=30, hidden=576, query=576, key_value=192, intermediate=1536)
@@ -156,6 +157,10 @@ def test_s_is_the_law_at_full_batch():
     d = trained_parameters(plan, SMOL)
     mu = math.sqrt(plan.steps) / plan.noise_multiplier
     assert signal_to_noise(plan, 300, d) == pytest.approx(300 * ALIGNMENT * mu / math.sqrt(d))
+
+
+def test_the_forecast_reckons_with_what_is_trained_by_default():
+    assert trained_parameters(propose(policy(), SMOL), SMOL) == DEFAULT_PARAMETERS
 
 
 def test_a_policy_without_training_among_its_purposes_is_declined():

@@ -90,7 +90,8 @@ def test_plan_as_table_json_and_picture(discreet, held, tmp_path):
     table = discreet("plan", "acme", "--releases", 100_000)[1]
     assert "both ε caps × 2" in table
     assert "do not fit" in table
-    assert "Below S = 0.1" in table
+    assert "Below S = 0.3" in table
+    assert "d = 768" in table
     status, _, err = discreet("plan", "idle")
     assert status == 2
     assert "has no policy" in err
