@@ -41,8 +41,7 @@ REFRESHED_AT = (
 )  # steps: the curvature changes most while the model learns that answers are short
 STYLES = interactions()[::2]  # every second public interaction is enough for a few hundred directions
 LONGEST = 200.0  # L2 length of an adapter in the numbers of its core; SmolLM2 needs some 20, the gate refuses at 1,000
-DRIFT = 0.005  # of the loss on the protected texts
-GATED_CHANGE = 0.008  # of the loss on the texts of the gate, which refuses at 1 % as it is set by default
+LARGEST_CHANGE = 0.008  # of the loss on public texts; the gate refuses from 1 % on, as it is set by default
 PULLS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 _SEED = 20_260_101  # of the labels that the model draws; public
 
@@ -163,11 +162,9 @@ def pulled_back(
     """Return the adapter, moved back towards the base as far as public texts need it and where it costs least.
 
     With ``F`` the Fisher information on public interactions in many styles and ``P`` that on the protected texts, it
-    is the minimum of ``(v − vector)ᵀF(v − vector) + κ·vᵀPv`` with the smallest tried κ that spares the public texts:
-    neither the losses there rise by more than their limits, nor do the answers to the protected texts drift by more
-    (``vᵀPv/2`` is the divergence from the base, to second order: what other texts may lose, also where these gain).
-    All of it is public or already private, so it is post-processing, and the budget of a release is never spent on
-    something that the gate then refuses for the sake of public text.
+    is the minimum of ``(v − vector)ᵀF(v − vector) + κ·vᵀPv`` with the smallest tried κ for which the losses on both
+    sets of public texts stay within their limits. All of it is public or already private, so it is post-processing,
+    and a release's budget is never spent on something that the gate then refuses for the sake of public text.
 
     Along directions that no public text feels, steps in the metric are long, so the length is bounded as well.
 
@@ -180,15 +177,10 @@ def pulled_back(
     vector = vector * min(1.0, LONGEST / max(float(torch.linalg.vector_norm(vector)), 1e-300))
     zero = torch.zeros_like(vector)
     kept = protected.fisher(zero).to(vector)
-    limits = [
-        (texts, texts.loss(zero), change) for texts, change in ((protected, DRIFT), (gated, GATED_CHANGE))
-    ]
+    limits = [(texts, (1.0 + LARGEST_CHANGE) * texts.loss(zero)) for texts in (protected, gated)]
 
     def spares(one: torch.Tensor) -> bool:
-        drift = 0.5 * float(one @ kept @ one)
-        return drift <= DRIFT * limits[0][1] and all(
-            texts.loss(one) <= base * (1.0 + change) for texts, base, change in limits
-        )
+        return all(texts.loss(one) <= limit for texts, limit in limits)
 
     if spares(vector):
         return vector

@@ -37,6 +37,8 @@ from privacy.policy import TenantPrivacyPolicy
 Say = Callable[[str], None]
 DELTA = 1e-5
 STEPS = 8
+OPEN_RATE = 0.7  # of the non-private run
+OPEN_DAMPING = 0.1
 _MANY_USERS = 50_000
 FORMAT = "discreet.quality.v1"
 ANSWER_TOKENS = 24
@@ -253,10 +255,15 @@ class _Suite:
                     plan,
                     steps=steps - done,
                     noise_multiplier=0.0,
+                    learning_rate=OPEN_RATE,
+                    damping=OPEN_DAMPING,
                     expected_cohort=max(1.0, plan.sample_rate * users),
                     shrinkage=1.0,
                 )
-                vector, done = self.bench.train(train, longer, start=vector, noise_key=_key(b"open")), steps
+                vector = self.bench.train(
+                    train, longer, start=vector, noise_key=_key(b"open"), spare_public_text=False
+                )
+                done = steps
                 losses = self.bench.losses(heldout, vector)
                 candidates.append((sum(losses) / len(losses), vector, losses))
         _, vector, losses = min(candidates, key=lambda one: one[0])

@@ -106,6 +106,7 @@ class Workbench:
         *,
         start: torch.Tensor | None = None,
         noise_key: bytes | None = None,
+        spare_public_text: bool = True,
     ) -> torch.Tensor:
         """Train one adapter and return its vector ``(size,)``, exactly as a round would.
 
@@ -114,11 +115,13 @@ class Workbench:
             plan: of this workbench's shape.
             start: a vector to start from; zero by default.
             noise_key: secret bytes of draws and noise; fresh ones by default.
+            spare_public_text: as in a round; without it the result is whatever the steps lead to.
         """
         job = TenantJob(
             job_key="quality", plan=plan, users=(), noise_key=noise_key or secrets.token_bytes(KEY_BYTES)
         )
         run = _CachedRun(self.decoder, self.encoder, [job], self.flags, lambda _: None, users=users)
+        run.spare_public_text = spare_public_text
         if start is not None:
             run.start = start.detach().double()[None].clone()
         return run.train()[0]
