@@ -123,4 +123,4 @@ def test_a_plot_is_written(tmp_path):
         {"arm": "open", "users": 100, "nll": value},
         {"arm": "private", "users": 100, "epsilon": 4.0, "start": "meta", "nll": value},
     ]
-    assert draw({"runs": runs, "options": {"tenant": "acme"}}, tmp_path / "plots").stat().st_size > 1000
+    assert draw({"runs": runs, "settings": {"tenant": "acme"}}, tmp_path / "plots").stat().st_size > 1000
