@@ -16,6 +16,7 @@ preconditions before clipping as well, by diagonal moments.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -113,7 +114,8 @@ class PublicCurvature:
                 self._geometry, self._frozen, vector.to(self._decoder.device, self._wide)[None], None
             )
             out = self._decoder.run(self._cache.hidden(micro), micro.batch, layers, binding, labels_only=True)
-            total += float(micro.terms.total(self._decoder.label_nll(out, micro.batch.targets), None))
+            nll = self._decoder.label_nll(out, micro.batch.targets, half=self._half)
+            total += float(micro.terms.total(nll, None))
         return total / max(1, len(self._members))
 
     def _label_gradients(
@@ -186,11 +188,14 @@ def pulled_back(
         return vector
     fisher = styles.fisher(vector).to(vector)
     steady = fisher + 1e-3 * torch.diagonal(fisher).mean() * torch.eye(len(fisher), dtype=fisher.dtype)
-    found: torch.Tensor = vector
-    for strength in PULLS:
-        found = torch.linalg.solve(steady + strength * kept, steady @ vector)
-        if spares(found):
-            return found
+
+    def pulled(strength: float) -> torch.Tensor:
+        moved: torch.Tensor = torch.linalg.solve(steady + strength * kept, steady @ vector)
+        return moved
+
+    # A stronger pull spares more, so the weakest that spares enough is found by halving.
+    place = bisect_left(PULLS, True, key=lambda strength: spares(pulled(strength)))
+    found = pulled(PULLS[min(place, len(PULLS) - 1)])
     while not spares(found):  # zero, the base itself, does
         found = found / 2.0
     return found
