@@ -503,6 +503,7 @@ def main() -> None:
                     bootstrap = stop.start()
                 fill(bootstrap, options)
                 results[name].append(measured(name, bootstrap, directory, key, options))
+                print(f"{name}: {results[name][-1]['events_per_cpu_second']:.0f} a CPU-second", flush=True)
                 if stop is not None:
                     stop.stop()
     report(results, options)

@@ -28,6 +28,7 @@ from tests.benchmarks import ingest
 from tests.fakes.services import Kafka
 
 SCALES = ((10, 1_000), (10, 10_000), (10, 100_000), (10, 1_000_000), (1_000, 10_000), (10_000, 10_000))
+ASSIGNED_SECONDS = 15.0  # by then the worker has its partitions
 FLAT = 2.0  # the dearest event costs at most so many times the cheapest
 LATENCY_SECONDS = 2.0
 TWO_WORKERS = 1.7
@@ -77,8 +78,9 @@ def cost(options: argparse.Namespace) -> list[dict]:
     return [*rows, row("dearest ÷ cheapest scale", spread, "ratio", f"<= {FLAT}", spread <= FLAT)]
 
 
-def publish(bootstrap: str, events: int, rate: float) -> None:
+def publish(bootstrap: str, events: int, rate: float, start: float) -> None:
     records = list(ingest.made_events(events, 10, 1_000))
+    time.sleep(max(0.0, start - time.monotonic()))
     with KafkaProducer(bootstrap_servers=bootstrap, linger_ms=5) as producer:
         began = time.monotonic()
         for number, record in enumerate(records):
@@ -117,7 +119,7 @@ def latency(options: argparse.Namespace) -> list[dict]:
         with ingest.fresh_place("latency", Path(directory), options.postgres) as place:
             url = ingest.prepare_database(place, key, 10, 1_000)
             publishing = multiprocessing.get_context("spawn").Process(
-                target=publish, args=(broker.bootstrap, events, rate)
+                target=publish, args=(broker.bootstrap, events, rate, time.monotonic() + ASSIGNED_SECONDS)
             )
             publishing.start()
             ingest.run_ours(broker.bootstrap, url, key, events, plain=False, on_batch=on_batch)

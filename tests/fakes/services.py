@@ -91,7 +91,14 @@ class Kafka:
         )
         self._config.write_text(properties)
         cluster = base64.urlsafe_b64encode(os.urandom(16)).decode().rstrip("=")
-        tool = ["kafka.tools.StorageTool", "format", "--standalone", "-t", cluster, "-c", str(self._config)]
+        tool = [
+            "kafka.tools.StorageTool",
+            "format",
+            "--standalone",
+            f"--cluster-id={cluster}",
+            "-c",
+            str(self._config),
+        ]
         subprocess.run([*self._java, *tool], check=True, capture_output=True)
         self.start()
 
