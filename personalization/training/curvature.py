@@ -43,7 +43,7 @@ REFRESHED_AT = (
 STYLES = interactions()[::2]  # every second public interaction is enough for a few hundred directions
 LONGEST = 200.0  # L2 length of an adapter in the numbers of its core; SmolLM2 needs some 20, the gate refuses at 1,000
 LARGEST_CHANGE = 0.008  # of the loss on public texts; the gate refuses from 1 % on, as it is set by default
-PULLS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
+PULLS = tuple(2.0**power for power in range(-12, 9))
 _SEED = 20_260_101  # of the labels that the model draws; public
 
 
