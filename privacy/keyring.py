@@ -29,12 +29,12 @@ from privacy.envelope import Cipher, associated, new_key, new_nonces
 from privacy.errors import KeyUnavailableError, UnknownTenantError
 from privacy.pseudonyms import TenantHashes
 from privacy.storage.bulk import insert_missing_rows, moment_writer
-from privacy.storage.subjects import PLACED_SUBJECTS, Subject
+from privacy.storage.subjects import PLACED_SUBJECTS, Subject, wanted_tenants
 from privacy.storage.tables import TenantKeyRow, TenantRow
 from privacy.storage.upserts import insert_ignoring_conflicts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from datetime import datetime
 
     from sqlmodel import Session
@@ -127,13 +127,24 @@ class Keyring:
             UnknownTenantError: no such tenant is registered.
             KeyUnavailableError: the master key is not the one that the tenant's keys were wrapped with.
         """
+        return self.keys_of_tenants(session, [tenant_id], now=now)[tenant_id]
+
+    def keys_of_tenants(
+        self, session: Session, tenant_ids: Collection[str], *, now: datetime
+    ) -> Mapping[str, TenantKeys]:
+        """Return the keys of each of ``tenant_ids``, made at first use, with at most a few statements for all.
+
+        Raises:
+            UnknownTenantError: one of them is not registered.
+            KeyUnavailableError: the master key is not the one that a tenant's keys were wrapped with.
+        """
+        staged = self._staged(session).tenants
         with self._lock:
-            cached = self._tenants.get(tenant_id)
-        if cached is None:
-            cached = self._staged(session).tenants.get(tenant_id)
-        if cached is not None:
-            return cached.keys
-        return self._read_tenants(session, [tenant_id], make_at=now)[tenant_id].keys
+            found = {name: self._tenants.get(name) or staged.get(name) for name in tenant_ids}
+        missing = [name for name, tenant in found.items() if tenant is None]
+        if missing:
+            found |= self._read_tenants(session, missing, make_at=now)
+        return {name: tenant.keys for name, tenant in found.items() if tenant is not None}
 
     def encrypt_many(
         self, session: Session, items: Sequence[tuple[str, str, bytes]], *, now: datetime
@@ -251,10 +262,11 @@ class Keyring:
         names = sorted(tenant_ids)
         if session.get_bind().dialect.name == "postgresql":
             session.exec(select(func.pg_advisory_xact_lock_shared(_BATCH_LOCK)))
+        asked = wanted_tenants(session, names)
         counts = dict(
             session.exec(
-                select(TenantKeyRow.tenant_id, TenantKeyRow.erasures).where(
-                    col(TenantKeyRow.tenant_id).in_(names)
+                select(TenantKeyRow.tenant_id, TenantKeyRow.erasures).join(
+                    asked, col(TenantKeyRow.tenant_id) == asked.c.tenant_id
                 )
             ).all()
         )
@@ -280,7 +292,8 @@ class Keyring:
         self, session: Session, names: Sequence[str], *, make_at: datetime | None
     ) -> dict[str, _Tenant]:
         """Return the stored keys of tenants, making those that are missing when ``make_at`` is given."""
-        statement = select(TenantKeyRow).where(col(TenantKeyRow.tenant_id).in_(names))
+        asked = wanted_tenants(session, names)
+        statement = select(TenantKeyRow).join(asked, col(TenantKeyRow.tenant_id) == asked.c.tenant_id)
         statement = statement.execution_options(populate_existing=True)
         rows = {row.tenant_id: row for row in session.exec(statement)} if names else {}
         absent = [name for name in names if name not in rows]
@@ -297,7 +310,12 @@ class Keyring:
         return read
 
     def _make_tenants(self, session: Session, names: Sequence[str], now: datetime) -> None:
-        registered = set(session.exec(select(TenantRow.tenant_id).where(col(TenantRow.tenant_id).in_(names))))
+        asked = wanted_tenants(session, names)
+        registered = set(
+            session.exec(
+                select(TenantRow.tenant_id).join(asked, col(TenantRow.tenant_id) == asked.c.tenant_id)
+            )
+        )
         for name in names:
             if name not in registered:
                 raise UnknownTenantError(
@@ -338,7 +356,9 @@ class Keyring:
         with self._lock:
             for name, read in staged.tenants.items():
                 known = self._tenants.get(name)
-                if known is None or known.erasures < read.erasures:
+                if known is None:
+                    self._tenants[name] = read  # so far no key of its users can have been kept
+                elif known.erasures < read.erasures:
                     self._forget_users(name)
                     self._tenants[name] = read
             for subject, cipher in staged.users.items():

@@ -46,6 +46,11 @@ The parameter is an array of [tenant, pseudonym] or [tenant, pseudonym, period];
 """
 
 
+def wanted_tenants(session: Session, tenant_ids: Iterable[str]) -> Subquery:
+    """Return a subquery ``wanted(tenant_id, pseudonym)`` that holds ``tenant_ids`` once each, to join with."""
+    return wanted(session, ((tenant_id, "") for tenant_id in tenant_ids))
+
+
 def wanted(session: Session, subjects: Iterable[tuple[str, str]]) -> Subquery:
     """Return a subquery ``wanted(tenant_id, pseudonym)`` that holds ``subjects`` once each, to join with."""
     statement = text(_WANTED[session.get_bind().dialect.name]).bindparams(

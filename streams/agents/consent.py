@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from privacy.consent import Consent
-from privacy.pseudonyms import pseudonym
 from privacy.services import consents, erasures
 from privacy.services.consents import ConsentStatement
 from privacy.storage.subjects import Subject
@@ -62,7 +61,7 @@ class ConsentHandler(BatchHandler[ConsentV1]):
     ) -> None:
         """Record the statements of users who were not erased."""
         known = self._policies.lookup(session, {work.parsed.data.tenant_id for work in works})
-        keys = {name: self._keyring.tenant_keys(session, name, now=now).pseudonym_key for name in known}
+        keys = self._keyring.keys_of_tenants(session, known.keys(), now=now)
         named: list[tuple[Work, Subject]] = []
         for work in works:
             data: ConsentV1 = work.parsed.data
@@ -70,7 +69,7 @@ class ConsentHandler(BatchHandler[ConsentV1]):
             if key is None:
                 decision.refuse(work, DeadLetterReason.TENANT_UNKNOWN, "tenant_id: is not registered")
             else:
-                named.append((work, Subject(data.tenant_id, pseudonym(key, data.tenant_id, data.user_id))))
+                named.append((work, Subject(data.tenant_id, key.hashes.pseudonym(data.user_id))))
         erased = erasures.erased_among(session, {subject for _, subject in named})
         statements: list[ConsentStatement] = []
         for work, subject in named:

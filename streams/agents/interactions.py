@@ -146,8 +146,10 @@ class InteractionHandler(BatchHandler[Interaction]):
 
     def _tenants(self, session: Session, tenant_ids: Collection[str], now: datetime) -> dict[str, _Tenant]:
         tenants: dict[str, _Tenant] = {}
-        for name, policy in self._policies.lookup(session, tenant_ids).items():
-            hashes = self._keyring.tenant_keys(session, name, now=now).hashes
+        policies = self._policies.lookup(session, tenant_ids)
+        keys = self._keyring.keys_of_tenants(session, policies.keys(), now=now)
+        for name, policy in policies.items():
+            hashes = keys[name].hashes
             known = self._known.get(name)
             if known is None or known.policy is not policy or known.hashes is not hashes:
                 known = self._known[name] = _Tenant.of(policy, hashes)
