@@ -10,6 +10,8 @@ made it is committed, so a key of a rolled-back transaction is never used. Every
 erasure counts of its tenants: a count that moved empties that tenant's part of the cache, so a key that any
 process destroyed is not used again. Batches hold a shared lock until they commit and an erasure an exclusive
 one (``lock_out_batches``), so an erasure waits for the batches under way and then sees their rows.
+
+The module is long because the cache, what a transaction stages for it and the rules between them are one thing.
 """
 
 from __future__ import annotations
