@@ -144,7 +144,7 @@ class NoKeyring:
     """The keyring's part in ``ours-plain``: pseudonyms as ever, text as it is."""
 
     def __init__(self, keyring: Keyring) -> None:
-        self.tenant_keys = keyring.tenant_keys
+        self.keys_of_tenants = keyring.keys_of_tenants
 
     def encrypt_many(self, _session, items, *, now):
         del now

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.consumer.subscription_state import SubscriptionState
+from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread as StockThread
 from faust.transport.drivers.aiokafka import Consumer as StockConsumer
 from faust.types import TP
 from intervaltree import IntervalTree
@@ -123,3 +124,18 @@ def test_a_partition_whose_position_is_not_known_yet(consumer, crashes):
             return False
 
     assert asyncio.run(watch()) is crashes
+
+
+@pytest.mark.parametrize(("consumer", "milliseconds"), [("stock", 1500), ("ours", 100)])
+def test_how_long_a_fetch_may_keep_other_partitions_waiting(consumer, milliseconds):
+    """A record in a partition that an open fetch did not ask for is not seen before the fetch ends."""
+
+    async def wait():
+        with our_app() as app:
+            thread = app.run_consumer._thread
+            method = StockThread if consumer == "stock" else type(thread)
+            made = method._create_worker_consumer(thread, app.transport)
+            await made.stop()
+            return made._fetch_max_wait_ms
+
+    assert asyncio.run(wait()) == milliseconds
