@@ -43,6 +43,11 @@ REFRESHED_AT = (
 STYLES = interactions()[::2]  # every second public interaction is enough for a few hundred directions
 LONGEST = 200.0  # L2 length of an adapter in the numbers of its core; SmolLM2 needs some 20, the gate refuses at 1,000
 LARGEST_CHANGE = 0.008  # of the loss on public texts; the gate refuses from 1 % on, as it is set by default
+# The same as the curvature of the protected texts foretells it: what a new text loses on average, while the luck of
+# single texts, which a mean over a few dozen of them still shows, is left out.
+LARGEST_FORETOLD_CHANGE = 0.0045
+STEP_PULL = 3.0  # how strongly every step is drawn towards what spares public texts
+RIDGE = 0.3  # of the mean curvature of the protected texts: they are too few to know every direction
 PULLS = tuple(2.0**power for power in range(-12, 9))
 _SEED = 20_260_101  # of the labels that the model draws; public
 
@@ -103,6 +108,12 @@ class PublicCurvature:
             self._at_zero = total
         return total
 
+    def protection(self) -> torch.Tensor:
+        """Return what a change costs these texts ``(size, size)``: the curvature at the base and a ridge."""
+        fisher = self.fisher(torch.zeros(self._geometry.size, dtype=torch.float64))
+        ridge = RIDGE * torch.diagonal(fisher).mean()
+        return fisher + ridge * torch.eye(len(fisher), dtype=fisher.dtype, device=fisher.device)
+
     @torch.no_grad()
     def loss(self, vector: torch.Tensor) -> float:
         """Return the mean over texts of the loss at the adapter ``vector (size,)``, nats per token."""
@@ -158,15 +169,31 @@ def whitening(fisher: torch.Tensor, damping: float) -> torch.Tensor:
     return found
 
 
+def step_pull(fisher: torch.Tensor, damping: float, protection: torch.Tensor) -> torch.Tensor:
+    """Return ``(F + λ + κP)⁻¹(F + λ)`` in float64, which moves an iterate, with κ = ``STEP_PULL``.
+
+    Args:
+        fisher: ``(size, size)``, checked by ``whitening``.
+        damping: as in ``whitening``.
+        protection: P, ``(size, size)``.
+    """
+    wide = fisher.double()
+    level = max(damping * float(torch.diagonal(wide).mean()), torch.finfo(torch.float64).tiny)
+    steady = wide + level * torch.eye(len(wide), dtype=wide.dtype, device=wide.device)
+    moving: torch.Tensor = torch.linalg.solve(steady + STEP_PULL * protection.to(steady), steady)
+    return moving
+
+
 def pulled_back(
     vector: torch.Tensor, styles: PublicCurvature, protected: PublicCurvature, gated: PublicCurvature
 ) -> torch.Tensor:
     """Return the adapter, moved back towards the base as far as public texts need it and where it costs least.
 
-    With ``F`` the Fisher information on public interactions in many styles and ``P`` that on the protected texts, it
-    is the minimum of ``(v − vector)ᵀF(v − vector) + κ·vᵀPv`` with the smallest tried κ for which the losses on both
-    sets of public texts stay within their limits. All of it is public or already private, so it is post-processing,
-    and a release's budget is never spent on something that the gate then refuses for the sake of public text.
+    With ``F`` the Fisher information on public interactions in many styles and ``P`` the protection of the protected
+    texts, it is the minimum of ``(v − vector)ᵀF(v − vector) + κ·vᵀPv`` with the smallest tried κ for which the losses
+    on both sets of public texts stay within their limits. All of it is public or already private, so it is
+    post-processing, and a release's budget is never spent on something that the gate then refuses for the sake of
+    public text.
 
     Along directions that no public text feels, steps in the metric are long, so the length is bounded as well.
 
@@ -178,11 +205,14 @@ def pulled_back(
     """
     vector = vector * min(1.0, LONGEST / max(float(torch.linalg.vector_norm(vector)), 1e-300))
     zero = torch.zeros_like(vector)
-    kept = protected.fisher(zero).to(vector)
+    at_base, kept = protected.fisher(zero).to(vector), protected.protection().to(vector)
     limits = [(texts, (1.0 + LARGEST_CHANGE) * texts.loss(zero)) for texts in (protected, gated)]
+    foretold = LARGEST_FORETOLD_CHANGE * protected.loss(zero)
 
     def spares(one: torch.Tensor) -> bool:
-        return all(texts.loss(one) <= limit for texts, limit in limits)
+        return 0.5 * float(one @ at_base @ one) <= foretold and all(
+            texts.loss(one) <= limit for texts, limit in limits
+        )
 
     if spares(vector):
         return vector
@@ -205,17 +235,25 @@ def pulled_back(
 class Metric:
     """Where each tenant of a run stands, and the whitening there.
 
+    With a ``protection`` P, every iterate ``v`` is moved to the minimum of ``(u − v)ᵀ(F + λ)(u − v) + κ·uᵀPu``, so that
+    training finds its way among the directions that spare public texts. Both are public and ``v`` is already private,
+    so it is post-processing. (Moving only the last iterate costs several times as much of what was learned.)
+
     Attributes:
         curvature: the public curvature.
         dampings: one per tenant.
         factors: ``(tenants, size, size)``, the present whitening of each tenant.
         refreshed_at: steps before which it is worked out anew.
+        protection: of the protected texts ``(size, size)``; None moves nothing.
+        pulls: ``(tenants, size, size)``, how the iterates of each tenant are moved at present.
     """
 
     curvature: PublicCurvature
     dampings: list[float]
     factors: torch.Tensor
     refreshed_at: tuple[int, ...] = REFRESHED_AT
+    protection: torch.Tensor | None = None
+    pulls: torch.Tensor | None = None
 
     @classmethod
     def of_plans(
@@ -224,6 +262,7 @@ class Metric:
         plans: list[TrainingPlan],
         like: torch.Tensor,
         refreshed_at: tuple[int, ...] = REFRESHED_AT,
+        protection: torch.Tensor | None = None,
     ) -> Metric:
         """Start with no metric; the first ``refresh`` makes one.
 
@@ -232,10 +271,12 @@ class Metric:
             plans: the tenants' plans.
             like: the tenants' adapters ``(tenants, size)``.
             refreshed_at: steps before which the whitening is worked out anew.
+            protection: of the protected texts ``(size, size)``; None lets the iterates go where they go.
         """
         size = like.shape[1]
         factors = like.new_zeros(len(plans), size, size)
-        return cls(curvature, [plan.damping for plan in plans], factors, refreshed_at)
+        pulls = None if protection is None else torch.zeros_like(factors)
+        return cls(curvature, [plan.damping for plan in plans], factors, refreshed_at, protection, pulls)
 
     def refresh(self, step: int, vectors: torch.Tensor, active: list[int]) -> None:
         """Work the whitening out anew at the steps in ``refreshed_at``.
@@ -254,7 +295,22 @@ class Metric:
             if fisher is None:
                 fisher = self.curvature.fisher(vector)
                 known.append((vector.clone(), fisher))
-            self.factors[number] = whitening(fisher, self.dampings[number])
+            damping = self.dampings[number]
+            self.factors[number] = whitening(fisher, damping)
+            if self.protection is not None and self.pulls is not None:
+                self.pulls[number] = step_pull(fisher, damping, self.protection)
+
+    def spare(self, vectors: torch.Tensor, active: list[int]) -> None:
+        """Move the iterates of active tenants, in place, towards what spares public texts.
+
+        Args:
+            vectors: the tenants' adapters ``(tenants, size)``.
+            active: tenants whose schedule is not over.
+        """
+        if self.pulls is None:
+            return
+        moved = torch.bmm(self.pulls, vectors[:, :, None])[:, :, 0]
+        vectors[active] = moved[active]
 
     def turn(self, rows: torch.Tensor, tenants: torch.Tensor) -> torch.Tensor:
         """Return ``W g`` of each user's gradient.

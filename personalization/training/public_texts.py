@@ -7,6 +7,7 @@ private and costs nothing.
 from __future__ import annotations
 
 from personalization.training.job import Example, UserExamples
+from personalization.training.protected_texts import PROTECTED_PAIRS
 
 PUBLIC_PAIRS: tuple[tuple[str, str], ...] = (
     (
@@ -96,177 +97,6 @@ PUBLIC_PAIRS: tuple[tuple[str, str], ...] = (
 )
 
 
-# What training keeps away from: adapters leave the directions alone in which the base answers questions like these.
-# They are not the pairs that are measured above, so that the measurement says something about other texts.
-PROTECTED_PAIRS: tuple[tuple[str, str], ...] = (
-    (
-        "How does a refrigerator keep food cold?",
-        (
-            "It pumps heat from the inside to the outside: a liquid evaporates in the inner pipes, which "
-            "takes up heat, and is compressed outside, where it gives the heat to the room."
-        ),
-    ),
-    (
-        "Write a short note to thank a neighbour for watering the plants.",
-        (
-            "Thank you so much for looking after the plants while we were away. They look better than before "
-            "we left, and it was good to know they were in kind hands."
-        ),
-    ),
-    (
-        "What is the capital of Portugal and what is it known for?",
-        (
-            "The capital is Lisbon. It is known for its hills, its yellow trams, the river Tagus and a long "
-            "history of seafaring."
-        ),
-    ),
-    (
-        "Give me three tips for a job interview.",
-        (
-            "First, read about the company beforehand. Second, prepare two or three stories that show what "
-            "you can do. Third, ask questions of your own at the end."
-        ),
-    ),
-    (
-        "Why do we have leap years?",
-        (
-            "The earth needs a little more than 365 days for its way around the sun. An extra day every four "
-            "years keeps the calendar in step with the seasons."
-        ),
-    ),
-    (
-        "Explain recursion to a beginner.",
-        (
-            "A function is recursive when it calls itself on a smaller version of the problem. It needs a "
-            "simplest case that it answers directly, otherwise it would never stop."
-        ),
-    ),
-    (
-        "How do vaccines work?",
-        (
-            "They show the body a harmless part or form of a germ. The immune system learns to recognize it, "
-            "so that it can react quickly when the real germ arrives."
-        ),
-    ),
-    (
-        "What can I cook with rice, eggs and spinach?",
-        (
-            "Fry the cooked rice in a little oil, push it to the side, scramble the eggs beside it, and stir "
-            "in the spinach until it wilts. Season with soy sauce or salt."
-        ),
-    ),
-    (
-        "Summarize the story of the tortoise and the hare.",
-        (
-            "A hare mocks a slow tortoise and agrees to a race. Sure of winning, the hare takes a nap, and "
-            "the tortoise, walking steadily, reaches the goal first."
-        ),
-    ),
-    (
-        "How do I calculate the area of a circle?",
-        (
-            "Multiply the radius by itself and then by pi, which is about 3.14. A circle with a radius of two "
-            "metres has an area of about 12.6 square metres."
-        ),
-    ),
-    (
-        "What is the difference between a virus and a bacterium?",
-        (
-            "A bacterium is a living cell that can multiply on its own. A virus is much smaller and can only "
-            "multiply inside the cells of a host."
-        ),
-    ),
-    (
-        "Recommend a way to learn a new language.",
-        (
-            "Practise a little every day, listen to simple stories, and speak with others as early as you "
-            "can. Mistakes are part of it and help you remember."
-        ),
-    ),
-    (
-        "Why is exercise good for the heart?",
-        (
-            "Regular movement makes the heart stronger, so it pumps more blood with each beat. It also lowers "
-            "blood pressure and helps to keep a healthy weight."
-        ),
-    ),
-    (
-        "Describe a thunderstorm in two sentences.",
-        (
-            "Dark clouds gather over the fields and the air grows still. Then lightning splits the sky, "
-            "thunder rolls after it, and heavy rain washes the dust from the road."
-        ),
-    ),
-    (
-        "What does inflation mean?",
-        (
-            "Inflation means that prices rise in general, so the same amount of money buys less than before. "
-            "It is usually given as a percentage for one year."
-        ),
-    ),
-    (
-        "How should I store fresh bread?",
-        (
-            "Keep it at room temperature in a paper bag or a bread box. In the fridge it turns stale faster; "
-            "for longer storage, slice and freeze it."
-        ),
-    ),
-    (
-        "Translate into formal English: gonna be late, sorry.",
-        "I apologize, but I am going to be late.",
-    ),
-    (
-        "What is photosynthesis?",
-        (
-            "Plants use the energy of sunlight to turn water and carbon dioxide into sugar and oxygen. It "
-            "happens in the green parts of the plant."
-        ),
-    ),
-    (
-        "List the planets that are smaller than the earth.",
-        (
-            "Mercury, Venus and Mars are smaller than the earth. The other planets, Jupiter, Saturn, Uranus "
-            "and Neptune, are larger."
-        ),
-    ),
-    (
-        "How do noise cancelling headphones work?",
-        (
-            "Small microphones pick up the sound around you. The headphones play the opposite wave, so that "
-            "both cancel each other before they reach your ear."
-        ),
-    ),
-    (
-        "Is it better to shower in the morning or in the evening?",
-        (
-            "Both are fine. A morning shower helps some people to wake up, and an evening shower can help "
-            "others to relax before bed."
-        ),
-    ),
-    (
-        "What is a good name for a small black cat?",
-        (
-            "Names such as Pepper, Shadow or Olive would suit a small black cat. Choose one that is short and "
-            "easy to call."
-        ),
-    ),
-    (
-        "Explain why the sea is salty.",
-        (
-            "Rain slowly dissolves minerals from rocks, and rivers carry them to the sea. Water evaporates "
-            "from the sea but the salt stays, so it has built up over a very long time."
-        ),
-    ),
-    (
-        "How can a small shop attract more customers?",
-        (
-            "Greet people warmly, keep the window interesting, and ask for reviews. A simple loyalty card and "
-            "good opening hours bring many of them back."
-        ),
-    ),
-)
-
-
 # What only benchmarks measure: neither training nor the gate ever sees them.
 UNSEEN_PAIRS: tuple[tuple[str, str], ...] = (
     (
@@ -323,6 +153,54 @@ UNSEEN_PAIRS: tuple[tuple[str, str], ...] = (
             "rights of the people."
         ),
     ),
+    (
+        "What is a glacier?",
+        "A glacier is a thick mass of ice that moves slowly downhill under its own weight.",
+    ),
+    (
+        "How do I write a good headline?",
+        "Say the most important thing in a few plain words, use a verb, and leave out what the text will explain.",
+    ),
+    ("Which is heavier, a kilogram of iron or a kilogram of feathers?", "Both weigh the same: one kilogram."),
+    (
+        "Write a birthday wish for a grandmother.",
+        (
+            "Happy birthday, dear Grandma! May the new year bring you health, sunny days in the garden and many "
+            "visits from all of us."
+        ),
+    ),
+    (
+        "What does a conductor of an orchestra do?",
+        "The conductor sets the tempo, balances the instruments and gives the music its shape.",
+    ),
+    (
+        "How can I tell whether an egg is still fresh?",
+        "Put it into a bowl of water. A fresh egg sinks and lies flat; an old one stands upright or floats.",
+    ),
+    (
+        "What is a prime number?",
+        "A prime number is a whole number above one that only one and itself divide.",
+    ),
+    (
+        "Explain how a rainbow forms.",
+        "Sunlight enters drops of rain, is bent and reflected inside them, and leaves them split into its colours.",
+    ),
+    (
+        "Write a short note to cancel a gym membership.",
+        (
+            "Dear Sir or Madam, I would like to cancel my membership at the next possible date. Please confirm this "
+            "in writing. Thank you."
+        ),
+    ),
+    (
+        "Where do penguins live?",
+        "Nearly all penguins live in the southern half of the world, many of them in Antarctica.",
+    ),
+    (
+        "What should I look for when I rent a flat?",
+        "Check the light, the noise, the heating and the damp, read the contract with care, and ask about all costs.",
+    ),
+    ("Give an example of irony.", "A fire station that burns down is a classic example of irony."),
 )
 
 

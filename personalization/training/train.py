@@ -139,7 +139,7 @@ class FusedRun:
         start: where each tenant starts ``(tenants, size)``, float64 on the CPU.
         steps: the longest schedule.
         refreshed_at: steps before which the public metric is worked out anew, where the plan asks for one.
-        spare_public_text: whether such a plan's release is moved back as far as protected public texts need it.
+        spare_public_text: whether such a plan's iterates and release are moved to where public texts lose little.
     """
 
     decoder: FrozenDecoder
@@ -203,6 +203,8 @@ class FusedRun:
                 )
             ]
             tokens = self._step(optimizer, parameter, drawn)
+            if metric is not None:
+                metric.spare(parameter.detach(), optimizer.active)
             self._average(averages, parameter, step)
             self.progress(
                 Progress(
@@ -221,7 +223,8 @@ class FusedRun:
         plans = [tenant.plan for tenant in self.tenants]
         if plans[0].damping == 0:
             return None
-        return Metric.of_plans(self._public(STYLES), plans, vectors.detach(), self.refreshed_at)
+        protection = self._public(protected_users()).protection() if self.spare_public_text else None
+        return Metric.of_plans(self._public(STYLES), plans, vectors.detach(), self.refreshed_at, protection)
 
     def _public(self, texts: tuple[UserExamples, ...]) -> PublicCurvature:
         """Return what is kept of public texts from run to run: their prefixes, and the curvature at the base."""

@@ -9,10 +9,18 @@ import torch
 
 from personalization.plan import ALL_LINEAR, FEED_FORWARD, Family, PerformanceFlags, Subspace
 from personalization.training import curvature, train
-from personalization.training.curvature import REFRESHED_AT, Metric, PublicCurvature, whitening
+from personalization.training.curvature import (
+    REFRESHED_AT,
+    STEP_PULL,
+    Metric,
+    PublicCurvature,
+    step_pull,
+    whitening,
+)
 from personalization.training.errors import NotTrainedError
 from personalization.training.job import TenantJob
 from personalization.training.public_subspace import interactions
+from personalization.training.public_texts import protected_users
 from personalization.training.train import fusion_key
 from tests.fakes.tiny_models import (
     damped_plan,
@@ -163,6 +171,47 @@ def test_turning_many_tenants_is_turning_each():
         torch.testing.assert_close(found, row @ factors[tenant])
     torch.testing.assert_close(metric.turn(rows[3:], tenants[3:]), turned[3:])
     torch.testing.assert_close(metric.back(rows[:3])[1], rows[1] @ factors[1])
+
+
+def test_an_iterate_is_moved_to_where_its_change_and_public_text_cost_least():
+    generator = torch.Generator().manual_seed(4)
+    half, rows = (torch.randn(7, 7, generator=generator, dtype=FP64) for _ in range(2))
+    fisher, protection = half.t() @ half, rows.t() @ rows
+    steady = fisher + 0.3 * torch.diagonal(fisher).mean() * torch.eye(7, dtype=FP64)
+    iterate = torch.randn(7, generator=generator, dtype=FP64)
+
+    def cost(vector):
+        moved = vector - iterate
+        return moved @ steady @ moved + STEP_PULL * vector @ protection @ vector
+
+    found = (step_pull(fisher, 0.3, protection) @ iterate).requires_grad_()
+    (slope,) = torch.autograd.grad(cost(found), found)
+    torch.testing.assert_close(slope, torch.zeros(7, dtype=FP64), rtol=0, atol=1e-10)
+    assert cost(found) < cost(iterate)
+
+
+def test_only_iterates_whose_schedule_runs_are_moved():
+    pulls = torch.randn(3, 5, 5, generator=torch.Generator().manual_seed(2), dtype=FP64)
+    metric = Metric(curvature=None, dampings=[0.3] * 3, factors=torch.zeros_like(pulls), pulls=pulls)
+    before = torch.randn(3, 5, generator=torch.Generator().manual_seed(3), dtype=FP64)
+    after = before.clone()
+    metric.spare(after, [0, 2])
+    torch.testing.assert_close(after, torch.stack([pulls[0] @ before[0], before[1], pulls[2] @ before[2]]))
+
+
+def test_a_release_changes_protected_text_less_than_training_alone(monkeypatch):
+    monkeypatch.setattr(train, "pulled_back", lambda vector, *_: vector)
+    job = one_tenant(
+        users=((3,), (5, 9), (4,)), noise_multiplier=0.0, steps=4, learning_rate=0.3, damping=0.05
+    )
+    foretold = []
+    for spared in (True, False):
+        run = make_run("llama", [job])
+        run.spare_public_text = spared
+        vector = run.train()[0]
+        at_base = run._public(protected_users()).fisher(torch.zeros_like(vector))
+        foretold.append(float(vector @ at_base @ vector))
+    assert foretold[0] < 0.8 * foretold[1]
 
 
 def watched_run(monkeypatch, job):
