@@ -65,6 +65,9 @@ class TrainingPlan:
         subspace: where the frozen factors come from.
         damping: above 0, steps are taken in the metric of the model's public curvature with this damping
             (``training.curvature``), clipping and noise too; 0 takes Adam's steps in the numbers themselves.
+        label_shortlist: in training, the softmax runs over so many tokens, those likeliest on public texts, and the
+            label itself (Jean et al., "On using very large target vocabulary", ACL 2015, with a fixed sample); 0 takes
+            the whole vocabulary. Pairs and everything that is measured always take the whole. Only with damping.
     """
 
     family: Family = Family.CORE
@@ -85,6 +88,7 @@ class TrainingPlan:
     shrinkage: float = 1.0
     subspace: Subspace = Subspace.WEIGHTS
     damping: float = 0.0
+    label_shortlist: int = 0
 
     def __post_init__(self) -> None:
         checks = (
@@ -99,6 +103,12 @@ class TrainingPlan:
             ("averaging_fraction", self.averaging_fraction, 0 < self.averaging_fraction <= 1, "(0, 1]"),
             ("shrinkage", self.shrinkage, 0 < self.shrinkage <= 1, "(0, 1]"),
             ("damping", self.damping, 0 <= self.damping <= 1e6, "0 to 1,000,000"),
+            (
+                "label_shortlist",
+                self.label_shortlist,
+                self.label_shortlist >= 0 and (self.label_shortlist == 0 or self.damping > 0),
+                "0, or above it with a damping",
+            ),
         )
         for name, value, ok, allowed in checks:
             if not ok:

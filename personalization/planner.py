@@ -41,6 +41,9 @@ DAMPING = 30.0
 DAMPINGS = (0.05, 3.0)
 TRAVEL = 0.55
 TRAVELS = (3.5, 9.0)
+LARGEST_RATE = (
+    0.65  # of one step; with longer ones training overshoots, as Newton's method does far from the minimum
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +73,7 @@ class PlannerSettings:
         subspace: where the frozen factors of ``core`` and ``b_only`` come from.
         public_clipping_norm: the largest clipping norm in the subspace ``public_gradients``.
         shrink: whether the released change is shrunk toward its start by ``james_stein``.
+        label_shortlist: size of the training softmax in the public metric; 0 takes the whole vocabulary.
         max_tokens: truncation length of one example.
         comfortable_signal: the largest adapter with at least this S is taken.
         smallest_signal: below this S the planner declines.
@@ -87,6 +91,7 @@ class PlannerSettings:
     subspace: Subspace = Subspace.PUBLIC_GRADIENTS
     public_clipping_norm: float = 1.0
     shrink: bool = False
+    label_shortlist: int = 8_192
     max_tokens: int = 96
     comfortable_signal: float = COMFORTABLE_SIGNAL
     smallest_signal: float = SMALLEST_SIGNAL
@@ -158,11 +163,12 @@ def propose(
             expected_cohort=policy.expected_cohort,
             clipping_norm=min(policy.clipping_norm, _clipping_norm(limits, family)),
             noise_multiplier=noise_multiplier,
-            learning_rate=min(1.0, travel / policy.steps) if in_metric else travel / policy.steps,
+            learning_rate=min(LARGEST_RATE, travel / policy.steps) if in_metric else travel / policy.steps,
             contribution_bound=policy.contribution_bound,
             max_tokens=limits.max_tokens,
             subspace=limits.subspace,
             damping=_within(DAMPINGS, DAMPING / strength) if in_metric else 0.0,
+            label_shortlist=limits.label_shortlist if in_metric else 0,
         )
         signal = signal_to_noise(plan, policy.declared_users, trained_parameters(plan, shape))
         if limits.shrink:

@@ -30,6 +30,7 @@ from personalization.training.errors import NotTrainedError
 from personalization.training.families import Frozen, Geometry
 from personalization.training.job import UserExamples
 from personalization.training.low_rank import Binding, TokenGroups
+from personalization.training.output_head import Shortlist
 from personalization.training.public_subspace import interactions
 from personalization.training.segments import Segments
 
@@ -46,7 +47,7 @@ LARGEST_CHANGE = 0.008  # of the loss on public texts; the gate refuses from 1 %
 # The same as the curvature of the protected texts foretells it: what a new text loses on average, while the luck of
 # single texts, which a mean over a few dozen of them still shows, is left out.
 LARGEST_FORETOLD_CHANGE = 0.0045
-STEP_PULL = 3.0  # how strongly every step is drawn towards what spares public texts
+STEP_PULL = 8.0  # times the damping: how strongly every iterate is drawn to what spares public texts; noise needs more
 RIDGE = 0.3  # of the mean curvature of the protected texts: they are too few to know every direction
 PULLS = tuple(2.0**power for power in range(-12, 9))
 _SEED = 20_260_101  # of the labels that the model draws; public
@@ -61,7 +62,7 @@ class PublicCurvature:
         encoder: its tokenizer.
         geometry: cores on the feed-forward layers of the last block, where every label stands alone.
         frozen: the shared factors.
-        plan: its truncation length is used.
+        plan: its truncation length and the size of its shortlist are used.
         flags: tokens of one pass, and whether the output head may be multiplied in bfloat16.
     """
 
@@ -86,6 +87,14 @@ class PublicCurvature:
         self._cache = PrefixCache(decoder, geometry.first_layer, enabled=True)
         self._members = self._cache.fill(encoded, token_limit, lambda _: None)
         self._at_zero: torch.Tensor | None = None
+        self._shortlist: Shortlist | None = None
+        if 0 < plan.label_shortlist < decoder.head.vocabulary:
+            self._shortlist = self._likeliest(plan.label_shortlist)
+
+    @property
+    def shortlist(self) -> Shortlist | None:
+        """The plan's shortlist: the tokens likeliest on these texts before training; None for the whole vocabulary."""
+        return self._shortlist
 
     def fisher(self, vector: torch.Tensor) -> torch.Tensor:
         """Return the Fisher information ``(size, size)`` at the adapter ``vector (size,)``, mean over label tokens.
@@ -125,9 +134,22 @@ class PublicCurvature:
                 self._geometry, self._frozen, vector.to(self._decoder.device, self._wide)[None], None
             )
             out = self._decoder.run(self._cache.hidden(micro), micro.batch, layers, binding, labels_only=True)
-            nll = self._decoder.label_nll(out, micro.batch.targets, half=self._half)
+            nll = self._decoder.head.label_nll(out, micro.batch.targets, half=self._half)
             total += float(micro.terms.total(nll, None))
         return total / max(1, len(self._members))
+
+    @torch.no_grad()
+    def _likeliest(self, count: int) -> Shortlist:
+        total = torch.zeros(self._decoder.head.vocabulary, device=self._decoder.device, dtype=torch.float64)
+        layers = range(self._geometry.first_layer, self._decoder.layer_count)
+        for run in split_users(self._members, self._limit):
+            micro = assemble(run, self._decoder.device, self._wide)
+            out = self._decoder.run(self._cache.hidden(micro), micro.batch, layers, labels_only=True)
+            total += self._decoder.head.likely_tokens(out, half=self._half)
+            total.index_add_(
+                0, micro.batch.targets, torch.ones_like(micro.batch.targets, dtype=torch.float64)
+            )
+        return self._decoder.head.shortlist(total.topk(count).indices, half=self._half)
 
     def _label_gradients(
         self, micro: MicroBatch, vector: torch.Tensor, coins: torch.Generator
@@ -141,8 +163,11 @@ class PublicCurvature:
         binding = Binding(self._geometry, self._frozen, point, rows)
         layers = range(self._geometry.first_layer, self._decoder.layer_count)
         out = self._decoder.run(self._cache.hidden(micro), batch, layers, binding, labels_only=True)
-        drawn = self._decoder.drawn_labels(out.detach(), coins, half=self._half)
-        torch.autograd.backward(self._decoder.label_nll(out, drawn, half=self._half).sum())
+        drawn = self._decoder.head.drawn_labels(
+            out.detach(), coins, half=self._half, shortlist=self._shortlist
+        )
+        nll = self._decoder.head.label_nll(out, drawn, half=self._half, shortlist=self._shortlist)
+        torch.autograd.backward(nll.sum())
         binding.check_complete()
         return rows
 
@@ -170,7 +195,7 @@ def whitening(fisher: torch.Tensor, damping: float) -> torch.Tensor:
 
 
 def step_pull(fisher: torch.Tensor, damping: float, protection: torch.Tensor) -> torch.Tensor:
-    """Return ``(F + λ + κP)⁻¹(F + λ)`` in float64, which moves an iterate, with κ = ``STEP_PULL``.
+    """Return ``(F + λ + κP)⁻¹(F + λ)`` in float64, which moves an iterate, with κ = ``STEP_PULL × damping``.
 
     Args:
         fisher: ``(size, size)``, checked by ``whitening``.
@@ -180,7 +205,7 @@ def step_pull(fisher: torch.Tensor, damping: float, protection: torch.Tensor) ->
     wide = fisher.double()
     level = max(damping * float(torch.diagonal(wide).mean()), torch.finfo(torch.float64).tiny)
     steady = wide + level * torch.eye(len(wide), dtype=wide.dtype, device=wide.device)
-    moving: torch.Tensor = torch.linalg.solve(steady + STEP_PULL * protection.to(steady), steady)
+    moving: torch.Tensor = torch.linalg.solve(steady + STEP_PULL * damping * protection.to(steady), steady)
     return moving
 
 

@@ -8,9 +8,7 @@ Gemma style, and results equal that model's (tests/unit/test_training_decoder.py
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +20,14 @@ from personalization.plan import ALL_LINEAR, Subspace
 from personalization.training.encoding import Encoder
 from personalization.training.errors import BaseModelError, JobInvalidError
 from personalization.training.families import Frozen, Geometry, Shapes
-from personalization.training.kernels import LabelNll, gated, rms_norm, rotate
+from personalization.training.kernels import gated, rms_norm, rotate
 from personalization.training.low_rank import Binding, TokenGroups, adapted_linear
+from personalization.training.output_head import OutputHead
 from personalization.training.public_subspace import Directions, public_subspace
 from personalization.training.segments import Segments
 from personalization.training.subspace import top_singular_directions
 
 STYLES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2")
-_LABELS_PER_CHUNK_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -53,12 +51,6 @@ class TokenBatch:
     labels: Segments
     label_groups: TokenGroups
     targets: torch.Tensor
-
-
-@cache
-def _native_bfloat16() -> bool:
-    found = torch.cpu.get_capabilities()
-    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
 class FrozenDecoder:
@@ -88,10 +80,13 @@ class FrozenDecoder:
         self._unit_offset = self.config.model_type.startswith("gemma")
         self._sandwich = self.config.model_type == "gemma2"
         self._softcap: float | None = getattr(self.config, "attn_logit_softcapping", None)
-        self._final_softcap: float | None = getattr(self.config, "final_logit_softcapping", None)
+        self.head = OutputHead(
+            self.model.get_output_embeddings().weight,
+            lambda hidden: self._norm(hidden, self._body.norm),
+            getattr(self.config, "final_logit_softcapping", None),
+        )
         self._subspaces: dict[tuple[int, str, int], tuple[torch.Tensor, torch.Tensor]] = {}
         self._public: dict[tuple[int, ...], Directions] = {}
-        self._half_head: torch.Tensor | None = None
         self.public: dict[
             tuple[object, ...], Any
         ] = {}  # what runs keep of public texts, as long as the base lives
@@ -218,75 +213,6 @@ class FrozenDecoder:
             narrow = labels_only and layer == layers[-1]
             hidden = self._block(layer, hidden, batch, angles, binding, narrow=narrow)
         return hidden
-
-    def label_nll(self, hidden: torch.Tensor, targets: torch.Tensor, *, half: bool = False) -> torch.Tensor:
-        """Return the negative log-likelihood of each target from the last layer's output ``(labels, width)``.
-
-        Args:
-            hidden: the last layer's output.
-            targets: one token id per label.
-            half: only gradients are wanted, so a float32 head may be multiplied in bfloat16 where the processor has
-                instructions for it.
-        """
-        normed = self._norm(hidden, self._body.norm)
-        head = self._head(half=half)
-        chunk = max(16, _LABELS_PER_CHUNK_BYTES // (4 * head.shape[0]))
-        out: torch.Tensor = LabelNll.apply(normed, head, targets, self._final_softcap, chunk)
-        return out
-
-    @torch.no_grad()
-    def best_labels(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the probability and the id of the likeliest token at each label, from ``(labels, width)``."""
-        found: list[torch.Tensor] = []
-        tokens: list[torch.Tensor] = []
-        for logits, _ in self._logit_chunks(hidden):
-            best, token = logits.max(1)
-            found.append((best - torch.logsumexp(logits, 1)).exp_())
-            tokens.append(token)
-        return torch.cat(found), torch.cat(tokens)
-
-    @torch.no_grad()
-    def drawn_labels(
-        self, hidden: torch.Tensor, coins: torch.Generator, *, half: bool = False
-    ) -> torch.Tensor:
-        """Draw one token id for each label from the model's own distribution ``(labels,)``.
-
-        Args:
-            hidden: the last layer's output ``(labels, width)``.
-            coins: one uniform number on the CPU for each label.
-            half: as in ``label_nll``.
-        """
-        found = []
-        uniform = torch.rand(len(hidden), generator=coins).to(self.device)
-        for logits, part in self._logit_chunks(hidden, half=half):
-            below = torch.softmax(logits, 1).cumsum_(1)
-            share = (uniform[part] * below[:, -1])[:, None].contiguous()
-            found.append(torch.searchsorted(below, share).clamp_(max=below.shape[1] - 1)[:, 0])
-        return torch.cat(found)
-
-    def _logit_chunks(
-        self, hidden: torch.Tensor, *, half: bool = False
-    ) -> Iterator[tuple[torch.Tensor, slice]]:
-        """Yield logits in at least float32, for as many labels at a time as a chunk holds, and which labels."""
-        normed = self._norm(hidden, self._body.norm)
-        head = self._head(half=half)
-        chunk = max(16, _LABELS_PER_CHUNK_BYTES // (4 * head.shape[0]))
-        for start in range(0, len(normed), chunk):
-            part = slice(start, start + chunk)
-            logits = (normed[part].to(head.dtype) @ head.t()).to(
-                torch.promote_types(normed.dtype, torch.float32)
-            )
-            if self._final_softcap is not None:
-                logits = logits.div_(self._final_softcap).tanh_().mul_(self._final_softcap)
-            yield logits, part
-
-    def _head(self, *, half: bool) -> torch.Tensor:
-        head: torch.Tensor = self.model.get_output_embeddings().weight
-        if not (half and head.dtype == torch.float32 and _native_bfloat16()):
-            return head
-        if self._half_head is None:
-            self._half_head = head.to(torch.bfloat16)
-        return self._half_head
 
     def _norm(self, values: torch.Tensor, module: nn.Module) -> torch.Tensor:
         return rms_norm(values, module, unit_offset=self._unit_offset)

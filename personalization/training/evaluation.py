@@ -57,7 +57,7 @@ def nll_per_user(
         with torch.no_grad():
             hidden = decoder.embed(micro.tokens)
             out = decoder.run(hidden, micro.batch, range(decoder.layer_count), binding, labels_only=True)
-            weighted = micro.terms.sft * decoder.label_nll(out, micro.batch.targets)
+            weighted = micro.terms.sft * decoder.head.label_nll(out, micro.batch.targets)
         owner = micro.batch.label_groups.users.of_token
         sums = torch.zeros(len(run), dtype=weighted.dtype, device=weighted.device).index_add_(
             0, owner, weighted

@@ -158,3 +158,68 @@ class LabelNll(torch.autograd.Function):
         """Scale each label's stored gradient."""
         (towards,) = ctx.saved_tensors
         return towards * gradient.to(towards.dtype)[:, None], None, None, None, None
+
+
+class ShortlistNll(torch.autograd.Function):
+    """The same over a shortlist of the vocabulary and, for each label, the label itself.
+
+    Each label's own logit is computed by itself, from its row of the head, and stands in for its place in the
+    shortlist, if it has one; so the loss of a label is a function of that label alone.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        head: torch.Tensor,
+        own: torch.Tensor,
+        places: torch.Tensor,
+        softcap: float | None,
+        chunk: int,
+    ) -> torch.Tensor:
+        """Return the per-label loss ``(labels,)`` in at least float32.
+
+        Args:
+            ctx: of automatic differentiation.
+            hidden: ``(labels, width)``.
+            head: the shortlist's rows of the head.
+            own: the labels' rows of the head ``(labels, width)``.
+            places: each label's place in the shortlist, or −1 ``(labels,)``.
+            softcap: of the logits.
+            chunk: labels at a time.
+        """
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        losses = torch.empty(len(hidden), dtype=wide, device=hidden.device)
+        need = ctx.needs_input_grad[0]
+        towards = torch.empty_like(hidden) if need else None
+        for start in range(0, len(hidden), chunk):
+            part = slice(start, start + chunk)
+            rows = own[part].to(wide)
+            logits = (hidden[part].to(head.dtype) @ head.t()).to(wide)
+            chosen = (hidden[part].to(wide) * rows).sum(1, keepdim=True)
+            slope: torch.Tensor | float = 1.0
+            own_slope: torch.Tensor | float = 1.0
+            if softcap is not None:
+                logits, chosen = logits.div_(softcap).tanh_(), chosen.div_(softcap).tanh_()
+                slope, own_slope = 1.0 - logits.square(), 1.0 - chosen.square()
+                logits.mul_(softcap)
+                chosen.mul_(softcap)
+            listed = places[part] >= 0
+            logits[listed.nonzero()[:, 0], places[part][listed]] = -torch.inf
+            highest = torch.maximum(logits.amax(1, keepdim=True), chosen)
+            weights = logits.sub_(highest).exp_()
+            own_weight = (chosen - highest).exp_()
+            total = weights.sum(1, keepdim=True).add_(own_weight)
+            losses[part] = (total.log() + highest - chosen).squeeze(1)
+            if towards is not None:
+                others = (weights.div_(total) * slope).to(head.dtype) @ head
+                towards[part] = others.to(wide).add_((own_weight / total - 1.0) * own_slope * rows)
+        if need:
+            ctx.save_for_backward(towards)
+        return losses
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None, None, None]:
+        """Scale each label's stored gradient."""
+        (towards,) = ctx.saved_tensors
+        return towards * gradient.to(towards.dtype)[:, None], None, None, None, None, None

@@ -114,7 +114,7 @@ def _compute(decoder: FrozenDecoder, encoder: Encoder, layers: tuple[int, ...]) 
             with _Watch(weights) as watch:
                 hidden = cache.hidden(micro).detach().clone().requires_grad_()
                 out = decoder.run(hidden, micro.batch, above, labels_only=True)
-                loss = micro.terms.total(decoder.label_nll(out, micro.batch.targets), None)
+                loss = micro.terms.total(decoder.head.label_nll(out, micro.batch.targets), None)
             loss.backward()  # type: ignore[no-untyped-call]
             yield watch.seen
 

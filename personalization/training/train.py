@@ -119,6 +119,7 @@ def fusion_key(plan: TrainingPlan) -> tuple[object, ...]:
         plan.subspace,
         plan.damping > 0,
         plan.max_tokens if plan.damping > 0 else None,  # truncates what the shared curvature is taken on
+        plan.label_shortlist,
     )
 
 
@@ -229,7 +230,8 @@ class FusedRun:
     def _public(self, texts: tuple[UserExamples, ...]) -> PublicCurvature:
         """Return what is kept of public texts from run to run: their prefixes, and the curvature at the base."""
         plan, shape = self.tenants[0].plan, self.geometry
-        key = (texts, shape.layers, shape.suffixes, shape.rank, shape.alpha, plan.max_tokens, self.flags)
+        form = shape.layers, shape.suffixes, shape.rank, shape.alpha
+        key = (texts, *form, plan.max_tokens, plan.label_shortlist, self.flags)
         if key not in self.decoder.public:
             self.decoder.public[key] = PublicCurvature(
                 texts, self.decoder, self.encoder, shape, self.frozen, plan, self.flags
@@ -314,12 +316,14 @@ class FusedRun:
         if self.flags.label_only_logits:
             out = self.decoder.run(hidden, batch, layers, binding, labels_only=True)
             # A pair's loss needs the likelihoods themselves, the others' gradients do not.
-            half = self.flags.half_head and binding is not None and not pairs
-            return self.decoder.label_nll(out, batch.targets, half=half)
+            exact = binding is None or pairs
+            half = self.flags.half_head and not exact
+            shortlist = None if exact or self._metric is None else self._metric.curvature.shortlist
+            return self.decoder.head.label_nll(out, batch.targets, half=half, shortlist=shortlist)
         # Without the lever: the last layer and the logits at every position, as a plain trainer computes them.
         out = self.decoder.run(hidden, batch, layers, binding)
         every = batch.targets.new_zeros(batch.rows.tokens).index_copy_(0, batch.label_at, batch.targets)
-        return self.decoder.label_nll(out, every).index_select(0, batch.label_at)
+        return self.decoder.head.label_nll(out, every).index_select(0, batch.label_at)
 
     def _average(self, averages: torch.Tensor, parameter: torch.nn.Parameter, step: int) -> None:
         """Add this iterate to the average of each tenant whose last iterates have begun."""

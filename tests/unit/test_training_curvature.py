@@ -98,13 +98,13 @@ def test_the_same_coins_fall_at_every_call_and_others_draw_other_labels(monkeypa
     vector = random_vectors(run)[0]
     public = curvature_of(run)
     seen = []
-    plain = run.decoder.drawn_labels
+    plain = run.decoder.head.drawn_labels
 
-    def drawn(hidden, coins, *, half):
-        seen.append(plain(hidden, coins, half=half))
+    def drawn(hidden, coins, **how):
+        seen.append(plain(hidden, coins, **how))
         return seen[-1]
 
-    monkeypatch.setattr(run.decoder, "drawn_labels", drawn)
+    monkeypatch.setattr(run.decoder.head, "drawn_labels", drawn)
     first, again = public.fisher(vector), public.fisher(vector)
     monkeypatch.setattr(curvature, "_SEED", 7)
     other = public.fisher(vector)
@@ -182,7 +182,7 @@ def test_an_iterate_is_moved_to_where_its_change_and_public_text_cost_least():
 
     def cost(vector):
         moved = vector - iterate
-        return moved @ steady @ moved + STEP_PULL * vector @ protection @ vector
+        return moved @ steady @ moved + STEP_PULL * 0.3 * vector @ protection @ vector
 
     found = (step_pull(fisher, 0.3, protection) @ iterate).requires_grad_()
     (slope,) = torch.autograd.grad(cost(found), found)

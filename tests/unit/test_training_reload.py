@@ -35,7 +35,7 @@ def our_logits(run, vectors, rows):
     hidden = run.decoder.run(run._cache.hidden(micro), micro.batch, run_layers(run), binding)
     normed = run.decoder._norm(hidden, run.decoder._body.norm)
     logits = normed @ run.decoder.model.get_output_embeddings().weight.t()
-    cap = run.decoder._final_softcap
+    cap = run.decoder.head._softcap
     logits = logits if cap is None else torch.tanh(logits / cap) * cap
     return logits.split([row.length for row in rows])
 

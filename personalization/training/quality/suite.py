@@ -37,7 +37,7 @@ from privacy.policy import TenantPrivacyPolicy
 Say = Callable[[str], None]
 DELTA = 1e-5
 STEPS = 8
-OPEN_RATE = 0.7  # of the non-private run
+OPEN_RATE = 0.6  # of the non-private run
 OPEN_DAMPING = 0.1
 _MANY_USERS = 50_000
 FORMAT = "discreet.quality.v1"

@@ -166,13 +166,13 @@ class Workbench:
         for run in split_users(ordered, self.flags.tokens_per_microbatch):
             micro = assemble(run, self.decoder.device, wide)
             out = self.decoder.run(users.cache.hidden(micro), micro.batch, layers, binding, labels_only=True)
-            weighted = micro.terms.sft * self.decoder.label_nll(out, micro.batch.targets)
+            weighted = micro.terms.sft * self.decoder.head.label_nll(out, micro.batch.targets)
             owner = micro.batch.label_groups.users.of_token
             sums = weighted.new_zeros(len(run)).index_add_(0, owner, weighted)
             for member, value in zip(run, sums.tolist(), strict=True):
                 losses[place[id(member)]] = value
             if labels:
-                largest, token = self.decoder.best_labels(out)
+                largest, token = self.decoder.head.best_labels(out)
                 confidences += largest.tolist()
                 correct += (token == micro.batch.targets).tolist()
         return LabelFacts(losses=losses, confidences=confidences, correct=correct)
