@@ -91,7 +91,7 @@ class PlannerSettings:
     subspace: Subspace = Subspace.PUBLIC_GRADIENTS
     public_clipping_norm: float = 1.0
     shrink: bool = False
-    label_shortlist: int = 8_192
+    label_shortlist: int = 16_384
     max_tokens: int = 96
     comfortable_signal: float = COMFORTABLE_SIGNAL
     smallest_signal: float = SMALLEST_SIGNAL

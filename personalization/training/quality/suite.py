@@ -36,7 +36,7 @@ from privacy.policy import TenantPrivacyPolicy
 
 Say = Callable[[str], None]
 DELTA = 1e-5
-STEPS = 8
+STEPS = ((600, 16), (200, 12), (0, 8))  # users (at least) and steps: the more signal, the more steps are worth it
 OPEN_RATE = 0.6  # of the non-private run
 OPEN_DAMPING = 0.1
 _MANY_USERS = 50_000
@@ -128,7 +128,7 @@ def benchmark_policy(users: int, epsilon: float, contribution_bound: int) -> Ten
         minimum_cohort=min(20, users),
         planned_releases=1,
         sample_rate=1.0,  # everyone in every step: no noise from sampling, and few steps are enough
-        steps=STEPS,
+        steps=next(steps for least, steps in STEPS if users >= least),
     )
 
 
