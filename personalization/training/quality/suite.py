@@ -36,7 +36,11 @@ from privacy.policy import TenantPrivacyPolicy
 
 Say = Callable[[str], None]
 DELTA = 1e-5
-STEPS = ((600, 16), (200, 12), (0, 8))  # users (at least) and steps: the more signal, the more steps are worth it
+STEPS = (
+    (600, 16),
+    (200, 12),
+    (0, 8),
+)  # users (at least) and steps: the more signal, the more steps are worth it
 OPEN_RATE = 0.6  # of the non-private run
 OPEN_DAMPING = 0.1
 _MANY_USERS = 50_000
@@ -58,7 +62,8 @@ class QualityOptions:
         seeds: noise seeds of each private run.
         heldout_users: users that are measured on.
         meta_users: users of each tenant behind the meta start.
-        meta_epsilon: budget of each of those.
+        meta_epsilon: budget of each of those, in each generation.
+        meta_generations: how often those tenants release, each time from the mean of all releases before.
         contribution_bound: interactions of one user.
         max_tokens: truncation of one interaction.
         open_steps: lengths of the non-private run; the best of them counts.
@@ -79,6 +84,7 @@ class QualityOptions:
     heldout_users: int = 150
     meta_users: int = 200
     meta_epsilon: float = 4.0
+    meta_generations: int = 2
     contribution_bound: int = 4
     max_tokens: int = 96
     open_steps: tuple[int, ...] = (12, 24, 48)
@@ -153,6 +159,7 @@ class _Suite:
         self.runs: list[dict[str, Any]] = []
         self.last_private: torch.Tensor | None = None
         self.asked: list[tuple[str, str]] = []
+        self._contributors: dict[str, UserSet] = {}
 
     def run(self) -> dict[str, Any]:
         options = self.options
@@ -163,8 +170,7 @@ class _Suite:
         public = self.bench.user_set(unseen_users())
         base = self.bench.facts(heldout, None)
         public_base = self.bench.losses(public, None)
-        others = self._others()
-        meta = torch.stack(list(others.values())).mean(0) if others else self.bench.zero()
+        others, meta = self._meta_start()
         self._note("base", heldout, None, base.losses, public_base, public)
         if others:
             self._note("meta", heldout, meta, base.losses, public_base, public)
@@ -269,22 +275,30 @@ class _Suite:
         _, vector, losses = min(candidates, key=lambda one: one[0])
         return vector, losses
 
-    def _others(self) -> dict[str, torch.Tensor]:
+    def _meta_start(self) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """Return the other tenants' newest private adapters and their mean, the meta start."""
         left_out = {self.options.tenant, *self.options.holdout_tenants}
         names = [name for name in tenants_in(self.options.data) if name not in left_out]
-        return {name: self._contributor(name, self.bench.zero()) for name in names}
+        meta, newest = self.bench.zero(), dict[str, torch.Tensor]()
+        for generation in range(self.options.meta_generations if names else 0):
+            newest = {name: self._contributor(name, meta, generation) for name in names}
+            meta = torch.stack(list(newest.values())).mean(0)
+        return newest, meta
 
-    def _contributor(self, tenant: str, start: torch.Tensor) -> torch.Tensor:
+    def _contributor(self, tenant: str, start: torch.Tensor, generation: int = 0) -> torch.Tensor:
         """Return another tenant's private adapter, trained as that tenant would have."""
-        users = self._read(tenant, self.options.meta_users, heldout_users=1).train
-        plan = self._plan(len(users), self.options.meta_epsilon)
+        if tenant not in self._contributors:
+            users = self._read(tenant, self.options.meta_users, heldout_users=1).train
+            self.say(f"{tenant}: private adapter of {len(users)} users for the meta start and the controls")
+            self._contributors[tenant] = self._prefixed(tenant, users)
+        chosen = self._contributors[tenant]
+        count = len(chosen.members)
+        plan = self._plan(count, self.options.meta_epsilon)
         if isinstance(plan, Declined):
-            plan = self._plan(10 * len(users), self.options.meta_epsilon)
+            plan = self._plan(10 * count, self.options.meta_epsilon)
         assert isinstance(plan, TrainingPlan)
-        self.say(f"{tenant}: private adapter of {len(users)} users for the meta start and the controls")
-        return self.bench.train(
-            self._prefixed(tenant, users), plan, start=start, noise_key=_key(f"meta {tenant}".encode())
-        )
+        key = _key(f"meta {tenant} {generation}".encode())
+        return self.bench.train(chosen, plan, start=start, noise_key=key)
 
     def _note(
         self,
