@@ -119,6 +119,11 @@ class EmbeddedBroker:
         """Process id of the running broker."""
         return None if self._process is None else self._process.pid
 
+    @property
+    def running(self) -> bool:
+        """Whether the broker was started and its process lives."""
+        return self._process is not None and self._process.poll() is None
+
     def _open_log(self) -> IO[bytes]:
         if self._log_path is None:
             return tempfile.TemporaryFile()

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 
+from streams.cli.main import main
 from streams.embedded_broker import EmbeddedBroker, answers
 from streams.errors import BrokerUnavailableError
 
@@ -100,3 +101,31 @@ def test_a_taken_port_is_reported():
 
 def test_nothing_answers_on_a_port_without_a_broker():
     assert not answers("127.0.0.1", 1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_runs_a_broker_until_it_is_told_to_stop(number):
+    command = [sys.executable, "-m", "streams.cli.main", "broker", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        first, settings = running.stdout.readline(), running.stdout.readline()
+        host, port = first.split(" listens on ")[1].split()[0].split(":")
+        assert "nothing it holds survives" in first
+        assert f"DISCREET_BROKER__BOOTSTRAP={host}:{port} DISCREET_BROKER__EMBEDDED=true" in settings
+        assert host == "127.0.0.1"
+        assert answers(host, int(port))
+        running.send_signal(number)
+        out, err = running.communicate(timeout=60)
+    assert (running.returncode, err) == (0, "")
+    assert "stopped" in out
+    assert not answers(host, int(port))
+
+
+def test_the_command_says_when_the_broker_dies_or_the_port_is_taken(monkeypatch, capsys):
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # pytest keeps its own handlers
+    with EmbeddedBroker() as broker:
+        port = broker.bootstrap.split(":")[1]
+        assert main(["broker", "--port", port]) == BrokerUnavailableError.exit_status
+    assert "answers on port" in capsys.readouterr().err
+    monkeypatch.setattr(EmbeddedBroker, "running", False)
+    assert main(["broker", "--port", "0"]) == BrokerUnavailableError.exit_status
+    assert "ended by itself" in capsys.readouterr().err
