@@ -3,6 +3,7 @@
 Adapters leave the directions alone in which the base answers questions like these, and a release is moved back until
 they lose little. They are not the texts on which the gate and the benchmarks measure, so that those say something about
 other texts; they are many and of many kinds, because what a few dozen of them do not feel was seen to hurt others.
+That is why this module is long.
 """
 
 from __future__ import annotations
