@@ -15,11 +15,10 @@ import signal
 from typing import TYPE_CHECKING
 
 import structlog
-from sqlmodel import select
 
 from privacy.errors import StorageError
+from privacy.services.master_key import check_master_key
 from privacy.storage.session import transaction
-from privacy.storage.tables import TenantKeyRow
 from streams import bootstrap, database
 from streams.agents.intake import Intake
 from streams.app import WorkerApp, make_app
@@ -155,9 +154,7 @@ class Worker:
         """
         try:
             with transaction(self._services.engine) as session:
-                tenant_id = session.exec(select(TenantKeyRow.tenant_id).limit(1)).first()
-                if tenant_id is not None:
-                    self._services.keyring.tenant_keys(session, tenant_id, now=self._services.clock.now())
+                check_master_key(session, self._services.keyring, now=self._services.clock.now())
         except StorageError as error:
             return str(error)
         return None

@@ -167,11 +167,21 @@ def warm_start(
 
 @app.command("public-key")
 def public_key(*, as_json: AsJson = False) -> None:
-    """Show the public key that serving systems need to check adapters (raw Ed25519, hexadecimal)."""
+    """Show the public key that serving systems need to check adapters (raw Ed25519, hexadecimal).
+
+    A master key other than the one that the database was filled under is refused.
+    """
     from personalization.signing import ManifestSigner, key_id, signing_seed
+    from privacy.keyring import Keyring
+    from privacy.services.master_key import check_master_key
+    from streams.database import current_session
     from streams.settings import load_settings
 
-    key = ManifestSigner(signing_seed(load_settings().master_key_bytes())).public_key
+    settings = load_settings()
+    master_key = settings.master_key_bytes()
+    with current_session(settings.database_url) as session:
+        check_master_key(session, Keyring(master_key), now=datetime.now(UTC))
+    key = ManifestSigner(signing_seed(master_key)).public_key
     typer.echo(json.dumps({"public_key": key.hex(), "key_id": key_id(key)}) if as_json else key.hex())
 
 
