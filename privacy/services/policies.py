@@ -87,7 +87,9 @@ def register_tenant(session: Session, tenant_id: str, *, actor: str, now: dateti
     checked_tenant_id(tenant_id)
     actor = _checked_actor(actor)
     if session.get(TenantRow, tenant_id) is not None:
-        raise PolicyError(f"tenant {tenant_id!r} is already registered; change it with set_policy")
+        raise PolicyError(
+            f"tenant {tenant_id!r} is already registered; change its policy instead (`discreet tenants set`)"
+        )
     row = TenantRow(tenant_id=tenant_id, registered_at=now, registered_by=actor)
     session.add(row)
     session.flush()

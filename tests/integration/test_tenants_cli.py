@@ -84,3 +84,11 @@ def test_a_mistake_is_one_sentence_with_a_code(discreet, arguments, sentence, co
     assert f"[{code}]" in err
     assert err.count("\n") == 1
     assert json.loads(discreet("list", "--json")[1]) == []
+
+
+def test_a_tenant_that_is_there_is_changed_with_another_command(discreet):
+    assert discreet("add", "acme")[0] == 0
+    status, _, err = discreet("add", "acme")
+    assert status != 0
+    assert "already registered" in err
+    assert "`discreet tenants set`" in err
