@@ -55,13 +55,14 @@ def list_(
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("tenant", "domain", "period", "opened", "by", "state")
+    table = Table("tenant", "domain", "period", "nr", "opened", "by", "state")
     table.add_column("outcome", no_wrap=True)
     for row in facts:
         table.add_row(
             row["tenant"],
             row["domain"],
-            f"{row['period_index']}.{row['sequence']}",
+            str(row["period_index"]),
+            str(row["sequence"]),
             row["opened_at"][:19],
             row["opened_by"],
             row["state"],

@@ -7,6 +7,9 @@ import json
 
 import pytest
 
+from privacy.errors import KeyUnavailableError
+from privacy.keyring import Keyring
+from privacy.storage.session import transaction
 from streams.cli.main import main
 from streams.outbox import OutboxAdapterEvents
 from tests.fakes.training import Workshop
@@ -32,13 +35,18 @@ def asked(capsys, *words):
     return json.loads(captured.out.splitlines()[-1])
 
 
-def test_rounds_are_opened_and_listed(shop, capsys):
+def test_rounds_are_opened_and_listed(shop, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     facts = asked(capsys, "rounds", "open", "acme", "--actor", "officer")
     assert (facts["state"], facts["opened_by"], facts["sequence"]) == ("due", "officer", 0)
     listed = asked(capsys, "rounds", "list", "--tenant", "acme")
     assert [row["state"] for row in listed].count("done") == 2
     assert main(["rounds", "list"]) == 0
-    assert "published" in capsys.readouterr().out
+    table = capsys.readouterr().out
+    assert "published" in table
+    cells = [[cell.strip() for cell in line.split("│")] for line in table.splitlines() if "acme" in line]
+    shown = [(int(row[3]), int(row[4])) for row in cells]  # whole numbers, as in the JSON
+    assert shown == [(row["period_index"], row["sequence"]) for row in listed]
 
 
 def test_a_second_open_round_is_one_sentence_with_a_code(shop, capsys):
@@ -71,3 +79,20 @@ def test_the_public_key_belongs_to_the_master_key(shop, capsys):
     facts = asked(capsys, "adapters", "public-key")
     assert len(bytes.fromhex(facts["public_key"])) == 32
     assert asked(capsys, "adapters", "public-key") == facts
+
+
+def test_the_public_key_of_another_master_key_is_not_shown(shop, capsys, monkeypatch):
+    with transaction(shop.engine) as session:
+        Keyring(bytes(32)).tenant_keys(session, "acme", now=shop.clock.now())
+    asked(capsys, "adapters", "public-key")
+    monkeypatch.setenv("DISCREET_MASTER_KEY", base64.b64encode(bytes(31) + b"x").decode())
+    assert main(["adapters", "public-key"]) == KeyUnavailableError.exit_status
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "[privacy.key.unavailable]" in captured.err
+
+
+def test_a_database_without_keys_takes_any_master_key(engine, database_url, capsys, monkeypatch):
+    monkeypatch.setenv("DISCREET_DATABASE__URL", database_url)
+    monkeypatch.setenv("DISCREET_MASTER_KEY", base64.b64encode(bytes(31) + b"x").decode())
+    assert len(bytes.fromhex(asked(capsys, "adapters", "public-key")["public_key"])) == 32
