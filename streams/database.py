@@ -124,6 +124,11 @@ def open_current(url: str) -> Engine:
     Raises:
         StorageError: the address is wrong, the database cannot be reached, or its schema is not the newest.
     """
+    if (folder := _missing_folder(url)) is not None:
+        raise StorageError(
+            f"there is no database yet, for its folder {folder} does not exist; run `discreet db upgrade` "
+            "(a folder that DISCREET_DATABASE__URL names must be there first)"
+        )
     revision, newest = current(url), head()
     if revision != newest:
         raise StorageError(
@@ -131,6 +136,14 @@ def open_current(url: str) -> Engine:
             "run `discreet db upgrade`"
         )
     return open_engine(url)
+
+
+def _missing_folder(url: str) -> Path | None:
+    """Return the folder that a SQLite file would be in, if it does not exist."""
+    if not url.startswith("sqlite:///"):
+        return None
+    folder = Path(url.removeprefix("sqlite:///").partition("?")[0]).parent
+    return None if folder.is_dir() else folder
 
 
 @contextmanager

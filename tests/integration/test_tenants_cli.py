@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from privacy.errors import StorageError
 from streams.cli.main import main
 
 
@@ -92,3 +93,12 @@ def test_a_tenant_that_is_there_is_changed_with_another_command(discreet):
     assert status != 0
     assert "already registered" in err
     assert "`discreet tenants set`" in err
+
+
+def test_in_a_fresh_directory_the_error_says_how_the_database_is_made(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("DISCREET_DATABASE__URL", raising=False)
+    monkeypatch.setenv("DISCREET_STATE", str(tmp_path / "discreet-state"))
+    assert main(["tenants", "list"]) == StorageError.exit_status
+    assert "`discreet db upgrade`" in capsys.readouterr().err
+    assert main(["db", "upgrade"]) == 0
+    assert main(["tenants", "list"]) == 0
