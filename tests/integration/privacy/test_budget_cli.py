@@ -140,3 +140,12 @@ def test_statement_for_people_programs_and_the_registry(discreet, held):
     status, _, err = discreet("statement", "acme", "--registry", "--curator-type", "Club")
     assert status == 2
     assert "curator_type" in err
+
+
+def test_verify_says_where_the_name_of_a_tenant_goes(discreet, held):
+    status, out, err = discreet("verify", "acme")
+    assert (status, out) == (2, "")
+    assert "--tenant" in err
+    assert "budget export" in err
+    assert err.endswith("[cli.usage]\n")
+    assert discreet("verify", "--tenant", "acme")[0] == 0
