@@ -131,9 +131,11 @@ class Trainer:
     def request_stop(self) -> None:
         """Ask the trainer to leave: no new rounds; a running job gets ``grace``, then is put down.
 
-        Safe to call from a signal handler.
+        Asked again, it puts the job down at once. Safe to call from a signal handler.
         """
-        if not self._stop.is_set():
+        if self._stop.is_set():
+            self._kill.set()
+        else:
             self._stop.set()
             timer = threading.Timer(self._options.grace.total_seconds(), self._kill.set)
             timer.daemon = True

@@ -245,7 +245,10 @@ def _tools(
 
 
 def run_until_stopped(trainer: Trainer) -> None:
-    """Run until SIGINT or SIGTERM; a running job is finished, or put down after a grace period."""
+    """Run until SIGINT or SIGTERM; a running job is finished, or put down after a grace period.
+
+    A second signal ends the grace period.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: trainer.request_stop())
     trainer.run()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 STOP_SECONDS = 10.0
+LAST_SECONDS = 5.0
 
 # The shell becomes the command; a helper beside it waits on a pipe whose other end this process holds.
 # However this process dies, the helper then reads the end of the file and ends the command.
@@ -63,12 +64,16 @@ class Child:
             self._process.terminate()
 
     def wait(self, seconds: float) -> None:
-        """Wait for the end; after ``seconds`` the process is killed."""
+        """Wait for the end; after ``seconds`` the process is asked again, and at last it is killed."""
         try:
             self._process.wait(seconds)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            self.ask_to_stop()  # a trainer then puts its job down and removes the job's folder
+            try:
+                self._process.wait(LAST_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
         with contextlib.suppress(OSError):
             os.write(self._guard, b"\n")
         os.close(self._guard)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
+import time
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -213,19 +215,30 @@ def test_an_orphan_of_a_lost_publication_is_swept(shop):
     assert {f"sha256:{path.name}" for path in (shop.artifacts.root / "sha256").iterdir()} == kept
 
 
-def test_a_stopped_trainer_puts_its_job_down_and_another_finishes_it(shop):
+@pytest.mark.parametrize(("grace", "signals"), [(timedelta(0), 1), (timedelta(hours=1), 2)])
+def test_a_stopped_trainer_puts_its_job_down_and_another_finishes_it(
+    shop, grace, signals, tmp_path, monkeypatch
+):
+    jobs = tmp_path / "jobs"
+    jobs.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(jobs))
     round_id = shop.open_round()
-    first = shop.process("first", grace=timedelta(0))
+    first = shop.process("first", grace=grace)
 
     def stop(should_stop):
         shop.trainer.during = lambda _should_stop: None
-        first.request_stop()
+        assert [path.name.startswith("discreet-job-") for path in jobs.iterdir()] == [True]
+        for _ in range(signals):
+            first.request_stop()
         waited = threading.Event()
+        end = time.monotonic() + 60
         while not should_stop():
+            assert time.monotonic() < end
             waited.wait(0.01)
 
     shop.trainer.during = stop
     first.run()
+    assert list(jobs.iterdir()) == []
     assert facts(shop, round_id)[0].state == RoundState.LEASED
     assert shop.process("second").run_once() == 1, "the lease was put down, so nobody waits for its end"
 
