@@ -84,7 +84,7 @@ class QualityOptions:
     heldout_users: int = 150
     meta_users: int = 200
     meta_epsilon: float = 4.0
-    meta_generations: int = 2
+    meta_generations: int = 1
     contribution_bound: int = 4
     max_tokens: int = 96
     open_steps: tuple[int, ...] = (12, 24, 48)
