@@ -62,4 +62,5 @@ def _inner_plan(plan: TrainingPlan, numbers: MamlRecipe, users: int) -> Training
         averaging_fraction=1.0 / numbers.inner_steps,
         shrinkage=1.0,
         damping=0.0,
+        label_shortlist=0,
     )

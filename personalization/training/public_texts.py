@@ -147,7 +147,7 @@ UNSEEN_PAIRS: tuple[tuple[str, str], ...] = (
         "Yes, it is never too late. Short daily practice and a patient teacher will take you far.",
     ),
     (
-        "What is the purpose of a constitution?",
+        "Why does a country need a constitution?",
         (
             "It sets out how a country is governed, limits the power of those who govern, and protects the "
             "rights of the people."
