@@ -41,9 +41,7 @@ DAMPING = 30.0
 DAMPINGS = (0.05, 3.0)
 TRAVEL = 0.55
 TRAVELS = (3.5, 9.0)
-LARGEST_RATE = (
-    0.65  # of one step; with longer ones training overshoots, as Newton's method does far from the minimum
-)
+LARGEST_RATE = 0.65  # of a Newton step; longer ones overshoot, as Newton's method does far from the minimum
 
 
 @dataclass(frozen=True, kw_only=True)

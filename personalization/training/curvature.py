@@ -99,7 +99,8 @@ class PublicCurvature:
     def fisher(self, vector: torch.Tensor) -> torch.Tensor:
         """Return the Fisher information ``(size, size)`` at the adapter ``vector (size,)``, mean over label tokens.
 
-        Labels are drawn from the model, by the same public coins at every call.
+        Labels are drawn from the model (its softmax over the shortlist, where the plan has one), by the same public
+        coins at every call.
         """
         at_zero = not bool(vector.any())
         if at_zero and self._at_zero is not None:

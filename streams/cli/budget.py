@@ -142,7 +142,7 @@ def verify(
     from privacy.ledger.export import export_ledger
     from privacy.ledger.verify import verify_export
 
-    if file is not None and not file.is_file():
+    if file is not None and not file.exists():
         raise typer.BadParameter(
             f"There is no file {str(file)!r}: FILE is a ledger that `discreet budget export` wrote; the name of a "
             "tenant goes into --tenant, and without FILE the database is read."

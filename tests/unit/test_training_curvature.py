@@ -14,6 +14,7 @@ from personalization.training.curvature import (
     STEP_PULL,
     Metric,
     PublicCurvature,
+    pulled_back,
     step_pull,
     whitening,
 )
@@ -212,6 +213,24 @@ def test_a_release_changes_protected_text_less_than_training_alone(monkeypatch):
         at_base = run._public(protected_users()).fisher(torch.zeros_like(vector))
         foretold.append(float(vector @ at_base @ vector))
     assert foretold[0] < 0.8 * foretold[1]
+
+
+def test_a_release_is_moved_back_no_further_than_public_text_needs():
+    run = make_run("llama", [one_tenant()])
+    styles, protected = curvature_of(run), run._public(protected_users())
+    direction = random_vectors(run)[0]
+    zero = torch.zeros_like(direction)
+    at_base, kept = protected.fisher(zero), protected.loss(zero)
+
+    def foretold(vector):
+        return 0.5 * float(vector @ at_base @ vector) / kept
+
+    far = direction * (3 * curvature.LARGEST_FORETOLD_CHANGE / foretold(direction)) ** 0.5
+    found = pulled_back(far, styles, protected, protected)
+    assert foretold(far) > curvature.LARGEST_FORETOLD_CHANGE >= foretold(found) > 0.0
+    assert protected.loss(found) <= (1.0 + curvature.LARGEST_CHANGE) * kept
+    near = direction * 1e-3
+    assert torch.equal(pulled_back(near, styles, protected, protected), near)
 
 
 def watched_run(monkeypatch, job):
