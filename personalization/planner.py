@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from personalization.plan import ALL_LINEAR, FEED_FORWARD, Family, Subspace, TrainingPlan
 from personalization.rounds import OutcomeCode
 from privacy.calibration import calibrate_policy
-from privacy.policy import Purpose
+from privacy.policy import DataPurpose
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -131,7 +131,7 @@ def propose(
         CalibrationError: no sound noise multiplier meets the policy.
     """
     limits = settings or PlannerSettings()
-    if Purpose.TRAINING not in policy.purposes:
+    if DataPurpose.TRAINING not in policy.purposes:
         return Declined(
             code=OutcomeCode.PURPOSE_NOT_ALLOWED,
             reason="The tenant's policy does not name training as a purpose.",

@@ -12,11 +12,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from privacy.accounting import curve_of, total_curve
-from privacy.curve import ORDERS, PICO
+from privacy.curve import ORDERS
 from privacy.errors import CalibrationError
 from privacy.filters import AccountSettings, BudgetCaps, PrivacyFilter, budget_at
 from privacy.guarantee import NeighboringRelation
-from privacy.mechanisms import Gaussian, Mechanism, PoissonSampledGaussian, Purpose, TenantGaussian
+from privacy.mechanisms.documents import Mechanism
+from privacy.mechanisms.gaussian import Gaussian
+from privacy.mechanisms.private_read import ReadPurpose
+from privacy.mechanisms.rounding import PICO
+from privacy.mechanisms.sampled_gaussian import PoissonSampledGaussian
+from privacy.mechanisms.tenant_gaussian import TenantGaussian
 
 if TYPE_CHECKING:
     from privacy.policy import TenantPrivacyPolicy
@@ -77,7 +82,7 @@ def cohort_count(caps: BudgetCaps, *, releases: int, releases_per_period: int) -
     return Gaussian(
         sensitivity=1.0,
         standard_deviation=math.ceil(math.sqrt(variance) * 10) / 10,
-        purpose=Purpose.COHORT_COUNT,
+        purpose=ReadPurpose.COHORT_COUNT,
     )
 
 

@@ -13,7 +13,7 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from privacy.policy import Purpose
+from privacy.policy import DataPurpose
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -131,7 +131,7 @@ class AdmissionRule:
             if not consent.granted:
                 if refused is RefusalReason.CONSENT_MISSING:
                     refused = RefusalReason.CONSENT_WITHDRAWN
-            elif purpose != Purpose.SHARING:  # sharing alone gives nothing to store an interaction for
+            elif purpose != DataPurpose.SHARING:  # sharing alone gives nothing to store an interaction for
                 if self._purposes is None or purpose in self._purposes:
                     return None
                 refused = RefusalReason.PURPOSE_NOT_ALLOWED

@@ -7,7 +7,6 @@ exactly what it took, and two machines that read the same events hold the same a
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,7 +21,6 @@ ORDERS: Final[tuple[float, ...]] = (
     *(11.0, 12.0, 13.0, 14.0, 15.0, 16.0, 18.0, 20.0, 22.0, 24.0, 28.0, 32.0, 40.0, 48.0, 64.0, 96.0),
     *(128.0, 192.0, 256.0, 512.0, 1024.0),
 )
-PICO: Final = 10**12
 
 _POSITION: Final = {order: index for index, order in enumerate(ORDERS)}
 _LARGEST: Final = 10**40  # far above every admissible cost; a stored value beyond it is damage
@@ -47,21 +45,6 @@ class RdpCurve:
     def zero(cls) -> RdpCurve:
         """Return the curve of nothing."""
         return cls((0,) * len(ORDERS))
-
-    @classmethod
-    def from_upper_bounds(cls, divergences: list[float], *, relative_error: float) -> RdpCurve:
-        """Round float upper bounds (one an order, unit: nats) up to whole pico-nats.
-
-        Args:
-            divergences: proved values before rounding errors; ``relative_error`` is the most they may be off.
-            relative_error: is added on top, so that the result bounds the exact value.
-
-        Raises:
-            ValueError: a value is NaN, infinite or negative: the order did not converge.
-        """
-        if any(not math.isfinite(value) or value < 0 for value in divergences):
-            raise ValueError("a Rényi order did not converge to a finite value of at least 0")
-        return cls(tuple(math.ceil(value * (1 + relative_error) * PICO) + 1 for value in divergences))
 
     def __add__(self, other: RdpCurve) -> RdpCurve:
         return RdpCurve(tuple(a + b for a, b in zip(self.values, other.values, strict=True)))

@@ -25,7 +25,8 @@ from enum import StrEnum
 from typing import Final
 
 from privacy.accounting import conversion_term
-from privacy.curve import ORDERS, PICO, RdpCurve
+from privacy.curve import ORDERS, RdpCurve
+from privacy.mechanisms.rounding import PICO
 
 UNION_GRID: Final[tuple[float, ...]] = (2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 16.0, 24.0, 32.0, 64.0)
 

@@ -30,7 +30,7 @@ from privacy.calibration import (
 from privacy.curve import RdpCurve
 from privacy.errors import CalibrationError, PolicyError
 from privacy.filters import AccountSettings, FilterRule, PrivacyFilter
-from privacy.mechanisms import PoissonSampledGaussian
+from privacy.mechanisms.sampled_gaussian import PoissonSampledGaussian
 from privacy.policy import TenantPrivacyPolicy, amended
 
 if TYPE_CHECKING:

@@ -19,6 +19,11 @@ class PrivacyUnit(StrEnum):
 FLEET: Final = "fleet"
 
 
+def unit_of_chain(tenant_id: str) -> PrivacyUnit:
+    """Return the one unit that a chain of the ledger composes."""
+    return PrivacyUnit.TENANT if tenant_id == FLEET else PrivacyUnit.USER
+
+
 class NeighboringRelation(StrEnum):
     """Which datasets count as neighbors (spelled as in dp_accounting)."""
 

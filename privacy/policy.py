@@ -40,7 +40,7 @@ DEFAULT_DOMAIN: Final = "default"
 SMALLEST_EXPECTED_COHORT: Final = 5.0
 
 
-class Purpose(StrEnum):
+class DataPurpose(StrEnum):
     """What a user's interactions may be used for; each needs a consent of its own."""
 
     TRAINING = "training"
@@ -207,8 +207,8 @@ class TenantPrivacyPolicy(_Validated):
         default_factory=Schedule, description="an object with first_at and every_seconds"
     )
     retention_days: int = Field(default=90, ge=1, le=3660, description="1 to 3,660 days")
-    purposes: tuple[Purpose, ...] = Field(
-        default=(Purpose.TRAINING,),
+    purposes: tuple[DataPurpose, ...] = Field(
+        default=(DataPurpose.TRAINING,),
         min_length=1,
         description="one or more of training, evaluation, sharing",
     )
@@ -224,7 +224,7 @@ class TenantPrivacyPolicy(_Validated):
 
     @field_validator("purposes")
     @classmethod
-    def _each_purpose_once(cls, value: tuple[Purpose, ...]) -> tuple[Purpose, ...]:
+    def _each_purpose_once(cls, value: tuple[DataPurpose, ...]) -> tuple[DataPurpose, ...]:
         return tuple(dict.fromkeys(value))
 
     @field_validator("domains")

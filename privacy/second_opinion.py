@@ -14,15 +14,11 @@ import dp_accounting
 from dp_accounting import pld, rdp
 
 from privacy.curve import ORDERS
-from privacy.mechanisms import (
-    Gaussian,
-    Mechanism,
-    PoissonSampledGaussian,
-    PureSelection,
-    RepeatAndSelect,
-    TenantGaussian,
-    TrialsDistribution,
-)
+from privacy.mechanisms.documents import Mechanism
+from privacy.mechanisms.gaussian import Gaussian
+from privacy.mechanisms.sampled_gaussian import PoissonSampledGaussian
+from privacy.mechanisms.selection import PureSelection, RepeatAndSelect, TrialsDistribution
+from privacy.mechanisms.tenant_gaussian import TenantGaussian
 
 if TYPE_CHECKING:
     from collections import Counter

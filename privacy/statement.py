@@ -17,11 +17,10 @@ from sqlmodel import col, select
 from privacy.accounting import ACCOUNTANT, ACCOUNTANT_VERSION, best_epsilon
 from privacy.curve import GRID_NAME, RdpCurve
 from privacy.errors import ReservationStateError, UnknownTenantError
-from privacy.guarantee import NeighboringRelation, PrivacyGuarantee, PrivacyUnit
+from privacy.guarantee import NeighboringRelation, PrivacyGuarantee, PrivacyUnit, unit_of_chain
 from privacy.ledger.accounts import filter_of, lifetime_account_id
 from privacy.ledger.chain import EntryKind
 from privacy.ledger.values import AccountScope, ReservationState
-from privacy.mechanisms import unit_of_chain
 from privacy.storage.ledger_tables import AccountRow, LedgerEntryRow, LedgerHeadRow, ReservationRow
 
 if TYPE_CHECKING:

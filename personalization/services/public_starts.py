@@ -37,7 +37,7 @@ from personalization.storage import registry
 from personalization.training.job import PublicJob
 from personalization.training.public_styles import style_tasks
 from privacy.errors import CalibrationError, PolicyError
-from privacy.policy import DEFAULT_DOMAIN, Purpose, TenantPrivacyPolicy, period_index
+from privacy.policy import DEFAULT_DOMAIN, DataPurpose, TenantPrivacyPolicy, period_index
 from privacy.services import audit_trail, policies
 from privacy.storage.session import transaction
 
@@ -238,7 +238,7 @@ class PublicStarts:
 
     def _shape_for(self, policy: TenantPrivacyPolicy | None, line_rank: int | None) -> TrainingPlan:
         for one in (policy, _PLENTY):
-            if one is None or Purpose.TRAINING not in one.purposes:
+            if one is None or DataPurpose.TRAINING not in one.purposes:
                 continue
             try:
                 plan = planner.propose(one, self._shape, line_rank=line_rank, settings=self._planner_settings)

@@ -11,7 +11,9 @@ from privacy.calibration import caps_of, release_mechanisms
 from privacy.errors import LedgerIntegrityError
 from privacy.guarantee import NeighboringRelation, PrivacyUnit
 from privacy.ledger import ReservationRequest
-from privacy.mechanisms import Gaussian, PoissonSampledGaussian, Purpose
+from privacy.mechanisms.gaussian import Gaussian
+from privacy.mechanisms.private_read import ReadPurpose
+from privacy.mechanisms.sampled_gaussian import PoissonSampledGaussian
 
 if TYPE_CHECKING:
     from sqlmodel import Session
@@ -30,7 +32,7 @@ def reservation_request(
         tenant_id=row.tenant_id,
         policy_version=policy_version,
         period_index=row.period_index,
-        purpose=Purpose.TRAINING,
+        purpose=ReadPurpose.TRAINING,
         mechanisms=tuple(
             replace(mechanism, clipping_norm=plan.clipping_norm)
             if isinstance(mechanism, PoissonSampledGaussian)
@@ -50,7 +52,7 @@ def cohort_count_of(reservation: Reservation) -> Gaussian:
         LedgerIntegrityError: it paid for none.
     """
     for mechanism in reservation.mechanisms:
-        if isinstance(mechanism, Gaussian) and mechanism.purpose is Purpose.COHORT_COUNT:
+        if isinstance(mechanism, Gaussian) and mechanism.purpose is ReadPurpose.COHORT_COUNT:
             return mechanism
     raise LedgerIntegrityError("the reservation paid for no cohort count; nothing may be counted for it")
 

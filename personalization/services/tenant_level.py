@@ -36,7 +36,7 @@ from privacy.errors import BudgetExhaustedError
 from privacy.filters import BudgetCaps
 from privacy.guarantee import FLEET, NeighboringRelation, PrivacyUnit
 from privacy.ledger import DrawRecord, ReservationRequest, ReservationState
-from privacy.mechanisms import Purpose
+from privacy.mechanisms.private_read import ReadPurpose
 from privacy.storage.session import transaction
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from personalization.services.meta_start import MetaStarts
     from personalization.services.publication import Publisher
     from privacy.ledger import Ledger, Reservation
-    from privacy.mechanisms import TenantGaussian
+    from privacy.mechanisms.tenant_gaussian import TenantGaussian
 
 _log = structlog.get_logger(__name__)
 ACTOR = "meta"
@@ -218,7 +218,7 @@ class TenantLevelStarts:
                 tenant_id=FLEET,
                 policy_version=0,
                 period_index=slot,
-                purpose=Purpose.META_START,
+                purpose=ReadPurpose.META_START,
                 mechanisms=(mechanism,),
                 idempotency_key=_key(slot),
                 epoch=epoch,

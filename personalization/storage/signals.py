@@ -21,7 +21,7 @@ from personalization.signals import Signal, StoredSignal
 from personalization.training.job import Example, UserExamples
 from privacy.contribution import Contribution, reduce
 from privacy.errors import PolicyError
-from privacy.policy import Purpose
+from privacy.policy import DataPurpose
 from privacy.services import consents, policies
 from privacy.storage.bulk import insert_rows, moment_writer
 from privacy.storage.subjects import PLACED_SUBJECTS, wanted
@@ -208,7 +208,7 @@ def load_training_users(
         )
         .order_by(_TABLE.c.pseudonym, _TABLE.c.rank, _TABLE.c.event_digest)
     )
-    agreed = consents.consenting(session, tenant_id, Purpose.TRAINING)
+    agreed = consents.consenting(session, tenant_id, DataPurpose.TRAINING)
     chosen: list[tuple[str, bytes]] = []
     taken: dict[str, int] = defaultdict(int)
     for pseudonym, ciphertext in session.execute(statement):

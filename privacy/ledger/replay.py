@@ -11,13 +11,14 @@ from privacy.accounting import ACCOUNTANT, ACCOUNTANT_VERSION, total_curve
 from privacy.curve import RdpCurve
 from privacy.errors import LedgerIntegrityError, UnknownMechanismError
 from privacy.filters import FilterRule, PrivacyFilter
+from privacy.guarantee import unit_of_chain
 from privacy.ledger.chain import GENESIS_DIGEST, EntryKind, digest_of, entry_digest
 from privacy.ledger.findings import Finding, FindingCode
 from privacy.ledger.values import AccountScope, ReservationState
-from privacy.mechanisms import from_document, unit_of, unit_of_chain
+from privacy.mechanisms.documents import from_document
 
 if TYPE_CHECKING:
-    from privacy.mechanisms import Mechanism
+    from privacy.mechanisms.documents import Mechanism
 
 # Two machines' mathematical libraries may differ in the last digits; more than this is a wrong curve.
 _RELATIVE_TOLERANCE: Final = 1e-8
@@ -242,7 +243,7 @@ class Replay:
             )
         elif not _close(curve, total_curve(mechanisms)):
             self._note(FindingCode.CURVE, "the stored curve is not the one of its mechanisms")
-        if any(unit_of(one) is not unit_of_chain(self._tenant) for one in mechanisms):
+        if any(one.unit is not unit_of_chain(self._tenant) for one in mechanisms):
             self._note(FindingCode.LIFECYCLE, "a mechanism is charged to an account of another privacy unit")
         self.mechanisms.update(mechanisms)
         self._reservations[reservation_id] = ReplayedReservation(

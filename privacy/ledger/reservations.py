@@ -9,7 +9,8 @@ from sqlmodel import col, select
 
 from privacy.errors import ReservationStateError
 from privacy.ledger.values import DrawRecord, Reservation, ReservationState
-from privacy.mechanisms import Purpose, from_document
+from privacy.mechanisms.documents import from_document
+from privacy.mechanisms.private_read import ReadPurpose
 from privacy.storage.ledger_tables import ReservationRow
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def reservation_in(row: ReservationRow) -> Reservation:
         tenant_id=row.tenant_id,
         period_index=row.period_index,
         policy_version=row.policy_version,
-        purpose=Purpose(row.purpose),
+        purpose=ReadPurpose(row.purpose),
         state=state_of(row),
         epoch=row.epoch,
         idempotency_key=row.idempotency_key,

@@ -47,7 +47,7 @@ from privacy.ledger.values import (
     ReservationState,
     SpendView,
 )
-from privacy.mechanisms import to_document
+from privacy.mechanisms.documents import to_document
 from privacy.storage.ledger_tables import LedgerEntryRow, ReservationRow
 
 if TYPE_CHECKING:

@@ -8,7 +8,9 @@ from enum import StrEnum
 from typing import Final
 
 from privacy.filters import BudgetCaps, checked_target
-from privacy.mechanisms import Mechanism, Purpose, unit_of, unit_of_chain
+from privacy.guarantee import unit_of_chain
+from privacy.mechanisms.documents import Mechanism
+from privacy.mechanisms.private_read import ReadPurpose
 
 _SLUG: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
@@ -70,7 +72,7 @@ class ReservationRequest:
     tenant_id: str
     policy_version: int
     period_index: int
-    purpose: Purpose
+    purpose: ReadPurpose
     mechanisms: tuple[Mechanism, ...]
     idempotency_key: str
     epoch: int
@@ -82,7 +84,7 @@ class ReservationRequest:
             raise ValueError("tenant_id is not a slug of lower-case letters, digits and dashes, at most 63")
         if not self.mechanisms:
             raise ValueError("mechanisms is empty; a reservation names every private read of the round")
-        if any(unit_of(one) is not unit_of_chain(self.tenant_id) for one in self.mechanisms):
+        if any(one.unit is not unit_of_chain(self.tenant_id) for one in self.mechanisms):
             raise ValueError(
                 "mechanisms protect another unit than the account; users and tenants are never composed"
             )
@@ -121,7 +123,7 @@ class Reservation:
     tenant_id: str
     period_index: int
     policy_version: int
-    purpose: Purpose
+    purpose: ReadPurpose
     state: ReservationState
     epoch: int
     idempotency_key: str

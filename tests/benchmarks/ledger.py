@@ -38,14 +38,17 @@ from privacy.ledger import BudgetCaps, DrawRecord, Ledger, ReservationRequest
 from privacy.ledger.accounts import lifetime_account_id, period_account_id
 from privacy.ledger.chain import GENESIS_DIGEST, canonical, digest_of, entry_digest
 from privacy.ledger.verify import verify_export
-from privacy.mechanisms import Gaussian, PoissonSampledGaussian, Purpose, to_document
+from privacy.mechanisms.documents import to_document
+from privacy.mechanisms.gaussian import Gaussian
+from privacy.mechanisms.private_read import ReadPurpose
+from privacy.mechanisms.sampled_gaussian import PoissonSampledGaussian
 from privacy.storage.ledger_tables import AccountRow, LedgerEntryRow, LedgerHeadRow
 from privacy.storage.session import open_engine, transaction
 from streams import database
 
 CAPS = BudgetCaps(period_epsilon=60.0, period_delta=1e-6, lifetime_epsilon=64.0, lifetime_delta=1e-6)
 ROUND = (
-    Gaussian(sensitivity=1.0, standard_deviation=50.0, purpose=Purpose.COHORT_COUNT),
+    Gaussian(sensitivity=1.0, standard_deviation=50.0, purpose=ReadPurpose.COHORT_COUNT),
     PoissonSampledGaussian(noise_multiplier=20.0, sample_rate=0.2, steps=60),
 )
 DRAW = DrawRecord(seed_commitment="sha256:s", data_digest="sha256:d", code_digest="sha256:c")
@@ -189,7 +192,7 @@ def measure(engine, tenants: int, samples: int) -> dict[str, float]:
                     tenant_id=f"tenant-{number}",
                     policy_version=1,
                     period_index=0,
-                    purpose=Purpose.TRAINING,
+                    purpose=ReadPurpose.TRAINING,
                     mechanisms=ROUND,
                     idempotency_key=key,
                     epoch=1,

@@ -23,7 +23,9 @@ from privacy.guarantee import FLEET
 from privacy.ledger import ReservationRequest, ReservationState
 from privacy.ledger.export import export_ledger
 from privacy.ledger.verify import verify_export
-from privacy.mechanisms import Gaussian, Purpose, TenantGaussian
+from privacy.mechanisms.gaussian import Gaussian
+from privacy.mechanisms.private_read import ReadPurpose
+from privacy.mechanisms.tenant_gaussian import TenantGaussian
 from privacy.policy import TenantPrivacyPolicy
 from privacy.services import policies
 from privacy.statement import privacy_statement
@@ -186,12 +188,12 @@ def kill(*_args):
 
 def test_users_and_tenants_are_never_composed_and_the_name_is_taken(shop):
     caps = BudgetCaps(period_epsilon=1.0, period_delta=1e-6, lifetime_epsilon=1.0, lifetime_delta=1e-6)
-    user = Gaussian(sensitivity=1.0, standard_deviation=9.0, purpose=Purpose.KPI)
+    user = Gaussian(sensitivity=1.0, standard_deviation=9.0, purpose=ReadPurpose.KPI)
     tenant = TenantGaussian(noise_multiplier=9.0, clipping_norm=1.0)
     for owner, mechanism in (("acme", tenant), (FLEET, user)):
         with pytest.raises(ValueError, match="another unit"):
             ReservationRequest(
-                tenant_id=owner, policy_version=1, period_index=0, purpose=Purpose.KPI, mechanisms=(mechanism,),
+                tenant_id=owner, policy_version=1, period_index=0, purpose=ReadPurpose.KPI, mechanisms=(mechanism,),
                 idempotency_key="k", epoch=0, caps=caps,
             )  # fmt: skip
     with shop.session() as session, pytest.raises(PolicyError, match="the fleet's own account"):

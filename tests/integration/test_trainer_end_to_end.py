@@ -26,7 +26,7 @@ from personalization.training_inputs import BaseDirectory, ChildProcessTrainer
 from privacy.consent import Consent
 from privacy.keyring import Keyring, new_master_key
 from privacy.ledger import Ledger, ReservationState
-from privacy.policy import Purpose
+from privacy.policy import DataPurpose
 from privacy.services import consents, policies
 from privacy.storage.session import transaction
 from privacy.storage.subjects import Subject
@@ -56,7 +56,7 @@ def store_signals(engine, keyring, now, tenant_id):
         consents.record(
             session,
             [
-                consents.ConsentStatement(subject=subject, purpose=Purpose.TRAINING.value, consent=agreed)
+                consents.ConsentStatement(subject=subject, purpose=DataPurpose.TRAINING.value, consent=agreed)
                 for subject in subjects
             ],
             now=now,

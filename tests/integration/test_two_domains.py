@@ -25,7 +25,7 @@ from privacy.keyring import Keyring, new_master_key
 from privacy.ledger import Ledger, ReservationState
 from privacy.ledger.export import export_ledger
 from privacy.ledger.verify import verify_export
-from privacy.policy import Purpose
+from privacy.policy import DataPurpose
 from privacy.services import consents, policies
 from privacy.storage.session import transaction
 from privacy.storage.subjects import Subject
@@ -46,7 +46,7 @@ def store(engine, keyring, now):
         consents.record(
             session,
             [
-                consents.ConsentStatement(subject=one, purpose=Purpose.TRAINING.value, consent=agreed)
+                consents.ConsentStatement(subject=one, purpose=DataPurpose.TRAINING.value, consent=agreed)
                 for one in subjects
             ],
             now=now,

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from privacy.errors import PolicyError
 from privacy.policy import (
-    Purpose,
+    DataPurpose,
     Schedule,
     Start,
     TenantPrivacyPolicy,
@@ -94,7 +94,7 @@ def test_a_policy_survives_its_document_and_json():
             "sharing_opt_in": "true",
         },
     )
-    assert policy.purposes == (Purpose.TRAINING, Purpose.SHARING)
+    assert policy.purposes == (DataPurpose.TRAINING, DataPurpose.SHARING)
     assert policy.start is Start.AVERAGE
     assert policy.schedule.first_at == datetime(2026, 3, 1, tzinfo=UTC)
     assert TenantPrivacyPolicy.from_document(policy.to_document()) == policy

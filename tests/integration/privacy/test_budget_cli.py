@@ -10,7 +10,7 @@ import yaml
 
 from privacy.calibration import calibrate_policy, caps_of, release_mechanisms
 from privacy.ledger import DrawRecord, Ledger, ReservationRequest
-from privacy.mechanisms import Purpose
+from privacy.mechanisms.private_read import ReadPurpose
 from privacy.services import policies
 from privacy.storage.session import transaction
 from streams.cli.main import main
@@ -50,7 +50,7 @@ def held(engine):
                     tenant_id="acme",
                     policy_version=1,
                     period_index=policy.period_index(NOW),
-                    purpose=Purpose.TRAINING,
+                    purpose=ReadPurpose.TRAINING,
                     mechanisms=release_mechanisms(policy, calibrate_policy(policy)),
                     idempotency_key=f"round-{number}",
                     epoch=1,

@@ -25,12 +25,14 @@ from privacy.ledger import (
 )
 from privacy.ledger.export import export_ledger
 from privacy.ledger.verify import verify_export
-from privacy.mechanisms import Gaussian, PoissonSampledGaussian, Purpose
+from privacy.mechanisms.gaussian import Gaussian
+from privacy.mechanisms.private_read import ReadPurpose
+from privacy.mechanisms.sampled_gaussian import PoissonSampledGaussian
 from privacy.storage.session import open_engine, transaction
 
 CAPS = BudgetCaps(period_epsilon=2.0, period_delta=1e-6, lifetime_epsilon=4.0, lifetime_delta=1e-6)
 ROUND = (
-    Gaussian(sensitivity=1.0, standard_deviation=20.0, purpose=Purpose.COHORT_COUNT),
+    Gaussian(sensitivity=1.0, standard_deviation=20.0, purpose=ReadPurpose.COHORT_COUNT),
     PoissonSampledGaussian(noise_multiplier=10.0, sample_rate=0.2, steps=60),
 )
 DRAW = DrawRecord(seed_commitment="sha256:seed", data_digest="sha256:data", code_digest="sha256:code")
@@ -41,7 +43,7 @@ def request(key, *, epoch=1, period=0, caps=CAPS, mechanisms=ROUND, tenant="acme
         tenant_id=tenant,
         policy_version=1,
         period_index=period,
-        purpose=Purpose.TRAINING,
+        purpose=ReadPurpose.TRAINING,
         mechanisms=mechanisms,
         idempotency_key=key,
         epoch=epoch,
@@ -376,7 +378,7 @@ def test_admission_costs_the_same_after_many_releases(engine, ledger):
     """As many statements, each with as many rows read, after one release as after many."""
     reserve(engine, ledger, "opens the accounts")
     first = statements_of(engine, lambda: reserve(engine, ledger, "early"))
-    small = (Gaussian(sensitivity=1.0, standard_deviation=900.0, purpose=Purpose.KPI),)
+    small = (Gaussian(sensitivity=1.0, standard_deviation=900.0, purpose=ReadPurpose.KPI),)
     for number in range(40):
         reserve(engine, ledger, f"kpi-{number}", mechanisms=small)
     assert statements_of(engine, lambda: reserve(engine, ledger, "late", mechanisms=small)) == first <= 10

@@ -13,12 +13,14 @@ from privacy.ledger.chain import GENESIS_DIGEST, canonical, digest_of, entry_dig
 from privacy.ledger.export import export_ledger
 from privacy.ledger.findings import FindingCode
 from privacy.ledger.verify import verify_export
-from privacy.mechanisms import Gaussian, PoissonSampledGaussian, Purpose
+from privacy.mechanisms.gaussian import Gaussian
+from privacy.mechanisms.private_read import ReadPurpose
+from privacy.mechanisms.sampled_gaussian import PoissonSampledGaussian
 from privacy.storage.session import transaction
 
 CAPS = BudgetCaps(period_epsilon=2.0, period_delta=1e-6, lifetime_epsilon=4.0, lifetime_delta=1e-6)
 ROUND = (
-    Gaussian(sensitivity=1.0, standard_deviation=20.0, purpose=Purpose.COHORT_COUNT),
+    Gaussian(sensitivity=1.0, standard_deviation=20.0, purpose=ReadPurpose.COHORT_COUNT),
     PoissonSampledGaussian(noise_multiplier=10.0, sample_rate=0.2, steps=60),
 )
 HASHED = ("tenant_id", "sequence", "kind", "recorded_at", "reservation_id", "document", "previous_digest")
@@ -29,7 +31,7 @@ def request(key, population=None, tenant="acme"):
         tenant_id=tenant,
         policy_version=1,
         period_index=0,
-        purpose=Purpose.TRAINING,
+        purpose=ReadPurpose.TRAINING,
         mechanisms=ROUND,
         idempotency_key=key,
         epoch=1,

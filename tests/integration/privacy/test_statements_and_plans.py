@@ -19,7 +19,7 @@ from privacy.errors import (
 from privacy.forecast import Outlook, SignalRule, SpentBudget, noise_for, outlook, what_if
 from privacy.ledger import DrawRecord, Ledger, PopulationCap, ReservationRequest
 from privacy.ledger.spending import spent_budget
-from privacy.mechanisms import Purpose
+from privacy.mechanisms.private_read import ReadPurpose
 from privacy.policy import TenantPrivacyPolicy, amended
 from privacy.registry_record import DeploymentDescription, record_schema, registry_record
 from privacy.statement import DISJOINT_TENANTS, privacy_statement
@@ -38,7 +38,7 @@ def release(engine, ledger, policy, key, *, period, noise=None, population=None)
                 tenant_id="acme",
                 policy_version=1,
                 period_index=period,
-                purpose=Purpose.TRAINING,
+                purpose=ReadPurpose.TRAINING,
                 mechanisms=release_mechanisms(policy, noise or calibrate_policy(policy)),
                 idempotency_key=key,
                 epoch=1,

@@ -41,11 +41,13 @@ from privacy.ledger import (
 from privacy.ledger.accounts import curve_in, filter_of, lifetime_account_id, period_account_id
 from privacy.ledger.export import export_ledger
 from privacy.ledger.verify import verify_export
-from privacy.mechanisms import Gaussian, PoissonSampledGaussian, Purpose
+from privacy.mechanisms.gaussian import Gaussian
+from privacy.mechanisms.private_read import ReadPurpose
+from privacy.mechanisms.sampled_gaussian import PoissonSampledGaussian
 from privacy.storage.ledger_tables import AccountRow
 from privacy.storage.session import transaction
 
-COUNT = Gaussian(sensitivity=1.0, standard_deviation=15.0, purpose=Purpose.COHORT_COUNT)
+COUNT = Gaussian(sensitivity=1.0, standard_deviation=15.0, purpose=ReadPurpose.COHORT_COUNT)
 RECIPES = [
     (COUNT, PoissonSampledGaussian(noise_multiplier=sigma, sample_rate=rate, steps=steps))
     for sigma, rate, steps in ((5.0, 0.1, 20), (9.0, 0.5, 20), (2.5, 0.05, 60), (1.0, 0.2, 10))
@@ -214,7 +216,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 tenant_id=self.tenant,
                 policy_version=1,
                 period_index=due.period,
-                purpose=Purpose.TRAINING,
+                purpose=ReadPurpose.TRAINING,
                 mechanisms=due.mechanisms,
                 idempotency_key=due.key,
                 epoch=trainer.epoch,

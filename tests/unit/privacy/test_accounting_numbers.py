@@ -11,17 +11,14 @@ from hypothesis import strategies as st
 from scipy import integrate
 
 from privacy.accounting import best_epsilon, conversion_term, curve_of, total_curve
-from privacy.curve import ORDERS, PICO, RdpCurve
+from privacy.curve import ORDERS, RdpCurve
 from privacy.errors import LedgerIntegrityError
 from privacy.filters import UNION_GRID, AccountSettings, FilterRule, PrivacyFilter
-from privacy.mechanisms import (
-    Gaussian,
-    PoissonSampledGaussian,
-    PureSelection,
-    Purpose,
-    RepeatAndSelect,
-    TrialsDistribution,
-)
+from privacy.mechanisms.gaussian import Gaussian
+from privacy.mechanisms.private_read import ReadPurpose
+from privacy.mechanisms.rounding import PICO, rounded_up
+from privacy.mechanisms.sampled_gaussian import PoissonSampledGaussian
+from privacy.mechanisms.selection import PureSelection, RepeatAndSelect, TrialsDistribution
 from privacy.second_opinion import WHOLE_ORDERS, disagreement, dp_event_of, pld_epsilon
 
 DELTA = 1e-6
@@ -32,7 +29,7 @@ def training(q, sigma, steps):
 
 
 def statistic(sigma, count=1):
-    return Gaussian(sensitivity=2.0, standard_deviation=2.0 * sigma, purpose=Purpose.KPI, count=count)
+    return Gaussian(sensitivity=2.0, standard_deviation=2.0 * sigma, purpose=ReadPurpose.KPI, count=count)
 
 
 def default_rdp_epsilon(mechanisms):
@@ -166,7 +163,7 @@ def test_a_curve_that_is_one_part_in_a_million_off_is_noticed():
 def test_orders_that_do_not_converge_are_refused():
     for bad in (math.nan, math.inf, -1e-3):
         with pytest.raises(ValueError, match="did not converge"):
-            RdpCurve.from_upper_bounds([bad] + [1.0] * (len(ORDERS) - 1), relative_error=0.0)
+            rounded_up([bad] + [1.0] * (len(ORDERS) - 1), relative_error=0.0)
 
 
 @given(st.lists(mechanisms, min_size=1, max_size=4))

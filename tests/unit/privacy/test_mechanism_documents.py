@@ -8,26 +8,21 @@ import pytest
 from privacy.accounting import curve_of
 from privacy.curve import RdpCurve
 from privacy.errors import LedgerIntegrityError, UnknownMechanismError
-from privacy.mechanisms import (
-    Gaussian,
-    PoissonSampledGaussian,
-    PureSelection,
-    Purpose,
-    RepeatAndSelect,
-    TenantGaussian,
-    TrialsDistribution,
-    from_document,
-    to_document,
-)
+from privacy.mechanisms.documents import from_document, to_document
+from privacy.mechanisms.gaussian import Gaussian
+from privacy.mechanisms.private_read import ReadPurpose
+from privacy.mechanisms.sampled_gaussian import PoissonSampledGaussian
+from privacy.mechanisms.selection import PureSelection, RepeatAndSelect, TrialsDistribution
+from privacy.mechanisms.tenant_gaussian import TenantGaussian
 from privacy.second_opinion import divergences_of
 
-COUNT = Gaussian(sensitivity=1.0, standard_deviation=8.0, purpose=Purpose.COHORT_COUNT)
+COUNT = Gaussian(sensitivity=1.0, standard_deviation=8.0, purpose=ReadPurpose.COHORT_COUNT)
 TRAINING = PoissonSampledGaussian(
     noise_multiplier=1.5, sample_rate=0.2, steps=40, clipping_norm=1.0, contribution_bound=8
 )
 EVERY_TYPE = [
     TRAINING,
-    PoissonSampledGaussian(noise_multiplier=2.0, sample_rate=1.0, steps=1, purpose=Purpose.CLIPPING),
+    PoissonSampledGaussian(noise_multiplier=2.0, sample_rate=1.0, steps=1, purpose=ReadPurpose.CLIPPING),
     COUNT,
     PureSelection(epsilon=0.5),
     RepeatAndSelect(base=(TRAINING, COUNT), mean_trials=4.0, distribution=TrialsDistribution.GEOMETRIC),
@@ -79,7 +74,7 @@ def test_a_number_that_could_slip_past_a_filter_is_refused(bad):
     with pytest.raises(ValueError, match="noise_multiplier"):
         PoissonSampledGaussian(noise_multiplier=bad, sample_rate=0.1, steps=1)
     with pytest.raises(ValueError, match="standard_deviation"):
-        Gaussian(sensitivity=1.0, standard_deviation=bad, purpose=Purpose.KPI)
+        Gaussian(sensitivity=1.0, standard_deviation=bad, purpose=ReadPurpose.KPI)
     with pytest.raises(ValueError, match="epsilon"):
         PureSelection(epsilon=bad)
 
@@ -108,6 +103,6 @@ def test_a_tenants_mechanism_carries_its_own_unit_and_costs_what_a_gaussian_does
         from_document({**document, "unit": "user"})
     with pytest.raises(UnknownMechanismError, match="only user"):
         from_document({**to_document(TRAINING), "unit": "tenant"})
-    same = Gaussian(sensitivity=2.0, standard_deviation=8.0, purpose=Purpose.KPI)
+    same = Gaussian(sensitivity=2.0, standard_deviation=8.0, purpose=ReadPurpose.KPI)
     assert curve_of(mechanism) == curve_of(same)
     assert divergences_of(mechanism) == divergences_of(same)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from privacy.accounting import best_epsilon, curve_of, epsilon_at_order
 from privacy.curve import ORDERS, RdpCurve
 from privacy.filters import UNION_GRID, AccountSettings, BudgetCaps, FilterRule, PrivacyFilter, best_order
-from privacy.mechanisms import PoissonSampledGaussian
+from privacy.mechanisms.sampled_gaussian import PoissonSampledGaussian
 
 RECIPE = PoissonSampledGaussian(noise_multiplier=2.0, sample_rate=0.1, steps=20)
 
