@@ -8,7 +8,6 @@ that trusts one public key can check a whole directory offline.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from dataclasses import asdict, dataclass, field, fields
@@ -16,6 +15,7 @@ from enum import StrEnum
 from typing import Any, Self
 
 from personalization.errors import ManifestError
+from privacy.canonical import canonical_json, digest_of, sha256_digest
 
 MANIFEST_FORMAT = "discreet.adapter-manifest.v1"
 BLEND_CHECK = "blend"  # names the released version that was averaged into this one, and its share
@@ -36,21 +36,6 @@ class Scope(StrEnum):
 
     TENANT = "tenant"
     META = "meta"
-
-
-def canonical_json(value: object) -> bytes:
-    """Return the one byte string this project hashes and signs for a JSON value.
-
-    Raises:
-        ValueError: the value holds a NaN or an infinity.
-    """
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return text.encode()
-
-
-def sha256_digest(data: bytes) -> str:
-    """Return ``sha256:`` and 64 hex digits."""
-    return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
 def served_name(line_ref: str, version: int) -> str:
@@ -86,7 +71,7 @@ class BaseFingerprint:
 
     def digest(self) -> str:
         """Return one digest over all fields; equal bases have equal fingerprints."""
-        return sha256_digest(canonical_json(asdict(self)))
+        return digest_of(asdict(self))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,13 +18,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from personalization.adapters import AdapterManifest, AdapterVersion, ArtifactFile, Signature, canonical_json
+from personalization.adapters import AdapterManifest, AdapterVersion, ArtifactFile, Signature
 from personalization.errors import (
     ArtifactCorruptError,
     ArtifactFormatError,
     ArtifactNotFoundError,
     ManifestError,
 )
+from privacy.canonical import canonical_json, sha256_digest
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -141,7 +142,7 @@ class DirectoryArtifactStore:
             data = (self._path(version_id) / MANIFEST).read_bytes()
         except FileNotFoundError as error:
             raise ArtifactNotFoundError(f"no artifact {version_id} is stored; check the digest") from error
-        if "sha256:" + sha256(data).hexdigest() != version_id:
+        if sha256_digest(data) != version_id:
             raise ArtifactCorruptError(
                 f"the manifest of {version_id} does not match its digest; restore the store"
             )

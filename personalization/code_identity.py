@@ -12,7 +12,7 @@ from functools import lru_cache
 from importlib import metadata, resources
 from typing import TYPE_CHECKING
 
-from personalization.adapters import canonical_json, sha256_digest
+from privacy.canonical import digest_of
 
 if TYPE_CHECKING:
     from personalization.plan import PerformanceFlags, TrainingPlan
@@ -24,17 +24,15 @@ def code_digest(
     plan: TrainingPlan, flags: PerformanceFlags, *, base_digest: str, start_version_id: str | None
 ) -> str:
     """Return the ``sha256:`` digest of plan, base, start, training code, libraries and device kind."""
-    return sha256_digest(
-        canonical_json(
-            {
-                "plan": plan.digest(),
-                "base": base_digest,
-                "start": start_version_id,
-                "source": _source_digest(),
-                "libraries": {name: metadata.version(name) for name in _LIBRARIES},
-                "device": flags.device,
-            }
-        )
+    return digest_of(
+        {
+            "plan": plan.digest(),
+            "base": base_digest,
+            "start": start_version_id,
+            "source": _source_digest(),
+            "libraries": {name: metadata.version(name) for name in _LIBRARIES},
+            "device": flags.device,
+        }
     )
 
 

@@ -6,10 +6,10 @@ stored with the reservation, and is compared with what Opacus observed after the
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+
+from privacy.canonical import digest_of
 
 
 class Family(StrEnum):
@@ -146,8 +146,7 @@ class TrainingPlan:
 
     def digest(self) -> str:
         """Return the ``sha256:`` digest of the canonical JSON of the plan."""
-        text = json.dumps(self.to_document(), sort_keys=True, separators=(",", ":"))
-        return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+        return digest_of(self.to_document(), ascii_only=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,12 +7,12 @@ digest elsewhere (a printed statement, a release manifest) can also prove that n
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
+from privacy.canonical import digest_of
 from privacy.errors import LedgerIntegrityError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class AuditRecord:
 
     def recomputed_digest(self) -> str:
         """Return the digest that this record should have."""
-        body = json.dumps(
+        return digest_of(
             [
                 self.chain,
                 self.sequence,
@@ -46,12 +46,8 @@ class AuditRecord:
                 self.action,
                 self.detail,
                 self.previous_digest,
-            ],
-            sort_keys=True,
-            separators=(",", ":"),
-            ensure_ascii=False,
+            ]
         )
-        return "sha256:" + hashlib.sha256(body.encode()).hexdigest()
 
     def to_document(self) -> dict[str, Any]:
         """Return a JSON-ready copy for export; ``from_document`` reads it back to an equal record."""

@@ -7,8 +7,6 @@ public clock. Every refusal names the field, the value that was given and the va
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -26,6 +24,7 @@ from pydantic import (
     model_validator,
 )
 
+from privacy.canonical import digest_of
 from privacy.errors import PolicyError
 from privacy.guarantee import FLEET
 
@@ -293,8 +292,7 @@ class TenantPrivacyPolicy(_Validated):
 
     def digest(self) -> str:
         """Return the ``sha256:`` digest of the canonical JSON of the policy."""
-        text = json.dumps(self.to_document(), sort_keys=True, separators=(",", ":"))
-        return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+        return digest_of(self.to_document(), ascii_only=True)
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from sqlmodel import col, select
 
-from personalization.adapters import Scope, VersionState, canonical_json, sha256_digest
+from personalization.adapters import Scope, VersionState
 from personalization.meta import MetaRecipe, Released, meta_start
 from personalization.plan import Family, TrainingPlan
 from personalization.planner import signal_to_noise, trained_parameters
@@ -36,6 +36,7 @@ from personalization.services.untrained import PUBLIC_DATA, ZERO, Untrained, Unt
 from personalization.services.withdrawal import withdraw_version
 from personalization.storage import registry
 from personalization.storage.tables import AdapterVersionRow, MetaContributionRow, RoundRow
+from privacy.canonical import digest_of
 from privacy.policy import DEFAULT_DOMAIN
 from privacy.services import policies
 
@@ -187,8 +188,8 @@ class MetaStarts:
     ) -> str | None:
         """Publish the group's next generation unless the line's current one has exactly these contributions."""
         line = ensure_meta_line(session, owner, domain, now)
-        recipe = sha256_digest(canonical_json(asdict(self._recipe)))
-        inputs = sha256_digest(canonical_json([sorted(one.row.version_id for one in group), recipe]))
+        recipe = digest_of(asdict(self._recipe))
+        inputs = digest_of([sorted(one.row.version_id for one in group), recipe])
         before = current_version(session, line)
         facts = [registry.read_version(one.row).manifest.privacy for one in group]
         if before is not None:

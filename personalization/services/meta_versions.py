@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from sqlmodel import col, select
 
-from personalization.adapters import LoraShape, VersionState, canonical_json
+from personalization.adapters import LoraShape, VersionState
 from personalization.plan import TrainingPlan
 from personalization.storage import registry
 from personalization.storage.tables import AdapterLineRow, AdapterVersionRow, MetaContributionRow
+from privacy.canonical import canonical_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from personalization import planner
-from personalization.adapters import Scope, canonical_json, sha256_digest
+from personalization.adapters import Scope
 from personalization.continual import public_checks
 from personalization.errors import WarmStartError
 from personalization.plan import TrainingPlan
@@ -36,6 +36,7 @@ from personalization.services.untrained import (
 from personalization.storage import registry
 from personalization.training.job import PublicJob
 from personalization.training.public_styles import style_tasks
+from privacy.canonical import digest_of
 from privacy.errors import CalibrationError, PolicyError
 from privacy.policy import DEFAULT_DOMAIN, DataPurpose, TenantPrivacyPolicy, period_index
 from privacy.services import audit_trail, policies
@@ -121,7 +122,7 @@ class PublicStarts:
         """
         with transaction(self._engine) as session:
             plans = self._wanted(session)
-        inputs = sha256_digest(canonical_json([asdict(recipe), _tasks_digest()]))
+        inputs = digest_of([asdict(recipe), _tasks_digest()])
         published, kept = [], 0
         for plan in plans:
             with transaction(self._engine) as session:
@@ -172,7 +173,7 @@ class PublicStarts:
                     session, registry.ensure_line(session, tenant_id, domain, now=now).line_ref
                 )
                 _refuse_trained(session, locked)
-                inputs = sha256_digest(canonical_json(guide.to_document()))
+                inputs = digest_of(guide.to_document())
                 one = self._untrained(
                     plan, result, inputs, Scope.TENANT, actor, "A synthetic warm start was published."
                 )

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from personalization.adapters import PrivacyFacts, Scope, canonical_json, sha256_digest
+from personalization.adapters import PrivacyFacts, Scope
 from personalization.cohort_count import DIGEST_PURPOSE, TRAINING_PURPOSE, derive_key
 from personalization.errors import ArtifactError
 from personalization.meta import MetaRecipe, TenantLevel, tenant_level_start
@@ -32,6 +32,7 @@ from personalization.services.untrained import Untrained, UntrainedVersions
 from personalization.tenant_noise import normals_of
 from privacy.accounting import ACCOUNTANT, ACCOUNTANT_VERSION, best_epsilon, total_curve
 from privacy.calibration import calibrate_tenant_level
+from privacy.canonical import digest_of, sha256_digest
 from privacy.errors import BudgetExhaustedError
 from privacy.filters import BudgetCaps
 from privacy.guarantee import FLEET, NeighboringRelation, PrivacyUnit
@@ -243,11 +244,9 @@ class TenantLevelStarts:
         seed = secrets.token_bytes(SEED_BYTES)  # not kept: a lost slot is forfeited, never drawn again
         listed = "\n".join(sorted(one.version_id for one in released)).encode()
         inputs = hmac.new(derive_key(seed, DIGEST_PURPOSE), listed, hashlib.sha256).hexdigest()
-        recipe = sha256_digest(
-            canonical_json([self._plan.digest(), mechanism.noise_multiplier, mechanism.clipping_norm])
-        )
+        recipe = digest_of([self._plan.digest(), mechanism.noise_multiplier, mechanism.clipping_norm])
         draw = DrawRecord(
-            seed_commitment="sha256:" + hashlib.sha256(b"discreet fleet seed\0" + seed).hexdigest(),
+            seed_commitment=sha256_digest(b"discreet fleet seed\0" + seed),
             data_digest=f"sha256:{inputs}",
             code_digest=recipe,
         )

@@ -14,7 +14,6 @@ Longer than 400 lines, because the order of these transactions is the guarantee 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import secrets
 from dataclasses import dataclass, field
@@ -37,6 +36,7 @@ from personalization.services.release_facts import cohort_count_of, privacy_fact
 from personalization.services.starts import blend_source, choose_start, open_start, start_sources
 from personalization.storage import registry
 from personalization.training.job import TenantJob
+from privacy.canonical import sha256_digest
 from privacy.errors import BudgetExhaustedError, CalibrationError, RetryMismatchError
 from privacy.ledger import DrawRecord, RecoveryDecision, ReservationState
 from privacy.services import policies
@@ -297,7 +297,7 @@ class TrainingRounds:
                 digest_key=cohort_count.derive_key(seed, cohort_count.DIGEST_PURPOSE),
             )
             draw = DrawRecord(
-                seed_commitment="sha256:" + hashlib.sha256(b"discreet noise seed\0" + seed).hexdigest(),
+                seed_commitment=sha256_digest(b"discreet noise seed\0" + seed),
                 data_digest=snapshot.data_digest,
                 code_digest=code_digest(
                     plan,

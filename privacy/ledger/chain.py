@@ -7,14 +7,13 @@ head; an exported head kept elsewhere then shows it.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import and_, col, or_, select
 
+from privacy.canonical import canonical_text, sha256_digest
 from privacy.errors import LedgerIntegrityError
 from privacy.storage.ledger_tables import LedgerEntryRow, LedgerHeadRow
 
@@ -40,13 +39,13 @@ class EntryKind(StrEnum):
 
 
 def canonical(value: object) -> str:
-    """Return the one JSON text of a value: sorted keys, no spaces, ASCII, no NaN."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    """Return the canonical JSON of a value in the ledger's spelling, which is ASCII."""
+    return canonical_text(value, ascii_only=True)
 
 
 def digest_of(value: object) -> str:
     """Return the ``sha256:`` digest of a value's canonical JSON."""
-    return "sha256:" + hashlib.sha256(canonical(value).encode()).hexdigest()
+    return sha256_digest(canonical(value).encode())
 
 
 def entry_digest(
