@@ -17,13 +17,6 @@ if TYPE_CHECKING:
     from personalization.training.job import Progress, TenantResult, TrainingJob, UserExamples
 
 
-class Clock(Protocol):
-    """The public clock."""
-
-    def now(self) -> datetime:
-        """Return the present, aware, in UTC."""
-
-
 class AdapterEventKind(StrEnum):
     """What can happen to an adapter line."""
 

@@ -37,10 +37,11 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
 
     from personalization.adapters import AdapterVersion
-    from personalization.ports import AdapterTrainer, BaseModelCatalog, Clock, PublicEvaluator
+    from personalization.ports import AdapterTrainer, BaseModelCatalog, PublicEvaluator
     from personalization.rounds import Lease
     from personalization.services.training_round import TrainingRounds
     from personalization.training.job import Progress, TenantResult
+    from privacy.clock import Clock
 
 _log = structlog.get_logger(__name__)
 _LOST = (LeaseLostError, FencedError)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from personalization.signing import ManifestSigner, signing_seed
+from privacy.clock import SystemClock
 from privacy.keyring import Keyring
 from privacy.redaction import redact_texts
 from privacy.storage.session import open_engine
@@ -29,16 +29,6 @@ if TYPE_CHECKING:
 
     from streams.agents.intake import Handler
     from streams.settings import Settings
-
-
-class SystemClock:
-    """The clock of the machine."""
-
-    def now(self) -> datetime:
-        """Return the present, aware, in UTC."""
-        return datetime.now(UTC)
-
-    __call__ = now
 
 
 @dataclass(frozen=True)

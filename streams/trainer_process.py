@@ -26,10 +26,10 @@ from personalization.storage.signals import StoredSignals
 from personalization.trainer import Trainer, TrainerOptions
 from personalization.training.base_models import resolve_base
 from personalization.training_inputs import BaseDirectory, ChildProcessTrainer, run_public_job
+from privacy.clock import SystemClock
 from privacy.keyring import Keyring
 from privacy.ledger import Ledger
 from privacy.storage.session import transaction
-from streams.bootstrap import SystemClock
 from streams.database import open_current
 from streams.errors import SettingsError
 from streams.outbox import OutboxAdapterEvents

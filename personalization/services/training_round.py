@@ -51,11 +51,12 @@ if TYPE_CHECKING:
     from personalization.adapters import AdapterVersion
     from personalization.artifacts import DirectoryArtifactStore
     from personalization.model_shape import ModelShape
-    from personalization.ports import AdapterEvents, BaseModelCatalog, Clock, SignalSource
+    from personalization.ports import AdapterEvents, BaseModelCatalog, SignalSource
     from personalization.rounds import Lease
     from personalization.services.meta_copies import MetaCopies
     from personalization.services.publication import Publisher
     from personalization.storage.tables import RoundRow
+    from privacy.clock import Clock
     from privacy.keyring import Keyring
     from privacy.ledger import Ledger
     from privacy.policy import TenantPrivacyPolicy

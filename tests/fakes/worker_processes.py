@@ -40,7 +40,7 @@ class SteppedClock:
         return self._offset
 
     def install(self) -> None:
-        from streams.bootstrap import SystemClock
+        from privacy.clock import SystemClock
 
         real_now = SystemClock.now
         SystemClock.now = SystemClock.__call__ = lambda clock: (
