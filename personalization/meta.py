@@ -30,14 +30,17 @@ from safetensors.numpy import save_file
 from personalization.errors import MetaStartError
 from personalization.gate import CONFIG, WEIGHTS
 from personalization.plan import Family
-from personalization.tenant_noise import on_lattice
 from personalization.tensors import read_tensors
+from privacy.noise.keystream import PURPOSE_TENANTS
+from privacy.noise.normal import NoiseRow, add_noise
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from privacy.noise.keystream import SecretStream
 
     Updates = dict[str, NDArray[np.float64]]
 
@@ -114,12 +117,12 @@ class TenantLevel:
     Attributes:
         noise_multiplier: noise standard deviation ÷ ``max_delta_norm``; the sum over tenants has that sensitivity.
         declared_tenants: the public normalizer; never the number that contributed.
-        normals: returns that many standard normal numbers from a cryptographic source.
+        stream: the secret numbers of this one release.
     """
 
     noise_multiplier: float
     declared_tenants: int
-    normals: Callable[[int], NDArray[np.float64]] = field(repr=False)
+    stream: SecretStream = field(repr=False)
 
     def __post_init__(self) -> None:
         if self.noise_multiplier <= 0 or self.declared_tenants < 1:
@@ -216,12 +219,11 @@ def tenant_level_start(
         if set(up) == set(total) and math.isfinite(norm(up)):
             _add(total, clipped(up, recipe.max_delta_norm), 1.0)
     std = level.noise_multiplier * recipe.max_delta_norm
-    noisy = {
-        name: on_lattice(values + std * level.normals(values.size).reshape(values.shape), std)
-        / level.declared_tenants
-        for name, values in sorted(total.items())
-    }
-    write_adapter(target, config, shared, noisy)
+    row, start = [NoiseRow(0, level.stream, std)], {}
+    for number, (name, values) in enumerate(sorted(total.items())):
+        noisy = add_noise(values.reshape(1, -1), row, PURPOSE_TENANTS, number)
+        start[name] = noisy.reshape(values.shape) / level.declared_tenants
+    write_adapter(target, config, shared, start)
 
 
 def _alike(directories: Sequence[Path]) -> tuple[dict[str, object], Updates, list[Updates]]:

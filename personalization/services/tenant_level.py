@@ -23,13 +23,11 @@ from typing import TYPE_CHECKING
 import structlog
 
 from personalization.adapters import PrivacyFacts, Scope
-from personalization.cohort_count import DIGEST_PURPOSE, TRAINING_PURPOSE, derive_key
 from personalization.errors import ArtifactError
 from personalization.meta import MetaRecipe, TenantLevel, tenant_level_start
 from personalization.services.meta_start import grouped
 from personalization.services.meta_versions import ALL_DOMAINS, ensure_meta_line, meta_tenant
 from personalization.services.untrained import Untrained, UntrainedVersions
-from personalization.tenant_noise import normals_of
 from privacy.accounting import ACCOUNTANT, ACCOUNTANT_VERSION, best_epsilon, total_curve
 from privacy.calibration import calibrate_tenant_level
 from privacy.canonical import digest_of, sha256_digest
@@ -38,6 +36,7 @@ from privacy.filters import BudgetCaps
 from privacy.guarantee import FLEET, NeighboringRelation, PrivacyUnit
 from privacy.ledger import DrawRecord, ReservationRequest, ReservationState
 from privacy.mechanisms.private_read import ReadPurpose
+from privacy.noise.keystream import KeyUse, SecretStream, derive_key
 from privacy.storage.session import transaction
 
 if TYPE_CHECKING:
@@ -243,7 +242,7 @@ class TenantLevelStarts:
         released = self._released(session, owner)
         seed = secrets.token_bytes(SEED_BYTES)  # not kept: a lost slot is forfeited, never drawn again
         listed = "\n".join(sorted(one.version_id for one in released)).encode()
-        inputs = hmac.new(derive_key(seed, DIGEST_PURPOSE), listed, hashlib.sha256).hexdigest()
+        inputs = hmac.new(derive_key(seed, KeyUse.DIGEST), listed, hashlib.sha256).hexdigest()
         recipe = digest_of([self._plan.digest(), mechanism.noise_multiplier, mechanism.clipping_norm])
         draw = DrawRecord(
             seed_commitment=sha256_digest(b"discreet fleet seed\0" + seed),
@@ -254,7 +253,7 @@ class TenantLevelStarts:
         level = TenantLevel(
             noise_multiplier=mechanism.noise_multiplier,
             declared_tenants=self._policy.declared_tenants,
-            normals=normals_of(derive_key(seed, TRAINING_PURPOSE)),
+            stream=SecretStream(derive_key(seed, KeyUse.TENANTS)),
         )
         directory = folder / "start"
         tenant_level_start(released, self._recipe, level, template, directory)

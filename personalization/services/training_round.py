@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from personalization import cohort_count, planner
+from personalization import planner
 from personalization.adapters import GateCheck, VersionState
 from personalization.code_identity import code_digest
 from personalization.errors import RoundError
@@ -39,6 +39,8 @@ from personalization.training.job import TenantJob
 from privacy.canonical import sha256_digest
 from privacy.errors import BudgetExhaustedError, CalibrationError, RetryMismatchError
 from privacy.ledger import DrawRecord, RecoveryDecision, ReservationState
+from privacy.noise.discrete import discrete_gaussian
+from privacy.noise.keystream import PURPOSE_COUNT, KeyUse, SecretStream, derive_key
 from privacy.services import policies
 from privacy.storage.session import transaction
 
@@ -295,7 +297,7 @@ class TrainingRounds:
                 row.domain,
                 now=row.read_at or self._clock.now(),
                 contribution_bound=plan.contribution_bound,
-                digest_key=cohort_count.derive_key(seed, cohort_count.DIGEST_PURPOSE),
+                digest_key=derive_key(seed, KeyUse.DIGEST),
             )
             draw = DrawRecord(
                 seed_commitment=sha256_digest(b"discreet noise seed\0" + seed),
@@ -326,7 +328,7 @@ class TrainingRounds:
                 job_key=row.reservation_id,
                 plan=plan,
                 users=snapshot.users,
-                noise_key=cohort_count.derive_key(seed, cohort_count.TRAINING_PURPOSE),
+                noise_key=derive_key(seed, KeyUse.TRAINING),
                 start_adapter=open_start(session, self._artifacts, row),
                 blend_with=None if blended is None else self._artifacts.open(blended),
                 blend_share=0.0 if blend is None or blend.value is None else blend.value,
@@ -339,7 +341,7 @@ class TrainingRounds:
                 blend=blend,
                 sources=(*start_sources(session, row), *(() if blended is None else (blended,))),
                 job=job,
-                count_key=cohort_count.derive_key(seed, cohort_count.COUNT_PURPOSE),
+                count_key=derive_key(seed, KeyUse.COUNT),
             )
 
     def _count(self, prepared: Prepared) -> Prepared | Closed:
@@ -348,7 +350,8 @@ class TrainingRounds:
             row = rounds.hold_round(session, prepared.lease, self._clock.now())
             reservation = self._ledger.reservation(session, prepared.reservation_id)
             spread = cohort_count_of(reservation).standard_deviation
-            row.noisy_cohort = cohort_count.noisy_count(len(prepared.job.users), spread, prepared.count_key)
+            noise = discrete_gaussian(SecretStream(prepared.count_key), PURPOSE_COUNT, 0, spread)
+            row.noisy_cohort = len(prepared.job.users) + noise
             session.add(row)
             minimum = self._policy(session, row.tenant_id).minimum_cohort
             if row.noisy_cohort >= minimum:

@@ -32,13 +32,13 @@ from personalization.training.job import (
 )
 from personalization.training.loading import loaded_base
 from personalization.training.maml import maml_start
-from personalization.training.noise import KEY_BYTES
 from personalization.training.public_styles import style_tasks
 from personalization.training.public_texts import public_users
 from personalization.training.public_work import MamlRecipe, StyleGuide
 from personalization.training.quality.workbench import Workbench
 from personalization.training.synthetic import WARM_START_STEPS, synthetic_users, warm_start
 from personalization.training.train import FusedRun, ProgressSink, train
+from privacy.noise.keystream import KEY_BYTES
 
 
 def run(job: TrainingJob | PublicJob, progress: ProgressSink) -> tuple[TenantResult, ...]:

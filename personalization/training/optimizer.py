@@ -20,7 +20,9 @@ from opacus.optimizers.optimizer import _check_processed_flag, _mark_as_processe
 
 from personalization.plan import TrainingPlan
 from personalization.training.errors import PlanViolatedError
-from personalization.training.noise import PURPOSE_GRADIENT, Mechanism, SecretStream, add_noise
+from personalization.training.noise import add_noise
+from privacy.noise.keystream import PURPOSE_GRADIENT, SecretStream
+from privacy.noise.normal import NoiseRow
 
 # Opacus adds the same constant to a norm before dividing by it; it only ever makes a gradient shorter.
 NORM_SLACK = 1e-6
@@ -128,7 +130,7 @@ class FusedDPOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus ships no ty
         _check_processed_flag(total)
         deviations = {number: self._deviation(number) for number in self.active}
         noisy = [
-            Mechanism(number, self.mechanisms[number].stream, deviation)
+            NoiseRow(number, self.mechanisms[number].stream, deviation)
             for number, deviation in deviations.items()
             if deviation > 0
         ]

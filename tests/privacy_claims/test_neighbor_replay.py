@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from personalization.plan import FEED_FORWARD, Family, Objective
-from personalization.training import noise, optimizer, train
+from personalization.training import optimizer, train
 from personalization.training.batches import Member
 from personalization.training.curvature import Metric
 from personalization.training.encoding import TokenUser
@@ -22,6 +22,7 @@ from personalization.training.job import ExampleKind, TenantJob, UserExamples
 from personalization.training.losses import LossTerms
 from personalization.training.optimizer import FusedDPOptimizer
 from personalization.training.public_subspace import interactions
+from privacy.noise import normal
 from tests.fakes.tiny_models import make_plan, make_run, make_users
 
 # Users of very unequal size; the last one is large and has many examples.
@@ -67,7 +68,7 @@ def few_public_texts(monkeypatch):
 @pytest.fixture(autouse=True)
 def fine_lattice(monkeypatch):
     """Rounding is post-processing, but two rounded sums differ by more than the sums: look at the sums."""
-    monkeypatch.setattr(noise, "LATTICE_BITS", 40)
+    monkeypatch.setattr(normal, "LATTICE_BITS", 40)
 
 
 def noisy_sum(users, key, **changes):

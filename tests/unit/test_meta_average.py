@@ -28,7 +28,10 @@ from personalization.meta import (
     require_averageable,
     tenant_level_start,
 )
+from privacy.noise.keystream import PURPOSE_TENANTS, SecretStream
+from privacy.noise.normal import gaussians, lattice_step
 
+KEY = bytes(range(32))
 NAME = "base_model.model.model.layers.0.mlp.up_proj"
 
 
@@ -130,17 +133,19 @@ def test_clearer_releases_count_more(tmp_path):
 
 
 def test_tenant_level_noise_is_divided_by_the_declared_number_only(tmp_path):
-    level = TenantLevel(noise_multiplier=2.0, declared_tenants=10, normals=np.ones)
+    level = TenantLevel(noise_multiplier=0.02, declared_tenants=10, stream=SecretStream(KEY))
     template = adapter(tmp_path / "zero", 0 * ONE)
     recipe = MetaRecipe(max_delta_norm=100.0)
+    noise = 2.0 * gaussians([SecretStream(KEY)], PURPOSE_TENANTS, 0, ONE.size).reshape(ONE.shape)
+    rounding = lattice_step(2.0) / 10
     tenant_level_start(released(tmp_path, ONE, ONE), recipe, level, template, tmp_path / "meta")
-    np.testing.assert_allclose(result(tmp_path / "meta"), (2 * ONE + 200.0) / 10, rtol=1e-6)
+    np.testing.assert_allclose(result(tmp_path / "meta"), (2 * ONE + noise) / 10, atol=rounding)
     tenant_level_start([], recipe, level, template, tmp_path / "nobody")
-    np.testing.assert_allclose(result(tmp_path / "nobody"), 20.0 * ONE, rtol=1e-6)
+    np.testing.assert_allclose(result(tmp_path / "nobody"), noise / 10, atol=rounding)
 
 
 def test_one_tenant_moves_the_sum_by_no_more_than_its_bound(tmp_path):
-    level = TenantLevel(noise_multiplier=1e-6, declared_tenants=1, normals=np.zeros)
+    level = TenantLevel(noise_multiplier=1e-6, declared_tenants=1, stream=SecretStream(KEY))
     template = adapter(tmp_path / "zero", 0 * ONE)
     recipe = MetaRecipe(max_delta_norm=1.0)
     parts = released(tmp_path, ONE, TWO, 1e6 * THREE)

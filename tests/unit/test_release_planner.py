@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from personalization.cohort_count import derive_key, noisy_count
 from personalization.model_shape import BaseModelShapeError, ModelShape, read_shape
 from personalization.plan import ALL_LINEAR, FEED_FORWARD, Family, Subspace, TrainingPlan
 from personalization.planner import (
@@ -214,15 +212,3 @@ def test_every_plan_has_enough_signal_or_is_declined(users, epsilon, releases):
         )
     else:
         assert plan.code is OutcomeCode.SIGNAL_TOO_SMALL
-
-
-def test_the_cohort_count_is_repeatable_and_has_the_charged_noise():
-    seeds = random.Random(5)
-    keys = [derive_key(seeds.randbytes(32), "cohort count") for _ in range(3000)]
-    draws = [noisy_count(50, 4.0, key) for key in keys]
-    assert draws[:50] == [noisy_count(50, 4.0, key) for key in keys[:50]]
-    mean = sum(draws) / len(draws)
-    deviation = math.sqrt(sum((one - mean) ** 2 for one in draws) / len(draws))
-    assert abs(mean - 50) < 0.4
-    assert 3.75 < deviation < 4.25
-    assert derive_key(bytes(32), "a") != derive_key(bytes(32), "b")

@@ -10,11 +10,11 @@ from opacus.accountants import RDPAccountant
 from opacus.optimizers import DPOptimizer
 
 from personalization.plan import Family
-from personalization.training import noise
 from personalization.training.errors import PlanViolatedError
 from personalization.training.job import Example, TenantJob, UserExamples
 from personalization.training.optimizer import FusedDPOptimizer, TenantMechanism
 from personalization.training.portable import adapter_config
+from privacy.noise import normal
 from tests.fakes.tiny_models import make_plan, make_run, random_vectors, tiny_model
 
 CLIP, COHORT, RATE = 0.8, 3.0, 0.1
@@ -117,7 +117,7 @@ def test_noise_scaling_equals_opacus_with_the_same_numbers(monkeypatch):
 
     Ours is rounded to a public lattice afterwards; here one so fine that it can be neglected.
     """
-    monkeypatch.setattr(noise, "LATTICE_BITS", 44)
+    monkeypatch.setattr(normal, "LATTICE_BITS", 44)
     plan = make_plan(clipping_norm=0.3, noise_multiplier=1.7, expected_cohort=5.0, steps=1)
     rows = torch.randn(6, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     ours = torch.nn.Parameter(torch.zeros(1, 40, dtype=torch.float64))
@@ -130,7 +130,9 @@ def test_noise_scaling_equals_opacus_with_the_same_numbers(monkeypatch):
     stream = TenantMechanism.of_plan(plan, bytes(32)).stream
     monkeypatch.setattr(
         "opacus.optimizers.optimizer._generate_noise",
-        lambda std, reference, **_: stream.gaussian(b"grad", 0, reference.numel()) * std,
+        lambda std, reference, **_: (
+            torch.from_numpy(normal.gaussians([stream], b"grad", 0, reference.numel())[0]) * std
+        ),
     )
     theirs.grad_sample = rows.clone()
     plain.step()

@@ -23,9 +23,9 @@ from personalization.training.job import TenantJob, UserExamples
 from personalization.training.loading import pick_device
 from personalization.training.low_rank import Binding
 from personalization.training.memory import keep_freed_memory
-from personalization.training.noise import KEY_BYTES
 from personalization.training.portable import export_adapter
 from personalization.training.train import FusedRun
+from privacy.noise.keystream import KEY_BYTES
 
 
 @dataclass(frozen=True)

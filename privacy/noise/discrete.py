@@ -1,52 +1,44 @@
-"""The noisy count of a round's users: a charged release that decides whether the cohort is large enough.
+"""The discrete Gaussian, for counts: sampled exactly with whole numbers, so that no rounding can leak.
 
-Noise is the discrete Gaussian, sampled exactly with whole numbers from a ChaCha20 keystream (Canonne,
-Kamath and Steinke, arXiv 2004.00010, algorithms 1 to 3). Its Rényi divergence is at most that of the
-continuous Gaussian of the same parameter (ibid., Theorem 4), so it is charged as one, and no floating-point
-rounding can leak. The same key gives the same noise, so a repeated round repeats its count.
+Canonne, Kamath and Steinke, arXiv 2004.00010, algorithms 1 to 3. Its Rényi divergence is at most that of the
+continuous Gaussian of the same parameter (ibid., Theorem 4), so it is charged as one.
 """
 
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
-from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers import CipherContext
 
-COUNT_PURPOSE = "cohort count"
-TRAINING_PURPOSE = "training noise"
-DIGEST_PURPOSE = "data digest"
+    from privacy.noise.keystream import SecretStream
 
 
-def derive_key(seed: bytes, purpose: str) -> bytes:
-    """Return 32 bytes that belong to one purpose of a round's secret seed."""
-    return HKDFExpand(algorithm=hashes.SHA256(), length=32, info=f"discreet {purpose}".encode()).derive(seed)
-
-
-def noisy_count(count: int, standard_deviation: float, key: bytes) -> int:
-    """Return ``count`` plus discrete Gaussian noise, charged as a ``Gaussian`` of sensitivity 1.
+def discrete_gaussian(stream: SecretStream, purpose: bytes, step: int, standard_deviation: float) -> int:
+    """Return noise for a whole number, charged as a ``Gaussian`` of this standard deviation.
 
     Args:
-        count: users of the round; adding or removing one user changes it by at most 1.
-        standard_deviation: parameter σ of the noise, in users.
-        key: 32 secret bytes, used for nothing else.
+        stream: the secret stream; the same name gives the same noise, so a repeated round repeats its count.
+        purpose: four bytes naming the use.
+        step: number of the mechanism application.
+        standard_deviation: parameter σ of the noise, in the unit of the count.
     """
-    return count + _discrete_gaussian(Fraction(standard_deviation) ** 2, _Coins(key))
+    return _discrete_gaussian(Fraction(standard_deviation) ** 2, _Coins(stream.keystream(purpose, step)))
 
 
 class _Coins:
     """Uniform whole numbers from a keystream."""
 
-    def __init__(self, key: bytes) -> None:
-        self._stream = Cipher(algorithms.ChaCha20(key, bytes(16)), mode=None).encryptor()
+    def __init__(self, keystream: CipherContext) -> None:
+        self._keystream = keystream
 
     def below(self, bound: int) -> int:
         """Return a uniform number in [0, bound), by rejection."""
         size = (bound - 1).bit_length()
         octets = (size + 7) // 8
         while True:
-            value = int.from_bytes(self._stream.update(bytes(octets)), "little") & ((1 << size) - 1)
+            value = int.from_bytes(self._keystream.update(bytes(octets)), "little") & ((1 << size) - 1)
             if value < bound:
                 return value
 

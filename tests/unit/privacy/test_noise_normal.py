@@ -1,0 +1,227 @@
+"""The secret noise: a known keystream, independent draws, the right distribution, the same again for the same key."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
+from scipy import stats
+
+from privacy.noise import normal
+from privacy.noise.keystream import PURPOSE_DRAW, PURPOSE_GRADIENT, SecretStream
+from privacy.noise.normal import NoiseRow, add_noise, box_muller, gaussians, lattice_step
+
+KEY = bytes(range(32))
+SMALL = 1 << 13  # pairs a block in most tests
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(normal, "BLOCK_PAIRS", SMALL)
+
+
+@pytest.fixture(scope="module")
+def numbers():
+    """A million numbers of one stream."""
+    return numbers_of(SecretStream(KEY), 3, 1_000_001)
+
+
+def keystream_words(key, purpose, step, count):
+    nonce = bytes(4) + purpose + step.to_bytes(8, "little")
+    octets = Cipher(algorithms.ChaCha20(key, nonce), mode=None).encryptor().update(bytes(8 * count))
+    return [int.from_bytes(octets[at : at + 8], "little") for at in range(0, 8 * count, 8)]
+
+
+def numbers_of(stream, step, count, purpose=PURPOSE_GRADIENT):
+    return gaussians([stream], purpose, step, count)[0]
+
+
+def signed(word):
+    return word - 2**64 if word >= 2**63 else word
+
+
+def test_numbers_are_the_chacha20_keystream():
+    words = [word % 2**52 for word in keystream_words(KEY, b"draw", 7, 10)]
+    assert SecretStream(KEY).uniform(b"draw", 7, 10).tolist() == [word / 2**52 for word in words]
+
+
+def test_a_normal_number_is_one_box_muller_number_of_two_keystream_words():
+    words = [signed(word) for word in keystream_words(KEY, PURPOSE_GRADIENT, 5, 8)]
+    radius = [math.sqrt(-2 * math.log(abs(word + 0.5) / 2**63)) for word in words[:4]]
+    angle = [math.pi * word / 2**63 for word in words[4:]]
+    expected = [r * math.cos(a) for r, a in zip(radius, angle, strict=True)]
+    expected += [r * math.sin(a) for r, a in zip(radius, angle, strict=True)]
+    actual = numbers_of(SecretStream(KEY), 5, 8).tolist()
+    assert actual == pytest.approx(expected, abs=2**-46)
+
+
+def test_blocks_of_one_row_never_share_keystream(small_blocks):
+    count = 4 * SMALL + 6
+    words = np.array([signed(w) for w in keystream_words(KEY, PURPOSE_GRADIENT, 0, count)])
+    expected, at = [], 0
+    for pairs in (SMALL, SMALL, 3):
+        block = words[at : at + 2 * pairs].reshape(2, 1, pairs)
+        magnitudes = np.abs(block[0].astype(np.float64) + 0.5)
+        expected.append(box_muller(magnitudes, block[1], np.ones((1, 1)))[0])
+        at += 2 * pairs
+    assert np.array_equal(numbers_of(SecretStream(KEY), 0, count), np.concatenate(expected))
+
+
+def test_same_name_same_numbers_other_name_other_numbers():
+    stream = SecretStream(KEY)
+    first = numbers_of(stream, 0, 10_000)
+    assert np.array_equal(first, numbers_of(SecretStream(KEY), 0, 10_000))
+    for other in (
+        numbers_of(stream, 1, 10_000),
+        numbers_of(stream, 0, 10_000, PURPOSE_DRAW),
+        numbers_of(SecretStream(bytes(32)), 0, 10_000),
+    ):
+        # Five standard deviations of the correlation of independent numbers.
+        assert abs(np.corrcoef(first, other)[0, 1]) < 0.05
+
+
+def test_gaussian_has_a_normal_distribution(numbers):
+    assert numbers.dtype == np.float64
+    assert numbers.shape == (1_000_001,)
+    assert stats.kstest(numbers, "norm").pvalue > 1e-3
+    assert stats.kstest(np.abs(numbers), "halfnorm").pvalue > 1e-3
+
+
+@pytest.mark.parametrize(("power", "expected"), [(1, 0), (2, 1), (3, 0), (4, 3), (5, 0), (6, 15), (8, 105)])
+def test_moments_are_those_of_the_normal_distribution(numbers, power, expected):
+    higher = math.prod(range(2 * power - 1, 0, -2))  # E x^(2·power)
+    error = math.sqrt((higher - expected**2) / len(numbers))
+    assert abs((numbers**power).mean() - expected) < 4.5 * error
+
+
+@pytest.mark.parametrize("beyond", [1.0, 2.0, 3.0, 4.0, 4.5])
+def test_tails_have_the_right_weight(numbers, beyond):
+    expected = len(numbers) * stats.norm.sf(beyond)
+    for tail in (numbers > beyond, numbers < -beyond):
+        assert abs(tail.sum() - expected) < 4.5 * math.sqrt(expected) + 1
+
+
+def test_numbers_of_a_pair_and_neighbors_are_independent(numbers):
+    half = numbers[: 1 << 16].reshape(2, -1)  # both members of each pair of the first block
+    for left, right in ((half[0], half[1]), (numbers[:-1], numbers[1:])):
+        limit = 4.5 / math.sqrt(len(left))
+        assert abs(np.corrcoef(left, right)[0, 1]) < limit
+        assert abs(np.corrcoef(left**2, right**2)[0, 1]) < limit
+
+
+def test_rows_and_steps_are_independent():
+    rows = np.concatenate(
+        [
+            gaussians([SecretStream(bytes([n]) * 32) for n in range(8)], PURPOSE_GRADIENT, step, 20_000)
+            for step in range(4)
+        ]
+    )
+    correlation = np.corrcoef(rows) - np.eye(len(rows))
+    assert np.abs(correlation).max() < 5.5 / math.sqrt(20_000)
+
+
+def test_extreme_words_stay_finite():
+    words = np.array([[-(2**63), -1, 0, 1, 2**63 - 1, 2**62, -(2**62)]])
+    for radius in words[0]:
+        magnitudes = normal.magnitudes_of(np.full_like(words, radius))
+        assert np.isfinite(box_muller(magnitudes, words, np.ones((1, 1)))).all()
+    smallest = box_muller(np.array([[2.0**-65]]), np.array([[0]]), np.ones((1, 1)))
+    assert smallest[0, 0] == pytest.approx(
+        math.sqrt(2 * 128 * math.log(2))
+    )  # 13.3: nothing is cut off before
+
+
+def test_small_radius_words_get_further_bits(monkeypatch):
+    """The far tail is refined by bits that belong to the pair alone, whichever block or row it stands in."""
+    plain = numbers_of(SecretStream(KEY), 0, 3 * SMALL)
+    monkeypatch.setattr(normal, "_REFINED_BELOW", 2.0**58)  # one word in 32 instead of one in a million
+    words = keystream_words(KEY, PURPOSE_GRADIENT, 0, 3 * SMALL)
+    further = keystream_words(KEY, PURPOSE_GRADIENT, 2**63, 3 * SMALL // 2)
+    pairs = 3 * SMALL // 2
+    refined = numbers_of(SecretStream(KEY), 0, 3 * SMALL)
+    few = [pair for pair in range(pairs) if abs(signed(words[pair]) + 0.5) < 2.0**58]
+    assert 100 < len(few) < 1000
+    for pair in few:
+        magnitude = math.floor(abs(signed(words[pair]) + 0.5)) + (further[pair] + 0.5) / 2**64
+        radius = math.sqrt(-2 * math.log(magnitude / 2**63))
+        assert math.hypot(refined[pair], refined[pair + pairs]) == pytest.approx(radius, rel=1e-14)
+    others = np.ones(pairs, dtype=bool)
+    others[few] = False
+    assert np.array_equal(refined[:pairs][others], plain[:pairs][others])
+    beside = gaussians([SecretStream(bytes(32)), SecretStream(KEY)], PURPOSE_GRADIENT, 0, 3 * SMALL)
+    assert np.array_equal(beside[1], refined)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 5, SMALL - 1, 2 * SMALL - 1, 2 * SMALL, 2 * SMALL + 1, 40_001])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_stream_gives_the_same_row_beside_others(small_blocks, count, threads):
+    streams = [SecretStream(bytes([n] * 32)) for n in range(5)]
+    together = gaussians(streams, PURPOSE_GRADIENT, 2, count, threads=threads)
+    assert together.shape == (5, count)
+    for stream, row in zip(streams, together, strict=True):
+        assert np.array_equal(row, numbers_of(stream, 2, count))
+
+
+@pytest.mark.parametrize("deviation", [1e-9, 0.3, 0.5, 0.75, 1.0, 3.0, 2.0**20])
+def test_lattice_is_a_power_of_two_that_is_small_beside_the_noise(deviation):
+    step = lattice_step(deviation)
+    assert math.frexp(step)[0] == 0.5
+    assert deviation / 512 < step <= deviation / 256
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_noisy_sums_are_the_rounded_sums_of_the_streams_own_numbers(dtype):
+    sums = np.random.default_rng(0).normal(size=(4, 5001)).astype(dtype)
+    streams = [SecretStream(bytes([n]) * 32) for n in range(4)]
+    deviations = [0.3, 0.0, 5.0, 1.0]
+    rows = [NoiseRow(n, streams[n], deviation) for n, deviation in enumerate(deviations) if deviation]
+    before = sums.copy()
+    noisy = add_noise(sums, rows, PURPOSE_GRADIENT, 6)
+    assert noisy.dtype == dtype
+    assert np.array_equal(sums, before)
+    assert np.array_equal(noisy[1], sums[1])
+    for one in rows:
+        row, step = one.row, lattice_step(one.deviation)
+        exact = sums[row].astype(np.float64) + one.deviation * numbers_of(one.stream, 6, 5001)
+        expected = np.rint(exact / step) * step
+        off = np.abs(noisy[row].astype(np.float64) - expected)
+        # One unit where rounding decides otherwise: never more, and almost never.
+        assert float(off.max()) <= step
+        assert int((off > 0).sum()) == 0
+        # A float32 holds these lattice points exactly.
+        assert np.array_equal(
+            np.rint(noisy[row].astype(np.float64) / step) * step, noisy[row].astype(np.float64)
+        )
+
+
+def test_what_is_released_does_not_depend_on_the_digits_of_a_sum():
+    """Sums that differ far below the lattice give equal noisy sums: there is nothing in the last bits."""
+    sums = np.random.default_rng(1).normal(size=(1, 20_000))
+    row = [NoiseRow(0, SecretStream(KEY), 1.0)]
+    other = sums + 1e-13 * np.random.default_rng(2).normal(size=sums.shape)
+    assert np.array_equal(add_noise(sums, row, b"grad", 0), add_noise(other, row, b"grad", 0))
+
+
+def test_lattice_points_are_as_likely_as_the_normal_distribution_says():
+    """Frequencies of coarse and of single lattice points around a sum that lies between two of them."""
+    count, step = 400_000, lattice_step(1.0)
+    sums = np.full((1, count), 0.37 * step)
+    noisy = add_noise(sums, [NoiseRow(0, SecretStream(KEY), 1.0)], PURPOSE_GRADIENT, 1)[0] / step
+    points = np.arange(-768, 769)  # three standard deviations
+    seen = np.array([np.count_nonzero(noisy == point) for point in points])
+    edges = (np.append(points, points[-1] + 1) - 0.5 - 0.37) * step
+    expected = count * np.diff(stats.norm.cdf(edges))
+    assert stats.chisquare(seen, expected * seen.sum() / expected.sum()).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("key", [b"", bytes(31), bytes(33)])
+def test_key_of_another_length_is_refused(key):
+    with pytest.raises(ValueError, match="32"):
+        SecretStream(key)
+
+
+def test_purpose_has_four_bytes():
+    with pytest.raises(ValueError, match="four bytes"):
+        SecretStream(KEY).uniform(b"gradient", 0, 1)
