@@ -2,51 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
-from personalization.adapters import BaseFingerprint
 from personalization.errors import LeaseLostError, TrainingFailedError
-from personalization.training.base_models import fingerprint
 from personalization.training.errors import TrainingError, TrainingStoppedError
 from personalization.training.link import run_job
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from personalization.training.job import Progress, PublicJob, TenantResult, TrainingJob
-
-
-class BaseDirectory:
-    """``BaseModelCatalog`` over one local directory; the digests are computed once, at the start.
-
-    Raises:
-        BaseModelError: a file of the base model is missing.
-    """
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        found = fingerprint(directory)
-        config = json.loads((directory / "config.json").read_bytes())
-        self._fingerprint = BaseFingerprint(
-            model_id=found.model_id,
-            revision="",
-            config_digest=found.config_digest,
-            weights_digest=found.weights_digest,
-            tokenizer_digest=found.tokenizer_digest,
-            architecture=found.architecture,
-            dtype=str(config.get("dtype") or config.get("torch_dtype") or "float32"),
-            chat_template_digest=found.chat_template_digest,
-        )
-
-    def directory(self) -> Path:
-        """Return the directory."""
-        return self._directory
-
-    def fingerprint(self) -> BaseFingerprint:
-        """Return the digests."""
-        return self._fingerprint
 
 
 def run_public_job(job: PublicJob) -> TenantResult:

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from personalization.plan import Family, PerformanceFlags, TrainingPlan
 from personalization.training import child
-from personalization.training.base_models import fingerprint, resolve_base
+from personalization.training.directory import fingerprint, resolve_base
 from personalization.training.errors import (
     AdapterFormatError,
     BaseModelError,
