@@ -25,7 +25,7 @@ from personalization.signing import ManifestSigner, signing_seed
 from personalization.storage.signals import StoredSignals
 from personalization.trainer import Trainer, TrainerOptions
 from personalization.training.directory import BaseDirectory, resolve_base
-from personalization.training_inputs import ChildProcessTrainer, run_public_job
+from personalization.training.parent import ChildProcessTrainer, run_public_job
 from privacy.keyring import Keyring
 from privacy.ledger import Ledger
 from privacy.storage.session import transaction

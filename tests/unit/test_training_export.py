@@ -26,7 +26,7 @@ from personalization.training.errors import (
 )
 from personalization.training.evaluation import generate, nll_per_user
 from personalization.training.job import Example, Progress, TenantJob, TrainingJob, UserExamples
-from personalization.training.link import run_job
+from personalization.training.parent import run_job
 from personalization.training.train import train
 from personalization.training.wire import decode_job, decode_reply, encode_failure, encode_job
 from tests.fakes.tiny_models import STYLES, write_tiny_base
@@ -164,7 +164,7 @@ def test_lost_lease_kills_the_child(base, tmp_path):
 
 
 def test_parent_side_imports_no_torch():
-    code = "import sys, personalization.training.link; sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
+    code = "import sys, personalization.training.parent; sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
