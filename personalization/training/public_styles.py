@@ -1,7 +1,7 @@
 """Public interactions in many house styles, written for this project: what short answers under a convention look like.
 
 From them the frozen subspace of the adapters is computed, so that the few trained numbers lie where house styles differ
-(``personalization.training.subspace``). They hold no tenant's text and cost nothing.
+(``training.subspace``). They hold no tenant's text and cost nothing.
 """
 
 from __future__ import annotations
@@ -69,6 +69,11 @@ def style_tasks() -> tuple[tuple[UserExamples, ...], ...]:
         for style in _REPLY_STYLES
     )
     return changes + replies
+
+
+def interactions() -> tuple[UserExamples, ...]:
+    """Return the public interactions, one user each: every change and question in every house style."""
+    return tuple(user for task in style_tasks() for user in task)
 
 
 def _paths_prompt(paths: tuple[str, ...]) -> str:

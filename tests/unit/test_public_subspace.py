@@ -12,9 +12,10 @@ from personalization.training import subspace
 from personalization.training.decoder import FrozenDecoder
 from personalization.training.encoding import Encoder
 from personalization.training.families import Geometry
+from personalization.training.frozen import MAX_TOKENS, frozen_factors, public_subspace
 from personalization.training.job import Example, TenantJob, TrainingJob, UserExamples
 from personalization.training.portable import import_adapter
-from personalization.training.public_subspace import MAX_TOKENS, interactions, public_subspace
+from personalization.training.public_styles import interactions
 from personalization.training.public_texts import protected_users, public_users, unseen_users
 from personalization.training.subspace import PROTECTED_SHARE, GradientEnergy, squared_norm
 from personalization.training.train import train_on
@@ -144,7 +145,7 @@ def test_it_catches_more_of_a_users_gradient_than_the_weights_do(base):
     for source in Subspace:
         plan = replace(PLAN, subspace=source)
         geometry = Geometry.of_plan(plan, decoder.shapes, decoder.layer_count)
-        frozen = decoder.frozen_factors(geometry, encoder)
+        frozen = frozen_factors(decoder, encoder, geometry)
         for down, up in frozen.values():
             torch.testing.assert_close(down @ down.t(), torch.eye(4), atol=1e-4, rtol=0)
             torch.testing.assert_close(up @ up.t(), torch.eye(4), atol=1e-4, rtol=0)
@@ -184,7 +185,7 @@ def test_an_adapter_trained_in_it_is_exported_and_read_back(base, tmp_path):
     )
     (result,) = train_on(decoder, encoder, job, lambda _: None)
     geometry = Geometry.of_plan(PLAN, decoder.shapes, decoder.layer_count)
-    vector = import_adapter(result.adapter, geometry, decoder.frozen_factors(geometry, encoder))
+    vector = import_adapter(result.adapter, geometry, frozen_factors(decoder, encoder, geometry))
     assert float(vector.norm()) == pytest.approx(result.delta_norm, rel=1e-4)
 
 
