@@ -24,8 +24,8 @@ from personalization.services.training_round import TrainingRounds
 from personalization.signing import ManifestSigner, signing_seed
 from personalization.storage.signals import StoredSignals
 from personalization.trainer import Trainer, TrainerOptions
-from personalization.training.base_models import resolve_base
-from personalization.training_inputs import BaseDirectory, ChildProcessTrainer, run_public_job
+from personalization.training.directory import BaseDirectory, resolve_base
+from personalization.training.parent import ChildProcessTrainer, run_public_job
 from privacy.clock import SystemClock
 from privacy.keyring import Keyring
 from privacy.ledger import Ledger

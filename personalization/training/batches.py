@@ -47,11 +47,6 @@ class MicroBatch:
     terms: LossTerms
     tokens: torch.Tensor
 
-    @property
-    def user_tenants(self) -> list[int]:
-        """Tenant number of each user."""
-        return [member.tenant for member in self.members]
-
 
 def split_users(members: list[Member], token_limit: int) -> Iterator[list[Member]]:
     """Split drawn users into runs of about ``token_limit`` tokens; a user is never split.

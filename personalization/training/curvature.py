@@ -31,7 +31,7 @@ from personalization.training.families import Frozen, Geometry
 from personalization.training.job import UserExamples
 from personalization.training.low_rank import Binding, TokenGroups
 from personalization.training.output_head import Shortlist
-from personalization.training.public_subspace import interactions
+from personalization.training.public_styles import interactions
 from personalization.training.segments import Segments
 
 REFRESHED_AT = (

@@ -3,31 +3,31 @@
 Rows of all tenants and users lie back to back without padding; every linear layer sees one matrix of tokens. Only
 attention looks at rows: it spreads them into a rectangle, where a causal mask alone keeps real tokens from padding
 (block-diagonal attention by construction). Weights come from a transformers model of the Llama, Mistral, Qwen or
-Gemma style, and results equal that model's (tests/unit/test_training_decoder.py).
+Gemma style, and results equal that model's (tests/unit/test_training_gradients.py).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from personalization.plan import ALL_LINEAR, Subspace
-from personalization.training.encoding import Encoder
+from personalization.plan import ALL_LINEAR
 from personalization.training.errors import BaseModelError, JobInvalidError
-from personalization.training.families import Frozen, Geometry, Shapes
+from personalization.training.families import Shapes
 from personalization.training.kernels import gated, rms_norm, rotate
 from personalization.training.low_rank import Binding, TokenGroups, adapted_linear
 from personalization.training.output_head import OutputHead
-from personalization.training.public_subspace import Directions, public_subspace
 from personalization.training.segments import Segments
-from personalization.training.subspace import top_singular_directions
 
-STYLES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2")
+MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2")
+
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,20 @@ class TokenBatch:
     targets: torch.Tensor
 
 
+class Kept:
+    """What was worked out for a base: it lives as long as the base, and is found by its class and a key."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[type, Hashable], object] = {}
+
+    def once(self, kind: type[_Found], key: Hashable, make: Callable[[], _Found]) -> _Found:
+        """Return what ``make`` gave for this class and key; only the first call of all makes it."""
+        found = self._found.get((kind, key))
+        if not isinstance(found, kind):
+            found = self._found[kind, key] = make()
+        return found
+
+
 class FrozenDecoder:
     """A base model whose weights never change.
 
@@ -68,9 +82,9 @@ class FrozenDecoder:
     def __init__(self, model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
         checkpoint: Any = model
         self.config = checkpoint.config
-        if self.config.model_type not in STYLES:
+        if self.config.model_type not in MODEL_TYPES:
             raise BaseModelError(
-                f"The base model is of type {self.config.model_type}; supported are {', '.join(STYLES)}."
+                f"The base model is of type {self.config.model_type}; supported are {', '.join(MODEL_TYPES)}."
             )
         self.model: Any = checkpoint.to(device=device, dtype=dtype).eval().requires_grad_(False)
         self.device = device
@@ -85,11 +99,7 @@ class FrozenDecoder:
             lambda hidden: self._norm(hidden, self._body.norm),
             getattr(self.config, "final_logit_softcapping", None),
         )
-        self._subspaces: dict[tuple[int, str, int], tuple[torch.Tensor, torch.Tensor]] = {}
-        self._public: dict[tuple[int, ...], Directions] = {}
-        self.public: dict[
-            tuple[object, ...], Any
-        ] = {}  # what runs keep of public texts, as long as the base lives
+        self.kept = Kept()  # of public numbers and texts alone
         self.directory: Path | None = None  # where the base was loaded from
 
     @classmethod
@@ -134,31 +144,6 @@ class FrozenDecoder:
         window = getattr(self.config, "sliding_window", None)
         limit = int(self.config.max_position_embeddings)
         return min(limit, int(window)) if window else limit
-
-    def frozen_factors(self, geometry: Geometry, encoder: Encoder) -> Frozen:
-        """Return the shared factors of the adapted layers in the compute dtype (computed once per process).
-
-        Args:
-            geometry: which layers, which rank and which subspace.
-            encoder: reads the public interactions of the subspace ``public_gradients``.
-        """
-        frozen: Frozen = {}
-        for slot in geometry.slots:
-            if geometry.subspace is Subspace.PUBLIC_GRADIENTS:
-                if geometry.layers not in self._public:
-                    self._public[geometry.layers] = public_subspace(
-                        self, encoder, geometry.layers, self.directory
-                    )
-                down, up = (part[: geometry.rank] for part in self._public[geometry.layers][slot.key])
-            else:
-                key = (*slot.key, geometry.rank)
-                if key not in self._subspaces:
-                    self._subspaces[key] = top_singular_directions(
-                        self.linear(slot.layer, slot.suffix).weight, geometry.rank
-                    )
-                down, up = self._subspaces[key]
-            frozen[slot.key] = (down.to(self.device, self.dtype), up.to(self.device, self.dtype))
-        return frozen
 
     def linear(self, layer: int, suffix: str) -> Any:
         """Return the frozen linear layer of that suffix name."""

@@ -2,9 +2,7 @@
 
     TrainingError
     ├── BaseModelError            the base model cannot be found, read or used
-    │   └── BaseMismatchError     the base model is not the one that was asked for
     ├── AdapterFormatError        a start adapter does not belong to the line that is trained
-    ├── ObjectiveRefusedError     the loss couples users, so clipping one user would not bound that user
     ├── JobInvalidError           the job or a plan in it cannot be trained as it stands
     ├── PlanViolatedError         what was observed of the mechanism differs from the plan
     ├── NotTrainedError           the weights did not move, or are not finite
@@ -34,23 +32,10 @@ class BaseModelError(TrainingError):
     exit_status = 2
 
 
-class BaseMismatchError(BaseModelError):
-    """The base model's digests are not the ones that were asked for."""
-
-    code = "training.base.mismatch"
-
-
 class AdapterFormatError(TrainingError):
     """A start adapter does not belong to the line that is trained."""
 
     code = "training.adapter.format"
-    exit_status = 2
-
-
-class ObjectiveRefusedError(TrainingError):
-    """The loss couples users, so that clipping a user would not bound that user's influence."""
-
-    code = "training.objective.refused"
     exit_status = 2
 
 

@@ -1,7 +1,9 @@
-"""Per-user losses, and the table of losses that are refused because they couple users.
+"""Per-user losses.
 
 Every loss is a mean over one user's own examples of terms that depend on that example alone (and on the public base
 as reference), so a user's gradient depends on that user's data only and clipping it bounds that user's influence.
+Losses that couple users have no place here: KTO's and BCO's reference points, AOT's sorting, the baselines of GRPO and
+RLOO, the negatives of InfoNCE, and whatever is divided by the tokens of a whole batch.
 """
 
 from __future__ import annotations
@@ -11,46 +13,12 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from personalization.plan import Objective
 from personalization.training.encoding import TokenUser
-from personalization.training.errors import ObjectiveRefusedError
 from personalization.training.job import ExampleKind
 
 DPO_BETA = 0.1
 # Below this value of −log p the unlikelihood term −log(1 − p) is held constant: its slope would grow without bound.
 SMALLEST_UNLIKELY_NLL = 1e-6
-
-REFUSED_LOSSES = {
-    "kto": "its KL reference point is a mean over other examples of the batch",
-    "bco": "it keeps a running mean of rewards over all examples seen",
-    "aot": "it sorts log-ratios across the batch",
-    "aot_unpaired": "it sorts log-ratios across the batch",
-    "grpo": "it normalizes rewards by statistics of a group of samples",
-    "rloo": "its baseline is a mean over other samples",
-    "orpo-batch": "its odds-ratio term is divided by the tokens of the whole batch",
-    "infonce": "its negatives are the other examples of the batch",
-    "batch_mean_ce": "dividing by the labels of the whole batch makes a user's gradient depend on other users",
-    "moe_balance": "its load-balancing term is computed over the whole batch",
-}
-
-
-def objective_named(name: str) -> Objective:
-    """Return the objective of that name.
-
-    Raises:
-        ObjectiveRefusedError: the loss couples users (the reason is in the text) or is not known.
-    """
-    if name in REFUSED_LOSSES:
-        raise ObjectiveRefusedError(
-            f"The loss {name} is refused: {REFUSED_LOSSES[name]}, so clipping one user's gradient would not bound "
-            f"that user's influence; use one of {', '.join(Objective)}."
-        )
-    try:
-        return Objective(name)
-    except ValueError:
-        raise ObjectiveRefusedError(
-            f"The loss {name} is not known to be strictly per user; use one of {', '.join(Objective)}."
-        ) from None
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Public interactions in many house styles, written for this project: what short answers under a convention look like.
 
 From them the frozen subspace of the adapters is computed, so that the few trained numbers lie where house styles differ
-(``personalization.training.subspace``). They hold no tenant's text and cost nothing.
+(``training.subspace``). They hold no tenant's text and cost nothing.
 """
 
 from __future__ import annotations
@@ -52,21 +52,6 @@ _REPLY_STYLES = (
 )
 
 
-def style_users() -> tuple[UserExamples, ...]:
-    """Return the public interactions, one user per change or question and style; always the same."""
-    found = []
-    for turn, (paths, what, area) in enumerate(_CHANGES):
-        prompt = _paths_prompt(paths)
-        for step in range(3):  # three of the styles each, so that no style goes with one change
-            style = _CHANGE_STYLES[(turn + 3 * step + step) % len(_CHANGE_STYLES)]
-            found.append(_user(prompt, style, what, area, paths[0], 100 + 37 * turn + step))
-    for turn, (question, what) in enumerate(_QUESTIONS):
-        for step in range(2):
-            style = _REPLY_STYLES[(turn + 2 * step) % len(_REPLY_STYLES)]
-            found.append(_user(question, style, what, "", "", 500 + 13 * turn + step))
-    return tuple(found)
-
-
 def style_tasks() -> tuple[tuple[UserExamples, ...], ...]:
     """Return the public interactions as tasks for meta-learning: each task is every change or question in one style."""
     changes = tuple(
@@ -84,6 +69,11 @@ def style_tasks() -> tuple[tuple[UserExamples, ...], ...]:
         for style in _REPLY_STYLES
     )
     return changes + replies
+
+
+def interactions() -> tuple[UserExamples, ...]:
+    """Return the public interactions, one user each: every change and question in every house style."""
+    return tuple(user for task in style_tasks() for user in task)
 
 
 def _paths_prompt(paths: tuple[str, ...]) -> str:

@@ -6,8 +6,13 @@ private and costs nothing.
 
 from __future__ import annotations
 
+import json
+from functools import lru_cache
+from importlib import resources
+
 from personalization.training.job import Example, UserExamples
-from personalization.training.protected_texts import PROTECTED_PAIRS
+
+PROTECTED = "protected.json"  # beside this module
 
 PUBLIC_PAIRS: tuple[tuple[str, str], ...] = (
     (
@@ -209,9 +214,17 @@ def unseen_users() -> tuple[UserExamples, ...]:
     return _users(UNSEEN_PAIRS)
 
 
+@lru_cache(maxsize=1)
 def protected_users() -> tuple[UserExamples, ...]:
-    """Return each protected text as a user of its own."""
-    return _users(PROTECTED_PAIRS)
+    """Return each text that training keeps away from as a user of its own.
+
+    Adapters leave the directions alone in which the base answers questions like these, and a release is moved back
+    until they lose little. They are not the texts on which the gate and the benchmarks measure, so that those say
+    something about other texts; they are many and of many kinds, because what a few dozen of them do not feel was seen
+    to hurt others.
+    """
+    text = (resources.files(__package__) / PROTECTED).read_text("utf-8")
+    return _users(tuple((pair["prompt"], pair["answer"]) for pair in json.loads(text)))
 
 
 def public_users() -> tuple[UserExamples, ...]:

@@ -34,6 +34,7 @@ from personalization.training.decoder import FrozenDecoder, TokenBatch
 from personalization.training.encoding import Encoder
 from personalization.training.errors import JobInvalidError, NotTrainedError
 from personalization.training.families import Frozen, Geometry
+from personalization.training.frozen import frozen_factors
 from personalization.training.job import Progress, TenantJob, TenantResult, TrainingJob, UserExamples
 from personalization.training.loading import loaded_base
 from personalization.training.low_rank import Binding
@@ -158,7 +159,7 @@ class FusedRun:
 
     def __post_init__(self) -> None:
         self.geometry = Geometry.of_plan(self.tenants[0].plan, self.decoder.shapes, self.decoder.layer_count)
-        self.frozen = self.decoder.frozen_factors(self.geometry, self.encoder)
+        self.frozen = frozen_factors(self.decoder, self.encoder, self.geometry)
         self.start = torch.stack([self._start_of(tenant) for tenant in self.tenants])
         self.steps = max(tenant.plan.steps for tenant in self.tenants)
         # Adapters, norms and sums are at least float32 whatever the base's dtype.
@@ -232,12 +233,11 @@ class FusedRun:
         plan, shape = self.tenants[0].plan, self.geometry
         form = shape.layers, shape.suffixes, shape.rank, shape.alpha
         key = (texts, *form, plan.max_tokens, plan.label_shortlist, self.flags)
-        if key not in self.decoder.public:
-            self.decoder.public[key] = PublicCurvature(
-                texts, self.decoder, self.encoder, shape, self.frozen, plan, self.flags
-            )
-        found: PublicCurvature = self.decoder.public[key]
-        return found
+        return self.decoder.kept.once(
+            PublicCurvature,
+            key,
+            lambda: PublicCurvature(texts, self.decoder, self.encoder, shape, self.frozen, plan, self.flags),
+        )
 
     def _prefix(self) -> list[list[Member]]:
         encoded = [

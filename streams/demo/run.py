@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from personalization.services.rounds import open_round
 from personalization.storage import registry
 from personalization.storage.tables import AdapterVersionRow
-from personalization.training.base_models import BUNDLED, resolve_base
+from personalization.training.directory import BUNDLED, resolve_base
 from privacy.ledger import Ledger
 from privacy.policy import DEFAULT_DOMAIN
 from privacy.services import policies

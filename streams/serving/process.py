@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from personalization.training.base_models import fingerprint, resolve_base
+from personalization.training.directory import fingerprint, resolve_base
 from streams import logs
 from streams.client import AdapterCache, AdapterFeed
 from streams.contracts.manifest import BaseFingerprintV1
@@ -59,17 +60,7 @@ def serve(settings: Settings, *, stop: threading.Event, on_ready: Callable[[int]
 
 def served_base(directory: Path) -> BaseFingerprintV1:
     """Return the fingerprint of the base in ``directory``, as manifests write it."""
-    found = fingerprint(directory)
-    return BaseFingerprintV1(
-        model_id=found.model_id,
-        revision="",
-        config_digest=found.config_digest,
-        weights_digest=found.weights_digest,
-        tokenizer_digest=found.tokenizer_digest,
-        chat_template_digest=found.chat_template_digest,
-        architecture=found.architecture,
-        dtype="",
-    )
+    return BaseFingerprintV1(**asdict(fingerprint(directory)))
 
 
 def trusted_keys(text: str) -> list[bytes]:

@@ -19,7 +19,7 @@ from personalization.training.job import (
     TrainingJob,
     UserExamples,
 )
-from personalization.training.link import run_job
+from personalization.training.parent import run_job
 from personalization.training.public_work import MamlRecipe, StyleGuide
 from personalization.training.wire import decode_job, encode_job
 from tests.fakes.tiny_models import write_tiny_base
@@ -112,7 +112,7 @@ def test_a_style_guide_that_cannot_be_used_is_refused_in_one_sentence(change, sa
 
 
 def test_describing_public_work_needs_no_torch():
-    modules = "sys, personalization.training.link, personalization.training.public_work"
+    modules = "sys, personalization.training.parent, personalization.training.public_work"
     code = f"import {modules}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -22,7 +22,8 @@ from personalization.storage.registry import read_version
 from personalization.storage.signals import StoredSignals, insert_signals
 from personalization.storage.tables import AdapterVersionRow, RoundRow
 from personalization.trainer import Trainer, TrainerOptions
-from personalization.training_inputs import BaseDirectory, ChildProcessTrainer
+from personalization.training.directory import BaseDirectory
+from personalization.training.parent import ChildProcessTrainer
 from privacy.consent import Consent
 from privacy.keyring import Keyring, new_master_key
 from privacy.ledger import Ledger, ReservationState

@@ -18,7 +18,8 @@ from personalization.signing import ManifestSigner
 from personalization.storage import registry
 from personalization.storage.signals import StoredSignals, insert_signals
 from personalization.trainer import Trainer, TrainerOptions
-from personalization.training_inputs import BaseDirectory, ChildProcessTrainer
+from personalization.training.directory import BaseDirectory
+from personalization.training.parent import ChildProcessTrainer
 from privacy.accounting import best_epsilon, total_curve
 from privacy.consent import Consent
 from privacy.keyring import Keyring, new_master_key

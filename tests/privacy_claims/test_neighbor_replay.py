@@ -21,7 +21,7 @@ from personalization.training.errors import NotTrainedError
 from personalization.training.job import ExampleKind, TenantJob, UserExamples
 from personalization.training.losses import LossTerms
 from personalization.training.optimizer import FusedDPOptimizer
-from personalization.training.public_subspace import interactions
+from personalization.training.public_styles import interactions
 from privacy.noise import normal
 from tests.fakes.tiny_models import make_plan, make_run, make_users
 

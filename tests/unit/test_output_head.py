@@ -10,7 +10,7 @@ import torch
 from personalization.training import train
 from personalization.training.job import TenantJob
 from personalization.training.output_head import OutputHead
-from personalization.training.public_subspace import interactions
+from personalization.training.public_styles import interactions
 from tests.fakes.tiny_models import damped_plan, make_run, make_users
 
 FP64 = torch.float64

@@ -12,10 +12,10 @@ from personalization.training import subspace
 from personalization.training.decoder import FrozenDecoder
 from personalization.training.encoding import Encoder
 from personalization.training.families import Geometry
+from personalization.training.frozen import MAX_TOKENS, frozen_factors, public_subspace
 from personalization.training.job import Example, TenantJob, TrainingJob, UserExamples
 from personalization.training.portable import import_adapter
-from personalization.training.public_styles import style_users
-from personalization.training.public_subspace import MAX_TOKENS, interactions, public_subspace
+from personalization.training.public_styles import interactions
 from personalization.training.public_texts import protected_users, public_users, unseen_users
 from personalization.training.subspace import PROTECTED_SHARE, GradientEnergy, squared_norm
 from personalization.training.train import train_on
@@ -145,7 +145,7 @@ def test_it_catches_more_of_a_users_gradient_than_the_weights_do(base):
     for source in Subspace:
         plan = replace(PLAN, subspace=source)
         geometry = Geometry.of_plan(plan, decoder.shapes, decoder.layer_count)
-        frozen = decoder.frozen_factors(geometry, encoder)
+        frozen = frozen_factors(decoder, encoder, geometry)
         for down, up in frozen.values():
             torch.testing.assert_close(down @ down.t(), torch.eye(4), atol=1e-4, rtol=0)
             torch.testing.assert_close(up @ up.t(), torch.eye(4), atol=1e-4, rtol=0)
@@ -185,22 +185,14 @@ def test_an_adapter_trained_in_it_is_exported_and_read_back(base, tmp_path):
     )
     (result,) = train_on(decoder, encoder, job, lambda _: None)
     geometry = Geometry.of_plan(PLAN, decoder.shapes, decoder.layer_count)
-    vector = import_adapter(result.adapter, geometry, decoder.frozen_factors(geometry, encoder))
+    vector = import_adapter(result.adapter, geometry, frozen_factors(decoder, encoder, geometry))
     assert float(vector.norm()) == pytest.approx(result.delta_norm, rel=1e-4)
-
-
-def test_the_public_styles_are_the_same_on_every_machine():
-    texts = [example.completion for user in style_users() for example in user.examples]
-    assert len(texts) == len(set(texts)) == 42
-    assert texts[0] == "fix(parser): escapes in quoted strings"
 
 
 def test_the_subspace_is_taken_from_every_change_and_question_in_every_style():
     pairs = [(one.prompt, one.completion) for user in interactions() for one in user.examples]
     assert len(pairs) == len(set(pairs)) == 10 * 10 + 6 * 4
-    assert {
-        one.completion for user in style_users() for one in user.examples if one.prompt.startswith("Changed")
-    }
+    assert pairs[0][1] == "fix(parser): escapes in quoted strings"
 
 
 def test_a_plan_with_a_subspace_survives_its_document():

@@ -20,7 +20,7 @@ from personalization.training.curvature import (
 )
 from personalization.training.errors import NotTrainedError
 from personalization.training.job import TenantJob
-from personalization.training.public_subspace import interactions
+from personalization.training.public_styles import interactions
 from personalization.training.public_texts import protected_users
 from personalization.training.train import fusion_key
 from tests.fakes.tiny_models import (

@@ -16,10 +16,9 @@ from transformers import AutoModelForCausalLM
 
 from personalization.plan import Family, PerformanceFlags, TrainingPlan
 from personalization.training import child
-from personalization.training.base_models import fingerprint, resolve_base, verify_base
+from personalization.training.directory import fingerprint, resolve_base
 from personalization.training.errors import (
     AdapterFormatError,
-    BaseMismatchError,
     BaseModelError,
     ChildFailedError,
     NotTrainedError,
@@ -27,7 +26,7 @@ from personalization.training.errors import (
 )
 from personalization.training.evaluation import generate, nll_per_user
 from personalization.training.job import Example, Progress, TenantJob, TrainingJob, UserExamples
-from personalization.training.link import run_job
+from personalization.training.parent import run_job
 from personalization.training.train import train
 from personalization.training.wire import decode_job, decode_reply, encode_failure, encode_job
 from tests.fakes.tiny_models import STYLES, write_tiny_base
@@ -165,7 +164,7 @@ def test_lost_lease_kills_the_child(base, tmp_path):
 
 
 def test_parent_side_imports_no_torch():
-    code = "import sys, personalization.training.link; sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
+    code = "import sys, personalization.training.parent; sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -178,11 +177,11 @@ def test_config_is_the_portable_profile(base, tmp_path):
     assert config["base_model_name_or_path"] == str(base)
 
 
-def test_wrong_base_is_refused(base, tmp_path):
+def test_a_base_is_known_by_its_digests_and_is_a_directory(base, tmp_path):
     other = write_tiny_base(tmp_path / "other", seed=5)
-    verify_base(base, fingerprint(base))
-    with pytest.raises(BaseMismatchError, match="weights_digest"):
-        verify_base(other, fingerprint(base))
+    assert fingerprint(base) == fingerprint(base)
+    assert fingerprint(other).weights_digest != fingerprint(base).weights_digest
+    assert fingerprint(other).config_digest == fingerprint(base).config_digest
     with pytest.raises(BaseModelError, match="never downloaded"):
         resolve_base("some/model", tmp_path)
     assert resolve_base(str(base), tmp_path) == base

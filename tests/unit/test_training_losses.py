@@ -1,4 +1,4 @@
-"""Losses are per user; coupling losses are refused by name; encoding keeps the template and the answer."""
+"""Losses are per user; encoding keeps the template and the answer."""
 
 from __future__ import annotations
 
@@ -7,29 +7,15 @@ import torch
 
 from personalization.plan import Objective
 from personalization.training.encoding import Encoder
-from personalization.training.errors import JobInvalidError, ObjectiveRefusedError
+from personalization.training.errors import JobInvalidError
 from personalization.training.job import Example, ExampleKind, UserExamples
-from personalization.training.losses import REFUSED_LOSSES, LossTerms, objective_named
+from personalization.training.losses import LossTerms
 from tests.fakes.tiny_models import make_plan, make_users, tiny_tokenizer
 
 
 @pytest.fixture(scope="module")
 def encoder():
     return Encoder(tiny_tokenizer(), 2)
-
-
-@pytest.mark.parametrize("name", sorted(REFUSED_LOSSES))
-def test_coupling_losses_are_refused_with_the_reason(name):
-    with pytest.raises(ObjectiveRefusedError) as caught:
-        objective_named(name)
-    assert REFUSED_LOSSES[name] in str(caught.value)
-    assert "sft" in str(caught.value)
-
-
-def test_unknown_losses_are_refused_and_known_ones_are_found():
-    with pytest.raises(ObjectiveRefusedError, match="not known"):
-        objective_named("my-loss")
-    assert [objective_named(str(objective)) for objective in Objective] == list(Objective)
 
 
 def test_a_users_factors_do_not_depend_on_other_users(encoder):

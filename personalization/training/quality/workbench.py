@@ -19,6 +19,7 @@ from personalization.training.batches import Member, PrefixCache, assemble, spli
 from personalization.training.decoder import FrozenDecoder
 from personalization.training.encoding import Encoder
 from personalization.training.families import Frozen, Geometry
+from personalization.training.frozen import frozen_factors
 from personalization.training.job import TenantJob, UserExamples
 from personalization.training.loading import pick_device
 from personalization.training.low_rank import Binding
@@ -87,7 +88,7 @@ class Workbench:
         self.encoder = Encoder.load(base_model)
         self.plan = plan
         self.geometry = Geometry.of_plan(plan, self.decoder.shapes, self.decoder.layer_count)
-        self.frozen: Frozen = self.decoder.frozen_factors(self.geometry, self.encoder)
+        self.frozen: Frozen = frozen_factors(self.decoder, self.encoder, self.geometry)
 
     def user_set(self, users: Sequence[UserExamples]) -> UserSet:
         """Encode users and compute their prefixes; users without an example are left out."""

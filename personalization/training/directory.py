@@ -8,10 +8,10 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from personalization.training.errors import BaseMismatchError, BaseModelError
+from personalization.adapters import BaseFingerprint
+from personalization.training.errors import BaseModelError
 from privacy.canonical import sha256_digest
 
 # Base models that ship inside an installed distribution: name → (distribution, file suffix).
@@ -22,31 +22,24 @@ _STAGES = 4
 StageSink = Callable[[str, int, int], None]
 
 
-@dataclass(frozen=True, kw_only=True)
-class BaseFingerprint:
-    """What identifies a base model; an adapter is valid for exactly one."""
+class BaseDirectory:
+    """``BaseModelCatalog`` over one local directory; the digests are computed once, at the start.
 
-    model_id: str
-    architecture: str
-    config_digest: str
-    weights_digest: str
-    tokenizer_digest: str
-    chat_template_digest: str
+    Raises:
+        BaseModelError: a file of the base model is missing.
+    """
 
-    def to_document(self) -> dict[str, str]:
-        """Return a JSON-ready copy."""
-        return asdict(self)
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._fingerprint = fingerprint(directory)
 
-    @classmethod
-    def from_document(cls, document: dict[str, str]) -> BaseFingerprint:
-        """Read a fingerprint back from ``to_document``'s form."""
-        return cls(**document)
+    def directory(self) -> Path:
+        """Return the directory."""
+        return self._directory
 
-    @property
-    def digest(self) -> str:
-        """``sha256:`` digest over all parts but the name."""
-        parts = {name: value for name, value in asdict(self).items() if name != "model_id"}
-        return sha256_digest(json.dumps(parts, sort_keys=True).encode())
+    def fingerprint(self) -> BaseFingerprint:
+        """Return the digests."""
+        return self._fingerprint
 
 
 def resolve_base(name: str, cache: Path, progress: StageSink | None = None) -> Path:
@@ -90,30 +83,16 @@ def fingerprint(directory: Path) -> BaseFingerprint:
         template = directory / "chat_template.jinja"
         return BaseFingerprint(
             model_id=directory.name,
+            revision="",
             architecture=str((config.get("architectures") or [config["model_type"]])[0]),
             config_digest=sha256_digest(json.dumps(identity, sort_keys=True).encode()),
             weights_digest=_files_digest(weights),
             tokenizer_digest=_files_digest([directory / "tokenizer.json"]),
+            dtype=str(config.get("dtype") or config.get("torch_dtype") or "float32"),
             chat_template_digest=sha256_digest(template.read_bytes() if template.is_file() else b""),
         )
     except (OSError, ValueError, KeyError) as error:
         raise BaseModelError(f"The base model in {directory} is incomplete: {error}.") from error
-
-
-def verify_base(directory: Path, expected: BaseFingerprint) -> None:
-    """Refuse a base model that is not the expected one.
-
-    Raises:
-        BaseMismatchError: a digest differs; the text names which.
-    """
-    actual = fingerprint(directory).to_document()
-    wanted = expected.to_document()
-    different = [name for name in wanted if name != "model_id" and actual[name] != wanted[name]]
-    if different:
-        raise BaseMismatchError(
-            f"The base model in {directory} is not {expected.model_id}: {', '.join(different)} differ; "
-            "point to the model that the adapter was trained on."
-        )
 
 
 def _bundled_file(name: str) -> Path:

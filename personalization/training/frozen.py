@@ -1,7 +1,8 @@
-"""Compute the subspace ``public_gradients`` of a base once, and keep it beside the base model.
+"""The factors that all adapters of a base share, and the subspace of public gradients they may come from.
 
-Trainers of one fleet must agree on it: a stored file is used as it is, so that another machine's rounding never gives
-another basis. The file's name holds a digest of the public interactions and of the code's version.
+The subspace ``public_gradients`` is computed once and kept beside the base model. Trainers of one fleet must agree on
+it: a stored file is used as it is, so that another machine's rounding never gives another basis. The file's name holds
+a digest of the public interactions and of the code's version.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import hashlib
 import math
 import os
 import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -20,17 +23,15 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from personalization.plan import ALL_LINEAR, TrainingPlan
+from personalization.plan import ALL_LINEAR, Subspace, TrainingPlan
+from personalization.training.batches import PrefixCache, assemble
+from personalization.training.decoder import FrozenDecoder
 from personalization.training.encoding import Encoder
-from personalization.training.public_styles import style_tasks
+from personalization.training.families import Frozen, Geometry
+from personalization.training.job import UserExamples
+from personalization.training.public_styles import interactions
 from personalization.training.public_texts import protected_users
-from personalization.training.subspace import GradientEnergy, squared_norm
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from personalization.training.decoder import FrozenDecoder
-    from personalization.training.job import UserExamples
+from personalization.training.subspace import GradientEnergy, squared_norm, top_singular_directions
 
 MAX_RANK = 16  # what servers load by default; lower ranks are the first rows
 MAX_TOKENS = 72
@@ -49,6 +50,42 @@ _PLAN = TrainingPlan(
 )
 
 Directions = dict[tuple[int, str], tuple[torch.Tensor, torch.Tensor]]
+
+
+@dataclass
+class _Subspaces:
+    """What was found for a base so far: per layer, suffix and rank, and per set of layers."""
+
+    of_weights: dict[tuple[int, str, int], tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+    of_gradients: dict[tuple[int, ...], Directions] = field(default_factory=dict)
+
+
+def frozen_factors(decoder: FrozenDecoder, encoder: Encoder, geometry: Geometry) -> Frozen:
+    """Return the shared factors of the adapted layers in the compute dtype (computed once per process).
+
+    Args:
+        decoder: the frozen base.
+        encoder: reads the public interactions of the subspace ``public_gradients``.
+        geometry: which layers, which rank and which subspace.
+    """
+    found = decoder.kept.once(_Subspaces, None, _Subspaces)
+    frozen: Frozen = {}
+    for slot in geometry.slots:
+        if geometry.subspace is Subspace.PUBLIC_GRADIENTS:
+            if geometry.layers not in found.of_gradients:
+                found.of_gradients[geometry.layers] = public_subspace(
+                    decoder, encoder, geometry.layers, decoder.directory
+                )
+            down, up = (part[: geometry.rank] for part in found.of_gradients[geometry.layers][slot.key])
+        else:
+            key = (*slot.key, geometry.rank)
+            if key not in found.of_weights:
+                found.of_weights[key] = top_singular_directions(
+                    decoder.linear(slot.layer, slot.suffix).weight, geometry.rank
+                )
+            down, up = found.of_weights[key]
+        frozen[slot.key] = (down.to(decoder.device, decoder.dtype), up.to(decoder.device, decoder.dtype))
+    return frozen
 
 
 def public_subspace(
@@ -95,11 +132,6 @@ class _Watch(TorchFunctionMode):
 
 
 def _compute(decoder: FrozenDecoder, encoder: Encoder, layers: tuple[int, ...]) -> Directions:
-    from personalization.training.batches import (  # noqa: PLC0415  it imports the decoder, which uses us
-        PrefixCache,
-        assemble,
-    )
-
     keys = [(layer, suffix) for layer in layers for suffix in ALL_LINEAR]
     energies = {key: GradientEnergy() for key in keys}
     weights = {id(decoder.linear(*key).weight): key for key in keys}
@@ -127,11 +159,6 @@ def _compute(decoder: FrozenDecoder, encoder: Encoder, layers: tuple[int, ...]) 
         for key in keys:
             energies[key].keep(seen[key][0])
     return {key: energy.directions(MAX_RANK) for key, energy in energies.items()}
-
-
-def interactions() -> tuple[UserExamples, ...]:
-    """Return the public interactions behind the subspace: every change and question in every house style."""
-    return tuple(user for task in style_tasks() for user in task)
 
 
 def _file_name(layers: tuple[int, ...]) -> str:
