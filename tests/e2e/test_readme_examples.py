@@ -1,70 +1,168 @@
-"""The README's examples are run as they stand, against the embedded broker and SQLite."""
+"""What the documents show is run as it stands, against the embedded broker, SQLite and a tiny base model.
+
+A page's blocks run in one shell, in their order. What must not be run inside a test (the demonstration and the test
+suite, which have tests of their own) is compared with what offers it.
+"""
 
 from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import typer
 
+from streams.cli.main import app, load_command
+from streams.demo.environment import free_port
 from streams.embedded_broker import EmbeddedBroker
+from streams.settings import Settings
+from tests.fakes.tiny_models import write_tiny_base
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+ROOT = Path(__file__).resolve().parents[2]
+README = ROOT / "README.md"
+OPERATING = ROOT / "streams" / "docs" / "operating.md"
+LOGINS = ROOT / "streams" / "docs" / "broker-logins.md"
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
+PAGES = [path for name in ("", "privacy/**/", "streams/**/") for path in sorted(ROOT.glob(f"{name}*.md"))]
+NOT_SETTINGS = {
+    "DISCREET_TEST_KAFKA",
+    "DISCREET_TEST_POSTGRES",
+    "DISCREET_HYPOTHESIS",
+    "DISCREET_LEDGER_EXAMPLES",
+}
+BUNDLED = "smollm2-135m-instruct"
 
 
-def _blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+def _blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture
-def broker():
-    with EmbeddedBroker() as running:
-        yield running.bootstrap
+def shell(tmp_path):
+    """Run a script where ``.venv/bin`` holds ``discreet`` and ``python``; whatever it started ends with it."""
+    programs = tmp_path / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    for name, arguments in {"discreet": "-m streams.cli.main", "python": ""}.items():
+        (programs / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {arguments} "$@"\n', "utf-8")
+        (programs / name).chmod(0o755)
+    base = write_tiny_base(tmp_path / "base")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("DISCREET_")}
 
-
-@pytest.fixture
-def shell(tmp_path, broker):
-    """Run a script with `discreet` on the path and the broker's address in the settings."""
-    program = tmp_path / "bin" / "discreet"
-    program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m streams.cli.main "$@"\n', "utf-8")
-    program.chmod(0o755)
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("DISCREET_")},
-        "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(README.parent),
-        "DISCREET_BROKER__BOOTSTRAP": broker,
-    }
-
-    def run(script: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            ["/bin/bash", "-e", "-c", script],
+    def run(script: str, **variables: str) -> str:
+        assert BUNDLED in script
+        process = subprocess.Popen(
+            ["/bin/bash", "-e", "-c", script.replace(BUNDLED, str(base))],
             cwd=tmp_path,
-            env=environment,
-            capture_output=True,
+            env={**kept, "PYTHONPATH": str(ROOT), "DISCREET_TRAINER__THREADS": "1", **variables},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
-            check=False,
+            start_new_session=True,
         )
+        try:
+            output, _ = process.communicate(timeout=360)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        logs = [f"{path.name}:\n{path.read_text('utf-8')}" for path in tmp_path.glob("*.log")]
+        assert process.returncode == 0, "\n".join([output, *logs])
+        return output
 
     return run
 
 
 def test_the_two_commands_are_those_of_the_starter():
-    start = _blocks("sh")[0]
+    start = _blocks(README, "sh")[0]
     assert re.findall(r"^python3 -m streams (\w+)", start, re.MULTILINE) == ["demo", "test"]
 
 
 @pytest.mark.timeout(400)
-def test_the_operators_commands_and_the_products_code_run(shell, broker):
-    operator = _blocks("sh")[1]
-    done = shell(operator)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "acme" in done.stdout
-    assert "agreed with legal" in done.stdout
+def test_publish_train_ask(shell, tmp_path):
+    _, start = _blocks(README, "sh")
+    (example,) = _blocks(README, "python")
+    assert "`kill $(jobs -p)`" in README.read_text("utf-8")
+    broker, worker, server = (str(free_port()) for _ in range(3))
+    assert start.count("discreet broker ") == 1
+    start = start.replace("discreet broker ", f"discreet broker --port {broker} ")
+    for written, free in {"9092": broker, "6066": worker, "6070": server}.items():
+        start, example = start.replace(written, free), example.replace(written, free)
+    (tmp_path / "example.py").write_text(example, "utf-8")
+    output = shell(
+        f"{start}\npython example.py\nkill $(jobs -p)\nwait",
+        DISCREET_BROKER__BOOTSTRAP=f"127.0.0.1:{broker}",
+        DISCREET_HTTP__PORT=worker,
+        DISCREET_SERVING__PORT=server,
+    )
+    losses = dict(re.findall(r'^(\S+) \{"losses": \[(\d+\.\d+)\]\}$', output, re.MULTILINE))
+    answers = re.findall(r'^(\S+) \{"text": ".*"\}$', output, re.MULTILINE)
+    base, adapter = losses
+    assert answers == [base, adapter]
+    assert base == "None"
+    assert re.fullmatch(r"a-\w+-v1", adapter)
+    assert losses[adapter] != losses[base]
+    assert "published" in output
 
-    product = _blocks("python")[0].replace("127.0.0.1:9092", broker)
-    assert broker in product
-    exec(compile(product, "README.md", "exec"), {})  # the events are confirmed by the broker when it returns
+
+@pytest.mark.timeout(400)
+def test_the_operators_page_runs_from_top_to_bottom(shell):
+    with EmbeddedBroker() as broker:
+        output = shell("\n".join(_blocks(OPERATING, "sh")), DISCREET_BROKER__BOOTSTRAP=broker.bootstrap)
+    for said in ("agreed with legal", "verify.", "tenants served", "The line serves", "rounds were taken"):
+        assert said in output
+
+
+def test_no_page_shows_a_block_that_no_test_runs():
+    run_here, run_by_the_contract = {README, OPERATING, CONTRIBUTING}, ROOT / "streams/client/README.md"
+    for page in PAGES:
+        assert page in run_here or not _blocks(page, r"(?:ba)?sh"), page
+        assert page in (README, run_by_the_contract) or not _blocks(page, "python"), page
+
+
+def test_the_contributors_commands_are_those_of_the_starter_and_of_ci():
+    tests, checks = (block.splitlines() for block in _blocks(CONTRIBUTING, "sh"))
+    for line in tests:
+        command, _, path = line.partition("#")[0].strip().partition(" test")
+        assert command.removeprefix("DISCREET_HYPOTHESIS=search ") == "python3 -m streams"
+        assert not path or list((ROOT / path.strip()).rglob("test_*.py")), line
+    ci = (ROOT / ".ci" / "run").read_text("utf-8").splitlines()
+    assert [line for line in checks if line not in ci] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_commands_and_settings_in_the_text_exist(page):
+    text = page.read_text("utf-8")
+    for words in re.findall(r"`(?:discreet|python3 -m streams) ([^`<…]+)`", text):
+        _check_command(words.split())
+    sections = Settings.model_fields
+    settings = {f"DISCREET_{name.upper()}" for name in sections}
+    for name, section in sections.items():
+        for field in getattr(section.annotation, "model_fields", ()):
+            settings.add(f"DISCREET_{name.upper()}__{field.upper()}")
+    named = set(re.findall(r"DISCREET_[A-Z_]*[A-Z]", text))
+    assert named - settings - NOT_SETTINGS - {"DISCREET_BROKER"} == set()
+
+
+def _check_command(words: list[str]) -> None:
+    command = typer.main.get_command(app)
+    if words[0] == "test":
+        return
+    if not words[0].startswith("-"):
+        command = load_command(words[0])
+    for word in words[1:]:
+        if hasattr(command, "commands") and not word.startswith("-"):
+            command = command.commands[word]
+    known = {"--help", *(option for parameter in command.params for option in parameter.opts)}
+    assert {word for word in words if word.startswith("--")} <= known, words
+
+
+def test_the_logins_page_names_settings_that_exist():
+    fields = {name.upper() for name in Settings.model_fields["broker"].annotation.model_fields}
+    table = [line for line in LOGINS.read_text("utf-8").splitlines() if line.startswith("|")][2:]
+    named = {name for line in table for name in re.findall(r"`([A-Z_]+)(?:=[\w-]+)?`", line)}
+    assert named <= fields
+    assert {"OAUTH_TOKEN_URL", "CA_FILE", "SASL_PASSWORD"} <= named
