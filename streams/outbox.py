@@ -18,7 +18,7 @@ from privacy.storage.session import transaction
 from streams.contracts.codec import encode, tombstone
 from streams.contracts.envelope import new_envelope
 from streams.contracts.topics import ADAPTER_STATE, TOPICS
-from streams.dead_letters import OutgoingRecord, RecordSender
+from streams.records import OutgoingRecord, RecordSender
 from streams.storage.outbox_rows import SOURCE, add_record
 from streams.storage.tables import OutboxRow
 from streams.tracing import traceparent_of

@@ -23,8 +23,8 @@ from streams.contracts.dead_letter import DeadLetterReason
 from streams.contracts.envelope import new_envelope
 from streams.contracts.erasure import ErasureCertificateV1, ErasureCompletedV1, ErasureRequestedV1
 from streams.contracts.topics import CONSENT, ERASURE_COMPLETED, ERASURES
-from streams.dead_letters import OutgoingRecord
 from streams.parsed import Parsed, parsed
+from streams.records import OutgoingRecord
 from streams.storage.outbox_rows import SOURCE, add_record
 
 if TYPE_CHECKING:
