@@ -18,7 +18,8 @@ from streams.broker import KafkaSender
 from streams.contracts.topics import CONSENT, ERASURES, INTERACTIONS, SERVING_ACKS
 from streams.dead_letters import DeadLetterSink
 from streams.metrics import WorkerMetrics
-from streams.outbox import OutboxAdapterEvents, OutboxRelay
+from streams.outbox_events import OutboxAdapterEvents
+from streams.outbox_relay import OutboxRelay
 from streams.scheduler import Chores
 from streams.tenants import TenantPolicies
 
