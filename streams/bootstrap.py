@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from personalization.signing import ManifestSigner, signing_seed
 from privacy.keyring import Keyring
@@ -85,7 +85,7 @@ def build(settings: Settings) -> Services:
     )
 
 
-def handlers(services: Services) -> Mapping[str, Handler]:
+def handlers(services: Services) -> Mapping[str, Handler[Any]]:
     """Return the handler of each topic that a worker reads."""
     settings = services.settings
     letters = DeadLetterSink(services.sender, settings.broker.group, services.metrics.dead_lettered)

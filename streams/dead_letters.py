@@ -29,7 +29,7 @@ class Refusal(NamedTuple):
     record: SourceRecord
     reason: DeadLetterReason
     detail: str
-    attempts: int = 1
+    attempts: int
 
 
 class DeadLetterSink:

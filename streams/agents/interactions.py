@@ -114,15 +114,19 @@ class InteractionHandler(BatchHandler[Interaction]):
         return self._reader.read(record)
 
     def apply(
-        self, session: Session, works: Sequence[Work], now: datetime, decision: Decision[Interaction]
+        self,
+        session: Session,
+        works: Sequence[Work[Interaction]],
+        now: datetime,
+        decision: Decision[Interaction],
     ) -> None:
         """Store the signals of the admitted interactions, within each user's bound."""
-        tenants = self._tenants(session, {work.parsed.data.tenant_id for work in works}, now)
+        tenants = self._tenants(session, {work.event.data.tenant_id for work in works}, now)
         named = self._named(works, tenants, decision)
         standings = standing.lookup(session, dict.fromkeys(subject for _, subject, _ in named))
         admitted: list[tuple[Parsed[Interaction], Subject, _Tenant]] = []
         for work, subject, tenant in named:
-            parsed: Parsed[Interaction] = work.parsed
+            parsed = work.event
             stands = standings[subject]
             reason = tenant.rule.refusal(
                 age=now - parsed.data.occurred_at,
@@ -153,14 +157,14 @@ class InteractionHandler(BatchHandler[Interaction]):
 
     def _named(
         self,
-        works: Sequence[Work],
+        works: Sequence[Work[Interaction]],
         tenants: Mapping[str, _Tenant],
         decision: Decision[Interaction],
-    ) -> list[tuple[Work, Subject, _Tenant]]:
+    ) -> list[tuple[Work[Interaction], Subject, _Tenant]]:
         subjects: dict[tuple[str, str], Subject] = {}
-        named: list[tuple[Work, Subject, _Tenant]] = []
+        named: list[tuple[Work[Interaction], Subject, _Tenant]] = []
         for work in works:
-            data: Interaction = work.parsed.data
+            data = work.event.data
             tenant = tenants.get(data.tenant_id)
             if tenant is None:
                 decision.refuse(work, DeadLetterReason.TENANT_UNKNOWN, "tenant_id: is not registered")
