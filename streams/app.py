@@ -1,7 +1,7 @@
-"""The Faust application: one agent per topic, each handing its runs to an intake.
+"""The Faust application: one agent per topic, each handing its runs to a receiver.
 
 Agents do nothing but hand over, so nothing they do can raise; their streams acknowledge nothing
-(``noack``), because offsets are committed by what the intakes settled. No tables, no leader topic, no topic
+(``noack``), because offsets are committed by what the receivers settled. No tables, no leader topic, no topic
 creation, no web pages: what the process serves over HTTP is ours (``streams.http``).
 """
 
@@ -22,7 +22,7 @@ from streams.faust_transport import RunConsumer, RunTransport
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
-    from streams.agents.intake import Intake
+    from streams.receiver import Receiver
     from streams.settings import BrokerSettings
 
 EMBEDDED_SESSION_SECONDS = 6.0
@@ -30,11 +30,11 @@ RUNS_IN_QUEUE = 2  # the buffer that counts is the intake's; this one only hands
 
 
 class WorkerApp(faust.App):  # type: ignore[misc]  # faust is untyped here
-    """A Faust app on our transport, with an intake behind each topic."""
+    """A Faust app on our transport, with a receiver behind each topic."""
 
-    def __init__(self, *args: Any, intakes: Mapping[str, Intake], **kwargs: Any) -> None:
+    def __init__(self, *args: Any, receivers: Mapping[str, Receiver], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.intakes = intakes
+        self.receivers = receivers
 
     def _new_transport(self) -> BaseTransport:
         return RunTransport(self.conf.broker_consumer, self)
@@ -43,9 +43,9 @@ class WorkerApp(faust.App):  # type: ignore[misc]  # faust is untyped here
         """Make no data directory: there are no tables."""
 
     async def drain(self) -> None:
-        """Let every intake finish what it holds, within its time limit."""
-        for intake in self.intakes.values():
-            await intake.drain()
+        """Let every receiver finish what it holds, within its time limit."""
+        for receiver in self.receivers.values():
+            await receiver.drain()
 
     @property
     def run_consumer(self) -> RunConsumer:
@@ -54,8 +54,10 @@ class WorkerApp(faust.App):  # type: ignore[misc]  # faust is untyped here
         return consumer
 
 
-def make_app(settings: BrokerSettings, intakes: Mapping[str, Intake], *, max_poll_records: int) -> WorkerApp:
-    """Return the application with one agent for each of ``intakes`` (topic name → intake)."""
+def make_app(
+    settings: BrokerSettings, receivers: Mapping[str, Receiver], *, max_poll_records: int
+) -> WorkerApp:
+    """Return the application with one agent for each of ``receivers`` (by topic name)."""
     session = settings.session_timeout_seconds
     heartbeat = settings.heartbeat_seconds
     if settings.embedded:
@@ -65,7 +67,7 @@ def make_app(settings: BrokerSettings, intakes: Mapping[str, Intake], *, max_pol
     lenient_reading.install()
     app = WorkerApp(
         settings.group,
-        intakes=intakes,
+        receivers=receivers,
         broker=[URL(f"kafka://{address}") for address in settings.bootstrap.split(",")],
         broker_credentials=_credentials(settings),
         broker_session_timeout=session,
@@ -90,16 +92,16 @@ def make_app(settings: BrokerSettings, intakes: Mapping[str, Intake], *, max_pol
         key_serializer="raw",
         value_serializer="raw",
     )
-    for topic, intake in intakes.items():
-        _add_agent(app, topic, intake)
+    for topic, receiver in receivers.items():
+        _add_agent(app, topic, receiver)
     return app
 
 
-def _add_agent(app: WorkerApp, topic: str, intake: Intake) -> None:
+def _add_agent(app: WorkerApp, topic: str, receiver: Receiver) -> None:
     async def hand_over(stream: AsyncIterator[Any]) -> None:
         app.run_consumer.drain = app.drain
         async for run in stream.noack():  # type: ignore[attr-defined]  # a faust stream
-            await intake.offer(run)
+            await receiver.offer(run)
 
     channel = app.topic(topic, key_type=bytes, value_type=None, key_serializer="raw", value_serializer="raw")
     app.agent(channel, name=f"streams.{topic}", concurrency=1)(hand_over)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from personalization.signing import ManifestSigner, signing_seed
 from privacy.clock import SystemClock
@@ -18,7 +18,8 @@ from streams.broker import KafkaSender
 from streams.contracts.topics import CONSENT, ERASURES, INTERACTIONS, SERVING_ACKS
 from streams.dead_letters import DeadLetterSink
 from streams.metrics import WorkerMetrics
-from streams.outbox import OutboxAdapterEvents, OutboxRelay
+from streams.outbox_events import OutboxAdapterEvents
+from streams.outbox_relay import OutboxRelay
 from streams.scheduler import Chores
 from streams.tenants import TenantPolicies
 
@@ -74,7 +75,7 @@ def build(settings: Settings) -> Services:
     )
 
 
-def handlers(services: Services) -> Mapping[str, Handler]:
+def handlers(services: Services) -> Mapping[str, Handler[Any]]:
     """Return the handler of each topic that a worker reads."""
     settings = services.settings
     letters = DeadLetterSink(services.sender, settings.broker.group, services.metrics.dead_lettered)

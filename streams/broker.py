@@ -17,7 +17,7 @@ from streams.errors import BrokerUnavailableError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from streams.dead_letters import OutgoingRecord
+    from streams.records import OutgoingRecord
     from streams.settings import BrokerSettings
 
 CONNECT_SECONDS = 3.0

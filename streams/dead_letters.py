@@ -8,16 +8,17 @@ same origin, by which a reader tells it from a second event.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 from streams.contracts.dead_letter import DeadLetter, DeadLetterReason
 from streams.contracts.topics import DEAD_LETTERS
+from streams.records import OutgoingRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from datetime import datetime
 
-    from streams.records import SourceRecord
+    from streams.records import RecordSender, SourceRecord
 
 LARGEST_KEPT_BYTES = DEAD_LETTERS.max_message_bytes - 65_536
 
@@ -28,27 +29,7 @@ class Refusal(NamedTuple):
     record: SourceRecord
     reason: DeadLetterReason
     detail: str
-    attempts: int = 1
-
-
-class OutgoingRecord(NamedTuple):
-    """A record as a producer sends it."""
-
-    topic: str
-    key: bytes | None
-    value: bytes | None
-    headers: list[tuple[str, bytes]]
-
-
-class RecordSender(Protocol):
-    """Sends records and returns when all are confirmed by all in-sync replicas."""
-
-    def send_all(self, records: Sequence[OutgoingRecord]) -> None:
-        """Send and wait.
-
-        Raises:
-            BrokerUnavailableError: at least one record was not confirmed; it may still have been written.
-        """
+    attempts: int
 
 
 class DeadLetterSink:

@@ -1,9 +1,9 @@
-"""A record as a consumer hands it over, and a run of them from one partition."""
+"""Records: as a consumer hands them over, a run of them from one partition, and as a producer sends them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,3 +49,23 @@ class RecordRun:
 
     records: Sequence[SourceRecord]
     progress: PartitionProgress
+
+
+class OutgoingRecord(NamedTuple):
+    """A record as a producer sends it."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: list[tuple[str, bytes]]
+
+
+class RecordSender(Protocol):
+    """Sends records and returns when all are confirmed by all in-sync replicas."""
+
+    def send_all(self, records: Sequence[OutgoingRecord]) -> None:
+        """Send and wait.
+
+        Raises:
+            BrokerUnavailableError: at least one record was not confirmed; it may still have been written.
+        """

@@ -13,9 +13,9 @@ from kafka.errors import KafkaError
 from streams.broker import KafkaSender, open_consumer
 from streams.contracts.dead_letter import DeadLetter, original_headers
 from streams.contracts.topics import DEAD_LETTERS
-from streams.dead_letters import OutgoingRecord
 from streams.dedup import REPLAY_HEADER
 from streams.errors import BrokerUnavailableError
+from streams.records import OutgoingRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from sqlmodel import Session
 
     from streams.metrics import WorkerMetrics
-    from streams.outbox import OutboxRelay
+    from streams.outbox_relay import OutboxRelay
     from streams.settings import OutboxSettings, SchedulerSettings
 
 log = structlog.get_logger(__name__)

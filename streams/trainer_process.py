@@ -32,7 +32,7 @@ from privacy.ledger import Ledger
 from privacy.storage.session import transaction
 from streams.database import open_current
 from streams.errors import SettingsError
-from streams.outbox import OutboxAdapterEvents
+from streams.outbox_events import OutboxAdapterEvents
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -52,18 +52,18 @@ class AckHandler(BatchHandler[ServingAckV1]):
     def apply(
         self,
         session: Session,
-        works: Sequence[Work],
+        works: Sequence[Work[ServingAckV1]],
         now: datetime,  # noqa: ARG002  # signature of the base class
         decision: Decision[ServingAckV1],
     ) -> None:
         """Keep the newest acknowledgement (by its own time) of each server and version."""
         rows: dict[tuple[str, str], dict[str, Any]] = {}
         for work in works:
-            data: ServingAckV1 = work.parsed.data
+            data = work.event.data
             place = (data.served_name, data.server_id)
             if place not in rows or rows[place]["occurred_at"] <= data.occurred_at:
                 rows[place] = {**data.model_dump(), "status": data.status.value}
-            decision.applied.append(work.parsed)
+            decision.applied.append(work.event)
         if rows:
             insert = insert_for(session, ServingAckRow)
             given = insert.excluded

@@ -57,14 +57,18 @@ class ConsentHandler(BatchHandler[ConsentV1]):
         )
 
     def apply(
-        self, session: Session, works: Sequence[Work], now: datetime, decision: Decision[ConsentV1]
+        self,
+        session: Session,
+        works: Sequence[Work[ConsentV1]],
+        now: datetime,
+        decision: Decision[ConsentV1],
     ) -> None:
         """Record the statements of users who were not erased."""
-        known = self._policies.lookup(session, {work.parsed.data.tenant_id for work in works})
+        known = self._policies.lookup(session, {work.event.data.tenant_id for work in works})
         keys = self._keyring.keys_of_tenants(session, known.keys(), now=now)
-        named: list[tuple[Work, Subject]] = []
+        named: list[tuple[Work[ConsentV1], Subject]] = []
         for work in works:
-            data: ConsentV1 = work.parsed.data
+            data = work.event.data
             key = keys.get(data.tenant_id)
             if key is None:
                 decision.refuse(work, DeadLetterReason.TENANT_UNKNOWN, "tenant_id: is not registered")
@@ -76,12 +80,12 @@ class ConsentHandler(BatchHandler[ConsentV1]):
             if subject in erased:
                 decision.refuse(work, DeadLetterReason.USER_ERASED, "user_id: was erased")
                 continue
-            data = work.parsed.data
+            data = work.event.data
             consent = Consent(
-                granted=work.parsed.event_type == CONSENT_GRANTED,
+                granted=work.event.event_type == CONSENT_GRANTED,
                 notice_version=data.notice_version,
                 occurred_at=data.occurred_at,
             )
             statements.append(ConsentStatement(subject=subject, purpose=data.purpose.value, consent=consent))
-            decision.applied.append(work.parsed)
+            decision.applied.append(work.event)
         consents.record(session, statements, now=now)

@@ -23,8 +23,8 @@ from streams.contracts.dead_letter import DeadLetterReason
 from streams.contracts.envelope import new_envelope
 from streams.contracts.erasure import ErasureCertificateV1, ErasureCompletedV1, ErasureRequestedV1
 from streams.contracts.topics import CONSENT, ERASURE_COMPLETED, ERASURES
-from streams.dead_letters import OutgoingRecord
 from streams.parsed import Parsed, parsed
+from streams.records import OutgoingRecord
 from streams.storage.outbox_rows import SOURCE, add_record
 
 if TYPE_CHECKING:
@@ -75,14 +75,18 @@ class ErasureHandler(BatchHandler[ErasureRequestedV1]):
         return parsed(decoded)
 
     def apply(
-        self, session: Session, works: Sequence[Work], now: datetime, decision: Decision[ErasureRequestedV1]
+        self,
+        session: Session,
+        works: Sequence[Work[ErasureRequestedV1]],
+        now: datetime,
+        decision: Decision[ErasureRequestedV1],
     ) -> None:
         """Erase each user and answer with the certificate."""
-        known = self._policies.lookup(session, {work.parsed.data.tenant_id for work in works})
+        known = self._policies.lookup(session, {work.event.data.tenant_id for work in works})
         for work in works:
-            if work.parsed.data.tenant_id in known:
-                self._erase(session, work.parsed, now)
-                decision.applied.append(work.parsed)
+            if work.event.data.tenant_id in known:
+                self._erase(session, work.event, now)
+                decision.applied.append(work.event)
             else:
                 decision.refuse(work, DeadLetterReason.TENANT_UNKNOWN, "tenant_id: is not registered")
 

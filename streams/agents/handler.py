@@ -38,13 +38,13 @@ class Decision(Generic[Data]):
     """What one transaction decided about a batch."""
 
     applied: list[Parsed[Data]] = field(default_factory=list)
-    held: list[Work] = field(default_factory=list)
-    refused: list[tuple[Work, Refusal]] = field(default_factory=list)
+    held: list[Work[Data]] = field(default_factory=list)
+    refused: list[tuple[Work[Data], Refusal]] = field(default_factory=list)
     duplicates: int = 0
 
-    def refuse(self, work: Work, reason: DeadLetterReason, detail: str) -> None:
+    def refuse(self, work: Work[Data], reason: DeadLetterReason, detail: str) -> None:
         """Refuse ``work``."""
-        self.refused.append((work, Refusal(work.record, reason, detail)))
+        self.refused.append((work, Refusal(work.record, reason, detail, work.attempts)))
 
 
 class BatchHandler(abc.ABC, Generic[Data]):
@@ -70,10 +70,12 @@ class BatchHandler(abc.ABC, Generic[Data]):
         """Return the event of a record, why there is none, or ``None`` for a record that needs no effect."""
 
     @abc.abstractmethod
-    def apply(self, session: Session, works: Sequence[Work], now: datetime, decision: Decision[Data]) -> None:
+    def apply(
+        self, session: Session, works: Sequence[Work[Data]], now: datetime, decision: Decision[Data]
+    ) -> None:
         """Bring about the effects of ``works`` (none processed before) and enter each into ``decision``."""
 
-    def process(self, works: Sequence[Work]) -> Outcome:
+    def process(self, works: Sequence[Work[Data]]) -> Outcome:
         """Give every work its effect or its dead letter, or hold it.
 
         Raises:
@@ -81,18 +83,23 @@ class BatchHandler(abc.ABC, Generic[Data]):
             BrokerUnavailableError: dead letters could not be written; called again, it writes them.
         """
         now = self._clock()
+        for work in works:
+            work.attempts += 1
         waiting, unreadable = self._parsed(works)
-        links = [work.parsed.traceparent for work in waiting if work.parsed.traceparent is not None]
+        traces = (work.event.traceparent for work in waiting)
+        links = [traceparent for traceparent in traces if traceparent is not None]
         with ingest_span(self._topic, len(works), links):
             decision = self._transact(waiting, now)
             letters = unreadable + [refusal for _, refusal in decision.refused]
             self._letters.write(letters, now)
         return Outcome(len(decision.applied), decision.duplicates, len(letters), decision.held)
 
-    def refuse(self, work: Work, error: Exception) -> None:
+    def refuse(self, work: Work[Data], error: Exception) -> None:
         """Dead-letter a work that fails on its own; the detail is the error's type, never its text."""
         now = self._clock()
-        refusal = Refusal(work.record, DeadLetterReason.PROCESSING_FAILED, type(error).__name__, attempts=2)
+        refusal = Refusal(
+            work.record, DeadLetterReason.PROCESSING_FAILED, type(error).__name__, work.attempts
+        )
         if work.parsed is not None:
             digest = work.parsed.digest
             with transaction(self._engine) as session:
@@ -102,8 +109,8 @@ class BatchHandler(abc.ABC, Generic[Data]):
                 decide(session, {digest: _refused(refusal)}, known.keys(), now)
         self._letters.write([refusal], now)
 
-    def _parsed(self, works: Sequence[Work]) -> tuple[list[Work], list[Refusal]]:
-        waiting: list[Work] = []
+    def _parsed(self, works: Sequence[Work[Data]]) -> tuple[list[Work[Data]], list[Refusal]]:
+        waiting: list[Work[Data]] = []
         refusals: list[Refusal] = []
         for work in works:
             if work.parsed is None:
@@ -111,37 +118,37 @@ class BatchHandler(abc.ABC, Generic[Data]):
                 if parsed is None:
                     continue
                 if isinstance(parsed, Invalid):
-                    refusals.append(Refusal(work.record, parsed.reason, parsed.detail))
+                    refusals.append(Refusal(work.record, parsed.reason, parsed.detail, work.attempts))
                     continue
                 work.parsed = parsed
             waiting.append(work)
         return waiting, refusals
 
-    def _transact(self, works: Sequence[Work], now: datetime) -> Decision[Data]:
+    def _transact(self, works: Sequence[Work[Data]], now: datetime) -> Decision[Data]:
         decision: Decision[Data] = Decision()
         if not works:
             return decision
         with transaction(self._engine) as session:
-            known = fates(session, [work.parsed.digest for work in works])
+            known = fates(session, [work.event.digest for work in works])
             fresh = self._without_fate(works, known, decision)
             self.apply(session, fresh, now, decision)
             decided = {parsed.digest: EFFECT for parsed in decision.applied}
             for work, refusal in decision.refused:
-                decided[work.parsed.digest] = _refused(refusal)
+                decided[work.event.digest] = _refused(refusal)
             decide(session, decided, known.keys(), now)
         for work in works if known else ():
-            fate = known.get(work.parsed.digest, EFFECT)
+            fate = known.get(work.event.digest, EFFECT)
             if fate.refusal is not None and fate.refused_origin == origin(work.record):
-                decision.refused.append((work, _again(work.record, fate.refusal)))
+                decision.refused.append((work, _again(work, fate.refusal)))
         return decision
 
     def _without_fate(
-        self, works: Sequence[Work], known: Mapping[bytes, Fate], decision: Decision[Data]
-    ) -> list[Work]:
+        self, works: Sequence[Work[Data]], known: Mapping[bytes, Fate], decision: Decision[Data]
+    ) -> list[Work[Data]]:
         """Return the works to decide on; the first of several copies of an event stands for all."""
-        fresh: dict[bytes, Work] = {}
+        fresh: dict[bytes, Work[Data]] = {}
         for work in works:
-            digest = work.parsed.digest
+            digest = work.event.digest
             fate = known.get(digest)
             if digest in fresh or (fate is not None and not reopened(work.record, fate)):
                 decision.duplicates += 1
@@ -154,7 +161,8 @@ def _refused(refusal: Refusal) -> Fate:
     return Fate(origin(refusal.record), f"{refusal.reason.value} {refusal.detail}")
 
 
-def _again(record: SourceRecord, refusal: str) -> Refusal:
-    """Return the refusal of a record that a worker marked before it ended."""
+def _again(work: Work[Data], refusal: str) -> Refusal:
+    """Return the refusal of a record that was marked before: by an earlier attempt, or by a worker that ended."""
     reason, _, detail = refusal.partition(" ")
-    return Refusal(record, DeadLetterReason(reason), detail, attempts=2)
+    # Of the attempts of a worker that ended no more is known than that there was one.
+    return Refusal(work.record, DeadLetterReason(reason), detail, max(work.attempts, 2))

@@ -17,7 +17,7 @@ import random
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import structlog
 from sqlalchemy.exc import DataError, IntegrityError
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from streams.offsets import PartitionProgress
+    from streams.parsed import Parsed
     from streams.records import RecordRun, SourceRecord
     from streams.settings import IngestSettings
 
@@ -36,24 +37,38 @@ log = structlog.get_logger(__name__)
 
 HELD_POLL_SECONDS = 0.5
 RECORD_ATTEMPTS = 3
+Data = TypeVar("Data")
 Result = TypeVar("Result")
 
 
 @dataclass(slots=True)
-class Work:
+class Work(Generic[Data]):
     """One record on its way through a handler.
 
     Attributes:
         record: the record.
         since: when it was first offered, on the monotonic clock, in seconds.
         final: it may not be held any longer.
+        attempts: how often a handler was asked to process it.
         parsed: what the handler made of the record, kept while it is held.
     """
 
     record: SourceRecord
     since: float
     final: bool = False
-    parsed: Any = None
+    attempts: int = 0
+    parsed: Parsed[Data] | None = None
+
+    @property
+    def event(self) -> Parsed[Data]:
+        """The decoded event, of a work that was read.
+
+        Raises:
+            ValueError: it was not read yet.
+        """
+        if self.parsed is None:
+            raise ValueError("this record was not read yet; it has no event")
+        return self.parsed
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +78,13 @@ class Outcome:
     effects: int = 0
     duplicates: int = 0
     dead_letters: int = 0
-    held: Sequence[Work] = ()
+    held: Sequence[Work[Any]] = ()
 
 
-class Handler(Protocol):
+class Handler(Protocol[Data]):
     """Turns records into effects, in one transaction per call; runs in a thread."""
 
-    def process(self, works: Sequence[Work]) -> Outcome:
+    def process(self, works: Sequence[Work[Data]]) -> Outcome:
         """Give every work its effect or its dead letter, or hold it; calling it again does nothing twice.
 
         Raises:
@@ -77,7 +92,7 @@ class Handler(Protocol):
             BrokerUnavailableError: dead letters could not be written.
         """
 
-    def refuse(self, work: Work, error: Exception) -> None:
+    def refuse(self, work: Work[Data], error: Exception) -> None:
         """Dead-letter a work that fails on its own.
 
         Raises:
@@ -88,7 +103,7 @@ class Handler(Protocol):
 class IntakeObserver(Protocol):
     """Who is told what happened (metrics)."""
 
-    def batch_done(self, topic: str, works: Sequence[Work], outcome: Outcome, seconds: float) -> None:
+    def batch_done(self, topic: str, works: Sequence[Work[Any]], outcome: Outcome, seconds: float) -> None:
         """Note one processed batch."""
 
     def retrying(self, topic: str) -> None:
@@ -138,7 +153,11 @@ class Intake:
     """The bounded buffer and the processing loop of one topic."""
 
     def __init__(
-        self, topic: str, handler: Handler, settings: IngestSettings, observer: IntakeObserver | None = None
+        self,
+        topic: str,
+        handler: Handler[Any],
+        settings: IngestSettings,
+        observer: IntakeObserver | None = None,
     ) -> None:
         self.topic = topic
         self._handler = handler
@@ -148,7 +167,7 @@ class Intake:
         self._buffered = 0
         self._busy = False
         self._changed = asyncio.Condition()
-        self._held: dict[tuple[int, int], tuple[Work, PartitionProgress]] = {}
+        self._held: dict[tuple[int, int], tuple[Work[Any], PartitionProgress]] = {}
         self._held_looked_at = 0.0
         self._oldest_in_work: int | None = None
         self._guard = PoisonGuard(settings.poison_window_events, settings.poison_share)
@@ -231,8 +250,7 @@ class Intake:
 
     async def _process(self, runs: list[RecordRun]) -> None:
         now = time.monotonic()
-        # Partitions that were given up meanwhile are somebody else's now: their records are not ours to
-        # touch.
+        # Partitions that were given up meanwhile are somebody else's now: their records are not ours to touch.
         runs = [run for run in runs if not run.progress.abandoned]
         works = self._due_held(now)
         retried = len(works)
@@ -249,7 +267,7 @@ class Intake:
             self._observer.batch_done(self.topic, works, outcome, time.perf_counter() - started)
         self._guard.note(len(works) - len(outcome.held), outcome.dead_letters)
 
-    def _due_held(self, now: float) -> list[Work]:
+    def _due_held(self, now: float) -> list[Work[Any]]:
         if not self._held or now - self._held_looked_at < HELD_POLL_SECONDS:
             return []
         self._held_looked_at = now
@@ -259,7 +277,7 @@ class Intake:
             work.final = now - work.since >= self._settings.consent_wait_seconds
         return works
 
-    def _settle(self, runs: list[RecordRun], retried: list[Work], outcome: Outcome) -> None:
+    def _settle(self, runs: list[RecordRun], retried: list[Work[Any]], outcome: Outcome) -> None:
         still_held = {(work.record.partition, work.record.offset): work for work in outcome.held}
         for run in runs:
             for record in run.records if still_held else ():
@@ -274,7 +292,7 @@ class Intake:
                 _, progress = self._held.pop(place)
                 progress.release(work.record.offset)
 
-    async def _until_done(self, works: list[Work]) -> Outcome:
+    async def _until_done(self, works: list[Work[Any]]) -> Outcome:
         """Process ``works``, and when that fails for good, each half for itself, down to the record it is about."""
         try:
             return await self._with_retries(lambda: self._handler.process(works))

@@ -1,22 +1,18 @@
-"""Interactions become signals: admit, bound, redact, seal, store.
+"""Interactions become signals: read, admit, keep (``personalization.keep``).
 
-Event time rules the period and the retention (``privacy.consent.admit``); order of arrival does not matter,
-because the bound keeps the smallest ranks whatever their order. An interaction whose user has not consented
-yet is held, since the consent travels on another topic. Consent is read in the transaction that stores, so
+Event time rules the period and the retention (``privacy.consent.admit``). An interaction whose user has not
+consented yet is held, since the consent travels on another topic. Consent is read in the transaction that stores, so
 it is never stale; policies come from a cache with a stated bound (``streams.tenants``). Statements are per
 batch, never per event.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from personalization.signals import StoredSignal
-from personalization.storage.signals import UserPeriod, apply_bound, insert_signals
+from personalization.keep import Offered, keep
 from privacy.consent import AdmissionRule, RefusalReason
-from privacy.contribution import Contribution
 from privacy.services import standing
 from privacy.storage.subjects import Subject
 from streams.agents.handler import BatchHandler, Decision
@@ -24,7 +20,6 @@ from streams.contracts.dead_letter import DeadLetterReason
 from streams.contracts.topics import INTERACTIONS
 from streams.interaction_reading import Interaction, InteractionReader
 from streams.tenants import WITHOUT_POLICY
-from streams.translate import signal_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -119,15 +114,19 @@ class InteractionHandler(BatchHandler[Interaction]):
         return self._reader.read(record)
 
     def apply(
-        self, session: Session, works: Sequence[Work], now: datetime, decision: Decision[Interaction]
+        self,
+        session: Session,
+        works: Sequence[Work[Interaction]],
+        now: datetime,
+        decision: Decision[Interaction],
     ) -> None:
         """Store the signals of the admitted interactions, within each user's bound."""
-        tenants = self._tenants(session, {work.parsed.data.tenant_id for work in works}, now)
+        tenants = self._tenants(session, {work.event.data.tenant_id for work in works}, now)
         named = self._named(works, tenants, decision)
         standings = standing.lookup(session, dict.fromkeys(subject for _, subject, _ in named))
         admitted: list[tuple[Parsed[Interaction], Subject, _Tenant]] = []
         for work, subject, tenant in named:
-            parsed: Parsed[Interaction] = work.parsed
+            parsed = work.event
             stands = standings[subject]
             reason = tenant.rule.refusal(
                 age=now - parsed.data.occurred_at,
@@ -158,14 +157,14 @@ class InteractionHandler(BatchHandler[Interaction]):
 
     def _named(
         self,
-        works: Sequence[Work],
+        works: Sequence[Work[Interaction]],
         tenants: Mapping[str, _Tenant],
         decision: Decision[Interaction],
-    ) -> list[tuple[Work, Subject, _Tenant]]:
+    ) -> list[tuple[Work[Interaction], Subject, _Tenant]]:
         subjects: dict[tuple[str, str], Subject] = {}
-        named: list[tuple[Work, Subject, _Tenant]] = []
+        named: list[tuple[Work[Interaction], Subject, _Tenant]] = []
         for work in works:
-            data: Interaction = work.parsed.data
+            data = work.event.data
             tenant = tenants.get(data.tenant_id)
             if tenant is None:
                 decision.refuse(work, DeadLetterReason.TENANT_UNKNOWN, "tenant_id: is not registered")
@@ -184,24 +183,10 @@ class InteractionHandler(BatchHandler[Interaction]):
         bounds: Mapping[str, int],
         now: datetime,
     ) -> None:
-        offered: dict[UserPeriod, list[Contribution]] = defaultdict(list)
-        placed: dict[bytes, tuple[Interaction, Subject, int, bytes]] = {}
+        offered: list[Offered] = []
         for parsed, subject, tenant in admitted:
             digest = parsed.digest
             period = (parsed.data.occurred_at - _EPOCH) // tenant.period
             rank = tenant.hashes.eviction_rank(subject.pseudonym, digest)
-            offered[*subject, period].append(Contribution(rank, digest))
-            placed[digest] = (parsed.data, subject, period, rank)
-        entering = apply_bound(session, offered, bounds)
-        chosen = [(digest, *place) for digest, place in placed.items() if digest in entering]
-        redact = self._redact
-        sealed = self._keyring.encrypt_many(
-            session,
-            [(*subject, signal_of(data, redact).to_bytes()) for _, data, subject, _, _ in chosen],
-            now=now,
-        )
-        signals = [
-            StoredSignal(digest, *subject, data.domain, period, rank, data.occurred_at, ciphertext)
-            for (digest, data, subject, period, rank), ciphertext in zip(chosen, sealed, strict=True)
-        ]
-        insert_signals(session, signals)
+            offered.append(Offered(digest, subject, period, rank, parsed.data))
+        keep(session, offered, bounds, redact=self._redact, keyring=self._keyring, now=now)

@@ -89,7 +89,7 @@ def roll_back_(
     """Return a line to an earlier version; servers follow, the budget stays spent."""
     from personalization.services.rollback import roll_back
     from streams.database import current_session
-    from streams.outbox import OutboxAdapterEvents
+    from streams.outbox_events import OutboxAdapterEvents
     from streams.settings import load_settings
 
     with current_session(load_settings().database_url) as session:
@@ -113,7 +113,7 @@ def withdraw(name: Name, *, reason: Reason, actor: Actor = None, as_json: AsJson
     from personalization.artifacts import DirectoryArtifactStore
     from personalization.services.withdrawal import remove_withdrawn_weights, withdraw_version
     from streams.database import current_session
-    from streams.outbox import OutboxAdapterEvents
+    from streams.outbox_events import OutboxAdapterEvents
     from streams.settings import load_settings
 
     with current_session(load_settings().database_url) as session:

@@ -48,11 +48,13 @@ def source(broker):
         replace(interaction(offset=4), topic=name),
         DeadLetterReason.TENANT_UNKNOWN,
         "tenant_id: is not registered",
+        attempts=1,
     )
     broken = Refusal(
         FakeRecord(b"\xffsecret", b"acme/ada", topic=name, offset=5),
         DeadLetterReason.JSON_INVALID,
         "not JSON",
+        attempts=1,
     )
     sink.write([unknown, broken, unknown], NOW)  # a crash wrote one letter twice
     sender.close()

@@ -11,7 +11,7 @@ from privacy.errors import KeyUnavailableError
 from privacy.keyring import Keyring
 from privacy.storage.session import transaction
 from streams.cli.main import main
-from streams.outbox import OutboxAdapterEvents
+from streams.outbox_events import OutboxAdapterEvents
 from tests.fakes.training import Workshop
 
 

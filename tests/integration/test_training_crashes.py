@@ -22,7 +22,7 @@ from privacy.ledger import ReservationState
 from privacy.storage.ledger_tables import ReservationRow
 from privacy.storage.session import transaction
 from streams.contracts.topics import ADAPTER_EVENTS
-from streams.outbox import OutboxAdapterEvents
+from streams.outbox_events import OutboxAdapterEvents
 from streams.storage.tables import OutboxRow
 from tests.fakes.training import Workshop
 

@@ -30,7 +30,7 @@ from privacy.policy import DataPurpose
 from privacy.services import consents, policies
 from privacy.storage.session import transaction
 from privacy.storage.subjects import Subject
-from streams.outbox import OutboxAdapterEvents
+from streams.outbox_events import OutboxAdapterEvents
 from tests.fakes.tiny_models import write_tiny_base
 
 FLAGS = PerformanceFlags(device="cpu", threads=1)

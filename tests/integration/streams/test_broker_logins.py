@@ -22,8 +22,8 @@ from streams.access_tokens import ClientCredentials, KafkaPythonTokens, TokenFil
 from streams.agents.intake import Intake, Outcome
 from streams.app import make_app
 from streams.broker import KafkaSender, missing_topics
-from streams.dead_letters import OutgoingRecord
 from streams.errors import AccessTokenError, BrokerUnavailableError, SettingsError
+from streams.records import OutgoingRecord
 from streams.settings import BrokerSettings, IngestSettings, load_settings
 
 DEADLINE_SECONDS = 60

@@ -16,7 +16,7 @@ from streams import scheduler
 from streams.dedup import EFFECT, decide
 from streams.errors import ClockError
 from streams.metrics import WorkerMetrics
-from streams.outbox import OutboxRelay
+from streams.outbox_relay import OutboxRelay
 from streams.scheduler import Chores
 from streams.settings import OutboxSettings, SchedulerSettings
 from streams.storage.tables import ProcessedEventRow

@@ -194,6 +194,25 @@ def test_an_event_that_had_its_effect_is_never_refused_afterwards(world):
     assert world.sender.sent == []
 
 
+def test_a_letter_says_how_often_the_record_was_tried(world):
+    held = Work(interaction(), 0.0)
+    unreadable = Work(replace(interaction(event_id="e2", offset=1), value=b"{"), 0.0)
+    for _ in range(2):
+        assert world.interactions.process([held]).held == [held]  # waits for its consent
+    held.final = True
+    world.sender.away = True
+    with pytest.raises(BrokerUnavailableError):
+        world.interactions.process([held, unreadable])
+    world.sender.away = False
+    world.interactions.process([held, unreadable])
+    world.interactions.refuse(unreadable, RuntimeError())
+    world.take(
+        world.interactions, interaction()
+    )  # after a crash: the attempt that left the mark, and this one
+    attempts = [dict(record.headers)["discreet_dlq_attempts"] for record in world.sender.sent]
+    assert attempts == [b"2", b"4", b"2", b"2"]
+
+
 def _parsed(world):
     work = Work(interaction(), 0.0)
     world.interactions.process([work])

@@ -6,9 +6,9 @@ import pytest
 from sqlmodel import select
 
 from privacy.storage.session import transaction
-from streams.dead_letters import OutgoingRecord
 from streams.errors import BrokerUnavailableError
-from streams.outbox import OutboxRelay
+from streams.outbox_relay import OutboxRelay
+from streams.records import OutgoingRecord
 from streams.storage.outbox_rows import add_record
 from streams.storage.tables import OutboxRow
 from tests.fakes.stream_records import NOW, FakeSender

@@ -1,23 +1,23 @@
-"""Between the contract and the domain: interactions become signals, lifecycle events become wire events.
-
-Nothing here reads a database or a clock; what is decided here is decided by the arguments alone.
-"""
+"""Lifecycle events of adapters become wire events, written to the outbox in the transaction of their cause."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from personalization.ports import AdapterEventKind, DesiredChange
-from personalization.signals import Signal
 from streams.contracts import adapter as wire
+from streams.contracts.codec import encode, tombstone
+from streams.contracts.envelope import new_envelope
 from streams.contracts.manifest import AdapterVersionV1
+from streams.contracts.topics import ADAPTER_STATE
+from streams.storage.outbox_rows import SOURCE, add_record
+from streams.tracing import traceparent_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from sqlmodel import Session
 
     from personalization.adapters import AdapterVersion
     from personalization.ports import AdapterLifecycleEvent
-    from streams.interaction_reading import Interaction
 
 _KINDS = {
     AdapterEventKind.PUBLISHED: wire.AdapterEventKind.PUBLISHED,
@@ -29,20 +29,44 @@ _KINDS = {
 }
 
 
-def signal_of(interaction: Interaction, redact: Callable[[Sequence[str]], Sequence[str]]) -> Signal:
-    """Return the signal of an interaction, every text of it redacted."""
-    texts = [interaction.prompt, interaction.completion]
-    if interaction.final_text is not None:
-        texts.append(interaction.final_text)
-    prompt, completion, *rest = redact(texts)
-    return Signal(
-        prompt,
-        completion,
-        interaction.outcome,
-        rest[0] if rest else None,
-        interaction.rating,
-        interaction.served_name,
-    )
+class OutboxAdapterEvents:
+    """``personalization.ports.AdapterEvents`` over the outbox: the event, and the state it brings about."""
+
+    def append(self, session: Session, event: AdapterLifecycleEvent) -> None:
+        """Add the event and, where it changes the desired state, the new state (or a tombstone)."""
+        trace = traceparent_of(event.round_id)
+        happened = new_envelope(
+            event_id=event.event_id,
+            source=SOURCE,
+            event_type=wire_kind(event).event_type,
+            time=event.occurred_at,
+            subject=event.line_ref,
+            traceparent=trace,
+            sequence=event.epoch,
+        )
+        add_record(session, encode(adapter_event(event), happened), event.occurred_at)
+        if event.desired_change is DesiredChange.CLEAR:
+            withdrawal = tombstone(
+                event.line_ref,
+                event.epoch,
+                event_id=f"{event.event_id}.state",
+                source=SOURCE,
+                time=event.occurred_at,
+            )
+            add_record(session, withdrawal, event.occurred_at)
+        state = adapter_state(event)
+        if state is None:
+            return
+        envelope = new_envelope(
+            event_id=f"{event.event_id}.state",
+            source=SOURCE,
+            event_type=ADAPTER_STATE,
+            time=event.occurred_at,
+            subject=event.line_ref,
+            traceparent=trace,
+            sequence=event.epoch,
+        )
+        add_record(session, encode(state, envelope), event.occurred_at)
 
 
 def wire_kind(event: AdapterLifecycleEvent) -> wire.AdapterEventKind:
