@@ -1,6 +1,6 @@
 """Interactions become signals: admit, bound, redact, seal, store.
 
-Event time rules the period and the retention (``privacy.consent.admit``); order of arrival does not matter,
+Event time rules the period and the retention (``privacy.consent.AdmissionRule``); order of arrival does not matter,
 because the bound keeps the smallest ranks whatever their order. An interaction whose user has not consented
 yet is held, since the consent travels on another topic. Consent is read in the transaction that stores, so
 it is never stale; policies come from a cache with a stated bound (``streams.tenants``). Statements are per
