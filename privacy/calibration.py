@@ -24,6 +24,9 @@ from privacy.mechanisms.sampled_gaussian import PoissonSampledGaussian
 from privacy.mechanisms.tenant_gaussian import TenantGaussian
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from privacy.curve import RdpCurve
     from privacy.policy import TenantPrivacyPolicy
 
 SMALLEST_EPSILON: Final = 0.01
@@ -137,22 +140,30 @@ def calibrate(schedule: PlannedSchedule) -> float:
         CalibrationError: the request is outside the allowed ranges, or no multiplier in them is enough.
     """
     _refuse(schedule)
-    low, high = SMALLEST_NOISE_MULTIPLIER, LARGEST_NOISE_MULTIPLIER
-    if not fits(schedule, high):
+    noise = least_noise(lambda noise_multiplier: fits(schedule, noise_multiplier))
+    if noise is None:
         raise CalibrationError(
             f"{schedule.releases} releases of {schedule.steps} steps do not fit into epsilon "
-            f"{schedule.caps.lifetime_epsilon:g} (lifetime) and "
-            f"{schedule.caps.period_epsilon:g} (period) with a noise "
-            f"multiplier up to {high:g}; plan fewer releases or steps, or a larger epsilon"
+            f"{schedule.caps.lifetime_epsilon:g} (lifetime) and {schedule.caps.period_epsilon:g} (period) with a "
+            f"noise multiplier up to {LARGEST_NOISE_MULTIPLIER:g}; plan fewer releases or steps, or a larger epsilon"
         )
-    if fits(schedule, low):
+    return noise
+
+
+def least_noise(enough: Callable[[float], bool]) -> float | None:
+    """Return the least noise multiplier in range that is enough, rounded up to four decimals; None if none is.
+
+    Args:
+        enough: says so of a multiplier; of every larger one too.
+    """
+    low, high = SMALLEST_NOISE_MULTIPLIER, LARGEST_NOISE_MULTIPLIER
+    if not enough(high):
+        return None
+    if enough(low):
         return low
     while high - low > 10**-DECIMALS / 2:
         middle = (low + high) / 2
-        if fits(schedule, middle):
-            high = middle
-        else:
-            low = middle
+        low, high = (low, middle) if enough(middle) else (middle, high)
     return math.ceil(high * 10**DECIMALS) / 10**DECIMALS
 
 
@@ -172,47 +183,48 @@ def calibrate_tenant_level(caps: BudgetCaps, *, generations: int, clipping_norm:
         CalibrationError: no multiplier up to the largest is enough.
     """
 
-    def admitted(noise: float) -> bool:
-        one = curve_of(TenantGaussian(noise_multiplier=noise, clipping_norm=clipping_norm))
-        settings = AccountSettings()
-        for epsilon, delta, count in (
-            (caps.lifetime_epsilon, caps.lifetime_delta, generations),
-            (caps.period_epsilon, caps.period_delta, 1),
-        ):
-            orders = settings.orders_for(epsilon, delta, one)
-            opened = PrivacyFilter(epsilon=epsilon, delta=delta, rule=settings.rule, orders=orders)
-            if not opened.admits(one * (count - 1), one):
-                return False
-        return True
+    def enough(noise_multiplier: float) -> bool:
+        one = curve_of(TenantGaussian(noise_multiplier=noise_multiplier, clipping_norm=clipping_norm))
+        return _all_pass(one, caps, AccountSettings(), releases=generations, releases_per_period=1)
 
-    low, high = SMALLEST_NOISE_MULTIPLIER, LARGEST_NOISE_MULTIPLIER
-    if not admitted(high):
+    noise = least_noise(enough)
+    if noise is None:
         raise CalibrationError(
             f"{generations} meta starts do not fit into epsilon {caps.lifetime_epsilon:g} with a noise multiplier up "
-            f"to {high:g}; plan fewer or a larger epsilon"
+            f"to {LARGEST_NOISE_MULTIPLIER:g}; plan fewer or a larger epsilon"
         )
-    while high - low > 10**-DECIMALS / 2:
-        middle = (low + high) / 2
-        low, high = (low, middle) if admitted(middle) else (middle, high)
-    return TenantGaussian(
-        noise_multiplier=math.ceil(high * 10**DECIMALS) / 10**DECIMALS, clipping_norm=clipping_norm
-    )
+    return TenantGaussian(noise_multiplier=noise, clipping_norm=clipping_norm)
 
 
 def fits(schedule: PlannedSchedule, noise_multiplier: float) -> bool:
     """Say whether all planned releases pass both filters with this noise multiplier."""
-    caps = schedule.caps
-    release = total_curve(schedule.beside) + curve_of(
-        PoissonSampledGaussian(
-            noise_multiplier=noise_multiplier, sample_rate=schedule.sample_rate, steps=schedule.steps
-        )
+    return _all_pass(
+        release_curve(schedule, noise_multiplier),
+        schedule.caps,
+        schedule.settings,
+        releases=schedule.releases,
+        releases_per_period=schedule.releases_per_period,
     )
+
+
+def release_curve(schedule: PlannedSchedule, noise_multiplier: float) -> RdpCurve:
+    """Return what one release of a schedule costs with this noise multiplier."""
+    training = PoissonSampledGaussian(
+        noise_multiplier=noise_multiplier, sample_rate=schedule.sample_rate, steps=schedule.steps
+    )
+    return total_curve(schedule.beside) + curve_of(training)
+
+
+def _all_pass(
+    release: RdpCurve, caps: BudgetCaps, settings: AccountSettings, *, releases: int, releases_per_period: int
+) -> bool:
+    """Say whether so many releases of one cost pass the filters of the lifetime and of a period."""
     for epsilon, delta, count in (
-        (caps.lifetime_epsilon, caps.lifetime_delta, schedule.releases),
-        (caps.period_epsilon, caps.period_delta, schedule.releases_per_period),
+        (caps.lifetime_epsilon, caps.lifetime_delta, releases),
+        (caps.period_epsilon, caps.period_delta, releases_per_period),
     ):
-        orders = schedule.settings.orders_for(epsilon, delta, release)
-        opened = PrivacyFilter(epsilon=epsilon, delta=delta, rule=schedule.settings.rule, orders=orders)
+        orders = settings.orders_for(epsilon, delta, release)
+        opened = PrivacyFilter(epsilon=epsilon, delta=delta, rule=settings.rule, orders=orders)
         if not opened.admits(release * (count - 1), release):
             return False
     return True
@@ -222,9 +234,8 @@ def _refuse(schedule: PlannedSchedule) -> None:
     caps = schedule.caps
     if schedule.relation != NeighboringRelation.ADD_OR_REMOVE_ONE:
         raise CalibrationError(
-            f"a claim under {schedule.relation} was asked for; the accounting is for "
-            "add_or_remove_one only, and "
-            "replacing a user would cost more than it says"
+            f"a claim under {schedule.relation} was asked for; the accounting is for add_or_remove_one only, "
+            "and replacing a user would cost more than it says"
         )
     if schedule.declared_users < 1 or schedule.releases < 1 or schedule.releases_per_period < 1:
         raise CalibrationError("declared users, releases and releases per period must each be at least 1")
@@ -251,8 +262,7 @@ def _refuse(schedule: PlannedSchedule) -> None:
     )
     if empty > LARGEST_EMPTY_PROBABILITY:
         raise CalibrationError(
-            f"the sample rate {schedule.sample_rate:g} of {schedule.declared_users} users "
-            f"expects {cohort:.3g} a step, "
-            f"and a step with nobody has probability {empty:.2g}; raise the rate until that is at most "
+            f"the sample rate {schedule.sample_rate:g} of {schedule.declared_users} users expects {cohort:.3g} "
+            f"a step, and a step with nobody has probability {empty:.2g}; raise the rate until that is at most "
             f"{LARGEST_EMPTY_PROBABILITY:g}"
         )

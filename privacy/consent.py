@@ -46,20 +46,6 @@ class Consent:
     occurred_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Admitted:
-    """The interaction may be stored and used for ``purposes``."""
-
-    purposes: frozenset[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """The interaction must not be stored."""
-
-    reason: RefusalReason
-
-
 def newer(first: Consent, second: Consent) -> Consent:
     """Return the statement that counts, whichever of the two arrived first."""
     if first.occurred_at != second.occurred_at:
@@ -67,38 +53,11 @@ def newer(first: Consent, second: Consent) -> Consent:
     return second if first.granted else first
 
 
-def admit(
-    *,
-    occurred_at: datetime,
-    domain: str,
-    consents: Mapping[str, Consent],
-    erased: bool,
-    policy: TenantPrivacyPolicy | None,
-    now: datetime,
-) -> Admitted | Refused:
-    """Decide whether one interaction may be stored, and for which purposes.
+class AdmissionRule:
+    """Decides under one policy whether an interaction may be stored; what the policy determines is worked out once.
 
     A tenant without a policy is ingested (and never trained): its users' consents decide alone.
-
-    Args:
-        occurred_at: when the interaction happened.
-        domain: the adapter line it belongs to.
-        consents: the user's newest statement per purpose.
-        erased: whether the user was erased; an erased user stays refused.
-        policy: the tenant's newest policy.
-        now: the public clock.
     """
-    reason = AdmissionRule(policy).refusal(
-        age=now - occurred_at, domain=domain, consents=consents, erased=erased
-    )
-    if reason is not None:
-        return Refused(reason)
-    granted = frozenset(purpose for purpose, consent in consents.items() if consent.granted)
-    return Admitted(granted if policy is None else granted & frozenset(policy.purposes))
-
-
-class AdmissionRule:
-    """What ``admit`` decides under one policy, with what the policy alone determines worked out once."""
 
     __slots__ = ("_domains", "_purposes", "_retention")
 

@@ -52,10 +52,6 @@ class Erasure:
         """When the erasure must be completed at the latest."""
         return deadline(self.requested_at)
 
-    def overdue(self, now: datetime) -> bool:
-        """Say whether the deadline has passed without completion."""
-        return self.state is not ErasureState.COMPLETED and now > self.deadline_at
-
     def advanced(self, now: datetime) -> Erasure:
         """Return the erasure one state further.
 

@@ -19,18 +19,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from privacy.accounting import best_epsilon, curve_of, total_curve
-from privacy.calibration import (
-    DECIMALS,
-    LARGEST_NOISE_MULTIPLIER,
-    SMALLEST_NOISE_MULTIPLIER,
-    calibrate,
-    schedule_of,
-)
+from privacy.accounting import best_epsilon
+from privacy.calibration import LARGEST_NOISE_MULTIPLIER, calibrate, least_noise, release_curve, schedule_of
 from privacy.curve import RdpCurve
 from privacy.errors import CalibrationError, PolicyError
 from privacy.filters import AccountSettings, FilterRule, PrivacyFilter
-from privacy.mechanisms.sampled_gaussian import PoissonSampledGaussian
 from privacy.policy import TenantPrivacyPolicy, amended
 
 if TYPE_CHECKING:
@@ -112,7 +105,7 @@ def outlook(
     opened with the policy's caps.
     """
     schedule = schedule_of(policy, settings)
-    release = _release_curve(schedule, noise_multiplier)
+    release = release_curve(schedule, noise_multiplier)
     lifetime, period, fresh = _filters(schedule, spent, release)
     left_now = releases_that_fit(period, spent.period_curve, release)
     per_period = releases_that_fit(fresh, RdpCurve.zero(), release)
@@ -151,7 +144,7 @@ def noise_for(
     calibrate(schedule)  # refuses what no budget could make sound
 
     def enough(noise_multiplier: float) -> bool:
-        release = _release_curve(schedule, noise_multiplier)
+        release = release_curve(schedule, noise_multiplier)
         lifetime, period, fresh = _filters(schedule, spent, release)
         return (
             releases_that_fit(lifetime, spent.lifetime_curve, release) >= releases
@@ -159,17 +152,13 @@ def noise_for(
             and releases_that_fit(period, spent.period_curve, release) >= 1
         )
 
-    low, high = SMALLEST_NOISE_MULTIPLIER, LARGEST_NOISE_MULTIPLIER
-    if not enough(high):
+    noise = least_noise(enough)
+    if noise is None:
         raise CalibrationError(
-            f"{releases} more releases ({releases_per_period} a period) do not fit into "
-            "what is left of the budget "
-            f"with a noise multiplier up to {high:g}; wish for fewer"
+            f"{releases} more releases ({releases_per_period} a period) do not fit into what is left of the budget "
+            f"with a noise multiplier up to {LARGEST_NOISE_MULTIPLIER:g}; wish for fewer"
         )
-    while high - low > 10**-DECIMALS / 2:
-        middle = (low + high) / 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return math.ceil(high * 10**DECIMALS) / 10**DECIMALS
+    return noise
 
 
 def what_if(
@@ -210,13 +199,6 @@ def signal_to_noise(policy: TenantPrivacyPolicy, noise_multiplier: float, rule: 
 
 def _scaled(policy: TenantPrivacyPolicy, factor: float, *names: str) -> dict[str, Any]:
     return {name: getattr(policy, name) * factor for name in names}
-
-
-def _release_curve(schedule: PlannedSchedule, noise_multiplier: float) -> RdpCurve:
-    training = PoissonSampledGaussian(
-        noise_multiplier=noise_multiplier, sample_rate=schedule.sample_rate, steps=schedule.steps
-    )
-    return total_curve(schedule.beside) + curve_of(training)
 
 
 def _filters(

@@ -65,8 +65,3 @@ class TenantHashes:
         rank = self._rank.copy()
         rank.update(pseudonym_.encode() + event_digest)
         return rank.digest()
-
-
-def line_reference(key: bytes, domain: str) -> str:
-    """Return the pseudonymous name of a tenant's adapter line: 16 hex digits that tell outsiders nothing."""
-    return hmac.digest(key, b"line" + domain.encode(), hashlib.sha256).hex()[:16]

@@ -86,9 +86,7 @@ class SecretStream:
         """Return ``count`` float64 numbers, uniform on the 2⁵² multiples of 2⁻⁵² in [0, 1)."""
         words = np.empty(count, dtype=np.int64)
         overwrite(self.keystream(purpose, step), words)
-        numbers: Floats = (words & _UNIT_BITS).astype(np.float64)
-        numbers *= 2.0**-52
-        return numbers
+        return (words & _UNIT_BITS).astype(np.float64) * 2.0**-52
 
 
 def overwrite(keystream: CipherContext, words: Words) -> None:

@@ -112,8 +112,3 @@ def consenting(session: Session, tenant_id: str, purpose: str) -> frozenset[str]
             )
         )
     )
-
-
-def of_subject(session: Session, subject: tuple[str, str]) -> Mapping[str, Consent]:
-    """Return the newest statement per purpose of one user."""
-    return lookup(session, [subject]).get(Subject(*subject), {})

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from privacy.consent import Admitted, Consent, RefusalReason, Refused, admit, newer
+from privacy.consent import AdmissionRule, Consent, RefusalReason, newer
 from privacy.policy import TenantPrivacyPolicy
 
 NOW = datetime(2026, 3, 2, 12, tzinfo=UTC)
@@ -17,14 +17,15 @@ def said(granted, at=NOW):
     return Consent(granted=granted, notice_version="n1", occurred_at=at)
 
 
-def decide(consents, *, policy=POLICY, **changes):
-    call = {"occurred_at": NOW, "domain": "default", "erased": False, "now": NOW} | changes
-    return admit(consents=consents, policy=policy, **call)
+def refusal(consents, *, policy=POLICY, **changes):
+    """Return why an interaction is refused; None where it is admitted."""
+    call = {"age": timedelta(0), "domain": "default", "erased": False} | changes
+    return AdmissionRule(policy).refusal(consents=consents, **call)
 
 
-def test_consent_admits_for_the_purposes_that_the_policy_allows():
-    consents = {"training": said(True), "sharing": said(True), "evaluation": said(False)}
-    assert decide(consents) == Admitted(frozenset({"training"}))
+def test_one_consented_purpose_that_the_policy_allows_is_enough():
+    assert refusal({"training": said(True), "sharing": said(True), "evaluation": said(False)}) is None
+    assert refusal({"training": said(False), "evaluation": said(True)}) is None
 
 
 @pytest.mark.parametrize(
@@ -42,23 +43,23 @@ def test_consent_admits_for_the_purposes_that_the_policy_allows():
         ({"training": said(True)}, {"domain": "legal"}, RefusalReason.DOMAIN_UNKNOWN),
         (
             {"training": said(True)},
-            {"occurred_at": NOW - timedelta(days=30, seconds=1)},
+            {"age": timedelta(days=30, seconds=1)},
             RefusalReason.RETENTION_PASSED,
         ),
-        ({"training": said(True)}, {"occurred_at": NOW + timedelta(hours=1)}, RefusalReason.FROM_THE_FUTURE),
+        ({"training": said(True)}, {"age": -timedelta(hours=1)}, RefusalReason.FROM_THE_FUTURE),
     ],
 )
 def test_each_refusal_has_its_reason(consents, changes, reason):
-    assert decide(consents, **changes) == Refused(reason)
+    assert refusal(consents, **changes) is reason
 
 
 def test_the_last_moment_of_retention_is_still_admitted():
-    assert isinstance(decide({"training": said(True)}, occurred_at=NOW - POLICY.retention), Admitted)
+    assert refusal({"training": said(True)}, age=POLICY.retention) is None
 
 
 def test_a_tenant_without_a_policy_is_ingested_when_users_consent():
-    assert decide({"training": said(True)}, policy=None, domain="any") == Admitted(frozenset({"training"}))
-    assert decide({}, policy=None) == Refused(RefusalReason.CONSENT_MISSING)
+    assert refusal({"training": said(True)}, policy=None, domain="any") is None
+    assert refusal({}, policy=None) is RefusalReason.CONSENT_MISSING
 
 
 def test_the_later_statement_counts_and_a_withdrawal_wins_a_tie():

@@ -25,12 +25,11 @@ def test_the_deadline_is_one_month_later(asked, due):
 
 def test_an_erasure_moves_one_way_and_ends():
     erasure = Erasure(tenant_id="acme", erasure_id="r1", requested_at=AT)
-    assert erasure.overdue(datetime(2026, 3, 1, tzinfo=UTC))
+    assert erasure.deadline_at == deadline(AT)
     erasing = erasure.advanced(AT)
     completed = erasing.advanced(AT)
     assert [erasing.state, completed.state] == [ErasureState.ERASING, ErasureState.COMPLETED]
     assert completed.completed_at == AT
-    assert not completed.overdue(datetime(2027, 1, 1, tzinfo=UTC))
     with pytest.raises(ValueError, match="completed"):
         completed.advanced(AT)
 
