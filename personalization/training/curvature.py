@@ -83,7 +83,10 @@ class PublicCurvature:
         self._frozen = frozen
         self._limit = token_limit
         self._wide = torch.promote_types(decoder.dtype, torch.float32)
-        encoded = [(0, encoder.user(user, plan)) for user in users]
+        encoded = [
+            (0, encoder.user(user, bound=1, objective=plan.objective, max_tokens=plan.max_tokens))
+            for user in users
+        ]
         self._cache = PrefixCache(decoder, geometry.first_layer, enabled=True)
         self._members = self._cache.fill(encoded, token_limit, lambda _: None)
         self._at_zero: torch.Tensor | None = None

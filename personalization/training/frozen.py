@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from personalization.plan import ALL_LINEAR, Subspace, TrainingPlan
+from personalization.plan import ALL_LINEAR, Objective, Subspace
 from personalization.training.batches import PrefixCache, assemble
 from personalization.training.decoder import FrozenDecoder
 from personalization.training.encoding import Encoder
@@ -38,16 +38,6 @@ MAX_TOKENS = 72
 _VERSION = "2"  # raise it when the computation changes: adapters of two subspaces are never mixed
 
 _TOKENS_PER_PASS = 2048
-_PLAN = TrainingPlan(
-    steps=1,
-    sample_rate=1.0,
-    expected_cohort=1.0,
-    clipping_norm=1.0,
-    noise_multiplier=0.0,
-    learning_rate=1.0,
-    contribution_bound=1,
-    max_tokens=MAX_TOKENS,
-)
 
 Directions = dict[tuple[int, str], tuple[torch.Tensor, torch.Tensor]]
 
@@ -140,7 +130,9 @@ def _compute(decoder: FrozenDecoder, encoder: Encoder, layers: tuple[int, ...]) 
     def watched(users: tuple[UserExamples, ...]) -> Iterator[dict[tuple[int, str], list[torch.Tensor]]]:
         """Yield, for each user, what entered the layers and the slopes of the user's loss towards their outputs."""
         cache = PrefixCache(decoder, layers[0], enabled=True)
-        encoded = [(0, encoder.user(user, _PLAN)) for user in users]
+        encoded = [
+            (0, encoder.user(user, bound=1, objective=Objective.SFT, max_tokens=MAX_TOKENS)) for user in users
+        ]
         for member in cache.fill(encoded, _TOKENS_PER_PASS, lambda _: None):
             micro = assemble([member], decoder.device, torch.promote_types(decoder.dtype, torch.float32))
             with _Watch(weights) as watch:

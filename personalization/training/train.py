@@ -241,7 +241,15 @@ class FusedRun:
 
     def _prefix(self) -> list[list[Member]]:
         encoded = [
-            (number, self.encoder.user(user, tenant.plan))
+            (
+                number,
+                self.encoder.user(
+                    user,
+                    bound=tenant.plan.contribution_bound,
+                    objective=tenant.plan.objective,
+                    max_tokens=tenant.plan.max_tokens,
+                ),
+            )
             for number, tenant in enumerate(self.tenants)
             for user in tenant.users
         ]

@@ -25,6 +25,7 @@ from personalization.training.public_texts import protected_users
 from personalization.training.train import fusion_key
 from tests.fakes.tiny_models import (
     damped_plan,
+    encode_user,
     in_float64_norms,
     make_run,
     make_users,
@@ -63,7 +64,7 @@ def slow_fisher(style, run, vector):
         merged[name] = weights[name].detach() + run.geometry.scaling * up @ down
     logps = []
     for user in SOME[::2]:
-        (example,) = run.encoder.user(user, run.tenants[0].plan).examples
+        (example,) = encode_user(run.encoder, user, run.tenants[0].plan).examples
         (row,) = example.rows
         out = torch.func.functional_call(model, merged, (torch.tensor([row.tokens[:-1]]),))
         logps.append(torch.log_softmax(out.logits[0, row.first_label - 1 :], -1))

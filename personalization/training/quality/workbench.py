@@ -17,7 +17,7 @@ import torch
 from personalization.plan import PerformanceFlags, TrainingPlan
 from personalization.training.batches import Member, PrefixCache, assemble, split_users
 from personalization.training.decoder import FrozenDecoder
-from personalization.training.encoding import Encoder
+from personalization.training.encoding import Encoder, TokenUser
 from personalization.training.families import Frozen, Geometry
 from personalization.training.frozen import frozen_factors
 from personalization.training.job import TenantJob, UserExamples
@@ -92,9 +92,15 @@ class Workbench:
 
     def user_set(self, users: Sequence[UserExamples]) -> UserSet:
         """Encode users and compute their prefixes; users without an example are left out."""
-        encoded = [(0, self.encoder.user(user, self.plan)) for user in users if user.examples]
+        encoded = [(0, self._encoded(user)) for user in users if user.examples]
         cache = PrefixCache(self.decoder, self.geometry.first_layer, enabled=True)
         return UserSet(tuple(cache.fill(encoded, self.flags.tokens_per_microbatch, lambda _: None)), cache)
+
+    def _encoded(self, user: UserExamples) -> TokenUser:
+        plan = self.plan
+        return self.encoder.user(
+            user, bound=plan.contribution_bound, objective=plan.objective, max_tokens=plan.max_tokens
+        )
 
     def zero(self) -> torch.Tensor:
         """Return the vector of the adapter that changes nothing."""
