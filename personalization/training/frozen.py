@@ -23,10 +23,10 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from personalization.plan import ALL_LINEAR, Objective, Subspace
+from personalization.plan import ALL_LINEAR, Objective, PerformanceFlags, Subspace, TrainingPlan
 from personalization.training.batches import PrefixCache, assemble
 from personalization.training.decoder import FrozenDecoder
-from personalization.training.encoding import Encoder
+from personalization.training.encoding import Encoder, TokenUser
 from personalization.training.families import Frozen, Geometry
 from personalization.training.job import UserExamples
 from personalization.training.public_styles import interactions
@@ -40,6 +40,51 @@ _VERSION = "2"  # raise it when the computation changes: adapters of two subspac
 _TOKENS_PER_PASS = 2048
 
 Directions = dict[tuple[int, str], tuple[torch.Tensor, torch.Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LoadedShape:
+    """One adapter shape on a loaded base: all that reading texts and running an adapter needs.
+
+    Attributes:
+        decoder: the frozen base.
+        encoder: its tokenizer.
+        plan: fixes the shape, what is read of a user, and the size of the shortlist; its other fields are not used.
+        geometry: layout of the adapter's flat vector.
+        frozen: the shared factors.
+        flags: tokens of one pass, and whether the output head may be multiplied in bfloat16.
+    """
+
+    decoder: FrozenDecoder
+    encoder: Encoder
+    plan: TrainingPlan
+    geometry: Geometry
+    frozen: Frozen
+    flags: PerformanceFlags
+
+    @classmethod
+    def of_plan(
+        cls, decoder: FrozenDecoder, encoder: Encoder, plan: TrainingPlan, flags: PerformanceFlags
+    ) -> LoadedShape:
+        """Lay the plan's adapter out on the base.
+
+        Raises:
+            JobInvalidError: the plan does not fit the base model.
+        """
+        geometry = Geometry.of_plan(plan, decoder.shapes, decoder.layer_count)
+        frozen = frozen_factors(decoder, encoder, geometry)
+        return cls(decoder=decoder, encoder=encoder, plan=plan, geometry=geometry, frozen=frozen, flags=flags)
+
+    def read(self, user: UserExamples) -> TokenUser:
+        """Encode one user as the plan asks.
+
+        Raises:
+            JobInvalidError: the user has more examples than the plan's contribution bound.
+        """
+        plan = self.plan
+        return self.encoder.user(
+            user, bound=plan.contribution_bound, objective=plan.objective, max_tokens=plan.max_tokens
+        )
 
 
 @dataclass
