@@ -64,7 +64,7 @@ class TrainingPlan:
         shrinkage: factor in (0, 1] applied to the trained delta before release (public, free).
         subspace: where the frozen factors come from.
         damping: above 0, steps are taken in the metric of the model's public curvature with this damping
-            (``training.curvature``), clipping and noise too; 0 takes Adam's steps in the numbers themselves.
+            (``training.metric``), clipping and noise too; 0 takes Adam's steps in the numbers themselves.
         label_shortlist: in training, the softmax runs over so many tokens, those likeliest on public texts, and the
             label itself (Jean et al., "On using very large target vocabulary", ACL 2015, with a fixed sample); 0 takes
             the whole vocabulary. Pairs and everything that is measured always take the whole. Only with damping.

@@ -6,7 +6,7 @@ The law of utility under user-level privacy is one number,
 
 with N a public lower bound on the users, ρ the alignment of clipped user gradients and d the trained
 parameters. So the planner takes the largest adapter that still has a comfortable S, and declines when even the
-smallest has too little. In the model's public metric (``training.curvature``) the gradients stay aligned (ρ of 0.55
+smallest has too little. In the model's public metric (``training.metric``) the gradients stay aligned (ρ of 0.55
 to 0.6 over a whole release, against 0.25 for Adam), a larger damping does what a smaller rank did, and better, and
 the steps are as long as N·μ allows; the constants below were fitted there (tests/benchmarks/RESULTS.md, quality).
 

@@ -3,7 +3,7 @@
 Rows of all tenants and users lie back to back without padding; every linear layer sees one matrix of tokens. Only
 attention looks at rows: it spreads them into a rectangle, where a causal mask alone keeps real tokens from padding
 (block-diagonal attention by construction). Weights come from a transformers model of the Llama, Mistral, Qwen or
-Gemma style, and results equal that model's (tests/unit/test_training_gradients.py).
+Gemma style, and results equal that model's (tests/unit/test_training_reload.py).
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from personalization.plan import Objective, TrainingPlan
+from personalization.plan import Objective
 from personalization.training.errors import BaseModelError, JobInvalidError
 from personalization.training.job import Example, ExampleKind, UserExamples
 
@@ -116,32 +116,38 @@ class Encoder:
                 before = before[len(before) - room :]
         return TokenRow((*before, *answer), len(before))
 
-    def user(self, user: UserExamples, plan: TrainingPlan) -> TokenUser:
-        """Encode the examples of one user that the plan's objective uses.
+    def user(self, user: UserExamples, *, bound: int, objective: Objective, max_tokens: int) -> TokenUser:
+        """Encode the examples of one user that the objective uses.
+
+        Args:
+            user: with at most ``bound`` examples.
+            bound: the plan's contribution bound.
+            objective: what is learned from rejected and edited answers.
+            max_tokens: truncation length of each example.
 
         Raises:
-            JobInvalidError: the user has more examples than the plan's contribution bound, or a weight outside [0, 1].
+            JobInvalidError: the user has more examples than the bound, or a weight outside [0, 1].
         """
-        if len(user.examples) > plan.contribution_bound:
+        if len(user.examples) > bound:
             raise JobInvalidError(
-                f"A user comes with {len(user.examples)} examples; the plan allows {plan.contribution_bound}."
+                f"A user comes with {len(user.examples)} examples; the plan allows {bound}."
             )
-        encoded = (self._example(example, plan) for example in user.examples)
+        encoded = (self._example(example, objective, max_tokens) for example in user.examples)
         return TokenUser(tuple(example for example in encoded if example is not None))
 
-    def _example(self, example: Example, plan: TrainingPlan) -> TokenExample | None:
+    def _example(self, example: Example, objective: Objective, max_tokens: int) -> TokenExample | None:
         if not (math.isfinite(example.weight) and 0.0 <= example.weight <= 1.0):
             raise JobInvalidError(f"An example's weight is {example.weight}; it must be in [0, 1].")
         kind = example.kind
-        if kind is ExampleKind.UNLIKELIHOOD and plan.objective is not Objective.SFT_UNLIKELIHOOD:
+        if kind is ExampleKind.UNLIKELIHOOD and objective is not Objective.SFT_UNLIKELIHOOD:
             return None
         pair = (
             kind is ExampleKind.PREFERENCE
-            and plan.objective is Objective.DPO_SIGMOID
+            and objective is Objective.DPO_SIGMOID
             and example.shown is not None
         )
         if kind is ExampleKind.PREFERENCE and not pair:
             kind = ExampleKind.SFT  # the preferred text alone is a target
         texts = (example.completion, example.shown or "") if pair else (example.completion,)
-        rows = tuple(self.row(example.prompt, text, plan.max_tokens) for text in texts)
+        rows = tuple(self.row(example.prompt, text, max_tokens) for text in texts)
         return TokenExample(rows, kind, example.weight)

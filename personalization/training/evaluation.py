@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from personalization.plan import Family, PerformanceFlags, TrainingPlan
+from personalization.plan import Family, Objective, PerformanceFlags
 from personalization.training.batches import Member, assemble, split_users
 from personalization.training.decoder import FrozenDecoder
 from personalization.training.encoding import TokenUser
@@ -47,8 +47,10 @@ def nll_per_user(
     """
     decoder, encoder = loaded_base(model_dir, flags or PerformanceFlags())
     binding = adapter_binding(decoder, adapter) if adapter is not None else None
-    plan = _evaluation_plan(max_tokens, max(len(user.examples) for user in users))
-    encoded = [encoder.user(user, plan) for user in users]
+    encoded = [
+        encoder.user(user, bound=len(user.examples), objective=Objective.SFT, max_tokens=max_tokens)
+        for user in users
+    ]
     order = sorted(range(len(users)), key=lambda number: _longest(encoded[number]))
     losses = [0.0] * len(users)
     at = 0
@@ -136,20 +138,6 @@ def adapter_binding(decoder: FrozenDecoder, directory: Path) -> Binding:
     geometry = Geometry(Family.FULL, rank, scaling * rank, layers, tuple(slots), at)
     vector = torch.cat(parts).to(decoder.device, torch.promote_types(decoder.dtype, torch.float32))
     return Binding(geometry, {}, vector[None], None)
-
-
-def _evaluation_plan(max_tokens: int, most_examples: int) -> TrainingPlan:
-    """Return a plan whose encoding fields are the asked ones; nothing is trained with it."""
-    return TrainingPlan(
-        steps=1,
-        sample_rate=1.0,
-        expected_cohort=1.0,
-        clipping_norm=1.0,
-        noise_multiplier=0.0,
-        learning_rate=1.0,
-        contribution_bound=most_examples,
-        max_tokens=max_tokens,
-    )
 
 
 def _longest(user: TokenUser) -> int:

@@ -23,10 +23,10 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from personalization.plan import ALL_LINEAR, Subspace, TrainingPlan
+from personalization.plan import ALL_LINEAR, Objective, PerformanceFlags, Subspace, TrainingPlan
 from personalization.training.batches import PrefixCache, assemble
 from personalization.training.decoder import FrozenDecoder
-from personalization.training.encoding import Encoder
+from personalization.training.encoding import Encoder, TokenUser
 from personalization.training.families import Frozen, Geometry
 from personalization.training.job import UserExamples
 from personalization.training.public_styles import interactions
@@ -38,18 +38,53 @@ MAX_TOKENS = 72
 _VERSION = "2"  # raise it when the computation changes: adapters of two subspaces are never mixed
 
 _TOKENS_PER_PASS = 2048
-_PLAN = TrainingPlan(
-    steps=1,
-    sample_rate=1.0,
-    expected_cohort=1.0,
-    clipping_norm=1.0,
-    noise_multiplier=0.0,
-    learning_rate=1.0,
-    contribution_bound=1,
-    max_tokens=MAX_TOKENS,
-)
 
 Directions = dict[tuple[int, str], tuple[torch.Tensor, torch.Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LoadedShape:
+    """One adapter shape on a loaded base: all that reading texts and running an adapter needs.
+
+    Attributes:
+        decoder: the frozen base.
+        encoder: its tokenizer.
+        plan: fixes the shape, what is read of a user, and the size of the shortlist; its other fields are not used.
+        geometry: layout of the adapter's flat vector.
+        frozen: the shared factors.
+        flags: tokens of one pass, and whether the output head may be multiplied in bfloat16.
+    """
+
+    decoder: FrozenDecoder
+    encoder: Encoder
+    plan: TrainingPlan
+    geometry: Geometry
+    frozen: Frozen
+    flags: PerformanceFlags
+
+    @classmethod
+    def of_plan(
+        cls, decoder: FrozenDecoder, encoder: Encoder, plan: TrainingPlan, flags: PerformanceFlags
+    ) -> LoadedShape:
+        """Lay the plan's adapter out on the base.
+
+        Raises:
+            JobInvalidError: the plan does not fit the base model.
+        """
+        geometry = Geometry.of_plan(plan, decoder.shapes, decoder.layer_count)
+        frozen = frozen_factors(decoder, encoder, geometry)
+        return cls(decoder=decoder, encoder=encoder, plan=plan, geometry=geometry, frozen=frozen, flags=flags)
+
+    def read(self, user: UserExamples) -> TokenUser:
+        """Encode one user as the plan asks.
+
+        Raises:
+            JobInvalidError: the user has more examples than the plan's contribution bound.
+        """
+        plan = self.plan
+        return self.encoder.user(
+            user, bound=plan.contribution_bound, objective=plan.objective, max_tokens=plan.max_tokens
+        )
 
 
 @dataclass
@@ -140,7 +175,9 @@ def _compute(decoder: FrozenDecoder, encoder: Encoder, layers: tuple[int, ...]) 
     def watched(users: tuple[UserExamples, ...]) -> Iterator[dict[tuple[int, str], list[torch.Tensor]]]:
         """Yield, for each user, what entered the layers and the slopes of the user's loss towards their outputs."""
         cache = PrefixCache(decoder, layers[0], enabled=True)
-        encoded = [(0, encoder.user(user, _PLAN)) for user in users]
+        encoded = [
+            (0, encoder.user(user, bound=1, objective=Objective.SFT, max_tokens=MAX_TOKENS)) for user in users
+        ]
         for member in cache.fill(encoded, _TOKENS_PER_PASS, lambda _: None):
             micro = assemble([member], decoder.device, torch.promote_types(decoder.dtype, torch.float32))
             with _Watch(weights) as watch:

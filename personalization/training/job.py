@@ -101,7 +101,7 @@ class Progress:
     done: int
     total: int
     tokens_per_second: float | None = (
-        None  # of the fused batch; see the trainer's docstring on what this reveals
+        None  # of the fused batch; the docstring of `train` says what this reveals
     )
     memory_bytes: int | None = None
 

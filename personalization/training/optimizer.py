@@ -204,7 +204,7 @@ class TenantDescent(torch.optim.Optimizer):
         parameter: the adapters.
         learning_rates: step size of each tenant.
         is_active: tells which tenants move at this step; the others keep their weights.
-        back: turns the mechanism's noisy means ``(tenants, size)`` into directions of the adapters.
+        restore: turns the mechanism's noisy means ``(tenants, size)`` into directions of the adapters.
     """
 
     def __init__(
@@ -212,12 +212,12 @@ class TenantDescent(torch.optim.Optimizer):
         parameter: torch.nn.Parameter,
         learning_rates: list[float],
         is_active: Callable[[], list[int]],
-        back: Callable[[torch.Tensor], torch.Tensor],
+        restore: Callable[[torch.Tensor], torch.Tensor],
     ) -> None:
         super().__init__([parameter], {})
         self._rates = torch.tensor(learning_rates, device=parameter.device, dtype=parameter.dtype)[:, None]
         self._is_active = is_active
-        self._back = back
+        self._restore = restore
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]  # noqa: ARG002  no closure is ever used
@@ -225,4 +225,4 @@ class TenantDescent(torch.optim.Optimizer):
         (parameter,) = self.param_groups[0]["params"]
         moving = torch.zeros_like(self._rates)
         moving[self._is_active()] = 1.0
-        parameter.addcmul_(self._rates * moving, self._back(parameter.grad), value=-1)
+        parameter.addcmul_(self._rates * moving, self._restore(parameter.grad), value=-1)

@@ -23,21 +23,16 @@ import torch
 
 from personalization.plan import PerformanceFlags, TrainingPlan
 from personalization.training.batches import Member, PrefixCache, assemble, split_users
-from personalization.training.curvature import (
-    REFRESHED_AT,
-    STYLES,
-    Metric,
-    PublicCurvature,
-    pulled_back,
-)
+from personalization.training.curvature import PublicCurvature, metric_texts
 from personalization.training.decoder import FrozenDecoder, TokenBatch
 from personalization.training.encoding import Encoder
 from personalization.training.errors import JobInvalidError, NotTrainedError
 from personalization.training.families import Frozen, Geometry
-from personalization.training.frozen import frozen_factors
-from personalization.training.job import Progress, TenantJob, TenantResult, TrainingJob, UserExamples
+from personalization.training.frozen import LoadedShape
+from personalization.training.job import Progress, TenantJob, TenantResult, TrainingJob
 from personalization.training.loading import loaded_base
 from personalization.training.low_rank import Binding
+from personalization.training.metric import REFRESHED_AT, Metric
 from personalization.training.noise import draw_users
 from personalization.training.optimizer import (
     FusedDPOptimizer,
@@ -47,6 +42,7 @@ from personalization.training.optimizer import (
 )
 from personalization.training.portable import export_adapter, import_adapter
 from personalization.training.public_texts import protected_users, public_users
+from personalization.training.sparing import pulled_back
 
 ProgressSink = Callable[[Progress], None]
 
@@ -136,8 +132,7 @@ class FusedRun:
     """Tenants whose adapters have one shape, trained in one batch.
 
     Attributes:
-        geometry: layout of the flat vectors.
-        frozen: the shared factors.
+        shape: the one shape of their adapters, on the base.
         start: where each tenant starts ``(tenants, size)``, float64 on the CPU.
         steps: the longest schedule.
         refreshed_at: steps before which the public metric is worked out anew, where the plan asks for one.
@@ -151,19 +146,27 @@ class FusedRun:
     progress: ProgressSink
     refreshed_at: tuple[int, ...] = REFRESHED_AT
     spare_public_text: bool = True
-    geometry: Geometry = field(init=False)
-    frozen: Frozen = field(init=False)
+    shape: LoadedShape = field(init=False)
     start: torch.Tensor = field(init=False)
     steps: int = field(init=False)
     _metric: Metric | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        self.geometry = Geometry.of_plan(self.tenants[0].plan, self.decoder.shapes, self.decoder.layer_count)
-        self.frozen = frozen_factors(self.decoder, self.encoder, self.geometry)
+        self.shape = LoadedShape.of_plan(self.decoder, self.encoder, self.tenants[0].plan, self.flags)
         self.start = torch.stack([self._start_of(tenant) for tenant in self.tenants])
         self.steps = max(tenant.plan.steps for tenant in self.tenants)
         # Adapters, norms and sums are at least float32 whatever the base's dtype.
         self._wide = torch.promote_types(self.decoder.dtype, torch.float32)
+
+    @property
+    def geometry(self) -> Geometry:
+        """Layout of the flat vectors."""
+        return self.shape.geometry
+
+    @property
+    def frozen(self) -> Frozen:
+        """The shared factors."""
+        return self.shape.frozen
 
     def _start_of(self, tenant: TenantJob) -> torch.Tensor:
         if tenant.start_adapter is None:
@@ -186,7 +189,7 @@ class FusedRun:
         if metric is None:
             inner = TenantAdam(parameter, rates, lambda: optimizer.active)
         else:
-            inner = TenantDescent(parameter, rates, lambda: optimizer.active, metric.back)
+            inner = TenantDescent(parameter, rates, lambda: optimizer.active, metric.restore)
         optimizer = FusedDPOptimizer(inner, mechanisms)
         averages = torch.zeros_like(self.start)
         for step in range(self.steps):
@@ -206,7 +209,7 @@ class FusedRun:
             ]
             tokens = self._step(optimizer, parameter, drawn)
             if metric is not None:
-                metric.spare(parameter.detach(), optimizer.active)
+                metric.protect(parameter.detach(), optimizer.active)
             self._average(averages, parameter, step)
             self.progress(
                 Progress(
@@ -225,23 +228,22 @@ class FusedRun:
         plans = [tenant.plan for tenant in self.tenants]
         if plans[0].damping == 0:
             return None
-        protection = self._public(protected_users()).protection() if self.spare_public_text else None
-        return Metric.of_plans(self._public(STYLES), plans, vectors.detach(), self.refreshed_at, protection)
-
-    def _public(self, texts: tuple[UserExamples, ...]) -> PublicCurvature:
-        """Return what is kept of public texts from run to run: their prefixes, and the curvature at the base."""
-        plan, shape = self.tenants[0].plan, self.geometry
-        form = shape.layers, shape.suffixes, shape.rank, shape.alpha
-        key = (texts, *form, plan.max_tokens, plan.label_shortlist, self.flags)
-        return self.decoder.kept.once(
-            PublicCurvature,
-            key,
-            lambda: PublicCurvature(texts, self.decoder, self.encoder, shape, self.frozen, plan, self.flags),
-        )
+        curvature, protection = PublicCurvature.kept(metric_texts(), self.shape), None
+        if self.spare_public_text:
+            protection = PublicCurvature.kept(protected_users(), self.shape).protection()
+        return Metric.of_plans(curvature, plans, vectors.detach(), self.refreshed_at, protection)
 
     def _prefix(self) -> list[list[Member]]:
         encoded = [
-            (number, self.encoder.user(user, tenant.plan))
+            (
+                number,
+                self.encoder.user(
+                    user,
+                    bound=tenant.plan.contribution_bound,
+                    objective=tenant.plan.objective,
+                    max_tokens=tenant.plan.max_tokens,
+                ),
+            )
             for number, tenant in enumerate(self.tenants)
             for user in tenant.users
         ]
@@ -272,7 +274,7 @@ class FusedRun:
                 [member.tenant for member in run], device=self.decoder.device
             )
             if self._metric is not None:
-                rows = self._metric.turn(rows, optimizer.row_tenants)
+                rows = self._metric.precondition(rows, optimizer.row_tenants)
             parameter.grad_sample = rows  # type: ignore[attr-defined]
             optimizer.signal_skip_step(index < len(runs) - 1)
             optimizer.step()
@@ -350,5 +352,7 @@ class FusedRun:
             released[number] += tenant.plan.shrinkage * delta
         if self._metric is None or not self.spare_public_text:
             return released
-        protected, gated = self._public(protected_users()), self._public(public_users())
+        protected, gated = (
+            PublicCurvature.kept(texts, self.shape) for texts in (protected_users(), public_users())
+        )
         return torch.stack([pulled_back(one, self._metric.curvature, protected, gated) for one in released])

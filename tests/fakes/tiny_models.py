@@ -162,6 +162,13 @@ def make_users(*shapes, kind=ExampleKind.SFT):
     return tuple(users)
 
 
+def encode_user(encoder, user, plan):
+    """The user as a run under the plan reads it."""
+    return encoder.user(
+        user, bound=plan.contribution_bound, objective=plan.objective, max_tokens=plan.max_tokens
+    )
+
+
 def make_run(style, tenants, dtype=torch.float64, **flags):
     """A fused run of tenant jobs on a tiny base."""
     decoder = FrozenDecoder(tiny_model(style), torch.device("cpu"), dtype)

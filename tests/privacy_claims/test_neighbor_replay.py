@@ -15,11 +15,11 @@ import torch
 from personalization.plan import FEED_FORWARD, Family, Objective
 from personalization.training import optimizer, train
 from personalization.training.batches import Member
-from personalization.training.curvature import Metric
 from personalization.training.encoding import TokenUser
 from personalization.training.errors import NotTrainedError
 from personalization.training.job import ExampleKind, TenantJob, UserExamples
 from personalization.training.losses import LossTerms
+from personalization.training.metric import Metric
 from personalization.training.optimizer import FusedDPOptimizer
 from personalization.training.public_styles import interactions
 from privacy.noise import normal
@@ -59,10 +59,10 @@ def subtract_the_gradient(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def few_public_texts(monkeypatch):
-    monkeypatch.setattr(train, "STYLES", interactions()[:120:60])
+    monkeypatch.setattr(train, "metric_texts", lambda: interactions()[:120:60])
     # What moves iterates and releases for public text is post-processing; the influence is that on the noisy sum.
     monkeypatch.setattr(train, "pulled_back", lambda vector, *_: vector)
-    monkeypatch.setattr(Metric, "spare", lambda *_: None)
+    monkeypatch.setattr(Metric, "protect", lambda *_: None)
 
 
 @pytest.fixture(autouse=True)
@@ -96,7 +96,7 @@ def typical_norm(users, **changes):
     metric = run._make_metric(run.start)
     if metric is not None:
         metric.refresh(0, run.start, [0])
-        rows = metric.turn(rows, torch.zeros(len(rows), dtype=torch.long))
+        rows = metric.precondition(rows, torch.zeros(len(rows), dtype=torch.long))
     return float(torch.linalg.vector_norm(rows, dim=1).median())
 
 
@@ -230,7 +230,7 @@ def clipped_before_turning(monkeypatch):
         add(self)
 
     monkeypatch.setattr(Metric, "refresh", noticed)
-    monkeypatch.setattr(Metric, "turn", lambda _self, rows, _tenants: rows)
+    monkeypatch.setattr(Metric, "precondition", lambda _self, rows, _tenants: rows)
     monkeypatch.setattr(FusedDPOptimizer, "add_noise", turned)
 
 
@@ -242,7 +242,7 @@ def whitening_of_the_data(monkeypatch):
         own = [user for tenant in self.tenants for user in tenant.users for _ in range(2)]
         alone = [UserExamples(examples=(example,)) for user in own for example in user.examples[:1]]
         with monkeypatch.context() as patch:
-            patch.setattr(train, "STYLES", tuple(alone))
+            patch.setattr(train, "metric_texts", lambda: tuple(alone))
             return make(self, vectors)
 
     monkeypatch.setattr(train.FusedRun, "_make_metric", private)

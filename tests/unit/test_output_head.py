@@ -81,7 +81,7 @@ def test_labels_are_drawn_from_the_shortlist_as_its_softmax_says(weight):
 
 
 def test_training_with_a_shortlist_of_nearly_everything_is_nearly_training_with_everything(monkeypatch):
-    monkeypatch.setattr(train, "STYLES", interactions()[:120:40])
+    monkeypatch.setattr(train, "metric_texts", lambda: interactions()[:120:40])
     plan = damped_plan(noise_multiplier=0.0, steps=2)
     job = TenantJob(job_key="a", plan=plan, users=make_users((3,), (5, 9, 2)), noise_key=bytes(32))
     run = make_run("llama", [job])

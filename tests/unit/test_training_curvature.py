@@ -8,23 +8,18 @@ import pytest
 import torch
 
 from personalization.plan import ALL_LINEAR, FEED_FORWARD, Family, PerformanceFlags, Subspace
-from personalization.training import curvature, train
-from personalization.training.curvature import (
-    REFRESHED_AT,
-    STEP_PULL,
-    Metric,
-    PublicCurvature,
-    pulled_back,
-    step_pull,
-    whitening,
-)
+from personalization.training import curvature, sparing, train
+from personalization.training.curvature import PublicCurvature
 from personalization.training.errors import NotTrainedError
 from personalization.training.job import TenantJob
+from personalization.training.metric import REFRESHED_AT, Metric, whitening
 from personalization.training.public_styles import interactions
 from personalization.training.public_texts import protected_users
+from personalization.training.sparing import STEP_PULL, pulled_back, step_pull
 from personalization.training.train import fusion_key
 from tests.fakes.tiny_models import (
     damped_plan,
+    encode_user,
     in_float64_norms,
     make_run,
     make_users,
@@ -38,7 +33,7 @@ SOME = interactions()[:120:20]  # of six styles; every second one is used
 
 @pytest.fixture(autouse=True)
 def few_interactions(monkeypatch):
-    monkeypatch.setattr(train, "STYLES", SOME[::2])
+    monkeypatch.setattr(train, "metric_texts", lambda: SOME[::2])
 
 
 def one_tenant(users=((3,), (5, 9, 2)), key=bytes(32), **changes):
@@ -47,9 +42,7 @@ def one_tenant(users=((3,), (5, 9, 2)), key=bytes(32), **changes):
 
 def curvature_of(run, token_limit=4096):
     flags = PerformanceFlags(tokens_per_microbatch=token_limit)
-    return PublicCurvature(
-        SOME[::2], run.decoder, run.encoder, run.geometry, run.frozen, run.tenants[0].plan, flags
-    )
+    return PublicCurvature(SOME[::2], replace(run.shape, flags=flags))
 
 
 def slow_fisher(style, run, vector):
@@ -63,7 +56,7 @@ def slow_fisher(style, run, vector):
         merged[name] = weights[name].detach() + run.geometry.scaling * up @ down
     logps = []
     for user in SOME[::2]:
-        (example,) = run.encoder.user(user, run.tenants[0].plan).examples
+        (example,) = encode_user(run.encoder, user, run.tenants[0].plan).examples
         (row,) = example.rows
         out = torch.func.functional_call(model, merged, (torch.tensor([row.tokens[:-1]]),))
         logps.append(torch.log_softmax(out.logits[0, row.first_label - 1 :], -1))
@@ -167,11 +160,11 @@ def test_turning_many_tenants_is_turning_each():
     metric = Metric(curvature=None, dampings=[0.3] * 3, factors=factors)
     rows = torch.randn(6, 5, generator=torch.Generator().manual_seed(3), dtype=FP64)
     tenants = torch.tensor([0, 0, 0, 2, 2, 2])  # none of tenant 1 was drawn
-    turned = metric.turn(rows, tenants)
+    turned = metric.precondition(rows, tenants)
     for row, tenant, found in zip(rows, tenants, turned, strict=True):
         torch.testing.assert_close(found, row @ factors[tenant])
-    torch.testing.assert_close(metric.turn(rows[3:], tenants[3:]), turned[3:])
-    torch.testing.assert_close(metric.back(rows[:3])[1], rows[1] @ factors[1])
+    torch.testing.assert_close(metric.precondition(rows[3:], tenants[3:]), turned[3:])
+    torch.testing.assert_close(metric.restore(rows[:3])[1], rows[1] @ factors[1])
 
 
 def test_an_iterate_is_moved_to_where_its_change_and_public_text_cost_least():
@@ -196,7 +189,7 @@ def test_only_iterates_whose_schedule_runs_are_moved():
     metric = Metric(curvature=None, dampings=[0.3] * 3, factors=torch.zeros_like(pulls), pulls=pulls)
     before = torch.randn(3, 5, generator=torch.Generator().manual_seed(3), dtype=FP64)
     after = before.clone()
-    metric.spare(after, [0, 2])
+    metric.protect(after, [0, 2])
     torch.testing.assert_close(after, torch.stack([pulls[0] @ before[0], before[1], pulls[2] @ before[2]]))
 
 
@@ -210,14 +203,14 @@ def test_a_release_changes_protected_text_less_than_training_alone(monkeypatch):
         run = make_run("llama", [job])
         run.spare_public_text = spared
         vector = run.train()[0]
-        at_base = run._public(protected_users()).fisher(torch.zeros_like(vector))
+        at_base = PublicCurvature.kept(protected_users(), run.shape).fisher(torch.zeros_like(vector))
         foretold.append(float(vector @ at_base @ vector))
     assert foretold[0] < 0.8 * foretold[1]
 
 
 def test_a_release_is_moved_back_no_further_than_public_text_needs():
     run = make_run("llama", [one_tenant()])
-    styles, protected = curvature_of(run), run._public(protected_users())
+    styles, protected = curvature_of(run), PublicCurvature.kept(protected_users(), run.shape)
     direction = random_vectors(run)[0]
     zero = torch.zeros_like(direction)
     at_base, kept = protected.fisher(zero), protected.loss(zero)
@@ -225,10 +218,10 @@ def test_a_release_is_moved_back_no_further_than_public_text_needs():
     def foretold(vector):
         return 0.5 * float(vector @ at_base @ vector) / kept
 
-    far = direction * (3 * curvature.LARGEST_FORETOLD_CHANGE / foretold(direction)) ** 0.5
+    far = direction * (3 * sparing.LARGEST_FORETOLD_CHANGE / foretold(direction)) ** 0.5
     found = pulled_back(far, styles, protected, protected)
-    assert foretold(far) > curvature.LARGEST_FORETOLD_CHANGE >= foretold(found) > 0.0
-    assert protected.loss(found) <= (1.0 + curvature.LARGEST_CHANGE) * kept
+    assert foretold(far) > sparing.LARGEST_FORETOLD_CHANGE >= foretold(found) > 0.0
+    assert protected.loss(found) <= (1.0 + sparing.LARGEST_CHANGE) * kept
     near = direction * 1e-3
     assert torch.equal(pulled_back(near, styles, protected, protected), near)
 

@@ -14,6 +14,7 @@ from personalization.training.losses import DPO_BETA
 from personalization.training.portable import adapter_config
 from tests.fakes.tiny_models import (
     STYLES,
+    encode_user,
     in_float64_norms,
     make_plan,
     make_run,
@@ -50,7 +51,7 @@ def slow_user_gradient(run, style, vector, user, plan):
         stem = f"base_model.model.model.layers.{layer}.{part}.{suffix}"
         overrides[f"{stem}.lora_A.default.weight"] = down
         overrides[f"{stem}.lora_B.default.weight"] = up
-    encoded = run.encoder.user(user, plan)
+    encoded = encode_user(run.encoder, user, plan)
     reference = in_float64_norms(tiny_model(style).to(FP64))
     reference.set_attn_implementation(ATTENTION.get(style, "sdpa"))
 

@@ -10,7 +10,7 @@ from personalization.training.encoding import Encoder
 from personalization.training.errors import JobInvalidError
 from personalization.training.job import Example, ExampleKind, UserExamples
 from personalization.training.losses import LossTerms
-from tests.fakes.tiny_models import make_plan, make_users, tiny_tokenizer
+from tests.fakes.tiny_models import encode_user, make_plan, make_users, tiny_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def encoder():
 
 def test_a_users_factors_do_not_depend_on_other_users(encoder):
     plan = make_plan()
-    users = [encoder.user(user, plan) for user in make_users((3, 20), (1,), (7, 7, 7))]
+    users = [encode_user(encoder, user, plan) for user in make_users((3, 20), (1,), (7, 7, 7))]
     together = LossTerms.of_users(users, torch.device("cpu"), torch.float64)
     at = 0
     for user in users:
@@ -41,7 +41,7 @@ def test_only_the_kinds_of_the_objective_are_used(encoder):
         )
     )
     kinds = {
-        objective: [e.kind for e in encoder.user(user, make_plan(objective=objective)).examples]
+        objective: [e.kind for e in encode_user(encoder, user, make_plan(objective=objective)).examples]
         for objective in Objective
     }
     sft, unlikely, pair = ExampleKind.SFT, ExampleKind.UNLIKELIHOOD, ExampleKind.PREFERENCE
@@ -84,11 +84,11 @@ def test_tokenizer_without_a_template_joins_by_a_line_break():
 
 def test_more_examples_than_the_bound_are_refused(encoder):
     with pytest.raises(JobInvalidError, match="allows 1"):
-        encoder.user(make_users((1, 1))[0], make_plan(contribution_bound=1))
+        encode_user(encoder, make_users((1, 1))[0], make_plan(contribution_bound=1))
 
 
 @pytest.mark.parametrize("weight", [-0.1, 1.5, float("nan"), float("inf")])
 def test_weights_outside_the_unit_interval_are_refused(encoder, weight):
     user = UserExamples(examples=(Example(prompt="p", completion="c", weight=weight),))
     with pytest.raises(JobInvalidError, match="weight"):
-        encoder.user(user, make_plan())
+        encode_user(encoder, user, make_plan())

@@ -15,7 +15,7 @@ from personalization.training.job import Example, TenantJob, UserExamples
 from personalization.training.optimizer import FusedDPOptimizer, TenantMechanism
 from personalization.training.portable import adapter_config
 from privacy.noise import normal
-from tests.fakes.tiny_models import make_plan, make_run, random_vectors, tiny_model
+from tests.fakes.tiny_models import encode_user, make_plan, make_run, random_vectors, tiny_model
 
 CLIP, COHORT, RATE = 0.8, 3.0, 0.1
 PLAN = make_plan(
@@ -62,7 +62,7 @@ def opacus_step(run, vector):
     optimizer = DPOptimizer(
         Sgd(order, lr=RATE), noise_multiplier=0.0, max_grad_norm=CLIP, expected_batch_size=int(COHORT)
     )
-    rows = [run.encoder.user(user, PLAN).examples[0].rows[0] for user in USERS]
+    rows = [encode_user(run.encoder, user, PLAN).examples[0].rows[0] for user in USERS]
     assert len({(row.length, row.first_label) for row in rows}) == 1
     ids = torch.tensor([row.tokens for row in rows])
     wrapped.train()

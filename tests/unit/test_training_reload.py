@@ -11,7 +11,15 @@ from personalization.training.batches import assemble
 from personalization.training.job import TenantJob
 from personalization.training.low_rank import Binding
 from personalization.training.portable import export_adapter
-from tests.fakes.tiny_models import STYLES, make_plan, make_run, make_users, random_vectors, tiny_model
+from tests.fakes.tiny_models import (
+    STYLES,
+    encode_user,
+    make_plan,
+    make_run,
+    make_users,
+    random_vectors,
+    tiny_model,
+)
 
 SUFFIXES = [
     ("q_proj",),
@@ -56,7 +64,7 @@ def test_reloaded_adapter_gives_the_trainers_logits(tmp_path, style, suffixes, f
     plain.set_attn_implementation("eager")  # the only one that keeps Gemma 2's soft cap
     model = peft.PeftModel.from_pretrained(plain, str(tmp_path / "a"))
     assert {name.split(".")[-1] for name in model.peft_config["default"].target_modules} == set(suffixes)
-    rows = [row for user in job.users for row in run.encoder.user(user, plan).examples[0].rows]
+    rows = [row for user in job.users for row in encode_user(run.encoder, user, plan).examples[0].rows]
     for row, ours in zip(rows, our_logits(run, vectors, rows), strict=True):
         ids = torch.tensor([row.tokens[:-1]])
         theirs = model(ids).logits[0]

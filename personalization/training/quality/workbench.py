@@ -18,8 +18,7 @@ from personalization.plan import PerformanceFlags, TrainingPlan
 from personalization.training.batches import Member, PrefixCache, assemble, split_users
 from personalization.training.decoder import FrozenDecoder
 from personalization.training.encoding import Encoder
-from personalization.training.families import Frozen, Geometry
-from personalization.training.frozen import frozen_factors
+from personalization.training.frozen import LoadedShape
 from personalization.training.job import TenantJob, UserExamples
 from personalization.training.loading import pick_device
 from personalization.training.low_rank import Binding
@@ -87,12 +86,12 @@ class Workbench:
         self.decoder = FrozenDecoder.load(base_model, device, dtype)
         self.encoder = Encoder.load(base_model)
         self.plan = plan
-        self.geometry = Geometry.of_plan(plan, self.decoder.shapes, self.decoder.layer_count)
-        self.frozen: Frozen = frozen_factors(self.decoder, self.encoder, self.geometry)
+        self.shape = LoadedShape.of_plan(self.decoder, self.encoder, plan, self.flags)
+        self.geometry, self.frozen = self.shape.geometry, self.shape.frozen
 
     def user_set(self, users: Sequence[UserExamples]) -> UserSet:
         """Encode users and compute their prefixes; users without an example are left out."""
-        encoded = [(0, self.encoder.user(user, self.plan)) for user in users if user.examples]
+        encoded = [(0, self.shape.read(user)) for user in users if user.examples]
         cache = PrefixCache(self.decoder, self.geometry.first_layer, enabled=True)
         return UserSet(tuple(cache.fill(encoded, self.flags.tokens_per_microbatch, lambda _: None)), cache)
 
