@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from personalization.plan import ALL_LINEAR, FEED_FORWARD, Family, Subspace, TrainingPlan
 from personalization.rounds import OutcomeCode
 from privacy.calibration import calibrate_policy
+from privacy.forecast import ALIGNMENT, SMALLEST_SIGNAL
 from privacy.policy import DataPurpose
 
 if TYPE_CHECKING:
@@ -31,11 +32,9 @@ if TYPE_CHECKING:
     from personalization.model_shape import ModelShape
     from privacy.policy import TenantPrivacyPolicy
 
-ALIGNMENT = 0.55  # of clipped user gradients in the public metric, late in a release
 ALIGNMENT_OUTSIDE = 0.25  # with Adam in the numbers themselves; 0.18 to 0.31 was measured on three tenants
 EARLY_ALIGNMENT = 0.85  # in the first steps, measured on one tenant
 COMFORTABLE_SIGNAL = 0.3
-SMALLEST_SIGNAL = 0.3
 # With N·μ of a release: the damping is DAMPING/(N·μ), the travel TRAVEL·√(N·μ), both within their bounds.
 DAMPING = 30.0
 DAMPINGS = (0.05, 3.0)

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 # What a release trains by default: rank-16 cores of the last block's three feed-forward layers.
 DEFAULT_PARAMETERS: Final = 16 * 16 * 3
+ALIGNMENT: Final = 0.55  # of clipped user gradients in the public metric, late in a release
+SMALLEST_SIGNAL: Final = 0.3
 MOST_RELEASES: Final = 1_000_000  # "no limit in sight"
 
 
@@ -54,9 +56,9 @@ class SignalRule:
         smallest: below this S nothing is trained.
     """
 
-    parameters: int
-    alignment: float
-    smallest: float
+    parameters: int = DEFAULT_PARAMETERS
+    alignment: float = ALIGNMENT
+    smallest: float = SMALLEST_SIGNAL
 
 
 @dataclass(frozen=True, kw_only=True)

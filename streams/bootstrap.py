@@ -1,4 +1,4 @@
-"""The composition root: settings become an engine, a keyring, senders and handlers, here and nowhere else."""
+"""Wire what a worker is made of: settings become an engine, a keyring, senders, handlers and chores."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Services:
-    """What the processes share, built once per process."""
+    """What the parts of a worker share, built once per process."""
 
     settings: Settings
     engine: Engine
@@ -58,7 +58,7 @@ def open_database(settings: Settings) -> Engine:
 
 
 def build(settings: Settings) -> Services:
-    """Build the services that every process needs.
+    """Build the services of a worker.
 
     Raises:
         SettingsError: no master key is set.
@@ -76,10 +76,13 @@ def build(settings: Settings) -> Services:
 
 
 def handlers(services: Services) -> Mapping[str, Handler[Any]]:
-    """Return the handler of each topic that a worker reads."""
+    """Return the handler of each topic that a worker reads.
+
+    Each handler has a cache of policies of its own: handlers run in threads of their own, and a cache has no lock.
+    """
     settings = services.settings
+    staleness = settings.ingest.policy_staleness_seconds
     letters = DeadLetterSink(services.sender, settings.broker.group, services.metrics.dead_lettered)
-    policies = TenantPolicies(settings.ingest.policy_staleness_seconds)
     engine, clock, keyring = services.engine, services.clock, services.keyring
     limit = settings.ingest.max_event_bytes
     return {
@@ -88,7 +91,7 @@ def handlers(services: Services) -> Mapping[str, Handler[Any]]:
             letters=letters,
             clock=clock,
             keyring=keyring,
-            policies=policies,
+            policies=TenantPolicies(staleness),
             redact=redact_texts,
             max_event_bytes=limit,
         ),
@@ -97,7 +100,7 @@ def handlers(services: Services) -> Mapping[str, Handler[Any]]:
             letters=letters,
             clock=clock,
             keyring=keyring,
-            policies=TenantPolicies(settings.ingest.policy_staleness_seconds),
+            policies=TenantPolicies(staleness),
             max_event_bytes=limit,
         ),
         ERASURES.name: ErasureHandler(
@@ -105,7 +108,7 @@ def handlers(services: Services) -> Mapping[str, Handler[Any]]:
             letters=letters,
             clock=clock,
             keyring=keyring,
-            policies=TenantPolicies(settings.ingest.policy_staleness_seconds),
+            policies=TenantPolicies(staleness),
             max_event_bytes=limit,
             signer=ManifestSigner(signing_seed(settings.master_key_bytes())),
         ),

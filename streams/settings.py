@@ -1,8 +1,9 @@
 """Every setting of the processes, read from the environment: prefix ``DISCREET_``, sections joined by ``__``.
 
-``DISCREET_DATABASE__URL=postgresql+psycopg://…`` sets ``settings.database.url``. Settings are read in
-``bootstrap`` and ``cli`` only; everything else receives plain values. Defaults are those of one machine:
-SQLite in the state directory and a broker on the loopback.
+``DISCREET_DATABASE__URL=postgresql+psycopg://…`` sets ``settings.database.url``. The commands (``cli``)
+read them once and hand them to what wires a process (``bootstrap``, ``trainer_process``, ``serving.process``); a part
+receives its own section or plain values, never all of them. Defaults are those of one machine: SQLite in the state
+directory and a broker on the loopback.
 """
 
 from __future__ import annotations

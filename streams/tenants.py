@@ -7,13 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import orjson
-from sqlalchemy import func
-from sqlalchemy.orm import aliased
-from sqlmodel import col, select
 
 from privacy.policy import TenantPrivacyPolicy
-from privacy.storage.subjects import wanted_tenants
-from privacy.storage.tables import PolicyRow, TenantRow
+from privacy.services import policies
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -58,14 +54,7 @@ class TenantPolicies:
         return entry is not None and now - entry.read_at < self._staleness
 
     def _read(self, session: Session, tenant_ids: Collection[str], now: float) -> None:
-        asked = wanted_tenants(session, tenant_ids)
-        newest = (
-            select(TenantRow.tenant_id, func.coalesce(func.max(PolicyRow.version), 0))
-            .join(asked, col(TenantRow.tenant_id) == asked.c.tenant_id)
-            .outerjoin(PolicyRow, col(PolicyRow.tenant_id) == TenantRow.tenant_id)
-            .group_by(col(TenantRow.tenant_id))
-        )
-        versions: dict[str, int] = dict(session.exec(newest).all())
+        versions = policies.newest_version_numbers(session, tenant_ids)
         changed: list[str] = []
         for name in tenant_ids:
             entry = self._entries.get(name)
@@ -83,19 +72,9 @@ class TenantPolicies:
 
 
 def _newest_policies(session: Session, tenant_ids: Collection[str], now: float) -> dict[str, _Entry]:
-    asked = wanted_tenants(session, tenant_ids)
-    other = aliased(PolicyRow)
-    newest = (
-        select(func.max(other.version)).where(col(other.tenant_id) == asked.c.tenant_id).scalar_subquery()
-    )
-    statement = (
-        select(PolicyRow.tenant_id, PolicyRow.version, PolicyRow.document)
-        .join(asked, col(PolicyRow.tenant_id) == asked.c.tenant_id)
-        .where(col(PolicyRow.version) == newest)
-    )
     read: dict[bytes, TenantPrivacyPolicy] = {}  # many tenants have the same policy
     entries: dict[str, _Entry] = {}
-    for tenant_id, version, document in session.exec(statement):
+    for tenant_id, version, document in policies.newest_documents(session, tenant_ids):
         text = orjson.dumps(document, option=orjson.OPT_SORT_KEYS)
         policy = read.get(text)
         if policy is None:

@@ -1,4 +1,4 @@
-"""Build a trainer from the settings and run it as a process: the composition root of ``discreet trainer``."""
+"""Wire a trainer, and what makes starts, from the settings; run the trainer until it is told to stop."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Engine
 
+    from personalization.model_shape import ModelShape
     from personalization.trainer import TrainerObserver
     from streams.settings import MetaSettings, Settings
 
@@ -53,56 +54,38 @@ def trainer_of(settings: Settings, observer: TrainerObserver | None = None) -> I
         SettingsError: no master key or no base model is set.
         BaseModelError: the base model cannot be found or read.
     """
-    master_key = settings.master_key_bytes()
-    if not settings.trainer.base_model:
-        raise SettingsError(
-            "no base model is set; put its directory or name into DISCREET_TRAINER__BASE_MODEL"
-        )
-    base = BaseDirectory(resolve_base(settings.trainer.base_model, settings.state / "models"))
-    engine = open_current(settings.database_url)
-    clock, events, keyring = SystemClock(), OutboxAdapterEvents(), Keyring(master_key)
-    artifacts = DirectoryArtifactStore(settings.artifact_root)
-    flags = PerformanceFlags(
-        device=settings.trainer.device,
-        threads=settings.trainer.threads,
-        half_head=settings.trainer.half_head,
-    )
-    publisher = Publisher(artifacts, ManifestSigner(signing_seed(master_key)), events)
-    shape = read_shape(base.directory())
-    tools = _tools(settings, engine, artifacts, publisher, base)
-    try:
+    with start_tools(settings) as tools:
+        keyring = Keyring(settings.master_key_bytes())
         yield Trainer(
-            engine=engine,
-            clock=clock,
+            engine=tools.engine,
+            clock=tools.clock,
             rounds=TrainingRounds(
-                engine=engine,
-                clock=clock,
-                ledger=Ledger(clock),
+                engine=tools.engine,
+                clock=tools.clock,
+                ledger=Ledger(tools.clock),
                 keyring=keyring,
                 signals=StoredSignals(keyring),
-                artifacts=artifacts,
-                publisher=publisher,
-                events=events,
-                base=base,
-                shape=shape,
-                flags=flags,
+                artifacts=tools.artifacts,
+                publisher=tools.publisher,
+                events=OutboxAdapterEvents(),
+                base=tools.base,
+                shape=tools.shape,
+                flags=tools.flags,
                 copies=tools.meta.copies,
             ),
             trainer=ChildProcessTrainer(),
-            base=base,
+            base=tools.base,
             options=TrainerOptions(
                 owner=f"{socket.gethostname()[:64]}:{os.getpid()}",
                 lease=timedelta(seconds=settings.trainer.lease_seconds),
                 poll=timedelta(seconds=settings.trainer.poll_seconds),
                 upkeep_every=timedelta(seconds=settings.meta.refresh_seconds),
-                flags=flags,
+                flags=tools.flags,
                 max_public_text_change=settings.trainer.max_public_text_change,
             ),
             observer=observer,
-            upkeep=lambda: refresh_meta_starts(engine, tools.meta, clock, tools.tenant_level),
+            upkeep=lambda: refresh_meta_starts(tools.engine, tools.meta, tools.clock, tools.tenant_level),
         )
-    finally:
-        engine.dispose()
 
 
 def recipe_of(settings: MetaSettings) -> MetaRecipe:
@@ -175,21 +158,26 @@ def refresh_meta_starts(
 
 @dataclass(frozen=True)
 class StartTools:
-    """What makes starts, for trainers and the command line."""
+    """What makes starts, and what it is made of, for trainers and the command line."""
 
     engine: Engine
+    clock: SystemClock
+    artifacts: DirectoryArtifactStore
+    publisher: Publisher
+    base: BaseDirectory
+    shape: ModelShape
+    flags: PerformanceFlags
     meta: MetaStarts
     public: PublicStarts
-    clock: SystemClock
-    tenant_level: TenantLevelStarts | None = None
+    tenant_level: TenantLevelStarts | None
 
 
 @contextmanager
 def start_tools(settings: Settings) -> Iterator[StartTools]:
-    """Yield the meta starts and public starts of the configured base model, for the command line.
+    """Yield the meta starts and public starts over the configured database, base model and artifact store.
 
     Raises:
-        SettingsError: no master key or no base model is set.
+        SettingsError: no master key or no base model is set, or the settings of meta starts do not fit together.
         BaseModelError: the base model cannot be found or read.
     """
     master_key = settings.master_key_bytes()
@@ -198,50 +186,51 @@ def start_tools(settings: Settings) -> Iterator[StartTools]:
             "no base model is set; put its directory or name into DISCREET_TRAINER__BASE_MODEL"
         )
     base = BaseDirectory(resolve_base(settings.trainer.base_model, settings.state / "models"))
+    shape = read_shape(base.directory())
+    flags = PerformanceFlags(
+        device=settings.trainer.device,
+        threads=settings.trainer.threads,
+        half_head=settings.trainer.half_head,
+    )
     engine = open_current(settings.database_url)
-    artifacts = DirectoryArtifactStore(settings.artifact_root)
-    publisher = Publisher(artifacts, ManifestSigner(signing_seed(master_key)), OutboxAdapterEvents())
     try:
-        yield _tools(settings, engine, artifacts, publisher, base)
+        artifacts = DirectoryArtifactStore(settings.artifact_root)
+        publisher = Publisher(artifacts, ManifestSigner(signing_seed(master_key)), OutboxAdapterEvents())
+        meta = MetaStarts(
+            artifacts=artifacts,
+            publisher=publisher,
+            events=OutboxAdapterEvents(),
+            base=base.fingerprint(),
+            shape=shape,
+            recipe=recipe_of(settings.meta),
+            averages=settings.meta.tenant_epsilon is None,
+        )
+        public = PublicStarts(
+            engine=engine,
+            publisher=publisher,
+            base=base,
+            shape=shape,
+            run=run_public_job,
+            copies=meta.copies,
+            flags=flags,
+            max_public_text_change=settings.trainer.max_public_text_change,
+        )
+        yield StartTools(
+            engine=engine,
+            clock=SystemClock(),
+            artifacts=artifacts,
+            publisher=publisher,
+            base=base,
+            shape=shape,
+            flags=flags,
+            meta=meta,
+            public=public,
+            tenant_level=tenant_level_of(
+                settings.meta, engine=engine, publisher=publisher, base=base, meta=meta, public=public
+            ),
+        )
     finally:
         engine.dispose()
-
-
-def _tools(
-    settings: Settings,
-    engine: Engine,
-    artifacts: DirectoryArtifactStore,
-    publisher: Publisher,
-    base: BaseDirectory,
-) -> StartTools:
-    shape = read_shape(base.directory())
-    meta = MetaStarts(
-        artifacts=artifacts,
-        publisher=publisher,
-        events=OutboxAdapterEvents(),
-        base=base.fingerprint(),
-        shape=shape,
-        recipe=recipe_of(settings.meta),
-        averages=settings.meta.tenant_epsilon is None,
-    )
-    public = PublicStarts(
-        engine=engine,
-        publisher=publisher,
-        base=base,
-        shape=shape,
-        run=run_public_job,
-        copies=meta.copies,
-        flags=PerformanceFlags(
-            device=settings.trainer.device,
-            threads=settings.trainer.threads,
-            half_head=settings.trainer.half_head,
-        ),
-        max_public_text_change=settings.trainer.max_public_text_change,
-    )
-    tenant_level = tenant_level_of(
-        settings.meta, engine=engine, publisher=publisher, base=base, meta=meta, public=public
-    )
-    return StartTools(engine, meta, public, SystemClock(), tenant_level)
 
 
 def run_until_stopped(trainer: Trainer) -> None:

@@ -24,8 +24,8 @@ from streams.agents.intake import Intake
 from streams.app import WorkerApp, make_app
 from streams.broker import missing_topics
 from streams.errors import BrokerUnavailableError
-from streams.http.operator import OperatorApi
 from streams.http.server import HttpServer
+from streams.http.tokens import Access
 from streams.liveness import Liveness
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Worker:
             port=settings.port,
             probes=self.liveness,
             exposition=self._services.metrics.exposition,
-            operator=OperatorApi(self._services.engine, token, self._services.clock.now),
+            access=Access(self._services.engine, token, self._services.clock.now),
         )
 
     async def _work(self) -> None:

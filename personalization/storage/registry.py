@@ -99,6 +99,26 @@ def list_versions(
     return session.exec(query).all()
 
 
+def live_names(session: Session, tenant_id: str) -> list[str]:
+    """Return the served names of a tenant's versions that are served or could be rolled back to."""
+    live = (VersionState.PUBLISHED.value, VersionState.SUPERSEDED.value)
+    return list(
+        session.exec(
+            select(AdapterVersionRow.served_name).where(
+                AdapterVersionRow.tenant_id == tenant_id, col(AdapterVersionRow.state).in_(live)
+            )
+        )
+    )
+
+
+def current_version(session: Session, tenant_id: str, domain: str) -> AdapterVersionRow | None:
+    """Return the version that a tenant's domain is served with; ``None`` where that is the base model."""
+    line = find_line(session, tenant_id, domain)
+    if line is None or line.current_version_id is None:
+        return None
+    return session.get(AdapterVersionRow, line.current_version_id)
+
+
 def find_version(session: Session, name: str, *, tenant_id: str | None = None) -> AdapterVersionRow:
     """Return the version of that served name or version id.
 

@@ -177,6 +177,17 @@ def signals_per_tenant(session: Session) -> list[int]:
     )
 
 
+def signal_counts(session: Session, tenant_ids: Collection[str]) -> dict[str, int]:
+    """Return how many signals each of these tenants has stored."""
+    statement = (
+        select(_TABLE.c.tenant_id, func.count())
+        .where(_TABLE.c.tenant_id.in_(tenant_ids))
+        .group_by(_TABLE.c.tenant_id)
+    )
+    stored: dict[str, int] = dict(session.execute(statement).tuples().all())
+    return {tenant_id: stored.get(tenant_id, 0) for tenant_id in tenant_ids}
+
+
 def load_training_users(
     session: Session,
     tenant_id: str,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from privacy.calibration import calibrate_policy, caps_of, schedule_of
 from privacy.errors import CalibrationError, PolicyError
-from privacy.forecast import Outlook, noise_for, outlook, what_if
+from privacy.forecast import DEFAULT_PARAMETERS, Outlook, SignalRule, noise_for, outlook, what_if
 from privacy.ledger.spending import spend_of, spent_budget
 from privacy.services import policies
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from sqlmodel import Session
 
-    from privacy.forecast import SignalRule
     from privacy.policy import TenantPrivacyPolicy
 
 
@@ -67,8 +66,8 @@ def budget_plan(
     session: Session,
     tenant_id: str,
     *,
-    rule: SignalRule,
     now: datetime,
+    parameters: int | None = None,
     releases: int | None = None,
     releases_per_period: int | None = None,
 ) -> list[Outlook | tuple[str, str]]:
@@ -76,12 +75,21 @@ def budget_plan(
 
     A calibration or change that is refused comes as (name, reason); nothing is charged by asking.
 
+    Args:
+        session: to read what was spent.
+        tenant_id: text slug of the tenant.
+        now: the clock.
+        parameters: trained parameters d in S = N·ρ·μ/√d; ``None`` takes what a release trains by default.
+        releases: wish for this many more releases.
+        releases_per_period: wish for this many releases in a period.
+
     Raises:
         UnknownTenantError: no such tenant is registered.
         PolicyError: it has no policy yet.
         CalibrationError: today's policy cannot be calibrated.
     """
     policy = policy_of(session, tenant_id)
+    rule = SignalRule(parameters=parameters or DEFAULT_PARAMETERS)
     spent = spent_budget(session, tenant_id, policy.period_index(now))
     rows: list[Outlook | tuple[str, str]] = [
         outlook("now", policy, calibrate_policy(policy), spent=spent, rule=rule, now=now)

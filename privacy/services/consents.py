@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sqlalchemy import and_, or_
+from sqlalchemy import and_, func, or_
 from sqlmodel import col, select
 
 from privacy.consent import Consent, newer
@@ -27,6 +27,11 @@ class ConsentStatement:
     subject: Subject
     purpose: str
     consent: Consent
+
+
+def recorded(session: Session) -> int:
+    """Return how many statements are stored, of all users and purposes."""
+    return session.exec(select(func.count()).select_from(ConsentRow)).one()
 
 
 def record(session: Session, statements: Iterable[ConsentStatement], *, now: datetime) -> None:

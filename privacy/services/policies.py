@@ -9,15 +9,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func
+from sqlalchemy.orm import aliased
 from sqlmodel import col, select
 
 from privacy.errors import PolicyError, UnknownTenantError
 from privacy.policy import TenantPrivacyPolicy, amended, checked_tenant_id
 from privacy.services import audit_trail
+from privacy.storage.subjects import wanted_tenants
 from privacy.storage.tables import PolicyRow, TenantRow
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping, Sequence
     from datetime import datetime
 
     from sqlmodel import Session
@@ -240,3 +242,32 @@ def list_tenants(session: Session) -> list[Tenant]:
         )
         for row in tenants
     ]
+
+
+def newest_version_numbers(session: Session, tenant_ids: Collection[str]) -> dict[str, int]:
+    """Return the number of the newest policy of those of ``tenant_ids`` that are registered; 0 where there is none."""
+    asked = wanted_tenants(session, tenant_ids)
+    statement = (
+        select(TenantRow.tenant_id, func.coalesce(func.max(PolicyRow.version), 0))
+        .join(asked, col(TenantRow.tenant_id) == asked.c.tenant_id)
+        .outerjoin(PolicyRow, col(PolicyRow.tenant_id) == TenantRow.tenant_id)
+        .group_by(col(TenantRow.tenant_id))
+    )
+    return dict(session.exec(statement).all())
+
+
+def newest_documents(
+    session: Session, tenant_ids: Collection[str]
+) -> Sequence[tuple[str, int, Mapping[str, Any]]]:
+    """Return (tenant id, version, document) of the newest policy of each of ``tenant_ids`` that has one."""
+    asked = wanted_tenants(session, tenant_ids)
+    other = aliased(PolicyRow)
+    newest = (
+        select(func.max(other.version)).where(col(other.tenant_id) == asked.c.tenant_id).scalar_subquery()
+    )
+    statement = (
+        select(PolicyRow.tenant_id, PolicyRow.version, PolicyRow.document)
+        .join(asked, col(PolicyRow.tenant_id) == asked.c.tenant_id)
+        .where(col(PolicyRow.version) == newest)
+    )
+    return session.exec(statement).all()

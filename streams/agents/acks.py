@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlmodel import col, or_
-
-from privacy.storage.upserts import insert_for
 from streams.agents.handler import BatchHandler, Decision
 from streams.contracts.ack import ServingAckV1
 from streams.contracts.codec import decode_ack
 from streams.contracts.topics import SERVING_ACKS
 from streams.parsed import Parsed, parsed
-from streams.storage.tables import ServingAckRow
+from streams.storage import serving_acks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,8 +22,6 @@ if TYPE_CHECKING:
     from streams.contracts.envelope import Invalid
     from streams.dead_letters import DeadLetterSink
     from streams.records import SourceRecord
-
-_COLUMNS = tuple(name for name in ServingAckRow.model_fields if name not in {"served_name", "server_id"})
 
 
 class AckHandler(BatchHandler[ServingAckV1]):
@@ -64,17 +59,4 @@ class AckHandler(BatchHandler[ServingAckV1]):
             if place not in rows or rows[place]["occurred_at"] <= data.occurred_at:
                 rows[place] = {**data.model_dump(), "status": data.status.value}
             decision.applied.append(work.event)
-        if rows:
-            insert = insert_for(session, ServingAckRow)
-            given = insert.excluded
-            newer = or_(
-                given.epoch > col(ServingAckRow.epoch),
-                (given.epoch == col(ServingAckRow.epoch))
-                & (given.occurred_at >= col(ServingAckRow.occurred_at)),
-            )
-            upsert = insert.on_conflict_do_update(
-                index_elements=["served_name", "server_id"],
-                set_={name: given[name] for name in _COLUMNS},
-                where=newer,
-            )
-            session.connection().execute(upsert, [rows[place] for place in sorted(rows)])
+        serving_acks.keep_newest(session, [rows[place] for place in sorted(rows)])

@@ -9,11 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlmodel import col, select
-
-from personalization.adapters import VersionState
+from personalization.storage import registry
 from personalization.storage.signals import delete_user_signals
-from personalization.storage.tables import AdapterVersionRow
 from privacy.pseudonyms import pseudonym
 from privacy.services import erasures
 from streams.agents.handler import BatchHandler, Decision
@@ -101,7 +98,7 @@ class ErasureHandler(BatchHandler[ErasureRequestedV1]):
             actor=ACTOR,
             now=now,
             delete_signals=delete_user_signals,
-            live_adapters=live_adapters,
+            live_adapters=registry.live_names,
         )
         said = ErasureCertificateV1(
             issued_at=certificate.issued_at,
@@ -132,15 +129,3 @@ class ErasureHandler(BatchHandler[ErasureRequestedV1]):
         for purpose in Purpose:
             tombstone = OutgoingRecord(CONSENT.name, f"{user}/{purpose.value}".encode(), None, [])
             add_record(session, tombstone, now)
-
-
-def live_adapters(session: Session, tenant_id: str) -> list[str]:
-    """Return the served names of a tenant's versions that are served or could be rolled back to."""
-    live = (VersionState.PUBLISHED.value, VersionState.SUPERSEDED.value)
-    return list(
-        session.exec(
-            select(AdapterVersionRow.served_name).where(
-                AdapterVersionRow.tenant_id == tenant_id, col(AdapterVersionRow.state).in_(live)
-            )
-        )
-    )

@@ -75,18 +75,16 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Say what a tenant can afford: releases left, noise for a wish, what a change would do, and S."""
-    from personalization.planner import ALIGNMENT, SMALLEST_SIGNAL
     from privacy.accounting import total_curve
     from privacy.burn_down import burn_down, draw
     from privacy.calibration import release_mechanisms
-    from privacy.forecast import DEFAULT_PARAMETERS, SignalRule
+    from privacy.forecast import DEFAULT_PARAMETERS, SMALLEST_SIGNAL
     from privacy.services import budgets
 
-    now, trained = datetime.now(UTC), parameters or DEFAULT_PARAMETERS
-    rule = SignalRule(parameters=trained, alignment=ALIGNMENT, smallest=SMALLEST_SIGNAL)
+    now = datetime.now(UTC)
     with _session() as (session, _):
         rows = budgets.budget_plan(
-            session, tenant, rule=rule, now=now, releases=releases, releases_per_period=per_period
+            session, tenant, now=now, parameters=parameters, releases=releases, releases_per_period=per_period
         )
         if picture is not None and not isinstance(rows[0], tuple):
             policy = budgets.policy_of(session, tenant)
@@ -117,7 +115,7 @@ def plan(
         typer.echo(sentence)
     typer.echo(
         f"Below S = {SMALLEST_SIGNAL:g} a release is mostly noise: nothing is trained and nothing is spent "
-        f"(d = {trained:,} trained parameters)."
+        f"(d = {parameters or DEFAULT_PARAMETERS:,} trained parameters)."
     )
     if picture is not None:
         typer.echo(f"The burn-down is in {picture}.")

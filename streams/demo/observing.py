@@ -5,19 +5,16 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from sqlalchemy import func
-from sqlmodel import col, select
-
 from personalization.services import rounds
-from personalization.storage.signals import SignalRow
+from personalization.storage.signals import signal_counts
+from privacy.services import consents
 from privacy.storage.session import transaction
-from privacy.storage.tables import ConsentRow
 from streams.client import KafkaBroker
 from streams.contracts.dead_letter import DeadLetter
 from streams.contracts.envelope import identity_digest
 from streams.contracts.topics import DEAD_LETTERS
+from streams.dedup import EFFECT, fates
 from streams.demo.publishing import SOURCE
-from streams.storage.tables import ProcessedEventRow
 from streams.trainer_log import PROGRESS_EVENT
 
 if TYPE_CHECKING:
@@ -27,8 +24,6 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
 
     from personalization.storage.tables import RoundRow
-
-DIGESTS_PER_READ = 500
 
 
 class IngestObserver:
@@ -50,11 +45,7 @@ class IngestObserver:
     def stored(self) -> int:
         """Return how many of the interactions have had their effect."""
         with transaction(self._engine) as session:
-            found: set[bytes] = set()
-            for start in range(0, len(self._waiting), DIGESTS_PER_READ):
-                part = self._waiting[start : start + DIGESTS_PER_READ]
-                digest = col(ProcessedEventRow.event_digest)
-                found.update(bytes(one) for one in session.exec(select(digest).where(digest.in_(part))))
+            found = {digest for digest, fate in fates(session, self._waiting).items() if fate == EFFECT}
         self._waiting = [digest for digest in self._waiting if digest not in found]
         self._stored += len(found)
         return self._stored
@@ -75,7 +66,7 @@ class IngestObserver:
 def consents_recorded(engine: Engine) -> int:
     """Return how many consents the worker has recorded."""
     with transaction(engine) as session:
-        return session.exec(select(func.count()).select_from(ConsentRow)).one()
+        return consents.recorded(session)
 
 
 def training_progress(log: Path) -> tuple[str, int, int] | None:
@@ -93,13 +84,7 @@ def training_progress(log: Path) -> tuple[str, int, int] | None:
 def signals_per_tenant(engine: Engine, tenants: Sequence[str]) -> dict[str, int]:
     """Return how many signals are stored for each tenant (an operator's count of the demo's own data)."""
     with transaction(engine) as session:
-        query = (
-            select(SignalRow.tenant_id, func.count())
-            .where(col(SignalRow.tenant_id).in_(tenants))
-            .group_by(col(SignalRow.tenant_id))
-        )
-        counts = dict(session.exec(query).all())
-    return {tenant: counts.get(tenant, 0) for tenant in tenants}
+        return signal_counts(session, tenants)
 
 
 def rounds_by_id(engine: Engine, round_ids: Sequence[str]) -> dict[str, RoundRow]:

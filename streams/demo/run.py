@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 
 from personalization.services.rounds import open_round
 from personalization.storage import registry
-from personalization.storage.tables import AdapterVersionRow
 from personalization.training.directory import BUNDLED, resolve_base
 from privacy.ledger import Ledger
 from privacy.policy import DEFAULT_DOMAIN
@@ -287,11 +286,9 @@ class _Demo:
         """Return the served name of each tenant that has an adapter, once the server holds all of them."""
         with transaction(self._engine) as session:
             wanted = {
-                row.line_ref: (tenant, version.served_name)
-                for tenant, row in last.items()
-                if (line := registry.find_line(session, tenant, DEFAULT_DOMAIN)) is not None
-                and line.current_version_id is not None
-                and (version := session.get(AdapterVersionRow, line.current_version_id)) is not None
+                version.line_ref: (tenant, version.served_name)
+                for tenant in last
+                if (version := registry.current_version(session, tenant, DEFAULT_DOMAIN)) is not None
             }
         with self._stages.stage(
             "serve", "Events reach the server; it checks and loads each adapter"

@@ -10,11 +10,15 @@ from aiohttp import web
 from personalization.errors import PersonalizationError
 from privacy.errors import PolicyError, PrivacyError, StorageError, UnknownTenantError
 from streams.errors import AccessDeniedError, StreamsError
+from streams.http.adapters import AdapterRoutes
+from streams.http.budgets import BudgetRoutes
+from streams.http.tenants import TenantRoutes
+from streams.http.tokens import TokenRoutes
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from streams.http.operator import OperatorApi
+    from streams.http.tokens import Access
 
 MAX_REQUEST_BYTES = 65_536
 
@@ -39,7 +43,7 @@ class HttpServer:
         port: port; 0 picks a free one.
         probes: liveness and readiness.
         exposition: returns the metrics in Prometheus' text format.
-        operator: the operator API; it also decides who may read the metrics.
+        access: who may use the operator API (``/v1``) and read the metrics.
     """
 
     def __init__(
@@ -49,18 +53,19 @@ class HttpServer:
         port: int,
         probes: Probes,
         exposition: Callable[[], bytes],
-        operator: OperatorApi,
+        access: Access,
     ) -> None:
         self._host = host
         self._port = port
         self._probes = probes
         self._exposition = exposition
-        self._operator = operator
+        self._access = access
         application = web.Application(client_max_size=MAX_REQUEST_BYTES, middlewares=[_errors_as_json])
         application.router.add_get("/healthz", self._health)
         application.router.add_get("/readyz", self._readiness)
         application.router.add_get("/metrics", self._metrics)
-        operator.add_routes(application.router)
+        for routes in (TenantRoutes, BudgetRoutes, AdapterRoutes, TokenRoutes):
+            routes(access).add_to(application.router)
         self._runner = web.AppRunner(application, access_log=None)
 
     @property
@@ -85,7 +90,7 @@ class HttpServer:
         return _probe(self._probes.ready, "ready", "not ready")
 
     async def _metrics(self, request: web.Request) -> web.Response:
-        await self._operator.require_platform(request)
+        await self._access.platform(request)
         return web.Response(
             body=self._exposition(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
         )

@@ -1,4 +1,4 @@
-"""Wire the serving process: model, feed, artifact cache and HTTP, from settings."""
+"""Wire the serving process from the settings: model, feed, artifact cache and HTTP."""
 
 from __future__ import annotations
 

@@ -19,8 +19,8 @@ from personalization.services.training_round import Closed
 from personalization.services.withdrawal import withdraw_version
 from personalization.storage import registry
 from personalization.storage.tables import AdapterVersionRow
-from streams.http.operator import OperatorApi
 from streams.http.server import HttpServer
+from streams.http.tokens import Access
 from tests.fakes.training import FakeTrainer, Workshop
 
 
@@ -141,9 +141,9 @@ def test_the_operator_reads_movement_and_public_text_over_http(shop):
     run_round(shop), run_round(shop)
 
     async def ask():
-        api = OperatorApi(shop.engine, "token", shop.clock)
+        access = Access(shop.engine, "token", shop.clock)
         probes = SimpleNamespace(alive=True, ready=True)
-        server = HttpServer(host="127.0.0.1", port=0, probes=probes, exposition=lambda: b"", operator=api)
+        server = HttpServer(host="127.0.0.1", port=0, probes=probes, exposition=lambda: b"", access=access)
         async with server, aiohttp.ClientSession(headers={"Authorization": "Bearer token"}) as session:
             answers = []
             for tenant in ("acme", "other", "nobody"):

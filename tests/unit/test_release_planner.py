@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from personalization.model_shape import BaseModelShapeError, ModelShape, read_shape
 from personalization.plan import ALL_LINEAR, FEED_FORWARD, Family, Subspace, TrainingPlan
 from personalization.planner import (
-    ALIGNMENT,
     DAMPING,
     DAMPINGS,
     LARGEST_RATE,
@@ -26,7 +25,7 @@ from personalization.planner import (
     trained_parameters,
 )
 from personalization.rounds import OutcomeCode
-from privacy.forecast import DEFAULT_PARAMETERS
+from privacy.forecast import ALIGNMENT, DEFAULT_PARAMETERS
 from privacy.policy import TenantPrivacyPolicy
 
 SMOL = ModelShape(layers=30, hidden=576, query=576, key_value=192, intermediate=1536)

@@ -11,8 +11,8 @@ from kafka import KafkaAdminClient, KafkaProducer
 from streams import liveness
 from streams.agents.intake import Intake, Outcome
 from streams.app import make_app
-from streams.http.operator import OperatorApi
 from streams.http.server import HttpServer
+from streams.http.tokens import Access
 from streams.metrics import WorkerMetrics
 from streams.settings import BrokerSettings, HttpSettings, IngestSettings
 from tests.fakes.stream_records import NOW
@@ -63,7 +63,7 @@ def test_a_worker_that_hangs_is_not_alive_and_is_again_when_it_goes_on(
             port=0,
             probes=watch,
             exposition=metrics.exposition,
-            operator=OperatorApi(engine, "token", lambda: NOW),
+            access=Access(engine, "token", lambda: NOW),
         )
         tasks = [asyncio.create_task(intake.run())]
         await app.start()

@@ -7,8 +7,8 @@ import pytest
 
 from privacy.services import policies
 from privacy.storage.session import transaction
-from streams.http.operator import OperatorApi
 from streams.http.server import HttpServer
+from streams.http.tokens import Access
 from tests.fakes.stream_records import NOW
 
 
@@ -26,9 +26,9 @@ def ask(engine):
 
     def run(*requests):
         async def main():
-            operator = OperatorApi(engine, "platform-token", lambda: NOW)
+            access = Access(engine, "platform-token", lambda: NOW)
             server = HttpServer(
-                host="127.0.0.1", port=0, probes=Probes(), exposition=lambda: b"x 1\n", operator=operator
+                host="127.0.0.1", port=0, probes=Probes(), exposition=lambda: b"x 1\n", access=access
             )
             answers = []
             async with server, aiohttp.ClientSession() as session:

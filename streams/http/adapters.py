@@ -1,0 +1,36 @@
+"""Adapters over HTTP: every version of a tenant, with its state, its cost and what public text says."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from personalization.services.movement import version_facts
+from personalization.storage import registry
+from privacy.services import policies
+
+if TYPE_CHECKING:
+    from sqlmodel import Session
+
+    from streams.http.tokens import Access
+
+
+class AdapterRoutes:
+    """The routes of a tenant's adapter versions."""
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+
+    def add_to(self, router: web.UrlDispatcher) -> None:
+        """Add the routes."""
+        router.add_get("/v1/tenants/{tenant}/adapters", self._adapters)
+
+    async def _adapters(self, request: web.Request) -> web.Response:
+        _, tenant_id = await self._access.tenant(request)
+
+        def work(session: Session) -> list[dict[str, Any]]:
+            policies.tenant(session, tenant_id)
+            return [version_facts(row) for row in registry.list_versions(session, tenant_id=tenant_id)]
+
+        return web.json_response({"tenant": tenant_id, "adapters": await self._access.transact(work)})

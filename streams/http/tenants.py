@@ -1,0 +1,77 @@
+"""Tenants over HTTP: which there are, the policy of one and its history, and its certificates of erasure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from privacy.errors import PolicyError
+from privacy.services import erasures, policies
+from streams.http.tokens import json_object
+
+if TYPE_CHECKING:
+    from streams.http.tokens import Access
+
+
+class TenantRoutes:
+    """The routes of tenants and their policies."""
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+
+    def add_to(self, router: web.UrlDispatcher) -> None:
+        """Add the routes."""
+        router.add_get("/v1/tenants", self._tenants)
+        router.add_get("/v1/tenants/{tenant}/policy", self._policy)
+        router.add_put("/v1/tenants/{tenant}/policy", self._set_policy)
+        router.add_get("/v1/tenants/{tenant}/policy/history", self._history)
+        router.add_get("/v1/tenants/{tenant}/erasures", self._erasures)
+
+    async def _tenants(self, request: web.Request) -> web.Response:
+        operator = await self._access.operator(request)
+        tenants = await self._access.transact(policies.list_tenants)
+        return web.json_response(
+            {
+                "tenants": [
+                    {
+                        "tenant": tenant.tenant_id,
+                        "registered_at": tenant.registered_at.isoformat(),
+                        "policy_version": None if tenant.policy is None else tenant.policy.version,
+                    }
+                    for tenant in tenants
+                    if operator.tenant_id in (None, tenant.tenant_id)
+                ]
+            }
+        )
+
+    async def _policy(self, request: web.Request) -> web.Response:
+        _, tenant_id = await self._access.tenant(request)
+        tenant = await self._access.transact(lambda session: policies.tenant(session, tenant_id))
+        if tenant.policy is None:
+            return web.json_response({"tenant": tenant_id, "version": None, "policy": None})
+        return web.json_response(tenant.policy.to_document())
+
+    async def _set_policy(self, request: web.Request) -> web.Response:
+        operator, tenant_id = await self._access.tenant(request)
+        body = await json_object(request)
+        changes, reason = body.get("changes"), body.get("reason")
+        if not isinstance(changes, dict) or not isinstance(reason, str):
+            raise PolicyError('the body must be {"changes": {field: value}, "reason": "a sentence"}')
+        now = self._access.now()
+        version = await self._access.transact(
+            lambda session: policies.set_policy(
+                session, tenant_id, changes, actor=operator.name, reason=reason, now=now
+            )
+        )
+        return web.json_response(version.to_document())
+
+    async def _history(self, request: web.Request) -> web.Response:
+        _, tenant_id = await self._access.tenant(request)
+        versions = await self._access.transact(lambda session: policies.policy_history(session, tenant_id))
+        return web.json_response({"versions": [version.to_document() for version in versions]})
+
+    async def _erasures(self, request: web.Request) -> web.Response:
+        _, tenant_id = await self._access.tenant(request)
+        found = await self._access.transact(lambda session: erasures.certificates(session, tenant_id))
+        return web.json_response({"certificates": [certificate.to_document() for certificate in found]})

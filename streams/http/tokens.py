@@ -1,0 +1,160 @@
+"""Who asks over HTTP, for whom a token allows it, and the tokens themselves.
+
+The platform operator's token comes from the settings and reaches every tenant. A tenant administrator's
+token is 32 random bytes of which the database holds the SHA-256 only; it reaches that tenant, and whatever
+else is asked for looks as if it did not exist. Every change is audited under the name that belongs to the
+token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from aiohttp import web
+
+from privacy.errors import PolicyError, UnknownTenantError
+from privacy.storage.session import transaction
+from streams.errors import AccessDeniedError
+from streams.storage.operator_tokens import holder_of, new_token, revoke_tokens, token_digest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from sqlalchemy.engine import Engine
+    from sqlmodel import Session
+
+PLATFORM = "platform operator"
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Operator:
+    """Who asks: the platform operator (``tenant_id`` is ``None``) or an administrator of one tenant."""
+
+    name: str
+    tenant_id: str | None = None
+
+    def check(self, tenant_id: str) -> None:
+        """Refuse any tenant but one's own, in the words used for a tenant that does not exist.
+
+        Raises:
+            UnknownTenantError: the tenant is another one.
+        """
+        if self.tenant_id not in (None, tenant_id):
+            raise UnknownTenantError(f"tenant {tenant_id[:80]!r} is not registered")
+
+
+class Access:
+    """The door of the operator API: who asks, what that allows, and the transaction in which it is answered.
+
+    Args:
+        engine: the database.
+        platform_token: the platform operator's token; ``None`` leaves that door shut.
+        clock: aware UTC.
+    """
+
+    def __init__(self, engine: Engine, platform_token: str | None, clock: Callable[[], datetime]) -> None:
+        self._engine = engine
+        self._platform_token = platform_token
+        self.now = clock
+
+    async def operator(self, request: web.Request) -> Operator:
+        """Return who asks.
+
+        Raises:
+            web.HTTPUnauthorized: there is no valid token.
+        """
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and token:
+            expected = self._platform_token
+            if expected is not None and hmac.compare_digest(token_digest(token), token_digest(expected)):
+                return Operator(PLATFORM)
+            known = await self.transact(lambda session: holder_of(session, token))
+            if known is not None:
+                return Operator(known.name, known.tenant_id)
+        raise web.HTTPUnauthorized(reason="a valid token is needed: Authorization: Bearer ...")
+
+    async def platform(self, request: web.Request) -> Operator:
+        """Return the platform operator.
+
+        Raises:
+            AccessDeniedError: the token is a tenant's.
+            web.HTTPUnauthorized: there is no valid token.
+        """
+        operator = await self.operator(request)
+        if operator.tenant_id is not None:
+            raise AccessDeniedError(
+                "this needs the platform operator's token; a tenant's token does not allow it"
+            )
+        return operator
+
+    async def tenant(self, request: web.Request) -> tuple[Operator, str]:
+        """Return who asks and the tenant that the path names.
+
+        Raises:
+            UnknownTenantError: the token is another tenant's.
+            web.HTTPUnauthorized: there is no valid token.
+        """
+        operator = await self.operator(request)
+        tenant_id = request.match_info["tenant"]
+        operator.check(tenant_id)
+        return operator, tenant_id
+
+    async def transact(self, work: Callable[[Session], Result]) -> Result:
+        """Return what ``work`` returns, done in one transaction, in a thread."""
+
+        def run() -> Result:
+            with transaction(self._engine) as session:
+                return work(session)
+
+        return await asyncio.to_thread(run)
+
+
+class TokenRoutes:
+    """Make and revoke tokens of tenants' administrators; for the platform operator alone."""
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+
+    def add_to(self, router: web.UrlDispatcher) -> None:
+        """Add the routes."""
+        router.add_post("/v1/tenants/{tenant}/tokens", self._make)
+        router.add_delete("/v1/tenants/{tenant}/tokens/{name}", self._revoke)
+
+    async def _make(self, request: web.Request) -> web.Response:
+        operator = await self._access.platform(request)
+        tenant_id = request.match_info["tenant"]
+        name = (await json_object(request)).get("name")
+        if not isinstance(name, str):
+            raise PolicyError('the body must be {"name": "who uses the token"}')
+        now = self._access.now()
+        token = await self._access.transact(
+            lambda session: new_token(session, tenant_id, name, actor=operator.name, now=now)
+        )
+        return web.json_response({"tenant": tenant_id, "name": name.strip(), "token": token}, status=201)
+
+    async def _revoke(self, request: web.Request) -> web.Response:
+        operator = await self._access.platform(request)
+        tenant_id, name = request.match_info["tenant"], request.match_info["name"]
+        now = self._access.now()
+        revoked = await self._access.transact(
+            lambda session: revoke_tokens(session, tenant_id, name, actor=operator.name, now=now)
+        )
+        return web.json_response({"revoked": revoked})
+
+
+async def json_object(request: web.Request) -> dict[str, Any]:
+    """Return the body of a request.
+
+    Raises:
+        PolicyError: it is JSON and no object.
+        json.JSONDecodeError: it is no JSON.
+    """
+    body = await request.json()
+    if not isinstance(body, dict):
+        raise PolicyError("the body must be a JSON object")
+    return body

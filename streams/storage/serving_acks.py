@@ -1,0 +1,38 @@
+"""What each server said last about each adapter version."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlmodel import col, or_
+
+from privacy.storage.upserts import insert_for
+from streams.storage.tables import ServingAckRow
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from sqlmodel import Session
+
+_COLUMNS = tuple(name for name in ServingAckRow.model_fields if name not in {"served_name", "server_id"})
+
+
+def keep_newest(session: Session, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Store ``rows``, one of each server and version; what is older than the stored one changes nothing.
+
+    Rows of concurrent transactions wait for each other: pass them in the order of (served name, server id).
+    """
+    if not rows:
+        return
+    insert = insert_for(session, ServingAckRow)
+    given = insert.excluded
+    newer = or_(
+        given.epoch > col(ServingAckRow.epoch),
+        (given.epoch == col(ServingAckRow.epoch)) & (given.occurred_at >= col(ServingAckRow.occurred_at)),
+    )
+    upsert = insert.on_conflict_do_update(
+        index_elements=["served_name", "server_id"],
+        set_={name: given[name] for name in _COLUMNS},
+        where=newer,
+    )
+    session.connection().execute(upsert, rows)
