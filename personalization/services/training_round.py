@@ -249,7 +249,7 @@ class TrainingRounds:
         except CalibrationError as error:
             return self._decline(session, row, OutcomeCode.CALIBRATION_IMPOSSIBLE, str(error))
         if isinstance(plan, planner.Declined):
-            return self._decline(session, row, plan.code, plan.reason)
+            return self._decline(session, row, OutcomeCode.of_decline(plan.code), plan.reason)
         start = choose_start(session, line, policy, plan, base_digest=self._base.fingerprint().digest())
         request = reservation_request(row, lease.epoch, version.version, policy, plan)
         try:
