@@ -2,7 +2,7 @@
 
 A gate that looked at private losses would be one more private mechanism. This one checks what any server
 needs (the portable LoRA profile), that the weights are finite and bounded, that the adapter does something,
-and whatever a public evaluator adds (loss on public text).
+and whatever was measured on public text.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ import numpy as np
 from personalization.adapters import EvaluationSummary, GateCheck, LoraShape
 from personalization.errors import ArtifactFormatError
 from personalization.plan import ALL_LINEAR
-from personalization.ports import PublicEvaluation
 from personalization.tensors import read_tensors, tensor_digest
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from personalization.adapters import ActivationProbe
     from personalization.plan import TrainingPlan
     from personalization.tensors import StoredTensor
 
@@ -48,6 +48,14 @@ class RejectionReason(StrEnum):
     PUBLIC_EVALUATION = "public_evaluation"
     FORGETS_PUBLIC_TEXT = "forgets_public_text"
     START_WITHDRAWN = "start_withdrawn"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublicEvaluation:
+    """What public data and the released weights alone say about a candidate (free of charge)."""
+
+    checks: tuple[GateCheck, ...] = ()
+    probes: tuple[ActivationProbe, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Engine
 
-    from personalization.ports import Clock
     from personalization.rounds import Lease
+    from privacy.clock import Clock
 
 _log = structlog.get_logger(__name__)
 

@@ -11,19 +11,18 @@ import shutil
 import tempfile
 import threading
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
 from personalization.continual import DEFAULT_FORGETTING_LIMIT, public_checks
 from personalization.errors import LeaseLostError, PersonalizationError, TrainingFailedError
-from personalization.gate import GateThresholds, facts_of, judge
+from personalization.gate import GateThresholds, PublicEvaluation, facts_of, judge
 from personalization.leases import LeaseKeeper
 from personalization.plan import PerformanceFlags
-from personalization.ports import PublicEvaluation
 from personalization.rounds import OutcomeCode
 from personalization.services.rounds import lease_round
 from personalization.services.training_round import Closed, Prepared
@@ -37,10 +36,11 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
 
     from personalization.adapters import AdapterVersion
-    from personalization.ports import AdapterTrainer, BaseModelCatalog, Clock, PublicEvaluator
     from personalization.rounds import Lease
     from personalization.services.training_round import TrainingRounds
+    from personalization.training.base_models import BaseModelCatalog
     from personalization.training.job import Progress, TenantResult
+    from privacy.clock import Clock
 
 _log = structlog.get_logger(__name__)
 _LOST = (LeaseLostError, FencedError)
@@ -74,6 +74,20 @@ class TrainerOptions:
     max_public_text_change: float | None = DEFAULT_FORGETTING_LIMIT
 
 
+class AdapterTrainer(Protocol):
+    """Runs one fused job in a child process."""
+
+    def train(
+        self, job: TrainingJob, *, on_progress: Callable[[Progress], None], should_stop: Callable[[], bool]
+    ) -> tuple[TenantResult, ...]:
+        """Return one result per tenant of the job.
+
+        Raises:
+            TrainingFailedError: the child died or failed.
+            LeaseLostError: ``should_stop`` became true and the child was ended.
+        """
+
+
 class TrainerObserver:
     """Told what a trainer does; the default tells nobody. It hears nothing made from private values."""
 
@@ -97,7 +111,6 @@ class Trainer:
         trainer: runs jobs.
         base: the frozen base model.
         options: see there.
-        evaluator: judges candidates on public text; None leaves that out.
         observer: told what happens.
         upkeep: called between jobs, at most every ``options.upkeep_every`` (meta starts, for example).
     """
@@ -111,7 +124,6 @@ class Trainer:
         trainer: AdapterTrainer,
         base: BaseModelCatalog,
         options: TrainerOptions,
-        evaluator: PublicEvaluator | None = None,
         observer: TrainerObserver | None = None,
         upkeep: Callable[[], object] | None = None,
     ) -> None:
@@ -122,7 +134,6 @@ class Trainer:
         self._trainer = trainer
         self._base = base
         self._options = options
-        self._evaluator = evaluator
         self._observer = observer or TrainerObserver()
         self._stop = threading.Event()
         self._kill = threading.Event()
@@ -291,13 +302,8 @@ class Trainer:
 
     def _public(self, prepared: Prepared, result: TenantResult) -> PublicEvaluation:
         """Return what public data say about a result, and the public facts that later releases are compared with."""
-        asked = PublicEvaluation()
-        if self._evaluator:
-            asked = self._evaluator.evaluate(str(self._base.directory()), result.adapter)
-        checks = [*asked.checks, *public_checks(result, self._options.max_public_text_change)]
-        if prepared.blend is not None:
-            checks.append(prepared.blend)
-        return replace(asked, checks=tuple(checks))
+        checks = public_checks(result, self._options.max_public_text_change)
+        return PublicEvaluation(checks=checks if prepared.blend is None else (*checks, prepared.blend))
 
     def _forfeit(self, lease: Lease, keeper: LeaseKeeper, error: Exception) -> None:
         code = getattr(error, "code", "os.error")

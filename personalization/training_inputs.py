@@ -65,7 +65,7 @@ class ChildProcessTrainer:
     def train(
         self, job: TrainingJob, *, on_progress: Callable[[Progress], None], should_stop: Callable[[], bool]
     ) -> tuple[TenantResult, ...]:
-        """Run the job; see the port.
+        """Run the job; see ``trainer.AdapterTrainer``.
 
         Raises:
             TrainingFailedError: the child died or failed.

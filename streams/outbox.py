@@ -13,7 +13,7 @@ from sqlalchemy import delete, exists, func, update
 from sqlalchemy.orm import aliased
 from sqlmodel import col, select
 
-from personalization.ports import DesiredChange
+from personalization.announcements import DesiredChange
 from privacy.storage.session import transaction
 from streams.contracts.codec import encode, tombstone
 from streams.contracts.envelope import new_envelope
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
     from sqlmodel import Session
 
-    from personalization.ports import AdapterLifecycleEvent
+    from personalization.announcements import AdapterLifecycleEvent
 
 # Records whose key names a user are not kept once they are sent.
 _PERSONAL_TOPICS = tuple(topic.name for topic in TOPICS if topic.holds_personal_data)
 
 
 class OutboxAdapterEvents:
-    """``personalization.ports.AdapterEvents`` over the outbox: the event, and the state it brings about."""
+    """``AdapterEvents`` over the outbox: the event, and the state it brings about."""
 
     def append(self, session: Session, event: AdapterLifecycleEvent) -> None:
         """Add the event and, where it changes the desired state, the new state (or a tombstone)."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from personalization.ports import AdapterEventKind, DesiredChange
+from personalization.announcements import AdapterEventKind, DesiredChange
 from personalization.signals import Signal
 from streams.contracts import adapter as wire
 from streams.contracts.manifest import AdapterVersionV1
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from personalization.adapters import AdapterVersion
-    from personalization.ports import AdapterLifecycleEvent
+    from personalization.announcements import AdapterLifecycleEvent
     from streams.interaction_reading import Interaction
 
 _KINDS = {

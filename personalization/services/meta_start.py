@@ -46,9 +46,9 @@ if TYPE_CHECKING:
     from sqlmodel import Session
 
     from personalization.adapters import BaseFingerprint
+    from personalization.announcements import AdapterEvents
     from personalization.artifacts import DirectoryArtifactStore
     from personalization.model_shape import ModelShape
-    from personalization.ports import AdapterEvents
     from personalization.services.publication import Publisher
 
 ACTOR = "meta"

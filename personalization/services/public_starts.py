@@ -17,8 +17,8 @@ from personalization import planner
 from personalization.adapters import Scope, canonical_json, sha256_digest
 from personalization.continual import public_checks
 from personalization.errors import WarmStartError
+from personalization.gate import PublicEvaluation
 from personalization.plan import TrainingPlan
-from personalization.ports import PublicEvaluation
 from personalization.services.meta_copies import PERIOD_WITHOUT_POLICY
 from personalization.services.meta_versions import (
     ALL_DOMAINS,
@@ -51,10 +51,10 @@ if TYPE_CHECKING:
     from personalization.model_shape import ModelShape
     from personalization.plan import PerformanceFlags
     from personalization.planner import PlannerSettings
-    from personalization.ports import BaseModelCatalog
     from personalization.services.meta_copies import MetaCopies
     from personalization.services.publication import Publisher
     from personalization.storage.tables import AdapterLineRow
+    from personalization.training.base_models import BaseModelCatalog
     from personalization.training.job import TenantResult
     from personalization.training.public_work import MamlRecipe, StyleGuide
 

@@ -15,8 +15,8 @@ from personalization.adapters import (
     VersionState,
     served_name,
 )
+from personalization.announcements import AdapterEventKind, AdapterLifecycleEvent, DesiredChange
 from personalization.artifacts import describe_files
-from personalization.ports import AdapterEventKind, AdapterLifecycleEvent, DesiredChange
 from personalization.storage import registry
 from personalization.storage.tables import AdapterVersionRow
 
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from sqlmodel import Session
 
     from personalization.adapters import BaseFingerprint
+    from personalization.announcements import AdapterEvents
     from personalization.artifacts import DirectoryArtifactStore
     from personalization.gate import Accepted
-    from personalization.ports import AdapterEvents
     from personalization.signing import ManifestSigner
     from personalization.storage.tables import AdapterLineRow, RoundRow
 

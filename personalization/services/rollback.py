@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from personalization.adapters import VersionState
+from personalization.announcements import AdapterEventKind, AdapterLifecycleEvent, DesiredChange
 from personalization.errors import VersionNotFoundError, VersionStateError
-from personalization.ports import AdapterEventKind, AdapterLifecycleEvent, DesiredChange
 from personalization.services.publication import leave
 from personalization.storage import registry
 from privacy.services import audit_trail
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sqlmodel import Session
 
     from personalization.adapters import AdapterVersion
-    from personalization.ports import AdapterEvents
+    from personalization.announcements import AdapterEvents
     from personalization.storage.tables import AdapterVersionRow
 
 

@@ -24,11 +24,11 @@ import structlog
 
 from personalization import cohort_count, planner
 from personalization.adapters import GateCheck, VersionState
+from personalization.announcements import AdapterEventKind, AdapterLifecycleEvent
 from personalization.code_identity import code_digest
 from personalization.errors import RoundError
 from personalization.gate import Accepted, Rejected, RejectionReason
 from personalization.plan import PerformanceFlags, TrainingPlan
-from personalization.ports import AdapterEventKind, AdapterLifecycleEvent
 from personalization.rounds import OutcomeCode, RoundState
 from personalization.services import rounds
 from personalization.services.movement import with_movement
@@ -49,13 +49,16 @@ if TYPE_CHECKING:
     from sqlmodel import Session
 
     from personalization.adapters import AdapterVersion
+    from personalization.announcements import AdapterEvents
     from personalization.artifacts import DirectoryArtifactStore
     from personalization.model_shape import ModelShape
-    from personalization.ports import AdapterEvents, BaseModelCatalog, Clock, SignalSource
     from personalization.rounds import Lease
     from personalization.services.meta_copies import MetaCopies
     from personalization.services.publication import Publisher
+    from personalization.storage.signals import SignalSource
     from personalization.storage.tables import RoundRow
+    from personalization.training.base_models import BaseModelCatalog
+    from privacy.clock import Clock
     from privacy.keyring import Keyring
     from privacy.ledger import Ledger
     from privacy.policy import TenantPrivacyPolicy

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 
 from personalization.adapters import PrivacyFacts, Scope
 from personalization.errors import MetaStartError
-from personalization.gate import Rejected, judge
-from personalization.ports import PublicEvaluation
+from personalization.gate import PublicEvaluation, Rejected, judge
 from personalization.services.publication import Candidate
 from personalization.services.rounds import closed_round
 from personalization.storage import registry

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from sqlmodel import select
 
 from personalization.adapters import BLEND_CHECK, VersionState
+from personalization.announcements import AdapterEventKind, AdapterLifecycleEvent, DesiredChange
 from personalization.errors import VersionStateError
-from personalization.ports import AdapterEventKind, AdapterLifecycleEvent, DesiredChange
 from personalization.services.publication import leave
 from personalization.storage import registry
 from personalization.storage.tables import AdapterVersionRow
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from sqlmodel import Session
 
+    from personalization.announcements import AdapterEvents
     from personalization.artifacts import DirectoryArtifactStore
-    from personalization.ports import AdapterEvents
     from personalization.storage.tables import AdapterLineRow
 
 

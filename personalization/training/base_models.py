@@ -10,7 +10,9 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
+from personalization import adapters
 from personalization.training.errors import BaseMismatchError, BaseModelError
 
 # Base models that ship inside an installed distribution: name → (distribution, file suffix).
@@ -19,6 +21,16 @@ _CONVERSION = "1"  # part of the cache directory's name; raise it when the conve
 _STAGES = 4
 
 StageSink = Callable[[str, int, int], None]
+
+
+class BaseModelCatalog(Protocol):
+    """Says which frozen base model the fleet serves."""
+
+    def directory(self) -> Path:
+        """Return the directory with config, tokenizer and safetensors."""
+
+    def fingerprint(self) -> adapters.BaseFingerprint:
+        """Return the digests of that base."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,14 +13,15 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from personalization.adapters import BaseFingerprint
+from personalization.announcements import AdapterLifecycleEvent
 from personalization.artifacts import DirectoryArtifactStore
 from personalization.errors import LeaseLostError, TrainingFailedError
 from personalization.model_shape import ModelShape
-from personalization.ports import AdapterLifecycleEvent, TrainingSnapshot
 from personalization.services.publication import Publisher
 from personalization.services.rounds import open_round
 from personalization.services.training_round import TrainingRounds
 from personalization.signing import ManifestSigner
+from personalization.storage.signals import TrainingSnapshot
 from personalization.trainer import Trainer, TrainerObserver, TrainerOptions
 from personalization.training.job import Example, PublicLosses, TenantResult, UserExamples
 from privacy.keyring import Keyring, new_master_key

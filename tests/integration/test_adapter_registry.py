@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from personalization.adapters import VersionState
+from personalization.announcements import AdapterEventKind, DesiredChange
 from personalization.errors import (
     ArtifactNotFoundError,
     LineNotFoundError,
     VersionNotFoundError,
     VersionStateError,
 )
-from personalization.ports import AdapterEventKind, DesiredChange
 from personalization.rounds import OutcomeCode
 from personalization.services.rollback import roll_back
 from personalization.services.withdrawal import remove_withdrawn_weights, withdraw_line, withdraw_version

@@ -12,8 +12,8 @@ from safetensors.numpy import load_file, save_file
 from sqlmodel import select
 
 from personalization.adapters import VersionState
+from personalization.announcements import AdapterEventKind
 from personalization.gate import WEIGHTS
-from personalization.ports import AdapterEventKind
 from personalization.services.movement import drift_document
 from personalization.services.training_round import Closed
 from personalization.services.withdrawal import withdraw_version

@@ -8,9 +8,9 @@ from safetensors.numpy import load_file, save_file
 from sqlmodel import select
 
 from personalization.adapters import Scope, VersionState
+from personalization.announcements import AdapterEventKind
 from personalization.gate import WEIGHTS
 from personalization.meta import MetaRecipe
-from personalization.ports import AdapterEventKind
 from personalization.services.meta_start import MetaStarts
 from personalization.services.meta_versions import ALL_DOMAINS, META_TENANT
 from personalization.services.publication import Publisher
