@@ -14,14 +14,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from personalization.adapters import GateCheck
-from personalization.errors import MetaStartError
-from personalization.meta import (
+from personalization.factors import (
     difference,
     norm,
-    read_config,
     require_same_subspace,
     split_factors,
-    write_adapter,
 )
 
 if TYPE_CHECKING:
@@ -30,7 +27,6 @@ if TYPE_CHECKING:
 
     from personalization.training.job import TenantResult
 
-DEFAULT_DECAY = 0.5
 DEFAULT_FORGETTING_LIMIT = 0.01  # of the base model's loss on public text
 PUBLIC_TEXT_CHECK = "public_text"
 DRIFT_CHECK = "drift"
@@ -38,66 +34,6 @@ NOISE_CHECK = "noise_norm"
 DRIFT_RATIO = (
     1.5  # with 100 trained numbers or more, noise alone stays below it but once in many thousand releases
 )
-
-
-def decayed_weights(count: int, decay: float) -> list[float]:
-    """Return weights of ``count`` versions, oldest first; each newer one counts ``1 ÷ decay`` times as much.
-
-    Raises:
-        ValueError: ``count`` is below 1, or ``decay`` is outside (0, 1].
-    """
-    if count < 1 or not 0 < decay <= 1:
-        raise ValueError(
-            f"count is {count} and decay is {decay}; allowed are at least 1, and above 0 up to 1"
-        )
-    raw = [decay ** (count - 1 - number) for number in range(count)]
-    return [value / sum(raw) for value in raw]
-
-
-def average_versions(directories: Sequence[Path], target: Path, *, decay: float = DEFAULT_DECAY) -> None:
-    """Write the exponential average of released adapters of one line, given oldest first, to ``target``.
-
-    Args:
-        directories: portable adapters in one frozen subspace.
-        target: a directory that does not exist yet.
-        decay: how much less each older version counts; 1 is the plain mean.
-
-    Raises:
-        MetaStartError: they share no frozen subspace, or there is none.
-    """
-    if not directories:
-        raise MetaStartError("no released adapter was given to average; start from zero")
-    factors = [split_factors(directory) for directory in directories]
-    shared = factors[0][0]
-    for down, _ in factors:
-        require_same_subspace(shared, down)
-    weights = decayed_weights(len(factors), decay)
-    mean = {
-        name: sum(
-            (weight * up[name] for weight, (_, up) in zip(weights, factors, strict=True)),
-            np.zeros_like(values),
-        )
-        for name, values in factors[0][1].items()
-    }
-    write_adapter(target, read_config(directories[-1]), shared, mean)
-
-
-def blend(earlier: Path, later: Path, target: Path, *, share: float) -> None:
-    """Write ``share`` of the earlier released adapter and the rest of the later one to ``target``.
-
-    Done at every release, it is the exponential average of the line's trained adapters: noise that is drawn anew each
-    time falls to ``(1 - share) ÷ (1 + share)`` of its variance, and a habit that was learned earlier fades slowly.
-
-    Raises:
-        ValueError: ``share`` is outside [0, 1).
-        MetaStartError: the adapters share no frozen subspace.
-    """
-    if not 0 <= share < 1:
-        raise ValueError(f"share is {share}; allowed is 0 to below 1")
-    (shared, before), (down, after) = split_factors(earlier), split_factors(later)
-    require_same_subspace(shared, down)
-    mixed = {name: share * before[name] + (1.0 - share) * values for name, values in after.items()}
-    write_adapter(target, read_config(later), down, mixed)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ import numpy as np
 
 from personalization.adapters import EvaluationSummary, GateCheck, LoraShape
 from personalization.errors import ArtifactFormatError
+from personalization.files import CONFIG, MAX_SERVER_RANK, WEIGHTS
 from personalization.plan import ALL_LINEAR
 from personalization.tensors import read_tensors, tensor_digest
 
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
     from personalization.plan import TrainingPlan
     from personalization.tensors import StoredTensor
 
-CONFIG = "adapter_config.json"
-WEIGHTS = "adapter_model.safetensors"
-MAX_SERVER_RANK = 16  # what servers allow by default (vLLM, max_lora_rank)
 _KEY = re.compile(
     r"^base_model\.model\.model\.layers\.(?P<layer>\d+)\.(?:self_attn|mlp)\.(?P<module>[a-z]+_proj)"
     r"\.lora_(?P<factor>[AB])\.weight$"

@@ -12,13 +12,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from personalization.adapters import BLEND_CHECK, Scope
-from personalization.continual import (
-    DRIFT_CHECK,
-    NOISE_CHECK,
-    PUBLIC_TEXT_CHECK,
-    movement,
-    noise_between,
-)
+from personalization.continual import DRIFT_CHECK, NOISE_CHECK, PUBLIC_TEXT_CHECK, movement, noise_between
 from personalization.errors import ArtifactError, MetaStartError
 from personalization.plan import Family
 from personalization.storage import registry

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from personalization.adapters import BLEND_CHECK, GateCheck, Scope, VersionState
-from personalization.continual import average_versions
+from personalization.factors import average_versions
 from personalization.services.meta_versions import find_meta
 from personalization.services.untrained import PUBLIC_DATA
 from personalization.storage import registry

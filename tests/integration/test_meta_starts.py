@@ -9,7 +9,7 @@ from sqlmodel import select
 
 from personalization.adapters import Scope, VersionState
 from personalization.announcements import AdapterEventKind
-from personalization.gate import WEIGHTS
+from personalization.files import WEIGHTS
 from personalization.meta import MetaRecipe
 from personalization.services.meta_start import MetaStarts
 from personalization.services.meta_versions import ALL_DOMAINS, META_TENANT

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from personalization.adapters import Scope, VersionState
 from personalization.errors import MetaStartError, WarmStartError
-from personalization.gate import WEIGHTS
+from personalization.files import WEIGHTS
 from personalization.meta import MetaRecipe
 from personalization.plan import PerformanceFlags
 from personalization.services.meta_start import MetaStarts

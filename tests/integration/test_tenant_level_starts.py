@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from personalization.gate import WEIGHTS
+from personalization.files import WEIGHTS
 from personalization.meta import MetaRecipe
 from personalization.plan import TrainingPlan
 from personalization.planner import propose

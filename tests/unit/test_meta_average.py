@@ -8,16 +8,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from personalization.continual import (
-    average_versions,
-    blend,
-    decayed_weights,
-    movement,
-    noise_between,
-    public_text_check,
-)
+from personalization.continual import movement, noise_between, public_text_check
 from personalization.errors import MetaStartError
-from personalization.gate import CONFIG, WEIGHTS
+from personalization.factors import average_versions, blend, decayed_weights
+from personalization.files import CONFIG, WEIGHTS
 from personalization.meta import (
     MetaRecipe,
     Order,
