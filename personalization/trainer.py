@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
-from personalization.continual import DEFAULT_FORGETTING_LIMIT, public_checks
 from personalization.errors import LeaseLostError, PersonalizationError, TrainingFailedError
+from personalization.forgetting import DEFAULT_FORGETTING_LIMIT, public_checks
 from personalization.gate import GateThresholds, PublicEvaluation, facts_of, judge
 from personalization.leases import LeaseKeeper
 from personalization.plan import PerformanceFlags
@@ -302,7 +302,7 @@ class Trainer:
 
     def _public(self, prepared: Prepared, result: TenantResult) -> PublicEvaluation:
         """Return what public data say about a result, and the public facts that later releases are compared with."""
-        checks = public_checks(result, self._options.max_public_text_change)
+        checks = public_checks(result.public_losses, result.noise_norm, self._options.max_public_text_change)
         return PublicEvaluation(checks=checks if prepared.blend is None else (*checks, prepared.blend))
 
     def _forfeit(self, lease: Lease, keeper: LeaseKeeper, error: Exception) -> None:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from personalization import planner
 from personalization.adapters import Scope, canonical_json, sha256_digest
-from personalization.continual import public_checks
 from personalization.errors import WarmStartError
+from personalization.forgetting import public_checks
 from personalization.gate import PublicEvaluation
 from personalization.plan import TrainingPlan
 from personalization.services.meta_copies import PERIOD_WITHOUT_POLICY
@@ -223,7 +223,9 @@ class PublicStarts:
             scope=scope,
             actor=actor,
             sentence=sentence,
-            public=PublicEvaluation(checks=public_checks(result, self._limit)),
+            public=PublicEvaluation(
+                checks=public_checks(result.public_losses, result.noise_norm, self._limit)
+            ),
         )
 
     def _wanted(self, session: Session) -> list[TrainingPlan]:

@@ -57,7 +57,7 @@ def list_(
 @app.command()
 def show(name: Name, *, as_json: AsJson = False) -> None:
     """Show one version: manifest, address, signature, state, and how the line moved with it."""
-    from personalization.services.movement import drift_document
+    from personalization.drift import drift_document
     from personalization.storage import registry
     from streams.database import current_session
     from streams.settings import load_settings

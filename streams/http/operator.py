@@ -20,7 +20,7 @@ from aiohttp import web
 from sqlmodel import col, select, update
 
 from personalization.planner import ALIGNMENT, SMALLEST_SIGNAL
-from personalization.services.movement import version_facts
+from personalization.services.facts import version_facts
 from personalization.storage import registry
 from privacy.errors import PolicyError, UnknownTenantError
 from privacy.forecast import DEFAULT_PARAMETERS, SignalRule

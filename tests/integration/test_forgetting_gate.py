@@ -13,8 +13,8 @@ from sqlmodel import select
 
 from personalization.adapters import VersionState
 from personalization.announcements import AdapterEventKind
+from personalization.drift import drift_document
 from personalization.files import WEIGHTS
-from personalization.services.movement import drift_document
 from personalization.services.training_round import Closed
 from personalization.services.withdrawal import withdraw_version
 from personalization.storage import registry

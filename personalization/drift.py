@@ -1,39 +1,28 @@
-"""Successive private adapters of one line: their exponential average, and the check against forgetting.
+"""Drift of a line: how far it moved between two released adapters, against what their noise alone explains.
 
-An average of released adapters is free (post-processing). Each release carries noise of its own, so the average of k
-independent ones has about 1/k of one's noise variance; older ones count less, because a tenant's habits drift. Drift
-itself is measured here between released adapters alone, which is free too: nothing private is read for it.
+Only released adapters and public numbers are read, so it is free: nothing private is read for it.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from personalization.adapters import GateCheck
-from personalization.factors import (
-    difference,
-    norm,
-    require_same_subspace,
-    split_factors,
-)
+from personalization.factors import difference, norm, require_same_subspace, split_factors
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
-    from personalization.training.job import TenantResult
+    from personalization.adapters import AdapterManifest
 
-DEFAULT_FORGETTING_LIMIT = 0.01  # of the base model's loss on public text
-PUBLIC_TEXT_CHECK = "public_text"
 DRIFT_CHECK = "drift"
 NOISE_CHECK = "noise_norm"
-DRIFT_RATIO = (
-    1.5  # with 100 trained numbers or more, noise alone stays below it but once in many thousand releases
-)
+# With 100 trained numbers or more, noise alone stays below it but once in many thousand releases.
+DRIFT_RATIO = 1.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,57 +111,35 @@ def noise_between(earlier: float | None, later: float | None, *, from_earlier: b
     return later if from_earlier or earlier is None else math.hypot(earlier, later)
 
 
-def public_text_check(
-    base: Sequence[float], adapted: Sequence[float], *, limit: float = DEFAULT_FORGETTING_LIMIT
-) -> GateCheck:
-    """Return the gate's check that an adapter still knows public text: mean loss at most ``limit`` above the base's.
-
-    Args:
-        base: loss of the base model on each public text, nats per token.
-        adapted: loss with the adapter on the same texts.
-        limit: allowed relative increase.
-
-    Raises:
-        ValueError: the two lists differ in length or are empty.
-    """
-    if len(base) != len(adapted) or not base:
-        raise ValueError("the base and the adapter must be measured on the same public texts, at least one")
-    increase = sum(adapted) / sum(base) - 1.0
-    finite = math.isfinite(increase)
+def noise_check(length: float) -> GateCheck:
+    """Return the length of a release's own noise as a fact of its evaluation: later releases are compared with it."""
     return GateCheck(
-        name=PUBLIC_TEXT_CHECK,
-        passed=finite and increase <= limit,
-        value=increase if finite else None,
-        threshold=limit,
-        detail="relative increase of the loss on public text",
+        name=NOISE_CHECK,
+        passed=True,
+        value=length,
+        detail="length of what the same plan releases for nobody",
     )
 
 
-def public_checks(result: TenantResult, limit: float | None) -> tuple[GateCheck, ...]:
-    """Return what a training result says about public text and about its own noise; all of it is free.
+def noise_of(manifest: AdapterManifest) -> float | None:
+    """Return the length of a version's own noise as it was measured when it was trained."""
+    return next((one.value for one in manifest.evaluation.checks if one.name == NOISE_CHECK), None)
 
-    Args:
-        result: of the training child.
-        limit: allowed relative increase of the loss on public text. With a limit, a result that was not measured
-            fails; None measures without a limit.
-    """
-    checks = []
-    losses = result.public_losses
-    if losses is not None:
-        checks.append(
-            public_text_check(losses.base, losses.adapted, limit=math.inf if limit is None else limit)
-        )
-    elif limit is not None:
-        checks.append(GateCheck(name=PUBLIC_TEXT_CHECK, passed=False, threshold=limit, detail="not measured"))
-    if limit is None:  # an infinite threshold has no place in canonical JSON
-        checks = [replace(check, threshold=None) for check in checks]
-    if result.noise_norm is not None:
-        checks.append(
-            GateCheck(
-                name=NOISE_CHECK,
-                passed=True,
-                value=result.noise_norm,
-                detail="length of what the same plan releases for nobody",
-            )
-        )
-    return tuple(checks)
+
+def drift_document(manifest: AdapterManifest) -> dict[str, object] | None:
+    """Return a version's movement since the version before as JSON-ready facts; None where it was not measured."""
+    found = {one.name: one for one in manifest.evaluation.checks}
+    drift = found.get(DRIFT_CHECK)
+    if drift is None:
+        return None
+    known = drift.threshold is not None
+    return {
+        "against": manifest.lineage.supersedes,
+        "ratio_to_noise": drift.value if known else None,
+        "distance": None if known else drift.value,
+        "limit": drift.threshold,
+        "drifted": bool(known and drift.value is not None and drift.value > (drift.threshold or 0.0)),
+        "cosine": found["cosine"].value,
+        "retained": found["retained"].value,
+        "detail": drift.detail,
+    }
