@@ -1,7 +1,8 @@
-"""What can happen to an adapter line, and where that is told."""
+"""What can happen to an adapter line, and how that is told."""
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from sqlmodel import Session
 
     from personalization.adapters import AdapterVersion
+    from personalization.storage.tables import AdapterLineRow
 
 
 class AdapterEventKind(StrEnum):
@@ -78,3 +80,60 @@ class AdapterEvents(Protocol):
 
     def append(self, session: Session, event: AdapterLifecycleEvent) -> None:
         """Add the event (and the desired state it implies) to ``session``; never commits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Act:
+    """Who did something to a line, why and when.
+
+    Attributes:
+        actor: "schedule", "trainer", or an operator's name.
+        reason: one public sentence.
+        code: the reason, stable and machine-readable.
+        now: the public clock.
+    """
+
+    actor: str
+    reason: str
+    code: str = "operator"
+    now: datetime
+
+
+def announce(
+    session: Session,
+    events: AdapterEvents,
+    line: AdapterLineRow,
+    kind: AdapterEventKind,
+    act: Act,
+    *,
+    version: AdapterVersion | None = None,
+    change: DesiredChange = DesiredChange.UNCHANGED,
+    desired: AdapterVersion | None = None,
+    left_version_id: str | None = None,
+    revoked_version_ids: tuple[str, ...] = (),
+    round_id: str | None = None,
+) -> None:
+    """Raise the epoch of a locked line and tell its readers what happened, in the caller's transaction."""
+    line.epoch += 1
+    session.add(line)
+    events.append(
+        session,
+        AdapterLifecycleEvent(
+            event_id=str(uuid.uuid4()),
+            kind=kind,
+            occurred_at=act.now,
+            tenant_id=line.tenant_id,
+            domain=line.domain,
+            line_ref=line.line_ref,
+            epoch=line.epoch,
+            version=version,
+            desired_change=change,
+            desired=desired,
+            left_version_id=left_version_id,
+            revoked_version_ids=revoked_version_ids,
+            reason_code=act.code,
+            reason=act.reason,
+            actor=act.actor,
+            round_id=round_id,
+        ),
+    )

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from sqlmodel import col, select
 
 from personalization.adapters import Scope, VersionState, canonical_json, sha256_digest
+from personalization.announcements import Act
 from personalization.meta import MetaRecipe, Released, meta_start
 from personalization.plan import Family, TrainingPlan
 from personalization.planner import signal_to_noise, trained_parameters
@@ -32,7 +33,8 @@ from personalization.services.meta_versions import (
     meta_tenant,
     meta_versions,
 )
-from personalization.services.untrained import PUBLIC_DATA, ZERO, Untrained, UntrainedVersions, mean_facts
+from personalization.services.publication import ZERO
+from personalization.services.untrained import PUBLIC_DATA, Untrained, UntrainedVersions, mean_facts
 from personalization.services.withdrawal import withdraw_version
 from personalization.storage import registry
 from personalization.storage.tables import AdapterVersionRow, MetaContributionRow, RoundRow
@@ -236,7 +238,12 @@ class MetaStarts:
     def _withdraw_stale(self, session: Session, eligible: set[str], now: datetime) -> list[str]:
         """Withdraw what holds something of a contributor that may no longer be used, and copies of it."""
         left: list[str] = []
-        reason = "A tenant whose adapter was part of it takes part no longer."
+        act = Act(
+            actor=ACTOR,
+            reason="A tenant whose adapter was part of it takes part no longer.",
+            code=LEFT,
+            now=now,
+        )
         rows = meta_versions(session)
         for row in rows:
             if row.state == VersionState.WITHDRAWN.value:
@@ -249,9 +256,7 @@ class MetaStarts:
                 part in eligible or (self._averages and self._still_shared(session, part)) for part in parts
             ):
                 continue
-            left += withdraw_version(
-                session, self._events, row.version_id, actor=ACTOR, reason=reason, now=now, reason_code=LEFT
-            )
+            left += withdraw_version(session, self._events, row.version_id, act)
         gone = [row.version_id for row in rows if row.state == VersionState.WITHDRAWN.value]
         copies = session.exec(
             select(AdapterVersionRow).where(
@@ -261,10 +266,7 @@ class MetaStarts:
         ).all()
         for copy in copies:
             if is_copy(copy) and copy.state != VersionState.WITHDRAWN.value:
-                left += withdraw_version(
-                    session, self._events, copy.version_id, actor=ACTOR, reason=reason, now=now,
-                    reason_code=LEFT,
-                )  # fmt: skip
+                left += withdraw_version(session, self._events, copy.version_id, act)
         return left
 
     def _still_shared(self, session: Session, version_id: str) -> bool:

@@ -24,7 +24,7 @@ import structlog
 
 from personalization import cohort_count, planner
 from personalization.adapters import GateCheck, VersionState
-from personalization.announcements import AdapterEventKind, AdapterLifecycleEvent
+from personalization.announcements import Act, AdapterEventKind, announce
 from personalization.code_identity import code_digest
 from personalization.errors import RoundError
 from personalization.gate import Accepted, Rejected, RejectionReason
@@ -193,7 +193,7 @@ class TrainingRounds:
                 data_digest=prepared.draw.data_digest,
                 code_digest=prepared.draw.code_digest,
             )
-            version = self._publisher.publish(session, row, line, candidate, now=now)
+            version = self._publisher.publish(session, line, rounds.origin_of(row), candidate, now=now)
             row.version_id = version.version_id
             rounds.close_round(
                 session, row, RoundState.DONE, OutcomeCode.PUBLISHED, "A new version was published.", now=now
@@ -399,24 +399,8 @@ class TrainingRounds:
         now = self._clock.now()
         rounds.close_round(session, row, state, code, reason, now=now)
         line = registry.lock_line(session, row.line_ref)
-        line.epoch += 1
-        session.add(line)
-        self._events.append(
-            session,
-            AdapterLifecycleEvent(
-                event_id=registry.new_event_id(),
-                kind=AdapterEventKind.DECLINED,
-                occurred_at=now,
-                tenant_id=row.tenant_id,
-                domain=row.domain,
-                line_ref=row.line_ref,
-                epoch=line.epoch,
-                reason_code=code.value,
-                reason=reason,
-                actor=ACTOR,
-                round_id=row.round_id,
-            ),
-        )
+        act = Act(actor=ACTOR, reason=reason, code=code.value, now=now)
+        announce(session, self._events, line, AdapterEventKind.DECLINED, act, round_id=row.round_id)
         return Closed(code=code, reason=reason)
 
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from personalization.adapters import PrivacyFacts, Scope
 from personalization.errors import MetaStartError
 from personalization.gate import PublicEvaluation, Rejected, judge
-from personalization.services.publication import Candidate
-from personalization.services.rounds import closed_round
+from personalization.services.publication import ZERO, Candidate
+from personalization.services.rounds import closed_round, origin_of
 from personalization.storage import registry
 from privacy.guarantee import NeighboringRelation, PrivacyUnit
 
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 NO_RESERVATION = "post-processing"  # a meta start costs nothing, so no reservation stands behind it
 PUBLIC_DATA = "public-data"  # nothing private was read at all
-ZERO = "zero"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +105,7 @@ class UntrainedVersions:
             actor=one.actor,
             trained=False,
         )
-        version = self._publisher.publish(session, row, line, candidate, now=now)
+        version = self._publisher.publish(session, line, origin_of(row), candidate, now=now)
         row.version_id = version.version_id
         session.add(row)
         session.flush()

@@ -87,6 +87,7 @@ def roll_back_(
     as_json: AsJson = False,
 ) -> None:
     """Return a line to an earlier version; servers follow, the budget stays spent."""
+    from personalization.announcements import Act
     from personalization.services.rollback import roll_back
     from streams.database import current_session
     from streams.outbox import OutboxAdapterEvents
@@ -98,10 +99,8 @@ def roll_back_(
             OutboxAdapterEvents(),
             tenant,
             domain,
+            Act(actor=actor or getpass.getuser(), reason=reason, now=datetime.now(UTC)),
             to_version=to,
-            actor=actor or getpass.getuser(),
-            reason=reason,
-            now=datetime.now(UTC),
         )
     facts = {"served_name": version.served_name, "version": version.version}
     typer.echo(json.dumps(facts) if as_json else f"The line serves {version.served_name} again.")
@@ -110,6 +109,7 @@ def roll_back_(
 @app.command()
 def withdraw(name: Name, *, reason: Reason, actor: Actor = None, as_json: AsJson = False) -> None:
     """Withdraw a version and all trained from it; servers unload them, their weights are deleted."""
+    from personalization.announcements import Act
     from personalization.artifacts import DirectoryArtifactStore
     from personalization.services.withdrawal import remove_withdrawn_weights, withdraw_version
     from streams.database import current_session
@@ -121,9 +121,7 @@ def withdraw(name: Name, *, reason: Reason, actor: Actor = None, as_json: AsJson
             session,
             OutboxAdapterEvents(),
             name,
-            actor=actor or getpass.getuser(),
-            reason=reason,
-            now=datetime.now(UTC),
+            Act(actor=actor or getpass.getuser(), reason=reason, now=datetime.now(UTC)),
         )
     with current_session(load_settings().database_url) as session:
         remove_withdrawn_weights(session, DirectoryArtifactStore(load_settings().artifact_root))

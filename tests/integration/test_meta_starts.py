@@ -8,7 +8,7 @@ from safetensors.numpy import load_file, save_file
 from sqlmodel import select
 
 from personalization.adapters import Scope, VersionState
-from personalization.announcements import AdapterEventKind
+from personalization.announcements import Act, AdapterEventKind
 from personalization.files import WEIGHTS
 from personalization.meta import MetaRecipe
 from personalization.services.meta_start import MetaStarts
@@ -261,7 +261,7 @@ def test_leaving_reaches_the_generations_that_went_on_from_ones_own(workshop):
     with workshop.session() as session:
         (gone,) = [row for row in registry.list_versions(session, tenant_id="four") if row.version == 1]
         withdraw_version(
-            session, workshop.events, gone.served_name, actor="t", reason="r", now=workshop.clock.now()
+            session, workshop.events, gone.served_name, Act(actor="t", reason="r", now=workshop.clock.now())
         )
     refresh(workshop)
     states = [row.state for row in versions(workshop, META_TENANT)]
