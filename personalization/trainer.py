@@ -33,14 +33,11 @@ from privacy.storage.session import transaction
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from sqlalchemy.engine import Engine
-
     from personalization.adapters import AdapterVersion
     from personalization.rounds import Lease
     from personalization.services.training_round import TrainingRounds
-    from personalization.training.base_models import BaseModelCatalog
+    from personalization.shop import Shop
     from personalization.training.job import Progress, TenantResult
-    from privacy.clock import Clock
 
 _log = structlog.get_logger(__name__)
 _LOST = (LeaseLostError, FencedError)
@@ -105,11 +102,9 @@ class Trainer:
     """Takes due rounds until it is told to stop.
 
     Args:
-        engine: where the rounds are.
-        clock: the public clock.
+        shop: what versions are made with.
         rounds: the protocol.
         trainer: runs jobs.
-        base: the frozen base model.
         options: see there.
         observer: told what happens.
         upkeep: called between jobs, at most every ``options.upkeep_every`` (meta starts, for example).
@@ -117,22 +112,18 @@ class Trainer:
 
     def __init__(
         self,
+        shop: Shop,
         *,
-        engine: Engine,
-        clock: Clock,
         rounds: TrainingRounds,
         trainer: AdapterTrainer,
-        base: BaseModelCatalog,
         options: TrainerOptions,
         observer: TrainerObserver | None = None,
         upkeep: Callable[[], object] | None = None,
     ) -> None:
         self._upkeep: Callable[[], object] = upkeep or (lambda: None)
-        self._engine = engine
-        self._clock = clock
+        self._shop = shop
         self._rounds = rounds
         self._trainer = trainer
-        self._base = base
         self._options = options
         self._observer = observer or TrainerObserver()
         self._stop = threading.Event()
@@ -193,7 +184,7 @@ class Trainer:
             return 0
         self._observer.leased(leases)
         _log.info("rounds_leased", rounds=[lease.round_id for lease in leases])
-        with LeaseKeeper(self._engine, self._clock, leases, self._options.lease) as keeper:
+        with LeaseKeeper(self._shop.engine, self._shop.clock, leases, self._options.lease) as keeper:
             prepared = [one for lease in leases if (one := self._prepare(lease, keeper)) is not None]
             if prepared:
                 self._train(prepared, keeper)
@@ -202,8 +193,8 @@ class Trainer:
     def _take(self) -> list[Lease]:
         leases: list[Lease] = []
         while len(leases) < self._options.rounds_per_job and not self._stop.is_set():
-            with transaction(self._engine) as session:
-                lease = lease_round(session, self._options.owner, self._clock.now(), self._options.lease)
+            with transaction(self._shop.engine) as session:
+                lease = lease_round(session, self._options.owner, self._shop.clock.now(), self._options.lease)
             if lease is None:
                 break
             leases.append(lease)
@@ -252,7 +243,7 @@ class Trainer:
         output = folder / "adapters"
         shutil.rmtree(output, ignore_errors=True)
         job = TrainingJob(
-            base_model=str(self._base.directory()),
+            base_model=str(self._shop.base.directory()),
             tenants=tuple(one.job for one in prepared),
             output=output,
             flags=self._options.flags,

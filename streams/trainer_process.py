@@ -21,6 +21,7 @@ from personalization.services.public_starts import PublicStarts
 from personalization.services.publication import Publisher
 from personalization.services.tenant_level import TenantLevelPolicy, TenantLevelStarts
 from personalization.services.training_round import TrainingRounds
+from personalization.shop import Shop
 from personalization.signing import ManifestSigner, signing_seed
 from personalization.storage.signals import StoredSignals
 from personalization.trainer import Trainer, TrainerOptions
@@ -37,8 +38,6 @@ from streams.outbox import OutboxAdapterEvents
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sqlalchemy.engine import Engine
-
     from personalization.trainer import TrainerObserver
     from streams.settings import MetaSettings, Settings
 
@@ -53,43 +52,21 @@ def trainer_of(settings: Settings, observer: TrainerObserver | None = None) -> I
         SettingsError: no master key or no base model is set.
         BaseModelError: the base model cannot be found or read.
     """
-    master_key = settings.master_key_bytes()
-    if not settings.trainer.base_model:
-        raise SettingsError(
-            "no base model is set; put its directory or name into DISCREET_TRAINER__BASE_MODEL"
-        )
-    base = BaseDirectory(resolve_base(settings.trainer.base_model, settings.state / "models"))
-    engine = open_current(settings.database_url)
-    clock, events, keyring = SystemClock(), OutboxAdapterEvents(), Keyring(master_key)
-    artifacts = DirectoryArtifactStore(settings.artifact_root)
-    flags = PerformanceFlags(
-        device=settings.trainer.device,
-        threads=settings.trainer.threads,
-        half_head=settings.trainer.half_head,
-    )
-    publisher = Publisher(artifacts, ManifestSigner(signing_seed(master_key)), events)
-    shape = read_shape(base.directory())
-    tools = _tools(settings, engine, artifacts, publisher, base)
+    shop = _shop(settings)
+    keyring, flags = Keyring(settings.master_key_bytes()), _flags(settings)
+    tools = _tools(settings, shop)
     try:
         yield Trainer(
-            engine=engine,
-            clock=clock,
+            shop,
             rounds=TrainingRounds(
-                engine=engine,
-                clock=clock,
-                ledger=Ledger(clock),
+                shop,
+                ledger=Ledger(shop.clock.now),
                 keyring=keyring,
                 signals=StoredSignals(keyring),
-                artifacts=artifacts,
-                publisher=publisher,
-                events=events,
-                base=base,
-                shape=shape,
                 flags=flags,
                 copies=tools.meta.copies,
             ),
             trainer=ChildProcessTrainer(),
-            base=base,
             options=TrainerOptions(
                 owner=f"{socket.gethostname()[:64]}:{os.getpid()}",
                 lease=timedelta(seconds=settings.trainer.lease_seconds),
@@ -99,10 +76,10 @@ def trainer_of(settings: Settings, observer: TrainerObserver | None = None) -> I
                 max_public_text_change=settings.trainer.max_public_text_change,
             ),
             observer=observer,
-            upkeep=lambda: refresh_meta_starts(engine, tools.meta, clock, tools.tenant_level),
+            upkeep=lambda: refresh_meta_starts(tools),
         )
     finally:
-        engine.dispose()
+        shop.engine.dispose()
 
 
 def recipe_of(settings: MetaSettings) -> MetaRecipe:
@@ -119,13 +96,7 @@ def recipe_of(settings: MetaSettings) -> MetaRecipe:
 
 
 def tenant_level_of(
-    settings: MetaSettings,
-    *,
-    engine: Engine,
-    publisher: Publisher,
-    base: BaseDirectory,
-    meta: MetaStarts,
-    public: PublicStarts,
+    settings: MetaSettings, shop: Shop, *, meta: MetaStarts, public: PublicStarts
 ) -> TenantLevelStarts | None:
     """Return the mechanism that protects each tenant as a whole, if the settings ask for it.
 
@@ -145,10 +116,8 @@ def tenant_level_of(
     except ValueError as error:
         raise SettingsError(f"the settings DISCREET_META__… do not fit together: {error}") from None
     return TenantLevelStarts(
-        engine=engine,
-        ledger=Ledger(SystemClock()),
-        publisher=publisher,
-        base=base.fingerprint(),
+        shop,
+        ledger=Ledger(shop.clock.now),
         meta=meta,
         plan=public.default_plan(),
         template=public.template,
@@ -157,13 +126,12 @@ def tenant_level_of(
     )
 
 
-def refresh_meta_starts(
-    engine: Engine, meta: MetaStarts, clock: SystemClock, tenant_level: TenantLevelStarts | None = None
-) -> Refreshed:
+def refresh_meta_starts(tools: StartTools) -> Refreshed:
     """Bring the meta starts up to date and log what changed."""
-    made = None if tenant_level is None else tenant_level.refresh(now=clock.now())
-    with transaction(engine) as session:
-        done = meta.refresh(session, now=clock.now())
+    clock = tools.shop.clock
+    made = None if tools.tenant_level is None else tools.tenant_level.refresh(now=clock.now())
+    with transaction(tools.shop.engine) as session:
+        done = tools.meta.refresh(session, now=clock.now())
     if made is not None:
         done = replace(done, published=(made, *done.published))
     if done.published or done.withdrawn or done.served_to:
@@ -177,10 +145,9 @@ def refresh_meta_starts(
 class StartTools:
     """What makes starts, for trainers and the command line."""
 
-    engine: Engine
+    shop: Shop
     meta: MetaStarts
     public: PublicStarts
-    clock: SystemClock
     tenant_level: TenantLevelStarts | None = None
 
 
@@ -192,56 +159,50 @@ def start_tools(settings: Settings) -> Iterator[StartTools]:
         SettingsError: no master key or no base model is set.
         BaseModelError: the base model cannot be found or read.
     """
+    shop = _shop(settings)
+    try:
+        yield _tools(settings, shop)
+    finally:
+        shop.engine.dispose()
+
+
+def _shop(settings: Settings) -> Shop:
     master_key = settings.master_key_bytes()
     if not settings.trainer.base_model:
         raise SettingsError(
             "no base model is set; put its directory or name into DISCREET_TRAINER__BASE_MODEL"
         )
     base = BaseDirectory(resolve_base(settings.trainer.base_model, settings.state / "models"))
-    engine = open_current(settings.database_url)
-    artifacts = DirectoryArtifactStore(settings.artifact_root)
-    publisher = Publisher(artifacts, ManifestSigner(signing_seed(master_key)), OutboxAdapterEvents())
-    try:
-        yield _tools(settings, engine, artifacts, publisher, base)
-    finally:
-        engine.dispose()
-
-
-def _tools(
-    settings: Settings,
-    engine: Engine,
-    artifacts: DirectoryArtifactStore,
-    publisher: Publisher,
-    base: BaseDirectory,
-) -> StartTools:
-    shape = read_shape(base.directory())
-    meta = MetaStarts(
-        artifacts=artifacts,
-        publisher=publisher,
-        events=OutboxAdapterEvents(),
-        base=base.fingerprint(),
-        shape=shape,
-        recipe=recipe_of(settings.meta),
-        averages=settings.meta.tenant_epsilon is None,
-    )
-    public = PublicStarts(
-        engine=engine,
-        publisher=publisher,
+    artifacts, events = DirectoryArtifactStore(settings.artifact_root), OutboxAdapterEvents()
+    return Shop(
+        engine=open_current(settings.database_url),
+        clock=SystemClock(),
         base=base,
-        shape=shape,
+        shape=read_shape(base.directory()),
+        artifacts=artifacts,
+        events=events,
+        publisher=Publisher(artifacts, ManifestSigner(signing_seed(master_key)), events),
+    )
+
+
+def _flags(settings: Settings) -> PerformanceFlags:
+    return PerformanceFlags(
+        device=settings.trainer.device,
+        threads=settings.trainer.threads,
+        half_head=settings.trainer.half_head,
+    )
+
+
+def _tools(settings: Settings, shop: Shop) -> StartTools:
+    meta = MetaStarts(shop, recipe=recipe_of(settings.meta), averages=settings.meta.tenant_epsilon is None)
+    public = PublicStarts(
+        shop,
         run=run_public_job,
         copies=meta.copies,
-        flags=PerformanceFlags(
-            device=settings.trainer.device,
-            threads=settings.trainer.threads,
-            half_head=settings.trainer.half_head,
-        ),
+        flags=_flags(settings),
         max_public_text_change=settings.trainer.max_public_text_change,
     )
-    tenant_level = tenant_level_of(
-        settings.meta, engine=engine, publisher=publisher, base=base, meta=meta, public=public
-    )
-    return StartTools(engine, meta, public, SystemClock(), tenant_level)
+    return StartTools(shop, meta, public, tenant_level_of(settings.meta, shop, meta=meta, public=public))
 
 
 def run_until_stopped(trainer: Trainer) -> None:

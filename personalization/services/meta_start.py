@@ -47,11 +47,7 @@ if TYPE_CHECKING:
 
     from sqlmodel import Session
 
-    from personalization.adapters import BaseFingerprint
-    from personalization.announcements import AdapterEvents
-    from personalization.artifacts import DirectoryArtifactStore
-    from personalization.model_shape import ModelShape
-    from personalization.services.publication import Publisher
+    from personalization.shop import Shop
 
 ACTOR = "meta"
 GENERATION = "previous"  # the start of a generation that goes on from the one before
@@ -82,34 +78,20 @@ class MetaStarts:
     """Keeps the meta starts of one base model up to date.
 
     Args:
-        artifacts: where versions lie.
-        publisher: writes versions.
-        events: the outbox.
-        base: the frozen base model's digests.
-        shape: its widths.
+        shop: what versions are made with.
         recipe: public numbers of the computation.
         averages: whether to compute averages; False where a tenant-level mechanism makes the starts instead.
     """
 
-    def __init__(
-        self,
-        *,
-        artifacts: DirectoryArtifactStore,
-        publisher: Publisher,
-        events: AdapterEvents,
-        base: BaseFingerprint,
-        shape: ModelShape,
-        recipe: MetaRecipe | None = None,
-        averages: bool = True,
-    ) -> None:
-        self._artifacts = artifacts
-        self._events = events
-        self._base = base
-        self._shape = shape
+    def __init__(self, shop: Shop, *, recipe: MetaRecipe | None = None, averages: bool = True) -> None:
+        self._artifacts = shop.artifacts
+        self._events = shop.events
+        self._base_digest = shop.base.fingerprint().digest()
+        self._shape = shop.shape
         self._recipe = recipe or MetaRecipe()
         self._averages = averages
-        self._versions = UntrainedVersions(publisher, base)
-        self.copies = MetaCopies(artifacts, self._versions, base)
+        self._versions = UntrainedVersions(shop)
+        self.copies = MetaCopies(shop)
 
     def refresh(self, session: Session, *, now: datetime) -> Refreshed:
         """Bring every meta start and every copy of one up to date, in the caller's transaction; safe to repeat.
@@ -150,7 +132,7 @@ class MetaStarts:
                 if (
                     row is None
                     or row.state != VersionState.PUBLISHED.value
-                    or row.base_digest != self._base.digest()
+                    or row.base_digest != self._base_digest
                     or row.reservation_id == PUBLIC_DATA
                 ):
                     continue

@@ -45,16 +45,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
-    from sqlalchemy.engine import Engine
     from sqlmodel import Session
 
-    from personalization.model_shape import ModelShape
     from personalization.plan import PerformanceFlags
     from personalization.planner import PlannerSettings
     from personalization.services.meta_copies import MetaCopies
-    from personalization.services.publication import Publisher
+    from personalization.shop import Shop
     from personalization.storage.tables import AdapterLineRow
-    from personalization.training.base_models import BaseModelCatalog
     from personalization.training.job import TenantResult
     from personalization.training.public_work import MamlRecipe, StyleGuide
 
@@ -78,10 +75,7 @@ class PublicStarts:
     """Makes and publishes starts from public data.
 
     Args:
-        engine: where the registry lives.
-        publisher: writes versions.
-        base: the frozen base model.
-        shape: its widths.
+        shop: what versions are made with.
         run: runs a public job in a child process.
         copies: serves meta starts.
         planner_settings: public limits that give the adapters' shapes.
@@ -91,21 +85,18 @@ class PublicStarts:
 
     def __init__(
         self,
+        shop: Shop,
         *,
-        engine: Engine,
-        publisher: Publisher,
-        base: BaseModelCatalog,
-        shape: ModelShape,
         run: Callable[[PublicJob], TenantResult],
         copies: MetaCopies,
         planner_settings: PlannerSettings | None = None,
         flags: PerformanceFlags,
         max_public_text_change: float | None = None,
     ) -> None:
-        self._engine = engine
-        self._versions = UntrainedVersions(publisher, base.fingerprint())
-        self._base = base
-        self._shape = shape
+        self._engine = shop.engine
+        self._versions = UntrainedVersions(shop)
+        self._base = shop.base
+        self._shape = shop.shape
         self._run = run
         self._copies = copies
         self._planner_settings = planner_settings

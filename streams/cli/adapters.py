@@ -156,7 +156,7 @@ def warm_start(
         raise JobInvalidError("The style guide is not JSON in UTF-8; write a JSON object.") from error
     with start_tools(load_settings()) as tools:
         name = tools.public.warm_start(
-            tenant, domain, guide, actor=actor or getpass.getuser(), now=tools.clock.now()
+            tenant, domain, guide, actor=actor or getpass.getuser(), now=tools.shop.clock.now()
         )
     typer.echo(
         json.dumps({"served_name": name}) if as_json else f"The line serves {name}; it cost no privacy."

@@ -13,12 +13,11 @@ from personalization.files import WEIGHTS
 from personalization.meta import MetaRecipe
 from personalization.services.meta_start import MetaStarts
 from personalization.services.meta_versions import ALL_DOMAINS, META_TENANT
-from personalization.services.publication import Publisher
 from personalization.services.withdrawal import withdraw_version
 from personalization.storage import registry
 from personalization.storage.tables import AdapterVersionRow, MetaContributionRow, RoundRow
 from privacy.services import policies
-from tests.fakes.training import SHAPE, FakeBase, FakeTrainer, Workshop
+from tests.fakes.training import FakeTrainer, Workshop
 
 
 class SharedSubspaceTrainer(FakeTrainer):
@@ -44,14 +43,7 @@ def workshop(engine, clock, tmp_path):
 
 
 def starts_of(workshop, **recipe) -> MetaStarts:
-    return MetaStarts(
-        artifacts=workshop.artifacts,
-        publisher=Publisher(workshop.artifacts, workshop.signer, workshop.events),
-        events=workshop.events,
-        base=FakeBase().fingerprint(),
-        recipe=MetaRecipe(**recipe),
-        shape=SHAPE,
-    )
+    return MetaStarts(workshop.tools(), recipe=MetaRecipe(**recipe))
 
 
 def refresh(workshop, **recipe):
