@@ -42,8 +42,7 @@ def describe_files(paths: Iterable[Path]) -> tuple[ArtifactFile, ...]:
     """Return name, media type, size and digest of each file, in the order of their names.
 
     Raises:
-        ArtifactFormatError: a name is not a plain ``*.safetensors`` or ``*.json``, or is one the store
-        writes.
+        ArtifactFormatError: a name is not a plain ``*.safetensors`` or ``*.json``, or is one the store writes.
     """
     described = []
     for path in sorted(paths):
@@ -78,8 +77,7 @@ class DirectoryArtifactStore:
         """Store the manifest's files from directory ``source``; return the version's address.
 
         Raises:
-            ArtifactCorruptError: a file in ``source`` does not match the manifest, or other bytes already
-            stand
+            ArtifactCorruptError: a file in ``source`` does not match the manifest, or other bytes already stand
                 under this version's digest.
             ArtifactFormatError: the manifest lists a file that may not be stored.
             OSError: the disk is full or refuses; nothing is visible then.

@@ -2,7 +2,7 @@
 
 A gate that looked at private losses would be one more private mechanism. This one checks what any server
 needs (the portable LoRA profile), that the weights are finite and bounded, that the adapter does something,
-and whatever a public evaluator adds (loss on public text).
+and whatever was measured on public text.
 """
 
 from __future__ import annotations
@@ -18,19 +18,17 @@ import numpy as np
 
 from personalization.adapters import EvaluationSummary, GateCheck, LoraShape
 from personalization.errors import ArtifactFormatError
+from personalization.files import CONFIG, MAX_SERVER_RANK, WEIGHTS
 from personalization.plan import ALL_LINEAR
-from personalization.ports import PublicEvaluation
 from personalization.tensors import read_tensors, tensor_digest
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from personalization.adapters import ActivationProbe
     from personalization.plan import TrainingPlan
     from personalization.tensors import StoredTensor
 
-CONFIG = "adapter_config.json"
-WEIGHTS = "adapter_model.safetensors"
-MAX_SERVER_RANK = 16  # what servers allow by default (vLLM, max_lora_rank)
 _KEY = re.compile(
     r"^base_model\.model\.model\.layers\.(?P<layer>\d+)\.(?:self_attn|mlp)\.(?P<module>[a-z]+_proj)"
     r"\.lora_(?P<factor>[AB])\.weight$"
@@ -48,6 +46,14 @@ class RejectionReason(StrEnum):
     PUBLIC_EVALUATION = "public_evaluation"
     FORGETS_PUBLIC_TEXT = "forgets_public_text"
     START_WITHDRAWN = "start_withdrawn"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublicEvaluation:
+    """What public data and the released weights alone say about a candidate (free of charge)."""
+
+    checks: tuple[GateCheck, ...] = ()
+    probes: tuple[ActivationProbe, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

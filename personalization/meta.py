@@ -25,12 +25,18 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from personalization.errors import MetaStartError
-from personalization.gate import CONFIG, WEIGHTS
+from personalization.factors import (
+    clipped,
+    difference,
+    norm,
+    read_config,
+    require_same_subspace,
+    split_factors,
+    write_adapter,
+)
 from personalization.plan import Family
-from personalization.tensors import read_tensors
 from privacy.noise.keystream import PURPOSE_TENANTS
 from privacy.noise.normal import NoiseRow, add_noise
 
@@ -38,14 +44,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
+    from personalization.factors import Updates
     from privacy.noise.keystream import SecretStream
-
-    Updates = dict[str, NDArray[np.float64]]
-
-SAME_SUBSPACE = 1e-3  # adapters of one line family agree in A up to float32 rounding of another machine
-_DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
 
 
 class Weighting(StrEnum):
@@ -264,81 +264,6 @@ def _add(total: Updates, step: Updates, factor: float) -> None:
 
 def _stepped(start: Updates, step: Updates, factor: float) -> Updates:
     return {name: values + factor * step[name] for name, values in start.items()}
-
-
-def difference(left: Updates, right: Updates) -> Updates:
-    """Return ``left − right``, matrix by matrix."""
-    return {name: values - right[name] for name, values in left.items()}
-
-
-def norm(update: Updates) -> float:
-    """Return the L2 norm over all matrices."""
-    return math.sqrt(sum(float(np.sum(values**2)) for values in update.values()))
-
-
-def clipped(update: Updates, limit: float) -> Updates:
-    """Return ``update`` scaled to an L2 norm of at most ``limit``."""
-    length = norm(update)
-    factor = 1.0 if length <= limit else limit / length
-    return {name: values * factor for name, values in update.items()}
-
-
-def read_config(directory: Path) -> dict[str, object]:
-    """Return the ``adapter_config.json`` of an adapter directory.
-
-    Raises:
-        MetaStartError: it cannot be read.
-    """
-    try:
-        config: dict[str, object] = json.loads((directory / CONFIG).read_bytes())
-    except (OSError, ValueError) as error:
-        raise MetaStartError(
-            "a released adapter's configuration cannot be read; check the artifact store"
-        ) from error
-    return config
-
-
-def split_factors(directory: Path) -> tuple[Updates, Updates]:
-    """Return the ``A`` and the ``B`` factors of an adapter directory in float64, by module name.
-
-    Raises:
-        ArtifactFormatError: the weights are no safetensors file.
-    """
-    down: Updates = {}
-    up: Updates = {}
-    for tensor in read_tensors(directory / WEIGHTS):
-        if tensor.name.endswith(_DOWN):
-            down[tensor.name.removesuffix(_DOWN)] = tensor.values.astype(np.float64)
-        elif tensor.name.endswith(_UP):
-            up[tensor.name.removesuffix(_UP)] = tensor.values.astype(np.float64)
-    return down, up
-
-
-def require_same_subspace(
-    left: Mapping[str, NDArray[np.float64]], right: Mapping[str, NDArray[np.float64]]
-) -> None:
-    """Refuse adapters that do not share the frozen ``A``: the mean of their ``B`` would be no mean of updates.
-
-    Raises:
-        MetaStartError: modules, shapes or values of ``A`` differ.
-    """
-    same = set(left) == set(right) and all(
-        values.shape == right[name].shape and np.allclose(values, right[name], atol=SAME_SUBSPACE)
-        for name, values in left.items()
-    )
-    if not same:
-        raise MetaStartError(
-            "the adapters do not share one frozen subspace, so their average is not the average of what they do"
-        )
-
-
-def write_adapter(target: Path, config: Mapping[str, object], down: Updates, up: Updates) -> None:
-    """Write a portable adapter directory from its factors."""
-    target.mkdir(parents=True)
-    tensors = {f"{name}{_DOWN}": values.astype(np.float32) for name, values in down.items()}
-    tensors |= {f"{name}{_UP}": values.astype(np.float32) for name, values in up.items()}
-    save_file(tensors, target / WEIGHTS, metadata={"format": "pt"})
-    (target / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def require_averageable(family: str) -> None:

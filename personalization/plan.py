@@ -24,9 +24,8 @@ class Subspace(StrEnum):
     """Where the frozen factors come from; public numbers alone, so the choice costs nothing."""
 
     WEIGHTS = "weights"  # top singular directions of the base weights
-    PUBLIC_GRADIENTS = (
-        "public_gradients"  # where public interactions in many house styles change the loss most
-    )
+    # where public interactions in many house styles change the loss most
+    PUBLIC_GRADIENTS = "public_gradients"
 
 
 class Objective(StrEnum):

@@ -18,10 +18,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from personalization.plan import ALL_LINEAR, FEED_FORWARD, Family, Subspace, TrainingPlan
-from personalization.rounds import OutcomeCode
 from privacy.calibration import calibrate_policy
 from privacy.forecast import ALIGNMENT, SMALLEST_SIGNAL
 from privacy.policy import DataPurpose
@@ -43,11 +43,19 @@ TRAVELS = (3.5, 9.0)
 LARGEST_RATE = 0.65  # of a Newton step; longer ones overshoot, as Newton's method does far from the minimum
 
 
+class DeclineReason(StrEnum):
+    """Why nothing is planned."""
+
+    PURPOSE_NOT_ALLOWED = "purpose_not_allowed"
+    COHORT_TOO_SMALL = "cohort_too_small"
+    SIGNAL_TOO_SMALL = "signal_too_small"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Declined:
     """Nothing is trained and nothing is spent; the reason is public."""
 
-    code: OutcomeCode
+    code: DeclineReason
     reason: str
     signal: float | None = None  # S, where it was the reason
 
@@ -64,8 +72,7 @@ class PlannerSettings:
         travels: steps × learning rate per family: how far Adam may move one number in a release. Fewer steps
             take larger ones, so that a short release gets as far as a long one.
         clipping_norms: largest clipping norm per family, about the length of one user's gradient. A norm far
-            above
-            it would add noise for gradients that no user has; the policy's own norm is used where it is
+            above it would add noise for gradients that no user has; the policy's own norm is used where it is
             smaller.
         subspace: where the frozen factors of ``core`` and ``b_only`` come from.
         public_clipping_norm: the largest clipping norm in the subspace ``public_gradients``.
@@ -132,12 +139,12 @@ def propose(
     limits = settings or PlannerSettings()
     if DataPurpose.TRAINING not in policy.purposes:
         return Declined(
-            code=OutcomeCode.PURPOSE_NOT_ALLOWED,
+            code=DeclineReason.PURPOSE_NOT_ALLOWED,
             reason="The tenant's policy does not name training as a purpose.",
         )
     if policy.declared_users < policy.minimum_cohort:
         return Declined(
-            code=OutcomeCode.COHORT_TOO_SMALL,
+            code=DeclineReason.COHORT_TOO_SMALL,
             reason=(
                 f"The tenant declares {policy.declared_users} users; its policy trains on "
                 f"{policy.minimum_cohort} or more."
@@ -177,7 +184,7 @@ def propose(
     if best is None or best[0] < limits.smallest_signal:
         signal = 0.0 if best is None else best[0]
         return Declined(
-            code=OutcomeCode.SIGNAL_TOO_SMALL,
+            code=DeclineReason.SIGNAL_TOO_SMALL,
             reason=(
                 f"The expected signal-to-noise S is {signal:.3f}; below {limits.smallest_signal:g} a release "
                 "is mostly noise. More declared users or a larger epsilon would raise it."

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from personalization.planner import DeclineReason
+
 OWNER_SCHEDULE = "schedule"
 
 
@@ -49,6 +51,11 @@ class OutcomeCode(StrEnum):
     CALIBRATION_IMPOSSIBLE = "calibration_impossible"
     FORFEITED = "forfeited"
     TRAINING_FAILED = "training_failed"
+
+    @classmethod
+    def of_decline(cls, reason: DeclineReason) -> OutcomeCode:
+        """Return how a round is closed that the planner declined; each of its reasons is a code of the same name."""
+        return cls(reason.value)
 
 
 @dataclass(frozen=True, kw_only=True)

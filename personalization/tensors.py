@@ -35,8 +35,7 @@ def read_tensors(path: Path) -> tuple[StoredTensor, ...]:
     """Return every tensor of a safetensors file, by name.
 
     Raises:
-        ArtifactFormatError: not a safetensors file, a data type that no server casts, or lengths that do
-        not fit.
+        ArtifactFormatError: not a safetensors file, a data type that no server casts, or lengths that do not fit.
     """
     data = path.read_bytes()
     length = int.from_bytes(data[:8], "little")

@@ -11,19 +11,18 @@ import shutil
 import tempfile
 import threading
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
-from personalization.continual import DEFAULT_FORGETTING_LIMIT, public_checks
 from personalization.errors import LeaseLostError, PersonalizationError, TrainingFailedError
-from personalization.gate import GateThresholds, facts_of, judge
+from personalization.forgetting import DEFAULT_FORGETTING_LIMIT, public_checks
+from personalization.gate import GateThresholds, PublicEvaluation, facts_of, judge
 from personalization.leases import LeaseKeeper
 from personalization.plan import PerformanceFlags
-from personalization.ports import PublicEvaluation
 from personalization.rounds import OutcomeCode
 from personalization.services.rounds import lease_round
 from personalization.services.training_round import Closed, Prepared
@@ -34,14 +33,11 @@ from privacy.storage.session import transaction
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from sqlalchemy.engine import Engine
-
     from personalization.adapters import AdapterVersion
-    from personalization.ports import AdapterTrainer, BaseModelCatalog, PublicEvaluator
     from personalization.rounds import Lease
     from personalization.services.training_round import TrainingRounds
+    from personalization.shop import Shop
     from personalization.training.job import Progress, TenantResult
-    from privacy.clock import Clock
 
 _log = structlog.get_logger(__name__)
 _LOST = (LeaseLostError, FencedError)
@@ -75,6 +71,20 @@ class TrainerOptions:
     max_public_text_change: float | None = DEFAULT_FORGETTING_LIMIT
 
 
+class AdapterTrainer(Protocol):
+    """Runs one fused job in a child process."""
+
+    def train(
+        self, job: TrainingJob, *, on_progress: Callable[[Progress], None], should_stop: Callable[[], bool]
+    ) -> tuple[TenantResult, ...]:
+        """Return one result per tenant of the job.
+
+        Raises:
+            TrainingFailedError: the child died or failed.
+            LeaseLostError: ``should_stop`` became true and the child was ended.
+        """
+
+
 class TrainerObserver:
     """Told what a trainer does; the default tells nobody. It hears nothing made from private values."""
 
@@ -92,38 +102,29 @@ class Trainer:
     """Takes due rounds until it is told to stop.
 
     Args:
-        engine: where the rounds are.
-        clock: the public clock.
+        shop: what versions are made with.
         rounds: the protocol.
         trainer: runs jobs.
-        base: the frozen base model.
         options: see there.
-        evaluator: judges candidates on public text; None leaves that out.
         observer: told what happens.
         upkeep: called between jobs, at most every ``options.upkeep_every`` (meta starts, for example).
     """
 
     def __init__(
         self,
+        shop: Shop,
         *,
-        engine: Engine,
-        clock: Clock,
         rounds: TrainingRounds,
         trainer: AdapterTrainer,
-        base: BaseModelCatalog,
         options: TrainerOptions,
-        evaluator: PublicEvaluator | None = None,
         observer: TrainerObserver | None = None,
         upkeep: Callable[[], object] | None = None,
     ) -> None:
         self._upkeep: Callable[[], object] = upkeep or (lambda: None)
-        self._engine = engine
-        self._clock = clock
+        self._shop = shop
         self._rounds = rounds
         self._trainer = trainer
-        self._base = base
         self._options = options
-        self._evaluator = evaluator
         self._observer = observer or TrainerObserver()
         self._stop = threading.Event()
         self._kill = threading.Event()
@@ -183,7 +184,7 @@ class Trainer:
             return 0
         self._observer.leased(leases)
         _log.info("rounds_leased", rounds=[lease.round_id for lease in leases])
-        with LeaseKeeper(self._engine, self._clock, leases, self._options.lease) as keeper:
+        with LeaseKeeper(self._shop.engine, self._shop.clock, leases, self._options.lease) as keeper:
             prepared = [one for lease in leases if (one := self._prepare(lease, keeper)) is not None]
             if prepared:
                 self._train(prepared, keeper)
@@ -192,8 +193,8 @@ class Trainer:
     def _take(self) -> list[Lease]:
         leases: list[Lease] = []
         while len(leases) < self._options.rounds_per_job and not self._stop.is_set():
-            with transaction(self._engine) as session:
-                lease = lease_round(session, self._options.owner, self._clock.now(), self._options.lease)
+            with transaction(self._shop.engine) as session:
+                lease = lease_round(session, self._options.owner, self._shop.clock.now(), self._options.lease)
             if lease is None:
                 break
             leases.append(lease)
@@ -242,7 +243,7 @@ class Trainer:
         output = folder / "adapters"
         shutil.rmtree(output, ignore_errors=True)
         job = TrainingJob(
-            base_model=str(self._base.directory()),
+            base_model=str(self._shop.base.directory()),
             tenants=tuple(one.job for one in prepared),
             output=output,
             flags=self._options.flags,
@@ -292,13 +293,8 @@ class Trainer:
 
     def _public(self, prepared: Prepared, result: TenantResult) -> PublicEvaluation:
         """Return what public data say about a result, and the public facts that later releases are compared with."""
-        asked = PublicEvaluation()
-        if self._evaluator:
-            asked = self._evaluator.evaluate(str(self._base.directory()), result.adapter)
-        checks = [*asked.checks, *public_checks(result, self._options.max_public_text_change)]
-        if prepared.blend is not None:
-            checks.append(prepared.blend)
-        return replace(asked, checks=tuple(checks))
+        checks = public_checks(result.public_losses, result.noise_norm, self._options.max_public_text_change)
+        return PublicEvaluation(checks=checks if prepared.blend is None else (*checks, prepared.blend))
 
     def _forfeit(self, lease: Lease, keeper: LeaseKeeper, error: Exception) -> None:
         code = getattr(error, "code", "os.error")

@@ -21,6 +21,7 @@ from personalization.services.public_starts import PublicStarts
 from personalization.services.publication import Publisher
 from personalization.services.tenant_level import TenantLevelPolicy, TenantLevelStarts
 from personalization.services.training_round import TrainingRounds
+from personalization.shop import Shop
 from personalization.signing import ManifestSigner, signing_seed
 from personalization.storage.signals import StoredSignals
 from personalization.trainer import Trainer, TrainerOptions
@@ -37,9 +38,6 @@ from streams.outbox_events import OutboxAdapterEvents
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sqlalchemy.engine import Engine
-
-    from personalization.model_shape import ModelShape
     from personalization.trainer import TrainerObserver
     from streams.settings import MetaSettings, Settings
 
@@ -54,37 +52,30 @@ def trainer_of(settings: Settings, observer: TrainerObserver | None = None) -> I
         SettingsError: no master key or no base model is set.
         BaseModelError: the base model cannot be found or read.
     """
+    flags = _flags(settings)
     with start_tools(settings) as tools:
         keyring = Keyring(settings.master_key_bytes())
         yield Trainer(
-            engine=tools.engine,
-            clock=tools.clock,
+            tools.shop,
             rounds=TrainingRounds(
-                engine=tools.engine,
-                clock=tools.clock,
-                ledger=Ledger(tools.clock),
+                tools.shop,
+                ledger=Ledger(tools.shop.clock.now),
                 keyring=keyring,
                 signals=StoredSignals(keyring),
-                artifacts=tools.artifacts,
-                publisher=tools.publisher,
-                events=OutboxAdapterEvents(),
-                base=tools.base,
-                shape=tools.shape,
-                flags=tools.flags,
+                flags=flags,
                 copies=tools.meta.copies,
             ),
             trainer=ChildProcessTrainer(),
-            base=tools.base,
             options=TrainerOptions(
                 owner=f"{socket.gethostname()[:64]}:{os.getpid()}",
                 lease=timedelta(seconds=settings.trainer.lease_seconds),
                 poll=timedelta(seconds=settings.trainer.poll_seconds),
                 upkeep_every=timedelta(seconds=settings.meta.refresh_seconds),
-                flags=tools.flags,
+                flags=flags,
                 max_public_text_change=settings.trainer.max_public_text_change,
             ),
             observer=observer,
-            upkeep=lambda: refresh_meta_starts(tools.engine, tools.meta, tools.clock, tools.tenant_level),
+            upkeep=lambda: refresh_meta_starts(tools),
         )
 
 
@@ -102,13 +93,7 @@ def recipe_of(settings: MetaSettings) -> MetaRecipe:
 
 
 def tenant_level_of(
-    settings: MetaSettings,
-    *,
-    engine: Engine,
-    publisher: Publisher,
-    base: BaseDirectory,
-    meta: MetaStarts,
-    public: PublicStarts,
+    settings: MetaSettings, shop: Shop, *, meta: MetaStarts, public: PublicStarts
 ) -> TenantLevelStarts | None:
     """Return the mechanism that protects each tenant as a whole, if the settings ask for it.
 
@@ -128,10 +113,8 @@ def tenant_level_of(
     except ValueError as error:
         raise SettingsError(f"the settings DISCREET_META__… do not fit together: {error}") from None
     return TenantLevelStarts(
-        engine=engine,
-        ledger=Ledger(SystemClock()),
-        publisher=publisher,
-        base=base.fingerprint(),
+        shop,
+        ledger=Ledger(shop.clock.now),
         meta=meta,
         plan=public.default_plan(),
         template=public.template,
@@ -140,13 +123,12 @@ def tenant_level_of(
     )
 
 
-def refresh_meta_starts(
-    engine: Engine, meta: MetaStarts, clock: SystemClock, tenant_level: TenantLevelStarts | None = None
-) -> Refreshed:
+def refresh_meta_starts(tools: StartTools) -> Refreshed:
     """Bring the meta starts up to date and log what changed."""
-    made = None if tenant_level is None else tenant_level.refresh(now=clock.now())
-    with transaction(engine) as session:
-        done = meta.refresh(session, now=clock.now())
+    clock = tools.shop.clock
+    made = None if tools.tenant_level is None else tools.tenant_level.refresh(now=clock.now())
+    with transaction(tools.shop.engine) as session:
+        done = tools.meta.refresh(session, now=clock.now())
     if made is not None:
         done = replace(done, published=(made, *done.published))
     if done.published or done.withdrawn or done.served_to:
@@ -160,16 +142,10 @@ def refresh_meta_starts(
 class StartTools:
     """What makes starts, and what it is made of, for trainers and the command line."""
 
-    engine: Engine
-    clock: SystemClock
-    artifacts: DirectoryArtifactStore
-    publisher: Publisher
-    base: BaseDirectory
-    shape: ModelShape
-    flags: PerformanceFlags
+    shop: Shop
     meta: MetaStarts
     public: PublicStarts
-    tenant_level: TenantLevelStarts | None
+    tenant_level: TenantLevelStarts | None = None
 
 
 @contextmanager
@@ -180,57 +156,50 @@ def start_tools(settings: Settings) -> Iterator[StartTools]:
         SettingsError: no master key or no base model is set, or the settings of meta starts do not fit together.
         BaseModelError: the base model cannot be found or read.
     """
+    shop = _shop(settings)
+    try:
+        yield _tools(settings, shop)
+    finally:
+        shop.engine.dispose()
+
+
+def _shop(settings: Settings) -> Shop:
     master_key = settings.master_key_bytes()
     if not settings.trainer.base_model:
         raise SettingsError(
             "no base model is set; put its directory or name into DISCREET_TRAINER__BASE_MODEL"
         )
     base = BaseDirectory(resolve_base(settings.trainer.base_model, settings.state / "models"))
-    shape = read_shape(base.directory())
-    flags = PerformanceFlags(
+    artifacts, events = DirectoryArtifactStore(settings.artifact_root), OutboxAdapterEvents()
+    return Shop(
+        engine=open_current(settings.database_url),
+        clock=SystemClock(),
+        base=base,
+        shape=read_shape(base.directory()),
+        artifacts=artifacts,
+        events=events,
+        publisher=Publisher(artifacts, ManifestSigner(signing_seed(master_key)), events),
+    )
+
+
+def _flags(settings: Settings) -> PerformanceFlags:
+    return PerformanceFlags(
         device=settings.trainer.device,
         threads=settings.trainer.threads,
         half_head=settings.trainer.half_head,
     )
-    engine = open_current(settings.database_url)
-    try:
-        artifacts = DirectoryArtifactStore(settings.artifact_root)
-        publisher = Publisher(artifacts, ManifestSigner(signing_seed(master_key)), OutboxAdapterEvents())
-        meta = MetaStarts(
-            artifacts=artifacts,
-            publisher=publisher,
-            events=OutboxAdapterEvents(),
-            base=base.fingerprint(),
-            shape=shape,
-            recipe=recipe_of(settings.meta),
-            averages=settings.meta.tenant_epsilon is None,
-        )
-        public = PublicStarts(
-            engine=engine,
-            publisher=publisher,
-            base=base,
-            shape=shape,
-            run=run_public_job,
-            copies=meta.copies,
-            flags=flags,
-            max_public_text_change=settings.trainer.max_public_text_change,
-        )
-        yield StartTools(
-            engine=engine,
-            clock=SystemClock(),
-            artifacts=artifacts,
-            publisher=publisher,
-            base=base,
-            shape=shape,
-            flags=flags,
-            meta=meta,
-            public=public,
-            tenant_level=tenant_level_of(
-                settings.meta, engine=engine, publisher=publisher, base=base, meta=meta, public=public
-            ),
-        )
-    finally:
-        engine.dispose()
+
+
+def _tools(settings: Settings, shop: Shop) -> StartTools:
+    meta = MetaStarts(shop, recipe=recipe_of(settings.meta), averages=settings.meta.tenant_epsilon is None)
+    public = PublicStarts(
+        shop,
+        run=run_public_job,
+        copies=meta.copies,
+        flags=_flags(settings),
+        max_public_text_change=settings.trainer.max_public_text_change,
+    )
+    return StartTools(shop, meta, public, tenant_level_of(settings.meta, shop, meta=meta, public=public))
 
 
 def run_until_stopped(trainer: Trainer) -> None:

@@ -19,7 +19,7 @@ from sqlmodel import select
 from personalization.adapters import Scope, VersionState
 from personalization.plan import TrainingPlan
 from personalization.services.meta_versions import META_TENANT, best_meta, current_version
-from personalization.services.untrained import NO_RESERVATION, Untrained
+from personalization.services.untrained import NO_RESERVATION, Untrained, UntrainedVersions
 from personalization.storage import registry
 from personalization.storage.tables import AdapterLineRow, AdapterVersionRow, RoundRow
 from privacy.policy import DAY_SECONDS, DEFAULT_DOMAIN, period_index
@@ -30,9 +30,7 @@ if TYPE_CHECKING:
 
     from sqlmodel import Session
 
-    from personalization.adapters import BaseFingerprint
-    from personalization.artifacts import DirectoryArtifactStore
-    from personalization.services.untrained import UntrainedVersions
+    from personalization.shop import Shop
     from privacy.policy import TenantPrivacyPolicy
 
 ACTOR = "meta"
@@ -46,20 +44,12 @@ def is_copy(row: AdapterVersionRow) -> bool:
 
 
 class MetaCopies:
-    """Publishes copies; see the module.
+    """Publishes copies; see the module."""
 
-    Args:
-        artifacts: where versions lie.
-        versions: publishes without training.
-        base: the frozen base model's digests.
-    """
-
-    def __init__(
-        self, artifacts: DirectoryArtifactStore, versions: UntrainedVersions, base: BaseFingerprint
-    ) -> None:
-        self._artifacts = artifacts
-        self._versions = versions
-        self._base = base
+    def __init__(self, shop: Shop) -> None:
+        self._artifacts = shop.artifacts
+        self._versions = UntrainedVersions(shop)
+        self._base_digest = shop.base.fingerprint().digest()
 
     def serve_all(self, session: Session, *, now: datetime) -> list[str]:
         """Bring the copy of every line without a version of its own up to date; return the new served names.
@@ -89,7 +79,7 @@ class MetaCopies:
                 if reservation is not None and reservation != NO_RESERVATION:
                     continue
                 if (domain, rank) not in best:
-                    found = best_meta(session, self._base.digest(), domain, rank)
+                    found = best_meta(session, self._base_digest, domain, rank)
                     best[domain, rank] = None if found is None else found.version_id
                 wanted = best[domain, rank]
                 if wanted is not None and wanted != start:
@@ -110,7 +100,7 @@ class MetaCopies:
         current = current_version(session, line)
         if current is not None and not is_copy(current):
             return None
-        source = best_meta(session, self._base.digest(), domain, None if line is None else line.rank)
+        source = best_meta(session, self._base_digest, domain, None if line is None else line.rank)
         if source is None:
             return None
         if current is not None and current.start_version_id == source.version_id:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from sqlmodel import col, select
 
 from personalization.adapters import Scope, VersionState
+from personalization.announcements import Act
 from personalization.meta import MetaRecipe, Released, meta_start
 from personalization.plan import Family, TrainingPlan
 from personalization.planner import signal_to_noise, trained_parameters
@@ -32,7 +33,8 @@ from personalization.services.meta_versions import (
     meta_tenant,
     meta_versions,
 )
-from personalization.services.untrained import PUBLIC_DATA, ZERO, Untrained, UntrainedVersions, mean_facts
+from personalization.services.publication import ZERO
+from personalization.services.untrained import PUBLIC_DATA, Untrained, UntrainedVersions, mean_facts
 from personalization.services.withdrawal import withdraw_version
 from personalization.storage import registry
 from personalization.storage.tables import AdapterVersionRow, MetaContributionRow, RoundRow
@@ -46,11 +48,7 @@ if TYPE_CHECKING:
 
     from sqlmodel import Session
 
-    from personalization.adapters import BaseFingerprint
-    from personalization.artifacts import DirectoryArtifactStore
-    from personalization.model_shape import ModelShape
-    from personalization.ports import AdapterEvents
-    from personalization.services.publication import Publisher
+    from personalization.shop import Shop
 
 ACTOR = "meta"
 GENERATION = "previous"  # the start of a generation that goes on from the one before
@@ -81,34 +79,20 @@ class MetaStarts:
     """Keeps the meta starts of one base model up to date.
 
     Args:
-        artifacts: where versions lie.
-        publisher: writes versions.
-        events: the outbox.
-        base: the frozen base model's digests.
-        shape: its widths.
+        shop: what versions are made with.
         recipe: public numbers of the computation.
         averages: whether to compute averages; False where a tenant-level mechanism makes the starts instead.
     """
 
-    def __init__(
-        self,
-        *,
-        artifacts: DirectoryArtifactStore,
-        publisher: Publisher,
-        events: AdapterEvents,
-        base: BaseFingerprint,
-        shape: ModelShape,
-        recipe: MetaRecipe | None = None,
-        averages: bool = True,
-    ) -> None:
-        self._artifacts = artifacts
-        self._events = events
-        self._base = base
-        self._shape = shape
+    def __init__(self, shop: Shop, *, recipe: MetaRecipe | None = None, averages: bool = True) -> None:
+        self._artifacts = shop.artifacts
+        self._events = shop.events
+        self._base_digest = shop.base.fingerprint().digest()
+        self._shape = shop.shape
         self._recipe = recipe or MetaRecipe()
         self._averages = averages
-        self._versions = UntrainedVersions(publisher, base)
-        self.copies = MetaCopies(artifacts, self._versions, base)
+        self._versions = UntrainedVersions(shop)
+        self.copies = MetaCopies(shop)
 
     def refresh(self, session: Session, *, now: datetime) -> Refreshed:
         """Bring every meta start and every copy of one up to date, in the caller's transaction; safe to repeat.
@@ -149,7 +133,7 @@ class MetaStarts:
                 if (
                     row is None
                     or row.state != VersionState.PUBLISHED.value
-                    or row.base_digest != self._base.digest()
+                    or row.base_digest != self._base_digest
                     or row.reservation_id == PUBLIC_DATA
                 ):
                     continue
@@ -237,7 +221,12 @@ class MetaStarts:
     def _withdraw_stale(self, session: Session, eligible: set[str], now: datetime) -> list[str]:
         """Withdraw what holds something of a contributor that may no longer be used, and copies of it."""
         left: list[str] = []
-        reason = "A tenant whose adapter was part of it takes part no longer."
+        act = Act(
+            actor=ACTOR,
+            reason="A tenant whose adapter was part of it takes part no longer.",
+            code=LEFT,
+            now=now,
+        )
         rows = meta_versions(session)
         for row in rows:
             if row.state == VersionState.WITHDRAWN.value:
@@ -250,9 +239,7 @@ class MetaStarts:
                 part in eligible or (self._averages and self._still_shared(session, part)) for part in parts
             ):
                 continue
-            left += withdraw_version(
-                session, self._events, row.version_id, actor=ACTOR, reason=reason, now=now, reason_code=LEFT
-            )
+            left += withdraw_version(session, self._events, row.version_id, act)
         gone = [row.version_id for row in rows if row.state == VersionState.WITHDRAWN.value]
         copies = session.exec(
             select(AdapterVersionRow).where(
@@ -262,10 +249,7 @@ class MetaStarts:
         ).all()
         for copy in copies:
             if is_copy(copy) and copy.state != VersionState.WITHDRAWN.value:
-                left += withdraw_version(
-                    session, self._events, copy.version_id, actor=ACTOR, reason=reason, now=now,
-                    reason_code=LEFT,
-                )  # fmt: skip
+                left += withdraw_version(session, self._events, copy.version_id, act)
         return left
 
     def _still_shared(self, session: Session, version_id: str) -> bool:

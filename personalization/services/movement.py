@@ -12,13 +12,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from personalization.adapters import BLEND_CHECK, Scope
-from personalization.continual import (
-    DRIFT_CHECK,
-    NOISE_CHECK,
-    PUBLIC_TEXT_CHECK,
-    movement,
-    noise_between,
-)
+from personalization.drift import NOISE_CHECK, movement, noise_between, noise_of
 from personalization.errors import ArtifactError, MetaStartError
 from personalization.plan import Family
 from personalization.storage import registry
@@ -29,7 +23,6 @@ if TYPE_CHECKING:
 
     from sqlmodel import Session
 
-    from personalization.adapters import AdapterManifest
     from personalization.artifacts import DirectoryArtifactStore
     from personalization.gate import Accepted
     from personalization.storage.tables import AdapterLineRow, RoundRow
@@ -71,48 +64,3 @@ def with_movement(
     )
     evaluation = replace(accepted.evaluation, checks=(*accepted.evaluation.checks, *moved.checks()))
     return replace(accepted, evaluation=evaluation)
-
-
-def noise_of(manifest: AdapterManifest) -> float | None:
-    """Return the length of a version's own noise as it was measured when it was trained."""
-    return next((one.value for one in manifest.evaluation.checks if one.name == NOISE_CHECK), None)
-
-
-def drift_document(manifest: AdapterManifest) -> dict[str, object] | None:
-    """Return a version's movement since the version before as JSON-ready facts; None where it was not measured."""
-    found = {one.name: one for one in manifest.evaluation.checks}
-    drift = found.get(DRIFT_CHECK)
-    if drift is None:
-        return None
-    known = drift.threshold is not None
-    return {
-        "against": manifest.lineage.supersedes,
-        "ratio_to_noise": drift.value if known else None,
-        "distance": None if known else drift.value,
-        "limit": drift.threshold,
-        "drifted": bool(known and drift.value is not None and drift.value > (drift.threshold or 0.0)),
-        "cosine": found["cosine"].value,
-        "retained": found["retained"].value,
-        "detail": drift.detail,
-    }
-
-
-def version_facts(row: AdapterVersionRow) -> dict[str, object]:
-    """Return what an operator wants to see of a version, JSON-ready: state, cost, public text, movement."""
-    manifest = registry.read_version(row).manifest
-    public = next((one for one in manifest.evaluation.checks if one.name == PUBLIC_TEXT_CHECK), None)
-    return {
-        "domain": row.domain,
-        "version": row.version,
-        "served_name": row.served_name,
-        "version_id": row.version_id,
-        "state": row.state,
-        "scope": manifest.scope.value,
-        "start": manifest.lineage.start,
-        "mechanism": manifest.privacy.mechanism,
-        "release_epsilon": manifest.privacy.release_epsilon,
-        "cumulative_epsilon": manifest.privacy.cumulative_epsilon,
-        "public_text_change": None if public is None else public.value,
-        "drift": drift_document(manifest),
-        "published_at": row.published_at.isoformat(),
-    }

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 from personalization import planner
 from personalization.adapters import Scope
-from personalization.continual import public_checks
 from personalization.errors import WarmStartError
+from personalization.forgetting import public_checks
+from personalization.gate import PublicEvaluation
 from personalization.plan import TrainingPlan
-from personalization.ports import PublicEvaluation
 from personalization.services.meta_copies import PERIOD_WITHOUT_POLICY
 from personalization.services.meta_versions import (
     ALL_DOMAINS,
@@ -46,15 +46,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
-    from sqlalchemy.engine import Engine
     from sqlmodel import Session
 
-    from personalization.model_shape import ModelShape
     from personalization.plan import PerformanceFlags
     from personalization.planner import PlannerSettings
-    from personalization.ports import BaseModelCatalog
     from personalization.services.meta_copies import MetaCopies
-    from personalization.services.publication import Publisher
+    from personalization.shop import Shop
     from personalization.storage.tables import AdapterLineRow
     from personalization.training.job import TenantResult
     from personalization.training.public_work import MamlRecipe, StyleGuide
@@ -79,10 +76,7 @@ class PublicStarts:
     """Makes and publishes starts from public data.
 
     Args:
-        engine: where the registry lives.
-        publisher: writes versions.
-        base: the frozen base model.
-        shape: its widths.
+        shop: what versions are made with.
         run: runs a public job in a child process.
         copies: serves meta starts.
         planner_settings: public limits that give the adapters' shapes.
@@ -92,21 +86,18 @@ class PublicStarts:
 
     def __init__(
         self,
+        shop: Shop,
         *,
-        engine: Engine,
-        publisher: Publisher,
-        base: BaseModelCatalog,
-        shape: ModelShape,
         run: Callable[[PublicJob], TenantResult],
         copies: MetaCopies,
         planner_settings: PlannerSettings | None = None,
         flags: PerformanceFlags,
         max_public_text_change: float | None = None,
     ) -> None:
-        self._engine = engine
-        self._versions = UntrainedVersions(publisher, base.fingerprint())
-        self._base = base
-        self._shape = shape
+        self._engine = shop.engine
+        self._versions = UntrainedVersions(shop)
+        self._base = shop.base
+        self._shape = shop.shape
         self._run = run
         self._copies = copies
         self._planner_settings = planner_settings
@@ -224,7 +215,9 @@ class PublicStarts:
             scope=scope,
             actor=actor,
             sentence=sentence,
-            public=PublicEvaluation(checks=public_checks(result, self._limit)),
+            public=PublicEvaluation(
+                checks=public_checks(result.public_losses, result.noise_norm, self._limit)
+            ),
         )
 
     def _wanted(self, session: Session) -> list[TrainingPlan]:

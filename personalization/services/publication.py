@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from personalization.adapters import (
@@ -15,9 +15,8 @@ from personalization.adapters import (
     VersionState,
     served_name,
 )
+from personalization.announcements import Act, AdapterEventKind, DesiredChange, announce
 from personalization.artifacts import describe_files
-from personalization.ports import AdapterEventKind, AdapterLifecycleEvent, DesiredChange
-from personalization.storage import registry
 from personalization.storage.tables import AdapterVersionRow
 
 if TYPE_CHECKING:
@@ -27,11 +26,13 @@ if TYPE_CHECKING:
     from sqlmodel import Session
 
     from personalization.adapters import BaseFingerprint
+    from personalization.announcements import AdapterEvents
     from personalization.artifacts import DirectoryArtifactStore
     from personalization.gate import Accepted
-    from personalization.ports import AdapterEvents
     from personalization.signing import ManifestSigner
-    from personalization.storage.tables import AdapterLineRow, RoundRow
+    from personalization.storage.tables import AdapterLineRow
+
+ZERO = "zero"  # the start of a version that went on from no other
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,16 @@ class Candidate:
     trained: bool = True  # on the tenant's own users; only such a version fixes the rank of its line
 
 
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where a version comes from: its round, and the released version that it started from."""
+
+    round_id: str
+    period_index: int
+    start: str = ZERO
+    start_version_id: str | None = None
+
+
 class Publisher:
     """Writes versions; holds what is the same for all of them."""
 
@@ -61,7 +72,7 @@ class Publisher:
         self._events = events
 
     def publish(
-        self, session: Session, row: RoundRow, line: AdapterLineRow, candidate: Candidate, *, now: datetime
+        self, session: Session, line: AdapterLineRow, origin: Origin, candidate: Candidate, *, now: datetime
     ) -> AdapterVersion:
         """Register the candidate as the line's next version and tell everyone, in the caller's transaction.
 
@@ -69,9 +80,9 @@ class Publisher:
         ``DirectoryArtifactStore.sweep`` removes, and the same number is given to the next candidate.
 
         Args:
-            session: holds the locks of ``row`` and ``line`` and has committed the round's reservation.
-            row: the round, held by its trainer.
-            line: its line.
+            session: holds the locks of the round and of ``line`` and has committed the round's reservation.
+            line: the round's line.
+            origin: where the candidate comes from.
             candidate: what passed the gate.
             now: the public clock.
         """
@@ -89,10 +100,10 @@ class Publisher:
             privacy=candidate.privacy,
             evaluation=candidate.accepted.evaluation,
             lineage=Lineage(
-                round_id=row.round_id,
-                period_index=row.period_index,
-                start=row.start or "zero",
-                start_version_id=row.start_version_id,
+                round_id=origin.round_id,
+                period_index=origin.period_index,
+                start=origin.start,
+                start_version_id=origin.start_version_id,
                 supersedes=before.version_id if before is not None else None,
                 data_digest=candidate.data_digest,
                 code_digest=candidate.code_digest,
@@ -105,46 +116,41 @@ class Publisher:
             uri=self._artifacts.put(manifest, signature, candidate.directory),
             signature=signature,
         )
+        act = Act(actor=candidate.actor, reason="A new version passed the gate.", code="published", now=now)
         if before is not None:
-            leave(before, VersionState.SUPERSEDED, reason="superseded", actor=candidate.actor, now=now)
-            session.add(before)
-        session.add(_row_of(version, row, candidate, now))
+            session.add(leave(before, VersionState.SUPERSEDED, replace(act, reason="superseded")))
+        session.add(_row_of(version, line, origin, candidate, now))
         line.last_version = number
         if candidate.trained:
             line.rank = candidate.accepted.lora.rank
         line.current_version_id = version.version_id
-        line.epoch += 1
-        session.add(line)
-        self._events.append(
+        announce(
             session,
-            AdapterLifecycleEvent(
-                event_id=registry.new_event_id(),
-                kind=AdapterEventKind.PUBLISHED,
-                occurred_at=now,
-                tenant_id=line.tenant_id,
-                domain=line.domain,
-                line_ref=line.line_ref,
-                epoch=line.epoch,
-                version=version,
-                desired_change=DesiredChange.SET,
-                desired=version,
-                reason_code="published",
-                reason="A new version passed the gate.",
-                actor=candidate.actor,
-                round_id=row.round_id,
-            ),
+            self._events,
+            line,
+            AdapterEventKind.PUBLISHED,
+            act,
+            version=version,
+            change=DesiredChange.SET,
+            desired=version,
+            round_id=origin.round_id,
         )
         return version
 
 
-def leave(
-    row: AdapterVersionRow, state: VersionState, *, reason: str, actor: str, now: datetime
-) -> AdapterVersionRow:
+def leave(row: AdapterVersionRow, state: VersionState, act: Act) -> AdapterVersionRow:
     """Record that a version is no longer the line's current one."""
     row.state = state.value
-    row.left_at = now
-    row.left_reason = reason
-    row.left_by = actor
+    row.left_at = act.now
+    row.left_reason = act.reason
+    row.left_by = act.actor
+    return row
+
+
+def take_up_again(row: AdapterVersionRow) -> AdapterVersionRow:
+    """Record that an earlier version is the line's current one again."""
+    row.state = VersionState.PUBLISHED.value
+    row.left_at = row.left_reason = row.left_by = None
     return row
 
 
@@ -152,20 +158,22 @@ def _current(session: Session, line: AdapterLineRow) -> AdapterVersionRow | None
     return session.get(AdapterVersionRow, line.current_version_id) if line.current_version_id else None
 
 
-def _row_of(version: AdapterVersion, row: RoundRow, candidate: Candidate, now: datetime) -> AdapterVersionRow:
+def _row_of(
+    version: AdapterVersion, line: AdapterLineRow, origin: Origin, candidate: Candidate, now: datetime
+) -> AdapterVersionRow:
     return AdapterVersionRow(
         version_id=version.version_id,
-        line_ref=row.line_ref,
-        tenant_id=row.tenant_id,
-        domain=row.domain,
+        line_ref=line.line_ref,
+        tenant_id=line.tenant_id,
+        domain=line.domain,
         version=version.version,
         served_name=version.served_name,
         state=VersionState.PUBLISHED.value,
-        round_id=row.round_id,
+        round_id=origin.round_id,
         reservation_id=candidate.privacy.reservation_id,
         ledger_entry_hash=candidate.privacy.ledger_entry_hash,
         base_digest=candidate.base.digest(),
-        start_version_id=row.start_version_id,
+        start_version_id=origin.start_version_id,
         uri=version.uri,
         manifest_json=version.manifest.to_bytes().decode(),
         signature_json=json.dumps(version.signature.to_document(), sort_keys=True),

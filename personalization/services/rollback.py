@@ -5,20 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from personalization.adapters import VersionState
+from personalization.announcements import AdapterEventKind, DesiredChange, announce
 from personalization.errors import VersionNotFoundError, VersionStateError
-from personalization.ports import AdapterEventKind, AdapterLifecycleEvent, DesiredChange
-from personalization.services.publication import leave
+from personalization.services.publication import leave, take_up_again
 from personalization.storage import registry
 from privacy.services import audit_trail
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime
 
     from sqlmodel import Session
 
     from personalization.adapters import AdapterVersion
-    from personalization.ports import AdapterEvents
+    from personalization.announcements import Act, AdapterEvents
     from personalization.storage.tables import AdapterVersionRow
 
 
@@ -27,11 +26,9 @@ def roll_back(
     events: AdapterEvents,
     tenant_id: str,
     domain: str,
+    act: Act,
     *,
     to_version: int | None = None,
-    actor: str,
-    reason: str,
-    now: datetime,
 ) -> AdapterVersion:
     """Make an earlier version the line's current one and return it.
 
@@ -40,10 +37,8 @@ def roll_back(
         events: where the event is written.
         tenant_id: whose line.
         domain: which line.
+        act: who asks, and why.
         to_version: its number; None takes the newest superseded one.
-        actor: who asks.
-        reason: one public sentence.
-        now: the public clock.
 
     Raises:
         LineNotFoundError: the line does not exist.
@@ -58,40 +53,28 @@ def roll_back(
             f"tenant {tenant_id!r} serves the base model in domain {domain!r}; nothing to leave"
         )
     target = _target(rows, current, to_version)
-    leave(current, VersionState.ROLLED_BACK, reason=reason, actor=actor, now=now)
-    target.state = VersionState.PUBLISHED.value
-    target.left_at = target.left_reason = target.left_by = None
-    session.add_all((current, target))
+    leave(current, VersionState.ROLLED_BACK, act)
+    session.add_all((current, take_up_again(target)))
     line.current_version_id = target.version_id
-    line.epoch += 1
-    session.add(line)
     version = registry.read_version(target)
     audit_trail.append(
         session,
         tenant_id,
-        actor=actor,
+        actor=act.actor,
         action="adapter.rolled_back",
-        detail={"from": current.served_name, "to": target.served_name, "reason": reason},
-        now=now,
+        detail={"from": current.served_name, "to": target.served_name, "reason": act.reason},
+        now=act.now,
     )
-    events.append(
+    announce(
         session,
-        AdapterLifecycleEvent(
-            event_id=registry.new_event_id(),
-            kind=AdapterEventKind.ROLLED_BACK,
-            occurred_at=now,
-            tenant_id=tenant_id,
-            domain=domain,
-            line_ref=line.line_ref,
-            epoch=line.epoch,
-            version=version,
-            desired_change=DesiredChange.SET,
-            desired=version,
-            left_version_id=current.version_id,
-            reason_code="operator",
-            reason=reason,
-            actor=actor,
-        ),
+        events,
+        line,
+        AdapterEventKind.ROLLED_BACK,
+        act,
+        version=version,
+        change=DesiredChange.SET,
+        desired=version,
+        left_version_id=current.version_id,
     )
     return version
 

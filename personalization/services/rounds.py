@@ -20,6 +20,7 @@ from personalization.rounds import (
     OutcomeCode,
     RoundState,
 )
+from personalization.services.publication import ZERO, Origin
 from personalization.storage import registry
 from personalization.storage.tables import AdapterLineRow, RoundRow
 from privacy.errors import PolicyError
@@ -178,6 +179,16 @@ def close_round(
     row.lease_expires_at = None
     row.wrapped_seed = None
     session.add(row)
+
+
+def origin_of(row: RoundRow) -> Origin:
+    """Return what a version says of the round that it comes from."""
+    return Origin(
+        round_id=row.round_id,
+        period_index=row.period_index,
+        start=row.start or ZERO,
+        start_version_id=row.start_version_id,
+    )
 
 
 def list_rounds(

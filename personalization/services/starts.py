@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from personalization.adapters import BLEND_CHECK, GateCheck, Scope, VersionState
-from personalization.continual import average_versions
+from personalization.factors import average_versions
 from personalization.services.meta_versions import find_meta
+from personalization.services.publication import ZERO
 from personalization.services.untrained import PUBLIC_DATA
 from personalization.storage import registry
 from personalization.storage.tables import AdapterVersionRow
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from personalization.storage.tables import AdapterLineRow, RoundRow
     from privacy.policy import TenantPrivacyPolicy
 
-ZERO = "zero"
 WARM = "warm"
 _USABLE = (VersionState.PUBLISHED.value, VersionState.SUPERSEDED.value)
 

@@ -43,14 +43,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
-    from sqlalchemy.engine import Engine
     from sqlmodel import Session
 
-    from personalization.adapters import BaseFingerprint
     from personalization.meta import Released
     from personalization.plan import TrainingPlan
     from personalization.services.meta_start import MetaStarts
-    from personalization.services.publication import Publisher
+    from personalization.shop import Shop
     from privacy.ledger import Ledger, Reservation
     from privacy.mechanisms.tenant_gaussian import TenantGaussian
 
@@ -114,10 +112,8 @@ class TenantLevelStarts:
     """Makes the meta start of each slot.
 
     Args:
-        engine: where ledger and registry live.
+        shop: what versions are made with.
         ledger: the privacy ledger.
-        publisher: writes versions.
-        base: the frozen base model's digests.
         meta: knows which adapters tenants share.
         plan: the one public shape.
         template: writes the adapter of the plan's shape that changes nothing under a directory.
@@ -127,21 +123,19 @@ class TenantLevelStarts:
 
     def __init__(
         self,
+        shop: Shop,
         *,
-        engine: Engine,
         ledger: Ledger,
-        publisher: Publisher,
-        base: BaseFingerprint,
         meta: MetaStarts,
         plan: TrainingPlan,
         template: Callable[[TrainingPlan, Path], Path],
         policy: TenantLevelPolicy,
         recipe: MetaRecipe | None = None,
     ) -> None:
-        self._engine = engine
+        self._engine = shop.engine
         self._ledger = ledger
-        self._versions = UntrainedVersions(publisher, base)
-        self._base = base
+        self._versions = UntrainedVersions(shop)
+        self._base_digest = shop.base.fingerprint().digest()
         self._meta = meta
         self._plan = plan
         self._template = template
@@ -238,7 +232,7 @@ class TenantLevelStarts:
         epoch: int,
         now: datetime,
     ) -> str:
-        owner = meta_tenant(self._base.digest(), self._plan)
+        owner = meta_tenant(self._base_digest, self._plan)
         released = self._released(session, owner)
         seed = secrets.token_bytes(SEED_BYTES)  # not kept: a lost slot is forfeited, never drawn again
         listed = "\n".join(sorted(one.version_id for one in released)).encode()

@@ -23,11 +23,11 @@ import structlog
 
 from personalization import planner
 from personalization.adapters import GateCheck, VersionState
+from personalization.announcements import Act, AdapterEventKind, announce
 from personalization.code_identity import code_digest
 from personalization.errors import RoundError
 from personalization.gate import Accepted, Rejected, RejectionReason
 from personalization.plan import PerformanceFlags, TrainingPlan
-from personalization.ports import AdapterEventKind, AdapterLifecycleEvent
 from personalization.rounds import OutcomeCode, RoundState
 from personalization.services import rounds
 from personalization.services.movement import with_movement
@@ -47,18 +47,14 @@ from privacy.storage.session import transaction
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from sqlalchemy.engine import Engine
     from sqlmodel import Session
 
     from personalization.adapters import AdapterVersion
-    from personalization.artifacts import DirectoryArtifactStore
-    from personalization.model_shape import ModelShape
-    from personalization.ports import AdapterEvents, BaseModelCatalog, SignalSource
     from personalization.rounds import Lease
     from personalization.services.meta_copies import MetaCopies
-    from personalization.services.publication import Publisher
+    from personalization.shop import Shop
+    from personalization.storage.signals import SignalSource
     from personalization.storage.tables import RoundRow
-    from privacy.clock import Clock
     from privacy.keyring import Keyring
     from privacy.ledger import Ledger
     from privacy.policy import TenantPrivacyPolicy
@@ -94,16 +90,10 @@ class TrainingRounds:
     """The protocol's steps; each is safe to be killed in.
 
     Args:
-        engine: where rounds, ledger and registry live.
-        clock: the public clock.
+        shop: what versions are made with.
         ledger: the privacy ledger.
         keyring: wraps the noise seed with the master key.
         signals: reads private data.
-        artifacts: stored versions, to start from.
-        publisher: writes versions.
-        events: the outbox.
-        base: the frozen base model.
-        shape: its widths.
         planner_settings: public limits.
         flags: what changes speed only.
         copies: serves the meta start to a line whose round is declined; None leaves that to the upkeep.
@@ -111,34 +101,24 @@ class TrainingRounds:
 
     def __init__(
         self,
+        shop: Shop,
         *,
-        engine: Engine,
-        clock: Clock,
         ledger: Ledger,
         keyring: Keyring,
         signals: SignalSource,
-        artifacts: DirectoryArtifactStore,
-        publisher: Publisher,
-        events: AdapterEvents,
-        base: BaseModelCatalog,
-        shape: ModelShape,
         planner_settings: planner.PlannerSettings | None = None,
         flags: PerformanceFlags | None = None,
         copies: MetaCopies | None = None,
     ) -> None:
-        self._copies = copies
-        self._engine = engine
-        self._clock = clock
+        self._engine = shop.engine
+        self._clock = shop.clock
+        self._shop = shop
         self._ledger = ledger
         self._keyring = keyring
         self._signals = signals
-        self._artifacts = artifacts
-        self._publisher = publisher
-        self._events = events
-        self._base = base
-        self._shape = shape
         self._planner_settings = planner_settings
         self._flags = flags or PerformanceFlags()
+        self._copies = copies
 
     def prepare(self, lease: Lease) -> Prepared | Closed:
         """Bring a leased round to the point where the child can train, or close it.
@@ -177,7 +157,7 @@ class TrainingRounds:
                     session, row, RoundState.DONE, OutcomeCode.GATE_REJECTED, verdict.sentence()
                 )
             line = registry.lock_line(session, row.line_ref)
-            verdict = with_movement(session, self._artifacts, line, row, directory, verdict)
+            verdict = with_movement(session, self._shop.artifacts, line, row, directory, verdict)
             reservation = self._ledger.commit(
                 session, prepared.reservation_id, lease.epoch, verdict.lora.tensor_digest
             )
@@ -185,7 +165,7 @@ class TrainingRounds:
             candidate = Candidate(
                 directory=directory,
                 accepted=verdict,
-                base=self._base.fingerprint(),
+                base=self._shop.base.fingerprint(),
                 privacy=privacy_facts(
                     session, self._ledger, reservation, prepared.plan, policy, row.noisy_cohort
                 ),
@@ -193,7 +173,7 @@ class TrainingRounds:
                 data_digest=prepared.draw.data_digest,
                 code_digest=prepared.draw.code_digest,
             )
-            version = self._publisher.publish(session, row, line, candidate, now=now)
+            version = self._shop.publisher.publish(session, line, rounds.origin_of(row), candidate, now=now)
             row.version_id = version.version_id
             rounds.close_round(
                 session, row, RoundState.DONE, OutcomeCode.PUBLISHED, "A new version was published.", now=now
@@ -248,12 +228,14 @@ class TrainingRounds:
         policy = version.policy
         line = registry.lock_line(session, row.line_ref)
         try:
-            plan = planner.propose(policy, self._shape, line_rank=line.rank, settings=self._planner_settings)
+            plan = planner.propose(
+                policy, self._shop.shape, line_rank=line.rank, settings=self._planner_settings
+            )
         except CalibrationError as error:
             return self._decline(session, row, OutcomeCode.CALIBRATION_IMPOSSIBLE, str(error))
         if isinstance(plan, planner.Declined):
-            return self._decline(session, row, plan.code, plan.reason)
-        start = choose_start(session, line, policy, plan, base_digest=self._base.fingerprint().digest())
+            return self._decline(session, row, OutcomeCode.of_decline(plan.code), plan.reason)
+        start = choose_start(session, line, policy, plan, base_digest=self._shop.base.fingerprint().digest())
         request = reservation_request(row, lease.epoch, version.version, policy, plan)
         try:
             with session.begin_nested():
@@ -305,7 +287,7 @@ class TrainingRounds:
                 code_digest=code_digest(
                     plan,
                     self._flags,
-                    base_digest=self._base.fingerprint().digest(),
+                    base_digest=self._shop.base.fingerprint().digest(),
                     start_version_id=row.start_version_id,
                 ),
             )
@@ -322,15 +304,19 @@ class TrainingRounds:
                     "The interrupted run could not be repeated exactly as it was charged; the charge stays.",
                 )
             blended, blend = blend_source(
-                session, row, self._policy(session, row.tenant_id), plan, self._base.fingerprint().digest()
+                session,
+                row,
+                self._policy(session, row.tenant_id),
+                plan,
+                self._shop.base.fingerprint().digest(),
             )
             job = TenantJob(
                 job_key=row.reservation_id,
                 plan=plan,
                 users=snapshot.users,
                 noise_key=derive_key(seed, KeyUse.TRAINING),
-                start_adapter=open_start(session, self._artifacts, row),
-                blend_with=None if blended is None else self._artifacts.open(blended),
+                start_adapter=open_start(session, self._shop.artifacts, row),
+                blend_with=None if blended is None else self._shop.artifacts.open(blended),
                 blend_share=0.0 if blend is None or blend.value is None else blend.value,
             )
             return Prepared(
@@ -400,24 +386,8 @@ class TrainingRounds:
         now = self._clock.now()
         rounds.close_round(session, row, state, code, reason, now=now)
         line = registry.lock_line(session, row.line_ref)
-        line.epoch += 1
-        session.add(line)
-        self._events.append(
-            session,
-            AdapterLifecycleEvent(
-                event_id=registry.new_event_id(),
-                kind=AdapterEventKind.DECLINED,
-                occurred_at=now,
-                tenant_id=row.tenant_id,
-                domain=row.domain,
-                line_ref=row.line_ref,
-                epoch=line.epoch,
-                reason_code=code.value,
-                reason=reason,
-                actor=ACTOR,
-                round_id=row.round_id,
-            ),
-        )
+        act = Act(actor=ACTOR, reason=reason, code=code.value, now=now)
+        announce(session, self._shop.events, line, AdapterEventKind.DECLINED, act, round_id=row.round_id)
         return Closed(code=code, reason=reason)
 
 

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING
 
 from personalization.adapters import PrivacyFacts, Scope
 from personalization.errors import MetaStartError
-from personalization.gate import Rejected, judge
-from personalization.ports import PublicEvaluation
-from personalization.services.publication import Candidate
-from personalization.services.rounds import closed_round
+from personalization.gate import PublicEvaluation, Rejected, judge
+from personalization.services.publication import ZERO, Candidate
+from personalization.services.rounds import closed_round, origin_of
 from personalization.storage import registry
 from privacy.guarantee import NeighboringRelation, PrivacyUnit
 
@@ -27,14 +26,12 @@ if TYPE_CHECKING:
 
     from sqlmodel import Session
 
-    from personalization.adapters import BaseFingerprint
     from personalization.plan import TrainingPlan
-    from personalization.services.publication import Publisher
+    from personalization.shop import Shop
     from personalization.storage.tables import AdapterLineRow, AdapterVersionRow
 
 NO_RESERVATION = "post-processing"  # a meta start costs nothing, so no reservation stands behind it
 PUBLIC_DATA = "public-data"  # nothing private was read at all
-ZERO = "zero"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,16 +65,10 @@ class Untrained:
 
 
 class UntrainedVersions:
-    """Publishes them; holds what is the same for all.
+    """Publishes them."""
 
-    Args:
-        publisher: writes versions.
-        base: the frozen base model's digests.
-    """
-
-    def __init__(self, publisher: Publisher, base: BaseFingerprint) -> None:
-        self._publisher = publisher
-        self._base = base
+    def __init__(self, shop: Shop) -> None:
+        self._shop = shop
 
     def publish(
         self, session: Session, line: AdapterLineRow, one: Untrained, *, period_index: int, now: datetime
@@ -98,7 +89,7 @@ class UntrainedVersions:
         candidate = Candidate(
             directory=one.directory,
             accepted=verdict,
-            base=self._base,
+            base=self._shop.base.fingerprint(),
             privacy=replace(one.facts, plan_digest=one.plan.digest()),
             plan_digest=one.plan.digest(),
             data_digest=one.inputs,
@@ -107,7 +98,7 @@ class UntrainedVersions:
             actor=one.actor,
             trained=False,
         )
-        version = self._publisher.publish(session, row, line, candidate, now=now)
+        version = self._shop.publisher.publish(session, line, origin_of(row), candidate, now=now)
         row.version_id = version.version_id
         session.add(row)
         session.flush()

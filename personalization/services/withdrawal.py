@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from sqlmodel import select
 
 from personalization.adapters import BLEND_CHECK, VersionState
+from personalization.announcements import AdapterEventKind, DesiredChange, announce
 from personalization.errors import VersionStateError
-from personalization.ports import AdapterEventKind, AdapterLifecycleEvent, DesiredChange
-from personalization.services.publication import leave
+from personalization.services.publication import leave, take_up_again
 from personalization.storage import registry
 from personalization.storage.tables import AdapterVersionRow
 from privacy.policy import Start
@@ -21,12 +21,11 @@ from privacy.services import audit_trail
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime
 
     from sqlmodel import Session
 
+    from personalization.announcements import Act, AdapterEvents
     from personalization.artifacts import DirectoryArtifactStore
-    from personalization.ports import AdapterEvents
     from personalization.storage.tables import AdapterLineRow
 
 
@@ -34,12 +33,9 @@ def withdraw_version(
     session: Session,
     events: AdapterEvents,
     name: str,
+    act: Act,
     *,
-    actor: str,
-    reason: str,
-    now: datetime,
     tenant_id: str | None = None,
-    reason_code: str = "operator",
 ) -> tuple[str, ...]:
     """Withdraw one version and every version trained from it; return their served names.
 
@@ -49,11 +45,8 @@ def withdraw_version(
         session: the caller's transaction.
         events: where the event is written.
         name: served name or version id.
-        actor: who asks.
-        reason: one public sentence.
-        now: the public clock.
+        act: who asks, and why.
         tenant_id: restricts the search to one tenant (a tenant's administrator).
-        reason_code: stable, machine-readable.
 
     Raises:
         VersionNotFoundError: no such version.
@@ -65,9 +58,7 @@ def withdraw_version(
     if asked.state == VersionState.WITHDRAWN.value:
         raise VersionStateError(f"{asked.served_name!r} is withdrawn already; nothing was changed")
     reached = [row for row in _with_descendants(rows, asked) if row.state != VersionState.WITHDRAWN.value]
-    return _withdraw(
-        session, events, line, rows, reached, actor=actor, reason=reason, reason_code=reason_code, now=now
-    )
+    return _withdraw(session, events, line, rows, reached, act)
 
 
 def withdraw_line(
@@ -75,11 +66,7 @@ def withdraw_line(
     events: AdapterEvents,
     tenant_id: str,
     domain: str,
-    *,
-    actor: str,
-    reason: str,
-    now: datetime,
-    reason_code: str = "operator",
+    act: Act,
 ) -> tuple[str, ...]:
     """Withdraw every version of a line; servers get a tombstone and serve the base model.
 
@@ -89,9 +76,7 @@ def withdraw_line(
     line = registry.require_line(session, tenant_id, domain)
     rows = registry.versions_of(session, line.line_ref)
     reached = [row for row in rows if row.state != VersionState.WITHDRAWN.value]
-    return _withdraw(
-        session, events, line, rows, reached, actor=actor, reason=reason, reason_code=reason_code, now=now
-    )
+    return _withdraw(session, events, line, rows, reached, act)
 
 
 def remove_withdrawn_weights(session: Session, artifacts: DirectoryArtifactStore) -> int:
@@ -108,18 +93,14 @@ def _withdraw(
     line: AdapterLineRow,
     rows: Sequence[AdapterVersionRow],
     reached: Sequence[AdapterVersionRow],
-    *,
-    actor: str,
-    reason: str,
-    reason_code: str,
-    now: datetime,
+    act: Act,
 ) -> tuple[str, ...]:
     if not reached:
         return ()
     serves_one = any(row.version_id == line.current_version_id for row in reached)
     left_version_id = line.current_version_id if serves_one else None
     for row in reached:
-        session.add(leave(row, VersionState.WITHDRAWN, reason=reason, actor=actor, now=now))
+        session.add(leave(row, VersionState.WITHDRAWN, act))
     change, desired = DesiredChange.UNCHANGED, None
     if serves_one:
         usable = [row for row in rows if row.state == VersionState.SUPERSEDED.value]
@@ -128,43 +109,31 @@ def _withdraw(
         change = DesiredChange.CLEAR
         if target is not None:
             change, desired = DesiredChange.SET, registry.read_version(target)
-            target.state = VersionState.PUBLISHED.value
-            target.left_at = target.left_reason = target.left_by = None
-            session.add(target)
+            session.add(take_up_again(target))
     elif line.current_version_id is not None:
         # The served version stays; its state is sent again with the ids that servers must unload.
         current = next(row for row in rows if row.version_id == line.current_version_id)
         change, desired = DesiredChange.SET, registry.read_version(current)
-    line.epoch += 1
-    session.add(line)
     names = tuple(row.served_name for row in reached)
     audit_trail.append(
         session,
         line.tenant_id,
-        actor=actor,
+        actor=act.actor,
         action="adapter.withdrawn",
-        detail={"served_names": list(names), "reason": reason, "reason_code": reason_code},
-        now=now,
+        detail={"served_names": list(names), "reason": act.reason, "reason_code": act.code},
+        now=act.now,
     )
-    events.append(
+    announce(
         session,
-        AdapterLifecycleEvent(
-            event_id=registry.new_event_id(),
-            kind=AdapterEventKind.WITHDRAWN,
-            occurred_at=now,
-            tenant_id=line.tenant_id,
-            domain=line.domain,
-            line_ref=line.line_ref,
-            epoch=line.epoch,
-            version=registry.read_version(reached[0]),
-            desired_change=change,
-            desired=desired,
-            left_version_id=left_version_id,
-            revoked_version_ids=tuple(row.version_id for row in reached),
-            reason_code=reason_code,
-            reason=reason,
-            actor=actor,
-        ),
+        events,
+        line,
+        AdapterEventKind.WITHDRAWN,
+        act,
+        version=registry.read_version(reached[0]),
+        change=change,
+        desired=desired,
+        left_version_id=left_version_id,
+        revoked_version_ids=tuple(row.version_id for row in reached),
     )
     return names
 
@@ -183,8 +152,7 @@ def _parents(rows: Sequence[AdapterVersionRow], row: AdapterVersionRow) -> set[s
     parents = {check.detail for check in manifest.evaluation.checks if check.name == BLEND_CHECK}
     if row.start_version_id is not None:
         parents.add(row.start_version_id)
-    if (
-        manifest.lineage.start == Start.AVERAGE.value
-    ):  # which earlier ones were averaged is not kept: all may be
+    if manifest.lineage.start == Start.AVERAGE.value:
+        # Which earlier ones were averaged is not kept: all may be.
         parents |= {one.version_id for one in rows if one.version < row.version}
     return parents

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import uuid
 from typing import TYPE_CHECKING
 
 from sqlmodel import col, select
@@ -145,14 +144,3 @@ def read_version(row: AdapterVersionRow) -> AdapterVersion:
         uri=row.uri,
         signature=Signature(**json.loads(row.signature_json)),
     )
-
-
-def next_epoch(line: AdapterLineRow) -> int:
-    """Raise the line's event epoch by one and return it; the line must be locked."""
-    line.epoch += 1
-    return line.epoch
-
-
-def new_event_id() -> str:
-    """Return a fresh CloudEvents id."""
-    return str(uuid.uuid4())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections import defaultdict
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
@@ -16,7 +17,6 @@ import orjson
 from sqlalchemy import BigInteger, Index, LargeBinary, delete, func, select
 from sqlmodel import Field, SQLModel
 
-from personalization.ports import TrainingSnapshot
 from personalization.signals import Signal, StoredSignal
 from personalization.training.job import Example, UserExamples
 from privacy.contribution import Contribution, reduce
@@ -238,8 +238,32 @@ def load_training_users(
     return tuple(UserExamples(examples=tuple(examples[pseudonym])) for pseudonym in sorted(examples))
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainingSnapshot:
+    """All training data of one release, frozen: users in a deterministic order, without identifiers."""
+
+    users: tuple[UserExamples, ...] = field(repr=False)
+    data_digest: str  # digest under the round's own secret key: it says nothing without that key
+
+
+class SignalSource(Protocol):
+    """Reads the live, consented signals of a line. Calling it is the private read: only after ``start``."""
+
+    def load(
+        self,
+        session: Session,
+        tenant_id: str,
+        domain: str,
+        *,
+        now: datetime,
+        contribution_bound: int,
+        digest_key: bytes,
+    ) -> TrainingSnapshot:
+        """Return at most ``contribution_bound`` examples of each user, and their digest under ``digest_key``."""
+
+
 class StoredSignals:
-    """``personalization.ports.SignalSource`` over the signal table."""
+    """``SignalSource`` over the signal table."""
 
     def __init__(self, keyring: Keyring) -> None:
         self._keyring = keyring

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 from personalization.adapters import BaseFingerprint
 from personalization.training.errors import BaseModelError
@@ -20,6 +21,16 @@ _CONVERSION = "1"  # part of the cache directory's name; raise it when the conve
 _STAGES = 4
 
 StageSink = Callable[[str, int, int], None]
+
+
+class BaseModelCatalog(Protocol):
+    """Says which frozen base model the fleet serves."""
+
+    def directory(self) -> Path:
+        """Return the directory with config, tokenizer and safetensors."""
+
+    def fingerprint(self) -> BaseFingerprint:
+        """Return the digests of that base."""
 
 
 class BaseDirectory:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from personalization.continual import blend
+from personalization.factors import blend
 from personalization.plan import PerformanceFlags
 from personalization.training.errors import PlanViolatedError
 from personalization.training.evaluation import nll_per_user

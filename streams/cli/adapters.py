@@ -57,7 +57,7 @@ def list_(
 @app.command()
 def show(name: Name, *, as_json: AsJson = False) -> None:
     """Show one version: manifest, address, signature, state, and how the line moved with it."""
-    from personalization.services.movement import drift_document
+    from personalization.drift import drift_document
     from personalization.storage import registry
     from streams.database import current_session
     from streams.settings import load_settings
@@ -87,6 +87,7 @@ def roll_back_(
     as_json: AsJson = False,
 ) -> None:
     """Return a line to an earlier version; servers follow, the budget stays spent."""
+    from personalization.announcements import Act
     from personalization.services.rollback import roll_back
     from streams.database import current_session
     from streams.outbox_events import OutboxAdapterEvents
@@ -98,10 +99,8 @@ def roll_back_(
             OutboxAdapterEvents(),
             tenant,
             domain,
+            Act(actor=actor or getpass.getuser(), reason=reason, now=datetime.now(UTC)),
             to_version=to,
-            actor=actor or getpass.getuser(),
-            reason=reason,
-            now=datetime.now(UTC),
         )
     facts = {"served_name": version.served_name, "version": version.version}
     typer.echo(json.dumps(facts) if as_json else f"The line serves {version.served_name} again.")
@@ -110,6 +109,7 @@ def roll_back_(
 @app.command()
 def withdraw(name: Name, *, reason: Reason, actor: Actor = None, as_json: AsJson = False) -> None:
     """Withdraw a version and all trained from it; servers unload them, their weights are deleted."""
+    from personalization.announcements import Act
     from personalization.artifacts import DirectoryArtifactStore
     from personalization.services.withdrawal import remove_withdrawn_weights, withdraw_version
     from streams.database import current_session
@@ -121,9 +121,7 @@ def withdraw(name: Name, *, reason: Reason, actor: Actor = None, as_json: AsJson
             session,
             OutboxAdapterEvents(),
             name,
-            actor=actor or getpass.getuser(),
-            reason=reason,
-            now=datetime.now(UTC),
+            Act(actor=actor or getpass.getuser(), reason=reason, now=datetime.now(UTC)),
         )
     with current_session(load_settings().database_url) as session:
         remove_withdrawn_weights(session, DirectoryArtifactStore(load_settings().artifact_root))
@@ -158,7 +156,7 @@ def warm_start(
         raise JobInvalidError("The style guide is not JSON in UTF-8; write a JSON object.") from error
     with start_tools(load_settings()) as tools:
         name = tools.public.warm_start(
-            tenant, domain, guide, actor=actor or getpass.getuser(), now=tools.clock.now()
+            tenant, domain, guide, actor=actor or getpass.getuser(), now=tools.shop.clock.now()
         )
     typer.echo(
         json.dumps({"served_name": name}) if as_json else f"The line serves {name}; it cost no privacy."

@@ -51,7 +51,7 @@ def build(
         outer_steps=outer_steps, outer_rate=outer_rate, inner_steps=inner_steps, inner_rate=inner_rate
     )
     with start_tools(load_settings()) as tools:
-        done = tools.public.build_maml(recipe, now=tools.clock.now())
+        done = tools.public.build_maml(recipe, now=tools.shop.clock.now())
     if as_json:
         typer.echo(json.dumps(asdict(done)))
         return
@@ -65,7 +65,7 @@ def _average(*, as_json: bool) -> None:
     from streams.trainer_process import refresh_meta_starts, start_tools
 
     with start_tools(load_settings()) as tools:
-        done = refresh_meta_starts(tools.engine, tools.meta, tools.clock, tools.tenant_level)
+        done = refresh_meta_starts(tools)
     if as_json:
         typer.echo(json.dumps(asdict(done)))
         return

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from personalization.services.movement import version_facts
+from personalization.services.facts import version_facts
 from personalization.storage import registry
 from privacy.services import policies
 

@@ -13,14 +13,16 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from personalization.adapters import BaseFingerprint
+from personalization.announcements import AdapterLifecycleEvent
 from personalization.artifacts import DirectoryArtifactStore
 from personalization.errors import LeaseLostError, TrainingFailedError
 from personalization.model_shape import ModelShape
-from personalization.ports import AdapterLifecycleEvent, TrainingSnapshot
 from personalization.services.publication import Publisher
 from personalization.services.rounds import open_round
 from personalization.services.training_round import TrainingRounds
+from personalization.shop import Shop
 from personalization.signing import ManifestSigner
+from personalization.storage.signals import TrainingSnapshot
 from personalization.trainer import Trainer, TrainerObserver, TrainerOptions
 from personalization.training.job import Example, PublicLosses, TenantResult, UserExamples
 from privacy.keyring import Keyring, new_master_key
@@ -175,28 +177,31 @@ class Workshop:
         with transaction(self.engine) as session:
             return open_round(session, tenant_id, domain, actor="test", now=self.clock.now()).round_id
 
-    def protocol(self, engine=None, copies=None) -> TrainingRounds:
-        return TrainingRounds(
+    def tools(self, engine=None) -> Shop:
+        return Shop(
             engine=engine or self.engine,
             clock=self.clock,
+            base=FakeBase(),
+            shape=SHAPE,
+            artifacts=self.artifacts,
+            events=self.events,
+            publisher=Publisher(self.artifacts, self.signer, self.events),
+        )
+
+    def protocol(self, engine=None, copies=None) -> TrainingRounds:
+        return TrainingRounds(
+            self.tools(engine),
             ledger=self.ledger,
             keyring=self.keyring,
             signals=self.signals,
-            artifacts=self.artifacts,
-            publisher=Publisher(self.artifacts, self.signer, self.events),
-            events=self.events,
-            base=FakeBase(),
-            shape=SHAPE,
             copies=copies,
         )
 
     def process(self, owner: str = "one", protocol: TrainingRounds | None = None, **options) -> Trainer:
         return Trainer(
-            engine=self.engine,
-            clock=self.clock,
+            self.tools(),
             rounds=protocol or self.protocol(),
             trainer=self.trainer,
-            base=FakeBase(),
             options=TrainerOptions(owner=owner, **{"lease": timedelta(seconds=60), **options}),
             observer=self.outcomes,
         )

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from personalization.adapters import VersionState
+from personalization.announcements import Act, AdapterEventKind, DesiredChange
 from personalization.errors import (
     ArtifactNotFoundError,
     LineNotFoundError,
     VersionNotFoundError,
     VersionStateError,
 )
-from personalization.ports import AdapterEventKind, DesiredChange
 from personalization.rounds import OutcomeCode
 from personalization.services.rollback import roll_back
 from personalization.services.withdrawal import remove_withdrawn_weights, withdraw_line, withdraw_version
@@ -19,7 +19,9 @@ from personalization.storage import registry
 from privacy.services import audit_trail
 from tests.fakes.training import Workshop
 
-WHY = {"actor": "officer", "reason": "It answers in the wrong tone."}
+
+def why(shop):
+    return Act(actor="officer", reason="It answers in the wrong tone.", now=shop.clock.now())
 
 
 @pytest.fixture
@@ -44,7 +46,7 @@ def name_of(shop, number):
 
 def test_roll_back_returns_to_the_version_before(shop):
     with shop.session() as session:
-        version = roll_back(session, shop.events, "acme", "default", now=shop.clock.now(), **WHY)
+        version = roll_back(session, shop.events, "acme", "default", why(shop))
 
     assert version.version == 2
     assert states(shop) == [VersionState.SUPERSEDED, VersionState.PUBLISHED, VersionState.ROLLED_BACK]
@@ -59,26 +61,21 @@ def test_roll_back_returns_to_the_version_before(shop):
 
 def test_a_version_that_was_left_is_never_served_again(shop):
     with shop.session() as session:
-        roll_back(session, shop.events, "acme", "default", now=shop.clock.now(), **WHY)
+        roll_back(session, shop.events, "acme", "default", why(shop))
     with pytest.raises(VersionStateError), shop.session() as session:
-        roll_back(session, shop.events, "acme", "default", to_version=3, now=shop.clock.now(), **WHY)
+        roll_back(session, shop.events, "acme", "default", why(shop), to_version=3)
 
 
 def test_roll_back_to_a_number(shop):
     with shop.session() as session:
-        assert (
-            roll_back(
-                session, shop.events, "acme", "default", to_version=1, now=shop.clock.now(), **WHY
-            ).version
-            == 1
-        )
+        assert roll_back(session, shop.events, "acme", "default", why(shop), to_version=1).version == 1
     with pytest.raises(VersionNotFoundError), shop.session() as session:
-        roll_back(session, shop.events, "acme", "default", now=shop.clock.now(), **WHY)
+        roll_back(session, shop.events, "acme", "default", why(shop))
 
 
 def test_a_release_after_a_roll_back_takes_a_new_number_and_starts_from_what_is_served(shop):
     with shop.session() as session:
-        served = roll_back(session, shop.events, "acme", "default", now=shop.clock.now(), **WHY)
+        served = roll_back(session, shop.events, "acme", "default", why(shop))
     shop.open_round()
     shop.process().run_once()
 
@@ -89,12 +86,12 @@ def test_a_release_after_a_roll_back_takes_a_new_number_and_starts_from_what_is_
 
 def test_an_unknown_line_is_named(shop):
     with pytest.raises(LineNotFoundError), shop.session() as session:
-        roll_back(session, shop.events, "acme", "legal", now=shop.clock.now(), **WHY)
+        roll_back(session, shop.events, "acme", "legal", why(shop))
 
 
 def test_withdrawing_a_version_reaches_everything_trained_from_it(shop):
     with shop.session() as session:
-        names = withdraw_version(session, shop.events, name_of(shop, 2), now=shop.clock.now(), **WHY)
+        names = withdraw_version(session, shop.events, name_of(shop, 2), why(shop))
         remove_withdrawn_weights(session, shop.artifacts)
 
     assert len(names) == 2
@@ -108,12 +105,12 @@ def test_withdrawing_a_version_reaches_everything_trained_from_it(shop):
             shop.artifacts.open(version_id)
         assert shop.artifacts.manifest(version_id).version_id() == version_id
     with pytest.raises(VersionStateError), shop.session() as session:
-        withdraw_version(session, shop.events, names[0], now=shop.clock.now(), **WHY)
+        withdraw_version(session, shop.events, names[0], why(shop))
 
 
 def test_withdrawing_the_first_version_leaves_the_base_model(shop):
     with shop.session() as session:
-        withdraw_version(session, shop.events, name_of(shop, 1), now=shop.clock.now(), **WHY)
+        withdraw_version(session, shop.events, name_of(shop, 1), why(shop))
 
     assert set(states(shop)) == {VersionState.WITHDRAWN}
     event = shop.events.committed[-1]
@@ -122,19 +119,17 @@ def test_withdrawing_the_first_version_leaves_the_base_model(shop):
 
 def test_withdrawing_a_line_clears_it_once(shop):
     with shop.session() as session:
-        assert len(withdraw_line(session, shop.events, "acme", "default", now=shop.clock.now(), **WHY)) == 3
+        assert len(withdraw_line(session, shop.events, "acme", "default", why(shop))) == 3
     count = len(shop.events.committed)
     with shop.session() as session:
-        assert withdraw_line(session, shop.events, "acme", "default", now=shop.clock.now(), **WHY) == ()
+        assert withdraw_line(session, shop.events, "acme", "default", why(shop)) == ()
     assert len(shop.events.committed) == count
 
 
 def test_another_tenants_version_cannot_be_found(shop):
     shop.add_tenant("beta")
     with pytest.raises(VersionNotFoundError), shop.session() as session:
-        withdraw_version(
-            session, shop.events, name_of(shop, 1), tenant_id="beta", now=shop.clock.now(), **WHY
-        )
+        withdraw_version(session, shop.events, name_of(shop, 1), why(shop), tenant_id="beta")
 
 
 def test_a_start_withdrawn_during_training_is_not_published(shop):
@@ -143,7 +138,7 @@ def test_a_start_withdrawn_during_training_is_not_published(shop):
 
     def withdraw(_should_stop):
         with shop.session() as session:
-            withdraw_version(session, shop.events, start, now=shop.clock.now(), **WHY)
+            withdraw_version(session, shop.events, start, why(shop))
 
     shop.trainer.during = withdraw
     shop.process().run_once()

@@ -12,9 +12,9 @@ from safetensors.numpy import load_file, save_file
 from sqlmodel import select
 
 from personalization.adapters import VersionState
-from personalization.gate import WEIGHTS
-from personalization.ports import AdapterEventKind
-from personalization.services.movement import drift_document
+from personalization.announcements import Act, AdapterEventKind
+from personalization.drift import drift_document
+from personalization.files import WEIGHTS
 from personalization.services.training_round import Closed
 from personalization.services.withdrawal import withdraw_version
 from personalization.storage import registry
@@ -115,7 +115,9 @@ def test_the_policy_averages_successive_releases_and_a_withdrawal_reaches_the_av
     assert (blend.value, blend.detail) == (0.4, first.version_id)
     assert second.manifest.lineage.start_version_id is None
     with shop.session() as session:
-        withdraw_version(session, shop.events, first.served_name, actor="t", reason="r", now=shop.clock.now())
+        withdraw_version(
+            session, shop.events, first.served_name, Act(actor="t", reason="r", now=shop.clock.now())
+        )
     with shop.session() as session:
         state = registry.find_version(session, second.served_name).state
     assert state == VersionState.WITHDRAWN.value
@@ -128,7 +130,7 @@ def test_a_version_withdrawn_while_it_is_averaged_in_stops_the_release(shop):
     def withdraw(_should_stop):
         with shop.session() as session:
             withdraw_version(
-                session, shop.events, first.served_name, actor="t", reason="r", now=shop.clock.now()
+                session, shop.events, first.served_name, Act(actor="t", reason="r", now=shop.clock.now())
             )
 
     shop.trainer.during = withdraw

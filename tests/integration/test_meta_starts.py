@@ -8,17 +8,16 @@ from safetensors.numpy import load_file, save_file
 from sqlmodel import select
 
 from personalization.adapters import Scope, VersionState
-from personalization.gate import WEIGHTS
+from personalization.announcements import Act, AdapterEventKind
+from personalization.files import WEIGHTS
 from personalization.meta import MetaRecipe
-from personalization.ports import AdapterEventKind
 from personalization.services.meta_start import MetaStarts
 from personalization.services.meta_versions import ALL_DOMAINS, META_TENANT
-from personalization.services.publication import Publisher
 from personalization.services.withdrawal import withdraw_version
 from personalization.storage import registry
 from personalization.storage.tables import AdapterVersionRow, MetaContributionRow, RoundRow
 from privacy.services import policies
-from tests.fakes.training import SHAPE, FakeBase, FakeTrainer, Workshop
+from tests.fakes.training import FakeTrainer, Workshop
 
 
 class SharedSubspaceTrainer(FakeTrainer):
@@ -44,14 +43,7 @@ def workshop(engine, clock, tmp_path):
 
 
 def starts_of(workshop, **recipe) -> MetaStarts:
-    return MetaStarts(
-        artifacts=workshop.artifacts,
-        publisher=Publisher(workshop.artifacts, workshop.signer, workshop.events),
-        events=workshop.events,
-        base=FakeBase().fingerprint(),
-        recipe=MetaRecipe(**recipe),
-        shape=SHAPE,
-    )
+    return MetaStarts(workshop.tools(), recipe=MetaRecipe(**recipe))
 
 
 def refresh(workshop, **recipe):
@@ -261,7 +253,7 @@ def test_leaving_reaches_the_generations_that_went_on_from_ones_own(workshop):
     with workshop.session() as session:
         (gone,) = [row for row in registry.list_versions(session, tenant_id="four") if row.version == 1]
         withdraw_version(
-            session, workshop.events, gone.served_name, actor="t", reason="r", now=workshop.clock.now()
+            session, workshop.events, gone.served_name, Act(actor="t", reason="r", now=workshop.clock.now())
         )
     refresh(workshop)
     states = [row.state for row in versions(workshop, META_TENANT)]

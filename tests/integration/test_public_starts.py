@@ -11,13 +11,12 @@ from safetensors.numpy import load_file, save_file
 
 from personalization.adapters import Scope, VersionState
 from personalization.errors import MetaStartError, WarmStartError
-from personalization.gate import WEIGHTS
+from personalization.files import WEIGHTS
 from personalization.meta import MetaRecipe
 from personalization.plan import PerformanceFlags
 from personalization.services.meta_start import MetaStarts
 from personalization.services.meta_versions import META_TENANT
 from personalization.services.public_starts import PublicStarts
-from personalization.services.publication import Publisher
 from personalization.storage import registry
 from personalization.training.job import PUBLIC_KEY, PublicLosses, TenantResult
 from personalization.training.public_work import MamlRecipe, StyleGuide
@@ -25,7 +24,7 @@ from privacy.errors import PolicyError
 from privacy.services import audit_trail, policies
 from streams.cli.main import main
 from tests.fakes.tiny_models import write_tiny_base
-from tests.fakes.training import SHAPE, FakeBase, FakeTrainer, Workshop, write_adapter
+from tests.fakes.training import FakeTrainer, Workshop, write_adapter
 
 GUIDE = StyleGuide(instruction="Be short.", examples=(("a.py", "fix(a): one"),), pattern=r"fix\(")
 
@@ -73,14 +72,10 @@ def shop(engine, clock, tmp_path):
     shop = Workshop(engine, clock, tmp_path)
     shop.trainer = SharedSubspaceTrainer()
     shop.work = PublicWork()
-    publisher = Publisher(shop.artifacts, shop.signer, shop.events)
-    shop.meta = MetaStarts(
-        artifacts=shop.artifacts, publisher=publisher, events=shop.events, base=FakeBase().fingerprint(),
-        shape=SHAPE, recipe=MetaRecipe(outer_rate=0.5),
-    )  # fmt: skip
+    shop.meta = MetaStarts(shop.tools(), recipe=MetaRecipe(outer_rate=0.5))
     shop.public = PublicStarts(
-        engine=engine, publisher=publisher, base=FakeBase(), shape=SHAPE, run=shop.work,
-        copies=shop.meta.copies, flags=PerformanceFlags(), max_public_text_change=0.01,
+        shop.tools(), run=shop.work, copies=shop.meta.copies, flags=PerformanceFlags(),
+        max_public_text_change=0.01,
     )  # fmt: skip
     return shop
 

@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from personalization.gate import WEIGHTS
+from personalization.files import WEIGHTS
 from personalization.meta import MetaRecipe
 from personalization.plan import TrainingPlan
 from personalization.planner import propose
 from personalization.services.meta_start import MetaStarts
 from personalization.services.meta_versions import META_TENANT
-from personalization.services.publication import Publisher
 from personalization.services.tenant_level import TenantLevelPolicy, TenantLevelStarts
 from personalization.storage import registry
 from privacy.errors import PolicyError
@@ -29,7 +28,7 @@ from privacy.mechanisms.tenant_gaussian import TenantGaussian
 from privacy.policy import TenantPrivacyPolicy
 from privacy.services import policies
 from privacy.statement import privacy_statement
-from tests.fakes.training import POLICY, SHAPE, FakeBase, FakeTrainer, Workshop, write_adapter
+from tests.fakes.training import POLICY, SHAPE, FakeTrainer, Workshop, write_adapter
 
 NUMBERS = {
     "declared_tenants": 4, "epsilon": 4.0, "delta": 1e-3, "planned_generations": 2, "every_seconds": 86_400,
@@ -58,11 +57,7 @@ class SharedSubspaceTrainer(FakeTrainer):
 def shop(engine, clock, tmp_path):
     shop = Workshop(engine, clock, tmp_path)
     shop.trainer = SharedSubspaceTrainer()
-    shop.publisher = Publisher(shop.artifacts, shop.signer, shop.events)
-    shop.meta = MetaStarts(
-        artifacts=shop.artifacts, publisher=shop.publisher, events=shop.events, base=FakeBase().fingerprint(),
-        shape=SHAPE, averages=False,
-    )  # fmt: skip
+    shop.meta = MetaStarts(shop.tools(), averages=False)
     plan = propose(TenantPrivacyPolicy(**POLICY), SHAPE)
     assert isinstance(plan, TrainingPlan)
     shop.plan = plan
@@ -80,9 +75,8 @@ def shop(engine, clock, tmp_path):
 
 def starts(shop, **changes):
     return TenantLevelStarts(
-        engine=shop.engine, ledger=shop.ledger, publisher=shop.publisher, base=FakeBase().fingerprint(),
-        meta=shop.meta, plan=shop.plan, template=shop.template, policy=TenantLevelPolicy(**NUMBERS | changes),
-        recipe=MetaRecipe(max_delta_norm=1.0),
+        shop.tools(), ledger=shop.ledger, meta=shop.meta, plan=shop.plan, template=shop.template,
+        policy=TenantLevelPolicy(**NUMBERS | changes), recipe=MetaRecipe(max_delta_norm=1.0),
     )  # fmt: skip
 
 
@@ -134,10 +128,7 @@ def test_the_start_is_made_whoever_takes_part_and_the_ledger_proves_it(shop):
 def test_plain_averages_are_withdrawn_and_bare_tenants_get_the_protected_start(shop):
     train(shop, "one", "two", "three")
     shop.add_tenant("bare")
-    plain = MetaStarts(
-        artifacts=shop.artifacts, publisher=shop.publisher, events=shop.events, base=FakeBase().fingerprint(),
-        shape=SHAPE,
-    )  # fmt: skip
+    plain = MetaStarts(shop.tools())
     now = shop.clock.now()
     with shop.session() as session:
         plain.refresh(session, now=now)

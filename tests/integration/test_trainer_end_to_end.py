@@ -16,6 +16,7 @@ from personalization.plan import PerformanceFlags
 from personalization.services.publication import Publisher
 from personalization.services.rounds import open_round
 from personalization.services.training_round import TrainingRounds
+from personalization.shop import Shop
 from personalization.signals import OutcomeKind, Signal, StoredSignal
 from personalization.signing import ManifestSigner, verify_signature
 from personalization.storage.registry import read_version
@@ -111,24 +112,21 @@ def test_a_round_trains_and_publishes_on_real_parts(engine, clock, base, tmp_pat
     store_signals(engine, keyring, now, "acme")
     with transaction(engine) as session:
         round_id = open_round(session, "acme", "default", actor="test", now=now).round_id
-    trainer = Trainer(
+    shop = Shop(
         engine=engine,
         clock=clock,
+        base=base,
+        shape=read_shape(base.directory()),
+        artifacts=artifacts,
+        events=events,
+        publisher=Publisher(artifacts, signer, events),
+    )
+    trainer = Trainer(
+        shop,
         rounds=TrainingRounds(
-            engine=engine,
-            clock=clock,
-            ledger=ledger,
-            keyring=keyring,
-            signals=StoredSignals(keyring),
-            artifacts=artifacts,
-            publisher=Publisher(artifacts, signer, events),
-            events=events,
-            base=base,
-            shape=read_shape(base.directory()),
-            flags=FLAGS,
+            shop, ledger=ledger, keyring=keyring, signals=StoredSignals(keyring), flags=FLAGS
         ),
         trainer=ChildProcessTrainer(),
-        base=base,
         options=TrainerOptions(owner="test", flags=FLAGS),
     )
 

@@ -6,7 +6,7 @@ import pytest
 from sqlmodel import select
 
 from personalization.adapters import VersionState
-from personalization.ports import AdapterEventKind, DesiredChange
+from personalization.announcements import AdapterEventKind, DesiredChange
 from personalization.rounds import OutcomeCode, RoundState
 from personalization.signing import verify_signature
 from personalization.storage.tables import AdapterVersionRow, RoundRow

@@ -13,6 +13,7 @@ from personalization.plan import PerformanceFlags
 from personalization.services.publication import Publisher
 from personalization.services.rounds import list_rounds, open_due_rounds
 from personalization.services.training_round import TrainingRounds
+from personalization.shop import Shop
 from personalization.signals import OutcomeKind, Signal, StoredSignal
 from personalization.signing import ManifestSigner
 from personalization.storage import registry
@@ -96,18 +97,18 @@ def trainer(engine, clock, tmp_path):
     store(engine, keyring, now)
     base = BaseDirectory(write_tiny_base(tmp_path / "base"))
     artifacts = DirectoryArtifactStore(tmp_path / "store")
+    shop = Shop(
+        engine=engine, clock=clock, base=base, shape=read_shape(base.directory()), artifacts=artifacts, events=events,
+        publisher=Publisher(artifacts, ManifestSigner(bytes(32)), events),
+    )  # fmt: skip
     return Trainer(
-        engine=engine,
-        clock=clock,
+        shop,
         rounds=TrainingRounds(
-            engine=engine, clock=clock, ledger=Ledger(clock), keyring=keyring, signals=StoredSignals(keyring),
-            artifacts=artifacts, publisher=Publisher(artifacts, ManifestSigner(bytes(32)), events),
-            events=events, base=base, shape=read_shape(base.directory()), flags=FLAGS,
+            shop, ledger=Ledger(clock), keyring=keyring, signals=StoredSignals(keyring), flags=FLAGS
         ),
         trainer=ChildProcessTrainer(),
-        base=base,
         options=TrainerOptions(owner="test", flags=FLAGS, max_public_text_change=None),
-    )  # fmt: skip
+    )
 
 
 def test_two_lines_are_trained_and_both_are_charged_to_one_account(engine, clock, trainer):

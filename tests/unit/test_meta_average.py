@@ -8,16 +8,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from personalization.continual import (
-    average_versions,
-    blend,
-    decayed_weights,
-    movement,
-    noise_between,
-    public_text_check,
-)
+from personalization.drift import movement, noise_between
 from personalization.errors import MetaStartError
-from personalization.gate import CONFIG, WEIGHTS
+from personalization.factors import average_versions, blend, decayed_weights
+from personalization.files import CONFIG, WEIGHTS
+from personalization.forgetting import public_text_check
 from personalization.meta import (
     MetaRecipe,
     Order,

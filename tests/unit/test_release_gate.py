@@ -10,9 +10,15 @@ from safetensors.numpy import load_file, save_file
 
 from personalization.adapters import GateCheck
 from personalization.errors import ArtifactFormatError
-from personalization.gate import Accepted, GateThresholds, RejectionReason, delta_norm, judge
+from personalization.gate import (
+    Accepted,
+    GateThresholds,
+    PublicEvaluation,
+    RejectionReason,
+    delta_norm,
+    judge,
+)
 from personalization.plan import TrainingPlan
-from personalization.ports import PublicEvaluation
 from personalization.tensors import read_tensors, tensor_digest
 from tests.fakes.training import write_adapter
 

@@ -18,6 +18,7 @@ from personalization.planner import (
     TRAVEL,
     TRAVELS,
     Declined,
+    DeclineReason,
     PlannerSettings,
     james_stein,
     propose,
@@ -49,14 +50,14 @@ def test_more_users_are_damped_less_and_travel_farther_and_few_get_nothing():
         for users in (20, 60, 100, 300, 1000, 3000)
     ]
     assert [isinstance(plan, Declined) for plan in plans] == [True, False, False, False, False, False]
-    assert plans[0].code is OutcomeCode.SIGNAL_TOO_SMALL
+    assert plans[0].code is DeclineReason.SIGNAL_TOO_SMALL
     dampings, travels = ([value(plan) for plan in plans[1:]] for value in (lambda p: p.damping, travel))
     assert dampings == sorted(dampings, reverse=True)
     assert travels == sorted(travels)
     assert dampings[0] > dampings[2] > dampings[-1] == DAMPINGS[0]
     assert TRAVELS[0] <= travels[0] < travels[2] < travels[-1] == pytest.approx(TRAVELS[1])
     starved = propose(policy(declared_users=20, lifetime_epsilon=0.2, period_epsilon=0.2), SMOL)
-    assert (starved.code, starved.signal < 0.1) == (OutcomeCode.SIGNAL_TOO_SMALL, True)
+    assert (starved.code, starved.signal < 0.1) == (DeclineReason.SIGNAL_TOO_SMALL, True)
 
 
 def travel(plan):
@@ -162,7 +163,7 @@ def test_the_forecast_reckons_with_what_is_trained_by_default():
 
 
 def test_a_policy_without_training_among_its_purposes_is_declined():
-    assert propose(policy(purposes=("evaluation",)), SMOL).code is OutcomeCode.PURPOSE_NOT_ALLOWED
+    assert propose(policy(purposes=("evaluation",)), SMOL).code is DeclineReason.PURPOSE_NOT_ALLOWED
 
 
 @pytest.mark.parametrize(
@@ -210,4 +211,10 @@ def test_every_plan_has_enough_signal_or_is_declined(users, epsilon, releases):
             signal_to_noise(plan, users, trained_parameters(plan, SMOL)) >= PlannerSettings().smallest_signal
         )
     else:
-        assert plan.code is OutcomeCode.SIGNAL_TOO_SMALL
+        assert plan.code is DeclineReason.SIGNAL_TOO_SMALL
+
+
+def test_a_round_can_be_closed_for_every_reason_of_the_planner():
+    assert [OutcomeCode.of_decline(reason).value for reason in DeclineReason] == [
+        one.value for one in DeclineReason
+    ]

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from personalization.continual import DEFAULT_DECAY, decayed_weights
+from personalization.factors import DEFAULT_DECAY, decayed_weights
 from personalization.model_shape import read_shape
 from personalization.plan import PerformanceFlags, TrainingPlan
 from personalization.planner import Declined, PlannerSettings, propose
@@ -414,7 +414,7 @@ class _Suite:
 
 
 def _average(released: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Return the exponential average of releases, oldest first, as ``personalization.continual`` forms it."""
+    """Return the exponential average of releases, oldest first, as ``personalization.factors`` forms it."""
     weights = torch.tensor(decayed_weights(len(released), DEFAULT_DECAY), dtype=released[0].dtype)
     return (torch.stack(list(released)) * weights[:, None]).sum(0)
 
