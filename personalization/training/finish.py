@@ -19,6 +19,7 @@ import torch
 
 from personalization.continual import blend
 from personalization.plan import PerformanceFlags
+from personalization.training.bench import Workbench
 from personalization.training.errors import PlanViolatedError
 from personalization.training.evaluation import nll_per_user
 from personalization.training.job import (
@@ -36,7 +37,6 @@ from personalization.training.noise import KEY_BYTES
 from personalization.training.public_styles import style_tasks
 from personalization.training.public_texts import public_users
 from personalization.training.public_work import MamlRecipe, StyleGuide
-from personalization.training.quality.workbench import Workbench
 from personalization.training.synthetic import WARM_START_STEPS, synthetic_users, warm_start
 from personalization.training.train import FusedRun, ProgressSink, train
 

@@ -15,9 +15,9 @@ from dataclasses import replace
 import torch
 
 from personalization.plan import TrainingPlan
+from personalization.training.bench import UserSet, Workbench
 from personalization.training.errors import JobInvalidError
 from personalization.training.public_work import MamlRecipe
-from personalization.training.quality.workbench import UserSet, Workbench
 
 
 def maml_start(bench: Workbench, tasks: Sequence[UserSet], recipe: MamlRecipe | None = None) -> torch.Tensor:
