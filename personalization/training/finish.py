@@ -108,7 +108,7 @@ def _public_adapter(job: PublicJob, progress: ProgressSink) -> TenantResult:
     else:
         vector = bench.zero()
     if not bool(torch.isfinite(vector).all()):
-        raise PlanViolatedError("The adapter from public data is not finite; nothing is published.")
+        raise PlanViolatedError("the adapter from public data is not finite; nothing is published")
     progress(Progress(stage="train", done=1, total=1))
     adapter = bench.export(vector, job.output / PUBLIC_KEY)
     (losses,) = measure_public([adapter], base, job.flags)
