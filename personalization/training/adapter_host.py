@@ -44,7 +44,7 @@ class AdapterHost:
         try:
             base = AutoModelForCausalLM.from_pretrained(directory, local_files_only=True, dtype=torch.float32)
         except (OSError, ValueError) as error:
-            raise BaseModelError(f"No model could be loaded from {directory}: {error}") from error
+            raise BaseModelError(f"no model could be loaded from {directory}: {error}") from error
         self._model: Any = base.eval()
         self._names: set[str] = set()
         self._lock = threading.Lock()
@@ -64,7 +64,7 @@ class AdapterHost:
 
         if name in self._names:
             raise AdapterFormatError(
-                f"An adapter named {name} is loaded already; a served name is never used twice."
+                f"an adapter named {name} is loaded already; a served name is never used twice"
             )
         with self._lock:
             try:
@@ -76,7 +76,7 @@ class AdapterHost:
                     ).eval()
             except (OSError, ValueError, RuntimeError, KeyError) as error:
                 raise AdapterFormatError(
-                    f"The adapter {name} does not fit the base model: {error}"
+                    f"the adapter {name} does not fit the base model: {error}"
                 ) from error
             self._names.add(name)
 

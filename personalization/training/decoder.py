@@ -84,7 +84,7 @@ class FrozenDecoder:
         self.config = checkpoint.config
         if self.config.model_type not in MODEL_TYPES:
             raise BaseModelError(
-                f"The base model is of type {self.config.model_type}; supported are {', '.join(MODEL_TYPES)}."
+                f"the base model is of type {self.config.model_type}; supported are {', '.join(MODEL_TYPES)}"
             )
         self.model: Any = checkpoint.to(device=device, dtype=dtype).eval().requires_grad_(False)
         self.device = device
@@ -114,7 +114,7 @@ class FrozenDecoder:
         try:
             model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, local_files_only=True)
         except (OSError, ValueError) as error:
-            raise BaseModelError(f"No base model could be loaded from {directory}: {error}") from error
+            raise BaseModelError(f"no base model could be loaded from {directory}: {error}") from error
         loaded = cls(model, device, dtype)
         loaded.directory = directory
         return loaded
@@ -191,7 +191,7 @@ class FrozenDecoder:
         """
         if batch.rows.longest > self.longest_row():
             raise JobInvalidError(
-                f"A row has {batch.rows.longest} tokens; the base model attends to {self.longest_row()}."
+                f"a row has {batch.rows.longest} tokens; the base model attends to {self.longest_row()}"
             )
         angles = self.angles(batch.positions)
         for layer in layers:

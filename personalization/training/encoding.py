@@ -76,13 +76,13 @@ class Encoder:
             tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
             config = AutoConfig.from_pretrained(directory, local_files_only=True)
         except (OSError, ValueError) as error:
-            raise BaseModelError(f"No tokenizer could be loaded from {directory}: {error}") from error
+            raise BaseModelError(f"no tokenizer could be loaded from {directory}: {error}") from error
         end = config.eos_token_id if config.eos_token_id is not None else tokenizer.eos_token_id
         if isinstance(end, list):
             end = end[0]
         if end is None:
             raise BaseModelError(
-                f"The base model in {directory} names no end token; set eos_token_id in its config."
+                f"the base model in {directory} names no end token; set eos_token_id in its config"
             )
         return cls(tokenizer, int(end))
 
@@ -129,15 +129,13 @@ class Encoder:
             JobInvalidError: the user has more examples than the bound, or a weight outside [0, 1].
         """
         if len(user.examples) > bound:
-            raise JobInvalidError(
-                f"A user comes with {len(user.examples)} examples; the plan allows {bound}."
-            )
+            raise JobInvalidError(f"a user comes with {len(user.examples)} examples; the plan allows {bound}")
         encoded = (self._example(example, objective, max_tokens) for example in user.examples)
         return TokenUser(tuple(example for example in encoded if example is not None))
 
     def _example(self, example: Example, objective: Objective, max_tokens: int) -> TokenExample | None:
         if not (math.isfinite(example.weight) and 0.0 <= example.weight <= 1.0):
-            raise JobInvalidError(f"An example's weight is {example.weight}; it must be in [0, 1].")
+            raise JobInvalidError(f"an example's weight is {example.weight}; it must be in [0, 1]")
         kind = example.kind
         if kind is ExampleKind.UNLIKELIHOOD and objective is not Objective.SFT_UNLIKELIHOOD:
             return None

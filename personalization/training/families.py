@@ -82,7 +82,7 @@ class Geometry:
         """
         if plan.top_layers > layer_count:
             raise JobInvalidError(
-                f"The plan adapts the top {plan.top_layers} layers; the base model has {layer_count}."
+                f"the plan adapts the top {plan.top_layers} layers; the base model has {layer_count}"
             )
         layers = tuple(range(layer_count - plan.top_layers, layer_count))
         slots: list[Slot] = []
@@ -92,7 +92,7 @@ class Geometry:
                 d_in, d_out = shapes[layer, suffix]
                 if plan.rank > min(d_in, d_out):
                     raise JobInvalidError(
-                        f"The plan's rank is {plan.rank}; {suffix} of the base model allows at most {min(d_in, d_out)}."
+                        f"the plan's rank is {plan.rank}; {suffix} of the base model allows at most {min(d_in, d_out)}"
                     )
                 down = None
                 if plan.family is Family.FULL:

@@ -19,6 +19,7 @@ import torch
 
 from personalization.factors import blend
 from personalization.plan import PerformanceFlags
+from personalization.training.bench import Workbench
 from personalization.training.errors import PlanViolatedError
 from personalization.training.evaluation import nll_per_user
 from personalization.training.job import (
@@ -35,7 +36,6 @@ from personalization.training.maml import maml_start
 from personalization.training.public_styles import style_tasks
 from personalization.training.public_texts import public_users
 from personalization.training.public_work import MamlRecipe, StyleGuide
-from personalization.training.quality.workbench import Workbench
 from personalization.training.synthetic import WARM_START_STEPS, synthetic_users, warm_start
 from personalization.training.train import FusedRun, ProgressSink, train
 from privacy.noise.keystream import KEY_BYTES
@@ -108,7 +108,7 @@ def _public_adapter(job: PublicJob, progress: ProgressSink) -> TenantResult:
     else:
         vector = bench.zero()
     if not bool(torch.isfinite(vector).all()):
-        raise PlanViolatedError("The adapter from public data is not finite; nothing is published.")
+        raise PlanViolatedError("the adapter from public data is not finite; nothing is published")
     progress(Progress(stage="train", done=1, total=1))
     adapter = bench.export(vector, job.output / PUBLIC_KEY)
     (losses,) = measure_public([adapter], base, job.flags)

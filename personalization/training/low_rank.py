@@ -91,8 +91,8 @@ class Binding:
         """
         if self._written[0] != self.geometry.size:
             raise NotTrainedError(
-                f"The backward pass wrote {self._written[0]} of {self.geometry.size} gradient entries per user; "
-                "nothing is released."
+                f"the backward pass wrote {self._written[0]} of {self.geometry.size} gradient entries per user; "
+                "nothing is released"
             )
 
 

@@ -15,9 +15,9 @@ from dataclasses import replace
 import torch
 
 from personalization.plan import TrainingPlan
+from personalization.training.bench import UserSet, Workbench
 from personalization.training.errors import JobInvalidError
 from personalization.training.public_work import MamlRecipe
-from personalization.training.quality.workbench import UserSet, Workbench
 
 
 def maml_start(bench: Workbench, tasks: Sequence[UserSet], recipe: MamlRecipe | None = None) -> torch.Tensor:
@@ -34,7 +34,7 @@ def maml_start(bench: Workbench, tasks: Sequence[UserSet], recipe: MamlRecipe | 
     numbers = recipe or MamlRecipe()
     if not tasks or any(len(task.members) < 2 for task in tasks):
         raise JobInvalidError(
-            "Meta-learning needs public tasks of at least two users each; one adapts, one judges."
+            "meta-learning needs public tasks of at least two users each; one adapts, one judges"
         )
     start = bench.zero()
     for outer in range(numbers.outer_steps):

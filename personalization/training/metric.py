@@ -41,9 +41,7 @@ def whitening(fisher: torch.Tensor, damping: float) -> torch.Tensor:
     """
     wide = fisher.double()
     if not bool(torch.isfinite(wide).all()):
-        raise NotTrainedError(
-            "The public curvature of a tenant's adapter is not finite; nothing is released."
-        )
+        raise NotTrainedError("the public curvature of a tenant's adapter is not finite; nothing is released")
     values, vectors = torch.linalg.eigh(wide)
     level = damping * float(torch.diagonal(wide).mean())
     scales = (values.clamp_min(0.0) + max(level, torch.finfo(torch.float64).tiny)).rsqrt()

@@ -56,8 +56,8 @@ class TenantMechanism:
         )
         if not same:
             raise PlanViolatedError(
-                f"The run applied (noise multiplier, sample rate, steps) {self.accountant.history}; the plan fixes "
-                f"{expected}; the run is void and its budget stays spent."
+                f"the run applied (noise multiplier, sample rate, steps) {self.accountant.history}; the plan fixes "
+                f"{expected}; the run is void and its budget stays spent"
             )
 
 

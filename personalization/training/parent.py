@@ -45,7 +45,7 @@ def run_job(
         ours.send_bytes(encode_job(job))
         while True:
             if should_stop():
-                raise TrainingStoppedError("Training was stopped because its lease is no longer held.")
+                raise TrainingStoppedError("training was stopped because its lease is no longer held")
             if not ours.poll(_POLL_SECONDS):
                 continue
             reply = decode_reply(ours.recv_bytes())
@@ -55,8 +55,8 @@ def run_job(
     except (EOFError, ConnectionError) as error:
         process.join(_END_SECONDS)
         raise ChildFailedError(
-            f"The training process ended without a result (exit status {process.exitcode}); "
-            "memory may have run out; the round's budget is forfeited."
+            f"the training process ended without a result (exit status {process.exitcode}); "
+            "memory may have run out; the round's budget is forfeited"
         ) from error
     finally:
         ours.close()

@@ -99,11 +99,11 @@ def read_factors(directory: Path) -> tuple[dict[tuple[int, str], tuple[torch.Ten
         scaling = float(config["lora_alpha"]) / int(config["r"])
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise AdapterFormatError(
-            f"The adapter in {directory.name} cannot be read ({type(error).__name__}); it needs {WEIGHTS_FILE} and "
-            f"{CONFIG_FILE} of a plain PEFT LoRA."
+            f"the adapter in {directory.name} cannot be read ({type(error).__name__}); it needs {WEIGHTS_FILE} and "
+            f"{CONFIG_FILE} of a plain PEFT LoRA"
         ) from error
     if config.get("peft_type") != "LORA" or config.get("use_dora") or config.get("use_rslora"):
-        raise AdapterFormatError("The adapter is not of the portable profile; only plain LoRA can be read.")
+        raise AdapterFormatError("the adapter is not of the portable profile; only plain LoRA can be read")
     factors = {}
     for name, down in tensors.items():
         if not name.endswith(".lora_A.weight"):
@@ -113,7 +113,7 @@ def read_factors(directory: Path) -> tuple[dict[tuple[int, str], tuple[torch.Ten
         up = tensors.get(f"{stem}.lora_B.weight")
         if len(parts) != 3 or not parts[0].isdigit() or up is None:
             raise AdapterFormatError(
-                f"The adapter holds a tensor {name} that the portable profile does not know."
+                f"the adapter holds a tensor {name} that the portable profile does not know"
             )
         factors[int(parts[0]), parts[2]] = (down, up)
     return factors, scaling
@@ -128,14 +128,14 @@ def import_adapter(directory: Path, geometry: Geometry, frozen: Frozen) -> torch
     factors, scaling = read_factors(directory)
     if set(factors) != {slot.key for slot in geometry.slots} or abs(scaling - geometry.scaling) > 1e-9:
         raise AdapterFormatError(
-            "The start adapter has other layers, modules or scaling than the plan; start from one of the same line."
+            "the start adapter has other layers, modules or scaling than the plan; start from one of the same line"
         )
     vector = geometry.initial(frozen)
     for slot in geometry.slots:
         down, up = (part.double() for part in factors[slot.key])
         if down.shape != (geometry.rank, slot.d_in):
             raise AdapterFormatError(
-                f"The start adapter has rank {down.shape[0]}; the plan has {geometry.rank}; rank is constant in a line."
+                f"the start adapter has rank {down.shape[0]}; the plan has {geometry.rank}; rank is constant in a line"
             )
         fixed_down, fixed_up = (part.cpu().double() for part in frozen[slot.key])
         trained = up.t()
@@ -143,7 +143,7 @@ def import_adapter(directory: Path, geometry: Geometry, frozen: Frozen) -> torch
             vector[slot.down] = down.flatten()
         elif not torch.allclose(down, fixed_down, atol=_SAME_LINE):
             raise AdapterFormatError(
-                "The start adapter was trained in another frozen subspace; start from an adapter of the same line."
+                "the start adapter was trained in another frozen subspace; start from an adapter of the same line"
             )
         if geometry.family is Family.CORE:
             core = trained @ fixed_up.t()
@@ -151,7 +151,7 @@ def import_adapter(directory: Path, geometry: Geometry, frozen: Frozen) -> torch
                 core @ fixed_up, trained, atol=_SAME_LINE * (1 + float(trained.abs().max()))
             ):
                 raise AdapterFormatError(
-                    "The start adapter is not a core of the line's subspace; start from an adapter of the same line."
+                    "the start adapter is not a core of the line's subspace; start from an adapter of the same line"
                 )
             trained = core
         vector[slot.up] = trained.flatten()

@@ -49,15 +49,15 @@ class StyleGuide:
     def __post_init__(self) -> None:
         if not self.examples:
             raise JobInvalidError(
-                "A style guide needs at least one example of its own; write one public answer."
+                "a style guide needs at least one example of its own; write one public answer"
             )
         try:
             followed = re.compile(self.pattern)
         except re.error as error:
-            raise JobInvalidError(f"The style guide's pattern is no regular expression: {error}.") from None
+            raise JobInvalidError(f"the style guide's pattern is no regular expression: {error}") from None
         if not all(followed.match(answer) for _, answer in self.examples):
             raise JobInvalidError(
-                "An example of the style guide does not follow its own pattern; correct one of them."
+                "an example of the style guide does not follow its own pattern; correct one of them"
             )
 
     def question(self, prompt: str) -> str:
@@ -81,24 +81,24 @@ class StyleGuide:
             JobInvalidError: a field is missing, unknown or of another type, or the guide does not follow itself.
         """
         if not isinstance(document, Mapping):
-            raise JobInvalidError("A style guide is a JSON object with instruction and examples.")
+            raise JobInvalidError("a style guide is a JSON object with instruction and examples")
         if unknown := set(document) - {"instruction", "examples", "prompts", "pattern"}:
             raise JobInvalidError(
-                f"The style guide has an unknown field {min(map(str, unknown))!r}; allowed are instruction, "
-                "examples, prompts and pattern."
+                f"the style guide has an unknown field {min(map(str, unknown))!r}; allowed are instruction, "
+                "examples, prompts and pattern"
             )
         examples, prompts = document.get("examples", ()), document.get("prompts", ())
         if not isinstance(examples, list | tuple) or not isinstance(prompts, list | tuple):
-            raise JobInvalidError("The style guide's examples and prompts are lists.")
+            raise JobInvalidError("the style guide's examples and prompts are lists")
         if len(examples) + len(prompts) > MOST_EXAMPLES:
-            raise JobInvalidError(f"A style guide holds at most {MOST_EXAMPLES:,} examples and prompts.")
+            raise JobInvalidError(f"a style guide holds at most {MOST_EXAMPLES:,} examples and prompts")
         pairs = tuple((one.get("prompt"), one.get("answer")) for one in examples if isinstance(one, Mapping))
         texts = [document.get("instruction"), document.get("pattern", ""), *prompts]
         texts += [text for pair in pairs for text in pair]
         if len(pairs) < len(examples) or not all(isinstance(text, str) for text in texts):
             raise JobInvalidError(
-                "The style guide's instruction, pattern and prompts are texts, and each example has the texts prompt "
-                "and answer."
+                "the style guide's instruction, pattern and prompts are texts, and each example has the texts prompt "
+                "and answer"
             )
         return cls(
             instruction=document["instruction"],

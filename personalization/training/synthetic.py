@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 
 from personalization.plan import TrainingPlan
+from personalization.training.bench import Workbench
 from personalization.training.evaluation import generate
 from personalization.training.job import Example, UserExamples
 from personalization.training.public_work import StyleGuide
-from personalization.training.quality.workbench import Workbench
 
 Generator = Callable[[Path, Path | None, Sequence[str]], list[str]]
 WARM_START_STEPS = 10

@@ -76,7 +76,7 @@ def train_on(
     """Train a job on a base that is already loaded; see ``train``."""
     if len({tenant.job_key for tenant in job.tenants}) != len(job.tenants):
         raise JobInvalidError(
-            "Two tenants of the job carry the same job key; each key names one output directory."
+            "two tenants of the job carry the same job key; each key names one output directory"
         )
     together: dict[tuple[object, ...], list[TenantJob]] = {}
     for tenant in job.tenants:
@@ -343,11 +343,11 @@ class FusedRun:
         for number, tenant in enumerate(self.tenants):
             delta = averages[number] - self.start[number]
             if not bool(torch.isfinite(delta).all()):
-                raise NotTrainedError("The trained weights of a tenant are not finite; nothing is released.")
+                raise NotTrainedError("the trained weights of a tenant are not finite; nothing is released")
             if float(delta.abs().max()) == 0.0:
                 raise NotTrainedError(
-                    "The trained weights of a tenant did not move in any step; nothing is released, its budget stays "
-                    "spent."
+                    "the trained weights of a tenant did not move in any step; nothing is released, its budget stays "
+                    "spent"
                 )
             released[number] += tenant.plan.shrinkage * delta
         if self._metric is None or not self.spare_public_text:

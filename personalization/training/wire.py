@@ -135,7 +135,7 @@ def encode_failure(error: BaseException) -> bytes:
     """Encode a failure: its code, and its text only where this package wrote it (another's may quote a person)."""
     if isinstance(error, TrainingError):
         return json.dumps({"failure": {"name": type(error).__name__, "text": str(error)}}).encode()
-    text = f"Training failed with {type(error).__name__}; run the round again or with --debug on the trainer."
+    text = f"training failed with {type(error).__name__}; run the round again or with --debug on the trainer"
     return json.dumps({"failure": {"name": ChildFailedError.__name__, "text": text}}).encode()
 
 

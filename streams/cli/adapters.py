@@ -153,7 +153,7 @@ def warm_start(
     try:
         guide = StyleGuide.from_document(json.loads(style_guide.read_text("utf-8")))
     except (ValueError, UnicodeDecodeError) as error:
-        raise JobInvalidError("The style guide is not JSON in UTF-8; write a JSON object.") from error
+        raise JobInvalidError("the style guide is not JSON in UTF-8; write a JSON object") from error
     with start_tools(load_settings()) as tools:
         name = tools.public.warm_start(
             tenant, domain, guide, actor=actor or getpass.getuser(), now=tools.shop.clock.now()

@@ -10,14 +10,16 @@ import pytest
 import torch
 
 from personalization.plan import Family, PerformanceFlags, TrainingPlan
+from personalization.training import finish
+from personalization.training.bench import Workbench
+from personalization.training.decoder import FrozenDecoder
 from personalization.training.errors import JobInvalidError
 from personalization.training.evaluation import nll_per_user
-from personalization.training.job import Example, TenantJob, TrainingJob, UserExamples
+from personalization.training.job import Example, PublicJob, TenantJob, TrainingJob, UserExamples
 from personalization.training.maml import maml_start
 from personalization.training.portable import import_adapter
-from personalization.training.public_work import MamlRecipe
+from personalization.training.public_work import MamlRecipe, StyleGuide
 from personalization.training.quality.suite import FORMAT, QualityOptions, run_quality
-from personalization.training.quality.workbench import Workbench
 from personalization.training.train import train_on
 from tests.fakes.tiny_models import write_tiny_base
 
@@ -77,6 +79,22 @@ def test_first_order_meta_learning_lowers_the_loss_of_its_tasks(bench):
     assert sum(sum(bench.losses(task, start)) for task in tasks) < before
     with pytest.raises(JobInvalidError, match="at least two users"):
         maml_start(bench, [tasks[0].first(1)])
+
+
+def test_a_public_job_loads_its_base_once(tmp_path, monkeypatch):
+    loads = []
+    plain = FrozenDecoder.load
+
+    def counted(*how):
+        loads.append(how)
+        return plain(*how)
+
+    monkeypatch.setattr(FrozenDecoder, "load", counted)
+    folder = write_tiny_base(tmp_path / "base", layers=2)
+    guide = StyleGuide(instruction="Answer in short.", examples=(("a", "b"),), prompts=("c",))
+    job = PublicJob(base_model=str(folder), plan=PLAN, output=tmp_path / "out", work=guide)
+    finish.run(job, lambda _: None)  # answers prompts, trains on the bench and measures public texts
+    assert len(loads) == 1
 
 
 def test_the_suite_measures_every_arm(tmp_path):

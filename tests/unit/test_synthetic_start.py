@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from personalization.plan import Family, PerformanceFlags, TrainingPlan
+from personalization.training.bench import Workbench
 from personalization.training.errors import JobInvalidError
 from personalization.training.public_work import StyleGuide
-from personalization.training.quality.workbench import Workbench
 from personalization.training.synthetic import synthetic_users, warm_start
 from tests.fakes.tiny_models import write_tiny_base
 

@@ -11,6 +11,7 @@ from personalization.plan import ALL_LINEAR, FEED_FORWARD, Family, PerformanceFl
 from personalization.training import curvature, sparing, train
 from personalization.training.curvature import PublicCurvature
 from personalization.training.errors import NotTrainedError
+from personalization.training.frozen import LoadedShape
 from personalization.training.job import TenantJob
 from personalization.training.metric import REFRESHED_AT, Metric, whitening
 from personalization.training.public_styles import interactions
@@ -106,6 +107,29 @@ def test_the_same_coins_fall_at_every_call_and_others_draw_other_labels(monkeypa
     assert torch.equal(first, again)
     assert not torch.equal(seen[0], seen[2])
     assert float((other - first).norm()) > 0.01 * float(first.norm())
+
+
+def test_a_base_keeps_one_curvature_for_each_shape_it_was_taken_on():
+    run = make_run("llama", [one_tenant()])
+
+    def laid_out(**changes):
+        return LoadedShape.of_plan(run.decoder, run.encoder, damped_plan(**changes), run.flags)
+
+    kept = PublicCurvature.kept(SOME[:1], run.shape)
+    assert PublicCurvature.kept(SOME[:1], laid_out(noise_multiplier=3.0, steps=9)) is kept
+    others = [
+        PublicCurvature.kept(SOME[1:2], run.shape),
+        *(
+            PublicCurvature.kept(SOME[:1], laid_out(**changes))
+            for changes in (
+                {"rank": 2},
+                {"max_tokens": 47},
+                {"label_shortlist": 20},
+                {"subspace": Subspace.PUBLIC_GRADIENTS},
+            )
+        ),
+    ]
+    assert len({id(one) for one in (kept, *others)}) == 6
 
 
 @pytest.mark.parametrize("damping", [0.05, 3.0])

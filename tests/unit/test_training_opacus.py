@@ -10,6 +10,7 @@ from opacus.accountants import RDPAccountant
 from opacus.optimizers import DPOptimizer
 
 from personalization.plan import Family
+from personalization.training import optimizer
 from personalization.training.errors import PlanViolatedError
 from personalization.training.job import Example, TenantJob, UserExamples
 from personalization.training.optimizer import FusedDPOptimizer, TenantMechanism
@@ -107,9 +108,46 @@ def test_clipped_sums_and_step_equal_opacus_hooks():
     theirs, their_weights = opacus_step(run, vector)
     torch.testing.assert_close(sums, theirs, rtol=1e-10, atol=1e-13)
     torch.testing.assert_close(weights, their_weights, rtol=1e-10, atol=1e-13)
-    # A planted error of one part in a million of one clipping factor is seen.
-    wrong = sums * (1 + 1e-6)
-    assert not torch.allclose(wrong, theirs, rtol=1e-10, atol=1e-13)
+
+
+def slack_left_out(monkeypatch):
+    monkeypatch.setattr(optimizer, "NORM_SLACK", 0.0)
+
+
+def one_factor_a_millionth_too_large(monkeypatch):
+    """The bound of one user that is clipped is wrong, in the tensor that the clipping itself reads."""
+    clip = FusedDPOptimizer.clip_and_accumulate
+
+    def wrong(self):
+        norms = torch.linalg.vector_norm(self.parameter.grad_sample, dim=1)
+        victim = int(torch.nonzero(norms > CLIP)[0])
+        self._norms = self._norms.repeat(len(norms))
+        self._norms[victim] *= 1 + 1e-6
+        self.row_tenants = torch.arange(len(norms))
+        clip(self)
+
+    monkeypatch.setattr(FusedDPOptimizer, "clip_and_accumulate", wrong)
+
+
+def never_clipped(monkeypatch):
+    bound = FusedDPOptimizer.__init__
+
+    def unbounded(self, *how):
+        bound(self, *how)
+        self._norms.fill_(torch.inf)
+
+    monkeypatch.setattr(FusedDPOptimizer, "__init__", unbounded)
+
+
+@pytest.mark.parametrize("plant", [slack_left_out, one_factor_a_millionth_too_large, never_clipped])
+def test_an_error_planted_in_the_clipping_is_seen(plant, monkeypatch):
+    run = make_run("llama", [TenantJob(job_key="a", plan=PLAN, users=USERS, noise_key=bytes(32))])
+    vector = random_vectors(run)[0]
+    theirs, _ = opacus_step(run, vector)
+    plant(monkeypatch)
+    wrong, _, _ = our_step(run, vector)
+    with pytest.raises(AssertionError, match="not close"):
+        torch.testing.assert_close(wrong, theirs, rtol=1e-10, atol=1e-13)
 
 
 def test_noise_scaling_equals_opacus_with_the_same_numbers(monkeypatch):

@@ -87,11 +87,11 @@ def read_tenant(
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise JobInvalidError(
             f"{path.name} cannot be read as recorded interactions ({type(error).__name__}); it needs lines with user, "
-            "id, at, prompt and completion."
+            "id, at, prompt and completion"
         ) from error
     if len(users) <= heldout_users:
         raise JobInvalidError(
-            f"The tenant {tenant} has {len(users)} users; {heldout_users} are asked to be held out, so none is left."
+            f"the tenant {tenant} has {len(users)} users; {heldout_users} are asked to be held out, so none is left"
         )
     return TenantUsers(
         tenant=tenant,

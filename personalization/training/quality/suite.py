@@ -25,13 +25,13 @@ from personalization.factors import DEFAULT_DECAY, decayed_weights
 from personalization.model_shape import read_shape
 from personalization.plan import PerformanceFlags, TrainingPlan
 from personalization.planner import Declined, PlannerSettings, propose
+from personalization.training.bench import UserSet, Workbench
 from personalization.training.evaluation import generate
 from personalization.training.public_texts import unseen_users
 from personalization.training.quality.data import TenantUsers, read_tenant, tenants_in, texts
 from personalization.training.quality.intervals import Interval, mean_interval, recovery_interval
 from personalization.training.quality.scores import chrf, expected_calibration_error, prefix_matches
 from personalization.training.quality.targets import machine, rows_of
-from personalization.training.quality.workbench import UserSet, Workbench
 from privacy.policy import TenantPrivacyPolicy
 
 Say = Callable[[str], None]

@@ -1,8 +1,9 @@
 """Train and measure many adapters on few users: the frozen layers' outputs are computed once per set of users.
 
-A quality run trains dozens of adapters (budgets × numbers of users × noise seeds) on the same users of one tenant.
-Their prefixes, the outputs of the layers below the first adapted one, never change, so each set of users is run
-through those layers once; every training and every measurement starts from there.
+First-order MAML trains on the same public tasks again and again, and a quality run trains dozens of adapters (budgets ×
+numbers of users × noise seeds) on the same users of one tenant. Their prefixes, the outputs of the layers below the
+first adapted one, never change, so each set of users is run through those layers once; every training and every
+measurement starts from there.
 """
 
 from __future__ import annotations
@@ -16,13 +17,10 @@ import torch
 
 from personalization.plan import PerformanceFlags, TrainingPlan
 from personalization.training.batches import Member, PrefixCache, assemble, split_users
-from personalization.training.decoder import FrozenDecoder
-from personalization.training.encoding import Encoder
 from personalization.training.frozen import LoadedShape
 from personalization.training.job import TenantJob, UserExamples
-from personalization.training.loading import pick_device
+from personalization.training.loading import loaded_base
 from personalization.training.low_rank import Binding
-from personalization.training.memory import keep_freed_memory
 from personalization.training.portable import export_adapter
 from personalization.training.train import FusedRun
 from privacy.noise.keystream import KEY_BYTES
@@ -70,7 +68,7 @@ class Workbench:
     """A loaded base and one adapter shape.
 
     Args:
-        base_model: a local base model.
+        base_model: a local base model; the process's loaded one is used, and loaded if it is another.
         plan: fixes the adapter's shape, the contribution bound and the truncation; other fields may vary by run.
         flags: device and threads.
     """
@@ -79,12 +77,8 @@ class Workbench:
         self.flags = flags or PerformanceFlags()
         if self.flags.threads is not None:
             torch.set_num_threads(self.flags.threads)
-        keep_freed_memory()
-        device = pick_device(self.flags)
-        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         self.base_model = base_model
-        self.decoder = FrozenDecoder.load(base_model, device, dtype)
-        self.encoder = Encoder.load(base_model)
+        self.decoder, self.encoder = loaded_base(base_model, self.flags)
         self.plan = plan
         self.shape = LoadedShape.of_plan(self.decoder, self.encoder, plan, self.flags)
         self.geometry, self.frozen = self.shape.geometry, self.shape.frozen
@@ -118,7 +112,7 @@ class Workbench:
             spare_public_text: as in a round; without it the result is whatever the steps lead to.
         """
         job = TenantJob(
-            job_key="quality", plan=plan, users=(), noise_key=noise_key or secrets.token_bytes(KEY_BYTES)
+            job_key="bench", plan=plan, users=(), noise_key=noise_key or secrets.token_bytes(KEY_BYTES)
         )
         run = _CachedRun(self.decoder, self.encoder, [job], self.flags, lambda _: None, users=users)
         run.spare_public_text = spare_public_text
@@ -128,7 +122,7 @@ class Workbench:
 
     def gradient(self, users: UserSet, vector: torch.Tensor) -> torch.Tensor:
         """Return the mean over users of their unclipped gradients ``(size,)``; for public data and tests alone."""
-        job = TenantJob(job_key="quality", plan=self.plan, users=(), noise_key=bytes(KEY_BYTES))
+        job = TenantJob(job_key="bench", plan=self.plan, users=(), noise_key=bytes(KEY_BYTES))
         run = _CachedRun(self.decoder, self.encoder, [job], self.flags, lambda _: None, users=users)
         (members,) = run._prefix()  # noqa: SLF001  our own subclass
         wide = torch.promote_types(self.decoder.dtype, torch.float32)
