@@ -111,7 +111,9 @@ def main(arguments: list[str]) -> int:
             for room, others in sorted(arrows.items()):
                 print(f"  {room} → {', '.join(sorted(others)) or '–'}")
     longest = max(lines, key=lambda name: lines[name])
-    print(f"modules: {len(lines)}, median {median(lines.values()):.0f} lines, longest {longest} ({lines[longest]})")
+    print(
+        f"modules: {len(lines)}, median {median(lines.values()):.0f} lines, longest {longest} ({lines[longest]})"
+    )
     return 0
 
 
