@@ -15,7 +15,7 @@ from privacy.errors import StorageError
 from privacy.storage.session import open_engine
 from streams.storage import schema as database
 
-ROOT = Path(database.__file__).parent.parent
+ROOT = Path(database.__file__).resolve().parents[2]
 
 
 def tables(url):

@@ -16,9 +16,6 @@ from ...contracts.codec import Record
 from ...contracts.topics import TOPICS
 from ..errors import BrokerUnreachableError
 from ..transport import OnDone, StoredRecord
-from .adapters import FakeLine, FakeSigner
-
-__all__ = ["FakeLine", "FakeSigner", "InMemoryBroker", "InMemorySink", "InMemorySource"]
 
 
 class InMemoryBroker:

@@ -12,7 +12,7 @@ import streams.client
 import streams.contracts
 from streams.broker import topics
 from streams.broker.embedded import EmbeddedBroker
-from streams.client.testing import broker as client_testing
+from streams.client import testing as client_testing
 from streams.contracts.topics import TOPICS
 
 README = Path(streams.client.__file__).parent / "README.md"

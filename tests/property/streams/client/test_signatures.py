@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streams.client import signatures
-from streams.client.testing.adapters import FakeSigner
+from streams.client.testing import FakeSigner
 
 
 def verified_by_cryptography(public_key, signature, message):

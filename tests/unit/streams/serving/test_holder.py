@@ -9,8 +9,7 @@ import urllib.request
 import pytest
 
 from streams.client import AdapterCache, AdapterFeed
-from streams.client.testing.adapters import FakeLine, FakeSigner
-from streams.client.testing.broker import InMemoryBroker
+from streams.client.testing import FakeLine, FakeSigner, InMemoryBroker
 from streams.contracts.codec import Decoded, decode_ack
 from streams.contracts.topics import SERVING_ACKS
 from streams.errors import SettingsError
