@@ -19,7 +19,7 @@ from streams.agents.intake import Work
 from streams.agents.interactions import InteractionHandler
 from streams.client import SignatureInvalidError
 from streams.client.signatures import TrustedKeys
-from streams.contracts.consent import Purpose
+from streams.contracts.consent import ConsentPurpose
 from streams.contracts.erasure import ErasureCompletedV1
 from streams.contracts.interaction import Edited, Rejected
 from streams.dead_letters import DeadLetterSink
@@ -150,7 +150,7 @@ def test_what_cannot_be_accepted_is_refused_beside_what_can(world, record, reaso
         world.consents,
         consent(),
         consent("gone", granted=False, offset=1),
-        consent("other", purpose=Purpose.EVALUATION, offset=2),
+        consent("other", purpose=ConsentPurpose.EVALUATION, offset=2),
     )
     outcome = world.take(world.interactions, record, interaction(event_id="good"))
     assert (outcome.effects, outcome.dead_letters) == (1, 1)
@@ -265,7 +265,7 @@ def test_an_erased_user_leaves_no_signal_and_is_refused_from_then_on(world):
     for changed in ({"signals_erased": 2}, {"key_id": None}, {"signature": "AAAA"}, {"key_id": "another"}):
         with pytest.raises(SignatureInvalidError):
             TrustedKeys([world.signer.public_key]).check_certificate(certificate.model_copy(update=changed))
-    assert {row.key for row in tombstones} == {f"acme/ada/{purpose}".encode() for purpose in Purpose}
+    assert {row.key for row in tombstones} == {f"acme/ada/{purpose}".encode() for purpose in ConsentPurpose}
     assert all(row.value is None for row in tombstones)
 
 
