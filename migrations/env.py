@@ -13,8 +13,12 @@ from privacy.storage.session import open_engine
 
 # Every module that defines tables. `alembic check` compares these with the migrated database.
 TABLE_MODULES = (
-    "privacy.storage.tables",
-    "privacy.storage.ledger_tables",
+    "privacy.policy.tables",
+    "privacy.audit.tables",
+    "privacy.keys.tables",
+    "privacy.consent.tables",
+    "privacy.erasure.tables",
+    "privacy.ledger.tables",
     "personalization.storage.tables",
     "personalization.storage.signals",
     "streams.storage.tables",

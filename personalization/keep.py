@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from personalization.signals import OutcomeKind
     from personalization.storage.signals import UserPeriod
-    from privacy.keyring import Keyring
+    from privacy.keys.keyring import Keyring
     from privacy.storage.subjects import Subject
 
     Redact = Callable[[Sequence[str]], Sequence[str]]

@@ -22,15 +22,15 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from personalization.plan import ALL_LINEAR, FEED_FORWARD, Family, Subspace, TrainingPlan
-from privacy.calibration import calibrate_policy
-from privacy.forecast import ALIGNMENT, SMALLEST_SIGNAL
-from privacy.policy import DataPurpose
+from privacy.accounting.calibration import calibrate_policy
+from privacy.accounting.forecast import ALIGNMENT, SMALLEST_SIGNAL
+from privacy.policy.values import DataPurpose
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from personalization.model_shape import ModelShape
-    from privacy.policy import TenantPrivacyPolicy
+    from privacy.policy.values import TenantPrivacyPolicy
 
 ALIGNMENT_OUTSIDE = 0.25  # with Adam in the numbers themselves; 0.18 to 0.31 was measured on three tenants
 EARLY_ALIGNMENT = 0.85  # in the first steps, measured on one tenant

@@ -123,7 +123,7 @@ class StoredSignal(NamedTuple):
         pseudonym: the tenant's name for the user.
         domain: the adapter line that learns from it.
         period_index: budget period of the interaction's own time.
-        rank: place in the user's order, see ``privacy.pseudonyms.eviction_rank``.
+        rank: place in the user's order, see ``privacy.keys.pseudonyms.eviction_rank``.
         occurred_at: the interaction's own time, aware UTC.
         ciphertext: the encrypted ``Signal.to_bytes``.
     """

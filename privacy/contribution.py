@@ -1,7 +1,7 @@
 """The bound on what one user contributes: which of a user's signals stay. Pure.
 
 *Guarantee*: of each user and period at most ``bound`` signals stay, namely those of smallest rank
-(``privacy.pseudonyms.eviction_rank``, a keyed hash of the event). Which ones stay depends on the set of that
+(``privacy.keys.pseudonyms.eviction_rank``, a keyed hash of the event). Which ones stay depends on the set of that
 user's signals alone: not on other users, not on the order or the batches in which they arrived, and not on
 how often one arrived. Adding or removing one user therefore changes that user's signals only, which is what
 user-level accounting rests on. Sources: bounding contributions before sampling, arXiv 2407.07737; bottom-k

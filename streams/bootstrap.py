@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from personalization.signing import ManifestSigner, signing_seed
 from privacy.clock import SystemClock
-from privacy.keyring import Keyring
+from privacy.keys.keyring import Keyring
+from privacy.policy.cache import TenantPolicies
 from privacy.redaction import redact_texts
 from privacy.storage.session import open_engine
 from streams.agents.acks import AckHandler
@@ -21,7 +22,6 @@ from streams.metrics import WorkerMetrics
 from streams.outbox_events import OutboxAdapterEvents
 from streams.outbox_relay import OutboxRelay
 from streams.scheduler import Chores
-from streams.tenants import TenantPolicies
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

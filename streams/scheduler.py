@@ -16,11 +16,11 @@ from sqlalchemy import text
 from personalization.services.rounds import open_due_rounds
 from personalization.storage.signals import delete_expired_signals, signals_per_tenant
 from privacy.errors import PrivacyError
-from privacy.services import policies
+from privacy.policy import versions as policies
+from privacy.policy.cache import WITHOUT_POLICY
 from privacy.storage.session import transaction
 from streams.dedup import forget_processed
 from streams.errors import ClockError, StreamsError
-from streams.tenants import WITHOUT_POLICY
 from streams.tracing import round_span
 
 if TYPE_CHECKING:

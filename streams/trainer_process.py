@@ -28,7 +28,7 @@ from personalization.trainer import Trainer, TrainerOptions
 from personalization.training.directory import BaseDirectory, resolve_base
 from personalization.training.parent import ChildProcessTrainer, run_public_job
 from privacy.clock import SystemClock
-from privacy.keyring import Keyring
+from privacy.keys.keyring import Keyring
 from privacy.ledger import Ledger
 from privacy.storage.session import transaction
 from streams.database import open_current

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from privacy.errors import StorageError
-from privacy.services.master_key import check_master_key
+from privacy.keys.master_key import check_master_key
 from privacy.storage.session import transaction
 from streams import bootstrap, database
 from streams.agents.intake import Intake

@@ -22,8 +22,8 @@ from personalization.services.meta_versions import META_TENANT, best_meta, curre
 from personalization.services.untrained import NO_RESERVATION, Untrained, UntrainedVersions
 from personalization.storage import registry
 from personalization.storage.tables import AdapterLineRow, AdapterVersionRow, RoundRow
-from privacy.policy import DAY_SECONDS, DEFAULT_DOMAIN, period_index
-from privacy.services import policies
+from privacy.policy import versions as policies
+from privacy.policy.values import DAY_SECONDS, DEFAULT_DOMAIN, period_index
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from sqlmodel import Session
 
     from personalization.shop import Shop
-    from privacy.policy import TenantPrivacyPolicy
+    from privacy.policy.values import TenantPrivacyPolicy
 
 ACTOR = "meta"
 META = "meta"

@@ -39,8 +39,8 @@ from personalization.services.withdrawal import withdraw_version
 from personalization.storage import registry
 from personalization.storage.tables import AdapterVersionRow, MetaContributionRow, RoundRow
 from privacy.canonical import digest_of
-from privacy.policy import DEFAULT_DOMAIN
-from privacy.services import policies
+from privacy.policy import versions as policies
+from privacy.policy.values import DEFAULT_DOMAIN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -36,10 +36,11 @@ from personalization.services.untrained import (
 from personalization.storage import registry
 from personalization.training.job import PublicJob
 from personalization.training.public_styles import style_tasks
+from privacy.audit import trail as audit_trail
 from privacy.canonical import digest_of
 from privacy.errors import CalibrationError, PolicyError
-from privacy.policy import DEFAULT_DOMAIN, DataPurpose, TenantPrivacyPolicy, period_index
-from privacy.services import audit_trail, policies
+from privacy.policy import versions as policies
+from privacy.policy.values import DEFAULT_DOMAIN, DataPurpose, TenantPrivacyPolicy, period_index
 from privacy.storage.session import transaction
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from personalization.adapters import PrivacyFacts
-from privacy.accounting import ACCOUNTANT, ACCOUNTANT_VERSION, best_epsilon, total_curve
-from privacy.calibration import caps_of, release_mechanisms
+from privacy.accounting.calibration import caps_of, release_mechanisms
+from privacy.accounting.composition import ACCOUNTANT, ACCOUNTANT_VERSION, best_epsilon, total_curve
 from privacy.errors import LedgerIntegrityError
 from privacy.guarantee import NeighboringRelation, PrivacyUnit
 from privacy.ledger import ReservationRequest
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from personalization.plan import TrainingPlan
     from personalization.storage.tables import RoundRow
     from privacy.ledger import Ledger, Reservation
-    from privacy.policy import TenantPrivacyPolicy
+    from privacy.policy.values import TenantPrivacyPolicy
 
 
 def reservation_request(

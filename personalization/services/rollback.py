@@ -9,7 +9,7 @@ from personalization.announcements import AdapterEventKind, DesiredChange, annou
 from personalization.errors import VersionNotFoundError, VersionStateError
 from personalization.services.publication import leave, take_up_again
 from personalization.storage import registry
-from privacy.services import audit_trail
+from privacy.audit import trail as audit_trail
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

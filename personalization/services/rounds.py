@@ -24,7 +24,7 @@ from personalization.services.publication import ZERO, Origin
 from personalization.storage import registry
 from personalization.storage.tables import AdapterLineRow, RoundRow
 from privacy.errors import PolicyError
-from privacy.services import policies
+from privacy.policy import versions as policies
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from sqlmodel import Session
 
-    from privacy.policy import TenantPrivacyPolicy
+    from privacy.policy.values import TenantPrivacyPolicy
 
 
 def open_due_rounds(session: Session, now: datetime) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from personalization.services.publication import ZERO
 from personalization.services.untrained import PUBLIC_DATA
 from personalization.storage import registry
 from personalization.storage.tables import AdapterVersionRow
-from privacy.policy import Start
+from privacy.policy.values import Start
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from personalization.artifacts import DirectoryArtifactStore
     from personalization.plan import TrainingPlan
     from personalization.storage.tables import AdapterLineRow, RoundRow
-    from privacy.policy import TenantPrivacyPolicy
+    from privacy.policy.values import TenantPrivacyPolicy
 
 WARM = "warm"
 _USABLE = (VersionState.PUBLISHED.value, VersionState.SUPERSEDED.value)

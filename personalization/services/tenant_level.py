@@ -28,11 +28,11 @@ from personalization.meta import MetaRecipe, TenantLevel, tenant_level_start
 from personalization.services.meta_start import grouped
 from personalization.services.meta_versions import ALL_DOMAINS, ensure_meta_line, meta_tenant
 from personalization.services.untrained import Untrained, UntrainedVersions
-from privacy.accounting import ACCOUNTANT, ACCOUNTANT_VERSION, best_epsilon, total_curve
-from privacy.calibration import calibrate_tenant_level
+from privacy.accounting.calibration import calibrate_tenant_level
+from privacy.accounting.composition import ACCOUNTANT, ACCOUNTANT_VERSION, best_epsilon, total_curve
+from privacy.accounting.filters import BudgetCaps
 from privacy.canonical import digest_of, sha256_digest
 from privacy.errors import BudgetExhaustedError
-from privacy.filters import BudgetCaps
 from privacy.guarantee import FLEET, NeighboringRelation, PrivacyUnit
 from privacy.ledger import DrawRecord, ReservationRequest, ReservationState
 from privacy.mechanisms.private_read import ReadPurpose

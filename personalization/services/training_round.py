@@ -41,7 +41,7 @@ from privacy.errors import BudgetExhaustedError, CalibrationError, RetryMismatch
 from privacy.ledger import DrawRecord, RecoveryDecision, ReservationState
 from privacy.noise.discrete import discrete_gaussian
 from privacy.noise.keystream import PURPOSE_COUNT, KeyUse, SecretStream, derive_key
-from privacy.services import policies
+from privacy.policy import versions as policies
 from privacy.storage.session import transaction
 
 if TYPE_CHECKING:
@@ -55,9 +55,9 @@ if TYPE_CHECKING:
     from personalization.shop import Shop
     from personalization.storage.signals import SignalSource
     from personalization.storage.tables import RoundRow
-    from privacy.keyring import Keyring
+    from privacy.keys.keyring import Keyring
     from privacy.ledger import Ledger
-    from privacy.policy import TenantPrivacyPolicy
+    from privacy.policy.values import TenantPrivacyPolicy
 
 _log = structlog.get_logger(__name__)
 SEED_BYTES = 32

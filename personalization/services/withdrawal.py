@@ -16,8 +16,8 @@ from personalization.errors import VersionStateError
 from personalization.services.publication import leave, take_up_again
 from personalization.storage import registry
 from personalization.storage.tables import AdapterVersionRow
-from privacy.policy import Start
-from privacy.services import audit_trail
+from privacy.audit import trail as audit_trail
+from privacy.policy.values import Start
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

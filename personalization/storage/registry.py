@@ -11,7 +11,7 @@ from sqlmodel import col, select
 from personalization.adapters import AdapterManifest, AdapterVersion, Signature, VersionState
 from personalization.errors import LineNotFoundError, VersionNotFoundError
 from personalization.storage.tables import AdapterLineRow, AdapterVersionRow
-from privacy.storage.tables import TenantRow
+from privacy.policy.tables import TenantRow
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -19,10 +19,11 @@ from sqlmodel import Field, SQLModel
 
 from personalization.signals import Signal, StoredSignal
 from personalization.training.job import Example, UserExamples
+from privacy.consent import statements as consents
 from privacy.contribution import Contribution, reduce
 from privacy.errors import PolicyError
-from privacy.policy import DataPurpose
-from privacy.services import consents, policies
+from privacy.policy import versions as policies
+from privacy.policy.values import DataPurpose
 from privacy.storage.bulk import insert_rows, moment_writer
 from privacy.storage.subjects import PLACED_SUBJECTS, wanted
 from privacy.storage.types import UtcDateTime
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Table
     from sqlmodel import Session
 
-    from privacy.keyring import Keyring
-    from privacy.policy import TenantPrivacyPolicy
+    from privacy.keys.keyring import Keyring
+    from privacy.policy.values import TenantPrivacyPolicy
 
 Item = TypeVar("Item")
 PARAMETERS_PER_STATEMENT = 500
@@ -63,7 +64,7 @@ _TABLE: Table = SignalRow.__table__  # type: ignore[attr-defined]  # SQLModel ad
 
 
 class SignalReader(Protocol):
-    """Decrypts the signals of a tenant's users (``privacy.keyring.Keyring`` does)."""
+    """Decrypts the signals of a tenant's users (``privacy.keys.keyring.Keyring`` does)."""
 
     def decrypt_many(
         self, session: Session, tenant_id: str, items: Sequence[tuple[str, bytes]]

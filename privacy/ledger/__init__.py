@@ -1,6 +1,6 @@
 """The privacy ledger: reservations against proved filters in an append-only hash chain per tenant."""
 
-from privacy.filters import AccountSettings, BudgetCaps, FilterRule
+from privacy.accounting.filters import AccountSettings, BudgetCaps, FilterRule
 from privacy.ledger.service import Ledger
 from privacy.ledger.values import (
     DrawRecord,

@@ -19,20 +19,20 @@ from typing import TYPE_CHECKING
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import col, select
 
-from privacy.accounting import best_epsilon
-from privacy.curve import RdpCurve
+from privacy.accounting.composition import best_epsilon
+from privacy.accounting.curve import RdpCurve
+from privacy.accounting.filters import AccountSettings, FilterRule, PrivacyFilter
 from privacy.errors import BudgetExhaustedError, LedgerIntegrityError
-from privacy.filters import AccountSettings, FilterRule, PrivacyFilter
 from privacy.ledger.chain import EntryKind, append, canonical, digest_of, stored_entries
+from privacy.ledger.tables import AccountRow
 from privacy.ledger.values import AccountScope, ReservationRequest
-from privacy.storage.ledger_tables import AccountRow
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from sqlmodel import Session
 
-    from privacy.storage.ledger_tables import LedgerHeadRow
+    from privacy.ledger.tables import LedgerHeadRow
 
 
 @dataclass(frozen=True, kw_only=True)

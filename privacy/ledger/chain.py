@@ -15,7 +15,7 @@ from sqlmodel import and_, col, or_, select
 
 from privacy.canonical import canonical_text, sha256_digest
 from privacy.errors import LedgerIntegrityError
-from privacy.storage.ledger_tables import LedgerEntryRow, LedgerHeadRow
+from privacy.ledger.tables import LedgerEntryRow, LedgerHeadRow
 
 if TYPE_CHECKING:
     from datetime import datetime

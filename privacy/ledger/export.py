@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlmodel import Session, col, select
 
-from privacy.accounting import ACCOUNTANT, ACCOUNTANT_VERSION
-from privacy.curve import GRID_NAME
+from privacy.accounting.composition import ACCOUNTANT, ACCOUNTANT_VERSION
+from privacy.accounting.curve import GRID_NAME
 from privacy.errors import UnknownTenantError
 from privacy.ledger.chain import canonical
+from privacy.ledger.tables import AccountRow, LedgerEntryRow, LedgerHeadRow, ReservationRow
 from privacy.ledger.values import AccountScope
-from privacy.storage.ledger_tables import AccountRow, LedgerEntryRow, LedgerHeadRow, ReservationRow
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator

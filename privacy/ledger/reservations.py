@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from sqlmodel import col, select
 
 from privacy.errors import ReservationStateError
+from privacy.ledger.tables import ReservationRow
 from privacy.ledger.values import DrawRecord, Reservation, ReservationState
 from privacy.mechanisms.documents import from_document
 from privacy.mechanisms.private_read import ReadPurpose
-from privacy.storage.ledger_tables import ReservationRow
 
 if TYPE_CHECKING:
     from sqlmodel import Session

@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 from sqlmodel import col, select
 
-from privacy.accounting import ACCOUNTANT, ACCOUNTANT_VERSION, total_curve
-from privacy.curve import RdpCurve
+from privacy.accounting.composition import ACCOUNTANT, ACCOUNTANT_VERSION, total_curve
+from privacy.accounting.curve import RdpCurve
+from privacy.accounting.filters import AccountSettings
 from privacy.errors import FencedError, LedgerIntegrityError, ReservationStateError, RetryMismatchError
-from privacy.filters import AccountSettings
 from privacy.ledger.accounts import (
     check_against_chain,
     curve_in,
@@ -38,6 +38,7 @@ from privacy.ledger.accounts import (
 from privacy.ledger.chain import EntryKind, append, canonical, digest_of, lock_head
 from privacy.ledger.reservations import draw_in, reservation_in, reservation_row, row_by_key, state_of
 from privacy.ledger.spending import spend_of
+from privacy.ledger.tables import LedgerEntryRow, ReservationRow
 from privacy.ledger.values import (
     DrawRecord,
     Recovery,
@@ -48,15 +49,14 @@ from privacy.ledger.values import (
     SpendView,
 )
 from privacy.mechanisms.documents import to_document
-from privacy.storage.ledger_tables import LedgerEntryRow, ReservationRow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sqlmodel import Session
 
-    from privacy.filters import BudgetCaps
-    from privacy.storage.ledger_tables import LedgerHeadRow
+    from privacy.accounting.filters import BudgetCaps
+    from privacy.ledger.tables import LedgerHeadRow
 
 _FINAL = (ReservationState.COMMITTED, ReservationState.FORFEITED, ReservationState.RELEASED)
 

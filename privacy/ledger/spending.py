@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING
 
 from sqlmodel import col, func, select
 
-from privacy.accounting import best_epsilon
-from privacy.curve import RdpCurve
-from privacy.forecast import SpentBudget
+from privacy.accounting.composition import best_epsilon
+from privacy.accounting.curve import RdpCurve
+from privacy.accounting.forecast import SpentBudget
 from privacy.ledger.accounts import curve_in, filter_of, lifetime_account_id, period_account_id
+from privacy.ledger.tables import AccountRow, ReservationRow
 from privacy.ledger.values import ReservationState, SpendView
-from privacy.storage.ledger_tables import AccountRow, ReservationRow
 
 if TYPE_CHECKING:
     from sqlmodel import Session
 
-    from privacy.filters import BudgetCaps
+    from privacy.accounting.filters import BudgetCaps
 
 
 def spend_of(

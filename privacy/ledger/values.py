@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from privacy.filters import BudgetCaps, checked_target
+from privacy.accounting.filters import BudgetCaps, checked_target
 from privacy.guarantee import unit_of_chain
 from privacy.mechanisms.documents import Mechanism
 from privacy.mechanisms.private_read import ReadPurpose

@@ -15,13 +15,13 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from privacy.accounting import ACCOUNTANT, ACCOUNTANT_VERSION, best_epsilon, curve_of
+from privacy.accounting.composition import ACCOUNTANT, ACCOUNTANT_VERSION, best_epsilon, curve_of
+from privacy.accounting.second_opinion import WHOLE_ORDERS, disagreement, pld_epsilon
 from privacy.ledger.chain import canonical
 from privacy.ledger.export import EXPORT_FORMAT, EXPORT_VERSION
 from privacy.ledger.findings import Finding, FindingCode
-from privacy.ledger.replay import Replay, ReplayedAccount
+from privacy.ledger.recompute import Replay, ReplayedAccount
 from privacy.mechanisms.rounding import PICO
-from privacy.second_opinion import WHOLE_ORDERS, disagreement, pld_epsilon
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from privacy.consent import Consent
-from privacy.services import consents, erasures
-from privacy.services.consents import ConsentStatement
+from privacy.consent import statements as consents
+from privacy.consent.admission import Consent
+from privacy.consent.statements import ConsentStatement
+from privacy.erasure import erase as erasures
 from privacy.storage.subjects import Subject
 from streams.agents.handler import BatchHandler, Decision
 from streams.contracts.codec import decode_consent
@@ -22,12 +23,12 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
     from sqlmodel import Session
 
-    from privacy.keyring import Keyring
+    from privacy.keys.keyring import Keyring
+    from privacy.policy.cache import TenantPolicies
     from streams.agents.intake import Work
     from streams.contracts.envelope import Invalid
     from streams.dead_letters import DeadLetterSink
     from streams.records import SourceRecord
-    from streams.tenants import TenantPolicies
 
 
 class ConsentHandler(BatchHandler[ConsentV1]):

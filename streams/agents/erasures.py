@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from personalization.storage import registry
 from personalization.storage.signals import delete_user_signals
-from privacy.pseudonyms import pseudonym
-from privacy.services import erasures
+from privacy.erasure import erase as erasures
+from privacy.keys.pseudonyms import pseudonym
 from streams.agents.handler import BatchHandler, Decision
 from streams.contracts.codec import Decoded, decode_erasure, encode
 from streams.contracts.consent import ConsentPurpose
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from sqlmodel import Session
 
     from personalization.signing import ManifestSigner
-    from privacy.keyring import Keyring
+    from privacy.keys.keyring import Keyring
+    from privacy.policy.cache import TenantPolicies
     from streams.agents.intake import Work
     from streams.contracts.envelope import Invalid
     from streams.dead_letters import DeadLetterSink
     from streams.records import SourceRecord
-    from streams.tenants import TenantPolicies
 
 ACTOR = "worker"
 

@@ -1,8 +1,8 @@
 """Interactions become signals: read, admit, keep (``personalization.keep``).
 
-Event time rules the period and the retention (``privacy.consent.admit``). An interaction whose user has not
+Event time rules the period and the retention (``privacy.consent.admission.admit``). An interaction whose user has not
 consented yet is held, since the consent travels on another topic. Consent is read in the transaction that stores, so
-it is never stale; policies come from a cache with a stated bound (``streams.tenants``). Statements are per
+it is never stale; policies come from a cache with a stated bound (``privacy.policy.cache``). Statements are per
 batch, never per event.
 """
 
@@ -12,14 +12,14 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from personalization.keep import Offered, keep
-from privacy.consent import AdmissionRule, RefusalReason
-from privacy.services import standing
+from privacy.consent import standing
+from privacy.consent.admission import AdmissionRule, RefusalReason
+from privacy.policy.cache import WITHOUT_POLICY
 from privacy.storage.subjects import Subject
 from streams.agents.handler import BatchHandler, Decision
 from streams.contracts.dead_letter import DeadLetterReason
 from streams.contracts.topics import INTERACTIONS
 from streams.interaction_reading import Interaction, InteractionReader
-from streams.tenants import WITHOUT_POLICY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
     from sqlmodel import Session
 
-    from privacy.keyring import Keyring
-    from privacy.policy import TenantPrivacyPolicy
-    from privacy.pseudonyms import TenantHashes
+    from privacy.keys.keyring import Keyring
+    from privacy.keys.pseudonyms import TenantHashes
+    from privacy.policy.cache import TenantPolicies
+    from privacy.policy.values import TenantPrivacyPolicy
     from streams.agents.intake import Work
     from streams.contracts.envelope import Invalid
     from streams.dead_letters import DeadLetterSink
     from streams.parsed import Parsed
     from streams.records import SourceRecord
-    from streams.tenants import TenantPolicies
 
 _MAY_CHANGE = frozenset({RefusalReason.CONSENT_MISSING, RefusalReason.PURPOSE_NOT_ALLOWED})
 _LETTERS = {
@@ -67,7 +67,7 @@ class _Tenant(NamedTuple):
     policy: TenantPrivacyPolicy | None
     hashes: TenantHashes
     rule: AdmissionRule
-    period: timedelta  # as ``privacy.policy.period_index`` counts
+    period: timedelta  # as ``privacy.policy.values.period_index`` counts
     bound: int
 
     @classmethod

@@ -170,8 +170,8 @@ def public_key(*, as_json: AsJson = False) -> None:
     A master key other than the one that the database was filled under is refused.
     """
     from personalization.signing import ManifestSigner, key_id, signing_seed
-    from privacy.keyring import Keyring
-    from privacy.services.master_key import check_master_key
+    from privacy.keys.keyring import Keyring
+    from privacy.keys.master_key import check_master_key
     from streams.database import current_session
     from streams.settings import load_settings
 

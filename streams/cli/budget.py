@@ -31,7 +31,8 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show what was spent of the period's and the lifetime's budget."""
-    from privacy.services import budgets, policies
+    from privacy.policy import versions as policies
+    from privacy.reports import budgets
 
     now = datetime.now(UTC)
     with _session() as (session, _):
@@ -75,11 +76,11 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Say what a tenant can afford: releases left, noise for a wish, what a change would do, and S."""
-    from privacy.accounting import total_curve
-    from privacy.burn_down import burn_down, draw
-    from privacy.calibration import release_mechanisms
-    from privacy.forecast import DEFAULT_PARAMETERS, SMALLEST_SIGNAL
-    from privacy.services import budgets
+    from privacy.accounting.calibration import release_mechanisms
+    from privacy.accounting.composition import total_curve
+    from privacy.accounting.forecast import DEFAULT_PARAMETERS, SMALLEST_SIGNAL
+    from privacy.reports import budgets
+    from privacy.reports.burn_down import burn_down, draw
 
     now = datetime.now(UTC)
     with _session() as (session, _):
@@ -223,9 +224,9 @@ def statement(
     as_json: AsJson = False,
 ) -> None:
     """Write the privacy statement of a tenant, or of one release, from the ledger."""
-    from privacy.registry_record import DeploymentDescription, registry_record
-    from privacy.services import policies
-    from privacy.statement import privacy_statement
+    from privacy.policy import versions as policies
+    from privacy.reports.registry_record import DeploymentDescription, registry_record
+    from privacy.reports.statement import privacy_statement
 
     with _session() as (session, _):
         version = policies.current_policy(session, tenant)

@@ -115,7 +115,7 @@ def statement(*, as_json: AsJson = False) -> None:
     from datetime import UTC, datetime
 
     from privacy.guarantee import FLEET
-    from privacy.statement import privacy_statement
+    from privacy.reports.statement import privacy_statement
     from streams.database import current_session
     from streams.settings import load_settings
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from sqlmodel import Session
 
-    from privacy.services.policies import PolicyVersion, Tenant
+    from privacy.policy.versions import PolicyVersion, Tenant
 
 app = typer.Typer(help="Register tenants and set their privacy policies.", no_args_is_help=True)
 
@@ -42,7 +42,7 @@ def add(
     as_json: AsJson = False,
 ) -> None:
     """Register a tenant, with a policy when fields are given; without one it is never trained."""
-    from privacy.services import policies
+    from privacy.policy import versions as policies
 
     changes = _changes(pairs or ())
     who, now = actor or getpass.getuser(), datetime.now(UTC)
@@ -65,7 +65,7 @@ def set_(
 ) -> None:
     """Change fields of a tenant's policy; the change is a new version, and the old one is kept."""
     from privacy.errors import PolicyError
-    from privacy.services import policies
+    from privacy.policy import versions as policies
 
     changes = _changes(pairs or ())
     if not changes:
@@ -91,7 +91,7 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show a tenant's policy, and with --history who changed it when and why."""
-    from privacy.services import policies
+    from privacy.policy import versions as policies
 
     with _transaction() as session:
         found = policies.tenant(session, tenant)
@@ -102,7 +102,7 @@ def show(
 @app.command("list")
 def list_(*, as_json: AsJson = False) -> None:
     """List all tenants with the main numbers of their policies."""
-    from privacy.services import policies
+    from privacy.policy import versions as policies
 
     with _transaction() as session:
         tenants = policies.list_tenants(session)

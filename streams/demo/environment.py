@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from personalization.signing import ManifestSigner, signing_seed
-from privacy.keyring import new_master_key
+from privacy.keys.keyring import new_master_key
 
 # A user whose consent never comes is refused after this long; consents are published first, so it is enough.
 CONSENT_WAIT_SECONDS = 5.0

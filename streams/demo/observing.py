@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from personalization.services import rounds
 from personalization.storage.signals import signal_counts
-from privacy.services import consents
+from privacy.consent import statements as consents
 from privacy.storage.session import transaction
 from streams.client import KafkaBroker
 from streams.contracts.dead_letter import DeadLetter

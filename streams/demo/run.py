@@ -21,8 +21,8 @@ from personalization.services.rounds import open_round
 from personalization.storage import registry
 from personalization.training.directory import BUNDLED, resolve_base
 from privacy.ledger import Ledger
-from privacy.policy import DEFAULT_DOMAIN
-from privacy.services import policies
+from privacy.policy import versions as policies
+from privacy.policy.values import DEFAULT_DOMAIN
 from privacy.storage.session import open_engine, transaction
 from streams import database
 from streams.demo.companies import COMPANIES, make_company

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from privacy.policy import Schedule, Start, TenantPrivacyPolicy
-from privacy.services import policies
+from privacy.policy import versions as policies
+from privacy.policy.values import Schedule, Start, TenantPrivacyPolicy
 from privacy.storage.session import transaction
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from personalization.services.facts import version_facts
 from personalization.storage import registry
-from privacy.services import policies
+from privacy.policy import versions as policies
 
 if TYPE_CHECKING:
     from sqlmodel import Session

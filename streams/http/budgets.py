@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from privacy.errors import PolicyError
-from privacy.services import budgets, policies
-from privacy.statement import privacy_statement
+from privacy.policy import versions as policies
+from privacy.reports import budgets
+from privacy.reports.statement import privacy_statement
 
 if TYPE_CHECKING:
     from sqlmodel import Session

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from privacy.erasure import erase as erasures
 from privacy.errors import PolicyError
-from privacy.services import erasures, policies
+from privacy.policy import versions as policies
 from streams.http.tokens import json_object
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sqlmodel import col, select, update
 
+from privacy.audit import trail as audit_trail
 from privacy.errors import PolicyError
-from privacy.services import audit_trail, policies
+from privacy.policy import versions as policies
 from streams.storage.tables import OperatorTokenRow
 
 if TYPE_CHECKING:

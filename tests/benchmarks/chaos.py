@@ -44,8 +44,8 @@ from kafka.errors import KafkaError
 from sqlalchemy import bindparam, text
 
 from privacy.errors import StorageError
-from privacy.keyring import new_master_key
-from privacy.services import policies
+from privacy.keys.keyring import new_master_key
+from privacy.policy import versions as policies
 from privacy.storage.session import open_engine, transaction
 from streams import database
 from streams.contracts.dead_letter import DeadLetter

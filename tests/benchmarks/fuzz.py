@@ -18,9 +18,10 @@ from pathlib import Path
 from sqlmodel import func, select
 
 from personalization.signing import ManifestSigner
-from privacy.keyring import Keyring, new_master_key
+from privacy.keys.keyring import Keyring, new_master_key
+from privacy.policy import versions as policies
+from privacy.policy.cache import TenantPolicies
 from privacy.redaction import redact_texts
-from privacy.services import policies
 from privacy.storage.session import open_engine, transaction
 from streams import database
 from streams.agents.acks import AckHandler
@@ -30,7 +31,6 @@ from streams.agents.intake import Work
 from streams.agents.interactions import InteractionHandler
 from streams.contracts.dead_letter import DeadLetterReason
 from streams.dead_letters import DeadLetterSink
-from streams.tenants import TenantPolicies
 from tests.fakes.malformed_events import MAX_BYTES, TOPICS, malformed
 from tests.fakes.stream_records import NOW, FakeSender, consent
 

@@ -43,12 +43,14 @@ from pathlib import Path
 import orjson
 from kafka import KafkaAdminClient, KafkaProducer
 
-from privacy.consent import Consent
-from privacy.keyring import Keyring, new_master_key
-from privacy.pseudonyms import pseudonym
+from privacy.consent import statements as consents
+from privacy.consent.admission import Consent
+from privacy.consent.statements import ConsentStatement
+from privacy.keys.keyring import Keyring, new_master_key
+from privacy.keys.pseudonyms import pseudonym
+from privacy.policy import versions as policies
+from privacy.policy.cache import TenantPolicies
 from privacy.redaction import redact_texts
-from privacy.services import consents, policies
-from privacy.services.consents import ConsentStatement
 from privacy.storage.session import SQLITE_PRAGMAS, open_engine, transaction
 from privacy.storage.subjects import Subject
 from streams import database
@@ -62,7 +64,6 @@ from streams.contracts.topics import INTERACTION_RECORDED, INTERACTIONS
 from streams.dead_letters import DeadLetterSink
 from streams.embedded_broker import EmbeddedBroker
 from streams.settings import BrokerSettings, IngestSettings
-from streams.tenants import TenantPolicies
 from streams.worker import COLLECTOR_THRESHOLDS
 from tests.benchmarks.ledger import Postgres
 from tests.fakes.services import Kafka

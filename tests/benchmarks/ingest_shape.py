@@ -21,7 +21,7 @@ from pathlib import Path
 
 from kafka import KafkaAdminClient, KafkaProducer
 
-from privacy.keyring import new_master_key
+from privacy.keys.keyring import new_master_key
 from streams.contracts.topics import INTERACTIONS
 from streams.embedded_broker import EmbeddedBroker
 from tests.benchmarks import ingest

@@ -31,18 +31,18 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import NullPool
 
-from privacy.accounting import ACCOUNTANT, ACCOUNTANT_VERSION, total_curve
-from privacy.curve import RdpCurve
-from privacy.filters import AccountSettings
+from privacy.accounting.composition import ACCOUNTANT, ACCOUNTANT_VERSION, total_curve
+from privacy.accounting.curve import RdpCurve
+from privacy.accounting.filters import AccountSettings
 from privacy.ledger import BudgetCaps, DrawRecord, Ledger, ReservationRequest
 from privacy.ledger.accounts import lifetime_account_id, period_account_id
 from privacy.ledger.chain import GENESIS_DIGEST, canonical, digest_of, entry_digest
+from privacy.ledger.tables import AccountRow, LedgerEntryRow, LedgerHeadRow
 from privacy.ledger.verify import verify_export
 from privacy.mechanisms.documents import to_document
 from privacy.mechanisms.gaussian import Gaussian
 from privacy.mechanisms.private_read import ReadPurpose
 from privacy.mechanisms.sampled_gaussian import PoissonSampledGaussian
-from privacy.storage.ledger_tables import AccountRow, LedgerEntryRow, LedgerHeadRow
 from privacy.storage.session import open_engine, transaction
 from streams import database
 

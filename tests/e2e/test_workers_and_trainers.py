@@ -22,9 +22,9 @@ from sqlmodel import func, select
 
 from personalization.storage.signals import SignalRow
 from personalization.storage.tables import AdapterVersionRow, RoundRow
-from privacy.keyring import new_master_key
+from privacy.keys.keyring import new_master_key
 from privacy.ledger import Ledger, ReservationState
-from privacy.services import policies
+from privacy.policy import versions as policies
 from privacy.storage.session import transaction
 from streams import topics
 from streams.client import Accepted, ConsentPublisher, InteractionPublisher, InteractionV1

@@ -25,9 +25,9 @@ from personalization.signing import ManifestSigner
 from personalization.storage.signals import TrainingSnapshot
 from personalization.trainer import Trainer, TrainerObserver, TrainerOptions
 from personalization.training.job import Example, PublicLosses, TenantResult, UserExamples
-from privacy.keyring import Keyring, new_master_key
+from privacy.keys.keyring import Keyring, new_master_key
 from privacy.ledger import Ledger
-from privacy.services import policies
+from privacy.policy import versions as policies
 from privacy.storage.session import transaction
 
 SHAPE = ModelShape(layers=2, hidden=32, query=32, key_value=16, intermediate=64)

@@ -16,7 +16,7 @@ from personalization.rounds import OutcomeCode
 from personalization.services.rollback import roll_back
 from personalization.services.withdrawal import remove_withdrawn_weights, withdraw_line, withdraw_version
 from personalization.storage import registry
-from privacy.services import audit_trail
+from privacy.audit import trail as audit_trail
 from tests.fakes.training import Workshop
 
 

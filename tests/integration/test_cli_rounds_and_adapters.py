@@ -8,7 +8,7 @@ import json
 import pytest
 
 from privacy.errors import KeyUnavailableError
-from privacy.keyring import Keyring
+from privacy.keys.keyring import Keyring
 from privacy.storage.session import transaction
 from streams.cli.main import main
 from streams.outbox_events import OutboxAdapterEvents

@@ -16,7 +16,7 @@ from personalization.services.meta_versions import ALL_DOMAINS, META_TENANT
 from personalization.services.withdrawal import withdraw_version
 from personalization.storage import registry
 from personalization.storage.tables import AdapterVersionRow, MetaContributionRow, RoundRow
-from privacy.services import policies
+from privacy.policy import versions as policies
 from tests.fakes.training import FakeTrainer, Workshop
 
 

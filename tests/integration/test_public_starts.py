@@ -20,8 +20,9 @@ from personalization.services.public_starts import PublicStarts
 from personalization.storage import registry
 from personalization.training.job import PUBLIC_KEY, PublicLosses, TenantResult
 from personalization.training.public_work import MamlRecipe, StyleGuide
+from privacy.audit import trail as audit_trail
 from privacy.errors import PolicyError
-from privacy.services import audit_trail, policies
+from privacy.policy import versions as policies
 from streams.cli.main import main
 from tests.fakes.tiny_models import write_tiny_base
 from tests.fakes.training import FakeTrainer, Workshop, write_adapter

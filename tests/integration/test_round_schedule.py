@@ -10,7 +10,7 @@ from personalization.errors import LeaseLostError, RoundConflictError
 from personalization.rounds import OutcomeCode, RoundState
 from personalization.services import rounds
 from privacy.errors import PolicyError, UnknownTenantError
-from privacy.services import policies
+from privacy.policy import versions as policies
 from tests.fakes.training import Workshop
 
 WEEK = 7 * 86_400

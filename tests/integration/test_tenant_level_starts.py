@@ -16,8 +16,8 @@ from personalization.services.meta_start import MetaStarts
 from personalization.services.meta_versions import META_TENANT
 from personalization.services.tenant_level import TenantLevelPolicy, TenantLevelStarts
 from personalization.storage import registry
+from privacy.accounting.filters import BudgetCaps
 from privacy.errors import PolicyError
-from privacy.filters import BudgetCaps
 from privacy.guarantee import FLEET
 from privacy.ledger import ReservationRequest, ReservationState
 from privacy.ledger.export import export_ledger
@@ -25,9 +25,9 @@ from privacy.ledger.verify import verify_export
 from privacy.mechanisms.gaussian import Gaussian
 from privacy.mechanisms.private_read import ReadPurpose
 from privacy.mechanisms.tenant_gaussian import TenantGaussian
-from privacy.policy import TenantPrivacyPolicy
-from privacy.services import policies
-from privacy.statement import privacy_statement
+from privacy.policy import versions as policies
+from privacy.policy.values import TenantPrivacyPolicy
+from privacy.reports.statement import privacy_statement
 from tests.fakes.training import POLICY, SHAPE, FakeTrainer, Workshop, write_adapter
 
 NUMBERS = {

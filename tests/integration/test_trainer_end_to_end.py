@@ -25,11 +25,12 @@ from personalization.storage.tables import AdapterVersionRow, RoundRow
 from personalization.trainer import Trainer, TrainerOptions
 from personalization.training.directory import BaseDirectory
 from personalization.training.parent import ChildProcessTrainer
-from privacy.consent import Consent
-from privacy.keyring import Keyring, new_master_key
+from privacy.consent import statements as consents
+from privacy.consent.admission import Consent
+from privacy.keys.keyring import Keyring, new_master_key
 from privacy.ledger import Ledger, ReservationState
-from privacy.policy import DataPurpose
-from privacy.services import consents, policies
+from privacy.policy import versions as policies
+from privacy.policy.values import DataPurpose
 from privacy.storage.session import transaction
 from privacy.storage.subjects import Subject
 from streams.contracts.topics import ADAPTER_EVENTS, ADAPTERS

@@ -19,7 +19,7 @@ from personalization.services.rounds import lease_round, renew_lease
 from personalization.storage.tables import AdapterVersionRow, RoundRow
 from privacy.errors import StorageError
 from privacy.ledger import ReservationState
-from privacy.storage.ledger_tables import ReservationRow
+from privacy.ledger.tables import ReservationRow
 from privacy.storage.session import transaction
 from streams.contracts.topics import ADAPTER_EVENTS
 from streams.outbox_events import OutboxAdapterEvents

@@ -21,14 +21,15 @@ from personalization.storage.signals import StoredSignals, insert_signals
 from personalization.trainer import Trainer, TrainerOptions
 from personalization.training.directory import BaseDirectory
 from personalization.training.parent import ChildProcessTrainer
-from privacy.accounting import best_epsilon, total_curve
-from privacy.consent import Consent
-from privacy.keyring import Keyring, new_master_key
+from privacy.accounting.composition import best_epsilon, total_curve
+from privacy.consent import statements as consents
+from privacy.consent.admission import Consent
+from privacy.keys.keyring import Keyring, new_master_key
 from privacy.ledger import Ledger, ReservationState
 from privacy.ledger.export import export_ledger
 from privacy.ledger.verify import verify_export
-from privacy.policy import DataPurpose
-from privacy.services import consents, policies
+from privacy.policy import versions as policies
+from privacy.policy.values import DataPurpose
 from privacy.storage.session import transaction
 from privacy.storage.subjects import Subject
 from streams.outbox_events import OutboxAdapterEvents

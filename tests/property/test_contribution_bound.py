@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from privacy.contribution import Contribution, reduce
-from privacy.pseudonyms import eviction_rank, pseudonym
+from privacy.keys.pseudonyms import eviction_rank, pseudonym
 
 KEY = bytes(range(32))
 events = st.lists(st.binary(min_size=1, max_size=8), max_size=40)

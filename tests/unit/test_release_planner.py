@@ -26,8 +26,8 @@ from personalization.planner import (
     trained_parameters,
 )
 from personalization.rounds import OutcomeCode
-from privacy.forecast import ALIGNMENT, DEFAULT_PARAMETERS
-from privacy.policy import TenantPrivacyPolicy
+from privacy.accounting.forecast import ALIGNMENT, DEFAULT_PARAMETERS
+from privacy.policy.values import TenantPrivacyPolicy
 
 SMOL = ModelShape(layers=30, hidden=576, query=576, key_value=192, intermediate=1536)
 

@@ -32,7 +32,7 @@ from personalization.training.quality.data import TenantUsers, read_tenant, tena
 from personalization.training.quality.intervals import Interval, mean_interval, recovery_interval
 from personalization.training.quality.scores import chrf, expected_calibration_error, prefix_matches
 from personalization.training.quality.targets import machine, rows_of
-from privacy.policy import TenantPrivacyPolicy
+from privacy.policy.values import TenantPrivacyPolicy
 
 Say = Callable[[str], None]
 DELTA = 1e-5

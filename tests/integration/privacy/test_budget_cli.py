@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 import pytest
 import yaml
 
-from privacy.calibration import calibrate_policy, caps_of, release_mechanisms
+from privacy.accounting.calibration import calibrate_policy, caps_of, release_mechanisms
 from privacy.ledger import DrawRecord, Ledger, ReservationRequest
 from privacy.mechanisms.private_read import ReadPurpose
-from privacy.services import policies
+from privacy.policy import versions as policies
 from privacy.storage.session import transaction
 from streams.cli.main import main
 

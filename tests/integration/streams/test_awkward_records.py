@@ -13,8 +13,9 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import TopicAlreadyExistsError
 from kafka.serializer import Serializer
 
-from privacy.keyring import Keyring, new_master_key
-from privacy.services import policies
+from privacy.keys.keyring import Keyring, new_master_key
+from privacy.policy import versions as policies
+from privacy.policy.cache import TenantPolicies
 from privacy.storage.session import transaction
 from streams.agents.consent import ConsentHandler
 from streams.agents.intake import Intake, Work
@@ -25,7 +26,6 @@ from streams.contracts.dead_letter import DeadLetter
 from streams.contracts.topics import DEAD_LETTERS
 from streams.dead_letters import DeadLetterSink
 from streams.settings import BrokerSettings, IngestSettings
-from streams.tenants import TenantPolicies
 from tests.fakes.stream_records import NOW, consent, interaction
 
 DEADLINE_SECONDS = 90

@@ -10,7 +10,7 @@ from personalization.signals import StoredSignal
 from personalization.storage.signals import SignalRow, insert_signals
 from personalization.storage.tables import RoundRow
 from privacy.errors import StorageError
-from privacy.services import policies
+from privacy.policy import versions as policies
 from privacy.storage.session import transaction
 from streams import scheduler
 from streams.dedup import EFFECT, decide

@@ -10,8 +10,9 @@ from sqlmodel import func, select
 from personalization.signing import ManifestSigner
 from personalization.storage.signals import SignalRow, StoredSignals, load_training_users
 from privacy.errors import StorageError
-from privacy.keyring import Keyring, new_master_key
-from privacy.services import policies
+from privacy.keys.keyring import Keyring, new_master_key
+from privacy.policy import versions as policies
+from privacy.policy.cache import TenantPolicies
 from privacy.storage.session import transaction
 from streams.agents.consent import ConsentHandler
 from streams.agents.erasures import ErasureHandler
@@ -25,7 +26,6 @@ from streams.contracts.interaction import Edited, Rejected
 from streams.dead_letters import DeadLetterSink
 from streams.errors import BrokerUnavailableError
 from streams.storage.tables import OutboxRow, ProcessedEventRow
-from streams.tenants import TenantPolicies
 from tests.fakes.stream_records import NOW, FakeRecord, FakeSender, consent, erasure, interaction
 
 

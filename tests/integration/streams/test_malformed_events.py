@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from personalization.storage.signals import SignalRow
-from privacy.storage.tables import ErasureRow
+from privacy.erasure.tables import ErasureRow
 from streams.contracts.dead_letter import DeadLetterReason
 from streams.storage.tables import ServingAckRow
 from tests.benchmarks.fuzz import FuzzWorld, fuzz

@@ -5,7 +5,7 @@ import asyncio
 import aiohttp
 import pytest
 
-from privacy.services import policies
+from privacy.policy import versions as policies
 from privacy.storage.session import transaction
 from streams.http.server import HttpServer
 from streams.http.tokens import Access

@@ -6,8 +6,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from privacy.errors import KeyUnavailableError, StorageError
-from privacy.keyring import Keyring, new_master_key
-from privacy.services import policies
+from privacy.keys.keyring import Keyring, new_master_key
+from privacy.policy import versions as policies
 from privacy.storage.session import transaction
 from streams import bootstrap
 from streams import worker as worker_module

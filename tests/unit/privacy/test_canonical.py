@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 import pytest
 
 from personalization.plan import TrainingPlan
-from privacy.audit import AuditRecord
+from privacy.audit.records import AuditRecord
 from privacy.canonical import canonical_json, canonical_text, digest_of, sha256_digest
 from privacy.ledger import chain
-from privacy.policy import TenantPrivacyPolicy
+from privacy.policy.values import TenantPrivacyPolicy
 
 VALUE = {"b": "ε", "a": [1, 2.5, None]}
 

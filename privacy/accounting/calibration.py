@@ -1,0 +1,268 @@
+"""Calibration: the smallest noise multiplier that lets the whole planned schedule through both filters.
+
+What it refuses is refused because the resulting claim would be false or empty: a δ that allows one user's
+data to be published outright, an ε outside the range in which the claim says anything, a rate at which
+steps often see nobody, and claims about replacing a user made from add-or-remove accounting.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from privacy.accounting.composition import curve_of, total_curve
+from privacy.accounting.curve import ORDERS
+from privacy.accounting.filters import AccountSettings, BudgetCaps, PrivacyFilter, budget_at
+from privacy.errors import CalibrationError
+from privacy.guarantee import NeighboringRelation
+from privacy.mechanisms.documents import Mechanism
+from privacy.mechanisms.gaussian import Gaussian
+from privacy.mechanisms.private_read import ReadPurpose
+from privacy.mechanisms.rounding import PICO
+from privacy.mechanisms.sampled_gaussian import PoissonSampledGaussian
+from privacy.mechanisms.tenant_gaussian import TenantGaussian
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from privacy.accounting.curve import RdpCurve
+    from privacy.policy.values import TenantPrivacyPolicy
+
+SMALLEST_EPSILON: Final = 0.01
+LARGEST_EPSILON: Final = 64.0
+SMALLEST_NOISE_MULTIPLIER: Final = 0.3  # below it one step already costs several ε at any rate
+LARGEST_NOISE_MULTIPLIER: Final = 1000.0
+LARGEST_EMPTY_PROBABILITY: Final = 0.01
+DECIMALS: Final = 4  # of the returned multiplier, rounded up
+
+# Share of the budget that the noisy cohort counts of all releases may take; training keeps the rest.
+COUNT_SHARE: Final = 0.1
+SMALLEST_COUNT_DEVIATION: Final = 1.0  # users
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedSchedule:
+    """The public numbers of all releases that a budget has to last for.
+
+    Attributes:
+        caps: period and lifetime caps.
+        declared_users: public lower bound on the tenant's users.
+        sample_rate: Poisson probability per user and step.
+        steps: mechanism applications of one release.
+        releases: over the lifetime.
+        releases_per_period: most releases that fall into one period.
+        beside: other mechanisms that every release charges, such as the noisy cohort count.
+        relation: what the claim will be about; only add-or-remove-one is accounted.
+        settings: how accounts are opened.
+    """
+
+    caps: BudgetCaps
+    declared_users: int
+    sample_rate: float
+    steps: int
+    releases: int
+    releases_per_period: int
+    beside: tuple[Mechanism, ...] = ()
+    relation: str = NeighboringRelation.ADD_OR_REMOVE_ONE
+    settings: AccountSettings = field(default_factory=AccountSettings)
+
+
+def cohort_count(caps: BudgetCaps, *, releases: int, releases_per_period: int) -> Gaussian:
+    """Return the noisy count of users that each release charges beside its training.
+
+    Its noise (standard deviation in users, sensitivity 1) is such that the counts of all planned releases
+    take a tenth of either budget at the order where a Gaussian fits best.
+    """
+    variance = SMALLEST_COUNT_DEVIATION**2
+    for epsilon, delta, count in (
+        (caps.lifetime_epsilon, caps.lifetime_delta, releases),
+        (caps.period_epsilon, caps.period_delta, releases_per_period),
+    ):
+        per_order = max(budget_at(epsilon, delta, order) / PICO / order for order in ORDERS)
+        if per_order > 0:
+            variance = max(variance, count / (2 * COUNT_SHARE * per_order))
+    return Gaussian(
+        sensitivity=1.0,
+        standard_deviation=math.ceil(math.sqrt(variance) * 10) / 10,
+        purpose=ReadPurpose.COHORT_COUNT,
+    )
+
+
+def release_mechanisms(policy: TenantPrivacyPolicy, noise_multiplier: float) -> tuple[Mechanism, ...]:
+    """Return what one release under this policy reads at most: its noisy cohort count and its training."""
+    return (
+        *schedule_of(policy).beside,
+        PoissonSampledGaussian(
+            noise_multiplier=noise_multiplier,
+            sample_rate=policy.sample_rate,
+            steps=policy.steps,
+            clipping_norm=policy.clipping_norm,
+            contribution_bound=policy.contribution_bound,
+        ),
+    )
+
+
+def caps_of(policy: TenantPrivacyPolicy) -> BudgetCaps:
+    """Return the two caps of a policy."""
+    return BudgetCaps(
+        period_epsilon=policy.period_epsilon,
+        period_delta=policy.period_delta,
+        lifetime_epsilon=policy.lifetime_epsilon,
+        lifetime_delta=policy.lifetime_delta,
+    )
+
+
+def schedule_of(policy: TenantPrivacyPolicy, settings: AccountSettings | None = None) -> PlannedSchedule:
+    """Return what a policy plans: all its releases, each with one noisy cohort count beside the training.
+
+    Every domain has an adapter line of its own, and all lines of a tenant draw on the same budget.
+    """
+    instants = math.ceil(policy.period_seconds / policy.schedule.every_seconds)
+    per_period = min(policy.planned_releases, instants * len(policy.domains))
+    caps = caps_of(policy)
+    return PlannedSchedule(
+        caps=caps,
+        declared_users=policy.declared_users,
+        sample_rate=policy.sample_rate,
+        steps=policy.steps,
+        releases=policy.planned_releases,
+        releases_per_period=per_period,
+        beside=(cohort_count(caps, releases=policy.planned_releases, releases_per_period=per_period),),
+        settings=settings or AccountSettings(),
+    )
+
+
+def calibrate(schedule: PlannedSchedule) -> float:
+    """Return the noise multiplier for a whole schedule, rounded up to four decimals.
+
+    Raises:
+        CalibrationError: the request is outside the allowed ranges, or no multiplier in them is enough.
+    """
+    _refuse(schedule)
+    noise = least_noise(lambda noise_multiplier: fits(schedule, noise_multiplier))
+    if noise is None:
+        raise CalibrationError(
+            f"{schedule.releases} releases of {schedule.steps} steps do not fit into epsilon "
+            f"{schedule.caps.lifetime_epsilon:g} (lifetime) and {schedule.caps.period_epsilon:g} (period) with a "
+            f"noise multiplier up to {LARGEST_NOISE_MULTIPLIER:g}; plan fewer releases or steps, or a larger epsilon"
+        )
+    return noise
+
+
+def least_noise(enough: Callable[[float], bool]) -> float | None:
+    """Return the least noise multiplier in range that is enough, rounded up to four decimals; None if none is.
+
+    Args:
+        enough: says so of a multiplier; of every larger one too.
+    """
+    low, high = SMALLEST_NOISE_MULTIPLIER, LARGEST_NOISE_MULTIPLIER
+    if not enough(high):
+        return None
+    if enough(low):
+        return low
+    while high - low > 10**-DECIMALS / 2:
+        middle = (low + high) / 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return math.ceil(high * 10**DECIMALS) / 10**DECIMALS
+
+
+def calibrate_policy(policy: TenantPrivacyPolicy) -> float:
+    """Return the noise multiplier for all planned releases of a policy, each with its noisy cohort count.
+
+    Raises:
+        CalibrationError: no sound noise multiplier meets the policy.
+    """
+    return calibrate(schedule_of(policy))
+
+
+def calibrate_tenant_level(caps: BudgetCaps, *, generations: int, clipping_norm: float) -> TenantGaussian:
+    """Return the mechanism with the least noise of which so many fit into the fleet's lifetime cap.
+
+    Raises:
+        CalibrationError: no multiplier up to the largest is enough.
+    """
+
+    def enough(noise_multiplier: float) -> bool:
+        one = curve_of(TenantGaussian(noise_multiplier=noise_multiplier, clipping_norm=clipping_norm))
+        return _all_pass(one, caps, AccountSettings(), releases=generations, releases_per_period=1)
+
+    noise = least_noise(enough)
+    if noise is None:
+        raise CalibrationError(
+            f"{generations} meta starts do not fit into epsilon {caps.lifetime_epsilon:g} with a noise multiplier up "
+            f"to {LARGEST_NOISE_MULTIPLIER:g}; plan fewer or a larger epsilon"
+        )
+    return TenantGaussian(noise_multiplier=noise, clipping_norm=clipping_norm)
+
+
+def fits(schedule: PlannedSchedule, noise_multiplier: float) -> bool:
+    """Say whether all planned releases pass both filters with this noise multiplier."""
+    return _all_pass(
+        release_curve(schedule, noise_multiplier),
+        schedule.caps,
+        schedule.settings,
+        releases=schedule.releases,
+        releases_per_period=schedule.releases_per_period,
+    )
+
+
+def release_curve(schedule: PlannedSchedule, noise_multiplier: float) -> RdpCurve:
+    """Return what one release of a schedule costs with this noise multiplier."""
+    training = PoissonSampledGaussian(
+        noise_multiplier=noise_multiplier, sample_rate=schedule.sample_rate, steps=schedule.steps
+    )
+    return total_curve(schedule.beside) + curve_of(training)
+
+
+def _all_pass(
+    release: RdpCurve, caps: BudgetCaps, settings: AccountSettings, *, releases: int, releases_per_period: int
+) -> bool:
+    """Say whether so many releases of one cost pass the filters of the lifetime and of a period."""
+    for epsilon, delta, count in (
+        (caps.lifetime_epsilon, caps.lifetime_delta, releases),
+        (caps.period_epsilon, caps.period_delta, releases_per_period),
+    ):
+        orders = settings.orders_for(epsilon, delta, release)
+        opened = PrivacyFilter(epsilon=epsilon, delta=delta, rule=settings.rule, orders=orders)
+        if not opened.admits(release * (count - 1), release):
+            return False
+    return True
+
+
+def _refuse(schedule: PlannedSchedule) -> None:
+    caps = schedule.caps
+    if schedule.relation != NeighboringRelation.ADD_OR_REMOVE_ONE:
+        raise CalibrationError(
+            f"a claim under {schedule.relation} was asked for; the accounting is for add_or_remove_one only, "
+            "and replacing a user would cost more than it says"
+        )
+    if schedule.declared_users < 1 or schedule.releases < 1 or schedule.releases_per_period < 1:
+        raise CalibrationError("declared users, releases and releases per period must each be at least 1")
+    for name, epsilon, delta in (
+        ("period", caps.period_epsilon, caps.period_delta),
+        ("lifetime", caps.lifetime_epsilon, caps.lifetime_delta),
+    ):
+        if delta >= 1 / schedule.declared_users:
+            raise CalibrationError(
+                f"the {name} delta is {delta:g}; it must be below 1/{schedule.declared_users}, "
+                "else publishing one user's data at random would meet it"
+            )
+        if not SMALLEST_EPSILON <= epsilon <= LARGEST_EPSILON:
+            raise CalibrationError(
+                f"the {name} epsilon is {epsilon:g}; allowed is {SMALLEST_EPSILON:g} to {LARGEST_EPSILON:g}"
+            )
+    if not 0 < schedule.sample_rate <= 1:
+        raise CalibrationError(f"the sample rate is {schedule.sample_rate:g}; allowed is above 0, at most 1")
+    cohort = schedule.sample_rate * schedule.declared_users
+    empty = (
+        math.exp(schedule.declared_users * math.log1p(-schedule.sample_rate))
+        if schedule.sample_rate < 1
+        else 0.0
+    )
+    if empty > LARGEST_EMPTY_PROBABILITY:
+        raise CalibrationError(
+            f"the sample rate {schedule.sample_rate:g} of {schedule.declared_users} users expects {cohort:.3g} "
+            f"a step, and a step with nobody has probability {empty:.2g}; raise the rate until that is at most "
+            f"{LARGEST_EMPTY_PROBABILITY:g}"
+        )

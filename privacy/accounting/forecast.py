@@ -1,0 +1,250 @@
+"""The budget planner: what can be afforded, at what noise, and whether a release would still say anything.
+
+All numbers are public: the policy, the clock, and the curves charged so far. Costs are those of the
+ledger's own filters, so a forecast of n more releases is a promise about admission as long as nothing else
+is charged.
+
+Utility is judged by one number, the signal-to-noise of the summed gradients,
+
+    S = N·ρ·μ/√d,   μ = sample_rate·√steps / noise_multiplier,
+
+with N declared users, ρ the alignment of clipped user gradients and d trained parameters.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+from privacy.accounting.calibration import (
+    LARGEST_NOISE_MULTIPLIER,
+    calibrate,
+    least_noise,
+    release_curve,
+    schedule_of,
+)
+from privacy.accounting.composition import best_epsilon
+from privacy.accounting.curve import RdpCurve
+from privacy.accounting.filters import AccountSettings, FilterRule, PrivacyFilter
+from privacy.errors import CalibrationError, PolicyError
+from privacy.policy.values import TenantPrivacyPolicy, amended
+
+if TYPE_CHECKING:
+    from privacy.accounting.calibration import PlannedSchedule
+
+# What a release trains by default: rank-16 cores of the last block's three feed-forward layers.
+DEFAULT_PARAMETERS: Final = 16 * 16 * 3
+ALIGNMENT: Final = 0.55  # of clipped user gradients in the public metric, late in a release
+SMALLEST_SIGNAL: Final = 0.3
+MOST_RELEASES: Final = 1_000_000  # "no limit in sight"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpentBudget:
+    """What is charged so far; a filter is None while its account is not open."""
+
+    lifetime: PrivacyFilter | None = None
+    lifetime_curve: RdpCurve = dataclasses.field(default_factory=RdpCurve.zero)
+    period: PrivacyFilter | None = None
+    period_curve: RdpCurve = dataclasses.field(default_factory=RdpCurve.zero)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignalRule:
+    """When a release is worth its budget (see the module's S).
+
+    Attributes:
+        parameters: trained parameters d.
+        alignment: ρ.
+        smallest: below this S nothing is trained.
+    """
+
+    parameters: int = DEFAULT_PARAMETERS
+    alignment: float = ALIGNMENT
+    smallest: float = SMALLEST_SIGNAL
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """What one recipe can still do.
+
+    ``releases_left`` counts from now until the lifetime cap at the scheduled cadence, never more per period
+    than the period cap admits; ``exhausted_at`` is the first scheduled release that would be refused.
+    """
+
+    name: str
+    noise_multiplier: float
+    release_epsilon: float
+    releases_left_in_period: int
+    releases_per_period: int
+    releases_left: int
+    exhausted_at: datetime | None
+    signal: float
+    declines: bool
+
+    def to_document(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        exhausted = self.exhausted_at.isoformat() if self.exhausted_at else None
+        return {**dataclasses.asdict(self), "exhausted_at": exhausted}
+
+
+def releases_that_fit(opened: PrivacyFilter, spent: RdpCurve, release: RdpCurve) -> int:
+    """Return how many more releases of this cost a filter admits."""
+    rooms = ((opened.budget(order) - spent.at(order)) // release.at(order) for order in opened.orders)
+    return min(MOST_RELEASES, max(0, *rooms) if len(opened.orders) > 1 else max(0, next(iter(rooms))))
+
+
+def outlook(
+    name: str,
+    policy: TenantPrivacyPolicy,
+    noise_multiplier: float,
+    *,
+    spent: SpentBudget,
+    rule: SignalRule,
+    now: datetime,
+    settings: AccountSettings | None = None,
+) -> Outlook:
+    """Return what a policy's recipe with this noise can still do after what was spent.
+
+    Open accounts keep their caps and orders, narrowed to the policy's caps; accounts of later periods are
+    opened with the policy's caps.
+    """
+    schedule = schedule_of(policy, settings)
+    release = release_curve(schedule, noise_multiplier)
+    lifetime, period, fresh = _filters(schedule, spent, release)
+    left_now = releases_that_fit(period, spent.period_curve, release)
+    per_period = releases_that_fit(fresh, RdpCurve.zero(), release)
+    left_ever = releases_that_fit(lifetime, spent.lifetime_curve, release)
+    left, exhausted_at = _along_the_schedule(policy, now, left_now, per_period, left_ever)
+    signal = signal_to_noise(policy, noise_multiplier, rule)
+    return Outlook(
+        name=name,
+        noise_multiplier=noise_multiplier,
+        release_epsilon=best_epsilon(release, policy.lifetime_delta)[0],
+        releases_left_in_period=min(left_now, left_ever),
+        releases_per_period=per_period,
+        releases_left=left,
+        exhausted_at=exhausted_at,
+        signal=signal,
+        declines=signal < rule.smallest,
+    )
+
+
+def noise_for(
+    policy: TenantPrivacyPolicy,
+    *,
+    releases: int,
+    releases_per_period: int,
+    spent: SpentBudget,
+    settings: AccountSettings | None = None,
+) -> float:
+    """Return the smallest noise multiplier with which so many *more* releases fit into what is left.
+
+    Raises:
+        CalibrationError: the policy cannot be calibrated at all, or no multiplier in range is enough.
+    """
+    schedule = dataclasses.replace(
+        schedule_of(policy, settings), releases=releases, releases_per_period=releases_per_period
+    )
+    calibrate(schedule)  # refuses what no budget could make sound
+
+    def enough(noise_multiplier: float) -> bool:
+        release = release_curve(schedule, noise_multiplier)
+        lifetime, period, fresh = _filters(schedule, spent, release)
+        return (
+            releases_that_fit(lifetime, spent.lifetime_curve, release) >= releases
+            and releases_that_fit(fresh, RdpCurve.zero(), release) >= releases_per_period
+            and releases_that_fit(period, spent.period_curve, release) >= 1
+        )
+
+    noise = least_noise(enough)
+    if noise is None:
+        raise CalibrationError(
+            f"{releases} more releases ({releases_per_period} a period) do not fit into what is left of the budget "
+            f"with a noise multiplier up to {LARGEST_NOISE_MULTIPLIER:g}; wish for fewer"
+        )
+    return noise
+
+
+def what_if(
+    policy: TenantPrivacyPolicy, *, spent: SpentBudget, rule: SignalRule, now: datetime
+) -> list[Outlook | tuple[str, str]]:
+    """Return the outlooks of one change at a time, calibrated anew; (name, reason) where it is refused."""
+    changes: list[tuple[str, dict[str, Any]]] = []
+    for factor in (0.5, 2.0):
+        changes += [
+            (f"both ε caps × {factor:g}", _scaled(policy, factor, "period_epsilon", "lifetime_epsilon")),
+            (f"sample rate × {factor:g}", {"sample_rate": min(1.0, policy.sample_rate * factor)}),
+            (f"steps × {factor:g}", {"steps": max(1, round(policy.steps * factor))}),
+            *(
+                (
+                    f"{name.replace('_', ' ')} × {factor:g}",
+                    {name: max(1, round(getattr(policy, name) * factor))},
+                )
+                for name in ("planned_releases", "declared_users", "contribution_bound")
+            ),
+        ]
+    results: list[Outlook | tuple[str, str]] = []
+    for name, change in changes:
+        try:
+            changed = amended(policy, change)
+            noise_multiplier = calibrate(schedule_of(changed))
+        except (CalibrationError, PolicyError) as error:
+            results.append((name, str(error)))
+            continue
+        results.append(outlook(name, changed, noise_multiplier, spent=spent, rule=rule, now=now))
+    return results
+
+
+def signal_to_noise(policy: TenantPrivacyPolicy, noise_multiplier: float, rule: SignalRule) -> float:
+    """Return S of a policy's recipe with this noise."""
+    mu = policy.sample_rate * math.sqrt(policy.steps) / noise_multiplier
+    return policy.declared_users * rule.alignment * mu / math.sqrt(rule.parameters)
+
+
+def _scaled(policy: TenantPrivacyPolicy, factor: float, *names: str) -> dict[str, Any]:
+    return {name: getattr(policy, name) * factor for name in names}
+
+
+def _filters(
+    schedule: PlannedSchedule, spent: SpentBudget, release: RdpCurve
+) -> tuple[PrivacyFilter, PrivacyFilter, PrivacyFilter]:
+    """Return the filters of the lifetime, of the running period, and of a period still to come."""
+    caps, settings = schedule.caps, schedule.settings
+
+    def fresh(epsilon: float, delta: float) -> PrivacyFilter:
+        orders = settings.orders_for(epsilon, delta, release)
+        return PrivacyFilter(epsilon=epsilon, delta=delta, rule=FilterRule(settings.rule), orders=orders)
+
+    def current(opened: PrivacyFilter | None, epsilon: float, delta: float) -> PrivacyFilter:
+        return fresh(epsilon, delta) if opened is None else opened.narrowed_to(epsilon, delta)
+
+    return (
+        current(spent.lifetime, caps.lifetime_epsilon, caps.lifetime_delta),
+        current(spent.period, caps.period_epsilon, caps.period_delta),
+        fresh(caps.period_epsilon, caps.period_delta),
+    )
+
+
+def _along_the_schedule(
+    policy: TenantPrivacyPolicy, now: datetime, left_now: int, per_period: int, left_ever: int
+) -> tuple[int, datetime | None]:
+    """Walk the scheduled instants; return how many releases run and the first instant that is refused."""
+    index = policy.schedule.due_index(now)
+    instant = 0 if index is None else index + 1
+    period = policy.period_index(now)
+    room, left, lines = left_now, left_ever, len(policy.domains)
+    for number in range(instant, instant + 100_000):
+        at = policy.schedule.due_at(number)
+        if policy.period_index(at) != period:
+            period, room = policy.period_index(at), per_period
+        if left <= 0 or (per_period == 0 and room <= 0):
+            return left_ever - left, at
+        ran = min(lines, room, left)
+        room, left = room - ran, left - ran
+        if at - now > timedelta(days=365 * 50):
+            break
+    return left_ever - left, None

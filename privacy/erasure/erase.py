@@ -1,0 +1,162 @@
+"""Carry out erasures inside the caller's transaction: key, signals, consents, certificate, audit record.
+
+Signals live in another package, so the caller passes what deletes them. Everything happens in one
+transaction: either the user is erased and the certificate stands, or nothing happened and the request is
+tried again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from sqlalchemy import delete, update
+from sqlmodel import col, select
+
+from privacy.audit import trail as audit_trail
+from privacy.consent.tables import ConsentRow
+from privacy.erasure.certificates import Erasure, ErasureCertificate, ErasureState
+from privacy.erasure.tables import ErasureRow
+from privacy.keys.keyring import lock_out_batches
+from privacy.keys.tables import SubjectKeyRow, TenantKeyRow
+from privacy.storage.subjects import Subject, wanted
+from privacy.storage.upserts import insert_ignoring_conflicts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from datetime import datetime
+
+    from sqlmodel import Session
+
+    DeleteSignals = Callable[[Session, str, str], int]
+    LiveAdapters = Callable[[Session, str], Sequence[str]]
+
+
+def erase(
+    session: Session,
+    subject: tuple[str, str],
+    *,
+    erasure_id: str,
+    requested_at: datetime,
+    actor: str,
+    now: datetime,
+    delete_signals: DeleteSignals,
+    live_adapters: LiveAdapters | None = None,
+) -> ErasureCertificate:
+    """Erase one user and return the certificate.
+
+    A request that was carried out before returns its certificate again. Afterwards the user's key is
+    destroyed for good, signals and consents are deleted, and ``erased_among`` tells ingest to refuse the
+    user. A user of whom nothing was stored is marked too.
+
+    Args:
+        session: inside the caller's transaction.
+        subject: (tenant, pseudonym).
+        erasure_id: the product's id of the request, unique in the tenant.
+        requested_at: when the user asked; the legal deadline counts from it.
+        actor: who carries it out, for the audit trail.
+        now: the clock.
+        delete_signals: deletes the stored signals of (tenant, pseudonym) and returns how many there were.
+        live_adapters: returns the served names of the tenant's live versions, for the certificate.
+    """
+    tenant_id, pseudonym = subject
+    lock_out_batches(session)
+    done = session.get(ErasureRow, (tenant_id, erasure_id))
+    if done is not None and done.certificate is not None:
+        return ErasureCertificate.from_document(done.certificate)
+    erasure = Erasure(tenant_id=tenant_id, erasure_id=erasure_id, requested_at=requested_at).advanced(now)
+    keys = _destroy_key(session, Subject(tenant_id, pseudonym), now)
+    signals = delete_signals(session, tenant_id, pseudonym)
+    consents = session.connection().execute(
+        delete(ConsentRow).where(
+            col(ConsentRow.tenant_id) == tenant_id, col(ConsentRow.pseudonym) == pseudonym
+        )
+    )
+    erasure = erasure.advanced(now)
+    certificate = ErasureCertificate(
+        tenant_id=tenant_id,
+        erasure_id=erasure_id,
+        requested_at=requested_at,
+        issued_at=now,
+        keys_destroyed=keys,
+        signals_erased=signals,
+        consents_erased=consents.rowcount,
+    ).with_adapters(live_adapters(session, tenant_id) if live_adapters is not None else ())
+    # How many signals one user had is personal; the trail keeps that the erasure happened, and when.
+    audited = audit_trail.append(
+        session,
+        tenant_id,
+        actor=actor,
+        action="subject.erased",
+        detail={"erasure_id": erasure_id, "requested_at": requested_at.isoformat()},
+        now=now,
+    )
+    certificate = replace(certificate, audit_digest=audited.digest)
+    session.add(
+        ErasureRow(
+            tenant_id=tenant_id,
+            erasure_id=erasure_id,
+            pseudonym=pseudonym,
+            state=erasure.state,
+            requested_at=requested_at,
+            recorded_at=now,
+            deadline_at=erasure.deadline_at,
+            completed_at=erasure.completed_at,
+            certificate=certificate.to_document(),
+        )
+    )
+    session.flush()
+    return certificate
+
+
+def _destroy_key(session: Session, subject: Subject, now: datetime) -> int:
+    """Destroy the user's key, leave the mark of it, tell every cache; return how many keys there were."""
+    tenant_id, pseudonym = subject
+    mark = {
+        "tenant_id": tenant_id,
+        "pseudonym": pseudonym,
+        "wrapped_key": None,
+        "created_at": now,
+        "destroyed_at": now,
+    }
+    insert_ignoring_conflicts(session, SubjectKeyRow, [mark])
+    destroyed = session.connection().execute(
+        update(SubjectKeyRow)
+        .where(
+            col(SubjectKeyRow.tenant_id) == tenant_id,
+            col(SubjectKeyRow.pseudonym) == pseudonym,
+            col(SubjectKeyRow.wrapped_key).is_not(None),
+        )
+        .values(wrapped_key=None, destroyed_at=now)
+    )
+    session.connection().execute(
+        update(TenantKeyRow)
+        .where(col(TenantKeyRow.tenant_id) == tenant_id)
+        .values(erasures=col(TenantKeyRow.erasures) + 1)
+    )
+    return destroyed.rowcount
+
+
+def erased_among(session: Session, subjects: Iterable[tuple[str, str]]) -> frozenset[Subject]:
+    """Return which of these users were erased; one statement, however many users are asked for."""
+    asked = wanted(session, subjects)
+    rows = session.exec(
+        select(SubjectKeyRow.tenant_id, SubjectKeyRow.pseudonym)
+        .join(
+            asked,
+            (col(SubjectKeyRow.tenant_id) == asked.c.tenant_id)
+            & (col(SubjectKeyRow.pseudonym) == asked.c.pseudonym),
+        )
+        .where(col(SubjectKeyRow.destroyed_at).is_not(None))
+    )
+    return frozenset(Subject(*row) for row in rows)
+
+
+def certificates(session: Session, tenant_id: str) -> list[ErasureCertificate]:
+    """Return the certificates of a tenant's erasures, oldest first."""
+    rows = session.exec(
+        select(ErasureRow)
+        .where(ErasureRow.tenant_id == tenant_id, ErasureRow.state == ErasureState.COMPLETED)
+        .order_by(col(ErasureRow.recorded_at), col(ErasureRow.erasure_id))
+    )
+    return [ErasureCertificate.from_document(row.certificate) for row in rows if row.certificate is not None]

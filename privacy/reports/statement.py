@@ -1,0 +1,318 @@
+"""The privacy statement of a tenant or of one release, generated from the ledger and never written by hand.
+
+It says what is promised (the caps that the filters enforce, valid however parameters reacted to earlier
+releases), what was spent so far (at the best order, labelled), by which mechanisms and parameters, under
+which assumptions, and what is not covered. ``privacy.reports.registry_record`` turns it into a record for the
+public registry of deployments.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlmodel import col, select
+
+from privacy.accounting.composition import ACCOUNTANT, ACCOUNTANT_VERSION, best_epsilon
+from privacy.accounting.curve import GRID_NAME, RdpCurve
+from privacy.errors import ReservationStateError, UnknownTenantError
+from privacy.guarantee import NeighboringRelation, PrivacyGuarantee, PrivacyUnit, unit_of_chain
+from privacy.ledger.accounts import filter_of, lifetime_account_id
+from privacy.ledger.chain import EntryKind
+from privacy.ledger.tables import AccountRow, LedgerEntryRow, LedgerHeadRow, ReservationRow
+from privacy.ledger.values import AccountScope, ReservationState
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from sqlmodel import Session
+
+    from privacy.policy.values import TenantPrivacyPolicy
+
+STATEMENT_FORMAT: Final = "discreet-privacy-statement"
+STATEMENT_VERSION: Final = 1
+
+_SPENT_STATES: Final = (ReservationState.RUNNING, ReservationState.COMMITTED, ReservationState.FORFEITED)
+
+ASSUMPTIONS: Final = (
+    (
+        "The operator runs this code unchanged, keeps the noise seeds secret, and releases "
+        "nothing computed from the "
+        "tenant's data except through charged mechanisms."
+    ),
+    (
+        "Each user of the product has one user id in the tenant; a person with two ids is "
+        "protected as two users."
+    ),
+    (
+        "Every user id is taken in a step by an independent coin with the stated rate "
+        "(Poisson sampling), or always."
+    ),
+    (
+        "The declared number of users, the rate, the clipping norm, the steps and the "
+        "schedule are public and were not "
+        "chosen by looking at the tenant's data."
+    ),
+    (
+        "Noise comes from a cryptographic keystream and the noisy sum is rounded to a public lattice, so its last "
+        "bits tell nothing; how rounding inside matrix products couples the rows of a batch (about a millionth of "
+        "the clipping norm) is not modelled."
+    ),
+)
+DISJOINT_TENANTS: Final = (
+    "No person is a user of two tenants, or what the tenants release is not combined: budgets of tenants are "
+    "separate, and no cap spans them."
+)
+NOT_COVERED: Final[tuple[str, ...]] = (
+    "What follows about a user from the other users' data, such as a habit that the whole tenant shares.",
+    "The base model's own training data, and anything that users or the product disclose elsewhere.",
+    "Timing, memory and other side channels of the machines, and what an operator with access can read.",
+    (
+        "A user's data before it is used here: transport, storage and access are protected "
+        "by encryption and roles, "
+        "not by differential privacy."
+    ),
+    "An example-level or device-level claim: the unit is the user.",
+)
+FLEET_ASSUMPTIONS: Final[tuple[str, ...]] = (
+    ASSUMPTIONS[0].replace("tenant's data", "tenants' adapters"),
+    "Each customer is one tenant of the fleet; a customer with two tenants is protected as two.",
+    (
+        "The declared number of tenants, the bound on one adapter, the shape and the schedule of meta starts are "
+        "public and were not chosen by looking at which tenants take part."
+    ),
+    "Noise comes from a cryptographic keystream and the noisy sum is rounded to a public lattice.",
+)
+FLEET_NOT_COVERED: Final[tuple[str, ...]] = (
+    "What a tenant's own line serves to that tenant.",
+    "Tenants that trained from a meta start made before this protection was switched on.",
+    "What follows about a tenant from the others, such as a habit that the whole industry shares.",
+    NOT_COVERED[2],
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivacyStatement:
+    """A statement as JSON-ready facts, with its text."""
+
+    facts: dict[str, Any]
+
+    def to_document(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return self.facts
+
+    def to_text(self) -> str:
+        """Return the statement for people."""
+        facts = self.facts
+        promised, spent, held = facts["guarantee"], facts["spent"], facts["filter"]
+        orders = ", ".join(f"{order:g}" for order in held["orders"])
+        fleet = facts["unit"] == PrivacyUnit.TENANT
+        owner = "fleet's meta starts" if fleet else "tenant"
+        name = "the fleet's meta starts" if fleet else f"tenant {facts['tenant']}"
+        lines = [
+            f"Privacy statement of {name}, {facts['generated_at'][:19]} UTC",
+            "",
+            (
+                f"Promise. {promised['sentence']} It covers all releases of the {owner} "
+                "together, for life, and holds "
+                "whatever earlier releases led to."
+            ),
+            (
+                f"Spent or held so far. Epsilon {spent['epsilon']:.4g} of {promised['epsilon']:g} at "
+                f"delta {promised['delta']:g} "
+                f"({spent['used']:.1%} of the filter's budget) in "
+                f"{facts['releases_committed']} releases. This figure "
+                "takes the best order and is proved for parameters fixed in advance; the "
+                "promise does not rely on it."
+            ),
+            (
+                f"Accounting. {facts['accountant']['name']} {facts['accountant']['version']}, "
+                "Rényi divergences on "
+                f"{facts['accountant']['grid']}, filter {held['rule']} at order {orders}."
+            ),
+        ]
+        if facts["release"] is not None:
+            lines += ["", "This release.", *_release_lines(facts["release"])]
+        else:
+            lines += ["", f"Charged reservations ({len(facts['releases'])})."]
+            for release in facts["releases"]:
+                lines += _release_lines(release)
+        lines += ["", "Assumptions.", *(f"- {one}" for one in facts["assumptions"])]
+        lines += ["", "Not covered.", *(f"- {one}" for one in facts["not_covered"])]
+        ledger = facts["ledger"]
+        lines += [
+            "",
+            f"Ledger. {ledger['entries']} entries, head {ledger['head']}. Check: discreet budget verify.",
+        ]
+        return "\n".join(lines)
+
+
+def privacy_statement(
+    session: Session,
+    tenant_id: str,
+    *,
+    now: datetime,
+    policy: TenantPrivacyPolicy | None = None,
+    reservation_id: str | None = None,
+) -> PrivacyStatement:
+    """Return the statement of a tenant, or with ``reservation_id`` of one committed release in its context.
+
+    Raises:
+        UnknownTenantError: nothing was ever reserved for the tenant.
+        ReservationStateError: the reservation is not a committed one of this tenant.
+    """
+    account = session.get(AccountRow, lifetime_account_id(tenant_id))
+    head = session.get(LedgerHeadRow, tenant_id)
+    if account is None or head is None:
+        raise UnknownTenantError(f"tenant {tenant_id} has no ledger; nothing was ever reserved for it")
+    opened = filter_of(account)
+    releases = _charged(session, tenant_id, account.delta)
+    release = None
+    if reservation_id is not None:
+        matching = [one for one in releases if one["reservation_id"] == reservation_id]
+        if not matching or matching[0]["state"] != ReservationState.COMMITTED:
+            raise ReservationStateError("the reservation asked for is not a committed release of the tenant")
+        release = matching[0]
+    curve = RdpCurve.from_document(json.loads(account.curve))
+    spent, order = best_epsilon(curve, account.delta)
+    unit = unit_of_chain(tenant_id)
+    guarantee = PrivacyGuarantee(epsilon=account.epsilon, delta=account.delta, unit=unit)
+    assumptions: tuple[str, ...]
+    if unit is PrivacyUnit.TENANT:
+        assumptions, not_covered = FLEET_ASSUMPTIONS, FLEET_NOT_COVERED
+    else:
+        linked = _has_population(session, tenant_id)
+        assumptions, not_covered = (*ASSUMPTIONS, *(() if linked else (DISJOINT_TENANTS,))), NOT_COVERED
+    return PrivacyStatement(
+        facts={
+            "statement": STATEMENT_FORMAT,
+            "version": STATEMENT_VERSION,
+            "tenant": tenant_id,
+            "generated_at": now.isoformat(timespec="microseconds"),
+            "unit": unit.value,
+            "relation": NeighboringRelation.ADD_OR_REMOVE_ONE.value,
+            "guarantee": {
+                "epsilon": account.epsilon,
+                "delta": account.delta,
+                "sentence": guarantee.sentence(),
+                "adaptive": True,
+            },
+            "spent": {
+                "epsilon": spent,
+                "order": order,
+                "used": opened.used_fraction(curve),
+                "adaptive": False,
+            },
+            "filter": {"rule": opened.rule.value, "orders": list(opened.orders)},
+            "accountant": {"name": ACCOUNTANT, "version": ACCOUNTANT_VERSION, "grid": GRID_NAME},
+            "releases_committed": sum(one["state"] == ReservationState.COMMITTED for one in releases),
+            "releases": releases,
+            "release": release,
+            "policy": None if policy is None else policy.to_document(),
+            "assumptions": list(assumptions),
+            "not_covered": list(not_covered),
+            "ledger": {"entries": head.sequence, "head": head.digest},
+        }
+    )
+
+
+def _has_population(session: Session, tenant_id: str) -> bool:
+    """Say whether every charged reservation of the tenant also counted against a cap over linked tenants."""
+    accounts = session.exec(
+        select(ReservationRow.accounts).where(
+            col(ReservationRow.tenant_id) == tenant_id,
+            col(ReservationRow.state) != ReservationState.RELEASED.value,
+        )
+    ).all()
+    return bool(accounts) and all(f'"{AccountScope.POPULATION.value}:' in one for one in accounts)
+
+
+def _charged(session: Session, tenant_id: str, delta: float) -> list[dict[str, Any]]:
+    """Return the reservations that are spent for good, oldest first, each with the ε including it."""
+    entries = session.exec(
+        select(LedgerEntryRow)
+        .where(
+            col(LedgerEntryRow.tenant_id) == tenant_id,
+            col(LedgerEntryRow.kind).in_([EntryKind.RESERVED.value, EntryKind.COMMITTED.value]),
+        )
+        .order_by(col(LedgerEntryRow.sequence))
+    ).all()
+    rows = {
+        row.reservation_id: row
+        for row in session.exec(select(ReservationRow).where(col(ReservationRow.tenant_id) == tenant_id))
+    }
+    committed = {one.reservation_id: one for one in entries if one.kind == EntryKind.COMMITTED}
+    total, charged = RdpCurve.zero(), []
+    for entry in entries:
+        row = rows.get(entry.reservation_id or "")
+        if entry.kind != EntryKind.RESERVED or row is None or row.state not in _SPENT_STATES:
+            continue
+        document = json.loads(entry.document)
+        curve = RdpCurve.from_document(document["curve"])
+        total += curve
+        proof = committed.get(entry.reservation_id)
+        charged.append(
+            {
+                "reservation_id": row.reservation_id,
+                "reserved_at": entry.recorded_at,
+                "period_index": row.period_index,
+                "policy_version": row.policy_version,
+                "purpose": row.purpose,
+                "state": row.state,
+                "epsilon": best_epsilon(curve, delta)[0],
+                "cumulative_epsilon": best_epsilon(total, delta)[0],
+                "delta": delta,
+                "mechanisms": document["mechanisms"],
+                "accountant": document["accountant"],
+                "artifact_digest": row.artifact_digest,
+                "ledger_entry_digest": None if proof is None else proof.digest,
+            }
+        )
+    return charged
+
+
+def _release_lines(release: dict[str, Any]) -> list[str]:
+    lines = [
+        (
+            f"- {release['reserved_at'][:19]}, period {release['period_index']}, "
+            f"{release['purpose']}, {release['state']}: "
+            f"epsilon {release['epsilon']:.4g}, all so far {release['cumulative_epsilon']:.4g} at delta "
+            f"{release['delta']:g}"
+        )
+    ]
+    lines += [f"    {mechanism_sentence(document)}" for document in release["mechanisms"]]
+    if release["ledger_entry_digest"] is not None:
+        lines.append(f"    ledger entry {release['ledger_entry_digest']}")
+    return lines
+
+
+def mechanism_sentence(document: dict[str, Any]) -> str:
+    """Say in one line what a mechanism event did."""
+    purpose = document["purpose"].replace("_", " ")
+    if document["type"] == "poisson_sampled_gaussian":
+        text = (
+            f"{purpose}: sum of clipped user gradients with Gaussian noise, noise multiplier "
+            f"{document['noise_multiplier']:g}, sample rate {document['sample_rate']:g}, "
+            f"{document['steps']} steps"
+        )
+        for name in ("clipping_norm", "contribution_bound"):
+            if name in document:
+                text += f", {name.replace('_', ' ')} {document[name]:g}"
+        return text
+    if document["type"] == "gaussian":
+        return (
+            f"{purpose}: {document['count']} statistic(s) of sensitivity "
+            f"{document['sensitivity']:g} with Gaussian "
+            f"noise of standard deviation {document['standard_deviation']:g}"
+        )
+    if document["type"] == "pure_selection":
+        return f"{purpose}: a choice of pure epsilon {document['epsilon']:g}"
+    if document["type"] == "tenant_gaussian":
+        return (
+            f"{purpose}: sum over tenants of their adapters, each clipped to {document['clipping_norm']:g}, with "
+            f"Gaussian noise, noise multiplier {document['noise_multiplier']:g}"
+        )
+    inner = "; ".join(mechanism_sentence(one) for one in document["base"])
+    trials = f"{document['mean_trials']:g} trials on average ({document['distribution']})"
+    return f"{purpose}: the best of {trials} of {inner}"

@@ -1,0 +1,194 @@
+"""The accountant against exact integrals, against dp_accounting, and against published numbers."""
+
+import itertools
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import integrate
+
+from privacy.accounting.composition import best_epsilon, conversion_term, curve_of, total_curve
+from privacy.accounting.curve import ORDERS, RdpCurve
+from privacy.accounting.filters import UNION_GRID, AccountSettings, FilterRule, PrivacyFilter
+from privacy.accounting.second_opinion import WHOLE_ORDERS, disagreement, dp_event_of, pld_epsilon
+from privacy.errors import LedgerIntegrityError
+from privacy.mechanisms.gaussian import Gaussian
+from privacy.mechanisms.private_read import ReadPurpose
+from privacy.mechanisms.rounding import PICO, rounded_up
+from privacy.mechanisms.sampled_gaussian import PoissonSampledGaussian
+from privacy.mechanisms.selection import PureSelection, RepeatAndSelect, TrialsDistribution
+
+DELTA = 1e-6
+
+
+def training(q, sigma, steps):
+    return PoissonSampledGaussian(noise_multiplier=sigma, sample_rate=q, steps=steps)
+
+
+def statistic(sigma, count=1):
+    return Gaussian(sensitivity=2.0, standard_deviation=2.0 * sigma, purpose=ReadPurpose.KPI, count=count)
+
+
+def default_rdp_epsilon(mechanisms):
+    """dp_accounting's own figure, on its default orders."""
+    from dp_accounting import rdp
+
+    accountant = rdp.RdpAccountant()
+    for mechanism in mechanisms:
+        accountant.compose(dp_event_of(mechanism))
+    return accountant.get_epsilon(DELTA)
+
+
+def test_the_reference_values_of_three_settings():
+    short, long = training(0.02, 0.8, 300), training(1e-3, 0.7, 10_000)
+    assert default_rdp_epsilon([short]) == pytest.approx(5.186, abs=5e-4)
+    assert pld_epsilon(Counter([short]), DELTA) == pytest.approx(4.489, abs=5e-4)
+    assert default_rdp_epsilon([long]) == pytest.approx(2.473, abs=5e-4)
+    assert pld_epsilon(Counter([long]), DELTA) == pytest.approx(1.637, abs=1e-3)
+    # our grid is coarser than dp_accounting's default one, and never below the PLD figure
+    assert 5.186 <= best_epsilon(curve_of(short), DELTA)[0] < 5.186 * 1.011
+    assert 2.473 <= best_epsilon(curve_of(long), DELTA)[0] < 2.473 * 1.011
+
+
+@pytest.mark.parametrize(("releases", "expected"), [(1, 1.76), (2, 2.45), (4, 3.47), (12, 6.24), (52, 14.57)])
+def test_the_reference_pld_values_of_warm_started_releases(releases, expected):
+    assert pld_epsilon(Counter({training(0.05, 1.6, 100): releases}), DELTA) == pytest.approx(
+        expected, abs=0.006
+    )
+
+
+# One release is epsilon 1.0 at delta 1e-6 (privacy governance, facts 5 and 6).
+RELEASE = training(0.05, 2.5742773529457335, 100)
+
+
+@pytest.mark.parametrize(("periods", "expected"), [(4, 18.1), (8, 28.2), (16, 45.0)])
+def test_a_renewed_budget_is_no_lifetime_guarantee(periods, expected):
+    per_period = 50
+    epsilon, _ = best_epsilon(curve_of(RELEASE) * (per_period * periods), DELTA)
+    assert best_epsilon(curve_of(RELEASE) * per_period, DELTA)[0] <= 8
+    assert epsilon == pytest.approx(expected, rel=5e-3)
+
+
+def admitted(rule, orders, release=RELEASE):
+    opened = PrivacyFilter(epsilon=8.0, delta=DELTA, rule=rule, orders=orders)
+    spent, count, asked = RdpCurve.zero(), 0, curve_of(release)
+    while opened.admits(spent, asked):
+        spent, count = spent + asked, count + 1
+    return count
+
+
+def test_how_many_releases_each_rule_admits():
+    fixed = FilterRule.FIXED_ORDER
+    own = AccountSettings().orders_for(8.0, DELTA, curve_of(RELEASE))
+    assert admitted(fixed, own) == 50
+    assert admitted(fixed, (4.0,)) == 50
+    assert admitted(fixed, (32.0,)) == 8
+    assert admitted(fixed, (2.0,)) == 0
+    assert len(UNION_GRID) == 12
+    assert admitted(FilterRule.GRID_UNION, UNION_GRID) == 43
+    assert (
+        int(8 / best_epsilon(curve_of(RELEASE), DELTA)[0]) == 8 - 1
+    )  # sums of epsilon: 1.0000001 eight times
+    assert pld_epsilon(Counter({RELEASE: 56}), DELTA) <= 8 < pld_epsilon(Counter({RELEASE: 57}), DELTA)
+
+
+def test_a_year_of_weekly_releases():
+    assert best_epsilon(curve_of(RELEASE) * 52, DELTA)[0] == pytest.approx(8.12, rel=2e-3)
+    assert pld_epsilon(Counter({RELEASE: 52}), DELTA) == pytest.approx(7.61, abs=0.01)
+
+
+@pytest.mark.parametrize("order", [1.25, 1.5, 2.5, 4.5, 6.5])
+@pytest.mark.parametrize(("q", "sigma"), [(0.02, 0.8), (0.3, 1.5), (0.5, 0.5), (0.9, 4.0)])
+def test_fractional_orders_equal_the_defining_integral(q, sigma, order):
+    def integrand(x):
+        ratio = (1 - q) + q * math.exp((2 * x - 1) / (2 * sigma**2))
+        return math.exp(-(x**2) / (2 * sigma**2)) / (sigma * math.sqrt(2 * math.pi)) * ratio**order
+
+    low, high = -12 * sigma, order + 12 * sigma
+    value, _ = integrate.quad(
+        integrand, low, high, points=np.linspace(low, high, 40)[1:-1], limit=400, epsrel=1e-12
+    )
+    exact = math.log(value) / (order - 1)
+    ours = curve_of(training(q, sigma, 1)).at(order) / PICO
+    assert ours == pytest.approx(exact, rel=1e-7, abs=1e-10)
+    assert ours >= exact - 1e-10
+
+
+mechanisms = st.one_of(
+    st.builds(
+        training,
+        st.floats(1e-5, 1.0),
+        st.floats(0.3, 50.0),
+        st.integers(1, 1000),
+    ),
+    st.builds(statistic, st.floats(0.3, 1000.0), st.integers(1, 100)),
+    st.builds(lambda epsilon: PureSelection(epsilon=epsilon), st.floats(1e-3, 10.0)),
+    st.builds(
+        lambda sigma, mean, distribution: RepeatAndSelect(
+            base=(statistic(sigma),), mean_trials=mean, distribution=distribution
+        ),
+        st.floats(1.0, 50.0),
+        st.floats(1.0, 30.0),
+        st.sampled_from(TrialsDistribution),
+    ),
+)
+
+
+@given(mechanisms)
+@settings(max_examples=60, deadline=None)
+def test_dp_accounting_agrees_at_whole_orders(mechanism):
+    curve = curve_of(mechanism)
+    assert disagreement(mechanism, {order: curve.at(float(order)) / PICO for order in WHOLE_ORDERS}) is None
+
+
+@given(mechanisms)
+@settings(max_examples=60, deadline=None)
+def test_a_curve_is_positive_and_grows_with_the_order(mechanism):
+    values = curve_of(mechanism).values
+    assert min(values) >= 1
+    assert all(a <= b + 2 for a, b in itertools.pairwise(values))
+
+
+def test_a_curve_that_is_one_part_in_a_million_off_is_noticed():
+    mechanism = training(0.1, 1.0, 10)
+    curve = curve_of(mechanism)
+    at_order = {order: curve.at(float(order)) / PICO for order in WHOLE_ORDERS}
+    assert "order 8" in disagreement(mechanism, {**at_order, 8: at_order[8] * (1 - 1e-5)})
+    assert "order 8" in disagreement(mechanism, {**at_order, 8: at_order[8] * (1 + 1e-5)})
+
+
+def test_orders_that_do_not_converge_are_refused():
+    for bad in (math.nan, math.inf, -1e-3):
+        with pytest.raises(ValueError, match="did not converge"):
+            rounded_up([bad] + [1.0] * (len(ORDERS) - 1), relative_error=0.0)
+
+
+@given(st.lists(mechanisms, min_size=1, max_size=4))
+@settings(max_examples=25, deadline=None)
+def test_sums_are_exact_in_any_order_and_undo_exactly(parts):
+    forward, backward = total_curve(tuple(parts)), total_curve(tuple(reversed(parts)))
+    assert forward == backward
+    rest = forward
+    for part in parts:
+        rest -= curve_of(part)
+    assert rest.is_zero
+    with pytest.raises(LedgerIntegrityError):
+        _ = rest - curve_of(parts[0])
+
+
+def test_a_tiny_cost_is_never_lost():
+    tiny = curve_of(training(1e-7, 1e4, 1))
+    spent = curve_of(training(1.0, 0.05, 1_000_000))
+    assert all(after > before for after, before in zip((spent + tiny).values, spent.values, strict=True))
+
+
+def test_conversion_equals_the_published_formula():
+    order, delta, divergence = 4.5, 1e-5, 0.7
+    expected = divergence + math.log((order - 1) / order) - (math.log(delta) + math.log(order)) / (order - 1)
+    assert divergence + conversion_term(order, delta) == pytest.approx(expected, rel=1e-12)
+    for bad in (0.0, 1.0, -1e-6, math.nan):
+        with pytest.raises(ValueError, match="delta"):
+            conversion_term(order, bad)

@@ -1,0 +1,145 @@
+"""Each policy value is checked, and a refusal names the field, the value and what is allowed."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from pydantic import ValidationError
+
+from privacy.errors import PolicyError
+from privacy.policy.values import (
+    DataPurpose,
+    Schedule,
+    Start,
+    TenantPrivacyPolicy,
+    amended,
+    checked_tenant_id,
+    period_index,
+)
+
+BASE = TenantPrivacyPolicy(declared_users=100)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"declared_users": 0}, "declared_users is 0; allowed is 1 to 1,000,000,000 users"),
+        ({"declared_users": "many"}, "declared_users is 'many'; allowed is 1 to 1,000,000,000 users"),
+        ({"period_seconds": 0}, "period_seconds is 0; allowed is 1 to 316,224,000 seconds"),
+        ({"period_epsilon": 100}, "period_epsilon is 100; allowed is 0.01 to 64, at most lifetime_epsilon"),
+        ({"period_epsilon": 9}, "period_epsilon is 9; allowed is 0.01 to 64, at most lifetime_epsilon"),
+        ({"lifetime_epsilon": float("nan")}, "lifetime_epsilon is nan; allowed is 0.01 to 64"),
+        ({"lifetime_epsilon": float("inf")}, "lifetime_epsilon is inf; allowed is 0.01 to 64"),
+        ({"lifetime_delta": 0.01}, "lifetime_delta is 0.01; allowed is 1e-15 to 1e-3"),
+        ({"period_delta": 1e-5}, "period_delta is 1e-05; allowed is 1e-15 to 1e-3, below 1/declared_users"),
+        ({"contribution_bound": 0}, "contribution_bound is 0; allowed is 1 to 1,000 signals"),
+        (
+            {"minimum_cohort": 101},
+            "minimum_cohort is 101; allowed is 1 to 1,000,000,000 users, at most declared",
+        ),
+        ({"sample_rate": 0}, "sample_rate is 0; allowed is above 0, at most 1"),
+        ({"sample_rate": 0.04}, "sample_rate is 0.04; allowed is above 0, at most 1"),
+        ({"clipping_norm": 0}, "clipping_norm is 0; allowed is 0.000001 to 1,000,000"),
+        ({"steps": 1.5}, "steps is 1.5; allowed is 1 to 100,000 steps"),
+        ({"planned_releases": -1}, "planned_releases is -1; allowed is 1 to 100,000 releases"),
+        ({"schedule": 5}, "schedule is 5; allowed is an object with first_at and every_seconds"),
+        ({"schedule.every_seconds": 0}, "schedule.every_seconds is 0; allowed is 1 to 31,622,400 seconds"),
+        (
+            {"schedule.first_at": "2026-01-05T00:00:00"},
+            "schedule.first_at is '2026-01-05T00:00:00'; allowed is",
+        ),
+        ({"schedule.last_at": 1}, "schedule.last_at is not a policy field; allowed are schedule.first_at"),
+        ({"retention_days": 0}, "retention_days is 0; allowed is 1 to 3,660 days"),
+        ({"purposes": []}, "purposes is []; allowed is one or more of training"),
+        ({"purposes": ["trainning"]}, "allowed is one or more of training, evaluation, sharing"),
+        ({"sharing_opt_in": "maybe"}, "sharing_opt_in is 'maybe'; allowed is true or false"),
+        ({"domains": ["a", "a"]}, "domains is ['a', 'a']; allowed is 1 to 100 different names"),
+        ({"domains": ["A b"]}, "domains is ['A b']; allowed is 1 to 100 different names"),
+        ({"start": "zero"}, "start is 'zero'; allowed is one of meta, previous, average"),
+        ({"epsilon": 1}, "epsilon is not a policy field; allowed are declared_users, period_seconds"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_name(changes, message):
+    with pytest.raises(PolicyError) as refusal:
+        amended(BASE, changes)
+    assert message in str(refusal.value)
+
+
+def test_declared_users_has_no_default():
+    with pytest.raises(PolicyError, match="declared_users is not given"):
+        amended(None, {})
+
+
+def test_delta_must_be_below_one_over_the_declared_users():
+    with pytest.raises(PolicyError, match=r"period_delta is 1e-06; .* \(declared_users is 1000000\)"):
+        TenantPrivacyPolicy(declared_users=1_000_000)
+    assert TenantPrivacyPolicy(
+        declared_users=1_000_000, period_delta=9e-7, lifetime_delta=9e-7
+    ).declared_users
+
+
+def test_every_field_says_what_it_allows():
+    silent = [name for name, text in TenantPrivacyPolicy.allowed_ranges().items() if text == "a value"]
+    assert silent == []
+
+
+def test_a_policy_survives_its_document_and_json():
+    policy = amended(
+        BASE,
+        {
+            "schedule": {"first_at": "2026-03-01T02:00:00+02:00", "every_seconds": 3600},
+            "purposes": ["training", "sharing", "training"],
+            "start": "average",
+            "sharing_opt_in": "true",
+        },
+    )
+    assert policy.purposes == (DataPurpose.TRAINING, DataPurpose.SHARING)
+    assert policy.start is Start.AVERAGE
+    assert policy.schedule.first_at == datetime(2026, 3, 1, tzinfo=UTC)
+    assert TenantPrivacyPolicy.from_document(policy.to_document()) == policy
+    assert TenantPrivacyPolicy.model_validate_json(policy.model_dump_json()) == policy
+    assert policy.digest() != BASE.digest()
+
+
+def test_a_change_of_one_schedule_field_keeps_the_other():
+    changed = amended(
+        amended(BASE, {"schedule.every_seconds": 60}), {"schedule": {"first_at": "2026-01-01T00:00Z"}}
+    )
+    assert changed.schedule == Schedule(first_at=datetime(2026, 1, 1, tzinfo=UTC), every_seconds=60)
+
+
+def test_a_policy_cannot_be_changed_in_place():
+    with pytest.raises(ValidationError, match="frozen"):
+        BASE.steps = 5
+
+
+def test_due_index_follows_the_public_clock():
+    schedule = Schedule(first_at=datetime(2026, 1, 1, tzinfo=UTC), every_seconds=60)
+    assert schedule.due_index(schedule.first_at - timedelta(microseconds=1)) is None
+    assert schedule.due_index(schedule.first_at) == 0
+    assert schedule.due_index(schedule.first_at + timedelta(seconds=59.999999)) == 0
+    assert schedule.due_index(schedule.due_at(7)) == 7
+
+
+def test_period_index_does_not_depend_on_the_time_zone():
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    assert BASE.period_index(at) == BASE.period_index(at.astimezone(timezone(timedelta(hours=9))))
+    start = BASE.period_start(BASE.period_index(at))
+    assert start <= at < start + timedelta(seconds=BASE.period_seconds)
+    assert period_index(datetime(1969, 12, 31, 23, 59, tzinfo=UTC), 60) == -1
+
+
+def test_a_naive_time_has_no_period():
+    with pytest.raises(ValueError, match="no time zone"):
+        BASE.period_index(datetime(2026, 1, 1))  # noqa: DTZ001  # the point of the test
+
+
+@pytest.mark.parametrize("name", ["", "-a", "A", "a_b", "a" * 64, "a\n"])
+def test_a_tenant_id_is_a_slug(name):
+    with pytest.raises(PolicyError, match="tenant_id is"):
+        checked_tenant_id(name)
+
+
+def test_a_tenant_id_may_have_63_characters():
+    assert checked_tenant_id("0" + "a-" * 31) == "0" + "a-" * 31
