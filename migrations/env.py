@@ -19,8 +19,10 @@ TABLE_MODULES = (
     "privacy.consent.tables",
     "privacy.erasure.tables",
     "privacy.ledger.tables",
-    "personalization.storage.tables",
-    "personalization.storage.signals",
+    "personalization.registry.tables",
+    "personalization.rounds.tables",
+    "personalization.starts.tables",
+    "personalization.signals.rows",
     "streams.storage.tables",
 )
 _ADVISORY_LOCK = 7_243_001  # any number of ours: two processes that upgrade at once queue up on it

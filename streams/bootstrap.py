@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from personalization.signing import ManifestSigner, signing_seed
+from personalization.adapters.signing import ManifestSigner, signing_seed
 from privacy.clock import SystemClock
 from privacy.keys.keyring import Keyring
 from privacy.policy.cache import TenantPolicies

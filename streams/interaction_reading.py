@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
 
-from personalization.signals import OutcomeKind
+from personalization.signals.values import OutcomeKind
 from streams.contracts.codec import decode_interaction
 from streams.contracts.envelope import (
     JSON_CONTENT_TYPE,

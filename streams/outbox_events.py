@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from personalization.announcements import AdapterEventKind, DesiredChange
+from personalization.registry.announcements import AdapterEventKind, DesiredChange
 from streams.contracts import adapter as wire
 from streams.contracts.codec import encode, tombstone
 from streams.contracts.envelope import new_envelope
@@ -16,8 +16,8 @@ from streams.tracing import traceparent_of
 if TYPE_CHECKING:
     from sqlmodel import Session
 
-    from personalization.adapters import AdapterVersion
-    from personalization.announcements import AdapterLifecycleEvent
+    from personalization.adapters.manifest import AdapterVersion
+    from personalization.registry.announcements import AdapterLifecycleEvent
 
 _KINDS = {
     AdapterEventKind.PUBLISHED: wire.AdapterEventKind.PUBLISHED,
@@ -30,7 +30,7 @@ _KINDS = {
 
 
 class OutboxAdapterEvents:
-    """``personalization.announcements.AdapterEvents`` over the outbox: the event, and the state it brings about."""
+    """``personalization.registry.announcements.AdapterEvents`` over the outbox: the event, and the state it brings about."""
 
     def append(self, session: Session, event: AdapterLifecycleEvent) -> None:
         """Add the event and, where it changes the desired state, the new state (or a tombstone)."""

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import structlog
 from sqlalchemy import text
 
-from personalization.services.rounds import open_due_rounds
-from personalization.storage.signals import delete_expired_signals, signals_per_tenant
+from personalization.rounds.queries import open_due_rounds
+from personalization.signals.rows import delete_expired_signals, signals_per_tenant
 from privacy.errors import PrivacyError
 from privacy.policy import versions as policies
 from privacy.policy.cache import WITHOUT_POLICY

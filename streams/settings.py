@@ -26,7 +26,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from personalization.meta import Order, Weighting
+from personalization.starts.averaging import Order, Weighting
 from streams.errors import SettingsError
 
 MASTER_KEY_BYTES = 32

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from personalization.services.training_round import Closed
-from personalization.trainer import TrainerObserver
+from personalization.releases.protocol import Closed
+from personalization.releases.trainer import TrainerObserver
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from personalization.adapters import AdapterVersion
-    from personalization.rounds import Lease
-    from personalization.services.training_round import Prepared
-    from personalization.training.job import Progress
+    from personalization.adapters.manifest import AdapterVersion
+    from personalization.releases.protocol import Prepared
+    from personalization.rounds.states import Lease
+    from personalization.training.jobs.job import Progress
 
 log = structlog.get_logger(__name__)
 

@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from personalization.artifacts import DirectoryArtifactStore
-from personalization.meta import MetaRecipe
-from personalization.model_shape import read_shape
-from personalization.plan import PerformanceFlags
-from personalization.services.meta_start import MetaStarts, Refreshed
-from personalization.services.public_starts import PublicStarts
-from personalization.services.publication import Publisher
-from personalization.services.tenant_level import TenantLevelPolicy, TenantLevelStarts
-from personalization.services.training_round import TrainingRounds
-from personalization.shop import Shop
-from personalization.signing import ManifestSigner, signing_seed
-from personalization.storage.signals import StoredSignals
-from personalization.trainer import Trainer, TrainerOptions
-from personalization.training.directory import BaseDirectory, resolve_base
-from personalization.training.parent import ChildProcessTrainer, run_public_job
+from personalization.adapters.signing import ManifestSigner, signing_seed
+from personalization.artifacts.directory import DirectoryArtifactStore
+from personalization.planning.model_shape import read_shape
+from personalization.planning.plan import PerformanceFlags
+from personalization.registry.publishing import Publisher
+from personalization.releases.protocol import TrainingRounds
+from personalization.releases.trainer import Trainer, TrainerOptions
+from personalization.signals.snapshot import StoredSignals
+from personalization.starts.averaging import MetaRecipe
+from personalization.starts.generations import MetaStarts, Refreshed
+from personalization.starts.public_starts import PublicStarts
+from personalization.starts.shop import Shop
+from personalization.starts.tenant_level import TenantLevelPolicy, TenantLevelStarts
+from personalization.training.base.directory import BaseDirectory, resolve_base
+from personalization.training.child.parent import ChildProcessTrainer, run_public_job
 from privacy.clock import SystemClock
 from privacy.keys.keyring import Keyring
 from privacy.ledger import Ledger
@@ -38,7 +38,7 @@ from streams.outbox_events import OutboxAdapterEvents
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from personalization.trainer import TrainerObserver
+    from personalization.releases.trainer import TrainerObserver
     from streams.settings import MetaSettings, Settings
 
 _log = structlog.get_logger(__name__)

@@ -26,7 +26,7 @@ def _pseudonym_message(tenant_id: str, user_id: str) -> bytes:
 
 
 def eviction_rank(key: bytes, pseudonym_: str, event_digest: bytes) -> bytes:
-    """Return the rank (32 bytes) by which ``privacy.contribution`` decides which signals of one user stay.
+    """Return the rank (32 bytes) by which ``personalization.signals.bound`` decides which signals of one user stay.
 
     It depends on the tenant's key, this user and this event only: never on other users or on the order of
     arrival.

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from personalization.storage import registry
-from personalization.storage.signals import delete_user_signals
+from personalization.registry import queries as registry
+from personalization.signals.rows import delete_user_signals
 from privacy.erasure import erase as erasures
 from privacy.keys.pseudonyms import pseudonym
 from streams.agents.handler import BatchHandler, Decision
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
     from sqlmodel import Session
 
-    from personalization.signing import ManifestSigner
+    from personalization.adapters.signing import ManifestSigner
     from privacy.keys.keyring import Keyring
     from privacy.policy.cache import TenantPolicies
     from streams.agents.intake import Work

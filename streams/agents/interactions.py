@@ -1,4 +1,4 @@
-"""Interactions become signals: read, admit, keep (``personalization.keep``).
+"""Interactions become signals: read, admit, keep (``personalization.signals.keep``).
 
 Event time rules the period and the retention (``privacy.consent.admission.admit``). An interaction whose user has not
 consented yet is held, since the consent travels on another topic. Consent is read in the transaction that stores, so
@@ -11,7 +11,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from personalization.keep import Offered, keep
+from personalization.signals.keep import Offered, keep
 from privacy.consent import standing
 from privacy.consent.admission import AdmissionRule, RefusalReason
 from privacy.policy.cache import WITHOUT_POLICY

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from personalization.storage.tables import AdapterVersionRow
+    from personalization.registry.tables import AdapterVersionRow
 
 app = typer.Typer(help="List adapter versions, show one, roll back, withdraw.", no_args_is_help=True)
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")]
@@ -25,7 +25,7 @@ def list_(
     *, tenant: Annotated[str | None, typer.Option(help="Only this tenant's.")] = None, as_json: AsJson = False
 ) -> None:
     """List adapter versions with state and budget."""
-    from personalization.storage import registry
+    from personalization.registry import queries as registry
     from streams.database import current_session
     from streams.settings import load_settings
 
@@ -57,8 +57,8 @@ def list_(
 @app.command()
 def show(name: Name, *, as_json: AsJson = False) -> None:
     """Show one version: manifest, address, signature, state, and how the line moved with it."""
-    from personalization.drift import drift_document
-    from personalization.storage import registry
+    from personalization.gates.drift import drift_document
+    from personalization.registry import queries as registry
     from streams.database import current_session
     from streams.settings import load_settings
 
@@ -87,8 +87,8 @@ def roll_back_(
     as_json: AsJson = False,
 ) -> None:
     """Return a line to an earlier version; servers follow, the budget stays spent."""
-    from personalization.announcements import Act
-    from personalization.services.rollback import roll_back
+    from personalization.registry.announcements import Act
+    from personalization.registry.rollback import roll_back
     from streams.database import current_session
     from streams.outbox_events import OutboxAdapterEvents
     from streams.settings import load_settings
@@ -109,9 +109,9 @@ def roll_back_(
 @app.command()
 def withdraw(name: Name, *, reason: Reason, actor: Actor = None, as_json: AsJson = False) -> None:
     """Withdraw a version and all trained from it; servers unload them, their weights are deleted."""
-    from personalization.announcements import Act
-    from personalization.artifacts import DirectoryArtifactStore
-    from personalization.services.withdrawal import remove_withdrawn_weights, withdraw_version
+    from personalization.artifacts.directory import DirectoryArtifactStore
+    from personalization.registry.announcements import Act
+    from personalization.registry.withdrawal import remove_withdrawn_weights, withdraw_version
     from streams.database import current_session
     from streams.outbox_events import OutboxAdapterEvents
     from streams.settings import load_settings
@@ -146,7 +146,7 @@ def warm_start(
 ) -> None:
     """Start a line from synthetic interactions under a public style guide; no user is read, nothing is charged."""
     from personalization.training.errors import JobInvalidError
-    from personalization.training.public_work import StyleGuide
+    from personalization.training.jobs.recipes import StyleGuide
     from streams.settings import load_settings
     from streams.trainer_process import start_tools
 
@@ -169,7 +169,7 @@ def public_key(*, as_json: AsJson = False) -> None:
 
     A master key other than the one that the database was filled under is refused.
     """
-    from personalization.signing import ManifestSigner, key_id, signing_seed
+    from personalization.adapters.signing import ManifestSigner, key_id, signing_seed
     from privacy.keys.keyring import Keyring
     from privacy.keys.master_key import check_master_key
     from streams.database import current_session

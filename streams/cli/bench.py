@@ -45,9 +45,9 @@ def quality(
     plots: Annotated[Path | None, typer.Option(help="Where to write the plots.")] = None,
 ) -> None:
     """Judge private adapters on users that training never saw: base, meta start, non-private, private, controls."""
-    from personalization.training.directory import resolve_base
-    from personalization.training.quality.plots import draw
-    from personalization.training.quality.suite import PROFILES, QualityOptions, run_quality
+    from personalization.quality.plots import draw
+    from personalization.quality.suite import PROFILES, QualityOptions, run_quality
+    from personalization.training.base.directory import resolve_base
     from streams.demo.environment import model_cache
 
     if profile not in PROFILES:

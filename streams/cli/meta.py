@@ -43,7 +43,7 @@ def build(
     if method is Method.AVERAGE:
         _average(as_json=as_json)
         return
-    from personalization.training.public_work import MamlRecipe
+    from personalization.training.jobs.recipes import MamlRecipe
     from streams.settings import load_settings
     from streams.trainer_process import start_tools
 
@@ -80,7 +80,7 @@ def _average(*, as_json: bool) -> None:
 @app.command("list")
 def list_(*, as_json: AsJson = False) -> None:
     """List meta versions with their state and the tenants and versions they were computed from."""
-    from personalization.services.meta_versions import describe_meta_versions
+    from personalization.starts.meta_versions import describe_meta_versions
     from privacy.storage.session import transaction
     from streams.database import open_current
     from streams.settings import load_settings

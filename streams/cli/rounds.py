@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from personalization.storage.tables import RoundRow
+    from personalization.rounds.tables import RoundRow
 
 app = typer.Typer(help="Open a training round by hand and list rounds.", no_args_is_help=True)
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")]
@@ -25,7 +25,7 @@ def open_(
     as_json: AsJson = False,
 ) -> None:
     """Open one round now; a trainer takes it, and its budget is charged as for a scheduled one."""
-    from personalization.services.rounds import open_round
+    from personalization.rounds.queries import open_round
     from streams.database import current_session
     from streams.settings import load_settings
 
@@ -43,7 +43,7 @@ def list_(
     as_json: AsJson = False,
 ) -> None:
     """List rounds, newest first: state, who opened them, how they ended."""
-    from personalization.services.rounds import list_rounds
+    from personalization.rounds.queries import list_rounds
     from streams.database import current_session
     from streams.settings import load_settings
 

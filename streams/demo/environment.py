@@ -9,7 +9,7 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from personalization.signing import ManifestSigner, signing_seed
+from personalization.adapters.signing import ManifestSigner, signing_seed
 from privacy.keys.keyring import new_master_key
 
 # A user whose consent never comes is refused after this long; consents are published first, so it is enough.

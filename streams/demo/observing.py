@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from personalization.services import rounds
-from personalization.storage.signals import signal_counts
+from personalization.rounds import queries as rounds
+from personalization.signals.rows import signal_counts
 from privacy.consent import statements as consents
 from privacy.storage.session import transaction
 from streams.client import KafkaBroker
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Engine
 
-    from personalization.storage.tables import RoundRow
+    from personalization.rounds.tables import RoundRow
 
 
 class IngestObserver:

@@ -17,9 +17,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from personalization.services.rounds import open_round
-from personalization.storage import registry
-from personalization.training.directory import BUNDLED, resolve_base
+from personalization.registry import queries as registry
+from personalization.rounds.queries import open_round
+from personalization.training.base.directory import BUNDLED, resolve_base
 from privacy.ledger import Ledger
 from privacy.policy import versions as policies
 from privacy.policy.values import DEFAULT_DOMAIN
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from sqlalchemy.engine import Engine
 
-    from personalization.storage.tables import RoundRow
+    from personalization.rounds.tables import RoundRow
     from streams.demo.display import Stage
     from streams.demo.judging import Judgement
     from streams.demo.publishing import Published

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from personalization.services.facts import version_facts
-from personalization.storage import registry
+from personalization.registry import queries as registry
+from personalization.registry.facts import version_facts
 from privacy.policy import versions as policies
 
 if TYPE_CHECKING:

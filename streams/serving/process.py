@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from personalization.training.directory import fingerprint, resolve_base
+from personalization.training.base.directory import fingerprint, resolve_base
 from streams import logs
 from streams.client import AdapterCache, AdapterFeed
 from streams.contracts.manifest import BaseFingerprintV1
@@ -37,7 +37,7 @@ def serve(settings: Settings, *, stop: threading.Event, on_ready: Callable[[int]
         raise SettingsError("no token is set; put a random one into DISCREET_SERVING__TOKEN")
     keys = trusted_keys(settings.serving.public_keys)
 
-    from personalization.training.adapter_host import AdapterHost  # noqa: PLC0415  # seconds to import torch
+    from personalization.training.run.host import AdapterHost  # noqa: PLC0415  # seconds to import torch
 
     directory = resolve_base(settings.trainer.base_model, settings.state / "models")
     host = AdapterHost(directory, threads=settings.trainer.threads)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from sqlmodel import func, select
 
-from personalization.signing import ManifestSigner
+from personalization.adapters.signing import ManifestSigner
 from privacy.keys.keyring import Keyring, new_master_key
 from privacy.policy import versions as policies
 from privacy.policy.cache import TenantPolicies

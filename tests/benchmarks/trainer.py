@@ -36,14 +36,14 @@ from opacus.optimizers import DPOptimizer, DPOptimizerFastGradientClipping
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from personalization.plan import Family, PerformanceFlags, TrainingPlan
-from personalization.training.batches import PrefixCache
-from personalization.training.decoder import FrozenDecoder
-from personalization.training.encoding import TokenExample, TokenRow, TokenUser
-from personalization.training.job import ExampleKind, TenantJob
-from personalization.training.memory import keep_freed_memory
-from personalization.training.optimizer import FusedDPOptimizer, TenantAdam, TenantMechanism
-from personalization.training.train import FusedRun
+from personalization.planning.plan import Family, PerformanceFlags, TrainingPlan
+from personalization.training.engine.batches import PrefixCache
+from personalization.training.engine.decoder import FrozenDecoder
+from personalization.training.engine.encoding import TokenExample, TokenRow, TokenUser
+from personalization.training.engine.memory import keep_freed_memory
+from personalization.training.jobs.job import ExampleKind, TenantJob
+from personalization.training.mechanism.optimizer import FusedDPOptimizer, TenantAdam, TenantMechanism
+from personalization.training.run.fused import FusedRun
 
 warnings.filterwarnings("ignore", message="Full backward hook is firing")
 RANK = 8

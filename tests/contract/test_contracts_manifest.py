@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from personalization import adapters, signing
+from personalization.adapters import manifest as adapters
+from personalization.adapters import signing
 from streams.client import DigestMismatchError
 from streams.client.signatures import TrustedKeys, key_id
 from streams.contracts import manifest as wire

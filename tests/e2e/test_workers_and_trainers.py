@@ -20,8 +20,9 @@ from kafka import KafkaConsumer, TopicPartition
 from opentelemetry import trace
 from sqlmodel import func, select
 
-from personalization.storage.signals import SignalRow
-from personalization.storage.tables import AdapterVersionRow, RoundRow
+from personalization.registry.tables import AdapterVersionRow
+from personalization.rounds.tables import RoundRow
+from personalization.signals.rows import SignalRow
 from privacy.keys.keyring import new_master_key
 from privacy.ledger import Ledger, ReservationState
 from privacy.policy import versions as policies

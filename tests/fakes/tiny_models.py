@@ -16,11 +16,11 @@ from transformers import (
     Qwen3Config,
 )
 
-from personalization.plan import FEED_FORWARD, Family, PerformanceFlags, TrainingPlan
-from personalization.training.decoder import FrozenDecoder
-from personalization.training.encoding import Encoder
-from personalization.training.job import Example, ExampleKind, UserExamples
-from personalization.training.train import FusedRun
+from personalization.planning.plan import FEED_FORWARD, Family, PerformanceFlags, TrainingPlan
+from personalization.training.engine.decoder import FrozenDecoder
+from personalization.training.engine.encoding import Encoder
+from personalization.training.jobs.job import Example, ExampleKind, UserExamples
+from personalization.training.run.fused import FusedRun
 
 STYLES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2")
 CHAT_TEMPLATE = (

@@ -12,19 +12,19 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from personalization.adapters import BaseFingerprint
-from personalization.announcements import AdapterLifecycleEvent
-from personalization.artifacts import DirectoryArtifactStore
+from personalization.adapters.manifest import BaseFingerprint
+from personalization.adapters.signing import ManifestSigner
+from personalization.artifacts.directory import DirectoryArtifactStore
 from personalization.errors import LeaseLostError, TrainingFailedError
-from personalization.model_shape import ModelShape
-from personalization.services.publication import Publisher
-from personalization.services.rounds import open_round
-from personalization.services.training_round import TrainingRounds
-from personalization.shop import Shop
-from personalization.signing import ManifestSigner
-from personalization.storage.signals import TrainingSnapshot
-from personalization.trainer import Trainer, TrainerObserver, TrainerOptions
-from personalization.training.job import Example, PublicLosses, TenantResult, UserExamples
+from personalization.planning.model_shape import ModelShape
+from personalization.registry.announcements import AdapterLifecycleEvent
+from personalization.registry.publishing import Publisher
+from personalization.releases.protocol import TrainingRounds
+from personalization.releases.trainer import Trainer, TrainerObserver, TrainerOptions
+from personalization.rounds.queries import open_round
+from personalization.signals.snapshot import TrainingSnapshot
+from personalization.starts.shop import Shop
+from personalization.training.jobs.job import Example, PublicLosses, TenantResult, UserExamples
 from privacy.keys.keyring import Keyring, new_master_key
 from privacy.ledger import Ledger
 from privacy.policy import versions as policies

@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlmodel import func, select
 
-from personalization.signals import StoredSignal
-from personalization.storage.signals import SignalRow, insert_signals
-from personalization.storage.tables import RoundRow
+from personalization.rounds.tables import RoundRow
+from personalization.signals.rows import SignalRow, insert_signals
+from personalization.signals.values import StoredSignal
 from privacy.errors import StorageError
 from privacy.policy import versions as policies
 from privacy.storage.session import transaction

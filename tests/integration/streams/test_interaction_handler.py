@@ -7,8 +7,9 @@ from datetime import timedelta
 import pytest
 from sqlmodel import func, select
 
-from personalization.signing import ManifestSigner
-from personalization.storage.signals import SignalRow, StoredSignals, load_training_users
+from personalization.adapters.signing import ManifestSigner
+from personalization.signals.rows import SignalRow
+from personalization.signals.snapshot import StoredSignals, load_training_users
 from privacy.errors import StorageError
 from privacy.keys.keyring import Keyring, new_master_key
 from privacy.policy import versions as policies

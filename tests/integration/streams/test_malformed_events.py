@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from personalization.storage.signals import SignalRow
+from personalization.signals.rows import SignalRow
 from privacy.erasure.tables import ErasureRow
 from streams.contracts.dead_letter import DeadLetterReason
 from streams.storage.tables import ServingAckRow

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from personalization.plan import TrainingPlan
+from personalization.planning.plan import TrainingPlan
 from privacy.audit.records import AuditRecord
 from privacy.canonical import canonical_json, canonical_text, digest_of, sha256_digest
 from privacy.ledger import chain

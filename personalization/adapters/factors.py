@@ -1,0 +1,167 @@
+"""Arithmetic of released adapters: read the factors of portable LoRAs, average them, write the result.
+
+Adapters of one line share the frozen factor ``A``, so sums of their ``B`` factors are exact: the mean of them is the
+adapter whose update is the mean of the updates. An average of released adapters is free (post-processing). Each
+release carries noise of its own, so the average of k independent ones has about 1/k of one's noise variance; older
+ones count less, because a tenant's habits drift.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from personalization.adapters.files import CONFIG, WEIGHTS
+from personalization.adapters.tensors import read_tensors
+from personalization.errors import MetaStartError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    Updates = dict[str, NDArray[np.float64]]
+
+DEFAULT_DECAY = 0.5
+SAME_SUBSPACE = 1e-3  # adapters of one line family agree in A up to float32 rounding of another machine
+_DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
+
+
+def decayed_weights(count: int, decay: float) -> list[float]:
+    """Return weights of ``count`` versions, oldest first; each newer one counts ``1 ÷ decay`` times as much.
+
+    Raises:
+        ValueError: ``count`` is below 1, or ``decay`` is outside (0, 1].
+    """
+    if count < 1 or not 0 < decay <= 1:
+        raise ValueError(
+            f"count is {count} and decay is {decay}; allowed are at least 1, and above 0 up to 1"
+        )
+    raw = [decay ** (count - 1 - number) for number in range(count)]
+    return [value / sum(raw) for value in raw]
+
+
+def average_versions(directories: Sequence[Path], target: Path, *, decay: float = DEFAULT_DECAY) -> None:
+    """Write the exponential average of released adapters of one line, given oldest first, to ``target``.
+
+    Args:
+        directories: portable adapters in one frozen subspace.
+        target: a directory that does not exist yet.
+        decay: how much less each older version counts; 1 is the plain mean.
+
+    Raises:
+        MetaStartError: they share no frozen subspace, or there is none.
+    """
+    if not directories:
+        raise MetaStartError("no released adapter was given to average; start from zero")
+    factors = [split_factors(directory) for directory in directories]
+    shared = factors[0][0]
+    for down, _ in factors:
+        require_same_subspace(shared, down)
+    weights = decayed_weights(len(factors), decay)
+    mean = {
+        name: sum(
+            (weight * up[name] for weight, (_, up) in zip(weights, factors, strict=True)),
+            np.zeros_like(values),
+        )
+        for name, values in factors[0][1].items()
+    }
+    write_adapter(target, read_config(directories[-1]), shared, mean)
+
+
+def blend(earlier: Path, later: Path, target: Path, *, share: float) -> None:
+    """Write ``share`` of the earlier released adapter and the rest of the later one to ``target``.
+
+    Done at every release, it is the exponential average of the line's trained adapters: noise that is drawn anew each
+    time falls to ``(1 - share) ÷ (1 + share)`` of its variance, and a habit that was learned earlier fades slowly.
+
+    Raises:
+        ValueError: ``share`` is outside [0, 1).
+        MetaStartError: the adapters share no frozen subspace.
+    """
+    if not 0 <= share < 1:
+        raise ValueError(f"share is {share}; allowed is 0 to below 1")
+    (shared, before), (down, after) = split_factors(earlier), split_factors(later)
+    require_same_subspace(shared, down)
+    mixed = {name: share * before[name] + (1.0 - share) * values for name, values in after.items()}
+    write_adapter(target, read_config(later), down, mixed)
+
+
+def difference(left: Updates, right: Updates) -> Updates:
+    """Return ``left − right``, matrix by matrix."""
+    return {name: values - right[name] for name, values in left.items()}
+
+
+def norm(update: Updates) -> float:
+    """Return the L2 norm over all matrices."""
+    return math.sqrt(sum(float(np.sum(values**2)) for values in update.values()))
+
+
+def clipped(update: Updates, limit: float) -> Updates:
+    """Return ``update`` scaled to an L2 norm of at most ``limit``."""
+    length = norm(update)
+    factor = 1.0 if length <= limit else limit / length
+    return {name: values * factor for name, values in update.items()}
+
+
+def read_config(directory: Path) -> dict[str, object]:
+    """Return the ``adapter_config.json`` of an adapter directory.
+
+    Raises:
+        MetaStartError: it cannot be read.
+    """
+    try:
+        config: dict[str, object] = json.loads((directory / CONFIG).read_bytes())
+    except (OSError, ValueError) as error:
+        raise MetaStartError(
+            "a released adapter's configuration cannot be read; check the artifact store"
+        ) from error
+    return config
+
+
+def split_factors(directory: Path) -> tuple[Updates, Updates]:
+    """Return the ``A`` and the ``B`` factors of an adapter directory in float64, by module name.
+
+    Raises:
+        ArtifactFormatError: the weights are no safetensors file.
+    """
+    down: Updates = {}
+    up: Updates = {}
+    for tensor in read_tensors(directory / WEIGHTS):
+        if tensor.name.endswith(_DOWN):
+            down[tensor.name.removesuffix(_DOWN)] = tensor.values.astype(np.float64)
+        elif tensor.name.endswith(_UP):
+            up[tensor.name.removesuffix(_UP)] = tensor.values.astype(np.float64)
+    return down, up
+
+
+def require_same_subspace(
+    left: Mapping[str, NDArray[np.float64]], right: Mapping[str, NDArray[np.float64]]
+) -> None:
+    """Refuse adapters that do not share the frozen ``A``: the mean of their ``B`` would be no mean of updates.
+
+    Raises:
+        MetaStartError: modules, shapes or values of ``A`` differ.
+    """
+    same = set(left) == set(right) and all(
+        values.shape == right[name].shape and np.allclose(values, right[name], atol=SAME_SUBSPACE)
+        for name, values in left.items()
+    )
+    if not same:
+        raise MetaStartError(
+            "the adapters do not share one frozen subspace, so their average is not the average of what they do"
+        )
+
+
+def write_adapter(target: Path, config: Mapping[str, object], down: Updates, up: Updates) -> None:
+    """Write a portable adapter directory from its factors."""
+    target.mkdir(parents=True)
+    tensors = {f"{name}{_DOWN}": values.astype(np.float32) for name, values in down.items()}
+    tensors |= {f"{name}{_UP}": values.astype(np.float32) for name, values in up.items()}
+    save_file(tensors, target / WEIGHTS, metadata={"format": "pt"})
+    (target / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,0 +1,72 @@
+"""Ed25519 signatures: over manifests in the encoding of DSSE (its protocol.md), over certificates as JSON."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from typing import TYPE_CHECKING
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from personalization.adapters.manifest import Signature
+from personalization.errors import ManifestError
+
+if TYPE_CHECKING:
+    from personalization.adapters.manifest import AdapterManifest
+
+PAYLOAD_TYPE = b"application/vnd.discreet.adapter-manifest.v1+json"
+
+
+def pre_authentication_encoding(payload: bytes) -> bytes:
+    """Return the bytes that are signed: type and payload, each behind its length."""
+    return b"DSSEv1 %d %b %d %b" % (len(PAYLOAD_TYPE), PAYLOAD_TYPE, len(payload), payload)
+
+
+def key_id(public_key: bytes) -> str:
+    """Return the short name of a raw 32-byte public key."""
+    return hashlib.sha256(public_key).hexdigest()[:16]
+
+
+def signing_seed(master_key: bytes) -> bytes:
+    """Return the signing seed that belongs to a master key, so that one secret is enough to keep."""
+    return HKDF(algorithm=SHA256(), length=32, salt=None, info=b"discreet adapter signing").derive(master_key)
+
+
+class ManifestSigner:
+    """Signs manifests with one private key.
+
+    Args:
+        seed: 32 secret bytes; derive them from the master key or keep them in a secret store.
+    """
+
+    def __init__(self, seed: bytes) -> None:
+        self._key = Ed25519PrivateKey.from_private_bytes(seed)
+        self.public_key = self._key.public_key().public_bytes_raw()
+
+    def sign(self, manifest: AdapterManifest) -> Signature:
+        """Return the signature of the manifest's canonical bytes."""
+        return self.sign_bytes(pre_authentication_encoding(manifest.to_bytes()))
+
+    def sign_bytes(self, payload: bytes) -> Signature:
+        """Return the signature of bytes that can be no manifest's encoding, such as a JSON document's."""
+        raw = self._key.sign(payload)
+        return Signature(key_id=key_id(self.public_key), signature=base64.b64encode(raw).decode())
+
+
+def verify_signature(payload: bytes, signature: Signature, public_key: bytes) -> None:
+    """Check that ``payload`` (a manifest's bytes) was signed with the key of ``public_key`` (raw, 32 bytes).
+
+    Raises:
+        ManifestError: another key or algorithm, or the signature does not fit the bytes.
+    """
+    if signature.algorithm != "ed25519" or signature.key_id != key_id(public_key):
+        raise ManifestError("the manifest is signed with another key; trust that key or refuse the adapter")
+    try:
+        raw = base64.b64decode(signature.signature, validate=True)
+        Ed25519PublicKey.from_public_bytes(public_key).verify(raw, pre_authentication_encoding(payload))
+    except (InvalidSignature, binascii.Error, ValueError) as error:
+        raise ManifestError("the manifest's signature does not fit its bytes; refuse the adapter") from error

@@ -1,0 +1,240 @@
+"""A content-addressed store of adapter directories on a file system.
+
+One directory per version, named by the digest of its manifest: ``<root>/sha256/<64 hex>/`` holds the files
+the manifest lists (safetensors and JSON only, nothing that can run), ``manifest.json`` and
+``signature.json``. A directory is written in a staging place, each file and the directory are synced, then
+one rename makes it visible; so a reader sees all of it or nothing. Every read checks every digest. Writing
+the same version again changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import uuid
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from personalization.adapters.manifest import AdapterManifest, AdapterVersion, ArtifactFile, Signature
+from personalization.errors import (
+    ArtifactCorruptError,
+    ArtifactFormatError,
+    ArtifactNotFoundError,
+    ManifestError,
+)
+from privacy.canonical import canonical_json, sha256_digest
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator
+
+MANIFEST = "manifest.json"
+SIGNATURE = "signature.json"
+MEDIA_TYPES = {".safetensors": "application/vnd.safetensors", ".json": "application/json"}
+_NAME = re.compile(r"^[a-z0-9_]{1,64}\.(safetensors|json)$")
+_NOT_STORED = "{!r} cannot be part of an adapter; only .safetensors and .json files are stored"
+_DIGEST = re.compile(r"^sha256:[0-9a-f]{64}$")
+
+
+def describe_files(paths: Iterable[Path]) -> tuple[ArtifactFile, ...]:
+    """Return name, media type, size and digest of each file, in the order of their names.
+
+    Raises:
+        ArtifactFormatError: a name is not a plain ``*.safetensors`` or ``*.json``, or is one the store writes.
+    """
+    described = []
+    for path in sorted(paths):
+        if not _NAME.match(path.name) or path.name in {MANIFEST, SIGNATURE} or not path.is_file():
+            raise ArtifactFormatError(_NOT_STORED.format(path.name))
+        described.append(
+            ArtifactFile(
+                path=path.name,
+                media_type=MEDIA_TYPES[path.suffix],
+                size=path.stat().st_size,
+                sha256=_hash_file(path),
+            )
+        )
+    return tuple(described)
+
+
+class DirectoryArtifactStore:
+    """Adapter directories under one root; safe for several writers on one file system."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+        self._staging = self.root / "staging"
+        self._blobs = self.root / "sha256"
+        self._staging.mkdir(parents=True, exist_ok=True)
+        self._blobs.mkdir(exist_ok=True)
+
+    def uri(self, version_id: str) -> str:
+        """Return the ``file://`` address of a version, whether or not it is stored."""
+        return self._path(version_id).as_uri()
+
+    def put(self, manifest: AdapterManifest, signature: Signature, source: Path) -> str:
+        """Store the manifest's files from directory ``source``; return the version's address.
+
+        Raises:
+            ArtifactCorruptError: a file in ``source`` does not match the manifest, or other bytes already stand
+                under this version's digest.
+            ArtifactFormatError: the manifest lists a file that may not be stored.
+            OSError: the disk is full or refuses; nothing is visible then.
+        """
+        version_id = manifest.version_id()
+        final = self._path(version_id)
+        if final.exists():
+            self.open(version_id)
+            return final.as_uri()
+        stage = self._staging / uuid.uuid4().hex
+        stage.mkdir()
+        try:
+            for entry in manifest.files:
+                if not _NAME.match(entry.path) or entry.path in {MANIFEST, SIGNATURE}:
+                    raise ArtifactFormatError(_NOT_STORED.format(entry.path))
+                data = (source / entry.path).read_bytes()
+                _check(data, entry)
+                _write_synced(stage / entry.path, data)
+            _write_synced(stage / MANIFEST, manifest.to_bytes())
+            _write_synced(stage / SIGNATURE, canonical_json(signature.to_document()))
+            _sync_directory(stage)
+            try:
+                stage.rename(final)
+            except OSError:
+                if not final.exists():
+                    raise
+                self.open(version_id)  # another writer stored the same version in the meantime
+            _sync_directory(self._blobs)
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
+        return final.as_uri()
+
+    def open(self, version_id: str) -> Path:
+        """Return the version's directory after checking every file against its digest.
+
+        Raises:
+            ArtifactNotFoundError: it was never stored, or its weights were removed.
+            ArtifactCorruptError: any byte differs.
+        """
+        path = self._path(version_id)
+        manifest = self.manifest(version_id)
+        for entry in manifest.files:
+            try:
+                data = (path / entry.path).read_bytes()
+            except FileNotFoundError as error:
+                raise ArtifactNotFoundError(
+                    f"the weights of {version_id} were removed; only its manifest is kept"
+                ) from error
+            _check(data, entry)
+        return path
+
+    def manifest(self, version_id: str) -> AdapterManifest:
+        """Return the stored manifest, checked against its digest.
+
+        Raises:
+            ArtifactNotFoundError: no such version.
+            ArtifactCorruptError: the bytes do not match the digest.
+        """
+        try:
+            data = (self._path(version_id) / MANIFEST).read_bytes()
+        except FileNotFoundError as error:
+            raise ArtifactNotFoundError(f"no artifact {version_id} is stored; check the digest") from error
+        if sha256_digest(data) != version_id:
+            raise ArtifactCorruptError(
+                f"the manifest of {version_id} does not match its digest; restore the store"
+            )
+        try:
+            return AdapterManifest.from_bytes(data)
+        except ManifestError as error:
+            raise ArtifactCorruptError(
+                f"the manifest of {version_id} cannot be read; restore the store"
+            ) from error
+
+    def load(self, version_id: str) -> AdapterVersion:
+        """Return a stored version with its signature (not verified here: that needs a trusted key)."""
+        manifest = self.manifest(version_id)
+        document = json.loads((self._path(version_id) / SIGNATURE).read_bytes())
+        return AdapterVersion(
+            manifest=manifest,
+            version_id=version_id,
+            uri=self.uri(version_id),
+            signature=Signature(**document),
+        )
+
+    def scratch(self, name: str) -> Path:
+        """Return a path of that name that does not exist; ``sweep`` removes what is written there and left."""
+        path = self._staging / name
+        shutil.rmtree(path, ignore_errors=True)
+        return path
+
+    def remove_weights(self, version_id: str) -> bool:
+        """Delete a version's files, keep its manifest and signature; return whether any was there."""
+        try:
+            manifest = self.manifest(version_id)
+        except ArtifactNotFoundError:
+            return False
+        removed = False
+        for entry in manifest.files:
+            target = self._path(version_id) / entry.path
+            removed = removed or target.exists()
+            target.unlink(missing_ok=True)
+        _sync_directory(self._path(version_id))
+        return removed
+
+    def sweep(self, keep: Collection[str], *, older_than: float) -> tuple[str, ...]:
+        """Delete stored versions that no registry row names (a crash before the commit); return their ids.
+
+        Args:
+            keep: the version ids of the registry.
+            older_than: unix seconds; younger directories may belong to a transaction that is still open.
+        """
+        swept = []
+        for version_id in self._stored():
+            path = self._path(version_id)
+            if version_id not in keep and path.stat().st_mtime < older_than:
+                shutil.rmtree(path)
+                swept.append(version_id)
+        for path in self._staging.iterdir():
+            if path.stat().st_mtime < older_than:
+                shutil.rmtree(path, ignore_errors=True)
+        return tuple(swept)
+
+    def _stored(self) -> Iterator[str]:
+        for path in sorted(self._blobs.iterdir()):
+            yield f"sha256:{path.name}"
+
+    def _path(self, version_id: str) -> Path:
+        if not _DIGEST.match(version_id):
+            raise ArtifactNotFoundError(
+                "a version id is sha256: and 64 hex digits; copy it from the registry"
+            )
+        return self._blobs / version_id.removeprefix("sha256:")
+
+
+def _hash_file(path: Path) -> str:
+    digest = sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _check(data: bytes, entry: ArtifactFile) -> None:
+    if len(data) != entry.size or sha256(data).hexdigest() != entry.sha256:
+        raise ArtifactCorruptError(f"the bytes of {entry.path} do not match the manifest; nothing was loaded")
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

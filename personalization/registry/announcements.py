@@ -1,0 +1,139 @@
+"""What can happen to an adapter line, and how that is told."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from sqlmodel import Session
+
+    from personalization.adapters.manifest import AdapterVersion
+    from personalization.registry.tables import AdapterLineRow
+
+
+class AdapterEventKind(StrEnum):
+    """What can happen to an adapter line."""
+
+    PUBLISHED = "published"
+    ROLLOUT_ADVANCED = "rollout_advanced"
+    PROMOTED = "promoted"
+    ROLLED_BACK = "rolled_back"
+    WITHDRAWN = "withdrawn"
+    DECLINED = "declined"
+
+
+class DesiredChange(StrEnum):
+    """What the event does to the line's desired state (the compacted topic)."""
+
+    UNCHANGED = "unchanged"
+    SET = "set"  # serve ``desired``
+    CLEAR = "clear"  # serve the base model: a tombstone
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterLifecycleEvent:
+    """One thing that happened to an adapter line, with all a server or an auditor needs.
+
+    Attributes:
+        event_id: unique; the CloudEvents ``id``.
+        occurred_at: aware UTC.
+        epoch: grows by one with every event of the line; a consumer refuses an epoch at or below one it has acted on.
+        line_ref: the line's public pseudonym (message key).
+        tenant_id: for our own stores and routing of the record; the wire carries ``line_ref`` alone.
+        version: the version the event is about, with all field groups (artifact, base, lora, privacy, evaluation,
+            lineage, trust); ``None`` for a decline or a withdrawn line.
+        desired_change: what happens to the desired state of the line.
+        desired: the version to hold when ``desired_change`` is SET (on a roll-back: the earlier one).
+        left_version_id: the version that a roll-back or withdrawal leaves.
+        revoked_version_ids: every version that must be unloaded (a withdrawal reaches descendants).
+        reason_code: stable machine-readable reason (decline reason, "operator", "erasure", …).
+        reason: one public sentence.
+        actor: who asked: "schedule", "trainer", or an operator's name.
+        round_id: the round that led here, if any.
+    """
+
+    event_id: str
+    kind: AdapterEventKind
+    occurred_at: datetime
+    tenant_id: str
+    domain: str
+    line_ref: str
+    epoch: int
+    version: AdapterVersion | None = None
+    desired_change: DesiredChange = DesiredChange.UNCHANGED
+    desired: AdapterVersion | None = None
+    left_version_id: str | None = None
+    revoked_version_ids: tuple[str, ...] = ()
+    reason_code: str = ""
+    reason: str = ""
+    actor: str = ""
+    round_id: str | None = None
+
+
+class AdapterEvents(Protocol):
+    """The outbox: adds rows to the caller's transaction, so an event exists exactly when its cause does."""
+
+    def append(self, session: Session, event: AdapterLifecycleEvent) -> None:
+        """Add the event (and the desired state it implies) to ``session``; never commits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Act:
+    """Who did something to a line, why and when.
+
+    Attributes:
+        actor: "schedule", "trainer", or an operator's name.
+        reason: one public sentence.
+        code: the reason, stable and machine-readable.
+        now: the public clock.
+    """
+
+    actor: str
+    reason: str
+    code: str = "operator"
+    now: datetime
+
+
+def announce(
+    session: Session,
+    events: AdapterEvents,
+    line: AdapterLineRow,
+    kind: AdapterEventKind,
+    act: Act,
+    *,
+    version: AdapterVersion | None = None,
+    change: DesiredChange = DesiredChange.UNCHANGED,
+    desired: AdapterVersion | None = None,
+    left_version_id: str | None = None,
+    revoked_version_ids: tuple[str, ...] = (),
+    round_id: str | None = None,
+) -> None:
+    """Raise the epoch of a locked line and tell its readers what happened, in the caller's transaction."""
+    line.epoch += 1
+    session.add(line)
+    events.append(
+        session,
+        AdapterLifecycleEvent(
+            event_id=str(uuid.uuid4()),
+            kind=kind,
+            occurred_at=act.now,
+            tenant_id=line.tenant_id,
+            domain=line.domain,
+            line_ref=line.line_ref,
+            epoch=line.epoch,
+            version=version,
+            desired_change=change,
+            desired=desired,
+            left_version_id=left_version_id,
+            revoked_version_ids=revoked_version_ids,
+            reason_code=act.code,
+            reason=act.reason,
+            actor=act.actor,
+            round_id=round_id,
+        ),
+    )

@@ -1,0 +1,323 @@
+"""The trainer process: take due rounds, train those of one base together in a child, publish each by itself.
+
+Any number of trainers may run; a lease with an epoch says who owns a round. One failing round never takes
+the others of its job with it: they are trained again by themselves, which repeats the same draws and is
+free.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import structlog
+
+from personalization.errors import LeaseLostError, PersonalizationError, TrainingFailedError
+from personalization.gates.forgetting import DEFAULT_FORGETTING_LIMIT, public_checks
+from personalization.gates.gate import GateThresholds, PublicEvaluation, facts_of, judge
+from personalization.planning.plan import PerformanceFlags
+from personalization.releases.protocol import Closed, Prepared
+from personalization.rounds.leases import LeaseKeeper
+from personalization.rounds.queries import lease_round
+from personalization.rounds.states import OutcomeCode
+from personalization.training.jobs.job import TrainingJob
+from privacy.errors import FencedError, PrivacyError, StorageError
+from privacy.storage.session import transaction
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from personalization.adapters.manifest import AdapterVersion
+    from personalization.releases.protocol import TrainingRounds
+    from personalization.rounds.states import Lease
+    from personalization.starts.shop import Shop
+    from personalization.training.jobs.job import Progress, TenantResult
+
+_log = structlog.get_logger(__name__)
+_LOST = (LeaseLostError, FencedError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerOptions:
+    """How one trainer process works; nothing here changes a guarantee.
+
+    Attributes:
+        owner: this process's name in lease rows.
+        lease: length of a lease; it is renewed every third of it.
+        poll: pause when nothing is due.
+        upkeep_every: least pause between two upkeeps.
+        rounds_per_job: most rounds that are trained together.
+        grace: how long a running job may go on after the process was asked to stop.
+        flags: performance of the child.
+        thresholds: limits of the gate.
+        max_public_text_change: largest relative increase of the loss on public text with which a candidate is
+            published; None publishes whatever was forgotten. What is measured is public, so it costs nothing.
+    """
+
+    owner: str
+    lease: timedelta = timedelta(seconds=60)
+    poll: timedelta = timedelta(seconds=1)
+    upkeep_every: timedelta = timedelta(seconds=30)
+    rounds_per_job: int = 16
+    grace: timedelta = timedelta(seconds=20)
+    flags: PerformanceFlags = field(default_factory=PerformanceFlags)
+    thresholds: GateThresholds = field(default_factory=GateThresholds)
+    max_public_text_change: float | None = DEFAULT_FORGETTING_LIMIT
+
+
+class AdapterTrainer(Protocol):
+    """Runs one fused job in a child process."""
+
+    def train(
+        self, job: TrainingJob, *, on_progress: Callable[[Progress], None], should_stop: Callable[[], bool]
+    ) -> tuple[TenantResult, ...]:
+        """Return one result per tenant of the job.
+
+        Raises:
+            TrainingFailedError: the child died or failed.
+            LeaseLostError: ``should_stop`` became true and the child was ended.
+        """
+
+
+class TrainerObserver:
+    """Told what a trainer does; the default tells nobody. It hears nothing made from private values."""
+
+    def leased(self, leases: Sequence[Lease]) -> None:
+        """Hear that these rounds were taken."""
+
+    def progress(self, prepared: Sequence[Prepared], progress: Progress) -> None:
+        """Hear how far the child is."""
+
+    def closed(self, lease: Lease, outcome: AdapterVersion | Closed) -> None:
+        """Hear how a round ended."""
+
+
+class Trainer:
+    """Takes due rounds until it is told to stop.
+
+    Args:
+        shop: what versions are made with.
+        rounds: the protocol.
+        trainer: runs jobs.
+        options: see there.
+        observer: told what happens.
+        upkeep: called between jobs, at most every ``options.upkeep_every`` (meta starts, for example).
+    """
+
+    def __init__(
+        self,
+        shop: Shop,
+        *,
+        rounds: TrainingRounds,
+        trainer: AdapterTrainer,
+        options: TrainerOptions,
+        observer: TrainerObserver | None = None,
+        upkeep: Callable[[], object] | None = None,
+    ) -> None:
+        self._upkeep: Callable[[], object] = upkeep or (lambda: None)
+        self._shop = shop
+        self._rounds = rounds
+        self._trainer = trainer
+        self._options = options
+        self._observer = observer or TrainerObserver()
+        self._stop = threading.Event()
+        self._kill = threading.Event()
+        self._next_upkeep = 0.0
+
+    def request_stop(self) -> None:
+        """Ask the trainer to leave: no new rounds; a running job gets ``grace``, then is put down.
+
+        Asked again, it puts the job down at once. Safe to call from a signal handler.
+        """
+        if self._stop.is_set():
+            self._kill.set()
+        else:
+            self._stop.set()
+            timer = threading.Timer(self._options.grace.total_seconds(), self._kill.set)
+            timer.daemon = True
+            timer.start()
+
+    def run(self) -> None:
+        """Work until ``request_stop``; a database that is away is waited for, with growing pauses."""
+        pause = self._options.poll.total_seconds()
+        away = 0
+        while not self._stop.is_set():
+            try:
+                worked = self.run_once()
+            except StorageError as error:
+                away += 1
+                if away == 1:
+                    _log.warning("database_away", code=error.code, reason=str(error))
+                self._stop.wait(min(30.0, pause * 2**away))
+                continue
+            if away:
+                _log.info("database_back", attempts=away)
+                away = 0
+            self._keep_up()
+            if not worked:
+                self._stop.wait(pause)
+
+    def _keep_up(self) -> None:
+        """Do the upkeep when it is time; a failure of it never ends the process."""
+        if time.monotonic() < self._next_upkeep:
+            return
+        self._next_upkeep = time.monotonic() + self._options.upkeep_every.total_seconds()
+        try:
+            self._upkeep()
+        except (PersonalizationError, PrivacyError) as error:
+            _log.warning("upkeep_failed", code=error.code, reason=str(error))
+
+    def run_once(self) -> int:
+        """Take what is due now, up to one job, and bring it to an end; return how many rounds were taken.
+
+        Raises:
+            StorageError: the database is away; leases run out and the ledger decides.
+        """
+        leases = self._take()
+        if not leases:
+            return 0
+        self._observer.leased(leases)
+        _log.info("rounds_leased", rounds=[lease.round_id for lease in leases])
+        with LeaseKeeper(self._shop.engine, self._shop.clock, leases, self._options.lease) as keeper:
+            prepared = [one for lease in leases if (one := self._prepare(lease, keeper)) is not None]
+            if prepared:
+                self._train(prepared, keeper)
+        return len(leases)
+
+    def _take(self) -> list[Lease]:
+        leases: list[Lease] = []
+        while len(leases) < self._options.rounds_per_job and not self._stop.is_set():
+            with transaction(self._shop.engine) as session:
+                lease = lease_round(session, self._options.owner, self._shop.clock.now(), self._options.lease)
+            if lease is None:
+                break
+            leases.append(lease)
+        return leases
+
+    def _prepare(self, lease: Lease, keeper: LeaseKeeper) -> Prepared | None:
+        try:
+            outcome = self._rounds.prepare(lease)
+        except _LOST as error:
+            self._give_up(lease, keeper, error)
+            return None
+        except (PersonalizationError, PrivacyError) as error:
+            if isinstance(error, StorageError):
+                raise
+            self._forfeit(lease, keeper, error)
+            return None
+        if isinstance(outcome, Closed):
+            self._ended(lease, keeper, outcome)
+            return None
+        return outcome
+
+    def _train(self, prepared: list[Prepared], keeper: LeaseKeeper) -> None:
+        with tempfile.TemporaryDirectory(prefix="discreet-job-") as folder:
+            waiting = prepared
+            while waiting:
+                try:
+                    results = self._run_job(waiting, Path(folder), keeper)
+                except LeaseLostError as error:
+                    waiting = self._without_lost(waiting, keeper, error)
+                    continue
+                except TrainingFailedError as error:
+                    if len(waiting) == 1:
+                        self._forfeit(waiting[0].lease, keeper, error)
+                    else:
+                        _log.warning("job_split", rounds=len(waiting), reason=str(error))
+                        for one in waiting:
+                            self._train([one], keeper)
+                    return
+                for one in waiting:
+                    self._finish(one, results[one.reservation_id], keeper)
+                return
+
+    def _run_job(
+        self, prepared: Sequence[Prepared], folder: Path, keeper: LeaseKeeper
+    ) -> dict[str, TenantResult]:
+        output = folder / "adapters"
+        shutil.rmtree(output, ignore_errors=True)
+        job = TrainingJob(
+            base_model=str(self._shop.base.directory()),
+            tenants=tuple(one.job for one in prepared),
+            output=output,
+            flags=self._options.flags,
+        )
+        results = self._trainer.train(
+            job,
+            on_progress=lambda progress: self._observer.progress(prepared, progress),
+            should_stop=lambda: self._kill.is_set() or any(keeper.lost(one.lease) for one in prepared),
+        )
+        return {result.job_key: result for result in results}
+
+    def _without_lost(
+        self, prepared: list[Prepared], keeper: LeaseKeeper, error: LeaseLostError
+    ) -> list[Prepared]:
+        """Return the rounds to train again after the child ended; put all down if the process must leave."""
+        if not self._kill.is_set():
+            for one in prepared:
+                if keeper.lost(one.lease):
+                    self._give_up(one.lease, keeper, error)
+            return [one for one in prepared if not keeper.lost(one.lease)]
+        for one in prepared:
+            keeper.drop(one.lease)
+            try:
+                self._rounds.put_down(one.lease)
+            except _LOST as lost:
+                self._give_up(one.lease, keeper, lost)
+            else:
+                _log.info("round_put_down", round_id=one.lease.round_id)
+        return []
+
+    def _finish(self, prepared: Prepared, result: TenantResult, keeper: LeaseKeeper) -> None:
+        lease = prepared.lease
+        try:
+            verdict = judge(
+                result.adapter, prepared.plan, self._public(prepared, result), self._options.thresholds
+            )
+            _log.info("candidate_judged", round_id=lease.round_id, **facts_of(verdict))
+            outcome = self._rounds.finish(prepared, result.adapter, verdict)
+        except _LOST as error:
+            self._give_up(lease, keeper, error)
+        except (PersonalizationError, PrivacyError, OSError) as error:
+            if isinstance(error, StorageError):
+                raise
+            self._forfeit(lease, keeper, error)
+        else:
+            self._ended(lease, keeper, outcome)
+
+    def _public(self, prepared: Prepared, result: TenantResult) -> PublicEvaluation:
+        """Return what public data say about a result, and the public facts that later releases are compared with."""
+        checks = public_checks(result.public_losses, result.noise_norm, self._options.max_public_text_change)
+        return PublicEvaluation(checks=checks if prepared.blend is None else (*checks, prepared.blend))
+
+    def _forfeit(self, lease: Lease, keeper: LeaseKeeper, error: Exception) -> None:
+        code = getattr(error, "code", "os.error")
+        _log.error("round_failed", round_id=lease.round_id, code=code, reason=str(error))
+        try:
+            outcome = self._rounds.forfeit(
+                lease,
+                OutcomeCode.TRAINING_FAILED,
+                f"The round could not be finished ({code}); its charge stays.",
+            )
+        except _LOST as lost:
+            self._give_up(lease, keeper, lost)
+        else:
+            self._ended(lease, keeper, outcome)
+
+    def _ended(self, lease: Lease, keeper: LeaseKeeper, outcome: AdapterVersion | Closed) -> None:
+        keeper.drop(lease)
+        if isinstance(outcome, Closed):
+            _log.info("round_closed", round_id=lease.round_id, code=outcome.code.value, reason=outcome.reason)
+        else:
+            _log.info("adapter_published", round_id=lease.round_id, served_name=outcome.served_name)
+        self._observer.closed(lease, outcome)
+
+    def _give_up(self, lease: Lease, keeper: LeaseKeeper, error: Exception) -> None:
+        keeper.drop(lease)
+        _log.warning("round_given_up", round_id=lease.round_id, reason=str(error))

@@ -1,0 +1,299 @@
+"""Opening, leasing and closing training rounds in SQL.
+
+On PostgreSQL a trainer passes over rounds that another one is taking (``SKIP LOCKED``); on SQLite every
+transaction holds the write lock from its first read. A line has at most one leased round at a time.
+"""
+
+from __future__ import annotations
+
+import uuid
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from sqlalchemy import and_, func, or_
+from sqlmodel import col, select
+
+from personalization.errors import LeaseLostError, RoundConflictError, RoundNotFoundError
+from personalization.registry import queries as registry
+from personalization.registry.publishing import ZERO, Origin
+from personalization.registry.tables import AdapterLineRow
+from personalization.rounds.states import OWNER_SCHEDULE, Lease, OutcomeCode, RoundState
+from personalization.rounds.tables import RoundRow
+from privacy.errors import PolicyError
+from privacy.policy import versions as policies
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from sqlmodel import Session
+
+    from privacy.policy.values import TenantPrivacyPolicy
+
+
+def open_due_rounds(session: Session, now: datetime) -> tuple[str, ...]:
+    """Open a round for every line whose schedule has come to a new slot; return the ids of the new rounds.
+
+    Only the policy and the public clock decide; calling it twice opens nothing twice. A line whose last
+    round is still open gets no second one.
+    """
+    due = [
+        (tenant.tenant_id, domain, policy, policy.schedule.due_at(index))
+        for tenant in policies.list_tenants(session)
+        if tenant.policy is not None
+        for policy in (tenant.policy.policy,)
+        if (index := policy.schedule.due_index(now)) is not None
+        for domain in policy.domains
+    ]
+    settled = _settled(session, {slot for *_, slot in due})
+    opened = []
+    for tenant_id, domain, policy, slot in due:
+        if (tenant_id, domain, slot) in settled or (tenant_id, domain, None) in settled:
+            continue
+        line = _locked_line(session, tenant_id, domain, now)
+        if _slot_taken(session, line, slot) or _open_round_of(session, line) is not None:
+            continue  # another scheduler was faster
+        row = _new_round(session, line, policy, opened_by=OWNER_SCHEDULE, now=now, scheduled_for=slot)
+        opened.append(row.round_id)
+    return tuple(opened)
+
+
+def open_round(session: Session, tenant_id: str, domain: str, *, actor: str, now: datetime) -> RoundRow:
+    """Open one round by hand, due at once.
+
+    Raises:
+        UnknownTenantError: no such tenant is registered.
+        PolicyError: it has no policy, or its policy has no such domain.
+        RoundConflictError: the line already has a round that is due or leased.
+    """
+    version = policies.tenant(session, tenant_id).policy
+    if version is None:
+        raise PolicyError(f"tenant {tenant_id!r} has no privacy policy and is never trained; set one first")
+    policy = version.policy
+    if domain not in policy.domains:
+        raise PolicyError(
+            f"domain {domain!r} is not in the tenant's policy; allowed are {', '.join(policy.domains)}"
+        )
+    line = _locked_line(session, tenant_id, domain, now)
+    if _open_round_of(session, line) is not None:
+        raise RoundConflictError(
+            f"tenant {tenant_id!r} already has an open round for domain {domain!r}; wait until it is closed"
+        )
+    return _new_round(session, line, policy, opened_by=actor, now=now, scheduled_for=None)
+
+
+def lease_round(session: Session, owner: str, now: datetime, ttl: timedelta) -> Lease | None:
+    """Take the oldest round that is due or whose lease ran out, until ``now + ttl``; None if there is none.
+
+    The round's epoch grows by one: whoever held it before can write nothing any more. What may be done with
+    a round that ran out of its lease is decided from the ledger (``TrainingRounds.prepare``).
+    """
+    free = and_(col(RoundRow.state) == RoundState.DUE.value, col(RoundRow.due_at) <= now)
+    ran_out = and_(col(RoundRow.state) == RoundState.LEASED.value, col(RoundRow.lease_expires_at) <= now)
+    row = session.exec(
+        select(RoundRow)
+        .where(or_(free, ran_out))
+        .order_by(col(RoundRow.due_at), col(RoundRow.round_id))
+        .limit(1)
+        .with_for_update(skip_locked=True)
+        .execution_options(populate_existing=True)
+    ).first()
+    if row is None:
+        return None
+    row.state = RoundState.LEASED.value
+    row.epoch += 1
+    row.lease_owner = owner
+    row.lease_expires_at = now + ttl
+    session.add(row)
+    session.flush()
+    return Lease(
+        round_id=row.round_id,
+        tenant_id=row.tenant_id,
+        domain=row.domain,
+        line_ref=row.line_ref,
+        period_index=row.period_index,
+        owner=owner,
+        epoch=row.epoch,
+        expires_at=row.lease_expires_at,
+    )
+
+
+def renew_lease(session: Session, lease: Lease, now: datetime, ttl: timedelta) -> None:
+    """Move the lease's end to ``now + ttl``.
+
+    Raises:
+        LeaseLostError: the round has a higher epoch, is closed, or the lease already ran out.
+    """
+    row = hold_round(session, lease, now)
+    row.lease_expires_at = now + ttl
+    session.add(row)
+
+
+def hold_round(session: Session, lease: Lease, now: datetime) -> RoundRow:
+    """Return the leased round, locked; every write of a trainer goes through here first.
+
+    Raises:
+        LeaseLostError: the lease is not this trainer's any more.
+    """
+    row = lock_round(session, lease.round_id)
+    held = (
+        row.state == RoundState.LEASED.value and row.epoch == lease.epoch and row.lease_owner == lease.owner
+    )
+    if not held or row.lease_expires_at is None or row.lease_expires_at <= now:
+        raise LeaseLostError(
+            f"the lease of round {lease.round_id} with epoch {lease.epoch} was lost; nothing was written"
+        )
+    return row
+
+
+def lock_round(session: Session, round_id: str) -> RoundRow:
+    """Return a round, locked until the transaction ends.
+
+    Raises:
+        RoundNotFoundError: no such round.
+    """
+    row = session.exec(
+        select(RoundRow)
+        .where(RoundRow.round_id == round_id)
+        .with_for_update()
+        .execution_options(populate_existing=True)
+    ).one_or_none()
+    if row is None:
+        raise RoundNotFoundError(f"no round {round_id!r} exists; list the rounds and copy its id")
+    return row
+
+
+def close_round(
+    session: Session, row: RoundRow, state: RoundState, code: OutcomeCode, outcome: str, *, now: datetime
+) -> None:
+    """Close a held round for good; the seed is destroyed with it, so no draw can be repeated afterwards."""
+    row.state = state.value
+    row.outcome_code = code.value
+    row.outcome = outcome
+    row.closed_at = now
+    row.lease_owner = None
+    row.lease_expires_at = None
+    row.wrapped_seed = None
+    session.add(row)
+
+
+def origin_of(row: RoundRow) -> Origin:
+    """Return what a version says of the round that it comes from."""
+    return Origin(
+        round_id=row.round_id,
+        period_index=row.period_index,
+        start=row.start or ZERO,
+        start_version_id=row.start_version_id,
+    )
+
+
+def list_rounds(
+    session: Session, *, tenant_id: str | None = None, state: RoundState | None = None, limit: int = 100
+) -> Sequence[RoundRow]:
+    """Return the newest rounds first, of one tenant or (for the operator) of all."""
+    query = select(RoundRow).order_by(col(RoundRow.opened_at).desc(), col(RoundRow.round_id)).limit(limit)
+    if tenant_id is not None:
+        query = query.where(RoundRow.tenant_id == tenant_id)
+    if state is not None:
+        query = query.where(RoundRow.state == state.value)
+    return session.exec(query).all()
+
+
+def _locked_line(session: Session, tenant_id: str, domain: str, now: datetime) -> AdapterLineRow:
+    return registry.lock_line(session, registry.ensure_line(session, tenant_id, domain, now=now).line_ref)
+
+
+def _settled(session: Session, slots: set[datetime]) -> set[tuple[str, str, datetime | None]]:
+    """Return (tenant, domain, slot) of rounds that exist, with None as slot where a round is still open.
+
+    Two statements however many tenants there are, so that looking at the clock every second stays cheap.
+    """
+    line = (RoundRow.tenant_id, RoundRow.domain)
+    still_open = [state.value for state in RoundState if state.open]
+    settled: set[tuple[str, str, datetime | None]] = {
+        (tenant_id, domain, None)
+        for tenant_id, domain in session.exec(select(*line).where(col(RoundRow.state).in_(still_open)))
+    }
+    rows = session.exec(select(*line, RoundRow.scheduled_for).where(col(RoundRow.scheduled_for).in_(slots)))
+    return settled | {(tenant_id, domain, slot) for tenant_id, domain, slot in rows}
+
+
+def closed_round(
+    session: Session,
+    line: AdapterLineRow,
+    *,
+    period_index: int,
+    actor: str,
+    plan_json: str,
+    sentence: str,
+    now: datetime,
+) -> RoundRow:
+    """Record a round that trained nothing and read nothing private: a version made from released adapters alone."""
+    last = session.exec(
+        select(func.max(RoundRow.sequence)).where(
+            RoundRow.line_ref == line.line_ref, RoundRow.period_index == period_index
+        )
+    ).one()
+    row = RoundRow(
+        round_id=str(uuid.uuid4()),
+        tenant_id=line.tenant_id,
+        domain=line.domain,
+        line_ref=line.line_ref,
+        period_index=period_index,
+        sequence=0 if last is None else last + 1,
+        opened_by=actor,
+        opened_at=now,
+        due_at=now,
+        plan_json=plan_json,
+    )
+    close_round(session, row, RoundState.DONE, OutcomeCode.PUBLISHED, sentence, now=now)
+    session.flush()
+    return row
+
+
+def _slot_taken(session: Session, line: AdapterLineRow, slot: datetime) -> bool:
+    query = select(RoundRow.round_id).where(
+        RoundRow.line_ref == line.line_ref, RoundRow.scheduled_for == slot
+    )
+    return session.exec(query).first() is not None
+
+
+def _open_round_of(session: Session, line: AdapterLineRow) -> str | None:
+    return session.exec(
+        select(RoundRow.round_id).where(
+            RoundRow.line_ref == line.line_ref,
+            col(RoundRow.state).in_([state.value for state in RoundState if state.open]),
+        )
+    ).first()
+
+
+def _new_round(
+    session: Session,
+    line: AdapterLineRow,
+    policy: TenantPrivacyPolicy,
+    *,
+    opened_by: str,
+    now: datetime,
+    scheduled_for: datetime | None,
+) -> RoundRow:
+    period = policy.period_index(now)
+    last = session.exec(
+        select(func.max(RoundRow.sequence)).where(
+            RoundRow.line_ref == line.line_ref, RoundRow.period_index == period
+        )
+    ).one()
+    row = RoundRow(
+        round_id=str(uuid.uuid4()),
+        tenant_id=line.tenant_id,
+        domain=line.domain,
+        line_ref=line.line_ref,
+        period_index=period,
+        sequence=0 if last is None else last + 1,
+        scheduled_for=scheduled_for,
+        opened_by=opened_by,
+        opened_at=now,
+        due_at=now,
+    )
+    session.add(row)
+    session.flush()
+    return row

@@ -1,0 +1,157 @@
+"""The private read: the signals of a line's users as a release trains on them, once it was charged."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections import defaultdict
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Protocol
+
+from sqlalchemy import select
+
+from personalization.signals.rows import SignalRow
+from personalization.signals.values import Signal
+from personalization.training.jobs.job import Example, UserExamples
+from privacy.consent import statements as consents
+from privacy.errors import PolicyError
+from privacy.policy import versions as policies
+from privacy.policy.values import DataPurpose
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy import Table
+    from sqlmodel import Session
+
+    from privacy.keys.keyring import Keyring
+    from privacy.policy.values import TenantPrivacyPolicy
+
+_TABLE: Table = SignalRow.__table__  # type: ignore[attr-defined]  # SQLModel adds it to table classes
+
+
+class SignalReader(Protocol):
+    """Decrypts the signals of a tenant's users (``privacy.keys.keyring.Keyring`` does)."""
+
+    def decrypt_many(
+        self, session: Session, tenant_id: str, items: Sequence[tuple[str, bytes]]
+    ) -> list[bytes | None]:
+        """Return the plaintext of each (pseudonym, ciphertext); ``None`` where the user's key is gone."""
+
+
+def load_training_users(
+    session: Session,
+    tenant_id: str,
+    domain: str,
+    policy: TenantPrivacyPolicy,
+    keyring: SignalReader,
+    now: datetime,
+) -> tuple[UserExamples, ...]:
+    """Return the examples of a line's users, ordered by pseudonym, without any identifier.
+
+    Only users who consent to training now, only signals inside the policy's retention, and of each user at
+    most ``contribution_bound`` examples in all: those of smallest rank over every period, so that one
+    user's gradient rests on no more than that.
+
+    Args:
+        session: inside the caller's transaction.
+        tenant_id: text slug of the tenant.
+        domain: the adapter line.
+        policy: retention and contribution bound.
+        keyring: decrypts; a user whose key is gone has no examples.
+        now: the public clock, aware UTC.
+    """
+    statement = (
+        select(_TABLE.c.pseudonym, _TABLE.c.ciphertext)
+        .where(
+            _TABLE.c.tenant_id == tenant_id,
+            _TABLE.c.domain == domain,
+            _TABLE.c.occurred_at >= now - policy.retention,
+        )
+        .order_by(_TABLE.c.pseudonym, _TABLE.c.rank, _TABLE.c.event_digest)
+    )
+    agreed = consents.consenting(session, tenant_id, DataPurpose.TRAINING)
+    chosen: list[tuple[str, bytes]] = []
+    taken: dict[str, int] = defaultdict(int)
+    for pseudonym, ciphertext in session.execute(statement):
+        if pseudonym in agreed and taken[pseudonym] < policy.contribution_bound:
+            taken[pseudonym] += 1
+            chosen.append((pseudonym, bytes(ciphertext)))
+    if not chosen:
+        return ()
+    examples: dict[str, list[Example]] = defaultdict(list)
+    for (pseudonym, _), plaintext in zip(
+        chosen, keyring.decrypt_many(session, tenant_id, chosen), strict=True
+    ):
+        example = Signal.from_bytes(plaintext).example() if plaintext is not None else None
+        if example is not None:
+            examples[pseudonym].append(example)
+    return tuple(UserExamples(examples=tuple(examples[pseudonym])) for pseudonym in sorted(examples))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSnapshot:
+    """All training data of one release, frozen: users in a deterministic order, without identifiers."""
+
+    users: tuple[UserExamples, ...] = field(repr=False)
+    data_digest: str  # digest under the round's own secret key: it says nothing without that key
+
+
+class SignalSource(Protocol):
+    """Reads the live, consented signals of a line. Calling it is the private read: only after ``start``."""
+
+    def load(
+        self,
+        session: Session,
+        tenant_id: str,
+        domain: str,
+        *,
+        now: datetime,
+        contribution_bound: int,
+        digest_key: bytes,
+    ) -> TrainingSnapshot:
+        """Return at most ``contribution_bound`` examples of each user, and their digest under ``digest_key``."""
+
+
+class StoredSignals:
+    """``SignalSource`` over the signal table."""
+
+    def __init__(self, keyring: Keyring) -> None:
+        self._keyring = keyring
+
+    def load(
+        self,
+        session: Session,
+        tenant_id: str,
+        domain: str,
+        *,
+        now: datetime,
+        contribution_bound: int,
+        digest_key: bytes,
+    ) -> TrainingSnapshot:
+        """Return at most ``contribution_bound`` examples of each user; this is the private read.
+
+        ``digest_key`` must be secret and belong to one round alone: the digest goes into the ledger and the
+        published manifest, and under a key used twice equal digests would tell that nobody joined or left.
+        """
+        version = policies.current_policy(session, tenant_id)
+        if version is None:
+            raise PolicyError(
+                f"tenant {tenant_id!r} has no privacy policy and is never trained; set one first"
+            )
+        policy = version.policy.model_copy(update={"contribution_bound": contribution_bound})
+        users = load_training_users(session, tenant_id, domain, policy, self._keyring, now)
+        return TrainingSnapshot(users=users, data_digest=data_digest(digest_key, users))
+
+
+def data_digest(key: bytes, users: Sequence[UserExamples]) -> str:
+    """Return a keyed digest of training data: equal data give equal digests."""
+    state = hmac.new(key, digestmod=hashlib.sha256)
+    for user in users:
+        state.update(len(user.examples).to_bytes(4, "big"))
+        for example in user.examples:
+            for text in (example.kind.value, example.prompt, example.completion, example.shown or ""):
+                encoded = text.encode()
+                state.update(len(encoded).to_bytes(4, "big") + encoded)
+    return "sha256:" + state.hexdigest()

@@ -1,0 +1,138 @@
+"""A signal: one interaction reduced to what training needs, and what training makes of it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, NamedTuple
+
+import orjson
+
+from personalization.training.jobs.job import Example, ExampleKind
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+DISLIKED_RATING = 2
+LIKED_RATING = 4
+
+
+class OutcomeKind(StrEnum):
+    """What the user did with the completion."""
+
+    ACCEPTED = "accepted"
+    EDITED = "edited"
+    REJECTED = "rejected"
+    RATING = "rating"
+    CORRECTION = "correction"
+
+
+class Signal(NamedTuple):
+    """What is kept of one interaction (redacted text; the user is named by the row that stores it).
+
+    Attributes:
+        prompt: what the model was asked.
+        completion: what the user was shown.
+        outcome: what the user did with it.
+        final_text: what the user made of it (edited, correction).
+        rating: 1 to 5 (rating).
+        served_name: the adapter version that answered; ``None`` for the base model.
+    """
+
+    prompt: str
+    completion: str
+    outcome: OutcomeKind
+    final_text: str | None = None
+    rating: int | None = None
+    served_name: str | None = None
+
+    def to_bytes(self) -> bytes:
+        """Return canonical JSON, the plaintext that is stored encrypted."""
+        return orjson.dumps(
+            {
+                "p": self.prompt,
+                "c": self.completion,
+                "o": self.outcome.value,
+                "f": self.final_text,
+                "r": self.rating,
+                "s": self.served_name,
+            }
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Signal:
+        """Read back what ``to_bytes`` wrote.
+
+        Raises:
+            ValueError: the bytes are not a signal.
+        """
+        try:
+            document = orjson.loads(data)
+            return cls(
+                prompt=document["p"],
+                completion=document["c"],
+                outcome=OutcomeKind(document["o"]),
+                final_text=document["f"],
+                rating=document["r"],
+                served_name=document["s"],
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError("these bytes are not a signal") from error
+
+    def example(self) -> Example | None:
+        """Return what training makes of the signal; ``None`` when it says nothing."""
+        match self.outcome:
+            case OutcomeKind.EDITED | OutcomeKind.CORRECTION:
+                return self._corrected()
+            case OutcomeKind.REJECTED:
+                liked: bool | None = False
+            case OutcomeKind.RATING:
+                liked = _liked(self.rating)
+            case OutcomeKind.ACCEPTED:
+                liked = True
+        if liked is None or not self.completion:
+            return None
+        kind = ExampleKind.SFT if liked else ExampleKind.UNLIKELIHOOD
+        return Example(prompt=self.prompt, completion=self.completion, kind=kind)
+
+    def _corrected(self) -> Example | None:
+        if not self.final_text:
+            return None
+        if not self.completion or self.completion == self.final_text:
+            return Example(prompt=self.prompt, completion=self.final_text)
+        return Example(
+            prompt=self.prompt,
+            completion=self.final_text,
+            kind=ExampleKind.PREFERENCE,
+            shown=self.completion,
+        )
+
+
+def _liked(rating: int | None) -> bool | None:
+    """Return what a rating says about the completion; ``None`` when it says nothing."""
+    if rating is None or DISLIKED_RATING < rating < LIKED_RATING:
+        return None
+    return rating >= LIKED_RATING
+
+
+class StoredSignal(NamedTuple):
+    """A signal as it is stored: where it belongs, and its ciphertext.
+
+    Attributes:
+        event_digest: 32-byte identity of the event it came from.
+        tenant_id: text slug of the tenant.
+        pseudonym: the tenant's name for the user.
+        domain: the adapter line that learns from it.
+        period_index: budget period of the interaction's own time.
+        rank: place in the user's order, see ``privacy.keys.pseudonyms.eviction_rank``.
+        occurred_at: the interaction's own time, aware UTC.
+        ciphertext: the encrypted ``Signal.to_bytes``.
+    """
+
+    event_digest: bytes
+    tenant_id: str
+    pseudonym: str
+    domain: str
+    period_index: int
+    rank: bytes
+    occurred_at: datetime
+    ciphertext: bytes

@@ -1,0 +1,142 @@
+"""Where a release starts: from released adapters only, which costs nothing (post-processing)."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from personalization.adapters.factors import average_versions
+from personalization.adapters.manifest import BLEND_CHECK, GateCheck, Scope, VersionState
+from personalization.registry import queries as registry
+from personalization.registry.publishing import ZERO
+from personalization.registry.tables import AdapterVersionRow
+from personalization.starts.meta_versions import find_meta
+from personalization.starts.untrained import PUBLIC_DATA
+from privacy.policy.values import Start
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sqlmodel import Session
+
+    from personalization.artifacts.directory import DirectoryArtifactStore
+    from personalization.planning.plan import TrainingPlan
+    from personalization.registry.tables import AdapterLineRow
+    from personalization.rounds.tables import RoundRow
+    from privacy.policy.values import TenantPrivacyPolicy
+
+WARM = "warm"
+_USABLE = (VersionState.PUBLISHED.value, VersionState.SUPERSEDED.value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartPoint:
+    """A kind of start and, unless it is zero, the released version whose weights are taken."""
+
+    kind: str
+    version_id: str | None = None
+
+
+def choose_start(
+    session: Session,
+    line: AdapterLineRow,
+    policy: TenantPrivacyPolicy,
+    plan: TrainingPlan,
+    *,
+    base_digest: str,
+) -> StartPoint:
+    """Return where the plan starts on this line.
+
+    ``previous`` takes the line's current version and ``average`` the exponential average of the line's own versions,
+    where the current one fits (same base, family, rank and layers). ``meta``, and a line without a version that fits,
+    takes the meta start of the base and shape; where there is none, zero. A line that serves a synthetic warm start
+    begins from it under any policy: the tenant asked for it.
+    """
+    current = session.get(AdapterVersionRow, line.current_version_id) if line.current_version_id else None
+    if current is not None and current.reservation_id == PUBLIC_DATA and _fits(current, plan, base_digest):
+        return StartPoint(kind=WARM, version_id=current.version_id)
+    if policy.start is not Start.META and line.current_version_id is not None:
+        row = session.get(AdapterVersionRow, line.current_version_id)
+        if row is not None and row.state == VersionState.PUBLISHED.value and _fits(row, plan, base_digest):
+            return StartPoint(kind=policy.start.value, version_id=row.version_id)
+    meta = find_meta(session, base_digest, plan, line.domain)
+    if meta is not None and meta.state == VersionState.PUBLISHED.value and _fits(meta, plan, base_digest):
+        return StartPoint(kind=Start.META.value, version_id=meta.version_id)
+    return StartPoint(kind=ZERO)
+
+
+def open_start(session: Session, artifacts: DirectoryArtifactStore, row: RoundRow) -> Path | None:
+    """Return the directory of the start's weights, checked or freshly averaged; None for a start from zero.
+
+    Raises:
+        ArtifactError: a stored version is gone or changed.
+        MetaStartError: versions of the line do not share one subspace.
+    """
+    if row.start_version_id is None:
+        return None
+    if row.start != Start.AVERAGE.value:
+        return artifacts.open(row.start_version_id)
+    versions = averaged_versions(session, row.line_ref, row.start_version_id)
+    name = hashlib.sha256("\n".join(versions).encode()).hexdigest()[:32]
+    target = artifacts.scratch(f"average-{name}-{row.round_id}-{row.epoch}")
+    average_versions([artifacts.open(version_id) for version_id in versions], target)
+    return target
+
+
+def start_sources(session: Session, row: RoundRow) -> tuple[str, ...]:
+    """Return the versions whose weights the round starts from."""
+    if row.start_version_id is None:
+        return ()
+    if row.start != Start.AVERAGE.value:
+        return (row.start_version_id,)
+    return tuple(averaged_versions(session, row.line_ref, row.start_version_id))
+
+
+def blend_source(
+    session: Session, row: RoundRow, policy: TenantPrivacyPolicy, plan: TrainingPlan, base_digest: str
+) -> tuple[str | None, GateCheck | None]:
+    """Return which of the line's own versions is averaged into the release, and that as a fact of its evaluation."""
+    line = registry.find_line(session, row.tenant_id, row.domain)
+    if policy.previous_share == 0 or line is None or line.current_version_id is None:
+        return None, None
+    current = session.get(AdapterVersionRow, line.current_version_id)
+    if current is None or not _fits(current, plan, base_digest):
+        return None, None
+    if registry.read_version(current).manifest.scope is not Scope.TENANT:
+        return None, None
+    fact = GateCheck(name=BLEND_CHECK, passed=True, value=policy.previous_share, detail=current.version_id)
+    return current.version_id, fact
+
+
+def averaged_versions(session: Session, line_ref: str, newest_id: str) -> list[str]:
+    """Return the versions that an average start is made of, oldest first; the round names the newest."""
+    newest = session.get(AdapterVersionRow, newest_id)
+    assert newest is not None  # versions are never deleted
+    shape = registry.read_version(newest).manifest.lora
+    usable = [
+        one
+        for one in registry.versions_of(session, line_ref)
+        if one.version <= newest.version and one.state in _USABLE and one.base_digest == newest.base_digest
+    ]
+    manifests = [(one.version_id, registry.read_version(one).manifest) for one in usable]
+    alike = [
+        (version_id, manifest)
+        for version_id, manifest in manifests
+        if (manifest.lora.family, manifest.lora.rank, manifest.lora.alpha, manifest.lora.layers)
+        == (shape.family, shape.rank, shape.alpha, shape.layers)
+        and set(manifest.lora.target_modules) == set(shape.target_modules)
+    ]
+    own = [version_id for version_id, manifest in alike if manifest.scope is Scope.TENANT]
+    return own or [newest.version_id]
+
+
+def _fits(row: AdapterVersionRow, plan: TrainingPlan, base_digest: str) -> bool:
+    lora = registry.read_version(row).manifest.lora
+    return (
+        row.base_digest == base_digest
+        and lora.family == plan.family.value
+        and lora.rank == plan.rank
+        and len(lora.layers) == plan.top_layers
+        and set(lora.target_modules) == set(plan.target_modules)
+    )

@@ -1,0 +1,39 @@
+"""What everything that makes versions works with, as one value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Engine
+
+    from personalization.artifacts.directory import DirectoryArtifactStore
+    from personalization.planning.model_shape import ModelShape
+    from personalization.registry.announcements import AdapterEvents
+    from personalization.registry.publishing import Publisher
+    from personalization.training.base.directory import BaseModelCatalog
+    from privacy.clock import Clock
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shop:
+    """The same for every round and every start of a process.
+
+    Attributes:
+        engine: where rounds, ledger and registry live.
+        clock: the public clock.
+        base: the frozen base model.
+        shape: its widths.
+        artifacts: the files of versions.
+        events: the outbox.
+        publisher: writes versions.
+    """
+
+    engine: Engine
+    clock: Clock
+    base: BaseModelCatalog
+    shape: ModelShape
+    artifacts: DirectoryArtifactStore
+    events: AdapterEvents
+    publisher: Publisher

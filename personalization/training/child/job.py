@@ -1,0 +1,125 @@
+"""A whole job in the child: train, blend with the line's released adapter, measure what is public.
+
+Everything after training reads released weights, public text and public numbers, so it is post-processing and free:
+
+- *blend*: the exponential average of successive private adapters, where the policy asks for it;
+- *public text*: the loss of the base and of what would be released on texts that this project wrote;
+- *noise alone*: the length of what the same plan releases for nobody, with fresh noise. It is what two successive
+  releases are compared against before a change is called drift.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from personalization.adapters.factors import blend
+from personalization.planning.plan import PerformanceFlags
+from personalization.training.engine.loading import loaded_base
+from personalization.training.errors import PlanViolatedError
+from personalization.training.jobs.job import (
+    PUBLIC_KEY,
+    Progress,
+    PublicJob,
+    PublicLosses,
+    TenantJob,
+    TenantResult,
+    TrainingJob,
+)
+from personalization.training.jobs.recipes import MamlRecipe, StyleGuide
+from personalization.training.public.styles import style_tasks
+from personalization.training.public.texts import public_users
+from personalization.training.run.bench import Workbench
+from personalization.training.run.fused import FusedRun, ProgressSink, train
+from personalization.training.run.measure import nll_per_user
+from personalization.training.starts.maml import maml_start
+from personalization.training.starts.synthetic import WARM_START_STEPS, synthetic_users, warm_start
+from privacy.noise.keystream import KEY_BYTES
+
+
+def run(job: TrainingJob | PublicJob, progress: ProgressSink) -> tuple[TenantResult, ...]:
+    """Run a job of either kind to its end.
+
+    Raises:
+        TrainingError: see ``train``.
+    """
+    if isinstance(job, PublicJob):
+        return (_public_adapter(job, progress),)
+    results = train(job, progress)
+    released = [_blended(tenant, result) for tenant, result in zip(job.tenants, results, strict=True)]
+    measured = measure_public([result.adapter for result in released], Path(job.base_model), job.flags)
+    return tuple(
+        replace(result, public_losses=losses, noise_norm=noise_norm(Path(job.base_model), tenant, job.flags))
+        for tenant, result, losses in zip(job.tenants, released, measured, strict=True)
+    )
+
+
+def measure_public(
+    adapters: Sequence[Path], base_model: Path, flags: PerformanceFlags
+) -> tuple[PublicLosses, ...]:
+    """Return the losses on public text of each adapter and of the base, which is measured once."""
+    texts = public_users()
+    base = tuple(nll_per_user(base_model, None, texts, flags=flags))
+    return tuple(
+        PublicLosses(base=base, adapted=tuple(nll_per_user(base_model, adapter, texts, flags=flags)))
+        for adapter in adapters
+    )
+
+
+def noise_norm(base_model: Path, tenant: TenantJob, flags: PerformanceFlags) -> float:
+    """Return the L2 norm of what the tenant's plan releases from zero for nobody, with fresh noise.
+
+    The plan is public and the noise key is drawn here, so the number says nothing about anyone. With d trained
+    numbers the norms of two such runs differ by about 1/√(2d). A public metric is worked out once, at the base.
+    """
+    if tenant.plan.noise_multiplier == 0:
+        return 0.0
+    decoder, encoder = loaded_base(base_model, flags)
+    nobody = TenantJob(job_key="nobody", plan=tenant.plan, users=(), noise_key=secrets.token_bytes(KEY_BYTES))
+    fused = FusedRun(
+        decoder, encoder, [nobody], flags, lambda _: None, refreshed_at=(0,), spare_public_text=False
+    )
+    return float(torch.linalg.vector_norm(fused.train()[0] - fused.start[0])) * (1.0 - tenant.blend_share)
+
+
+def _blended(tenant: TenantJob, result: TenantResult) -> TenantResult:
+    if tenant.blend_with is None or tenant.blend_share == 0:
+        return result
+    target = result.adapter.with_name(result.adapter.name + "-blended")
+    blend(tenant.blend_with, result.adapter, target, share=tenant.blend_share)
+    return replace(result, adapter=target)
+
+
+def _public_adapter(job: PublicJob, progress: ProgressSink) -> TenantResult:
+    progress(Progress(stage="load", done=0, total=1))
+    base, plan = Path(job.base_model), job.plan
+    bench = Workbench(base, plan, job.flags)
+    progress(Progress(stage="load", done=1, total=1))
+    if isinstance(job.work, StyleGuide):
+        users = synthetic_users(base, job.work)
+        # The travel, steps × learning rate, is the plan's own: it is what the adapter's shape was tuned for.
+        vector = warm_start(bench, users, learning_rate=plan.learning_rate * plan.steps / WARM_START_STEPS)
+    elif isinstance(job.work, MamlRecipe):
+        vector = maml_start(bench, [bench.user_set(task) for task in style_tasks()], job.work)
+    else:
+        vector = bench.zero()
+    if not bool(torch.isfinite(vector).all()):
+        raise PlanViolatedError("the adapter from public data is not finite; nothing is published")
+    progress(Progress(stage="train", done=1, total=1))
+    adapter = bench.export(vector, job.output / PUBLIC_KEY)
+    (losses,) = measure_public([adapter], base, job.flags)
+    progress(Progress(stage="export", done=1, total=1))
+    return TenantResult(
+        job_key=PUBLIC_KEY,
+        adapter=adapter,
+        steps=plan.steps,
+        sample_rate=1.0,
+        noise_multiplier=0.0,
+        delta_norm=float(torch.linalg.vector_norm(vector - bench.zero())),
+        trainable_parameters=bench.geometry.size,
+        public_losses=losses,
+    )

@@ -1,0 +1,97 @@
+"""The parent's side of a training process; importing it imports no torch."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable
+
+from personalization.errors import LeaseLostError, TrainingFailedError
+from personalization.training.child import entry as child
+from personalization.training.errors import ChildFailedError, TrainingError, TrainingStoppedError
+from personalization.training.jobs.job import Progress, PublicJob, TenantResult, TrainingJob
+from personalization.training.jobs.wire import decode_reply, encode_job
+
+_POLL_SECONDS = 0.2
+_END_SECONDS = 10.0
+
+
+def run_job(
+    job: TrainingJob | PublicJob,
+    *,
+    on_progress: Callable[[Progress], None] = lambda _progress: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> tuple[TenantResult, ...]:
+    """Train a job in a fresh process and wait for it.
+
+    Args:
+        job: what to train; budget for a job with private data is already reserved and running.
+        on_progress: called in this thread for each report.
+        should_stop: asked about five times a second; when it says yes (the lease is lost) the child is killed.
+
+    Returns:
+        One result per tenant; of a public job its one result.
+
+    Raises:
+        TrainingStoppedError: ``should_stop`` said yes.
+        ChildFailedError: the process died.
+        TrainingError: the child reported a failure of that class.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=child.main, args=(theirs,), name="discreet-training", daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        ours.send_bytes(encode_job(job))
+        while True:
+            if should_stop():
+                raise TrainingStoppedError("training was stopped because its lease is no longer held")
+            if not ours.poll(_POLL_SECONDS):
+                continue
+            reply = decode_reply(ours.recv_bytes())
+            if not isinstance(reply, Progress):
+                return reply
+            on_progress(reply)
+    except (EOFError, ConnectionError) as error:
+        process.join(_END_SECONDS)
+        raise ChildFailedError(
+            f"the training process ended without a result (exit status {process.exitcode}); "
+            "memory may have run out; the round's budget is forfeited"
+        ) from error
+    finally:
+        ours.close()
+        process.join(0 if process.exitcode is None and should_stop() else 1.0)
+        if process.is_alive():
+            process.kill()
+        process.join(_END_SECONDS)
+        process.close()
+
+
+def run_public_job(job: PublicJob) -> TenantResult:
+    """Run a public job in a fresh process and return its one result.
+
+    Raises:
+        TrainingError: the child died or failed; nothing was charged, so nothing is lost.
+    """
+    (result,) = run_job(job)
+    return result
+
+
+class ChildProcessTrainer:
+    """``AdapterTrainer`` in a fresh process per job, so that a crash or full memory ends the child alone."""
+
+    def train(
+        self, job: TrainingJob, *, on_progress: Callable[[Progress], None], should_stop: Callable[[], bool]
+    ) -> tuple[TenantResult, ...]:
+        """Run the job; see the port.
+
+        Raises:
+            TrainingFailedError: the child died or failed.
+            LeaseLostError: ``should_stop`` became true and the child was ended.
+        """
+        try:
+            return run_job(job, on_progress=on_progress, should_stop=should_stop)
+        except TrainingStoppedError as error:
+            raise LeaseLostError("the training process was ended because its lease is gone") from error
+        except TrainingError as error:
+            raise TrainingFailedError(f"training failed with {error.code}; its charge stays") from error

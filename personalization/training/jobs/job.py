@@ -1,0 +1,121 @@
+"""What goes into a training child process and what comes out, as plain values (no torch here).
+
+A job carries rounds of 1 to 1,000 tenants that share one frozen base. Users come in a deterministic order without
+any identifier; noise keys are secret 32-byte seeds of a ChaCha20 keystream and are never logged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from personalization.planning.plan import PerformanceFlags, TrainingPlan
+from personalization.training.jobs.recipes import MamlRecipe, StyleGuide
+
+
+class ExampleKind(StrEnum):
+    """What one signal asks of the model."""
+
+    SFT = "sft"  # raise the likelihood of `completion`
+    UNLIKELIHOOD = "unlikelihood"  # lower the likelihood of `completion` (it was rejected)
+    PREFERENCE = "preference"  # `completion` (edited) is preferred to `shown`
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One signal as training sees it."""
+
+    prompt: str
+    completion: str
+    kind: ExampleKind = ExampleKind.SFT
+    shown: str | None = None
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class UserExamples:
+    """All examples of one user in the round; at most ``plan.contribution_bound`` of them."""
+
+    examples: tuple[Example, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TenantJob:
+    """One tenant's share of a job; ``job_key`` is opaque to training (the reservation id)."""
+
+    job_key: str
+    plan: TrainingPlan
+    users: tuple[UserExamples, ...] = field(repr=False)
+    noise_key: bytes = field(repr=False)  # 32 secret bytes; the same key gives the same draws
+    start_adapter: Path | None = None  # a released portable adapter to start from (same family line)
+    blend_with: Path | None = None  # the line's released adapter that is averaged into the result (free)
+    blend_share: float = 0.0  # its share, 0 to below 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingJob:
+    """One fused job: every tenant's rows share each matmul of the frozen base."""
+
+    base_model: str  # a directory with config, tokenizer and safetensors
+    tenants: tuple[TenantJob, ...]
+    output: Path  # one sub-directory per job_key receives the portable PEFT adapter
+    flags: PerformanceFlags = field(default_factory=PerformanceFlags)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublicJob:
+    """One adapter from public data alone: nothing private goes in, so it costs nothing and may be run at any time.
+
+    Attributes:
+        base_model: a directory with config, tokenizer and safetensors.
+        plan: fixes the adapter's shape; its noise is not used.
+        output: the sub-directory ``PUBLIC_KEY`` receives the portable adapter.
+        work: a style guide gives a synthetic warm start, a recipe the first-order MAML start, None the zero adapter.
+        flags: device and threads.
+    """
+
+    base_model: str
+    plan: TrainingPlan
+    output: Path
+    work: StyleGuide | MamlRecipe | None = None
+    flags: PerformanceFlags = field(default_factory=PerformanceFlags)
+
+
+PUBLIC_KEY = "public"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublicLosses:
+    """Mean loss on each public text (nats per token), of the base and with the adapter that is released."""
+
+    base: tuple[float, ...]
+    adapted: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Live progress of a job. It holds nothing computed from private values: no loss, no norm, no clipped share."""
+
+    stage: str  # "load" | "prefix" | "train" | "export"
+    done: int
+    total: int
+    tokens_per_second: float | None = (
+        None  # of the fused batch; the docstring of `train` says what this reveals
+    )
+    memory_bytes: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TenantResult:
+    """What one tenant's run released, and what was observed of its mechanism."""
+
+    job_key: str
+    adapter: Path  # directory: adapter_config.json + adapter_model.safetensors
+    steps: int
+    sample_rate: float
+    noise_multiplier: float
+    delta_norm: float  # L2 norm of the released change: post-processing of the released adapter
+    trainable_parameters: int
+    public_losses: PublicLosses | None = None  # free: public text and released weights
+    noise_norm: float | None = None  # L2 norm of what the same plan releases for nobody: noise alone, free

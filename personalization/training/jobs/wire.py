@@ -1,0 +1,162 @@
+"""Jobs, progress, results and failures as JSON bytes between parent and child; no torch here."""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from personalization.planning.plan import PerformanceFlags, TrainingPlan
+from personalization.training import errors
+from personalization.training.errors import ChildFailedError, TrainingError
+from personalization.training.jobs.job import (
+    Example,
+    ExampleKind,
+    Progress,
+    PublicJob,
+    PublicLosses,
+    TenantJob,
+    TenantResult,
+    TrainingJob,
+    UserExamples,
+)
+from personalization.training.jobs.recipes import MamlRecipe, StyleGuide
+
+
+def encode_job(job: TrainingJob | PublicJob) -> bytes:
+    """Encode a job; noise keys travel as base64 inside the pipe and nowhere else."""
+    if isinstance(job, PublicJob):
+        return _encode_public(job)
+    tenants = [
+        {
+            "job_key": tenant.job_key,
+            "plan": tenant.plan.to_document(),
+            "users": [[asdict(example) for example in user.examples] for user in tenant.users],
+            "noise_key": base64.b64encode(tenant.noise_key).decode(),
+            "start_adapter": _text(tenant.start_adapter),
+            "blend_with": _text(tenant.blend_with),
+            "blend_share": tenant.blend_share,
+        }
+        for tenant in job.tenants
+    ]
+    return json.dumps(
+        {
+            "base_model": job.base_model,
+            "tenants": tenants,
+            "output": str(job.output),
+            "flags": asdict(job.flags),
+        }
+    ).encode()
+
+
+def _encode_public(job: PublicJob) -> bytes:
+    work: dict[str, Any] | None = None
+    if isinstance(job.work, StyleGuide):
+        work = {"style_guide": job.work.to_document()}
+    elif job.work is not None:
+        work = {"maml": asdict(job.work)}
+    return json.dumps(
+        {
+            "base_model": job.base_model,
+            "plan": job.plan.to_document(),
+            "output": str(job.output),
+            "work": work,
+            "flags": asdict(job.flags),
+        }
+    ).encode()
+
+
+def _decode_public(document: dict[str, Any]) -> PublicJob:
+    work: StyleGuide | MamlRecipe | None = None
+    if document["work"] is not None:
+        guide = document["work"].get("style_guide")
+        work = StyleGuide.from_document(guide) if guide else MamlRecipe(**document["work"]["maml"])
+    return PublicJob(
+        base_model=document["base_model"],
+        plan=TrainingPlan.from_document(document["plan"]),
+        output=Path(document["output"]),
+        work=work,
+        flags=PerformanceFlags(**document["flags"]),
+    )
+
+
+def decode_job(data: bytes) -> TrainingJob | PublicJob:
+    """Read ``encode_job``'s bytes back to an equal job."""
+    document = json.loads(data)
+    if "tenants" not in document:
+        return _decode_public(document)
+    tenants = tuple(
+        TenantJob(
+            job_key=tenant["job_key"],
+            plan=TrainingPlan.from_document(tenant["plan"]),
+            users=tuple(UserExamples(examples=tuple(_example(e) for e in user)) for user in tenant["users"]),
+            noise_key=base64.b64decode(tenant["noise_key"]),
+            start_adapter=_path(tenant["start_adapter"]),
+            blend_with=_path(tenant["blend_with"]),
+            blend_share=tenant["blend_share"],
+        )
+        for tenant in document["tenants"]
+    )
+    return TrainingJob(
+        base_model=document["base_model"],
+        tenants=tenants,
+        output=Path(document["output"]),
+        flags=PerformanceFlags(**document["flags"]),
+    )
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)
+
+
+def _example(document: dict[str, Any]) -> Example:
+    return Example(**{**document, "kind": ExampleKind(document["kind"])})
+
+
+def encode_progress(progress: Progress) -> bytes:
+    """Encode one progress report."""
+    return json.dumps({"progress": asdict(progress)}).encode()
+
+
+def encode_results(results: tuple[TenantResult, ...]) -> bytes:
+    """Encode the results of a finished job."""
+    return json.dumps(
+        {"results": [{**asdict(result), "adapter": str(result.adapter)} for result in results]}
+    ).encode()
+
+
+def encode_failure(error: BaseException) -> bytes:
+    """Encode a failure: its code, and its text only where this package wrote it (another's may quote a person)."""
+    if isinstance(error, TrainingError):
+        return json.dumps({"failure": {"name": type(error).__name__, "text": str(error)}}).encode()
+    text = f"training failed with {type(error).__name__}; run the round again or with --debug on the trainer"
+    return json.dumps({"failure": {"name": ChildFailedError.__name__, "text": text}}).encode()
+
+
+def decode_reply(data: bytes) -> Progress | tuple[TenantResult, ...]:
+    """Read what the child sent.
+
+    Raises:
+        TrainingError: the child reported a failure; the class is the one it raised.
+    """
+    document = json.loads(data)
+    if "progress" in document:
+        return Progress(**document["progress"])
+    if "results" in document:
+        return tuple(_result(one) for one in document["results"])
+    failure = document["failure"]
+    kind = getattr(errors, failure["name"], ChildFailedError)
+    raise kind(failure["text"])
+
+
+def _result(document: dict[str, Any]) -> TenantResult:
+    losses = document["public_losses"]
+    if losses is not None:
+        losses = PublicLosses(base=tuple(losses["base"]), adapted=tuple(losses["adapted"]))
+    return TenantResult(**{**document, "adapter": Path(document["adapter"]), "public_losses": losses})

@@ -1,1 +1,0 @@
-"""Measured quality: base, meta start, non-private and private adapters on users that training never saw."""

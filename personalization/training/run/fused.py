@@ -1,0 +1,358 @@
+"""Train all tenants of a job together on one frozen base.
+
+Guarantee: for each tenant, the released adapter is a function of ``plan.steps`` applications of the Gaussian mechanism
+to Poisson samples of that tenant's users (rate ``sample_rate``; every user's gradient, over all of the user's examples,
+scaled to at most ``clipping_norm``; noise ``noise_multiplier × clipping_norm`` per coordinate from a ChaCha20
+keystream, the noisy sum rounded to a public lattice) and of public numbers. The caller must have reserved the budget
+for exactly that before calling.
+
+Nothing else leaves: no loss, gradient norm or clipped share is reported. Progress holds times and token counts of the
+fused batch; those depend on how many users were drawn, so show them to the operator who may read the raw data and do
+not publish them.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from personalization.planning.plan import PerformanceFlags, TrainingPlan
+from personalization.training.engine.batches import Member, PrefixCache, assemble, split_users
+from personalization.training.engine.decoder import FrozenDecoder, TokenBatch
+from personalization.training.engine.encoding import Encoder
+from personalization.training.engine.families import Frozen, Geometry
+from personalization.training.engine.loading import loaded_base
+from personalization.training.engine.low_rank import Binding
+from personalization.training.engine.portable import export_adapter, import_adapter
+from personalization.training.errors import JobInvalidError, NotTrainedError
+from personalization.training.jobs.job import Progress, TenantJob, TenantResult, TrainingJob
+from personalization.training.mechanism.noise import draw_users
+from personalization.training.mechanism.optimizer import (
+    FusedDPOptimizer,
+    TenantAdam,
+    TenantDescent,
+    TenantMechanism,
+)
+from personalization.training.metric.curvature import PublicCurvature, metric_texts
+from personalization.training.metric.frozen import LoadedShape
+from personalization.training.metric.metric import REFRESHED_AT, Metric
+from personalization.training.metric.sparing import pulled_back
+from personalization.training.public.texts import protected_users, public_users
+
+ProgressSink = Callable[[Progress], None]
+
+
+def train(job: TrainingJob, progress: ProgressSink) -> tuple[TenantResult, ...]:
+    """Train and export every tenant of ``job``.
+
+    Args:
+        job: tenants, their users and plans, the base model's directory and the output directory.
+        progress: called often, with nothing computed from private values.
+
+    Returns:
+        One result per tenant, in the job's order; its adapter lies in ``job.output / job_key``.
+
+    Raises:
+        JobInvalidError: a plan does not fit the base model or the data breaks the plan's bounds.
+        PlanViolatedError: the observed mechanism differs from the plan.
+        NotTrainedError: weights did not move or are not finite.
+    """
+    if job.flags.threads is not None:
+        torch.set_num_threads(job.flags.threads)
+    progress(Progress(stage="load", done=0, total=1))
+    decoder, encoder = loaded_base(Path(job.base_model), job.flags)
+    progress(Progress(stage="load", done=1, total=1, memory_bytes=memory_bytes(decoder.device)))
+    return train_on(decoder, encoder, job, progress)
+
+
+def train_on(
+    decoder: FrozenDecoder, encoder: Encoder, job: TrainingJob, progress: ProgressSink
+) -> tuple[TenantResult, ...]:
+    """Train a job on a base that is already loaded; see ``train``."""
+    if len({tenant.job_key for tenant in job.tenants}) != len(job.tenants):
+        raise JobInvalidError(
+            "two tenants of the job carry the same job key; each key names one output directory"
+        )
+    together: dict[tuple[object, ...], list[TenantJob]] = {}
+    for tenant in job.tenants:
+        together.setdefault(fusion_key(tenant.plan), []).append(tenant)
+    results: dict[str, TenantResult] = {}
+    total_steps = sum(max(tenant.plan.steps for tenant in group) for group in together.values())
+    done = 0
+    for group in together.values():
+        fused = FusedRun(decoder, encoder, group, job.flags, progress)
+        vectors = fused.train(done, total_steps)
+        done += fused.steps
+        for number, tenant in enumerate(group):
+            directory = job.output / tenant.job_key
+            export_adapter(directory, fused.geometry, vectors[number], fused.frozen, job.base_model)
+            delta = vectors[number] - fused.start[number]
+            results[tenant.job_key] = TenantResult(
+                job_key=tenant.job_key,
+                adapter=directory,
+                steps=tenant.plan.steps,
+                sample_rate=tenant.plan.sample_rate,
+                noise_multiplier=tenant.plan.noise_multiplier,
+                delta_norm=float(torch.linalg.vector_norm(delta)),
+                trainable_parameters=fused.geometry.size,
+            )
+            progress(Progress(stage="export", done=len(results), total=len(job.tenants)))
+    return tuple(results[tenant.job_key] for tenant in job.tenants)
+
+
+def fusion_key(plan: TrainingPlan) -> tuple[object, ...]:
+    """Return what two plans must share to be trained in one batch: the shape of the adapter, nothing private."""
+    return (
+        plan.family,
+        plan.rank,
+        plan.alpha,
+        plan.target_modules,
+        plan.top_layers,
+        plan.subspace,
+        plan.damping > 0,
+        plan.max_tokens if plan.damping > 0 else None,  # truncates what the shared curvature is taken on
+        plan.label_shortlist,
+    )
+
+
+def memory_bytes(device: torch.device) -> int:
+    """Return the peak memory of the process, or of the GPU."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+@dataclass
+class FusedRun:
+    """Tenants whose adapters have one shape, trained in one batch.
+
+    Attributes:
+        shape: the one shape of their adapters, on the base.
+        start: where each tenant starts ``(tenants, size)``, float64 on the CPU.
+        steps: the longest schedule.
+        refreshed_at: steps before which the public metric is worked out anew, where the plan asks for one.
+        spare_public_text: whether such a plan's iterates and release are moved to where public texts lose little.
+    """
+
+    decoder: FrozenDecoder
+    encoder: Encoder
+    tenants: list[TenantJob]
+    flags: PerformanceFlags
+    progress: ProgressSink
+    refreshed_at: tuple[int, ...] = REFRESHED_AT
+    spare_public_text: bool = True
+    shape: LoadedShape = field(init=False)
+    start: torch.Tensor = field(init=False)
+    steps: int = field(init=False)
+    _metric: Metric | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        self.shape = LoadedShape.of_plan(self.decoder, self.encoder, self.tenants[0].plan, self.flags)
+        self.start = torch.stack([self._start_of(tenant) for tenant in self.tenants])
+        self.steps = max(tenant.plan.steps for tenant in self.tenants)
+        # Adapters, norms and sums are at least float32 whatever the base's dtype.
+        self._wide = torch.promote_types(self.decoder.dtype, torch.float32)
+
+    @property
+    def geometry(self) -> Geometry:
+        """Layout of the flat vectors."""
+        return self.shape.geometry
+
+    @property
+    def frozen(self) -> Frozen:
+        """The shared factors."""
+        return self.shape.frozen
+
+    def _start_of(self, tenant: TenantJob) -> torch.Tensor:
+        if tenant.start_adapter is None:
+            return self.geometry.initial(self.frozen)
+        return import_adapter(tenant.start_adapter, self.geometry, self.frozen)
+
+    def train(self, steps_before: int = 0, steps_total: int | None = None) -> torch.Tensor:
+        """Run every tenant's schedule.
+
+        Returns:
+            The released flat vectors ``(tenants, size)``, float64 on the CPU.
+        """
+        total = steps_total or self.steps
+        members = self._prefix()
+        parameter = torch.nn.Parameter(self.start.to(self.decoder.device, self._wide, copy=True))
+        mechanisms = [TenantMechanism.of_plan(tenant.plan, tenant.noise_key) for tenant in self.tenants]
+        metric = self._metric = self._make_metric(parameter)
+        rates = [tenant.plan.learning_rate for tenant in self.tenants]
+        inner: torch.optim.Optimizer
+        if metric is None:
+            inner = TenantAdam(parameter, rates, lambda: optimizer.active)
+        else:
+            inner = TenantDescent(parameter, rates, lambda: optimizer.active, metric.restore)
+        optimizer = FusedDPOptimizer(inner, mechanisms)
+        averages = torch.zeros_like(self.start)
+        for step in range(self.steps):
+            began = time.monotonic()
+            optimizer.current_step = step
+            if metric is not None:
+                metric.refresh(step, parameter.detach(), optimizer.active)
+            drawn = [
+                members[number][user]
+                for number in optimizer.active
+                for user in draw_users(
+                    mechanisms[number].stream,
+                    step,
+                    len(members[number]),
+                    self.tenants[number].plan.sample_rate,
+                )
+            ]
+            tokens = self._step(optimizer, parameter, drawn)
+            if metric is not None:
+                metric.protect(parameter.detach(), optimizer.active)
+            self._average(averages, parameter, step)
+            self.progress(
+                Progress(
+                    stage="train",
+                    done=steps_before + step + 1,
+                    total=total,
+                    tokens_per_second=tokens / max(time.monotonic() - began, 1e-9),
+                    memory_bytes=memory_bytes(self.decoder.device),
+                )
+            )
+        for mechanism in mechanisms:
+            mechanism.check_against_plan()
+        return self._released(averages)
+
+    def _make_metric(self, vectors: torch.Tensor) -> Metric | None:
+        plans = [tenant.plan for tenant in self.tenants]
+        if plans[0].damping == 0:
+            return None
+        curvature, protection = PublicCurvature.kept(metric_texts(), self.shape), None
+        if self.spare_public_text:
+            protection = PublicCurvature.kept(protected_users(), self.shape).protection()
+        return Metric.of_plans(curvature, plans, vectors.detach(), self.refreshed_at, protection)
+
+    def _prefix(self) -> list[list[Member]]:
+        encoded = [
+            (
+                number,
+                self.encoder.user(
+                    user,
+                    bound=tenant.plan.contribution_bound,
+                    objective=tenant.plan.objective,
+                    max_tokens=tenant.plan.max_tokens,
+                ),
+            )
+            for number, tenant in enumerate(self.tenants)
+            for user in tenant.users
+        ]
+        self._cache = PrefixCache(self.decoder, self.geometry.first_layer, enabled=self.flags.cache_prefix)
+        total = sum(user.tokens for _, user in encoded)
+        done = 0
+
+        def tell(tokens: int) -> None:
+            nonlocal done
+            done += tokens
+            # Whole percents: the number of tokens is private, and progress goes into logs.
+            self.progress(Progress(stage="prefix", done=100 * done // max(1, total), total=100))
+
+        placed = self._cache.fill(encoded, self.flags.tokens_per_microbatch, tell)
+        members: list[list[Member]] = [[] for _ in self.tenants]
+        for member in placed:
+            members[member.tenant].append(member)
+        return members
+
+    def _step(self, optimizer: FusedDPOptimizer, parameter: torch.nn.Parameter, drawn: list[Member]) -> int:
+        """Apply one mechanism step of every active tenant; an empty draw still adds its noise. Return the tokens."""
+        # A drawn user without a usable example contributes exactly zero.
+        drawn = [member for member in drawn if member.user.examples]
+        runs = list(split_users(drawn, self.flags.tokens_per_microbatch))
+        for index, run in enumerate(runs):
+            rows = self.user_gradients(parameter.detach(), run)
+            optimizer.row_tenants = torch.tensor(
+                [member.tenant for member in run], device=self.decoder.device
+            )
+            if self._metric is not None:
+                rows = self._metric.precondition(rows, optimizer.row_tenants)
+            parameter.grad_sample = rows  # type: ignore[attr-defined]
+            optimizer.signal_skip_step(index < len(runs) - 1)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        if not runs:
+            parameter.grad_sample = parameter.new_zeros((0, self.geometry.size))  # type: ignore[attr-defined]
+            optimizer.row_tenants = torch.empty(0, dtype=torch.long, device=self.decoder.device)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        return sum(member.user.tokens for member in drawn)
+
+    def user_gradients(self, vectors: torch.Tensor, members: list[Member]) -> torch.Tensor:
+        """Return the exact gradient of each user's own loss, before clipping.
+
+        Args:
+            vectors: adapters of all tenants ``(tenants, size)``.
+            members: whole users, tenants together.
+
+        Returns:
+            ``(users, size)``.
+        """
+        micro = assemble(members, self.decoder.device, self._wide)
+        rows = torch.empty((len(members), self.geometry.size), device=vectors.device, dtype=vectors.dtype)
+        present = vectors if len(micro.tenants) == len(vectors) else vectors[micro.tenants]
+        binding = Binding(self.geometry, self.frozen, present.detach().requires_grad_(), rows)
+        hidden = self._cache.hidden(micro)
+        reference = None
+        if len(micro.terms.pairs):
+            with torch.no_grad():
+                reference = micro.terms.rows_nll(self._label_nll(hidden, micro.batch, None))
+        nll = self._label_nll(hidden, micro.batch, binding, pairs=reference is not None)
+        torch.autograd.backward(micro.terms.total(nll, reference))
+        binding.check_complete()
+        return rows
+
+    def _label_nll(
+        self, hidden: torch.Tensor, batch: TokenBatch, binding: Binding | None, *, pairs: bool = False
+    ) -> torch.Tensor:
+        """Return the loss of each label ``(labels,)`` from the input of the first adapted layer."""
+        layers = range(self.geometry.first_layer, self.decoder.layer_count)
+        if self.flags.label_only_logits:
+            out = self.decoder.run(hidden, batch, layers, binding, labels_only=True)
+            # A pair's loss needs the likelihoods themselves, the others' gradients do not.
+            exact = binding is None or pairs
+            half = self.flags.half_head and not exact
+            shortlist = None if exact or self._metric is None else self._metric.curvature.shortlist
+            return self.decoder.head.label_nll(out, batch.targets, half=half, shortlist=shortlist)
+        # Without the lever: the last layer and the logits at every position, as a plain trainer computes them.
+        out = self.decoder.run(hidden, batch, layers, binding)
+        every = batch.targets.new_zeros(batch.rows.tokens).index_copy_(0, batch.label_at, batch.targets)
+        return self.decoder.head.label_nll(out, every).index_select(0, batch.label_at)
+
+    def _average(self, averages: torch.Tensor, parameter: torch.nn.Parameter, step: int) -> None:
+        """Add this iterate to the average of each tenant whose last iterates have begun."""
+        shares = []
+        for tenant in self.tenants:
+            last = max(1, round(tenant.plan.steps * tenant.plan.averaging_fraction))
+            inside = tenant.plan.steps - last <= step < tenant.plan.steps
+            shares.append(1.0 / last if inside else 0.0)
+        if any(shares):
+            column = torch.tensor(shares, dtype=torch.float64)[:, None]
+            averages.addcmul_(parameter.detach().to("cpu", torch.float64), column)
+
+    def _released(self, averages: torch.Tensor) -> torch.Tensor:
+        released = self.start.clone()
+        for number, tenant in enumerate(self.tenants):
+            delta = averages[number] - self.start[number]
+            if not bool(torch.isfinite(delta).all()):
+                raise NotTrainedError("the trained weights of a tenant are not finite; nothing is released")
+            if float(delta.abs().max()) == 0.0:
+                raise NotTrainedError(
+                    "the trained weights of a tenant did not move in any step; nothing is released, its budget stays "
+                    "spent"
+                )
+            released[number] += tenant.plan.shrinkage * delta
+        if self._metric is None or not self.spare_public_text:
+            return released
+        protected, gated = (
+            PublicCurvature.kept(texts, self.shape) for texts in (protected_users(), public_users())
+        )
+        return torch.stack([pulled_back(one, self._metric.curvature, protected, gated) for one in released])

@@ -1,0 +1,159 @@
+"""A frozen base model that holds several plain PEFT adapters and answers with or without one of them.
+
+What a serving system does with our adapters, in its smallest form: transformers loads the base, PEFT each
+portable adapter beside it. One request at a time uses the model; callers on other threads wait.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from personalization.training.engine.encoding import Encoder
+from personalization.training.errors import AdapterFormatError, BaseModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from personalization.training.engine.encoding import TokenRow
+
+MAX_TOKENS = 192  # of one scored or answered text
+ROWS_PER_BATCH = 16
+
+
+class AdapterHost:
+    """One base model and the adapters that are loaded beside it, by name.
+
+    Args:
+        directory: base model with config, tokenizer and safetensors.
+        threads: CPU threads of torch; ``None`` leaves the default.
+
+    Raises:
+        BaseModelError: the base cannot be loaded.
+    """
+
+    def __init__(self, directory: Path, *, threads: int | None = None) -> None:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self._encoder = Encoder.load(directory)
+        try:
+            base = AutoModelForCausalLM.from_pretrained(directory, local_files_only=True, dtype=torch.float32)
+        except (OSError, ValueError) as error:
+            raise BaseModelError(f"no model could be loaded from {directory}: {error}") from error
+        self._model: Any = base.eval()
+        self._names: set[str] = set()
+        self._lock = threading.Lock()
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Names of the adapters that are loaded."""
+        return frozenset(self._names)
+
+    def load(self, name: str, directory: Path) -> None:
+        """Load the adapter in ``directory`` under ``name``; a name that is loaded already is refused.
+
+        Raises:
+            AdapterFormatError: the name is taken, or the files do not fit the base model.
+        """
+        from peft import PeftModel  # noqa: PLC0415  # a second to import, and only when there is an adapter
+
+        if name in self._names:
+            raise AdapterFormatError(
+                f"an adapter named {name} is loaded already; a served name is never used twice"
+            )
+        with self._lock:
+            try:
+                if isinstance(self._model, PeftModel):
+                    self._model.load_adapter(str(directory), adapter_name=name)
+                else:
+                    self._model = PeftModel.from_pretrained(
+                        self._model, str(directory), adapter_name=name
+                    ).eval()
+            except (OSError, ValueError, RuntimeError, KeyError) as error:
+                raise AdapterFormatError(
+                    f"the adapter {name} does not fit the base model: {error}"
+                ) from error
+            self._names.add(name)
+
+    def unload(self, name: str) -> None:
+        """Forget the adapter ``name``; a name that is not loaded is no error."""
+        with self._lock:
+            if name not in self._names:
+                return
+            self._names.remove(name)
+            if self._names:  # PEFT wants an active adapter at all times
+                self._model.set_adapter(min(self._names))
+                self._model.delete_adapter(name)
+            else:
+                self._model = self._model.unload()  # the plain base again
+
+    def answer(self, prompt: str, *, name: str | None, max_new_tokens: int = 48) -> str:
+        """Return the most likely answer to ``prompt``, with the adapter ``name``; ``None`` is the base alone.
+
+        Raises:
+            KeyError: no adapter of that name is loaded.
+        """
+        tokens = torch.tensor([self._encoder.prompt(prompt)[-MAX_TOKENS:]])
+        end = self._encoder.end_token
+        with self._using(name) as model:
+            out = model.generate(
+                input_ids=tokens,
+                attention_mask=torch.ones_like(tokens),
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                eos_token_id=end,
+                pad_token_id=end,
+            )
+        return str(
+            self._encoder.tokenizer.decode(out[0, tokens.shape[1] :], skip_special_tokens=True)
+        ).strip()
+
+    def losses(self, pairs: Sequence[tuple[str, str]], *, name: str | None) -> list[float]:
+        """Return the mean negative log-likelihood per completion token (nats) of each (prompt, completion).
+
+        Raises:
+            KeyError: no adapter of that name is loaded.
+        """
+        rows = [self._encoder.row(prompt, completion, MAX_TOKENS) for prompt, completion in pairs]
+        order = sorted(range(len(rows)), key=lambda index: rows[index].length)  # little padding per batch
+        result = [0.0] * len(rows)
+        with self._using(name) as model:
+            for start in range(0, len(order), ROWS_PER_BATCH):
+                batch = order[start : start + ROWS_PER_BATCH]
+                for index, loss in zip(batch, _batch_losses(model, [rows[i] for i in batch]), strict=True):
+                    result[index] = loss
+        return result
+
+    @contextmanager
+    def _using(self, name: str | None) -> Iterator[Any]:
+        with self._lock, torch.inference_mode():
+            if name is None:
+                with self._model.disable_adapter() if self._names else nullcontext():
+                    yield self._model
+            elif name in self._names:
+                self._model.set_adapter(name)
+                yield self._model
+            else:
+                raise KeyError(name)
+
+
+def _batch_losses(model: Any, rows: Sequence[TokenRow]) -> list[float]:
+    """Return the loss of each row of one right-padded batch; the logits are taken at labels only."""
+    longest = max(row.length for row in rows)
+    tokens = torch.zeros(len(rows), longest, dtype=torch.long)
+    mask = torch.zeros(len(rows), longest, dtype=torch.long)
+    for index, row in enumerate(rows):
+        tokens[index, : row.length] = torch.tensor(row.tokens[:-1])
+        mask[index, : row.length] = 1
+    logits = model(input_ids=tokens, attention_mask=mask).logits
+    losses = []
+    for index, row in enumerate(rows):
+        predicted = logits[index, row.first_label - 1 : row.length]
+        wanted = torch.tensor(row.tokens[row.first_label :])
+        losses.append(float(torch.nn.functional.cross_entropy(predicted.float(), wanted)))
+    return losses

@@ -1,0 +1,326 @@
+"""A trainer may die anywhere: every noise draw stays charged once, nothing is published twice."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from contextlib import contextmanager
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
+from sqlmodel import Session, select
+
+from personalization.errors import LeaseLostError, RoundError
+from personalization.registry.tables import AdapterVersionRow
+from personalization.rounds.queries import lease_round, renew_lease
+from personalization.rounds.states import OutcomeCode, RoundState
+from personalization.rounds.tables import RoundRow
+from privacy.errors import StorageError
+from privacy.ledger import ReservationState
+from privacy.ledger.tables import ReservationRow
+from privacy.storage.session import transaction
+from streams.contracts.topics import ADAPTER_EVENTS
+from streams.outbox_events import OutboxAdapterEvents
+from streams.storage.tables import OutboxRow
+from tests.fakes.training import Workshop
+
+LEASE = timedelta(seconds=60)
+
+
+class KilledError(BaseException):
+    """The process ends here: nothing catches this."""
+
+
+@pytest.fixture
+def shop(engine, clock, tmp_path):
+    shop = Workshop(engine, clock, tmp_path, events=OutboxAdapterEvents())
+    shop.add_tenant()
+    return shop
+
+
+@contextmanager
+def dying(engine, at_commit: int, *, durable: bool, error: BaseException):
+    """Raise ``error`` at the n-th commit, before it happens or (``durable``) right after it happened."""
+    count = 0
+
+    def step(*_arguments):
+        nonlocal count
+        count += 1
+        if count == at_commit:
+            raise error
+
+    target, name = (Session, "after_commit") if durable else (engine, "commit")
+    event.listen(target, name, step)
+    try:
+        yield lambda: count
+    finally:
+        event.remove(target, name, step)
+
+
+def facts(shop, round_id):
+    with shop.session() as session:
+        row = session.get(RoundRow, round_id)
+        reservations = session.exec(select(ReservationRow)).all()
+        versions = session.exec(select(AdapterVersionRow)).all()
+        published = [
+            message
+            for message in session.exec(select(OutboxRow).where(OutboxRow.topic == ADAPTER_EVENTS.name)).all()
+            if b'"published"' in message.value
+        ]
+    return row, reservations, versions, published
+
+
+def assert_sound(shop, round_id):
+    row, reservations, versions, published = facts(shop, round_id)
+    charged = [one for one in reservations if one.state != ReservationState.RELEASED]
+    assert len(charged) == 1, "the round is charged exactly once"
+    assert len(set(shop.trainer.keys)) <= 1, "one charge pays for one noise key"
+    assert row.state in {RoundState.DONE, RoundState.FAILED}
+    assert row.wrapped_seed is None
+    if row.state == RoundState.DONE:
+        assert charged[0].state == ReservationState.COMMITTED
+        assert len(versions) == len(published) == 1
+        assert shop.artifacts.open(versions[0].version_id).is_dir()
+    else:
+        assert charged[0].state == ReservationState.FORFEITED
+        assert versions == []
+        assert published == []
+
+
+@pytest.mark.parametrize("durable", [False, True], ids=["before-commit", "after-commit"])
+@pytest.mark.parametrize("kind", ["killed", "database-away"])
+def test_death_at_every_commit_charges_once_and_publishes_at_most_once(
+    engine, clock, tmp_path, durable, kind
+):
+    states = []
+    for at_commit in range(1, 20):
+        shop = Workshop(engine, clock, tmp_path / str(at_commit), events=OutboxAdapterEvents())
+        tenant = f"t{at_commit}"
+        shop.add_tenant(tenant)
+        round_id = shop.open_round(tenant)
+        error = KilledError() if kind == "killed" else OperationalError("commit", {}, Exception("gone"))
+        with dying(engine, at_commit, durable=durable, error=error) as count:
+            try:
+                shop.process("first").run_once()
+            except (KilledError, StorageError, OperationalError):
+                survived = False
+            else:
+                survived = True
+            reached = count()
+        clock.advance(seconds=61)
+        shop.process("second").run_once()
+        with shop.session() as session:
+            row = session.get(RoundRow, round_id)
+            charged = session.exec(select(ReservationRow).where(ReservationRow.tenant_id == tenant)).all()
+            versions = session.exec(
+                select(AdapterVersionRow).where(AdapterVersionRow.tenant_id == tenant)
+            ).all()
+        states.append(row.outcome_code)
+        assert len(charged) == 1
+        assert len(set(shop.trainer.keys)) <= 1
+        assert len(versions) == (1 if row.state == RoundState.DONE else 0)
+        if survived and reached < at_commit:
+            break
+    else:
+        pytest.fail("a round has fewer commits than that")
+    # Only a death between the start and the recorded draw loses the round; its charge stays.
+    assert set(states) <= {OutcomeCode.PUBLISHED, OutcomeCode.FORFEITED}
+    assert states.count(OutcomeCode.FORFEITED) == 1
+
+
+def test_a_killed_child_run_is_repeated_with_the_same_noise_at_no_charge(shop):
+    round_id = shop.open_round()
+
+    def die(_should_stop):
+        raise KilledError
+
+    shop.trainer.during = die
+    with pytest.raises(KilledError):
+        shop.process("first").run_once()
+    shop.trainer.during = lambda _should_stop: None
+    assert shop.process("second").run_once() == 0, "the lease of the dead trainer still stands"
+    shop.clock.advance(seconds=61)
+    assert shop.process("second").run_once() == 1
+
+    assert_sound(shop, round_id)
+    assert facts(shop, round_id)[0].state == RoundState.DONE
+    assert shop.signals.reads == 2
+
+
+def test_a_repeat_on_changed_data_is_refused_and_forfeits(shop):
+    round_id = shop.open_round()
+
+    def die(_should_stop):
+        raise KilledError
+
+    shop.trainer.during = die
+    with pytest.raises(KilledError):
+        shop.process("first").run_once()
+    shop.trainer.during = lambda _should_stop: None
+    shop.signals.salt = "another day"
+    shop.clock.advance(seconds=61)
+    shop.process("second").run_once()
+
+    assert_sound(shop, round_id)
+    row = facts(shop, round_id)[0]
+    assert (row.state, row.outcome_code) == (RoundState.FAILED, OutcomeCode.FORFEITED)
+    assert shop.trainer.keys == []
+
+
+def test_a_trainer_that_wakes_up_late_is_fenced(shop):
+    round_id = shop.open_round()
+
+    def pause(_should_stop):
+        shop.trainer.during = lambda _should_stop: None
+        shop.clock.advance(seconds=61)
+        assert shop.process("second").run_once() == 1
+
+    shop.trainer.during = pause
+    shop.process("first").run_once()
+
+    assert_sound(shop, round_id)
+    row = facts(shop, round_id)[0]
+    assert (row.state, row.epoch) == (RoundState.DONE, 2)
+    assert len(shop.trainer.keys) == 2
+    assert len(set(shop.trainer.keys)) == 1
+
+
+def test_a_full_disk_forfeits_and_publishes_nothing(shop, monkeypatch):
+    round_id = shop.open_round()
+
+    def refuse(*_arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("personalization.artifacts.directory._write_synced", refuse)
+    shop.process().run_once()
+
+    assert_sound(shop, round_id)
+    assert facts(shop, round_id)[0].outcome_code == OutcomeCode.TRAINING_FAILED
+
+
+def test_an_orphan_of_a_lost_publication_is_swept(shop):
+    round_id = shop.open_round()
+    with dying(shop.engine, 7, durable=False, error=KilledError()), pytest.raises(KilledError):
+        shop.process("first").run_once()
+    (orphan,) = (shop.artifacts.root / "sha256").iterdir()
+    shop.clock.advance(seconds=61)
+    shop.process("second").run_once()
+
+    assert_sound(shop, round_id)
+    kept = {version.version_id for version in facts(shop, round_id)[2]}
+    future = orphan.stat().st_mtime + 10
+    assert shop.artifacts.sweep(kept, older_than=future) == (f"sha256:{orphan.name}",)
+    assert {f"sha256:{path.name}" for path in (shop.artifacts.root / "sha256").iterdir()} == kept
+
+
+@pytest.mark.parametrize(("grace", "signals"), [(timedelta(0), 1), (timedelta(hours=1), 2)])
+def test_a_stopped_trainer_puts_its_job_down_and_another_finishes_it(
+    shop, grace, signals, tmp_path, monkeypatch
+):
+    jobs = tmp_path / "jobs"
+    jobs.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(jobs))
+    round_id = shop.open_round()
+    first = shop.process("first", grace=grace)
+
+    def stop(should_stop):
+        shop.trainer.during = lambda _should_stop: None
+        assert [path.name.startswith("discreet-job-") for path in jobs.iterdir()] == [True]
+        for _ in range(signals):
+            first.request_stop()
+        waited = threading.Event()
+        end = time.monotonic() + 60
+        while not should_stop():
+            assert time.monotonic() < end
+            waited.wait(0.01)
+
+    shop.trainer.during = stop
+    first.run()
+    assert list(jobs.iterdir()) == []
+    assert facts(shop, round_id)[0].state == RoundState.LEASED
+    assert shop.process("second").run_once() == 1, "the lease was put down, so nobody waits for its end"
+
+    assert_sound(shop, round_id)
+    assert facts(shop, round_id)[0].state == RoundState.DONE
+
+
+def test_a_lost_lease_ends_the_child_and_only_that_round(shop):
+    shop.add_tenant("beta")
+    lost, kept = shop.open_round("acme"), shop.open_round("beta")
+
+    def steal(should_stop):
+        shop.trainer.during = lambda _should_stop: None
+        with shop.session() as session:
+            row = session.get(RoundRow, lost)
+            row.epoch, row.lease_owner = row.epoch + 1, "another"
+            session.add(row)
+        waited = threading.Event()
+        while not should_stop():
+            waited.wait(0.01)
+
+    shop.trainer.during = steal
+    shop.process(lease=timedelta(seconds=0.3)).run_once()
+
+    assert shop.trainer.jobs == [2, 1]
+    assert facts(shop, kept)[0].outcome_code == OutcomeCode.PUBLISHED
+    assert (facts(shop, lost)[0].state, facts(shop, lost)[0].lease_owner) == (RoundState.LEASED, "another")
+    shop.clock.advance(seconds=61)
+    shop.process("second").run_once()
+    assert facts(shop, lost)[0].outcome_code == OutcomeCode.PUBLISHED
+
+
+def test_an_error_before_the_start_gives_the_budget_back(shop, monkeypatch):
+    round_id = shop.open_round()
+    protocol = shop.protocol()
+
+    def refuse(_lease):
+        raise RoundError("the round cannot be started in this test")
+
+    monkeypatch.setattr(protocol, "_start", refuse)
+    shop.process(protocol=protocol).run_once()
+
+    row, (reservation,), _, _ = facts(shop, round_id)
+    assert row.state == RoundState.FAILED
+    assert reservation.state == ReservationState.RELEASED
+    assert shop.signals.reads == 0
+
+
+def test_two_trainers_share_the_rounds(shop):
+    tenants = ["acme", *(f"t{number}" for number in range(5))]
+    for tenant in tenants[1:]:
+        shop.add_tenant(tenant)
+    ids = [shop.open_round(tenant) for tenant in tenants]
+    crews = [Workshop(shop.engine, shop.clock, shop.artifacts.root, events=shop.events) for _ in range(2)]
+    for crew in crews:
+        crew.keyring, crew.artifacts = shop.keyring, shop.artifacts
+
+    def work(crew, owner):
+        process = crew.process(owner, rounds_per_job=1)
+        while process.run_once():
+            pass
+
+    threads = [threading.Thread(target=work, args=(crew, str(number))) for number, crew in enumerate(crews)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    keys = [key for crew in crews for key in crew.trainer.keys]
+    assert len(keys) == len(set(keys)) == len(ids)
+    with shop.session() as session:
+        assert {row.state for row in session.exec(select(RoundRow)).all()} == {RoundState.DONE}
+        assert len(session.exec(select(AdapterVersionRow)).all()) == len(ids)
+
+
+def test_a_lease_cannot_be_renewed_once_another_has_it(shop):
+    shop.open_round()
+    with shop.session() as session:
+        lease = lease_round(session, "first", shop.clock.now(), LEASE)
+    shop.clock.advance(seconds=61)
+    with shop.session() as session:
+        assert lease_round(session, "second", shop.clock.now(), LEASE).epoch == 2
+    with pytest.raises(LeaseLostError), transaction(shop.engine) as session:
+        renew_lease(session, lease, shop.clock.now(), LEASE)
