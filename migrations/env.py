@@ -1,4 +1,4 @@
-"""Run the one migration history, from `streams.database`, or from `alembic` with the project's settings."""
+"""Run the one migration history, from `streams.storage.schema`, or from `alembic` with the project's settings."""
 
 from __future__ import annotations
 

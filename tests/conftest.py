@@ -29,8 +29,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.pool import NullPool
 
 from privacy.storage.session import open_engine
-from streams import database
-from streams.embedded_broker import EmbeddedBroker
+from streams.broker.embedded import EmbeddedBroker
+from streams.storage import schema as database
 
 POSTGRES = os.environ.get("DISCREET_TEST_POSTGRES", "")
 DIALECTS = ["sqlite", *(["postgresql"] if POSTGRES else [])]

@@ -26,8 +26,8 @@ def list_(
 ) -> None:
     """List adapter versions with state and budget."""
     from personalization.registry import queries as registry
-    from streams.database import current_session
     from streams.settings import load_settings
+    from streams.storage.schema import current_session
 
     with current_session(load_settings().database_url) as session:
         facts = [_facts(row) for row in registry.list_versions(session, tenant_id=tenant)]
@@ -59,8 +59,8 @@ def show(name: Name, *, as_json: AsJson = False) -> None:
     """Show one version: manifest, address, signature, state, and how the line moved with it."""
     from personalization.gates.drift import drift_document
     from personalization.registry import queries as registry
-    from streams.database import current_session
     from streams.settings import load_settings
+    from streams.storage.schema import current_session
 
     with current_session(load_settings().database_url) as session:
         row = registry.find_version(session, name)
@@ -89,9 +89,9 @@ def roll_back_(
     """Return a line to an earlier version; servers follow, the budget stays spent."""
     from personalization.registry.announcements import Act
     from personalization.registry.rollback import roll_back
-    from streams.database import current_session
-    from streams.outbox_events import OutboxAdapterEvents
+    from streams.outbox.events import OutboxAdapterEvents
     from streams.settings import load_settings
+    from streams.storage.schema import current_session
 
     with current_session(load_settings().database_url) as session:
         version = roll_back(
@@ -112,9 +112,9 @@ def withdraw(name: Name, *, reason: Reason, actor: Actor = None, as_json: AsJson
     from personalization.artifacts.directory import DirectoryArtifactStore
     from personalization.registry.announcements import Act
     from personalization.registry.withdrawal import remove_withdrawn_weights, withdraw_version
-    from streams.database import current_session
-    from streams.outbox_events import OutboxAdapterEvents
+    from streams.outbox.events import OutboxAdapterEvents
     from streams.settings import load_settings
+    from streams.storage.schema import current_session
 
     with current_session(load_settings().database_url) as session:
         names = withdraw_version(
@@ -147,8 +147,8 @@ def warm_start(
     """Start a line from synthetic interactions under a public style guide; no user is read, nothing is charged."""
     from personalization.training.errors import JobInvalidError
     from personalization.training.jobs.recipes import StyleGuide
+    from streams.processes.trainer import start_tools
     from streams.settings import load_settings
-    from streams.trainer_process import start_tools
 
     try:
         guide = StyleGuide.from_document(json.loads(style_guide.read_text("utf-8")))
@@ -172,8 +172,8 @@ def public_key(*, as_json: AsJson = False) -> None:
     from personalization.adapters.signing import ManifestSigner, key_id, signing_seed
     from privacy.keys.keyring import Keyring
     from privacy.keys.master_key import check_master_key
-    from streams.database import current_session
     from streams.settings import load_settings
+    from streams.storage.schema import current_session
 
     settings = load_settings()
     master_key = settings.master_key_bytes()

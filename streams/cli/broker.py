@@ -23,7 +23,7 @@ def command(
     import signal
     import time
 
-    from streams.embedded_broker import EmbeddedBroker
+    from streams.broker.embedded import EmbeddedBroker
     from streams.errors import BrokerUnavailableError
 
     asked: list[int] = []

@@ -254,8 +254,8 @@ def statement(
 
 @contextmanager
 def _engine() -> Iterator[Engine]:
-    from streams.database import open_current
     from streams.settings import load_settings
+    from streams.storage.schema import open_current
 
     engine = open_current(load_settings().database_url)
     try:

@@ -31,7 +31,7 @@ def upgrade(
     as_json: AsJson = False,
 ) -> None:
     """Apply every migration that is missing; safe to run from many machines at once."""
-    from streams import database
+    from streams.storage import schema as database
 
     reached = database.upgrade(_url(), revision)
     _say(f"The database is at revision {reached}.", {"revision": reached}, as_json=as_json)
@@ -40,7 +40,7 @@ def upgrade(
 @app.command()
 def current(*, as_json: AsJson = False) -> None:
     """Show the revision of the database and the newest that this version knows."""
-    from streams import database
+    from streams.storage import schema as database
 
     revision, newest = database.current(_url()), database.head()
     sentence = f"The database is at revision {revision or 'none'}; the newest is {newest}."
@@ -50,7 +50,7 @@ def current(*, as_json: AsJson = False) -> None:
 @app.command()
 def check(*, as_json: AsJson = False) -> None:
     """Compare the database with the tables in the code; an error when they differ."""
-    from streams import database
+    from streams.storage import schema as database
 
     database.check(_url())
     _say("The database matches the code.", {"matches": True}, as_json=as_json)

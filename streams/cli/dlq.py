@@ -30,7 +30,7 @@ def list_(
     """List dead letters: when, why and where they came from; never a key or a payload."""
     from itertools import islice
 
-    from streams.replay import letters
+    from streams.ingest.resend import letters
     from streams.settings import load_settings
 
     wanted = _wanted(reason, topic)
@@ -67,7 +67,7 @@ def replay(
     as_json: AsJson = False,
 ) -> None:
     """Send dead letters back to their topics; events that had their effect have no second one."""
-    from streams.replay import replay as send_back
+    from streams.ingest.resend import replay as send_back
     from streams.settings import load_settings
 
     done = send_back(load_settings().broker, _wanted(reason, topic), from_start=from_start, dry_run=dry_run)

@@ -44,8 +44,8 @@ def build(
         _average(as_json=as_json)
         return
     from personalization.training.jobs.recipes import MamlRecipe
+    from streams.processes.trainer import start_tools
     from streams.settings import load_settings
-    from streams.trainer_process import start_tools
 
     recipe = MamlRecipe(
         outer_steps=outer_steps, outer_rate=outer_rate, inner_steps=inner_steps, inner_rate=inner_rate
@@ -61,8 +61,8 @@ def build(
 
 
 def _average(*, as_json: bool) -> None:
+    from streams.processes.trainer import refresh_meta_starts, start_tools
     from streams.settings import load_settings
-    from streams.trainer_process import refresh_meta_starts, start_tools
 
     with start_tools(load_settings()) as tools:
         done = refresh_meta_starts(tools)
@@ -82,8 +82,8 @@ def list_(*, as_json: AsJson = False) -> None:
     """List meta versions with their state and the tenants and versions they were computed from."""
     from personalization.starts.meta_versions import describe_meta_versions
     from privacy.storage.session import transaction
-    from streams.database import open_current
     from streams.settings import load_settings
+    from streams.storage.schema import open_current
 
     engine = open_current(load_settings().database_url)
     with transaction(engine) as session:
@@ -116,8 +116,8 @@ def statement(*, as_json: AsJson = False) -> None:
 
     from privacy.guarantee import FLEET
     from privacy.reports.statement import privacy_statement
-    from streams.database import current_session
     from streams.settings import load_settings
+    from streams.storage.schema import current_session
 
     with current_session(load_settings().database_url) as session:
         made = privacy_statement(session, FLEET, now=datetime.now(UTC))

@@ -26,8 +26,8 @@ def open_(
 ) -> None:
     """Open one round now; a trainer takes it, and its budget is charged as for a scheduled one."""
     from personalization.rounds.queries import open_round
-    from streams.database import current_session
     from streams.settings import load_settings
+    from streams.storage.schema import current_session
 
     with current_session(load_settings().database_url) as session:
         row = open_round(session, tenant, domain, actor=actor or getpass.getuser(), now=datetime.now(UTC))
@@ -44,8 +44,8 @@ def list_(
 ) -> None:
     """List rounds, newest first: state, who opened them, how they ended."""
     from personalization.rounds.queries import list_rounds
-    from streams.database import current_session
     from streams.settings import load_settings
+    from streams.storage.schema import current_session
 
     with current_session(load_settings().database_url) as session:
         facts = [_facts(row) for row in list_rounds(session, tenant_id=tenant, limit=limit)]

@@ -14,7 +14,7 @@ def command() -> None:
     import signal
     import threading
 
-    from streams.serving.process import serve
+    from streams.processes.server import serve
     from streams.settings import load_settings
 
     stop = threading.Event()

@@ -147,8 +147,8 @@ def _changes(pairs: Sequence[str]) -> dict[str, Any]:
 @contextmanager
 def _transaction() -> Iterator[Session]:
     from privacy.storage.session import transaction
-    from streams.database import open_current
     from streams.settings import load_settings
+    from streams.storage.schema import open_current
 
     engine = open_current(load_settings().database_url)
     try:

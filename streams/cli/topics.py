@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from kafka import KafkaAdminClient
 
-    from streams.topics import Finding
+    from streams.broker.topics import Finding
 
 app = typer.Typer(help="Create, check and describe the Kafka topics.", no_args_is_help=True)
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")]
@@ -21,9 +21,9 @@ Replication = Annotated[int, typer.Option(min=1, help="Copies of each partition;
 
 
 def _admin(bootstrap: str) -> AbstractContextManager[KafkaAdminClient]:
-    from streams.broker import client_options
+    from streams.broker.clients import client_options
+    from streams.broker.topics import open_admin
     from streams.settings import load_settings
-    from streams.topics import open_admin
 
     options = client_options(load_settings().broker)
     if bootstrap:
@@ -45,7 +45,7 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Create the topics that are missing; existing ones are left as they are unless --repair is given."""
-    from streams.topics import create_topics, repair_settings
+    from streams.broker.topics import create_topics, repair_settings
 
     with _admin(bootstrap) as admin:
         result = create_topics(admin, replication=replication, partitions=partitions)
@@ -63,7 +63,7 @@ def create(
 @app.command()
 def check(*, bootstrap: Bootstrap = "", replication: Replication = 1, as_json: AsJson = False) -> None:
     """Compare the topics with the contract; exit status 3 when events could be lost or kept too long."""
-    from streams.topics import check_topics
+    from streams.broker.topics import check_topics
 
     with _admin(bootstrap) as admin:
         findings = check_topics(admin, replication=replication)
@@ -80,8 +80,8 @@ def describe(
     as_json: AsJson = False,
 ) -> None:
     """Show each topic: key, policy, partitions, retention, who writes and reads it."""
+    from streams.broker.topics import TopicState, describe_topics
     from streams.contracts.topics import TOPICS
-    from streams.topics import TopicState, describe_topics
 
     states: dict[str, TopicState] = {}
     if not offline:
@@ -130,9 +130,9 @@ def access(
     as_json: AsJson = False,
 ) -> None:
     """Print the access rules that the topics need (for Kafka's kafka-acls tool), check them or add them."""
+    from streams.broker.access import apply_access, check_access, rules_for
     from streams.contracts.topics import Role
     from streams.settings import load_settings
-    from streams.topic_access import apply_access, check_access, rules_for
 
     principals = {
         Role.PRODUCT: product,

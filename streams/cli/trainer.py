@@ -18,10 +18,10 @@ def command(
     Settings: DISCREET_DATABASE__URL, DISCREET_MASTER_KEY, DISCREET_TRAINER__BASE_MODEL and others of
     DISCREET_TRAINER__….
     """
-    from streams import logs
+    from streams.processes.trainer import run_until_stopped, trainer_of
     from streams.settings import load_settings
-    from streams.trainer_log import TrainerLog
-    from streams.trainer_process import run_until_stopped, trainer_of
+    from streams.telemetry import logs
+    from streams.telemetry.trainer_log import TrainerLog
 
     settings = load_settings()
     logs.configure(settings.log)

@@ -11,9 +11,10 @@ def command() -> None:
     """
     import asyncio
 
-    from streams import bootstrap, logs, tracing
+    from streams.processes import wiring as bootstrap
+    from streams.processes.worker import run_worker
     from streams.settings import load_settings
-    from streams.worker import run_worker
+    from streams.telemetry import logs, tracing
 
     settings = load_settings()
     logs.configure(settings.log)

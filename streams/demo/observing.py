@@ -13,9 +13,9 @@ from streams.client import KafkaBroker
 from streams.contracts.dead_letter import DeadLetter
 from streams.contracts.envelope import identity_digest
 from streams.contracts.topics import DEAD_LETTERS
-from streams.dedup import EFFECT, fates
 from streams.demo.publishing import SOURCE
-from streams.trainer_log import PROGRESS_EVENT
+from streams.ingest.fates import EFFECT, fates
+from streams.telemetry.trainer_log import PROGRESS_EVENT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

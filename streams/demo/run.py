@@ -24,7 +24,7 @@ from privacy.ledger import Ledger
 from privacy.policy import versions as policies
 from privacy.policy.values import DEFAULT_DOMAIN
 from privacy.storage.session import open_engine, transaction
-from streams import database
+from streams.broker.embedded import EmbeddedBroker
 from streams.demo.companies import COMPANIES, make_company
 from streams.demo.display import Stages
 from streams.demo.environment import DemoEnvironment, free_port, model_cache, new_secrets
@@ -38,12 +38,12 @@ from streams.demo.observing import (
 )
 from streams.demo.processes import Children
 from streams.demo.publishing import publish_consents, publish_interactions
-from streams.demo.replay import read_recording, recorded_tenants
+from streams.demo.recordings import read_recording, recorded_tenants
 from streams.demo.report import DemoReport, EventCounts, Example, TenantFacts
 from streams.demo.serving_client import ServingClient
 from streams.demo.tenancy import ACTOR, register
-from streams.embedded_broker import EmbeddedBroker
 from streams.errors import DemoError, ScenarioError
+from streams.storage import schema as database
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

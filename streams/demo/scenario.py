@@ -1,7 +1,7 @@
 """What the demonstration publishes: tenants, their users, and what each user did with the answers shown.
 
 Two sources make the same values: the project's own tenants (``streams.demo.companies``) and recorded
-interactions read from files (``streams.demo.replay``). Held-out users come from the same source and are never
+interactions read from files (``streams.demo.recordings``). Held-out users come from the same source and are never
 published.
 """
 

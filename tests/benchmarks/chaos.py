@@ -47,7 +47,7 @@ from privacy.errors import StorageError
 from privacy.keys.keyring import new_master_key
 from privacy.policy import versions as policies
 from privacy.storage.session import open_engine, transaction
-from streams import database
+from streams.broker.embedded import EmbeddedBroker
 from streams.contracts.dead_letter import DeadLetter
 from streams.contracts.topics import (
     CONSENT,
@@ -58,7 +58,7 @@ from streams.contracts.topics import (
     SERVING_ACKS,
     TOPICS,
 )
-from streams.embedded_broker import EmbeddedBroker
+from streams.storage import schema as database
 from tests.benchmarks.chaos_load import MISTIMED, NAME_HEADER, Sent, load
 from tests.fakes.network import Network
 from tests.fakes.services import Kafka, Postgres, wait_until

@@ -23,14 +23,14 @@ from privacy.policy import versions as policies
 from privacy.policy.cache import TenantPolicies
 from privacy.redaction import redact_texts
 from privacy.storage.session import open_engine, transaction
-from streams import database
-from streams.agents.acks import AckHandler
-from streams.agents.consent import ConsentHandler
-from streams.agents.erasures import ErasureHandler
-from streams.agents.intake import Work
-from streams.agents.interactions import InteractionHandler
 from streams.contracts.dead_letter import DeadLetterReason
-from streams.dead_letters import DeadLetterSink
+from streams.ingest.acks import AckHandler
+from streams.ingest.consents import ConsentHandler
+from streams.ingest.erasures import ErasureHandler
+from streams.ingest.intake import Work
+from streams.ingest.interactions import InteractionHandler
+from streams.ingest.letters import DeadLetterSink
+from streams.storage import schema as database
 from tests.fakes.malformed_events import MAX_BYTES, TOPICS, malformed
 from tests.fakes.stream_records import NOW, FakeSender, consent
 

@@ -53,18 +53,18 @@ from privacy.policy.cache import TenantPolicies
 from privacy.redaction import redact_texts
 from privacy.storage.session import SQLITE_PRAGMAS, open_engine, transaction
 from privacy.storage.subjects import Subject
-from streams import database
-from streams.agents.intake import Intake
-from streams.agents.interactions import InteractionHandler
-from streams.app import make_app
+from streams.broker.app import make_app
+from streams.broker.embedded import EmbeddedBroker
 from streams.contracts.codec import encode
 from streams.contracts.envelope import new_envelope
 from streams.contracts.interaction import Accepted, InteractionV1
 from streams.contracts.topics import INTERACTION_RECORDED, INTERACTIONS
-from streams.dead_letters import DeadLetterSink
-from streams.embedded_broker import EmbeddedBroker
+from streams.ingest.intake import Intake
+from streams.ingest.interactions import InteractionHandler
+from streams.ingest.letters import DeadLetterSink
+from streams.processes.worker import COLLECTOR_THRESHOLDS
 from streams.settings import BrokerSettings, IngestSettings
-from streams.worker import COLLECTOR_THRESHOLDS
+from streams.storage import schema as database
 from tests.benchmarks.ledger import Postgres
 from tests.fakes.services import Kafka
 from tests.fakes.stream_records import FakeSender

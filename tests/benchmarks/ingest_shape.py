@@ -22,8 +22,8 @@ from pathlib import Path
 from kafka import KafkaAdminClient, KafkaProducer
 
 from privacy.keys.keyring import new_master_key
+from streams.broker.embedded import EmbeddedBroker
 from streams.contracts.topics import INTERACTIONS
-from streams.embedded_broker import EmbeddedBroker
 from tests.benchmarks import ingest
 from tests.fakes.services import Kafka
 

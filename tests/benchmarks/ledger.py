@@ -44,7 +44,7 @@ from privacy.mechanisms.gaussian import Gaussian
 from privacy.mechanisms.private_read import ReadPurpose
 from privacy.mechanisms.sampled_gaussian import PoissonSampledGaussian
 from privacy.storage.session import open_engine, transaction
-from streams import database
+from streams.storage import schema as database
 
 CAPS = BudgetCaps(period_epsilon=60.0, period_delta=1e-6, lifetime_epsilon=64.0, lifetime_delta=1e-6)
 ROUND = (

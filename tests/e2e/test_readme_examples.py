@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 import typer
 
+from streams.broker.embedded import EmbeddedBroker
 from streams.cli.main import app, load_command
 from streams.demo.environment import free_port
-from streams.embedded_broker import EmbeddedBroker
 from streams.settings import Settings
 from tests.fakes.tiny_models import write_tiny_base
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 
-from streams.embedded_broker import answers
+from streams.broker.embedded import answers
 from tests.fakes.network import Link
 
 START_ATTEMPTS = 10

@@ -80,7 +80,12 @@ class WorkerProcess:
         if forked:
             context = multiprocessing.get_context("forkserver")
             context.set_forkserver_preload(
-                ["tests.fakes.worker_processes", "streams.cli.worker", "streams.worker", "streams.logs"]
+                [
+                    "tests.fakes.worker_processes",
+                    "streams.cli.worker",
+                    "streams.processes.worker",
+                    "streams.telemetry.logs",
+                ]
             )
             self._process = context.Process(target=_forked, args=(environment, str(log), str(clock)))
             self._process.daemon = True

@@ -13,7 +13,7 @@ from sqlalchemy import inspect, text
 
 from privacy.errors import StorageError
 from privacy.storage.session import open_engine
-from streams import database
+from streams.storage import schema as database
 
 ROOT = Path(database.__file__).parent.parent
 

@@ -23,7 +23,7 @@ from privacy.ledger import ReservationState
 from privacy.ledger.tables import ReservationRow
 from privacy.storage.session import transaction
 from streams.contracts.topics import ADAPTER_EVENTS
-from streams.outbox_events import OutboxAdapterEvents
+from streams.outbox.events import OutboxAdapterEvents
 from streams.storage.tables import OutboxRow
 from tests.fakes.training import Workshop
 

@@ -36,7 +36,7 @@ from privacy.policy.values import DataPurpose
 from privacy.storage.session import transaction
 from privacy.storage.subjects import Subject
 from streams.contracts.topics import ADAPTER_EVENTS, ADAPTERS
-from streams.outbox_events import OutboxAdapterEvents
+from streams.outbox.events import OutboxAdapterEvents
 from streams.storage.tables import OutboxRow
 from tests.fakes.tiny_models import write_tiny_base
 

@@ -33,7 +33,7 @@ from privacy.policy import versions as policies
 from privacy.policy.values import DataPurpose
 from privacy.storage.session import transaction
 from privacy.storage.subjects import Subject
-from streams.outbox_events import OutboxAdapterEvents
+from streams.outbox.events import OutboxAdapterEvents
 from tests.fakes.tiny_models import write_tiny_base
 
 FLAGS = PerformanceFlags(device="cpu", threads=1)

@@ -1,0 +1,62 @@
+"""Serving acknowledgements: what each server said last about each adapter version."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from streams.contracts.ack import ServingAckV1
+from streams.contracts.codec import decode_ack
+from streams.contracts.topics import SERVING_ACKS
+from streams.ingest.handler import BatchHandler, Decision
+from streams.ingest.parsed import Parsed, parsed
+from streams.storage import serving_acks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
+
+    from sqlalchemy.engine import Engine
+    from sqlmodel import Session
+
+    from streams.broker.records import SourceRecord
+    from streams.contracts.envelope import Invalid
+    from streams.ingest.intake import Work
+    from streams.ingest.letters import DeadLetterSink
+
+
+class AckHandler(BatchHandler[ServingAckV1]):
+    """Handler of the serving-acks topic."""
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        letters: DeadLetterSink,
+        clock: Callable[[], datetime],
+        max_event_bytes: int,
+    ) -> None:
+        super().__init__(SERVING_ACKS.name, engine=engine, letters=letters, clock=clock)
+        self._max_event_bytes = max_event_bytes
+
+    def parse(self, record: SourceRecord) -> Parsed[ServingAckV1] | Invalid | None:
+        """Read an acknowledgement."""
+        return parsed(
+            decode_ack(record.headers, record.value, key=record.key, max_bytes=self._max_event_bytes)
+        )
+
+    def apply(
+        self,
+        session: Session,
+        works: Sequence[Work[ServingAckV1]],
+        now: datetime,  # noqa: ARG002  # signature of the base class
+        decision: Decision[ServingAckV1],
+    ) -> None:
+        """Keep the newest acknowledgement (by its own time) of each server and version."""
+        rows: dict[tuple[str, str], dict[str, Any]] = {}
+        for work in works:
+            data = work.event.data
+            place = (data.served_name, data.server_id)
+            if place not in rows or rows[place]["occurred_at"] <= data.occurred_at:
+                rows[place] = {**data.model_dump(), "status": data.status.value}
+            decision.applied.append(work.event)
+        serving_acks.keep_newest(session, [rows[place] for place in sorted(rows)])

@@ -1,0 +1,92 @@
+"""Consent events become each user's newest statement per purpose, ordered by when the user decided."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from privacy.consent import statements as consents
+from privacy.consent.admission import Consent
+from privacy.consent.statements import ConsentStatement
+from privacy.erasure import erase as erasures
+from privacy.storage.subjects import Subject
+from streams.contracts.codec import decode_consent
+from streams.contracts.consent import ConsentV1
+from streams.contracts.dead_letter import DeadLetterReason
+from streams.contracts.topics import CONSENT, CONSENT_GRANTED
+from streams.ingest.handler import BatchHandler, Decision
+from streams.ingest.parsed import Parsed, parsed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
+
+    from sqlalchemy.engine import Engine
+    from sqlmodel import Session
+
+    from privacy.keys.keyring import Keyring
+    from privacy.policy.cache import TenantPolicies
+    from streams.broker.records import SourceRecord
+    from streams.contracts.envelope import Invalid
+    from streams.ingest.intake import Work
+    from streams.ingest.letters import DeadLetterSink
+
+
+class ConsentHandler(BatchHandler[ConsentV1]):
+    """Handler of the consent topic; a tombstone there is compaction's business and has no effect."""
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        letters: DeadLetterSink,
+        clock: Callable[[], datetime],
+        keyring: Keyring,
+        policies: TenantPolicies,
+        max_event_bytes: int,
+    ) -> None:
+        super().__init__(CONSENT.name, engine=engine, letters=letters, clock=clock)
+        self._keyring = keyring
+        self._policies = policies
+        self._max_event_bytes = max_event_bytes
+
+    def parse(self, record: SourceRecord) -> Parsed[ConsentV1] | Invalid | None:
+        """Read a consent."""
+        if record.value is None:
+            return None
+        return parsed(
+            decode_consent(record.headers, record.value, key=record.key, max_bytes=self._max_event_bytes)
+        )
+
+    def apply(
+        self,
+        session: Session,
+        works: Sequence[Work[ConsentV1]],
+        now: datetime,
+        decision: Decision[ConsentV1],
+    ) -> None:
+        """Record the statements of users who were not erased."""
+        known = self._policies.lookup(session, {work.event.data.tenant_id for work in works})
+        keys = self._keyring.keys_of_tenants(session, known.keys(), now=now)
+        named: list[tuple[Work[ConsentV1], Subject]] = []
+        for work in works:
+            data = work.event.data
+            key = keys.get(data.tenant_id)
+            if key is None:
+                decision.refuse(work, DeadLetterReason.TENANT_UNKNOWN, "tenant_id: is not registered")
+            else:
+                named.append((work, Subject(data.tenant_id, key.hashes.pseudonym(data.user_id))))
+        erased = erasures.erased_among(session, {subject for _, subject in named})
+        statements: list[ConsentStatement] = []
+        for work, subject in named:
+            if subject in erased:
+                decision.refuse(work, DeadLetterReason.USER_ERASED, "user_id: was erased")
+                continue
+            data = work.event.data
+            consent = Consent(
+                granted=work.event.event_type == CONSENT_GRANTED,
+                notice_version=data.notice_version,
+                occurred_at=data.occurred_at,
+            )
+            statements.append(ConsentStatement(subject=subject, purpose=data.purpose.value, consent=consent))
+            decision.applied.append(work.event)
+        consents.record(session, statements, now=now)

@@ -1,0 +1,131 @@
+"""Erasure requests: key, signals and consents go in one transaction with the certificate that answers.
+
+The answer and the tombstones for the compacted consent topic leave through the outbox. Both carry the
+request's key, which names the user, so the relay removes those rows the moment they are sent instead of
+keeping them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from personalization.registry import queries as registry
+from personalization.signals.rows import delete_user_signals
+from privacy.erasure import erase as erasures
+from privacy.keys.pseudonyms import pseudonym
+from streams.broker.records import OutgoingRecord
+from streams.contracts.codec import Decoded, decode_erasure, encode
+from streams.contracts.consent import ConsentPurpose
+from streams.contracts.dead_letter import DeadLetterReason
+from streams.contracts.envelope import new_envelope
+from streams.contracts.erasure import ErasureCertificateV1, ErasureCompletedV1, ErasureRequestedV1
+from streams.contracts.topics import CONSENT, ERASURE_COMPLETED, ERASURES
+from streams.ingest.handler import BatchHandler, Decision
+from streams.ingest.parsed import Parsed, parsed
+from streams.outbox.rows import SOURCE, add_record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
+
+    from sqlalchemy.engine import Engine
+    from sqlmodel import Session
+
+    from personalization.adapters.signing import ManifestSigner
+    from privacy.keys.keyring import Keyring
+    from privacy.policy.cache import TenantPolicies
+    from streams.broker.records import SourceRecord
+    from streams.contracts.envelope import Invalid
+    from streams.ingest.intake import Work
+    from streams.ingest.letters import DeadLetterSink
+
+ACTOR = "worker"
+
+
+class ErasureHandler(BatchHandler[ErasureRequestedV1]):
+    """Handler of the erasures topic; the answers on it are ours and have no effect."""
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        letters: DeadLetterSink,
+        clock: Callable[[], datetime],
+        keyring: Keyring,
+        policies: TenantPolicies,
+        max_event_bytes: int,
+        signer: ManifestSigner,
+    ) -> None:
+        super().__init__(ERASURES.name, engine=engine, letters=letters, clock=clock)
+        self._keyring = keyring
+        self._policies = policies
+        self._max_event_bytes = max_event_bytes
+        self._signer = signer
+
+    def parse(self, record: SourceRecord) -> Parsed[ErasureRequestedV1] | Invalid | None:
+        """Read a request; ``None`` for an answer."""
+        decoded = decode_erasure(
+            record.headers, record.value, key=record.key, max_bytes=self._max_event_bytes
+        )
+        if isinstance(decoded, Decoded) and isinstance(decoded.data, ErasureCompletedV1):
+            return None
+        return parsed(decoded)
+
+    def apply(
+        self,
+        session: Session,
+        works: Sequence[Work[ErasureRequestedV1]],
+        now: datetime,
+        decision: Decision[ErasureRequestedV1],
+    ) -> None:
+        """Erase each user and answer with the certificate."""
+        known = self._policies.lookup(session, {work.event.data.tenant_id for work in works})
+        for work in works:
+            if work.event.data.tenant_id in known:
+                self._erase(session, work.event, now)
+                decision.applied.append(work.event)
+            else:
+                decision.refuse(work, DeadLetterReason.TENANT_UNKNOWN, "tenant_id: is not registered")
+
+    def _erase(self, session: Session, event: Parsed[ErasureRequestedV1], now: datetime) -> None:
+        data = event.data
+        key = self._keyring.tenant_keys(session, data.tenant_id, now=now).pseudonym_key
+        certificate = erasures.erase(
+            session,
+            (data.tenant_id, pseudonym(key, data.tenant_id, data.user_id)),
+            erasure_id=data.request_id,
+            requested_at=data.occurred_at,
+            actor=ACTOR,
+            now=now,
+            delete_signals=delete_user_signals,
+            live_adapters=registry.live_names,
+        )
+        said = ErasureCertificateV1(
+            issued_at=certificate.issued_at,
+            signals_erased=certificate.signals_erased,
+            keys_destroyed=certificate.keys_destroyed,
+            live_adapters=certificate.live_adapters,
+            statement=certificate.statement,
+            audit_digest=certificate.audit_digest,
+        )
+        signature = self._signer.sign_bytes(said.signed_bytes())
+        answer = ErasureCompletedV1(
+            tenant_id=data.tenant_id,
+            request_id=data.request_id,
+            completed_at=now,
+            certificate=said.model_copy(
+                update={"key_id": signature.key_id, "signature": signature.signature}
+            ),
+        )
+        envelope = new_envelope(
+            event_id=f"{event.digest.hex()}.completed",
+            source=SOURCE,
+            event_type=ERASURE_COMPLETED,
+            time=now,
+            traceparent=event.traceparent,
+        )
+        user = f"{data.tenant_id}/{data.user_id}"
+        add_record(session, encode(answer, envelope, key=user.encode()), now)
+        for purpose in ConsentPurpose:
+            tombstone = OutgoingRecord(CONSENT.name, f"{user}/{purpose.value}".encode(), None, [])
+            add_record(session, tombstone, now)

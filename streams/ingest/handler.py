@@ -1,0 +1,168 @@
+"""What every handler does around its transaction: decode, decide each event's fate once, dead-letter.
+
+The transaction holds the effects and, for events that are refused, the mark that they are (``streams.ingest.fates``). Dead
+letters are written after it and confirmed before any offset moves on; a crash in between finds the mark and writes
+the letter (again, naming the same origin), so none is lost and no event has both an effect and a letter. Nothing waits
+for the broker while a transaction is open.
+"""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from privacy.storage.session import transaction
+from streams.contracts.dead_letter import DeadLetterReason
+from streams.contracts.envelope import Invalid
+from streams.ingest.fates import EFFECT, Fate, decide, fates, origin, reopened
+from streams.ingest.intake import Outcome, Work
+from streams.ingest.letters import DeadLetterSink, Refusal
+from streams.telemetry.tracing import ingest_span
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from datetime import datetime
+
+    from sqlalchemy.engine import Engine
+    from sqlmodel import Session
+
+    from streams.broker.records import SourceRecord
+    from streams.ingest.parsed import Parsed
+
+Data = TypeVar("Data")
+
+
+@dataclass(slots=True)
+class Decision(Generic[Data]):
+    """What one transaction decided about a batch."""
+
+    applied: list[Parsed[Data]] = field(default_factory=list)
+    held: list[Work[Data]] = field(default_factory=list)
+    refused: list[tuple[Work[Data], Refusal]] = field(default_factory=list)
+    duplicates: int = 0
+
+    def refuse(self, work: Work[Data], reason: DeadLetterReason, detail: str) -> None:
+        """Refuse ``work``."""
+        self.refused.append((work, Refusal(work.record, reason, detail, work.attempts)))
+
+
+class BatchHandler(abc.ABC, Generic[Data]):
+    """A handler (``streams.ingest.intake.Handler``) whose effects are one transaction per batch.
+
+    Args:
+        topic: what it reads, for traces.
+        engine: database of effects and bookkeeping.
+        letters: where refused records go.
+        clock: aware UTC.
+    """
+
+    def __init__(
+        self, topic: str, *, engine: Engine, letters: DeadLetterSink, clock: Callable[[], datetime]
+    ) -> None:
+        self._topic = topic
+        self._engine = engine
+        self._letters = letters
+        self._clock = clock
+
+    @abc.abstractmethod
+    def parse(self, record: SourceRecord) -> Parsed[Data] | Invalid | None:
+        """Return the event of a record, why there is none, or ``None`` for a record that needs no effect."""
+
+    @abc.abstractmethod
+    def apply(
+        self, session: Session, works: Sequence[Work[Data]], now: datetime, decision: Decision[Data]
+    ) -> None:
+        """Bring about the effects of ``works`` (none processed before) and enter each into ``decision``."""
+
+    def process(self, works: Sequence[Work[Data]]) -> Outcome:
+        """Give every work its effect or its dead letter, or hold it.
+
+        Raises:
+            StorageError: the database is away; no effect happened.
+            BrokerUnavailableError: dead letters could not be written; called again, it writes them.
+        """
+        now = self._clock()
+        for work in works:
+            work.attempts += 1
+        waiting, unreadable = self._parsed(works)
+        traces = (work.event.traceparent for work in waiting)
+        links = [traceparent for traceparent in traces if traceparent is not None]
+        with ingest_span(self._topic, len(works), links):
+            decision = self._transact(waiting, now)
+            letters = unreadable + [refusal for _, refusal in decision.refused]
+            self._letters.write(letters, now)
+        return Outcome(len(decision.applied), decision.duplicates, len(letters), decision.held)
+
+    def refuse(self, work: Work[Data], error: Exception) -> None:
+        """Dead-letter a work that fails on its own; the detail is the error's type, never its text."""
+        now = self._clock()
+        refusal = Refusal(
+            work.record, DeadLetterReason.PROCESSING_FAILED, type(error).__name__, work.attempts
+        )
+        if work.parsed is not None:
+            digest = work.parsed.digest
+            with transaction(self._engine) as session:
+                known = fates(session, [digest])
+                if known.get(digest) == EFFECT:
+                    return
+                decide(session, {digest: _refused(refusal)}, known.keys(), now)
+        self._letters.write([refusal], now)
+
+    def _parsed(self, works: Sequence[Work[Data]]) -> tuple[list[Work[Data]], list[Refusal]]:
+        waiting: list[Work[Data]] = []
+        refusals: list[Refusal] = []
+        for work in works:
+            if work.parsed is None:
+                parsed = self.parse(work.record)
+                if parsed is None:
+                    continue
+                if isinstance(parsed, Invalid):
+                    refusals.append(Refusal(work.record, parsed.reason, parsed.detail, work.attempts))
+                    continue
+                work.parsed = parsed
+            waiting.append(work)
+        return waiting, refusals
+
+    def _transact(self, works: Sequence[Work[Data]], now: datetime) -> Decision[Data]:
+        decision: Decision[Data] = Decision()
+        if not works:
+            return decision
+        with transaction(self._engine) as session:
+            known = fates(session, [work.event.digest for work in works])
+            fresh = self._without_fate(works, known, decision)
+            self.apply(session, fresh, now, decision)
+            decided = {parsed.digest: EFFECT for parsed in decision.applied}
+            for work, refusal in decision.refused:
+                decided[work.event.digest] = _refused(refusal)
+            decide(session, decided, known.keys(), now)
+        for work in works if known else ():
+            fate = known.get(work.event.digest, EFFECT)
+            if fate.refusal is not None and fate.refused_origin == origin(work.record):
+                decision.refused.append((work, _again(work, fate.refusal)))
+        return decision
+
+    def _without_fate(
+        self, works: Sequence[Work[Data]], known: Mapping[bytes, Fate], decision: Decision[Data]
+    ) -> list[Work[Data]]:
+        """Return the works to decide on; the first of several copies of an event stands for all."""
+        fresh: dict[bytes, Work[Data]] = {}
+        for work in works:
+            digest = work.event.digest
+            fate = known.get(digest)
+            if digest in fresh or (fate is not None and not reopened(work.record, fate)):
+                decision.duplicates += 1
+            else:
+                fresh[digest] = work
+        return list(fresh.values())
+
+
+def _refused(refusal: Refusal) -> Fate:
+    return Fate(origin(refusal.record), f"{refusal.reason.value} {refusal.detail}")
+
+
+def _again(work: Work[Data], refusal: str) -> Refusal:
+    """Return the refusal of a record that was marked before: by an earlier attempt, or by a worker that ended."""
+    reason, _, detail = refusal.partition(" ")
+    # Of the attempts of a worker that ended no more is known than that there was one.
+    return Refusal(work.record, DeadLetterReason(reason), detail, max(work.attempts, 2))

@@ -1,0 +1,192 @@
+"""Interactions become signals: read, admit, keep (``personalization.signals.keep``).
+
+Event time rules the period and the retention (``privacy.consent.admission.admit``). An interaction whose user has not
+consented yet is held, since the consent travels on another topic. Consent is read in the transaction that stores, so
+it is never stale; policies come from a cache with a stated bound (``privacy.policy.cache``). Statements are per
+batch, never per event.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+from personalization.signals.keep import Offered, keep
+from privacy.consent import standing
+from privacy.consent.admission import AdmissionRule, RefusalReason
+from privacy.policy.cache import WITHOUT_POLICY
+from privacy.storage.subjects import Subject
+from streams.contracts.dead_letter import DeadLetterReason
+from streams.contracts.topics import INTERACTIONS
+from streams.ingest.handler import BatchHandler, Decision
+from streams.ingest.reading import Interaction, InteractionReader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping, Sequence
+
+    from sqlalchemy.engine import Engine
+    from sqlmodel import Session
+
+    from privacy.keys.keyring import Keyring
+    from privacy.keys.pseudonyms import TenantHashes
+    from privacy.policy.cache import TenantPolicies
+    from privacy.policy.values import TenantPrivacyPolicy
+    from streams.broker.records import SourceRecord
+    from streams.contracts.envelope import Invalid
+    from streams.ingest.intake import Work
+    from streams.ingest.letters import DeadLetterSink
+    from streams.ingest.parsed import Parsed
+
+_MAY_CHANGE = frozenset({RefusalReason.CONSENT_MISSING, RefusalReason.PURPOSE_NOT_ALLOWED})
+_LETTERS = {
+    RefusalReason.SUBJECT_ERASED: (DeadLetterReason.USER_ERASED, "user_id: was erased"),
+    RefusalReason.CONSENT_MISSING: (DeadLetterReason.CONSENT_MISSING, "user_id: no consent is known"),
+    RefusalReason.CONSENT_WITHDRAWN: (DeadLetterReason.CONSENT_WITHDRAWN, "user_id: consent was withdrawn"),
+    RefusalReason.PURPOSE_NOT_ALLOWED: (
+        DeadLetterReason.PURPOSE_NOT_ALLOWED,
+        "user_id: consented only to purposes outside the tenant's policy",
+    ),
+    RefusalReason.DOMAIN_UNKNOWN: (
+        DeadLetterReason.SCHEMA_VIOLATION,
+        "domain: is not in the tenant's policy",
+    ),
+    RefusalReason.RETENTION_PASSED: (
+        DeadLetterReason.TOO_LATE,
+        "occurred_at: is older than the tenant's retention",
+    ),
+    RefusalReason.FROM_THE_FUTURE: (DeadLetterReason.IN_THE_FUTURE, "occurred_at: lies ahead of the clock"),
+}
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class _Tenant(NamedTuple):
+    """What ingest needs of a tenant, worked out anew only when its policy changes."""
+
+    policy: TenantPrivacyPolicy | None
+    hashes: TenantHashes
+    rule: AdmissionRule
+    period: timedelta  # as ``privacy.policy.values.period_index`` counts
+    bound: int
+
+    @classmethod
+    def of(cls, policy: TenantPrivacyPolicy | None, hashes: TenantHashes) -> Self:
+        """Work it out."""
+        bounded = policy or WITHOUT_POLICY
+        period = timedelta(seconds=bounded.period_seconds)
+        return cls(policy, hashes, AdmissionRule(policy), period, bounded.contribution_bound)
+
+
+class InteractionHandler(BatchHandler[Interaction]):
+    """Handler of the interactions topic.
+
+    Args:
+        engine: database of signals and bookkeeping.
+        letters: where refused records go.
+        clock: aware UTC.
+        keyring: pseudonyms and encryption.
+        policies: newest policies, looked up per batch.
+        redact: takes personal data out of the texts of one interaction.
+        max_event_bytes: largest value of an event.
+    """
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        letters: DeadLetterSink,
+        clock: Callable[[], datetime],
+        keyring: Keyring,
+        policies: TenantPolicies,
+        redact: Callable[[Sequence[str]], Sequence[str]],
+        max_event_bytes: int,
+    ) -> None:
+        super().__init__(INTERACTIONS.name, engine=engine, letters=letters, clock=clock)
+        self._keyring = keyring
+        self._policies = policies
+        self._redact = redact
+        self._reader = InteractionReader(max_event_bytes)
+        self._known: dict[str, _Tenant] = {}
+
+    def parse(self, record: SourceRecord) -> Parsed[Interaction] | Invalid | None:
+        """Read an interaction."""
+        return self._reader.read(record)
+
+    def apply(
+        self,
+        session: Session,
+        works: Sequence[Work[Interaction]],
+        now: datetime,
+        decision: Decision[Interaction],
+    ) -> None:
+        """Store the signals of the admitted interactions, within each user's bound."""
+        tenants = self._tenants(session, {work.event.data.tenant_id for work in works}, now)
+        named = self._named(works, tenants, decision)
+        standings = standing.lookup(session, dict.fromkeys(subject for _, subject, _ in named))
+        admitted: list[tuple[Parsed[Interaction], Subject, _Tenant]] = []
+        for work, subject, tenant in named:
+            parsed = work.event
+            stands = standings[subject]
+            reason = tenant.rule.refusal(
+                age=now - parsed.data.occurred_at,
+                domain=parsed.data.domain,
+                consents=stands.consents,
+                erased=stands.erased,
+            )
+            if reason is None:
+                admitted.append((parsed, subject, tenant))
+            elif reason in _MAY_CHANGE and not work.final:
+                decision.held.append(work)
+            else:
+                decision.refuse(work, *_LETTERS[reason])
+        self._store(session, admitted, {name: tenant.bound for name, tenant in tenants.items()}, now)
+        decision.applied = [parsed for parsed, _, _ in admitted]
+
+    def _tenants(self, session: Session, tenant_ids: Collection[str], now: datetime) -> dict[str, _Tenant]:
+        tenants: dict[str, _Tenant] = {}
+        policies = self._policies.lookup(session, tenant_ids)
+        keys = self._keyring.keys_of_tenants(session, policies.keys(), now=now)
+        for name, policy in policies.items():
+            hashes = keys[name].hashes
+            known = self._known.get(name)
+            if known is None or known.policy is not policy or known.hashes is not hashes:
+                known = self._known[name] = _Tenant.of(policy, hashes)
+            tenants[name] = known
+        return tenants
+
+    def _named(
+        self,
+        works: Sequence[Work[Interaction]],
+        tenants: Mapping[str, _Tenant],
+        decision: Decision[Interaction],
+    ) -> list[tuple[Work[Interaction], Subject, _Tenant]]:
+        subjects: dict[tuple[str, str], Subject] = {}
+        named: list[tuple[Work[Interaction], Subject, _Tenant]] = []
+        for work in works:
+            data = work.event.data
+            tenant = tenants.get(data.tenant_id)
+            if tenant is None:
+                decision.refuse(work, DeadLetterReason.TENANT_UNKNOWN, "tenant_id: is not registered")
+                continue
+            user = data.tenant_id, data.user_id
+            subject = subjects.get(user)
+            if subject is None:
+                subject = subjects[user] = Subject(data.tenant_id, tenant.hashes.pseudonym(data.user_id))
+            named.append((work, subject, tenant))
+        return named
+
+    def _store(
+        self,
+        session: Session,
+        admitted: Sequence[tuple[Parsed[Interaction], Subject, _Tenant]],
+        bounds: Mapping[str, int],
+        now: datetime,
+    ) -> None:
+        offered: list[Offered] = []
+        for parsed, subject, tenant in admitted:
+            digest = parsed.digest
+            period = (parsed.data.occurred_at - _EPOCH) // tenant.period
+            rank = tenant.hashes.eviction_rank(subject.pseudonym, digest)
+            offered.append(Offered(digest, subject, period, rank, parsed.data))
+        keep(session, offered, bounds, redact=self._redact, keyring=self._keyring, now=now)

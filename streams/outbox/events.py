@@ -1,0 +1,114 @@
+"""Lifecycle events of adapters become wire events, written to the outbox in the transaction of their cause."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from personalization.registry.announcements import AdapterEventKind, DesiredChange
+from streams.contracts import adapter as wire
+from streams.contracts.codec import encode, tombstone
+from streams.contracts.envelope import new_envelope
+from streams.contracts.manifest import AdapterVersionV1
+from streams.contracts.topics import ADAPTER_STATE
+from streams.outbox.rows import SOURCE, add_record
+from streams.telemetry.tracing import traceparent_of
+
+if TYPE_CHECKING:
+    from sqlmodel import Session
+
+    from personalization.adapters.manifest import AdapterVersion
+    from personalization.registry.announcements import AdapterLifecycleEvent
+
+_KINDS = {
+    AdapterEventKind.PUBLISHED: wire.AdapterEventKind.PUBLISHED,
+    AdapterEventKind.ROLLOUT_ADVANCED: wire.AdapterEventKind.ROLLOUT_ADVANCED,
+    AdapterEventKind.PROMOTED: wire.AdapterEventKind.PROMOTED,
+    AdapterEventKind.ROLLED_BACK: wire.AdapterEventKind.ROLLED_BACK,
+    AdapterEventKind.WITHDRAWN: wire.AdapterEventKind.WITHDRAWN,
+    AdapterEventKind.DECLINED: wire.AdapterEventKind.DECLINED,
+}
+
+
+class OutboxAdapterEvents:
+    """``personalization.registry.announcements.AdapterEvents`` over the outbox: the event, and the state it brings about."""
+
+    def append(self, session: Session, event: AdapterLifecycleEvent) -> None:
+        """Add the event and, where it changes the desired state, the new state (or a tombstone)."""
+        trace = traceparent_of(event.round_id)
+        happened = new_envelope(
+            event_id=event.event_id,
+            source=SOURCE,
+            event_type=wire_kind(event).event_type,
+            time=event.occurred_at,
+            subject=event.line_ref,
+            traceparent=trace,
+            sequence=event.epoch,
+        )
+        add_record(session, encode(adapter_event(event), happened), event.occurred_at)
+        if event.desired_change is DesiredChange.CLEAR:
+            withdrawal = tombstone(
+                event.line_ref,
+                event.epoch,
+                event_id=f"{event.event_id}.state",
+                source=SOURCE,
+                time=event.occurred_at,
+            )
+            add_record(session, withdrawal, event.occurred_at)
+        state = adapter_state(event)
+        if state is None:
+            return
+        envelope = new_envelope(
+            event_id=f"{event.event_id}.state",
+            source=SOURCE,
+            event_type=ADAPTER_STATE,
+            time=event.occurred_at,
+            subject=event.line_ref,
+            traceparent=trace,
+            sequence=event.epoch,
+        )
+        add_record(session, encode(state, envelope), event.occurred_at)
+
+
+def wire_kind(event: AdapterLifecycleEvent) -> wire.AdapterEventKind:
+    """Return under which kind the contract reports a lifecycle event."""
+    return _KINDS[event.kind]
+
+
+def adapter_event(event: AdapterLifecycleEvent) -> wire.AdapterEventV1:
+    """Return the wire form of a lifecycle event; of the tenant it holds the line's pseudonym only."""
+    return wire.AdapterEventV1(
+        kind=wire_kind(event),
+        line_ref=event.line_ref,
+        epoch=event.epoch,
+        adapter=None if event.version is None else adapter_version(event.version),
+        left_version_id=event.left_version_id,
+        revoked_version_ids=event.revoked_version_ids,
+        reason_code=event.reason_code,
+        reason=event.reason[:1024],
+        actor=event.actor[:128],
+        round_id=event.round_id,
+        occurred_at=event.occurred_at,
+    )
+
+
+def adapter_state(event: AdapterLifecycleEvent) -> wire.AdapterStateV1 | None:
+    """Return the desired state that an event sets; ``None`` when it sets none."""
+    if event.desired_change is not DesiredChange.SET or event.desired is None:
+        return None
+    return wire.AdapterStateV1(
+        line_ref=event.line_ref,
+        epoch=event.epoch,
+        adapter=adapter_version(event.desired),
+        revoked_version_ids=event.revoked_version_ids,
+        updated_at=event.occurred_at,
+    )
+
+
+def adapter_version(version: AdapterVersion) -> AdapterVersionV1:
+    """Return the wire form of a registered version: its manifest as it was signed."""
+    return AdapterVersionV1.from_manifest_bytes(
+        version.manifest.to_bytes(),
+        uri=version.uri,
+        key_id=version.signature.key_id,
+        signature=version.signature.signature,
+    )

@@ -1,0 +1,143 @@
+"""What happens by the clock: rounds are opened, the outbox is relayed, what is past its time is deleted.
+
+A clock that is wrong must neither delete what is not past its time nor open rounds ahead of it. So both compare this
+machine's clock with the database's first, and wait while they disagree. SQLite has no clock but this machine's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import structlog
+from sqlalchemy import text
+
+from personalization.rounds.queries import open_due_rounds
+from personalization.signals.rows import delete_expired_signals, signals_per_tenant
+from privacy.errors import PrivacyError
+from privacy.policy import versions as policies
+from privacy.policy.cache import WITHOUT_POLICY
+from privacy.storage.session import transaction
+from streams.errors import ClockError, StreamsError
+from streams.ingest.fates import forget_processed
+from streams.telemetry.tracing import round_span
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from sqlalchemy.engine import Engine
+    from sqlmodel import Session
+
+    from streams.outbox.relay import OutboxRelay
+    from streams.settings import OutboxSettings, SchedulerSettings
+    from streams.telemetry.metrics import WorkerMetrics
+
+log = structlog.get_logger(__name__)
+
+LARGEST_CLOCK_DIFFERENCE = timedelta(minutes=5)
+
+
+def require_right_time(session: Session, now: datetime) -> None:
+    """Compare ``now`` with the database's clock.
+
+    Raises:
+        ClockError: they lie more than ``LARGEST_CLOCK_DIFFERENCE`` apart.
+    """
+    if session.get_bind().dialect.name != "postgresql":
+        return
+    difference = session.connection().execute(text("SELECT clock_timestamp()")).scalar_one() - now
+    if abs(difference) > LARGEST_CLOCK_DIFFERENCE:
+        raise ClockError(
+            f"this machine's clock and the database's lie {abs(difference).total_seconds():.0f} s apart, allowed are "
+            f"{LARGEST_CLOCK_DIFFERENCE.total_seconds():.0f} s; set the wrong one right"
+        )
+
+
+class Chores:
+    """The worker's periodic work; every worker may run it at once.
+
+    Args:
+        engine: the database.
+        relay: sends the outbox.
+        clock: aware UTC.
+        scheduler: pauses and retention of bookkeeping.
+        outbox: pauses and retention of sent rows.
+        metrics: shows the sizes that the sweep sees.
+        check_time: raises ``ClockError`` where the clock must not be trusted.
+    """
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        relay: OutboxRelay,
+        clock: Callable[[], datetime],
+        scheduler: SchedulerSettings,
+        outbox: OutboxSettings,
+        metrics: WorkerMetrics,
+        check_time: Callable[[Session, datetime], None] = require_right_time,
+    ) -> None:
+        self._engine = engine
+        self._relay = relay
+        self._clock = clock
+        self._scheduler = scheduler
+        self._outbox = outbox
+        self._metrics = metrics
+        self._check_time = check_time
+
+    async def run(self) -> None:
+        """Run all of them until cancelled; a failure is reported once and tried again at the next turn."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_repeat("rounds", self.open_rounds, self._scheduler.tick_seconds))
+            group.create_task(_repeat("outbox", self.relay_outbox, self._outbox.poll_seconds))
+            group.create_task(_repeat("retention", self.sweep, self._scheduler.retention_seconds))
+
+    def open_rounds(self) -> None:
+        """Open the rounds that are due on the public clock."""
+        now = self._clock()
+        with transaction(self._engine) as session:
+            self._check_time(session, now)
+            opened = open_due_rounds(session, now)
+        for round_id in opened:
+            with round_span(round_id, "open round"):
+                log.info("round_opened", round=round_id)
+
+    def relay_outbox(self) -> None:
+        """Send everything that waits in the outbox."""
+        while self._relay.relay_once(self._clock()):
+            pass
+        self._metrics.outbox.set(self._relay.waiting())
+
+    def sweep(self) -> None:
+        """Delete signals past their tenant's retention, old marks of processed events and old sent rows."""
+        now = self._clock()
+        with transaction(self._engine) as session:
+            self._check_time(session, now)
+            for tenant in policies.list_tenants(session):
+                policy = tenant.policy.policy if tenant.policy is not None else WITHOUT_POLICY
+                delete_expired_signals(session, tenant.tenant_id, now - policy.retention)
+            self._metrics.signals_per_tenant(signals_per_tenant(session))
+            forget_processed(session, now - timedelta(days=self._scheduler.dedup_days))
+        self._relay.forget(now - timedelta(seconds=self._outbox.keep_seconds))
+
+
+async def _repeat(name: str, chore: Callable[[], None], seconds: float) -> None:
+    failing = False
+    while True:
+        try:
+            await asyncio.to_thread(chore)
+        except (PrivacyError, StreamsError) as error:
+            if not failing:
+                log.warning("chore_failed", chore=name, code=error.code, error=str(error))
+            failing = True
+        except Exception as error:  # noqa: BLE001  # a bug in one chore must not end ingest
+            if not failing:
+                log.warning("chore_failed", chore=name, error=type(error).__name__)
+            failing = True
+        else:
+            if failing:
+                log.info("chore_works_again", chore=name)
+            failing = False
+        await asyncio.sleep(seconds)

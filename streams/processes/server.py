@@ -1,0 +1,81 @@
+"""Wire the serving process from the settings: model, feed, artifact cache and HTTP."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from personalization.training.base.directory import fingerprint, resolve_base
+from streams.client import AdapterCache, AdapterFeed
+from streams.contracts.manifest import BaseFingerprintV1
+from streams.errors import SettingsError
+from streams.serving.holder import AdapterHolder
+from streams.serving.web import ServingWeb
+from streams.telemetry import logs
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from streams.settings import Settings
+
+ENGINE = "peft"
+
+
+def serve(settings: Settings, *, stop: threading.Event, on_ready: Callable[[int], None]) -> None:
+    """Serve until ``stop`` is set; ``on_ready`` gets the port once requests are answered.
+
+    Raises:
+        SettingsError: no token or no public key is set.
+        BaseModelError: the base model cannot be loaded.
+        BrokerUnreachableError: no broker answers.
+    """
+    logs.configure(settings.log)
+    token = settings.serving.token
+    if token is None:
+        raise SettingsError("no token is set; put a random one into DISCREET_SERVING__TOKEN")
+    keys = trusted_keys(settings.serving.public_keys)
+
+    from personalization.training.run.host import AdapterHost  # noqa: PLC0415  # seconds to import torch
+
+    directory = resolve_base(settings.trainer.base_model, settings.state / "models")
+    host = AdapterHost(directory, threads=settings.trainer.threads)
+    feed = AdapterFeed(
+        settings.broker.bootstrap,
+        trusted_keys=keys,
+        server_id=settings.serving.server_id,
+        engine=ENGINE,
+    )
+    with feed:
+        cache = AdapterCache(settings.state / "serving", trusted_keys=keys, base=served_base(directory))
+        holder = AdapterHolder(feed, host, cache.obtain)
+        web = ServingWeb(
+            port=settings.serving.port, token=token.get_secret_value(), host=host, holdings=holder.holdings
+        )
+        with web:
+            on_ready(web.port)
+            holder.run(stop)
+
+
+def served_base(directory: Path) -> BaseFingerprintV1:
+    """Return the fingerprint of the base in ``directory``, as manifests write it."""
+    return BaseFingerprintV1(**asdict(fingerprint(directory)))
+
+
+def trusted_keys(text: str) -> list[bytes]:
+    """Return the raw keys of a comma-separated list of hexadecimal keys.
+
+    Raises:
+        SettingsError: the list is empty or a key is not 32 bytes in hexadecimal.
+    """
+    try:
+        keys = [bytes.fromhex(part.strip()) for part in text.split(",") if part.strip()]
+    except ValueError:
+        keys = []
+    if not keys or any(len(key) != 32 for key in keys):
+        raise SettingsError(
+            "DISCREET_SERVING__PUBLIC_KEYS is not usable; allowed are 64 hexadecimal digits per key, "
+            "separated by commas"
+        )
+    return keys

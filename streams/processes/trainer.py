@@ -1,0 +1,212 @@
+"""Wire a trainer, and what makes starts, from the settings; run the trainer until it is told to stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import structlog
+
+from personalization.adapters.signing import ManifestSigner, signing_seed
+from personalization.artifacts.directory import DirectoryArtifactStore
+from personalization.planning.model_shape import read_shape
+from personalization.planning.plan import PerformanceFlags
+from personalization.registry.publishing import Publisher
+from personalization.releases.protocol import TrainingRounds
+from personalization.releases.trainer import Trainer, TrainerOptions
+from personalization.signals.snapshot import StoredSignals
+from personalization.starts.averaging import MetaRecipe
+from personalization.starts.generations import MetaStarts, Refreshed
+from personalization.starts.public_starts import PublicStarts
+from personalization.starts.shop import Shop
+from personalization.starts.tenant_level import TenantLevelPolicy, TenantLevelStarts
+from personalization.training.base.directory import BaseDirectory, resolve_base
+from personalization.training.child.parent import ChildProcessTrainer, run_public_job
+from privacy.clock import SystemClock
+from privacy.keys.keyring import Keyring
+from privacy.ledger import Ledger
+from privacy.storage.session import transaction
+from streams.errors import SettingsError
+from streams.outbox.events import OutboxAdapterEvents
+from streams.storage.schema import open_current
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from personalization.releases.trainer import TrainerObserver
+    from streams.settings import MetaSettings, Settings
+
+_log = structlog.get_logger(__name__)
+
+
+@contextmanager
+def trainer_of(settings: Settings, observer: TrainerObserver | None = None) -> Iterator[Trainer]:
+    """Yield a trainer over the configured database, base model and artifact store.
+
+    Raises:
+        SettingsError: no master key or no base model is set.
+        BaseModelError: the base model cannot be found or read.
+    """
+    flags = _flags(settings)
+    with start_tools(settings) as tools:
+        keyring = Keyring(settings.master_key_bytes())
+        yield Trainer(
+            tools.shop,
+            rounds=TrainingRounds(
+                tools.shop,
+                ledger=Ledger(tools.shop.clock.now),
+                keyring=keyring,
+                signals=StoredSignals(keyring),
+                flags=flags,
+                copies=tools.meta.copies,
+            ),
+            trainer=ChildProcessTrainer(),
+            options=TrainerOptions(
+                owner=f"{socket.gethostname()[:64]}:{os.getpid()}",
+                lease=timedelta(seconds=settings.trainer.lease_seconds),
+                poll=timedelta(seconds=settings.trainer.poll_seconds),
+                upkeep_every=timedelta(seconds=settings.meta.refresh_seconds),
+                flags=flags,
+                max_public_text_change=settings.trainer.max_public_text_change,
+            ),
+            observer=observer,
+            upkeep=lambda: refresh_meta_starts(tools),
+        )
+
+
+def recipe_of(settings: MetaSettings) -> MetaRecipe:
+    """Return the public numbers of the meta starts.
+
+    Raises:
+        SettingsError: they do not fit together.
+    """
+    try:
+        names = {entry.name for entry in fields(MetaRecipe)}
+        return MetaRecipe(**settings.model_dump(include=names))
+    except ValueError as error:
+        raise SettingsError(f"the settings DISCREET_META__… do not fit together: {error}") from None
+
+
+def tenant_level_of(
+    settings: MetaSettings, shop: Shop, *, meta: MetaStarts, public: PublicStarts
+) -> TenantLevelStarts | None:
+    """Return the mechanism that protects each tenant as a whole, if the settings ask for it.
+
+    Raises:
+        SettingsError: they do not fit together.
+    """
+    if settings.tenant_epsilon is None:
+        return None
+    try:
+        policy = TenantLevelPolicy(
+            declared_tenants=settings.declared_tenants,
+            epsilon=settings.tenant_epsilon,
+            delta=settings.tenant_delta,
+            planned_generations=settings.planned_generations,
+            every_seconds=settings.generation_seconds,
+        )
+    except ValueError as error:
+        raise SettingsError(f"the settings DISCREET_META__… do not fit together: {error}") from None
+    return TenantLevelStarts(
+        shop,
+        ledger=Ledger(shop.clock.now),
+        meta=meta,
+        plan=public.default_plan(),
+        template=public.template,
+        policy=policy,
+        recipe=recipe_of(settings),
+    )
+
+
+def refresh_meta_starts(tools: StartTools) -> Refreshed:
+    """Bring the meta starts up to date and log what changed."""
+    clock = tools.shop.clock
+    made = None if tools.tenant_level is None else tools.tenant_level.refresh(now=clock.now())
+    with transaction(tools.shop.engine) as session:
+        done = tools.meta.refresh(session, now=clock.now())
+    if made is not None:
+        done = replace(done, published=(made, *done.published))
+    if done.published or done.withdrawn or done.served_to:
+        _log.info(
+            "meta_starts_changed", published=done.published, withdrawn=done.withdrawn, served=done.served_to
+        )
+    return done
+
+
+@dataclass(frozen=True)
+class StartTools:
+    """What makes starts, and what it is made of, for trainers and the command line."""
+
+    shop: Shop
+    meta: MetaStarts
+    public: PublicStarts
+    tenant_level: TenantLevelStarts | None = None
+
+
+@contextmanager
+def start_tools(settings: Settings) -> Iterator[StartTools]:
+    """Yield the meta starts and public starts over the configured database, base model and artifact store.
+
+    Raises:
+        SettingsError: no master key or no base model is set, or the settings of meta starts do not fit together.
+        BaseModelError: the base model cannot be found or read.
+    """
+    shop = _shop(settings)
+    try:
+        yield _tools(settings, shop)
+    finally:
+        shop.engine.dispose()
+
+
+def _shop(settings: Settings) -> Shop:
+    master_key = settings.master_key_bytes()
+    if not settings.trainer.base_model:
+        raise SettingsError(
+            "no base model is set; put its directory or name into DISCREET_TRAINER__BASE_MODEL"
+        )
+    base = BaseDirectory(resolve_base(settings.trainer.base_model, settings.state / "models"))
+    artifacts, events = DirectoryArtifactStore(settings.artifact_root), OutboxAdapterEvents()
+    return Shop(
+        engine=open_current(settings.database_url),
+        clock=SystemClock(),
+        base=base,
+        shape=read_shape(base.directory()),
+        artifacts=artifacts,
+        events=events,
+        publisher=Publisher(artifacts, ManifestSigner(signing_seed(master_key)), events),
+    )
+
+
+def _flags(settings: Settings) -> PerformanceFlags:
+    return PerformanceFlags(
+        device=settings.trainer.device,
+        threads=settings.trainer.threads,
+        half_head=settings.trainer.half_head,
+    )
+
+
+def _tools(settings: Settings, shop: Shop) -> StartTools:
+    meta = MetaStarts(shop, recipe=recipe_of(settings.meta), averages=settings.meta.tenant_epsilon is None)
+    public = PublicStarts(
+        shop,
+        run=run_public_job,
+        copies=meta.copies,
+        flags=_flags(settings),
+        max_public_text_change=settings.trainer.max_public_text_change,
+    )
+    return StartTools(shop, meta, public, tenant_level_of(settings.meta, shop, meta=meta, public=public))
+
+
+def run_until_stopped(trainer: Trainer) -> None:
+    """Run until SIGINT or SIGTERM; a running job is finished, or put down after a grace period.
+
+    A second signal ends the grace period.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: trainer.request_stop())
+    trainer.run()

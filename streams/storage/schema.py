@@ -1,0 +1,174 @@
+"""Bring a database to the newest schema, from a checkout or from the installed wheel."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util.exc import CommandError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+
+from privacy.errors import StorageError
+from privacy.storage.session import open_engine, transaction
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy.engine import Connection, Engine
+    from sqlmodel import Session
+
+# Alembic hands the running migration to its scripts through module globals: one at a time in a process.
+# Between processes the database's own lock orders them.
+_ALEMBIC = threading.Lock()
+
+
+def migrations_directory() -> Path:
+    """Return the folder of the migration history.
+
+    The wheel carries it as ``personalization/_migrations``; a checkout has it beside the packages.
+
+    Raises:
+        StorageError: there is none, so the installation is incomplete.
+    """
+    shipped = Path(str(resources.files("personalization"))) / "_migrations"
+    beside = Path(__file__).resolve().parents[2] / "migrations"
+    for folder in (shipped, beside):
+        if (folder / "env.py").is_file():
+            return folder
+    raise StorageError("the migrations are missing from this installation; install discreet again")
+
+
+def _config(connection: Connection | None = None) -> Config:
+    config = Config()
+    # Alembic substitutes %(…)s in options, so a percent sign of the path is doubled.
+    config.set_main_option("script_location", str(migrations_directory()).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    return config
+
+
+@contextmanager
+def _connection(url: str) -> Iterator[Connection]:
+    try:
+        engine = open_engine(url)
+    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
+        raise StorageError(
+            "the database address cannot be read; allowed are sqlite:///PATH and postgresql+psycopg://USER@HOST/NAME"
+        ) from error
+    try:
+        with engine.connect() as connection:
+            yield connection
+            connection.commit()
+    except DBAPIError as error:
+        raise StorageError(
+            f"the {engine.dialect.name} database could not be opened or migrated "
+            f"({type(error.orig).__name__}); check that it is reachable and that its user may change the "
+            "schema, then try again"
+        ) from error
+    finally:
+        engine.dispose()
+
+
+def head() -> str:
+    """Return the newest revision that this version of the code knows."""
+    revision = ScriptDirectory.from_config(_config()).get_current_head()
+    if revision is None:
+        raise StorageError("the migration history is empty; install discreet again")
+    return revision
+
+
+def upgrade(url: str, revision: str = "head") -> str | None:
+    """Bring the database at ``url`` to ``revision`` and return where it stands.
+
+    Processes that do so at the same time queue up.
+
+    Raises:
+        StorageError: the address is wrong, or the database cannot be reached or changed; nothing was done.
+    """
+    with _ALEMBIC, _connection(url) as connection:
+        command.upgrade(_config(connection), revision)
+        return MigrationContext.configure(connection).get_current_revision()
+
+
+def downgrade(url: str, revision: str) -> str | None:
+    """Take the database back to ``revision`` (``base``: empty) and return where it stands. Data is lost.
+
+    Raises:
+        StorageError: as for ``upgrade``.
+    """
+    with _ALEMBIC, _connection(url) as connection:
+        command.downgrade(_config(connection), revision)
+        return MigrationContext.configure(connection).get_current_revision()
+
+
+def current(url: str) -> str | None:
+    """Return the revision of the database at ``url``; ``None`` when it has no schema yet.
+
+    Raises:
+        StorageError: the address is wrong, or the database cannot be reached.
+    """
+    with _connection(url) as connection:
+        return MigrationContext.configure(connection).get_current_revision()
+
+
+def open_current(url: str) -> Engine:
+    """Return an engine for the database at ``url``, having checked that its schema is the newest.
+
+    Raises:
+        StorageError: the address is wrong, the database cannot be reached, or its schema is not the newest.
+    """
+    if (folder := _missing_folder(url)) is not None:
+        raise StorageError(
+            f"there is no database yet, for its folder {folder} does not exist; run `discreet db upgrade` "
+            "(a folder that DISCREET_DATABASE__URL names must be there first)"
+        )
+    revision, newest = current(url), head()
+    if revision != newest:
+        raise StorageError(
+            f"the database is at revision {revision or 'none'} and this version needs {newest}; "
+            "run `discreet db upgrade`"
+        )
+    return open_engine(url)
+
+
+def _missing_folder(url: str) -> Path | None:
+    """Return the folder that a SQLite file would be in, if it does not exist."""
+    if not url.startswith("sqlite:///"):
+        return None
+    folder = Path(url.removeprefix("sqlite:///").partition("?")[0]).parent
+    return None if folder.is_dir() else folder
+
+
+@contextmanager
+def current_session(url: str) -> Iterator[Session]:
+    """Yield a session of one transaction on the database at ``url`` and close all connections afterwards.
+
+    Raises:
+        StorageError: as for ``open_current``, or the database refused the transaction.
+    """
+    engine = open_current(url)
+    try:
+        with transaction(engine) as session:
+            yield session
+    finally:
+        engine.dispose()
+
+
+def check(url: str) -> None:
+    """Compare the migrated database at ``url`` with the tables in the code, as ``alembic check`` does.
+
+    Raises:
+        StorageError: they differ, or the database is not at the newest revision.
+    """
+    with _ALEMBIC, _connection(url) as connection:
+        try:
+            command.check(_config(connection))
+        except CommandError as error:
+            raise StorageError(f"the database does not match the code: {error}") from error

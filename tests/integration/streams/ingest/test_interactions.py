@@ -1,0 +1,324 @@
+"""Interactions to signals on both databases: admitted, bounded, sealed, deduplicated, or refused with a letter."""
+
+import random
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from sqlmodel import func, select
+
+from personalization.adapters.signing import ManifestSigner
+from personalization.signals.rows import SignalRow
+from personalization.signals.snapshot import StoredSignals, load_training_users
+from privacy.errors import StorageError
+from privacy.keys.keyring import Keyring, new_master_key
+from privacy.policy import versions as policies
+from privacy.policy.cache import TenantPolicies
+from privacy.storage.session import transaction
+from streams.client import SignatureInvalidError
+from streams.client.signatures import TrustedKeys
+from streams.contracts.consent import ConsentPurpose
+from streams.contracts.erasure import ErasureCompletedV1
+from streams.contracts.interaction import Edited, Rejected
+from streams.errors import BrokerUnavailableError
+from streams.ingest.consents import ConsentHandler
+from streams.ingest.erasures import ErasureHandler
+from streams.ingest.intake import Work
+from streams.ingest.interactions import InteractionHandler
+from streams.ingest.letters import DeadLetterSink
+from streams.storage.tables import OutboxRow, ProcessedEventRow
+from tests.fakes.stream_records import NOW, FakeRecord, FakeSender, consent, erasure, interaction
+
+
+class World:
+    """One database with a tenant, and the three handlers over it."""
+
+    def __init__(self, engine, *, policy=None):
+        self.engine = engine
+        self.sender = FakeSender()
+        self.keyring = Keyring(new_master_key())
+        self.now = NOW
+        with transaction(engine) as session:
+            policies.register_tenant(session, "acme", actor="ann", now=NOW)
+            changes = {"declared_users": 500, "contribution_bound": 3, **(policy or {})}
+            policies.set_policy(session, "acme", changes, actor="ann", reason="first", now=NOW)
+        shared = {
+            "engine": engine,
+            "letters": DeadLetterSink(self.sender, "workers"),
+            "clock": lambda: self.now,
+            "keyring": self.keyring,
+            "policies": TenantPolicies(0.0),
+            "max_event_bytes": 2048,
+        }
+        self.interactions = InteractionHandler(
+            **shared, redact=lambda texts: [text.replace("secret", "[secret]") for text in texts]
+        )
+        self.consents = ConsentHandler(**shared)
+        self.signer = ManifestSigner(bytes(range(32)))
+        self.erasures = ErasureHandler(**shared, signer=self.signer)
+
+    def take(self, handler, *records, final=True):
+        return handler.process([Work(record, 0.0, final) for record in records])
+
+    def count(self, row_type):
+        with transaction(self.engine) as session:
+            return session.exec(select(func.count()).select_from(row_type)).one()
+
+    def users(self):
+        with transaction(self.engine) as session:
+            policy = policies.current_policy(session, "acme").policy
+            return load_training_users(session, "acme", "default", policy, self.keyring, self.now)
+
+
+@pytest.fixture
+def world(engine):
+    return World(engine)
+
+
+def test_a_consented_interaction_becomes_one_redacted_sealed_signal(world):
+    world.take(world.consents, consent("zoe"))  # a pseudonym is hexadecimal and cannot spell it by chance
+    outcome = world.take(world.interactions, interaction("zoe", prompt="my secret word"))
+    assert (outcome.effects, outcome.dead_letters) == (1, 0)
+    with transaction(world.engine) as session:
+        row = session.exec(select(SignalRow)).one()
+    assert b"word" not in row.ciphertext
+    assert "zoe" not in f"{row.pseudonym}{row.tenant_id}"
+    (user,) = world.users()
+    assert user.examples[0].prompt == "my [secret] word"
+
+
+def test_the_same_event_has_one_effect_within_a_batch_and_across_batches(world):
+    world.take(world.consents, consent())
+    outcome = world.take(world.interactions, interaction(), interaction(offset=1))
+    assert (outcome.effects, outcome.duplicates) == (1, 1)
+    again = world.take(world.interactions, interaction(offset=2))
+    assert (again.effects, again.duplicates) == (0, 1)
+    assert world.count(SignalRow) == 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_bound_holds_and_keeps_the_same_signals_in_any_order_and_batching(engine, seed):
+    world = World(engine)
+    world.take(world.consents, consent())
+    events = [interaction(event_id=f"e{number}", offset=number) for number in range(12)]
+    world.take(world.interactions, *events)
+    with transaction(engine) as session:
+        kept = set(session.exec(select(SignalRow.event_digest)))
+        for row_type in (SignalRow, ProcessedEventRow):
+            for row in session.exec(select(row_type)):
+                session.delete(row)
+    shuffled = random.Random(seed).sample(events, len(events))
+    for start in range(0, 12, 5):
+        world.take(world.interactions, *shuffled[start : start + 5])
+    with transaction(engine) as session:
+        assert set(session.exec(select(SignalRow.event_digest))) == kept
+    assert len(kept) == 3
+
+
+def test_an_interaction_waits_for_its_consent_and_is_refused_when_the_wait_is_over(world):
+    waiting = world.take(world.interactions, interaction(), final=False)
+    assert (len(waiting.held), waiting.dead_letters) == (1, 0)
+    assert world.sender.sent == []
+    over = world.take(world.interactions, interaction())
+    assert over.dead_letters == 1
+    assert world.sender.reasons == ["consent_missing"]
+    world.take(world.consents, consent())
+    copy = interaction(offset=77)
+    assert world.take(world.interactions, copy).duplicates == 1  # one event, one fate
+    refused_at = ("discreet_replayed_from", b"discreet.interactions.v1/0/0")
+    replayed = replace(copy, headers=(*copy.headers, refused_at), offset=78)
+    assert world.take(world.interactions, replayed).effects == 1
+    assert world.take(world.interactions, replace(replayed, offset=79)).duplicates == 1
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        (FakeRecord(b"not json", b"acme/ada"), "envelope_invalid"),
+        (FakeRecord(None, b"acme/ada"), "empty"),
+        (FakeRecord(b"x" * 2049, b"acme/ada"), "oversized"),
+        (interaction(tenant="nobody"), "tenant_unknown"),
+        (interaction(domain="elsewhere"), "schema_violation"),
+        (interaction(at=NOW + timedelta(hours=1)), "in_the_future"),
+        (interaction(at=NOW - timedelta(days=400)), "too_late"),
+        (interaction(user="nobody"), "consent_missing"),
+        (interaction(user="gone"), "consent_withdrawn"),
+        (interaction(user="other"), "purpose_not_allowed"),
+    ],
+)
+def test_what_cannot_be_accepted_is_refused_beside_what_can(world, record, reason):
+    world.take(
+        world.consents,
+        consent(),
+        consent("gone", granted=False, offset=1),
+        consent("other", purpose=ConsentPurpose.EVALUATION, offset=2),
+    )
+    outcome = world.take(world.interactions, record, interaction(event_id="good"))
+    assert (outcome.effects, outcome.dead_letters) == (1, 1)
+    assert world.sender.reasons == [reason]
+    letter = world.sender.sent[0]
+    assert (letter.key, letter.value) == (record.key, record.value)
+    assert set(record.headers) <= set(letter.headers)
+
+
+def test_a_batch_is_not_done_before_its_letters_are_confirmed_and_then_does_nothing_twice(world):
+    world.take(world.consents, consent())
+    batch = interaction(), interaction(user="nobody", event_id="e2", offset=1), FakeRecord(b"?", offset=2)
+    world.sender.away = True
+    with pytest.raises(BrokerUnavailableError):
+        world.take(world.interactions, *batch)
+    world.sender.away = False
+    again = world.take(world.interactions, *batch)
+    assert (again.effects, again.dead_letters) == (0, 2)
+    assert sorted(world.sender.reasons) == ["consent_missing", "envelope_invalid"]
+    assert world.count(SignalRow) == 1
+
+
+def test_an_event_that_was_refused_here_has_no_effect_here_whatever_is_known_by_now(world):
+    """A worker that comes back from a long pause and its successor agree on the fate of a record."""
+    world.take(world.interactions, interaction())
+    world.take(world.consents, consent())
+    late = world.take(world.interactions, interaction())
+    assert (late.effects, late.dead_letters) == (0, 1)
+    assert world.sender.reasons == ["consent_missing", "consent_missing"]  # one letter, twice: same origin
+    assert {dict(letter.headers)["discreet_dlq_offset"] for letter in world.sender.sent} == {b"0"}
+    assert world.count(SignalRow) == 0
+
+
+def test_an_event_that_had_its_effect_is_never_refused_afterwards(world):
+    world.take(world.consents, consent())
+    world.take(world.interactions, interaction())
+    world.take(world.consents, consent(granted=False, at=NOW + timedelta(seconds=1), offset=1))
+    again = world.take(world.interactions, interaction())
+    world.interactions.refuse(Work(interaction(), 0.0, parsed=_parsed(world)), RuntimeError())
+    assert (again.duplicates, again.dead_letters) == (1, 0)
+    assert world.sender.sent == []
+
+
+def test_a_letter_says_how_often_the_record_was_tried(world):
+    held = Work(interaction(), 0.0)
+    unreadable = Work(replace(interaction(event_id="e2", offset=1), value=b"{"), 0.0)
+    for _ in range(2):
+        assert world.interactions.process([held]).held == [held]  # waits for its consent
+    held.final = True
+    world.sender.away = True
+    with pytest.raises(BrokerUnavailableError):
+        world.interactions.process([held, unreadable])
+    world.sender.away = False
+    world.interactions.process([held, unreadable])
+    world.interactions.refuse(unreadable, RuntimeError())
+    world.take(
+        world.interactions, interaction()
+    )  # after a crash: the attempt that left the mark, and this one
+    attempts = [dict(record.headers)["discreet_dlq_attempts"] for record in world.sender.sent]
+    assert attempts == [b"2", b"4", b"2", b"2"]
+
+
+def _parsed(world):
+    work = Work(interaction(), 0.0)
+    world.interactions.process([work])
+    return work.parsed
+
+
+def test_a_failing_commit_leaves_nothing(world, monkeypatch):
+    world.take(world.consents, consent())
+
+    def fail(*_args, **_kwargs):
+        raise StorageError("the database is away")
+
+    monkeypatch.setattr("streams.ingest.handler.decide", fail)
+    with pytest.raises(StorageError):
+        world.take(world.interactions, interaction())
+    assert world.count(SignalRow) == 0
+
+
+def test_a_tenant_without_a_policy_is_ingested_and_never_trained(world):
+    with transaction(world.engine) as session:
+        policies.register_tenant(session, "plain", actor="ann", now=NOW)
+    world.take(world.consents, consent(tenant="plain"))
+    outcome = world.take(world.interactions, interaction(tenant="plain", domain="anything"))
+    assert outcome.effects == 1
+
+
+def test_a_withdrawal_takes_the_user_out_of_training_at_once(world):
+    world.take(world.consents, consent())
+    world.take(world.interactions, interaction())
+    assert len(world.users()) == 1
+    world.take(world.consents, consent(granted=False, at=NOW + timedelta(seconds=1), offset=1))
+    assert world.users() == ()
+
+
+def test_an_erased_user_leaves_no_signal_and_is_refused_from_then_on(world):
+    world.take(world.consents, consent(), consent("bob", offset=1))
+    world.take(world.interactions, interaction(), interaction("bob", "e2"))
+    assert world.take(world.erasures, erasure(), erasure(offset=1)).effects == 1
+    assert world.count(SignalRow) == 1
+    world.take(world.interactions, interaction(event_id="later"))
+    world.take(world.consents, consent(at=NOW + timedelta(seconds=1), offset=2))
+    assert world.sender.reasons == ["user_erased", "user_erased"]
+    with transaction(world.engine) as session:
+        rows = session.exec(select(OutboxRow).order_by(OutboxRow.outbox_id)).all()
+    answer, *tombstones = rows
+    assert answer.key == b"acme/ada"
+    assert b'"signals_erased":1' in answer.value
+    certificate = ErasureCompletedV1.model_validate_json(answer.value).certificate
+    TrustedKeys([world.signer.public_key]).check_certificate(certificate)
+    for changed in ({"signals_erased": 2}, {"key_id": None}, {"signature": "AAAA"}, {"key_id": "another"}):
+        with pytest.raises(SignatureInvalidError):
+            TrustedKeys([world.signer.public_key]).check_certificate(certificate.model_copy(update=changed))
+    assert {row.key for row in tombstones} == {f"acme/ada/{purpose}".encode() for purpose in ConsentPurpose}
+    assert all(row.value is None for row in tombstones)
+
+
+def test_an_erasure_request_with_the_longest_allowed_id_is_carried_out(world):
+    outcome = world.take(world.erasures, erasure(request_id="r" * 128))
+    assert (outcome.effects, outcome.dead_letters) == (1, 0)
+
+
+def test_training_takes_at_most_the_bound_of_each_user_over_all_periods(world):
+    world.take(world.consents, consent(), consent("bob", offset=1))
+    days = [interaction(event_id=f"d{day}", at=NOW - timedelta(days=20 * day)) for day in range(5)]
+    world.take(world.interactions, *days, interaction("bob", "b1"))
+    assert world.count(SignalRow) == 6
+    assert sorted(len(user.examples) for user in world.users()) == [1, 3]
+
+
+def test_what_the_user_did_decides_what_training_learns(world):
+    world.take(world.consents, consent())
+    world.take(
+        world.interactions,
+        interaction(event_id="e1", outcome=Edited(final_text="hello")),
+        interaction(event_id="e2", outcome=Rejected()),
+    )
+    (user,) = world.users()
+    assert {(example.kind.value, example.completion, example.shown) for example in user.examples} == {
+        ("preference", "hello", "hi"),
+        ("unlikelihood", "hi", None),
+    }
+
+
+def test_a_digest_depends_on_the_data_and_on_the_rounds_own_key(world):
+    source = StoredSignals(world.keyring)
+
+    def digest(key=bytes(32)):
+        with transaction(world.engine) as session:
+            return source.load(
+                session, "acme", "default", now=NOW, contribution_bound=3, digest_key=key
+            ).data_digest
+
+    empty = digest()
+    world.take(world.consents, consent())
+    world.take(world.interactions, interaction())
+    one = digest()
+    assert one == digest()
+    assert one != empty
+    # Two releases of the same data cannot be told to be of the same data.
+    assert one != digest(bytes(31) + b"x")
+
+
+def test_a_letter_too_large_for_its_topic_keeps_all_but_the_value(world):
+    record = FakeRecord(b"x" * 1_048_000, b"acme/ada", (("ce_id", b"1"),))
+    assert world.take(world.interactions, record).dead_letters == 1
+    (letter,) = world.sender.sent
+    assert (letter.key, letter.value) == (b"acme/ada", None)
+    assert b"1048000 bytes" in dict(letter.headers)["discreet_dlq_detail"]

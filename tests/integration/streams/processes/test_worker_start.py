@@ -1,0 +1,106 @@
+"""What a worker checks before it joins its group."""
+
+import asyncio
+
+import pytest
+from structlog.testing import capture_logs
+
+from privacy.errors import KeyUnavailableError, StorageError
+from privacy.keys.keyring import Keyring, new_master_key
+from privacy.policy import versions as policies
+from privacy.storage.session import transaction
+from streams.processes import wiring as bootstrap
+from streams.processes import worker as worker_module
+from streams.processes.worker import Worker
+from streams.settings import Settings
+from tests.fakes.stream_records import NOW
+
+
+def worker_for(database_url, master_key):
+    settings = Settings(
+        master_key=master_key,
+        database={"url": database_url},
+        broker={"bootstrap": "127.0.0.1:1"},  # nobody listens there
+        http={"enabled": False},
+    )
+    return bootstrap.build(settings)
+
+
+def test_another_master_key_is_refused_before_anything_is_read(database_url, engine):
+    with transaction(engine) as session:
+        policies.register_tenant(session, "acme", actor="ann", now=NOW)
+        Keyring(new_master_key()).tenant_keys(session, "acme", now=NOW)
+    services = worker_for(database_url, new_master_key())
+    try:
+        with pytest.raises(KeyUnavailableError):
+            asyncio.run(Worker(services).run())
+    finally:
+        services.close()
+
+
+def test_a_worker_without_a_broker_waits_and_stops_when_asked(database_url):
+    services = worker_for(database_url, new_master_key())
+
+    async def main():
+        worker = Worker(services)
+        running = asyncio.create_task(worker.run())
+        await asyncio.sleep(1)
+        alive, ready = worker.liveness.alive, worker.liveness.ready
+        worker.ask_to_stop()
+        await asyncio.wait_for(running, 30)
+        return alive, ready
+
+    try:
+        assert asyncio.run(main()) == (True, False)
+    finally:
+        services.close()
+
+
+def test_what_is_missing_is_reported_once_however_often_it_is_tried(database_url, monkeypatch):
+    services = worker_for(database_url, new_master_key())
+    problems = iter(["no broker answers"] * 5 + ["topics are missing"] * 3 + [None])
+    pauses = []
+
+    async def pause(seconds):
+        pauses.append(seconds)
+
+    monkeypatch.setattr(worker_module.asyncio, "sleep", pause)
+    try:
+        with capture_logs() as logs:
+            asyncio.run(Worker(services)._wait_until_ready("broker", lambda: next(problems)))
+    finally:
+        services.close()
+    assert [(entry["what"], entry["problem"]) for entry in logs] == [
+        ("broker", "no broker answers"),
+        ("broker", "topics are missing"),
+    ]
+    assert pauses == [0.5, 1, 2, 4, 8, 10, 10, 10]
+
+
+def test_a_database_that_goes_away_during_the_start_is_waited_for(database_url, monkeypatch):
+    services = worker_for(database_url, new_master_key())
+    failures = [StorageError("the database is away"), StorageError("the database is away")]
+
+    def flaky(engine):
+        if failures:
+            raise failures.pop()
+        return transaction(engine)
+
+    async def main():
+        worker = Worker(services)
+        monkeypatch.setattr(worker_module, "transaction", flaky)
+        monkeypatch.setattr(worker_module, "FIRST_PAUSE_SECONDS", 0.01)
+        running = asyncio.create_task(worker.run())
+        async with asyncio.timeout(60):
+            while failures:
+                await asyncio.sleep(0.02)
+            await asyncio.sleep(0.1)
+        ended = running.done()
+        worker.ask_to_stop()
+        await asyncio.wait_for(running, 60)
+        return ended
+
+    try:
+        assert asyncio.run(main()) is False
+    finally:
+        services.close()

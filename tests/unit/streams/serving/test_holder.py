@@ -1,0 +1,210 @@
+"""The serving process: what it holds after each update, what it refuses, what it reports, how it answers."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+
+import pytest
+
+from streams.client import AdapterCache, AdapterFeed
+from streams.client.testing.adapters import FakeLine, FakeSigner
+from streams.client.testing.broker import InMemoryBroker
+from streams.contracts.codec import Decoded, decode_ack
+from streams.contracts.topics import SERVING_ACKS
+from streams.errors import SettingsError
+from streams.processes.server import trusted_keys
+from streams.serving.holder import AdapterHolder, Holdings
+from streams.serving.web import ServingWeb
+
+
+class ScriptedHost:
+    """Holds names; the loss of a pair is 2 for the base and `adapter_loss` for any adapter."""
+
+    def __init__(self, adapter_loss: float = 1.0) -> None:
+        self.loaded: dict[str, object] = {}
+        self.adapter_loss = adapter_loss
+        self.refuse: set[str] = set()
+
+    def load(self, name, directory):
+        if name in self.refuse:
+            raise ValueError("does not fit")
+        self.loaded[name] = sorted(path.name for path in directory.iterdir())
+
+    def unload(self, name):
+        self.loaded.pop(name, None)
+
+    def losses(self, pairs, *, name):
+        if name is not None and name not in self.loaded:
+            raise KeyError(name)
+        return [2.0 if name is None else self.adapter_loss for _ in pairs]
+
+    def answer(self, prompt, *, name, max_new_tokens):
+        return f"{name}: {prompt[:max_new_tokens]}"
+
+
+@pytest.fixture
+def broker():
+    return InMemoryBroker()
+
+
+@pytest.fixture
+def line(tmp_path):
+    return FakeLine(tmp_path / "artifacts")
+
+
+@pytest.fixture
+def host():
+    return ScriptedHost()
+
+
+@pytest.fixture
+def holder(broker, line, host, tmp_path):
+    keys = [line.signer.public_key]
+    with AdapterFeed(broker, trusted_keys=keys, server_id="s", engine="peft") as feed:
+        holder = AdapterHolder(feed, host, AdapterCache(tmp_path / "cache", trusted_keys=keys).obtain)
+        holder.feed = feed
+        yield holder
+
+
+def _catch_up(holder):
+    for update in holder.feed.poll(0.1):
+        holder.apply(update)
+
+
+def _acks(broker, holder):
+    holder.feed.close()
+    decoded = [decode_ack(r.headers, r.value, key=r.key) for r in broker.records(SERVING_ACKS.name)]
+    assert all(isinstance(ack, Decoded) for ack in decoded)
+    return [(ack.data.served_name, ack.data.status.value, ack.data.reason) for ack in decoded]
+
+
+def test_a_published_version_is_fetched_loaded_verified_and_reported(broker, line, host, holder):
+    version = line.version(1)
+    line.publish(broker, version)
+    _catch_up(holder)
+    name = version.served_name
+    assert host.loaded[name] == ["adapter_config.json", "adapter_model.safetensors", "manifest.json"]
+    assert holder.holdings.current == {line.line_ref: name}
+    assert _acks(broker, holder) == [(name, "loaded", None), (name, "verified", None)]
+
+
+def test_the_next_version_is_in_service_before_the_old_one_leaves(broker, line, host, holder):
+    first, second = line.version(1), line.version(2)
+    line.publish(broker, first)
+    _catch_up(holder)
+    line.publish(broker, second)
+    _catch_up(holder)
+    assert set(host.loaded) == {second.served_name}
+    assert [ack[:2] for ack in _acks(broker, holder)] == [
+        (first.served_name, "loaded"),
+        (first.served_name, "verified"),
+        (second.served_name, "loaded"),
+        (second.served_name, "verified"),
+        (first.served_name, "unloaded"),
+    ]
+
+
+def test_a_version_that_does_not_load_leaves_the_line_what_it_had(broker, line, host, holder):
+    first, second = line.version(1), line.version(2)
+    line.publish(broker, first)
+    _catch_up(holder)
+    host.refuse = {second.served_name}
+    line.publish(broker, second)
+    _catch_up(holder)
+    assert holder.holdings.current == {line.line_ref: first.served_name}
+    assert set(host.loaded) == {first.served_name}
+    assert holder.holdings.failures == {second.served_name: "serving.adapter.failed"}
+    assert _acks(broker, holder)[-1] == (second.served_name, "failed", "serving.adapter.failed")
+
+
+def test_an_adapter_that_loads_and_does_not_act_is_refused(broker, line, host, holder):
+    probe = {
+        "prompt": "p",
+        "completion": "c",
+        "base_logprob": -2.0,
+        "adapter_logprob": -1.0,
+        "tolerance": 0.1,
+    }
+    version = line.version(1, evaluation={"verdict": "accepted", "checks": [], "probes": [probe]})
+    host.adapter_loss = 2.0  # as the base model: the server says "loaded" and ignores the adapter
+    line.publish(broker, version)
+    _catch_up(holder)
+    assert holder.holdings.current == {}
+    assert host.loaded == {}
+    assert _acks(broker, holder)[-1] == (version.served_name, "failed", "serving.adapter.inactive")
+
+
+def test_changed_bytes_are_refused(broker, line, host, holder, tmp_path):
+    version = line.version(1)
+    for weights in (tmp_path / "artifacts").glob("*/adapter_model.safetensors"):
+        weights.write_bytes(weights.read_bytes()[:-1] + b"\xff")
+    line.publish(broker, version)
+    _catch_up(holder)
+    assert host.loaded == {}
+    assert _acks(broker, holder) == [(version.served_name, "failed", "client.adapter.digest_mismatch")]
+
+
+def test_a_withdrawn_line_is_unloaded(broker, line, host, holder):
+    version = line.version(1)
+    line.publish(broker, version)
+    _catch_up(holder)
+    line.withdraw(broker)
+    _catch_up(holder)
+    assert (host.loaded, holder.holdings.current) == ({}, {})
+    assert _acks(broker, holder)[-1][:2] == (version.served_name, "unloaded")
+
+
+@pytest.fixture
+def ask(host):
+    host.loaded["a-1"] = []
+    with ServingWeb(port=0, token="t0", host=host, holdings=Holdings(current={"line": "a-1"})) as web:
+
+        def request(path, body=None, token="t0"):
+            data = None if body is None else json.dumps(body).encode()
+            asked = urllib.request.Request(f"http://127.0.0.1:{web.port}{path}", data=data)
+            asked.add_header("Authorization", f"Bearer {token}")
+            try:
+                with urllib.request.urlopen(asked, timeout=60) as answer:
+                    return answer.status, json.loads(answer.read())
+            except urllib.error.HTTPError as error:
+                return error.code, json.loads(error.read())
+
+        yield request
+
+
+def test_http_answers_with_and_without_an_adapter(ask):
+    assert ask("/v1/answers", {"prompt": "hi", "model": "a-1"}) == (200, {"text": "a-1: hi"})
+    assert ask("/v1/answers", {"prompt": "hi", "model": None}) == (200, {"text": "None: hi"})
+    assert ask("/v1/losses", {"pairs": [["p", "c"]], "model": None}) == (200, {"losses": [2.0]})
+    assert ask("/v1/adapters") == (200, {"adapters": {"line": "a-1"}, "failures": {}})
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "token", "status", "code"),
+    [
+        ("/v1/adapters", None, "wrong", 401, "serving.access.denied"),
+        ("/v1/nothing", None, "t0", 404, "serving.path.unknown"),
+        ("/v1/losses", {"pairs": [["p", "c"]], "model": "other"}, "t0", 404, "serving.model.unknown"),
+        ("/v1/losses", {"pairs": 3}, "t0", 400, "serving.request.invalid"),
+        ("/v1/answers", {"prompt": "x" * 1_000_001}, "t0", 413, "serving.request.oversized"),
+        ("/v1/answers", {"prompt": "x" * 3_000_000}, "wrong", 401, "serving.access.denied"),
+        ("/v1/answers", ["hi"], "t0", 400, "serving.request.invalid"),
+        ("/v1/answers", None, "t0", 404, "serving.path.unknown"),
+    ],
+)
+def test_http_refuses_with_a_stable_code(ask, path, body, token, status, code):
+    assert ask(path, body, token) == (status, {"error": code})
+
+
+def test_health_needs_no_token(ask):
+    assert ask("/healthz", token="none") == (200, {"status": "ok"})
+
+
+def test_public_keys_are_read_from_text():
+    key = FakeSigner().public_key
+    assert trusted_keys(f"{key.hex()}, {key.hex()},") == [key, key]
+    for wrong in ("", "zz", "00ff"):
+        with pytest.raises(SettingsError, match="PUBLIC_KEYS is not usable"):
+            trusted_keys(wrong)
