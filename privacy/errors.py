@@ -14,10 +14,10 @@
     ├── KeyUnavailableError          a key was destroyed (erasure) or cannot be unwrapped
     └── StorageError                 the database cannot be reached or refused (retryable)
 
-The trees of privacy, personalization, training and streams grow from ``DiscreetError``; the client and the contracts,
-which must stay light, have trees of the same shape. A text is one sentence, in lower case and without a full stop, which
-the edge adds (``streams.cli.failures``): what was asked, what is allowed, what to do. It never holds an id or text of a
-person.
+The trees of privacy, personalization, training and streams grow from ``DiscreetError``; the client and the
+contracts, which must stay light, have trees of the same shape. A text is one sentence, in lower case and without a
+full stop, which the edge adds (``streams.cli.failures``): what was asked, what is allowed, what to do. It never holds
+an id or text of a person.
 """
 
 from __future__ import annotations

@@ -47,7 +47,9 @@ def texts() -> list[tuple[str, str]]:
             for node in ast.walk(ast.parse(path.read_text("utf-8"))):
                 if not (isinstance(node, ast.Call) and node.args):
                     continue
-                name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+                name = (
+                    node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+                )
                 if name not in names:
                     continue
                 text = written(node.args[0])
