@@ -11,7 +11,7 @@ erasure counts of its tenants: a count that moved empties that tenant's part of 
 process destroyed is not used again. Batches hold a shared lock until they commit and an erasure an exclusive
 one (``lock_out_batches``), so an erasure waits for the batches under way and then sees their rows.
 
-The module is long because the cache, what a transaction stages for it and the rules between them are one thing.
+Longer than 400 lines, because the cache, what a transaction stages for it and the rules between them are one thing.
 """
 
 from __future__ import annotations
