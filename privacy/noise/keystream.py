@@ -41,6 +41,7 @@ class KeyUse(StrEnum):
     TRAINING = "training noise"
     TENANTS = "tenant-level noise"
     DIGEST = "data digest"
+    RECEIPT = "training receipt"  # the seed of the Ed25519 key that signs what the child measured
 
 
 def derive_key(seed: bytes, use: KeyUse) -> bytes:
