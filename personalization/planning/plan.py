@@ -7,6 +7,7 @@ the reservation, the run and the manifest share.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Any, ClassVar, Final
@@ -250,6 +251,16 @@ class TrainingPlan:
     def digest(self) -> str:
         """Return the ``sha256:`` digest of the canonical JSON of the plan."""
         return digest_of(self.to_document(), ascii_only=True)
+
+
+def stored_plan(terms_json: str) -> TrainingPlan:
+    """Return the plan in what a round stored: its frozen terms, or the plan alone.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    document = json.loads(terms_json)
+    return TrainingPlan.from_document(document.get("plan", document))
 
 
 def _mechanism_in(document: dict[str, Any]) -> Mechanism:

@@ -7,7 +7,6 @@ fixes the rank of the line: the tenant's own first release may have another shap
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from dataclasses import replace
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING
 from sqlmodel import select
 
 from personalization.adapters.manifest import Scope, VersionState
-from personalization.planning.plan import TrainingPlan
+from personalization.planning.plan import stored_plan
 from personalization.registry import queries as registry
 from personalization.registry.tables import AdapterLineRow, AdapterVersionRow
 from personalization.rounds.tables import RoundRow
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     from sqlmodel import Session
 
     from personalization.starts.shop import Shop
-    from privacy.policy.values import TenantPrivacyPolicy
 
 ACTOR = "meta"
 META = "meta"
@@ -72,6 +70,8 @@ class MetaCopies:
         served = []
         for tenant in policies.list_tenants(session):
             policy = tenant.policy.policy if tenant.policy is not None else None
+            length = policy.period_seconds if policy is not None else PERIOD_WITHOUT_POLICY
+            period = period_index(now, length)
             for domain in policy.domains if policy is not None else (DEFAULT_DOMAIN,):
                 line = held.get((tenant.tenant_id, domain))
                 rank = None if line is None else line.rank
@@ -84,7 +84,7 @@ class MetaCopies:
                     best[domain, rank] = None if found is None else found.version_id
                 wanted = best[domain, rank]
                 if wanted is not None and wanted != start:
-                    served.append(self._copy(session, tenant.tenant_id, domain, wanted, policy, now))
+                    served.append(self._copy(session, tenant.tenant_id, domain, wanted, period, now))
         return served
 
     def serve(
@@ -92,8 +92,8 @@ class MetaCopies:
         session: Session,
         tenant_id: str,
         domain: str,
-        policy: TenantPrivacyPolicy | None,
         *,
+        period: int,
         now: datetime,
     ) -> str | None:
         """Bring the copy of one line up to date; return what it serves of the meta start, or None."""
@@ -106,7 +106,7 @@ class MetaCopies:
             return None
         if current is not None and current.start_version_id == source.version_id:
             return current.served_name
-        return self._copy(session, tenant_id, domain, source.version_id, policy, now)
+        return self._copy(session, tenant_id, domain, source.version_id, period, now)
 
     def _copy(
         self,
@@ -114,7 +114,7 @@ class MetaCopies:
         tenant_id: str,
         domain: str,
         source_id: str,
-        policy: TenantPrivacyPolicy | None,
+        period: int,
         now: datetime,
     ) -> str:
         line = registry.lock_line(session, registry.ensure_line(session, tenant_id, domain, now=now).line_ref)
@@ -123,8 +123,7 @@ class MetaCopies:
         manifest = registry.read_version(source).manifest
         made_by = session.get(RoundRow, source.round_id)
         assert made_by is not None  # a foreign key
-        assert made_by.plan_json is not None  # closed_round was given one
-        period = policy.period_index(now) if policy is not None else period_index(now, PERIOD_WITHOUT_POLICY)
+        assert made_by.terms_json is not None  # closed_round was given one
         with tempfile.TemporaryDirectory(prefix="discreet-meta-") as folder:
             directory = Path(folder) / "adapter"
             directory.mkdir()
@@ -136,7 +135,7 @@ class MetaCopies:
                 line,
                 Untrained(
                     directory=directory,
-                    plan=TrainingPlan.from_document(json.loads(made_by.plan_json)),
+                    plan=stored_plan(made_by.terms_json),
                     facts=replace(manifest.privacy, reservation_id=NO_RESERVATION),
                     inputs=manifest.lineage.data_digest,
                     recipe=manifest.lineage.code_digest,

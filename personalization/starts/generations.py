@@ -11,7 +11,6 @@ holds something of it, those that went on from such a one, and their copies; the
 
 from __future__ import annotations
 
-import json
 import tempfile
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING
 from sqlmodel import col, select
 
 from personalization.adapters.manifest import Scope, VersionState
-from personalization.planning.plan import Family, TrainingPlan
+from personalization.planning.plan import Family, TrainingPlan, stored_plan
 from personalization.planning.planner import signal_to_noise, trained_parameters
 from personalization.registry import queries as registry
 from personalization.registry.announcements import Act
@@ -143,9 +142,9 @@ class MetaStarts:
                 round_row = session.get(RoundRow, row.round_id)
                 if manifest.scope is not Scope.TENANT or manifest.lora.family == Family.FULL.value:
                     continue
-                if round_row is None or round_row.plan_json is None:
+                if round_row is None or round_row.terms_json is None:
                     continue
-                plan = TrainingPlan.from_document(json.loads(round_row.plan_json))
+                plan = stored_plan(round_row.terms_json)
                 released = Released(
                     tenant_id=tenant.tenant_id,
                     version_id=row.version_id,

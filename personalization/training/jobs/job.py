@@ -11,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from personalization.planning.plan import PerformanceFlags, TrainingPlan
+from personalization.training.jobs.receipt import SignedReceipt
 from personalization.training.jobs.recipes import MamlRecipe, StyleGuide
 
 
@@ -48,6 +49,8 @@ class TenantJob:
     plan: TrainingPlan
     users: tuple[UserExamples, ...] = field(repr=False)
     noise_key: bytes = field(repr=False)  # 32 secret bytes; the same key gives the same draws
+    # 32 secret bytes that sign what was measured; None asks for no receipt
+    receipt_key: bytes | None = field(default=None, repr=False)
     start_adapter: Path | None = None  # a released portable adapter to start from (same family line)
     blend_with: Path | None = None  # the line's released adapter that is averaged into the result (free)
     blend_share: float = 0.0  # its share, 0 to below 1
@@ -119,3 +122,4 @@ class TenantResult:
     trainable_parameters: int
     public_losses: PublicLosses | None = None  # free: public text and released weights
     noise_norm: float | None = None  # L2 norm of what the same plan releases for nobody: noise alone, free
+    receipt: SignedReceipt | None = None  # None where no key came with the job, or nothing was charged

@@ -57,14 +57,13 @@ class Receipt:
     @property
     def departures(self) -> tuple[str, ...]:
         """What differs from the mechanism that the receipt names, in words; empty where everything agrees."""
-        checks = (
-            (self.steps == self.mechanism.steps, "the number of steps differs"),
-            (self.noise_ok, "the noise that was added is not the noise that was asked for"),
-            (self.distinct_steps_ok, "two steps added the same noise"),
-            (self.coins_ok, "the users of a step are not those whose coins fell"),
-            (self.largest_norm_ok, "a user's row was longer than the clipping norm"),
+        return departures(
+            steps_ok=self.steps == self.mechanism.steps,
+            noise_ok=self.noise_ok,
+            distinct_steps_ok=self.distinct_steps_ok,
+            coins_ok=self.coins_ok,
+            largest_norm_ok=self.largest_norm_ok,
         )
-        return tuple(text for agrees, text in checks if not agrees)
 
     def to_document(self) -> dict[str, Any]:
         """Return the JSON document; ``from_document`` reads it back to an equal receipt."""
@@ -147,3 +146,17 @@ class SignedReceipt:
 def public_key_of(receipt_key: bytes) -> bytes:
     """Return the raw public half (32 bytes) of a round's receipt key."""
     return Ed25519PrivateKey.from_private_bytes(receipt_key).public_key().public_bytes_raw()
+
+
+def departures(
+    *, steps_ok: bool, noise_ok: bool, distinct_steps_ok: bool, coins_ok: bool, largest_norm_ok: bool
+) -> tuple[str, ...]:
+    """Return what the checks found wrong, in words."""
+    checks = (
+        (steps_ok, "the steps are not those that were asked for"),
+        (noise_ok, "the noise that was added is not the noise that was asked for"),
+        (distinct_steps_ok, "two steps added the same noise"),
+        (coins_ok, "the users of a step are not those whose coins fell"),
+        (largest_norm_ok, "a user's row was longer than the clipping norm"),
+    )
+    return tuple(text for agrees, text in checks if not agrees)

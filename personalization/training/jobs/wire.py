@@ -22,11 +22,12 @@ from personalization.training.jobs.job import (
     TrainingJob,
     UserExamples,
 )
+from personalization.training.jobs.receipt import SignedReceipt
 from personalization.training.jobs.recipes import MamlRecipe, StyleGuide
 
 
 def encode_job(job: TrainingJob | PublicJob) -> bytes:
-    """Encode a job; noise keys travel as base64 inside the pipe and nowhere else."""
+    """Encode a job; secret keys travel as base64 inside the pipe and nowhere else."""
     if isinstance(job, PublicJob):
         return _encode_public(job)
     tenants = [
@@ -35,6 +36,9 @@ def encode_job(job: TrainingJob | PublicJob) -> bytes:
             "plan": tenant.plan.to_document(),
             "users": [[asdict(example) for example in user.examples] for user in tenant.users],
             "noise_key": base64.b64encode(tenant.noise_key).decode(),
+            "receipt_key": None
+            if tenant.receipt_key is None
+            else base64.b64encode(tenant.receipt_key).decode(),
             "start_adapter": _text(tenant.start_adapter),
             "blend_with": _text(tenant.blend_with),
             "blend_share": tenant.blend_share,
@@ -93,6 +97,7 @@ def decode_job(data: bytes) -> TrainingJob | PublicJob:
             plan=TrainingPlan.from_document(tenant["plan"]),
             users=tuple(UserExamples(examples=tuple(_example(e) for e in user)) for user in tenant["users"]),
             noise_key=base64.b64decode(tenant["noise_key"]),
+            receipt_key=None if tenant["receipt_key"] is None else base64.b64decode(tenant["receipt_key"]),
             start_adapter=_path(tenant["start_adapter"]),
             blend_with=_path(tenant["blend_with"]),
             blend_share=tenant["blend_share"],
@@ -126,9 +131,15 @@ def encode_progress(progress: Progress) -> bytes:
 
 def encode_results(results: tuple[TenantResult, ...]) -> bytes:
     """Encode the results of a finished job."""
-    return json.dumps(
-        {"results": [{**asdict(result), "adapter": str(result.adapter)} for result in results]}
-    ).encode()
+    documents = [
+        {
+            **asdict(result),
+            "adapter": str(result.adapter),
+            "receipt": None if result.receipt is None else result.receipt.to_document(),
+        }
+        for result in results
+    ]
+    return json.dumps({"results": documents}).encode()
 
 
 def encode_failure(error: BaseException) -> bytes:
@@ -159,4 +170,12 @@ def _result(document: dict[str, Any]) -> TenantResult:
     losses = document["public_losses"]
     if losses is not None:
         losses = PublicLosses(base=tuple(losses["base"]), adapted=tuple(losses["adapted"]))
-    return TenantResult(**{**document, "adapter": Path(document["adapter"]), "public_losses": losses})
+    receipt = document["receipt"]
+    return TenantResult(
+        **{
+            **document,
+            "adapter": Path(document["adapter"]),
+            "public_losses": losses,
+            "receipt": None if receipt is None else SignedReceipt.from_document(receipt),
+        }
+    )
