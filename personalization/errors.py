@@ -13,7 +13,7 @@
     │   └── ArtifactFormatError       a file is not safetensors or JSON, or its name is not allowed
     ├── MetaStartError                released adapters cannot be combined into a start
     ├── WarmStartError                a line cannot begin from public data
-    ├── ManifestError                 a manifest cannot be read, or its signature does not verify
+    ├── ManifestError                 a manifest cannot be read
     ├── RegistryError
     │   ├── LineNotFoundError         no such adapter line
     │   ├── VersionNotFoundError      no such adapter version
@@ -114,7 +114,7 @@ class ArtifactFormatError(ArtifactError):
 
 
 class ManifestError(PersonalizationError):
-    """A manifest cannot be read, or its signature does not verify."""
+    """A manifest cannot be read."""
 
     code = "personalization.manifest.invalid"
     exit_status = 4

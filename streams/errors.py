@@ -5,7 +5,6 @@
     ├── BrokerUnavailableError   the broker cannot be reached or did not confirm a write (retryable)
     ├── AccessTokenError         no access token for the broker could be had (retryable)
     ├── ClockError               this machine's clock and the database's disagree (retryable)
-    ├── TopicMismatchError       a topic is missing or is not set up as the contract says
     ├── PoisonedTopicError       too large a share of recent events could not be accepted; the worker stops
     ├── DeadLetterError          a dead-letter record cannot be read or replayed
     ├── DemoError                a part of the demonstration stopped or did not get done in time
@@ -58,13 +57,6 @@ class ClockError(StreamsError):
     code = "streams.clock.disagrees"
     retryable = True
     exit_status = 5
-
-
-class TopicMismatchError(StreamsError):
-    """A topic is missing or is not set up as the contract says."""
-
-    code = "streams.topic.mismatch"
-    exit_status = 3
 
 
 class PoisonedTopicError(StreamsError):

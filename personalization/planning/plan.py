@@ -7,7 +7,6 @@ the reservation, the run and the manifest share.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Any, ClassVar, Final
@@ -24,6 +23,11 @@ class Family(StrEnum):
     CORE = "core"  # A and B frozen, from the base weights' SVD; an r×r core is trained
     B_ONLY = "b_only"  # A frozen and shared; B is trained
     FULL = "full"  # A and B are trained
+
+    @property
+    def averageable(self) -> bool:
+        """Whether adapters share the factor ``A``, so that the mean of their ``B`` is the mean of what they do."""
+        return self is not Family.FULL
 
 
 class Subspace(StrEnum):
@@ -251,16 +255,6 @@ class TrainingPlan:
     def digest(self) -> str:
         """Return the ``sha256:`` digest of the canonical JSON of the plan."""
         return digest_of(self.to_document(), ascii_only=True)
-
-
-def stored_plan(terms_json: str) -> TrainingPlan:
-    """Return the plan in what a round stored: its frozen terms, or the plan alone.
-
-    Raises:
-        ValueError: it is neither.
-    """
-    document = json.loads(terms_json)
-    return TrainingPlan.from_document(document.get("plan", document))
 
 
 def _mechanism_in(document: dict[str, Any]) -> Mechanism:

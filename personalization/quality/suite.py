@@ -228,7 +228,7 @@ class _Suite:
                         "arm": "declined",
                         "users": users,
                         "epsilon": epsilon,
-                        "signal": plan.signal,
+                        "signal": plan.clarity,
                         "reason": plan.reason,
                     }
                 )

@@ -129,7 +129,8 @@ class TrainingRounds:
         keyring: wraps the noise seed with the master key.
         signals: reads private data.
         planner_settings: public limits.
-        flags: what changes speed only.
+        flags: of the trainer's runs, their device resolved; a repeat under others is refused.
+        hardware: what they are computed on, see ``training.base.device``.
         copies: serves the meta start to a line whose round is declined; None leaves that to the upkeep.
     """
 
@@ -142,6 +143,7 @@ class TrainingRounds:
         signals: SignalSource,
         planner_settings: planner.PlannerSettings | None = None,
         flags: PerformanceFlags | None = None,
+        hardware: str = "",
         copies: MetaCopies | None = None,
     ) -> None:
         self._engine = shop.engine
@@ -152,6 +154,7 @@ class TrainingRounds:
         self._signals = signals
         self._planner_settings = planner_settings
         self._flags = flags or PerformanceFlags()
+        self._hardware = hardware
         self._copies = copies
 
     def prepare(self, lease: Lease) -> Prepared | Closed:
@@ -354,7 +357,11 @@ class TrainingRounds:
                 seed_commitment=sha256_digest(b"discreet noise seed\0" + seed),
                 data_digest=snapshot.data_digest,
                 code_digest=code_digest(
-                    terms, self._flags, base_digest=self._shop.base.fingerprint().digest()
+                    terms,
+                    self._flags,
+                    base_digest=self._shop.base.fingerprint().digest(),
+                    start=row.start,
+                    hardware=self._hardware,
                 ),
             )
             try:

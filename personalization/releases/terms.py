@@ -1,7 +1,7 @@
 """What a round is frozen to when its budget is reserved; from then on it reads this and never the newest policy.
 
-The terms hold the plan, and the plan owns the mechanism that is charged and run. Their digest stands in the reservation,
-so in the ledger's chain: terms that were changed afterwards are found before anything private is read under them.
+The terms hold the plan, and the plan owns the mechanism that is charged and run. Their digest stands in the
+reservation, so in the ledger's chain: terms that were changed afterwards are found before anything is read under them.
 """
 
 from __future__ import annotations

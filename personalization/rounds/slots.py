@@ -1,10 +1,10 @@
 """When what comes of a round is told: at an instant of the public clock, whatever the training took.
 
 A round belongs to a slot: the one that its schedule names, or the second in which a person opened it. From the slot on,
-time is cut into windows of the policy's ``release_padding_seconds``. A round that begins in one window is told at the end
-of the next, so that at least one whole window is left for it; a run that is not done by then forfeits at that instant.
-With a padding of 0 the slot itself is stamped on what leaves, which then appears as soon as it is done; windows of a day
-still end such a round.
+time is cut into windows of the policy's ``release_padding_seconds``. A round that begins in one window is told at the
+end of the next, so that at least one whole window is left for it; a run that is not done by then forfeits at that
+instant. With a padding of 0 the slot itself is stamped on what leaves, which then appears as soon as it is done;
+windows of a day still end such a round.
 
 The instants are fixed when the round is reserved, and kept in its frozen terms.
 """

@@ -1,7 +1,7 @@
 """Rows of training rounds, which hold nothing of a single user; and sealed snapshots, which do while a round is open.
 
-A sealed snapshot holds the texts that one round trains on, encrypted under a key that is derived from the round's secret
-seed. Seed and snapshot are destroyed together, in the transaction that closes the round.
+A sealed snapshot holds the texts that one round trains on, encrypted under a key that is derived from the round's
+secret seed. Seed and snapshot are destroyed together, in the transaction that closes the round.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from privacy.erasure import erase as erasures
 from privacy.keys.pseudonyms import pseudonym
 from streams.broker.records import OutgoingRecord
 from streams.contracts.codec import Decoded, decode_erasure, encode
-from streams.contracts.consent import Purpose
+from streams.contracts.consent import ConsentPurpose
 from streams.contracts.dead_letter import DeadLetterReason
 from streams.contracts.envelope import new_envelope
 from streams.contracts.erasure import ErasureCertificateV1, ErasureCompletedV1, ErasureRequestedV1
@@ -126,6 +126,6 @@ class ErasureHandler(BatchHandler[ErasureRequestedV1]):
         )
         user = f"{data.tenant_id}/{data.user_id}"
         add_record(session, encode(answer, envelope, key=user.encode()), now)
-        for purpose in Purpose:
+        for purpose in ConsentPurpose:
             tombstone = OutgoingRecord(CONSENT.name, f"{user}/{purpose.value}".encode(), None, [])
             add_record(session, tombstone, now)

@@ -17,16 +17,18 @@ from personalization.artifacts.directory import DirectoryArtifactStore
 from personalization.planning.model_shape import read_shape
 from personalization.planning.plan import PerformanceFlags
 from personalization.registry.publishing import Publisher
+from personalization.registry.sweeping import ArtifactsChore, Tidied
 from personalization.releases.protocol import TrainingRounds
 from personalization.releases.trainer import Trainer, TrainerOptions
 from personalization.signals.snapshot import StoredSignals
-from personalization.starts.averaging import MetaRecipe
 from personalization.starts.generations import MetaStarts, Refreshed
 from personalization.starts.public_starts import PublicStarts
+from personalization.starts.recipe import MetaRecipe
 from personalization.starts.shop import Shop
 from personalization.starts.tenant_level import TenantLevelPolicy, TenantLevelStarts
+from personalization.training.base.device import resolved
 from personalization.training.base.directory import BaseDirectory, resolve_base
-from personalization.training.child.parent import ChildProcessTrainer, run_public_job
+from personalization.training.child.parent import ChildProcessTrainer, gpu_name, run_public_job
 from privacy.clock import SystemClock
 from privacy.keys.keyring import Keyring
 from privacy.ledger import Ledger
@@ -36,7 +38,7 @@ from streams.outbox.events import OutboxAdapterEvents
 from streams.storage.schema import open_current
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from personalization.releases.trainer import TrainerObserver
     from streams.settings import MetaSettings, Settings
@@ -52,7 +54,8 @@ def trainer_of(settings: Settings, observer: TrainerObserver | None = None) -> I
         SettingsError: no master key or no base model is set.
         BaseModelError: the base model cannot be found or read.
     """
-    flags = _flags(settings)
+    # A repeat on other hardware is another sample, so what "auto" means is settled here, once for the process.
+    flags, hardware = resolved(_flags(settings), gpu_name)
     with start_tools(settings) as tools:
         keyring = Keyring(settings.master_key_bytes())
         yield Trainer(
@@ -63,6 +66,7 @@ def trainer_of(settings: Settings, observer: TrainerObserver | None = None) -> I
                 keyring=keyring,
                 signals=StoredSignals(keyring),
                 flags=flags,
+                hardware=hardware,
                 copies=tools.meta.copies,
             ),
             trainer=ChildProcessTrainer(),
@@ -75,7 +79,7 @@ def trainer_of(settings: Settings, observer: TrainerObserver | None = None) -> I
                 max_public_text_change=settings.trainer.max_public_text_change,
             ),
             observer=observer,
-            upkeep=lambda: refresh_meta_starts(tools),
+            upkeep=upkeep_of(tools),
         )
 
 
@@ -121,6 +125,19 @@ def tenant_level_of(
         policy=policy,
         recipe=recipe_of(settings),
     )
+
+
+def upkeep_of(tools: StartTools) -> tuple[Callable[[], object], ...]:
+    """Return what a trainer does between jobs: meta starts first, then the files of what is withdrawn by now."""
+    chore = ArtifactsChore(tools.shop.engine, tools.shop.artifacts)
+
+    def tidy() -> Tidied:
+        done = chore.run(now=tools.shop.clock.now())
+        if done.withdrawn or done.orphans:
+            _log.info("artifacts_removed", withdrawn=done.withdrawn, orphans=done.orphans)
+        return done
+
+    return lambda: refresh_meta_starts(tools), tidy
 
 
 def refresh_meta_starts(tools: StartTools) -> Refreshed:

@@ -13,7 +13,7 @@ import pytest
 
 import streams.client
 from streams.client import errors
-from streams.client import testing as client_testing
+from streams.client.testing import broker as client_testing
 
 SOURCE = Path(streams.client.__file__).parent
 BLOCKED = (
@@ -136,7 +136,15 @@ def test_exported_names_are_those_we_promise():
             "FilePositions",
             "InteractionPublisher",
         ),
-        *("InteractionV1", "KafkaBroker", "ManifestV1", "Outcome", "PositionError", "Purpose", "Rating"),
+        *(
+            "InteractionV1",
+            "KafkaBroker",
+            "ManifestV1",
+            "Outcome",
+            "PositionError",
+            "ConsentPurpose",
+            "Rating",
+        ),
         *("Refusal", "Rejected", "Security", "ServingAckV1", "SignatureInvalidError", "UnsafeArtifactError"),
         "UpdateKind",
     }

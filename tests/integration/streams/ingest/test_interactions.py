@@ -17,7 +17,7 @@ from privacy.policy.cache import TenantPolicies
 from privacy.storage.session import transaction
 from streams.client import SignatureInvalidError
 from streams.client.signatures import TrustedKeys
-from streams.contracts.consent import Purpose
+from streams.contracts.consent import ConsentPurpose
 from streams.contracts.erasure import ErasureCompletedV1
 from streams.contracts.interaction import Edited, Rejected
 from streams.errors import BrokerUnavailableError
@@ -159,7 +159,7 @@ def test_what_cannot_be_accepted_is_refused_beside_what_can(world, record, reaso
         world.consents,
         consent(),
         consent("gone", granted=False, offset=1),
-        consent("other", purpose=Purpose.EVALUATION, offset=2),
+        consent("other", purpose=ConsentPurpose.EVALUATION, offset=2),
     )
     outcome = world.take(world.interactions, record, interaction(event_id="good"))
     assert (outcome.effects, outcome.dead_letters) == (1, 1)
@@ -274,7 +274,7 @@ def test_an_erased_user_leaves_no_signal_and_is_refused_from_then_on(world):
     for changed in ({"signals_erased": 2}, {"key_id": None}, {"signature": "AAAA"}, {"key_id": "another"}):
         with pytest.raises(SignatureInvalidError):
             TrustedKeys([world.signer.public_key]).check_certificate(certificate.model_copy(update=changed))
-    assert {row.key for row in tombstones} == {f"acme/ada/{purpose}".encode() for purpose in Purpose}
+    assert {row.key for row in tombstones} == {f"acme/ada/{purpose}".encode() for purpose in ConsentPurpose}
     assert all(row.value is None for row in tombstones)
 
 
