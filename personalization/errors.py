@@ -4,6 +4,8 @@
     ├── RoundError
     │   ├── RoundNotFoundError        no such round
     │   ├── RoundConflictError        the line already has an open round
+    │   ├── RoundTermsError           what the round was frozen to cannot be read, or is not what it is charged for
+    │   ├── RoundSealError            the sealed snapshot is missing or does not open; nothing can be repeated
     │   └── LeaseLostError            another trainer holds the round (a higher lease epoch)
     ├── ArtifactError
     │   ├── ArtifactNotFoundError     no artifact with that digest
@@ -50,6 +52,18 @@ class RoundConflictError(RoundError):
 
     code = "personalization.round.conflict"
     exit_status = 3
+
+
+class RoundTermsError(RoundError):
+    """The frozen terms of a round cannot be read, or differ from what its reservation pays for."""
+
+    code = "personalization.round.terms"
+
+
+class RoundSealError(RoundError):
+    """The sealed training snapshot of a round is missing or does not open."""
+
+    code = "personalization.round.seal"
 
 
 class LeaseLostError(RoundError):

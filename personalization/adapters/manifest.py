@@ -19,6 +19,7 @@ from privacy.canonical import canonical_json, digest_of, sha256_digest
 
 MANIFEST_FORMAT = "discreet.adapter-manifest.v1"
 BLEND_CHECK = "blend"  # names the released version that was averaged into this one, and its share
+LATER_PRIVACY_FIELDS = ("receipt",)  # left out of the canonical bytes where a version has none
 SERVED_NAME = re.compile(r"^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$")
 
 
@@ -111,6 +112,7 @@ class PrivacyFacts:
     ledger_entry_hash: str  # the commit entry; serving refuses a version without one
     plan_digest: str
     noisy_cohort: int | None = None
+    receipt: dict[str, Any] | None = None  # what the run measured of itself, signed with the key of its round
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,12 +179,16 @@ class AdapterManifest:
 
     def to_document(self) -> dict[str, Any]:
         """Return a JSON-ready copy; ``from_document`` reads it back to an equal manifest."""
-        document: dict[str, Any] = json.loads(canonical_json(asdict(self)))
+        document: dict[str, Any] = json.loads(self.to_bytes())
         return document
 
     def to_bytes(self) -> bytes:
         """Return the canonical bytes: what is stored, hashed and signed."""
-        return canonical_json(asdict(self))
+        document = asdict(self)
+        for name in LATER_PRIVACY_FIELDS:
+            if document["privacy"][name] is None:
+                del document["privacy"][name]  # the bytes of versions from before it are what they were
+        return canonical_json(document)
 
     def version_id(self) -> str:
         """Return the ``sha256:`` digest of the manifest: the version's identity."""

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from personalization.planning.plan import ALL_LINEAR, FEED_FORWARD, Family, Subspace, TrainingPlan
 from privacy.accounting.calibration import calibrate_policy
 from privacy.accounting.forecast import ALIGNMENT, SMALLEST_CLARITY, clarity, mu_of
+from privacy.mechanisms.sampled_gaussian import PoissonSampledGaussian
 from privacy.policy.values import DataPurpose
 
 if TYPE_CHECKING:
@@ -165,13 +166,15 @@ def propose(
             alpha=float(rank),
             target_modules=FEED_FORWARD if in_metric else ALL_LINEAR,
             top_layers=top_layers,
-            steps=policy.steps,
-            sample_rate=policy.sample_rate,
+            mechanism=PoissonSampledGaussian(
+                steps=policy.steps,
+                sample_rate=policy.sample_rate,
+                noise_multiplier=noise_multiplier,
+                clipping_norm=min(policy.clipping_norm, _clipping_norm(limits, family)),
+                contribution_bound=policy.contribution_bound,
+            ),
             expected_cohort=policy.expected_cohort,
-            clipping_norm=min(policy.clipping_norm, _clipping_norm(limits, family)),
-            noise_multiplier=noise_multiplier,
             learning_rate=min(LARGEST_RATE, travel / policy.steps) if in_metric else travel / policy.steps,
-            contribution_bound=policy.contribution_bound,
             max_tokens=limits.max_tokens,
             subspace=limits.subspace,
             damping=_within(DAMPINGS, DAMPING / strength) if in_metric else 0.0,

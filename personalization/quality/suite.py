@@ -258,9 +258,7 @@ class _Suite:
             vector, done = first, 0
             for steps in self.options.open_steps:
                 longer = replace(
-                    plan,
-                    steps=steps - done,
-                    noise_multiplier=0.0,
+                    plan.with_mechanism(steps=steps - done, noise_multiplier=0.0),
                     learning_rate=OPEN_RATE,
                     damping=OPEN_DAMPING,
                     expected_cohort=max(1.0, plan.sample_rate * users),

@@ -2,94 +2,119 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from personalization.adapters.manifest import PrivacyFacts
-from privacy.accounting.calibration import caps_of, release_mechanisms
 from privacy.accounting.composition import ACCOUNTANT, ACCOUNTANT_VERSION, best_epsilon, total_curve
 from privacy.errors import LedgerIntegrityError
 from privacy.guarantee import NeighboringRelation, PrivacyUnit
-from privacy.ledger import ReservationRequest
-from privacy.mechanisms.gaussian import Gaussian
+from privacy.ledger import ReservationRequest, RunBinding
 from privacy.mechanisms.private_read import ReadPurpose
-from privacy.mechanisms.sampled_gaussian import PoissonSampledGaussian
 
 if TYPE_CHECKING:
     from sqlmodel import Session
 
-    from personalization.planning.plan import TrainingPlan
+    from personalization.releases.terms import Terms
     from personalization.rounds.tables import RoundRow
-    from privacy.ledger import Ledger, Reservation
-    from privacy.policy.values import TenantPrivacyPolicy
+    from personalization.training.jobs.receipt import SignedReceipt
+    from privacy.ledger import BudgetCaps, Ledger, Reservation
 
 
 def reservation_request(
-    row: RoundRow, epoch: int, policy_version: int, policy: TenantPrivacyPolicy, plan: TrainingPlan
+    row: RoundRow, epoch: int, terms: Terms, receipt_key: bytes, caps: BudgetCaps
 ) -> ReservationRequest:
-    """Return everything the round will read, asked for at once; the round's id makes it idempotent."""
+    """Return everything the round will read, asked for at once; the round's id makes it idempotent.
+
+    Args:
+        row: the round.
+        epoch: of its lease.
+        terms: what it is frozen to; the plan in it owns the mechanism that training is charged as.
+        receipt_key: public half of the key that will sign the run's receipt.
+        caps: of the policy.
+    """
     return ReservationRequest(
         tenant_id=row.tenant_id,
-        policy_version=policy_version,
+        policy_version=terms.policy_version,
         period_index=row.period_index,
         purpose=ReadPurpose.TRAINING,
-        mechanisms=tuple(
-            replace(mechanism, clipping_norm=plan.clipping_norm)
-            if isinstance(mechanism, PoissonSampledGaussian)
-            else mechanism
-            for mechanism in release_mechanisms(policy, plan.noise_multiplier)
-        ),
+        mechanisms=terms.mechanisms,
         idempotency_key=f"round-{row.round_id}",
         epoch=epoch,
-        caps=caps_of(policy),
+        caps=caps,
+        binding=RunBinding(
+            plan_digest=terms.plan.digest(), terms_digest=terms.digest(), receipt_key=receipt_key.hex()
+        ),
     )
 
 
-def cohort_count_of(reservation: Reservation) -> Gaussian:
-    """Return the noisy count that the reservation paid for.
+def departure(reservation: Reservation, terms: Terms) -> str | None:
+    """Say in what the terms of a round differ from what was reserved for it; None where all agrees."""
+    binding = reservation.binding
+    if binding is None:
+        return "the reservation names no run"
+    if reservation.mechanisms != terms.mechanisms:
+        return "the mechanisms that are charged are not those of the terms"
+    if binding.plan_digest != terms.plan.digest():
+        return "the plan is not the one that was reserved for"
+    if binding.terms_digest != terms.digest():
+        return "the terms are not those that were reserved for"
+    return None
 
-    Raises:
-        LedgerIntegrityError: it paid for none.
-    """
-    for mechanism in reservation.mechanisms:
-        if isinstance(mechanism, Gaussian) and mechanism.purpose is ReadPurpose.COHORT_COUNT:
-            return mechanism
-    raise LedgerIntegrityError("the reservation paid for no cohort count; nothing may be counted for it")
+
+def receipt_departure(reservation: Reservation, terms: Terms, signed: SignedReceipt | None) -> str | None:
+    """Say in what a run differs from what was charged, by what it measured of itself; None where all agrees."""
+    if signed is None or reservation.binding is None:
+        return "the training process gave no receipt"
+    try:
+        signed.verify(bytes.fromhex(reservation.binding.receipt_key))
+    except ValueError as error:
+        return str(error)
+    receipt = signed.receipt
+    if receipt.plan_digest != reservation.binding.plan_digest:
+        return "the receipt is of another plan"
+    if receipt.mechanism != terms.mechanism:
+        return "the mechanism that was measured is not the one that is charged"
+    return receipt.departures[0] if receipt.departures else None
 
 
 def privacy_facts(
     session: Session,
     ledger: Ledger,
     reservation: Reservation,
-    plan: TrainingPlan,
-    policy: TenantPrivacyPolicy,
+    terms: Terms,
     noisy_cohort: int | None,
+    receipt: SignedReceipt,
 ) -> PrivacyFacts:
     """Return what the ledger proves about a release whose reservation was committed in this transaction.
 
     Raises:
         ReservationStateError: no commit entry exists for the reservation.
+        LedgerIntegrityError: the tenant has no lifetime account, though one was charged.
     """
     spend = ledger.spend(session, reservation.tenant_id, reservation.period_index)
-    delta = policy.lifetime_delta if spend.delta is None else spend.delta
-    cap = policy.lifetime_epsilon if spend.lifetime_cap is None else spend.lifetime_cap
+    if spend.delta is None or spend.lifetime_cap is None:
+        raise LedgerIntegrityError(
+            "the lifetime account that was charged is gone; run `discreet budget verify`"
+        )
+    mechanism = terms.mechanism
     return PrivacyFacts(
         unit=PrivacyUnit.USER.value,
         relation=NeighboringRelation.ADD_OR_REMOVE_ONE.value,
-        mechanism="poisson_sampled_gaussian",
+        mechanism=mechanism.kind,
         accountant=f"{ACCOUNTANT} {ACCOUNTANT_VERSION}",
-        release_epsilon=best_epsilon(total_curve(reservation.mechanisms), delta)[0],
+        release_epsilon=best_epsilon(total_curve(reservation.mechanisms), spend.delta)[0],
         cumulative_epsilon=spend.lifetime_epsilon,
-        target_epsilon=cap,
-        delta=delta,
-        noise_multiplier=plan.noise_multiplier,
-        sample_rate=plan.sample_rate,
-        steps=plan.steps,
-        clipping_norm=plan.clipping_norm,
-        contribution_bound=plan.contribution_bound,
-        minimum_cohort=policy.minimum_cohort,
+        target_epsilon=spend.lifetime_cap,
+        delta=spend.delta,
+        noise_multiplier=mechanism.noise_multiplier,
+        sample_rate=mechanism.sample_rate,
+        steps=mechanism.steps,
+        clipping_norm=terms.plan.clipping_norm,
+        contribution_bound=terms.contribution_bound,
+        minimum_cohort=terms.minimum_cohort,
         reservation_id=reservation.reservation_id,
         ledger_entry_hash=ledger.entry_digest(session, reservation.reservation_id),
-        plan_digest=plan.digest(),
+        plan_digest=terms.plan.digest(),
         noisy_cohort=noisy_cohort,
+        receipt=receipt.to_document(),
     )

@@ -1,18 +1,19 @@
 """A digest of everything, besides data and seed, that shapes the output of a training run.
 
-A retry is free only when it repeats the same sample. So the plan, the base model, the start adapter, our own code
-and data files that shape a release, the versions of the libraries that compute, the device and the kind of products
-all enter; a change of any makes a retry a mismatch, which the ledger refuses. The device enters as it was asked for:
-what ``auto`` stands for is known in the training child alone, after the draw is recorded.
+A retry is free only when it repeats the same sample. So the plan, the base model, the versions it starts from and is
+blended with, our own code and data files that shape a release, the versions of the libraries that compute, every
+performance flag, and the machine that computes all enter; a change of any makes a retry a mismatch, which the ledger
+refuses.
 """
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import asdict
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import personalization
 from privacy.canonical import digest_of
@@ -20,10 +21,11 @@ from privacy.canonical import digest_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from personalization.planning.plan import PerformanceFlags, TrainingPlan
+    from personalization.planning.plan import PerformanceFlags
+    from personalization.releases.terms import Terms
 
 # What shapes a release: each name is a module, or a package of which every file counts, in sub-folders too.
-RELEASE_CODE = (
+RELEASE_CODE: Final = (
     "personalization.training",
     "personalization.planning",
     "personalization.adapters.factors",
@@ -31,25 +33,34 @@ RELEASE_CODE = (
     "personalization.adapters.tensors",
     "personalization.starts.averaging",
     "personalization.starts.recipe",
-    "privacy.mechanisms.sampled_gaussian",
+    "privacy.mechanisms",
     "privacy.noise",
 )
-_LIBRARIES = ("torch", "transformers", "peft", "opacus", "numpy")
+_LIBRARIES: Final = ("torch", "transformers", "peft", "opacus", "numpy", "safetensors")
 
 
 def code_digest(
-    plan: TrainingPlan, flags: PerformanceFlags, *, base_digest: str, start_version_id: str | None
+    terms: Terms, flags: PerformanceFlags, *, base_digest: str, start: str | None, hardware: str
 ) -> str:
-    """Return the ``sha256:`` digest of plan, base, start, our own code, libraries and the device that was asked for."""
+    """Return the ``sha256:`` digest of all that shapes a run besides its data and its seed.
+
+    Args:
+        terms: what the round is frozen to.
+        flags: of the run, its device resolved.
+        base_digest: of the base model.
+        start: the kind of start.
+        hardware: what computes, as ``training.base.device`` names it.
+    """
     return digest_of(
         {
-            "plan": plan.digest(),
+            "plan": terms.plan.digest(),
             "base": base_digest,
-            "start": start_version_id,
+            "start": [start, *terms.start_sources],
+            "blend": [terms.blend_with, terms.blend_share],
             "source": _own_source(),
             "libraries": {name: metadata.version(name) for name in _LIBRARIES},
-            "device": flags.device,
-            "half_head": flags.half_head,
+            "flags": asdict(flags),
+            "hardware": hardware,
         }
     )
 

@@ -1,67 +1,92 @@
 """One training round, in the only order of writes that keeps the guarantee under crashes.
 
-    lease  →  plan and reserve  →  start  →  read, record the draw  →  count  →  train  →  commit and publish
-    (txn)     (txn)                (txn)     (txn)                               (child)   (txn)
+    lease  →  plan, freeze, reserve  →  start  →  read, seal, record the draw  →  count  →  train  →  commit and publish
+    (txn)     (txn)                     (txn)     (txn)                                     (child)   (txn)
 
 Every parenthesis is one committed transaction and checks the lease first. Until ``start`` nothing private
 was read: the reservation may be released and the round taken up again. After ``start`` the charge stays
-whatever happens. With a recorded draw, a new lease holder may repeat exactly the same sample (same seed,
-data and code) at no charge; in any other case the reservation is forfeited and the round fails. What happens
-after a crash is decided from the ledger.
+whatever happens, and the round goes by its frozen terms (``releases.terms``), never by the newest policy.
+With a recorded draw, a new lease holder repeats exactly the same sample at no charge: same seed, same code, and
+the data that were sealed with the draw (``releases.seal``), whoever left meanwhile. In any other case the
+reservation is forfeited and the round fails. What happens after a crash is decided from the ledger.
+
+A round that is open at the end of its public slot forfeits at that instant. What was reserved, the terms that
+are run and what the run measured of itself must agree, or nothing is published.
 
 Longer than 400 lines, because the order of these transactions is the guarantee and is to be read in one place.
 """
 
 from __future__ import annotations
 
-import json
 import secrets
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import structlog
 
-from personalization.adapters.manifest import GateCheck, VersionState
-from personalization.errors import RoundError
+from personalization.adapters.manifest import VersionState
+from personalization.errors import RoundError, RoundTermsError
 from personalization.gates.gate import Accepted, Rejected, RejectionReason
 from personalization.planning import planner
-from personalization.planning.plan import PerformanceFlags, TrainingPlan
+from personalization.planning.plan import PerformanceFlags
 from personalization.registry import queries as registry
 from personalization.registry.announcements import Act, AdapterEventKind, announce
 from personalization.registry.publishing import Candidate
-from personalization.releases.charge import cohort_count_of, privacy_facts, reservation_request
+from personalization.releases.charge import (
+    departure,
+    privacy_facts,
+    receipt_departure,
+    reservation_request,
+)
 from personalization.releases.code_identity import code_digest
 from personalization.releases.movement import with_movement
+from personalization.releases.overdue import SLOT_PASSED, give_up, told_at_of
+from personalization.releases.seal import seal, unseal
+from personalization.releases.terms import Terms
 from personalization.rounds import queries as rounds
+from personalization.rounds.slots import slot_for
 from personalization.rounds.states import OutcomeCode, RoundState
-from personalization.starts.choosing import blend_source, choose_start, open_start, start_sources
+from personalization.starts.choosing import (
+    blend_fact,
+    blend_source,
+    choose_start,
+    open_start,
+    start_sources,
+)
 from personalization.training.jobs.job import TenantJob
+from personalization.training.jobs.receipt import public_key_of
+from privacy.accounting.calibration import caps_of, schedule_of
 from privacy.canonical import sha256_digest
 from privacy.errors import BudgetExhaustedError, CalibrationError, RetryMismatchError
-from privacy.ledger import DrawRecord, RecoveryDecision, ReservationState
+from privacy.ledger import DrawRecord, RecoveryDecision
 from privacy.noise.discrete import discrete_gaussian
 from privacy.noise.keystream import PURPOSE_COUNT, KeyUse, SecretStream, derive_key
 from privacy.policy import versions as policies
 from privacy.storage.session import transaction
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from pathlib import Path
 
     from sqlmodel import Session
 
-    from personalization.adapters.manifest import AdapterVersion
+    from personalization.adapters.manifest import AdapterVersion, GateCheck
+    from personalization.planning.plan import TrainingPlan
     from personalization.rounds.states import Lease
     from personalization.rounds.tables import RoundRow
-    from personalization.signals.snapshot import SignalSource
+    from personalization.signals.snapshot import SignalSource, TrainingSnapshot
     from personalization.starts.copies import MetaCopies
     from personalization.starts.shop import Shop
+    from personalization.training.jobs.receipt import SignedReceipt
     from privacy.keys.keyring import Keyring
-    from privacy.ledger import Ledger
-    from privacy.policy.values import TenantPrivacyPolicy
+    from privacy.ledger import Ledger, Reservation
 
 _log = structlog.get_logger(__name__)
 SEED_BYTES = 32
 ACTOR = "trainer"
+NOT_REPEATED = "The interrupted run could not be repeated exactly as it was charged; the charge stays."
+NOT_AS_CHARGED = "What was to be published does not agree with what was charged; the charge stays."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,13 +102,22 @@ class Prepared:
     """A round that is charged, started and read: ready for the child."""
 
     lease: Lease
-    plan: TrainingPlan
+    terms: Terms
     reservation_id: str
     draw: DrawRecord
     blend: GateCheck | None = None  # which released version is averaged into the result, and its share
     sources: tuple[str, ...] = ()  # versions whose weights go into the result
     job: TenantJob = field(repr=False)
     count_key: bytes = field(repr=False)
+
+    @property
+    def plan(self) -> TrainingPlan:
+        """What is trained."""
+        return self.terms.plan
+
+    def overdue(self, now: datetime) -> bool:
+        """Return whether the round's slot is over; it forfeits then."""
+        return now >= self.terms.slot.ends_at
 
 
 class TrainingRounds:
@@ -95,7 +129,8 @@ class TrainingRounds:
         keyring: wraps the noise seed with the master key.
         signals: reads private data.
         planner_settings: public limits.
-        flags: what changes speed only.
+        flags: of the trainer's runs, their device resolved; a repeat under others is refused.
+        hardware: what they are computed on, see ``training.base.device``.
         copies: serves the meta start to a line whose round is declined; None leaves that to the upkeep.
     """
 
@@ -108,6 +143,7 @@ class TrainingRounds:
         signals: SignalSource,
         planner_settings: planner.PlannerSettings | None = None,
         flags: PerformanceFlags | None = None,
+        hardware: str = "",
         copies: MetaCopies | None = None,
     ) -> None:
         self._engine = shop.engine
@@ -118,6 +154,7 @@ class TrainingRounds:
         self._signals = signals
         self._planner_settings = planner_settings
         self._flags = flags or PerformanceFlags()
+        self._hardware = hardware
         self._copies = copies
 
     def prepare(self, lease: Lease) -> Prepared | Closed:
@@ -138,45 +175,64 @@ class TrainingRounds:
         return self._count(prepared)
 
     def finish(
-        self, prepared: Prepared, directory: Path, verdict: Accepted | Rejected
+        self,
+        prepared: Prepared,
+        directory: Path,
+        verdict: Accepted | Rejected,
+        receipt: SignedReceipt | None,
     ) -> AdapterVersion | Closed:
         """Commit the budget and, in the same transaction, publish the candidate or record why not.
 
+        Nothing is published unless the reservation in the chain, the round's terms and the signed receipt of the
+        run agree.
+
         Raises:
             LeaseLostError: another trainer owns the round by now; nothing was published.
+            LedgerIntegrityError: the reservation is not the one in the chain; nothing was published.
         """
         lease = prepared.lease
         with transaction(self._engine) as session:
-            now = self._clock.now()
-            row = rounds.hold_round(session, lease, now)
+            row = rounds.hold_round(session, lease, self._clock.now())
+            if prepared.overdue(self._clock.now()):
+                return self._forfeited(session, row, lease.epoch, "its slot is over", SLOT_PASSED)
+            terms = _terms_of(row)
+            reserved = self._ledger.attested(session, prepared.reservation_id)
+            wrong = departure(reserved, terms) or receipt_departure(reserved, terms, receipt)
+            if wrong is not None or receipt is None:
+                return self._forfeited(session, row, lease.epoch, wrong or "no receipt", NOT_AS_CHARGED)
+            told_at = terms.slot.told_at
             if isinstance(verdict, Accepted) and _was_withdrawn(session, prepared.sources):
                 verdict = Rejected(reasons=(RejectionReason.START_WITHDRAWN,))
             if isinstance(verdict, Rejected):
-                self._ledger.commit(session, prepared.reservation_id, lease.epoch)
+                self._ledger.commit(session, prepared.reservation_id, lease.epoch, at=told_at)
                 return self._close(
                     session, row, RoundState.DONE, OutcomeCode.GATE_REJECTED, verdict.sentence()
                 )
             line = registry.lock_line(session, row.line_ref)
             verdict = with_movement(session, self._shop.artifacts, line, row, directory, verdict)
             reservation = self._ledger.commit(
-                session, prepared.reservation_id, lease.epoch, verdict.lora.tensor_digest
+                session, prepared.reservation_id, lease.epoch, verdict.lora.tensor_digest, at=told_at
             )
-            policy = self._policy(session, row.tenant_id)
             candidate = Candidate(
                 directory=directory,
                 accepted=verdict,
                 base=self._shop.base.fingerprint(),
-                privacy=privacy_facts(
-                    session, self._ledger, reservation, prepared.plan, policy, row.noisy_cohort
-                ),
-                plan_digest=prepared.plan.digest(),
+                privacy=privacy_facts(session, self._ledger, reservation, terms, row.noisy_cohort, receipt),
+                plan_digest=terms.plan.digest(),
                 data_digest=prepared.draw.data_digest,
                 code_digest=prepared.draw.code_digest,
             )
-            version = self._shop.publisher.publish(session, line, rounds.origin_of(row), candidate, now=now)
+            version = self._shop.publisher.publish(
+                session, line, rounds.origin_of(row), candidate, now=told_at
+            )
             row.version_id = version.version_id
             rounds.close_round(
-                session, row, RoundState.DONE, OutcomeCode.PUBLISHED, "A new version was published.", now=now
+                session,
+                row,
+                RoundState.DONE,
+                OutcomeCode.PUBLISHED,
+                "A new version was published.",
+                now=self._clock.now(),
             )
             return version
 
@@ -188,8 +244,7 @@ class TrainingRounds:
         """
         with transaction(self._engine) as session:
             row = rounds.hold_round(session, lease, self._clock.now())
-            if row.reservation_id is not None:
-                self._give_up_budget(session, row.reservation_id, lease.epoch, reason)
+            self._give_up_budget(session, row, lease.epoch, reason)
             return self._close(session, row, RoundState.FAILED, code, reason)
 
     def put_down(self, lease: Lease) -> None:
@@ -207,9 +262,12 @@ class TrainingRounds:
     def _reserve_or_recover(self, lease: Lease) -> Closed | None:
         """Plan and reserve a fresh round, or ask the ledger what may happen to one that was taken over."""
         with transaction(self._engine) as session:
-            row = rounds.hold_round(session, lease, self._clock.now())
+            now = self._clock.now()
+            row = rounds.hold_round(session, lease, now)
             if row.reservation_id is None:
                 return self._reserve(session, row, lease)
+            if row.slot_ends_at is not None and row.slot_ends_at <= now:
+                return self._forfeited(session, row, lease.epoch, "its slot is over", SLOT_PASSED)
             recovery = self._ledger.recover(session, row.reservation_id, lease.epoch)
             if recovery.decision in {RecoveryDecision.START, RecoveryDecision.RETRY}:
                 return None
@@ -235,11 +293,27 @@ class TrainingRounds:
             return self._decline(session, row, OutcomeCode.CALIBRATION_IMPOSSIBLE, str(error))
         if isinstance(plan, planner.Declined):
             return self._decline(session, row, OutcomeCode.of_decline(plan.code), plan.reason)
-        start = choose_start(session, line, policy, plan, base_digest=self._shop.base.fingerprint().digest())
-        request = reservation_request(row, lease.epoch, version.version, policy, plan)
+        base_digest = self._shop.base.fingerprint().digest()
+        start = choose_start(session, line, policy, plan, base_digest=base_digest)
+        blend_with = blend_source(session, line, policy, plan, base_digest)
+        terms = Terms(
+            plan=plan,
+            beside=schedule_of(policy).beside,
+            minimum_cohort=policy.minimum_cohort,
+            retention=policy.retention,
+            policy_version=version.version,
+            slot=slot_for(row, self._clock.now(), timedelta(seconds=policy.release_padding_seconds)),
+            start_sources=start_sources(session, line.line_ref, start),
+            blend_with=blend_with,
+            blend_share=policy.previous_share if blend_with is not None else 0.0,
+        )
+        seed = secrets.token_bytes(SEED_BYTES)
+        receipt_key = public_key_of(derive_key(seed, KeyUse.RECEIPT))
         try:
             with session.begin_nested():
-                reservation = self._ledger.reserve(session, request)
+                reservation = self._ledger.reserve(
+                    session, reservation_request(row, lease.epoch, terms, receipt_key, caps_of(policy))
+                )
         except BudgetExhaustedError as error:
             _log.info("budget_exhausted", round_id=row.round_id, reason=str(error))
             return self._decline(
@@ -249,9 +323,9 @@ class TrainingRounds:
                 "The privacy budget of the period or of the lifetime admits no further release like this.",
             )
         row.reservation_id = reservation.reservation_id
-        row.plan_json = json.dumps(plan.to_document(), sort_keys=True)
+        row.terms_json, row.slot_ends_at = terms.to_json(), terms.slot.ends_at
         row.start, row.start_version_id = start.kind, start.version_id
-        row.wrapped_seed = self._keyring.wrap(secrets.token_bytes(SEED_BYTES), _seed_purpose(row))
+        row.wrapped_seed = self._keyring.wrap(seed, _seed_purpose(row))
         session.add(row)
         return None
 
@@ -267,113 +341,126 @@ class TrainingRounds:
                 session.add(row)
 
     def _read(self, lease: Lease) -> Prepared | Closed:
+        """Read the data and fix the draw, or take up the draw that is recorded from what was sealed with it."""
         with transaction(self._engine) as session:
             row = rounds.hold_round(session, lease, self._clock.now())
-            if row.reservation_id is None or row.plan_json is None or row.wrapped_seed is None:
+            if row.reservation_id is None or row.terms_json is None or row.wrapped_seed is None:
                 raise RoundError("the round was started without a plan; it cannot be read")
-            plan = TrainingPlan.from_document(json.loads(row.plan_json))
+            terms = _terms_of(row)
+            reservation = self._ledger.attested(session, row.reservation_id)
+            wrong = departure(reservation, terms)
+            if wrong is not None:
+                return self._forfeited(session, row, lease.epoch, wrong, NOT_AS_CHARGED)
             seed = self._keyring.unwrap(row.wrapped_seed, _seed_purpose(row))
-            snapshot = self._signals.load(
-                session,
-                row.tenant_id,
-                row.domain,
-                now=row.read_at or self._clock.now(),
-                contribution_bound=plan.contribution_bound,
-                digest_key=derive_key(seed, KeyUse.DIGEST),
-            )
+            snapshot = self._snapshot(session, row, terms, reservation, seed)
             draw = DrawRecord(
                 seed_commitment=sha256_digest(b"discreet noise seed\0" + seed),
                 data_digest=snapshot.data_digest,
                 code_digest=code_digest(
-                    plan,
+                    terms,
                     self._flags,
                     base_digest=self._shop.base.fingerprint().digest(),
-                    start_version_id=row.start_version_id,
+                    start=row.start,
+                    hardware=self._hardware,
                 ),
             )
             try:
                 self._ledger.record_draw(session, row.reservation_id, lease.epoch, draw)
             except RetryMismatchError as error:
-                self._ledger.forfeit(session, row.reservation_id, lease.epoch, str(error))
-                _log.warning("repeat_refused", round_id=row.round_id, reason=str(error))
-                return self._close(
-                    session,
-                    row,
-                    RoundState.FAILED,
-                    OutcomeCode.FORFEITED,
-                    "The interrupted run could not be repeated exactly as it was charged; the charge stays.",
-                )
-            blended, blend = blend_source(
-                session,
-                row,
-                self._policy(session, row.tenant_id),
-                plan,
-                self._shop.base.fingerprint().digest(),
-            )
+                return self._forfeited(session, row, lease.epoch, str(error), NOT_REPEATED)
+            artifacts = self._shop.artifacts
             job = TenantJob(
                 job_key=row.reservation_id,
-                plan=plan,
+                plan=terms.plan,
                 users=snapshot.users,
                 noise_key=derive_key(seed, KeyUse.TRAINING),
-                start_adapter=open_start(session, self._shop.artifacts, row),
-                blend_with=None if blended is None else self._shop.artifacts.open(blended),
-                blend_share=0.0 if blend is None or blend.value is None else blend.value,
+                receipt_key=derive_key(seed, KeyUse.RECEIPT),
+                start_adapter=open_start(artifacts, row, terms.start_sources),
+                blend_with=None if terms.blend_with is None else artifacts.open(terms.blend_with),
+                blend_share=terms.blend_share,
             )
+            blended = () if terms.blend_with is None else (terms.blend_with,)
             return Prepared(
                 lease=lease,
-                plan=plan,
+                terms=terms,
                 reservation_id=row.reservation_id,
                 draw=draw,
-                blend=blend,
-                sources=(*start_sources(session, row), *(() if blended is None else (blended,))),
+                blend=blend_fact(terms.blend_with, terms.blend_share),
+                sources=(*terms.start_sources, *blended),
                 job=job,
                 count_key=derive_key(seed, KeyUse.COUNT),
             )
 
+    def _snapshot(
+        self, session: Session, row: RoundRow, terms: Terms, reservation: Reservation, seed: bytes
+    ) -> TrainingSnapshot:
+        """Return the data of the round: read once and sealed with its draw, afterwards read from the seal alone.
+
+        Raises:
+            RoundSealError: a draw is recorded and its seal is not there.
+        """
+        if reservation.draw is not None:
+            return unseal(session, row.round_id, seed)
+        snapshot = self._signals.load(
+            session,
+            row.tenant_id,
+            row.domain,
+            now=row.read_at or self._clock.now(),
+            retention=terms.retention,
+            contribution_bound=terms.contribution_bound,
+            digest_key=derive_key(seed, KeyUse.DIGEST),
+        )
+        seal(session, row.round_id, snapshot, seed)
+        return snapshot
+
     def _count(self, prepared: Prepared) -> Prepared | Closed:
         """Release the charged count of users; too small a cohort ends the round, which keeps its charge."""
+        terms = prepared.terms
         with transaction(self._engine) as session:
             row = rounds.hold_round(session, prepared.lease, self._clock.now())
-            reservation = self._ledger.reservation(session, prepared.reservation_id)
-            spread = cohort_count_of(reservation).standard_deviation
+            spread = terms.cohort_count.standard_deviation
             noise = discrete_gaussian(SecretStream(prepared.count_key), PURPOSE_COUNT, 0, spread)
             row.noisy_cohort = len(prepared.job.users) + noise
             session.add(row)
-            minimum = self._policy(session, row.tenant_id).minimum_cohort
-            if row.noisy_cohort >= minimum:
+            if row.noisy_cohort >= terms.minimum_cohort:
                 return prepared
-            self._ledger.commit(session, prepared.reservation_id, prepared.lease.epoch)
+            self._ledger.commit(session, prepared.reservation_id, prepared.lease.epoch, at=terms.slot.told_at)
             return self._decline(
                 session,
                 row,
                 OutcomeCode.COHORT_TOO_SMALL,
                 f"The noisy count of users with usable signals is {row.noisy_cohort}; the policy trains on "
-                f"{minimum} or more.",
+                f"{terms.minimum_cohort} or more.",
             )
 
-    def _give_up_budget(self, session: Session, reservation_id: str, epoch: int, reason: str) -> None:
-        if self._ledger.reservation(session, reservation_id).state is ReservationState.RESERVED:
-            self._ledger.release(session, reservation_id, epoch)  # nothing private was read
-        else:
-            self._ledger.forfeit(session, reservation_id, epoch, reason)
+    def _forfeited(self, session: Session, row: RoundRow, epoch: int, why: str, told: str) -> Closed:
+        """Forfeit the charge and close the round; ``why`` stays in the ledger and the log, ``told`` is announced."""
+        _log.warning("round_forfeited", round_id=row.round_id, reason=why)
+        self._give_up_budget(session, row, epoch, why)
+        return self._close(session, row, RoundState.FAILED, OutcomeCode.FORFEITED, told)
 
-    def _policy(self, session: Session, tenant_id: str) -> TenantPrivacyPolicy:
-        version = policies.current_policy(session, tenant_id)
-        if version is None:  # a policy is never deleted, so this round was not planned by this protocol
-            raise RoundError("the tenant of a running round has no policy; the round cannot go on")
-        return version.policy
+    def _give_up_budget(self, session: Session, row: RoundRow, epoch: int, reason: str) -> None:
+        if row.reservation_id is None:
+            return
+        give_up(session, self._ledger, row.reservation_id, epoch, reason, told_at=self._told_at(session, row))
+
+    def _told_at(self, session: Session, row: RoundRow) -> datetime:
+        """Return the public instant that is stamped on what comes of the round; frozen once it is reserved."""
+        version = policies.current_policy(session, row.tenant_id)
+        padding = 0 if version is None else version.policy.release_padding_seconds
+        began = row.read_at or self._clock.now()
+        return told_at_of(row, slot_for(row, began, timedelta(seconds=padding)).told_at)
 
     def _decline(self, session: Session, row: RoundRow, code: OutcomeCode, reason: str) -> Closed:
         """Close without training; a line with nothing of its own serves the meta start, and the event says so."""
         served = None
         if self._copies is not None:
-            version = policies.current_policy(session, row.tenant_id)
             served = self._copies.serve(
                 session,
                 row.tenant_id,
                 row.domain,
-                None if version is None else version.policy,
-                now=self._clock.now(),
+                period=row.period_index,
+                now=self._told_at(session, row),
             )
         if served is not None:
             reason = f"{reason} The line serves the meta start as {served}."
@@ -383,10 +470,10 @@ class TrainingRounds:
         self, session: Session, row: RoundRow, state: RoundState, code: OutcomeCode, reason: str
     ) -> Closed:
         """Close the round without a version and tell the line's readers why nothing came."""
-        now = self._clock.now()
-        rounds.close_round(session, row, state, code, reason, now=now)
+        told_at = self._told_at(session, row)
+        rounds.close_round(session, row, state, code, reason, now=self._clock.now())
         line = registry.lock_line(session, row.line_ref)
-        act = Act(actor=ACTOR, reason=reason, code=code.value, now=now)
+        act = Act(actor=ACTOR, reason=reason, code=code.value, now=told_at)
         announce(session, self._shop.events, line, AdapterEventKind.DECLINED, act, round_id=row.round_id)
         return Closed(code=code, reason=reason)
 
@@ -394,6 +481,12 @@ class TrainingRounds:
 def _was_withdrawn(session: Session, version_ids: tuple[str, ...]) -> bool:
     rows = [registry.find_version(session, version_id) for version_id in version_ids]
     return any(row.state == VersionState.WITHDRAWN.value for row in rows)
+
+
+def _terms_of(row: RoundRow) -> Terms:
+    if row.terms_json is None:
+        raise RoundTermsError("the round has no terms; it was never reserved")
+    return Terms.from_json(row.terms_json)
 
 
 def _seed_purpose(row: RoundRow) -> str:

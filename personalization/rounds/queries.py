@@ -11,7 +11,7 @@ import uuid
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from sqlalchemy import and_, func, or_
+from sqlalchemy import and_, delete, func, or_
 from sqlmodel import col, select
 
 from personalization.errors import LeaseLostError, RoundConflictError, RoundNotFoundError
@@ -20,7 +20,7 @@ from personalization.registry import queries as registry
 from personalization.registry.publishing import ZERO, Origin
 from personalization.registry.tables import AdapterLineRow
 from personalization.rounds.states import OWNER_SCHEDULE, Lease, OutcomeCode, RoundState
-from personalization.rounds.tables import RoundRow
+from personalization.rounds.tables import RoundRow, SealedSnapshotRow
 from privacy.errors import PolicyError
 from privacy.policy import versions as policies
 
@@ -168,7 +168,7 @@ def lock_round(session: Session, round_id: str) -> RoundRow:
 def close_round(
     session: Session, row: RoundRow, state: RoundState, code: OutcomeCode, outcome: str, *, now: datetime
 ) -> None:
-    """Close a held round for good; the seed is destroyed with it, so no draw can be repeated afterwards."""
+    """Close a held round for good; seed and sealed snapshot are destroyed, so no draw can be repeated afterwards."""
     row.state = state.value
     row.outcome_code = code.value
     row.outcome = outcome
@@ -177,6 +177,21 @@ def close_round(
     row.lease_expires_at = None
     row.wrapped_seed = None
     session.add(row)
+    session.execute(delete(SealedSnapshotRow).where(col(SealedSnapshotRow.round_id) == row.round_id))
+
+
+def overdue_rounds(session: Session, now: datetime) -> Sequence[RoundRow]:
+    """Return the open rounds whose public slot is over, locked; a round has none before it was reserved."""
+    return session.exec(
+        select(RoundRow)
+        .where(
+            col(RoundRow.state).in_([state.value for state in RoundState if state.open]),
+            col(RoundRow.slot_ends_at) <= now,
+        )
+        .order_by(col(RoundRow.round_id))
+        .with_for_update(skip_locked=True)
+        .execution_options(populate_existing=True)
+    ).all()
 
 
 def origin_of(row: RoundRow) -> Origin:
@@ -192,9 +207,10 @@ def origin_of(row: RoundRow) -> Origin:
 def plan_of(session: Session, round_id: str) -> TrainingPlan | None:
     """Return the plan of a round, once it has one."""
     row = session.get(RoundRow, round_id)
-    if row is None or row.plan_json is None:
+    if row is None or row.terms_json is None:
         return None
-    return TrainingPlan.from_document(json.loads(row.plan_json))
+    document = json.loads(row.terms_json)
+    return TrainingPlan.from_document(document.get("plan", document))  # of frozen terms, or a plan alone
 
 
 def list_rounds(
@@ -234,13 +250,13 @@ def closed_round(
     *,
     period_index: int,
     actor: str,
-    plan_json: str,
+    terms_json: str,
     sentence: str,
     now: datetime,
 ) -> RoundRow:
     """Record a round that trained nothing and read nothing private: a version made from released adapters alone."""
     row = _row_of(session, line, period_index, opened_by=actor, now=now)
-    row.plan_json = plan_json
+    row.terms_json = terms_json
     close_round(session, row, RoundState.DONE, OutcomeCode.PUBLISHED, sentence, now=now)
     session.flush()
     return row

@@ -1,4 +1,8 @@
-"""Rows of training rounds; no row holds anything of a single user."""
+"""Rows of training rounds, which hold nothing of a single user; and sealed snapshots, which do while a round is open.
+
+A sealed snapshot holds the texts that one round trains on, encrypted under a key that is derived from the round's
+secret seed. Seed and snapshot are destroyed together, in the transaction that closes the round.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +63,11 @@ class RoundRow(SQLModel, table=True):
     due_at: datetime = Field(sa_column=Column(UtcDateTime, nullable=False))
     read_at: datetime | None = Field(default=None, sa_column=Column(UtcDateTime))  # "now" of the private read
     reservation_id: str | None = Field(default=None, sa_column=_text(64, nullable=True))
-    plan_json: str | None = Field(default=None, sa_column=Column(Text))
+    # what the round is frozen to (``releases.terms``); of a round that trained nothing, its plan alone
+    terms_json: str | None = Field(default=None, sa_column=Column(Text))
+    slot_ends_at: datetime | None = Field(
+        default=None, sa_column=Column(UtcDateTime)
+    )  # public: what is not closed by then forfeits
     start: str | None = Field(default=None, sa_column=_text(16, nullable=True))
     start_version_id: str | None = Field(default=None, sa_column=_text(71, nullable=True))
     wrapped_seed: bytes | None = Field(default=None, sa_column=Column(LargeBinary))  # by the master key
@@ -68,3 +76,15 @@ class RoundRow(SQLModel, table=True):
     outcome: str | None = Field(default=None, sa_column=Column(Text))  # one public sentence
     version_id: str | None = Field(default=None, sa_column=_text(71, nullable=True))
     closed_at: datetime | None = Field(default=None, sa_column=Column(UtcDateTime))
+
+
+class SealedSnapshotRow(SQLModel, table=True):
+    """One part of the sealed training snapshot of an open round; gone when the round is closed."""
+
+    __tablename__: ClassVar[Any] = "sealed_snapshots"
+
+    round_id: str = Field(
+        sa_column=Column(String(36), ForeignKey("training_rounds.round_id"), primary_key=True)
+    )
+    part: int = Field(sa_column=Column(Integer, primary_key=True, autoincrement=False))
+    sealed: bytes = Field(sa_column=Column(LargeBinary, nullable=False))

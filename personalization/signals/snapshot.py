@@ -5,18 +5,17 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections import defaultdict
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
+import orjson
 from sqlalchemy import select
 
 from personalization.signals.rows import SignalRow
 from personalization.signals.values import Signal
-from personalization.training.jobs.job import Example, UserExamples
+from personalization.training.jobs.job import Example, ExampleKind, UserExamples
 from privacy.consent import statements as consents
-from privacy.errors import PolicyError
-from privacy.policy import versions as policies
 from privacy.policy.values import DataPurpose
 
 if TYPE_CHECKING:
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from sqlmodel import Session
 
     from privacy.keys.keyring import Keyring
-    from privacy.policy.values import TenantPrivacyPolicy
 
 _TABLE: Table = SignalRow.__table__  # type: ignore[attr-defined]  # SQLModel adds it to table classes
 
@@ -44,13 +42,15 @@ def load_training_users(
     session: Session,
     tenant_id: str,
     domain: str,
-    policy: TenantPrivacyPolicy,
+    *,
+    retention: timedelta,
+    contribution_bound: int,
     keyring: SignalReader,
     now: datetime,
 ) -> tuple[UserExamples, ...]:
     """Return the examples of a line's users, ordered by pseudonym, without any identifier.
 
-    Only users who consent to training now, only signals inside the policy's retention, and of each user at
+    Only users who consent to training now, only signals inside the retention, and of each user at
     most ``contribution_bound`` examples in all: those of smallest rank over every period, so that one
     user's gradient rests on no more than that.
 
@@ -58,7 +58,8 @@ def load_training_users(
         session: inside the caller's transaction.
         tenant_id: text slug of the tenant.
         domain: the adapter line.
-        policy: retention and contribution bound.
+        retention: how old a signal may be.
+        contribution_bound: most examples of one user.
         keyring: decrypts; a user whose key is gone has no examples.
         now: the public clock, aware UTC.
     """
@@ -67,7 +68,7 @@ def load_training_users(
         .where(
             _TABLE.c.tenant_id == tenant_id,
             _TABLE.c.domain == domain,
-            _TABLE.c.occurred_at >= now - policy.retention,
+            _TABLE.c.occurred_at >= now - retention,
         )
         .order_by(_TABLE.c.pseudonym, _TABLE.c.rank, _TABLE.c.event_digest)
     )
@@ -75,7 +76,7 @@ def load_training_users(
     chosen: list[tuple[str, bytes]] = []
     taken: dict[str, int] = defaultdict(int)
     for pseudonym, ciphertext in session.execute(statement):
-        if pseudonym in agreed and taken[pseudonym] < policy.contribution_bound:
+        if pseudonym in agreed and taken[pseudonym] < contribution_bound:
             taken[pseudonym] += 1
             chosen.append((pseudonym, bytes(ciphertext)))
     if not chosen:
@@ -97,6 +98,25 @@ class TrainingSnapshot:
     users: tuple[UserExamples, ...] = field(repr=False)
     data_digest: str  # digest under the round's own secret key: it says nothing without that key
 
+    def to_bytes(self) -> bytes:
+        """Return everything as JSON, for sealing; ``from_bytes`` reads it back to an equal snapshot."""
+        users = [[asdict(example) for example in user.examples] for user in self.users]
+        return orjson.dumps({"users": users, "data_digest": self.data_digest})
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> TrainingSnapshot:
+        """Read what ``to_bytes`` wrote."""
+        document = orjson.loads(data)
+        return cls(
+            users=tuple(
+                UserExamples(
+                    examples=tuple(Example(**{**one, "kind": ExampleKind(one["kind"])}) for one in user)
+                )
+                for user in document["users"]
+            ),
+            data_digest=document["data_digest"],
+        )
+
 
 class SignalSource(Protocol):
     """Reads the live, consented signals of a line. Calling it is the private read: only after ``start``."""
@@ -108,6 +128,7 @@ class SignalSource(Protocol):
         domain: str,
         *,
         now: datetime,
+        retention: timedelta,
         contribution_bound: int,
         digest_key: bytes,
     ) -> TrainingSnapshot:
@@ -127,6 +148,7 @@ class StoredSignals:
         domain: str,
         *,
         now: datetime,
+        retention: timedelta,
         contribution_bound: int,
         digest_key: bytes,
     ) -> TrainingSnapshot:
@@ -135,13 +157,15 @@ class StoredSignals:
         ``digest_key`` must be secret and belong to one round alone: the digest goes into the ledger and the
         published manifest, and under a key used twice equal digests would tell that nobody joined or left.
         """
-        version = policies.current_policy(session, tenant_id)
-        if version is None:
-            raise PolicyError(
-                f"tenant {tenant_id!r} has no privacy policy and is never trained; set one first"
-            )
-        policy = version.policy.model_copy(update={"contribution_bound": contribution_bound})
-        users = load_training_users(session, tenant_id, domain, policy, self._keyring, now)
+        users = load_training_users(
+            session,
+            tenant_id,
+            domain,
+            retention=retention,
+            contribution_bound=contribution_bound,
+            keyring=self._keyring,
+            now=now,
+        )
         return TrainingSnapshot(users=users, data_digest=data_digest(digest_key, users))
 
 

@@ -15,6 +15,7 @@ from personalization.starts.untrained import PUBLIC_DATA
 from privacy.policy.values import Start
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from sqlmodel import Session
@@ -64,45 +65,58 @@ def choose_start(
     return StartPoint(kind=ZERO)
 
 
-def open_start(session: Session, artifacts: DirectoryArtifactStore, row: RoundRow) -> Path | None:
+def open_start(artifacts: DirectoryArtifactStore, row: RoundRow, versions: Sequence[str]) -> Path | None:
     """Return the directory of the start's weights, checked or freshly averaged; None for a start from zero.
+
+    Args:
+        artifacts: where the versions are stored.
+        row: the round; it names the kind of start.
+        versions: what ``start_sources`` said when the round was reserved.
 
     Raises:
         ArtifactError: a stored version is gone or changed.
         MetaStartError: versions of the line do not share one subspace.
     """
-    if row.start_version_id is None:
+    if not versions:
         return None
     if row.start != Start.AVERAGE.value:
-        return artifacts.open(row.start_version_id)
-    versions = averaged_versions(session, row.line_ref, row.start_version_id)
+        return artifacts.open(versions[0])
     name = hashlib.sha256("\n".join(versions).encode()).hexdigest()[:32]
     target = artifacts.scratch(f"average-{name}-{row.round_id}-{row.epoch}")
     average_versions([artifacts.open(version_id) for version_id in versions], target)
     return target
 
 
-def start_sources(session: Session, row: RoundRow) -> tuple[str, ...]:
-    """Return the versions whose weights the round starts from."""
-    if row.start_version_id is None:
+def start_sources(session: Session, line_ref: str, start: StartPoint) -> tuple[str, ...]:
+    """Return the versions whose weights a round of the line starts from."""
+    if start.version_id is None:
         return ()
-    if row.start != Start.AVERAGE.value:
-        return (row.start_version_id,)
-    return tuple(averaged_versions(session, row.line_ref, row.start_version_id))
+    if start.kind != Start.AVERAGE.value:
+        return (start.version_id,)
+    return tuple(averaged_versions(session, line_ref, start.version_id))
 
 
 def blend_source(
-    session: Session, row: RoundRow, policy: TenantPrivacyPolicy, plan: TrainingPlan, base_digest: str
-) -> tuple[str | None, GateCheck | None]:
-    """Return which of the line's own versions is averaged into the release, and that as a fact of its evaluation."""
-    line = registry.find_line(session, row.tenant_id, row.domain)
+    session: Session,
+    line: AdapterLineRow,
+    policy: TenantPrivacyPolicy,
+    plan: TrainingPlan,
+    base_digest: str,
+) -> str | None:
+    """Return which of the line's own versions is averaged into the release, if one is."""
     current = registry.current_version(session, line)
     if policy.previous_share == 0 or current is None or not _fits(current, plan, base_digest):
-        return None, None
+        return None
     if registry.read_version(current).manifest.scope is not Scope.TENANT:
-        return None, None
-    fact = GateCheck(name=BLEND_CHECK, passed=True, value=policy.previous_share, detail=current.version_id)
-    return current.version_id, fact
+        return None
+    return current.version_id
+
+
+def blend_fact(version_id: str | None, share: float) -> GateCheck | None:
+    """Return a blend as a fact of the version's evaluation."""
+    if version_id is None:
+        return None
+    return GateCheck(name=BLEND_CHECK, passed=True, value=share, detail=version_id)
 
 
 def averaged_versions(session: Session, line_ref: str, newest_id: str) -> list[str]:

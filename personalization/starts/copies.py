@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from personalization.registry.tables import AdapterVersionRow
     from personalization.starts.shop import Shop
-    from privacy.policy.values import TenantPrivacyPolicy
 
 ACTOR = "meta"
 META = "meta"
@@ -59,6 +58,8 @@ class MetaCopies:
         served = []
         for tenant in policies.list_tenants(session):
             policy = tenant.policy.policy if tenant.policy is not None else None
+            length = policy.period_seconds if policy is not None else PERIOD_WITHOUT_POLICY
+            period = period_index(now, length)
             for domain in policy.domains if policy is not None else (DEFAULT_DOMAIN,):
                 line = held.get((tenant.tenant_id, domain))
                 rank = None if line is None else line.rank
@@ -71,7 +72,7 @@ class MetaCopies:
                     best[domain, rank] = None if found is None else found.version_id
                 wanted = best[domain, rank]
                 if wanted is not None and wanted != start:
-                    served.append(self._copy(session, tenant.tenant_id, domain, wanted, policy, now))
+                    served.append(self._copy(session, tenant.tenant_id, domain, wanted, period, now))
         return served
 
     def serve(
@@ -79,8 +80,8 @@ class MetaCopies:
         session: Session,
         tenant_id: str,
         domain: str,
-        policy: TenantPrivacyPolicy | None,
         *,
+        period: int,
         now: datetime,
     ) -> str | None:
         """Bring the copy of one line up to date; return what it serves of the meta start, or None."""
@@ -93,7 +94,7 @@ class MetaCopies:
             return None
         if current is not None and current.start_version_id == source.version_id:
             return current.served_name
-        return self._copy(session, tenant_id, domain, source.version_id, policy, now)
+        return self._copy(session, tenant_id, domain, source.version_id, period, now)
 
     def _copy(
         self,
@@ -101,7 +102,7 @@ class MetaCopies:
         tenant_id: str,
         domain: str,
         source_id: str,
-        policy: TenantPrivacyPolicy | None,
+        period: int,
         now: datetime,
     ) -> str:
         line = registry.lock_line(session, registry.ensure_line(session, tenant_id, domain, now=now).line_ref)
@@ -110,7 +111,6 @@ class MetaCopies:
         manifest = registry.read_version(source).manifest
         plan = rounds.plan_of(session, source.round_id)
         assert plan is not None  # closed_round was given one
-        period = policy.period_index(now) if policy is not None else period_index(now, PERIOD_WITHOUT_POLICY)
         with tempfile.TemporaryDirectory(prefix="discreet-meta-") as folder:
             directory = Path(folder) / "adapter"
             directory.mkdir()

@@ -235,7 +235,7 @@ class PublicStarts:
             except CalibrationError:
                 continue
             if isinstance(plan, TrainingPlan):
-                return replace(plan, noise_multiplier=0.0, shrinkage=1.0)
+                return replace(plan.with_mechanism(noise_multiplier=0.0), shrinkage=1.0)
         raise WarmStartError("the planner's limits allow no adapter at all; allow a family and a rank")
 
     def _replaceable(self, session: Session, plan: TrainingPlan, inputs: str) -> bool:

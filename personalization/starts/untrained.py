@@ -83,7 +83,7 @@ class UntrainedVersions:
             raise MetaStartError(f"nothing was published. {verdict.sentence()}")
         text = json.dumps(one.plan.to_document(), sort_keys=True)
         row = closed_round(
-            session, line, period_index=period_index, actor=one.actor, plan_json=text, sentence=one.sentence, now=now
+            session, line, period_index=period_index, actor=one.actor, terms_json=text, sentence=one.sentence, now=now
         )  # fmt: skip
         row.start, row.start_version_id = one.start, one.start_version_id
         candidate = Candidate(

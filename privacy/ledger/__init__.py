@@ -10,6 +10,7 @@ from privacy.ledger.values import (
     Reservation,
     ReservationRequest,
     ReservationState,
+    RunBinding,
     SpendView,
 )
 
@@ -25,5 +26,6 @@ __all__ = [
     "Reservation",
     "ReservationRequest",
     "ReservationState",
+    "RunBinding",
     "SpendView",
 ]

@@ -99,9 +99,12 @@ def _tenant(session: Session, head: LedgerHeadRow) -> Iterator[dict[str, Any]]:
         .execution_options(yield_per=1000)
     )
     for reservation in session.exec(reservations):
-        yield {"line": "reservation", **_fields(reservation, "mechanisms", "accounts", "curve")}
+        yield {"line": "reservation", **_fields(reservation, "mechanisms", "accounts", "curve", "binding")}
 
 
 def _fields(row: LedgerEntryRow | AccountRow | ReservationRow, *parsed: str) -> dict[str, Any]:
     fields: dict[str, Any] = row.model_dump()
-    return {name: json.loads(value) if name in parsed else value for name, value in fields.items()}
+    return {
+        name: json.loads(value) if name in parsed and value is not None else value
+        for name, value in fields.items()
+    }

@@ -265,6 +265,7 @@ class Replay:
                         "request_digest",
                     )
                 },
+                "binding": document.get("binding"),
             },
         )
         charged = [f"lifetime:{self._tenant}", f"period:{self._tenant}:{document['period_index']}"]

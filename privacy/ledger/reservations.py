@@ -9,7 +9,7 @@ from sqlmodel import col, select
 
 from privacy.errors import ReservationStateError
 from privacy.ledger.tables import ReservationRow
-from privacy.ledger.values import DrawRecord, Reservation, ReservationState
+from privacy.ledger.values import DrawRecord, Reservation, ReservationState, RunBinding
 from privacy.mechanisms.documents import from_document
 from privacy.mechanisms.private_read import ReadPurpose
 
@@ -70,6 +70,7 @@ def reservation_in(row: ReservationRow) -> Reservation:
         epoch=row.epoch,
         idempotency_key=row.idempotency_key,
         mechanisms=tuple(from_document(one) for one in json.loads(row.mechanisms)),
+        binding=None if row.binding is None else RunBinding.from_document(json.loads(row.binding)),
         draw=draw_in(row),
         artifact_digest=row.artifact_digest,
         reason=row.reason,

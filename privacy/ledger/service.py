@@ -35,7 +35,7 @@ from privacy.ledger.accounts import (
     set_curves,
     targets_of,
 )
-from privacy.ledger.chain import EntryKind, append, canonical, digest_of, lock_head
+from privacy.ledger.chain import EntryKind, append, canonical, digest_of, digest_of_row, lock_head
 from privacy.ledger.reservations import draw_in, reservation_in, reservation_row, row_by_key, state_of
 from privacy.ledger.spending import spend_of
 from privacy.ledger.tables import LedgerEntryRow, ReservationRow
@@ -93,13 +93,14 @@ class Ledger:
         request_digest = digest_of(
             [request.period_index, request.policy_version, request.purpose.value, mechanisms]
             + ([request.population.population_id] if request.population else [])
+            + ([request.binding.to_document()] if request.binding else [])
         )
         existing = row_by_key(session, request.tenant_id, request.idempotency_key)
         if existing is not None:
             if existing.request_digest != request_digest:
                 raise RetryMismatchError(
                     "the idempotency key was used for a request with other mechanisms, "
-                    "period, policy or purpose; "
+                    "period, policy, purpose or run; "
                     "ask again with the same request or with a new key"
                 )
             return self._taken_over(session, head, existing, request.epoch)
@@ -123,9 +124,10 @@ class Ledger:
             mechanisms=canonical(mechanisms),
             accounts=canonical([target.account_id for target in targets]),
             curve=canonical(asked.to_document()),
+            binding=canonical(request.binding.to_document()) if request.binding else None,
         )
         session.add(row)
-        document = {
+        document: dict[str, Any] = {
             "period_index": request.period_index,
             "policy_version": request.policy_version,
             "purpose": request.purpose.value,
@@ -138,6 +140,8 @@ class Ledger:
             "curve": asked.to_document(),
             "curve_digests": set_curves(accounts, [curve_in(one) + asked for one in accounts], head),
         }
+        if request.binding is not None:
+            document["binding"] = request.binding.to_document()
         return self._recorded(session, head, row, EntryKind.RESERVED, document)
 
     def start(self, session: Session, reservation_id: str, epoch: int) -> Reservation:
@@ -185,7 +189,13 @@ class Ledger:
         return self._recorded(session, head, row, EntryKind.DRAWN, {"epoch": epoch, **vars(draw)})
 
     def commit(
-        self, session: Session, reservation_id: str, epoch: int, artifact_digest: str | None = None
+        self,
+        session: Session,
+        reservation_id: str,
+        epoch: int,
+        artifact_digest: str | None = None,
+        *,
+        at: datetime | None = None,
     ) -> Reservation:
         """Close a reservation whose result is released in the same transaction.
 
@@ -194,6 +204,8 @@ class Ledger:
             reservation_id: a running reservation with a recorded draw.
             epoch: lease epoch of the caller.
             artifact_digest: of what is published; None when only noisy statistics came out.
+            at: the public instant that the entry is stamped with; None takes the clock. A published digest of an
+                entry tells its time to whoever tries them all.
 
         Raises:
             RetryMismatchError: it was committed with another artifact.
@@ -214,11 +226,31 @@ class Ledger:
             )
         row.state, row.artifact_digest = ReservationState.COMMITTED.value, artifact_digest
         return self._recorded(
-            session, head, row, EntryKind.COMMITTED, {"epoch": epoch, "artifact_digest": artifact_digest}
+            session,
+            head,
+            row,
+            EntryKind.COMMITTED,
+            {"epoch": epoch, "artifact_digest": artifact_digest},
+            at=at,
         )
 
-    def forfeit(self, session: Session, reservation_id: str, epoch: int, reason: str) -> Reservation:
+    def forfeit(
+        self,
+        session: Session,
+        reservation_id: str,
+        epoch: int,
+        reason: str,
+        *,
+        at: datetime | None = None,
+    ) -> Reservation:
         """Close a reservation without a result; its charge stays for good.
+
+        Args:
+            session: the caller's open transaction.
+            reservation_id: a reserved or running reservation.
+            epoch: lease epoch of the caller.
+            reason: one sentence.
+            at: the public instant that the entry is stamped with; None takes the clock.
 
         Raises:
             FencedError: a newer lease owns it.
@@ -231,7 +263,7 @@ class Ledger:
         self._require(row, ReservationState.RESERVED, ReservationState.RUNNING, verb="forfeit")
         row.state, row.epoch, row.reason = ReservationState.FORFEITED.value, epoch, reason[:200]
         return self._recorded(
-            session, head, row, EntryKind.FORFEITED, {"epoch": epoch, "reason": reason[:200]}
+            session, head, row, EntryKind.FORFEITED, {"epoch": epoch, "reason": reason[:200]}, at=at
         )
 
     def release(self, session: Session, reservation_id: str, epoch: int) -> Reservation:
@@ -289,6 +321,33 @@ class Ledger:
             ReservationStateError: there is none of that id.
         """
         return reservation_in(reservation_row(session, reservation_id))
+
+    def attested(self, session: Session, reservation_id: str) -> Reservation:
+        """Return a reservation whose mechanisms and run are those that its entry in the chain records.
+
+        Raises:
+            ReservationStateError: there is none of that id.
+            LedgerIntegrityError: its row was changed outside the ledger, or its entry was.
+        """
+        row = reservation_row(session, reservation_id)
+        session.flush()
+        entry = session.exec(
+            select(LedgerEntryRow).where(
+                col(LedgerEntryRow.reservation_id) == reservation_id,
+                col(LedgerEntryRow.kind) == EntryKind.RESERVED.value,
+            )
+        ).first()
+        if entry is None or digest_of_row(entry) != entry.digest:
+            raise LedgerIntegrityError(
+                "the entry of a reservation is missing or changed; run `discreet budget verify`"
+            )
+        recorded = json.loads(entry.document)
+        binding = None if row.binding is None else json.loads(row.binding)
+        if recorded["mechanisms"] != json.loads(row.mechanisms) or recorded.get("binding") != binding:
+            raise LedgerIntegrityError(
+                "a reservation differs from its entry in the chain; run `discreet budget verify`"
+            )
+        return reservation_in(row)
 
     def find(self, session: Session, tenant_id: str, idempotency_key: str) -> Reservation | None:
         """Return the reservation of a chain's idempotency key, if there is one."""
@@ -370,12 +429,14 @@ class Ledger:
         row: ReservationRow,
         kind: EntryKind,
         document: dict[str, Any],
+        *,
+        at: datetime | None = None,
     ) -> Reservation:
         append(
             session,
             head,
             kind=kind,
-            recorded_at=self._now(),
+            recorded_at=self._now() if at is None else at.astimezone(UTC),
             reservation_id=row.reservation_id,
             document=document,
         )

@@ -78,6 +78,7 @@ class ReservationRow(SQLModel, table=True):
     mechanisms: str = Field(sa_column=Column(Text, nullable=False))  # JSON list of event documents
     accounts: str = Field(sa_column=Column(Text, nullable=False))  # JSON list of charged account ids
     curve: str = Field(sa_column=Column(Text, nullable=False))
+    binding: str | None = Field(default=None, sa_column=Column(Text))  # JSON: which run is paid for
     seed_commitment: str | None = Field(default=None, max_length=128)
     data_digest: str | None = Field(default=None, max_length=128)
     code_digest: str | None = Field(default=None, max_length=128)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final, Self
 
 from privacy.accounting.filters import BudgetCaps, checked_target
 from privacy.guarantee import unit_of_chain
@@ -13,6 +13,8 @@ from privacy.mechanisms.documents import Mechanism
 from privacy.mechanisms.private_read import ReadPurpose
 
 _SLUG: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
+_KEY: Final = re.compile(r"[0-9a-f]{64}")
 
 
 class ReservationState(StrEnum):
@@ -54,6 +56,42 @@ class PopulationCap:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RunBinding:
+    """Which run a reservation pays for; it stands in the chain, so nothing else can be run on the same charge.
+
+    Attributes:
+        plan_digest: digest of the plan that is run.
+        terms_digest: digest of everything the round was frozen to, the plan included.
+        receipt_key: public Ed25519 key (raw, 64 hex digits) that signs what the run measured of itself; the
+            secret half is derived from the round's seed, which exists before anything is read.
+    """
+
+    plan_digest: str
+    terms_digest: str
+    receipt_key: str
+
+    def __post_init__(self) -> None:
+        if not _DIGEST.fullmatch(self.plan_digest) or not _DIGEST.fullmatch(self.terms_digest):
+            raise ValueError("plan_digest and terms_digest are sha256: and 64 hex digits")
+        if not _KEY.fullmatch(self.receipt_key):
+            raise ValueError("receipt_key is a raw Ed25519 public key as 64 hex digits")
+
+    def to_document(self) -> dict[str, str]:
+        """Return the JSON form; ``from_document`` reads it back to an equal value."""
+        return asdict(self)
+
+    @classmethod
+    def from_document(cls, document: dict[str, Any]) -> Self:
+        """Read ``to_document``'s form.
+
+        Raises:
+            TypeError: a field is missing or unknown.
+            ValueError: a value is not allowed.
+        """
+        return cls(**document)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReservationRequest:
     """Everything one round will read, asked for at once and before any of it is read.
 
@@ -67,6 +105,7 @@ class ReservationRequest:
         epoch: lease epoch (fencing token) of the caller.
         caps: the policy's caps; open accounts keep the stricter of these and their own.
         population: optional cap over tenants with linkable users.
+        binding: which run is paid for, where it is known in advance (training).
     """
 
     tenant_id: str
@@ -78,6 +117,7 @@ class ReservationRequest:
     epoch: int
     caps: BudgetCaps
     population: PopulationCap | None = None
+    binding: RunBinding | None = None
 
     def __post_init__(self) -> None:
         if not _SLUG.fullmatch(self.tenant_id):
@@ -128,6 +168,7 @@ class Reservation:
     epoch: int
     idempotency_key: str
     mechanisms: tuple[Mechanism, ...]
+    binding: RunBinding | None = None
     draw: DrawRecord | None = None
     artifact_digest: str | None = None
     reason: str | None = None

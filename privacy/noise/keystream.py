@@ -41,6 +41,7 @@ class KeyUse(StrEnum):
     TRAINING = "training noise"
     TENANTS = "tenant-level noise"
     DIGEST = "data digest"
+    SEAL = "sealed snapshot"
     RECEIPT = "training receipt"  # the seed of the Ed25519 key that signs what the child measured
 
 

@@ -74,6 +74,33 @@ class LoraShapeV1(ManifestPart):
     profile: Name
 
 
+class ReceiptV1(ManifestPart):
+    """What a training process measured of the mechanism it ran; the same for every data set unless it was wrong."""
+
+    type: Literal["discreet.training-receipt"]
+    version: Annotated[int, Field(ge=1)]
+    mechanism: dict[str, Any]
+    """The mechanism that was measured, as the ledger writes mechanisms."""
+    plan_digest: Digest
+    steps: int
+    noise_count: int
+    """Numbers of noise that were added in all steps."""
+    noise_tolerance: Number
+    """Largest relative difference from the asked noise that would have passed."""
+    noise_ok: bool
+    distinct_steps_ok: bool
+    coins_ok: bool
+    largest_norm_ok: bool
+
+
+class SignedReceiptV1(ManifestPart):
+    """A receipt with the signature of its round; the public key stands in the reservation's ledger entry."""
+
+    receipt: ReceiptV1
+    signature: Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{86}==$")]
+    """Base64 of an Ed25519 signature over the receipt's canonical bytes."""
+
+
 class PrivacyFactsV1(ManifestPart):
     """What the version cost, what its tenant has spent so far, and where the ledger says so."""
 
@@ -99,6 +126,8 @@ class PrivacyFactsV1(ManifestPart):
     """Hash of the committed ledger entry; a server refuses a version without one."""
     plan_digest: Digest
     noisy_cohort: Number | None = None
+    receipt: SignedReceiptV1 | None = None
+    """Absent from versions of before receipts, and from those that trained on no user."""
 
 
 class GateCheckV1(ManifestPart):

@@ -26,8 +26,9 @@ from personalization.starts.public_starts import PublicStarts
 from personalization.starts.recipe import MetaRecipe
 from personalization.starts.shop import Shop
 from personalization.starts.tenant_level import TenantLevelPolicy, TenantLevelStarts
+from personalization.training.base.device import resolved
 from personalization.training.base.directory import BaseDirectory, resolve_base
-from personalization.training.child.parent import ChildProcessTrainer, run_public_job
+from personalization.training.child.parent import ChildProcessTrainer, gpu_name, run_public_job
 from privacy.clock import SystemClock
 from privacy.keys.keyring import Keyring
 from privacy.ledger import Ledger
@@ -53,7 +54,8 @@ def trainer_of(settings: Settings, observer: TrainerObserver | None = None) -> I
         SettingsError: no master key or no base model is set.
         BaseModelError: the base model cannot be found or read.
     """
-    flags = _flags(settings)
+    # A repeat on other hardware is another sample, so what "auto" means is settled here, once for the process.
+    flags, hardware = resolved(_flags(settings), gpu_name)
     with start_tools(settings) as tools:
         keyring = Keyring(settings.master_key_bytes())
         yield Trainer(
@@ -64,6 +66,7 @@ def trainer_of(settings: Settings, observer: TrainerObserver | None = None) -> I
                 keyring=keyring,
                 signals=StoredSignals(keyring),
                 flags=flags,
+                hardware=hardware,
                 copies=tools.meta.copies,
             ),
             trainer=ChildProcessTrainer(),

@@ -36,7 +36,7 @@ from opacus.optimizers import DPOptimizer, DPOptimizerFastGradientClipping
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from personalization.planning.plan import Family, PerformanceFlags, TrainingPlan
+from personalization.planning.plan import Family, PerformanceFlags, TrainingPlan, mechanism_of
 from personalization.training.engine.batches import PrefixCache
 from personalization.training.engine.decoder import FrozenDecoder
 from personalization.training.engine.encoding import TokenExample, TokenRow, TokenUser
@@ -145,13 +145,15 @@ class Ours:
             rank=RANK,
             alpha=float(RANK),
             top_layers=top or SHAPES[shape]["num_hidden_layers"],
-            steps=10**5,
-            sample_rate=1.0,
+            mechanism=mechanism_of(
+                steps=10**5,
+                sample_rate=1.0,
+                clipping_norm=0.1,
+                noise_multiplier=1.0 if private else 0.0,
+                contribution_bound=1,
+            ),
             expected_cohort=float(rows_each),
-            clipping_norm=0.1,
-            noise_multiplier=1.0 if private else 0.0,
             learning_rate=1e-3,
-            contribution_bound=1,
         )
         jobs = [
             TenantJob(job_key=str(n), plan=plan, users=(), noise_key=bytes([n % 256] * 32))

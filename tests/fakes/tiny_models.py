@@ -16,7 +16,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from personalization.planning.plan import FEED_FORWARD, Family, PerformanceFlags, TrainingPlan
+from personalization.planning.plan import FEED_FORWARD, Family, PerformanceFlags, TrainingPlan, mechanism_of
 from personalization.training.engine.decoder import FrozenDecoder
 from personalization.training.engine.encoding import Encoder
 from personalization.training.jobs.job import Example, ExampleKind, UserExamples
@@ -115,7 +115,10 @@ def make_plan(**changes):
         "max_tokens": 48,
         "averaging_fraction": 0.5,
     }
-    return TrainingPlan(**{**fields, **changes})
+    fields |= changes
+    numbers = ("steps", "sample_rate", "clipping_norm", "noise_multiplier", "contribution_bound")
+    mechanism = mechanism_of(**{name: fields.pop(name) for name in numbers})
+    return TrainingPlan(mechanism=mechanism, **fields)
 
 
 def damped_plan(**changes):

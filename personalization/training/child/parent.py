@@ -7,12 +7,14 @@ from collections.abc import Callable
 
 from personalization.errors import LeaseLostError, TrainingFailedError
 from personalization.training.child import entry as child
+from personalization.training.child import probe
 from personalization.training.errors import ChildFailedError, TrainingError, TrainingStoppedError
 from personalization.training.jobs.job import Progress, PublicJob, TenantResult, TrainingJob
 from personalization.training.jobs.wire import decode_reply, encode_job
 
 _POLL_SECONDS = 0.2
 _END_SECONDS = 10.0
+_PROBE_SECONDS = 120.0
 
 
 def run_job(
@@ -75,6 +77,24 @@ def run_public_job(job: PublicJob) -> TenantResult:
     """
     (result,) = run_job(job)
     return result
+
+
+def gpu_name() -> str | None:
+    """Return the name of the GPU that a training process would use; None where torch finds none or does not answer."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=probe.main, args=(theirs,), name="discreet-probe", daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        return ours.recv_bytes().decode() or None if ours.poll(_PROBE_SECONDS) else None
+    except EOFError:
+        return None
+    finally:
+        ours.close()
+        process.kill()
+        process.join(_END_SECONDS)
+        process.close()
 
 
 class ChildProcessTrainer:

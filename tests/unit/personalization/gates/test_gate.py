@@ -19,17 +19,15 @@ from personalization.gates.gate import (
     delta_norm,
     judge,
 )
-from personalization.planning.plan import TrainingPlan
+from personalization.planning.plan import TrainingPlan, mechanism_of
 from tests.fakes.training import write_adapter
 
 PLAN = TrainingPlan(
-    steps=4,
-    sample_rate=0.5,
+    mechanism=mechanism_of(
+        steps=4, sample_rate=0.5, clipping_norm=1.0, noise_multiplier=2.0, contribution_bound=4
+    ),
     expected_cohort=50,
-    clipping_norm=1.0,
-    noise_multiplier=2.0,
     learning_rate=0.1,
-    contribution_bound=4,
     rank=4,
     alpha=4.0,
     top_layers=2,

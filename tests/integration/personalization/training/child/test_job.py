@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from personalization.planning.plan import Family, PerformanceFlags, TrainingPlan
+from personalization.planning.plan import Family, PerformanceFlags, TrainingPlan, mechanism_of
 from personalization.training.child.parent import run_job
 from personalization.training.errors import JobInvalidError
 from personalization.training.jobs.job import (
@@ -25,8 +25,10 @@ from personalization.training.jobs.wire import decode_job, encode_job
 from tests.fakes.tiny_models import write_tiny_base
 
 PLAN = TrainingPlan(
-    family=Family.CORE, rank=4, alpha=4.0, top_layers=1, steps=3, sample_rate=1.0, expected_cohort=3.0,
-    clipping_norm=0.1, noise_multiplier=0.5, learning_rate=0.05, contribution_bound=2, max_tokens=60,
+    family=Family.CORE, rank=4, alpha=4.0, top_layers=1, expected_cohort=3.0, learning_rate=0.05, max_tokens=60,
+    mechanism=mechanism_of(
+        steps=3, sample_rate=1.0, clipping_norm=0.1, noise_multiplier=0.5, contribution_bound=2
+    ),
 )  # fmt: skip
 GUIDE = {
     "instruction": "Answer as fix(area): text.",

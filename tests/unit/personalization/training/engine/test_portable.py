@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from personalization.planning.plan import Family, PerformanceFlags, TrainingPlan
+from personalization.planning.plan import Family, PerformanceFlags
 from personalization.training.base.directory import fingerprint, resolve_base
 from personalization.training.child import entry as child
 from personalization.training.child.parent import run_job
@@ -29,7 +29,7 @@ from personalization.training.jobs.job import Example, Progress, TenantJob, Trai
 from personalization.training.jobs.wire import decode_job, decode_reply, encode_failure, encode_job
 from personalization.training.run.fused import train
 from personalization.training.run.measure import generate, nll_per_user
-from tests.fakes.tiny_models import STYLES, write_tiny_base
+from tests.fakes.tiny_models import STYLES, make_plan, write_tiny_base
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def make_job(base, output, *, family=Family.CORE, start=None, **changes):
     )
     tenant = TenantJob(
         job_key="a",
-        plan=TrainingPlan(**{**fields, **changes}),
+        plan=make_plan(max_tokens=96, **{**fields, **changes}),
         users=users,
         noise_key=bytes(32),
         start_adapter=start,

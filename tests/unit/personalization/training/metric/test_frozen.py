@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from personalization.planning.plan import Family, PerformanceFlags, Subspace, TrainingPlan
+from personalization.planning.plan import Family, PerformanceFlags, Subspace, TrainingPlan, mechanism_of
 from personalization.training.engine.decoder import FrozenDecoder
 from personalization.training.engine.encoding import Encoder
 from personalization.training.engine.families import Geometry
@@ -22,8 +22,10 @@ from personalization.training.run.fused import train_on
 from tests.fakes.tiny_models import tiny_model, tiny_tokenizer, write_tiny_base
 
 PLAN = TrainingPlan(
-    family=Family.CORE, rank=4, alpha=4.0, top_layers=1, steps=2, sample_rate=1.0, expected_cohort=3.0,
-    clipping_norm=1.0, noise_multiplier=0.0, learning_rate=0.1, contribution_bound=2, max_tokens=60,
+    family=Family.CORE, rank=4, alpha=4.0, top_layers=1, expected_cohort=3.0, learning_rate=0.1, max_tokens=60,
+    mechanism=mechanism_of(
+        steps=2, sample_rate=1.0, clipping_norm=1.0, noise_multiplier=0.0, contribution_bound=2
+    ),
     subspace=Subspace.PUBLIC_GRADIENTS,
 )  # fmt: skip
 

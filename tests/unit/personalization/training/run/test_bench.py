@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import gzip
 import json
-from dataclasses import replace
 
 import pytest
 import torch
 
-from personalization.planning.plan import Family, PerformanceFlags, TrainingPlan
+from personalization.planning.plan import Family, PerformanceFlags, TrainingPlan, mechanism_of
 from personalization.quality.suite import FORMAT, QualityOptions, run_quality
 from personalization.training.child import job as finish
 from personalization.training.engine.decoder import FrozenDecoder
@@ -24,8 +23,10 @@ from personalization.training.starts.maml import maml_start
 from tests.fakes.tiny_models import write_tiny_base
 
 PLAN = TrainingPlan(
-    family=Family.CORE, rank=4, alpha=4.0, top_layers=1, steps=3, sample_rate=0.6, expected_cohort=3.0,
-    clipping_norm=0.1, noise_multiplier=0.5, learning_rate=0.05, contribution_bound=2, max_tokens=60,
+    family=Family.CORE, rank=4, alpha=4.0, top_layers=1, expected_cohort=3.0, learning_rate=0.05, max_tokens=60,
+    mechanism=mechanism_of(
+        steps=3, sample_rate=0.6, clipping_norm=0.1, noise_multiplier=0.5, contribution_bound=2
+    ),
 )  # fmt: skip
 
 
@@ -59,7 +60,7 @@ def test_it_trains_what_a_round_trains(bench, tmp_path):
 def test_it_measures_what_the_exported_adapter_does(bench, tmp_path):
     people = users(4)
     chosen = bench.user_set(people)
-    vector = bench.train(chosen, replace(PLAN, noise_multiplier=0.0), noise_key=b"s" * 32)
+    vector = bench.train(chosen, PLAN.with_mechanism(noise_multiplier=0.0), noise_key=b"s" * 32)
     exported = bench.export(vector, tmp_path / "adapter")
     assert bench.losses(chosen, vector) == pytest.approx(
         nll_per_user(bench.base_model, exported, people, max_tokens=60), rel=1e-4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from personalization.planning.plan import Family, PerformanceFlags, TrainingPlan
+from personalization.planning.plan import Family, PerformanceFlags, TrainingPlan, mechanism_of
 from personalization.training.errors import JobInvalidError
 from personalization.training.jobs.recipes import StyleGuide
 from personalization.training.run.bench import Workbench
@@ -43,8 +43,10 @@ def test_a_guide_must_follow_itself():
 
 def test_the_warm_start_lowers_the_loss_of_the_style(tmp_path):
     plan = TrainingPlan(
-        family=Family.CORE, rank=4, alpha=4.0, top_layers=1, steps=3, sample_rate=1.0, expected_cohort=3.0,
-        clipping_norm=0.1, noise_multiplier=0.5, learning_rate=0.05, contribution_bound=2, max_tokens=60,
+        family=Family.CORE, rank=4, alpha=4.0, top_layers=1, expected_cohort=3.0, learning_rate=0.05, max_tokens=60,
+        mechanism=mechanism_of(
+            steps=3, sample_rate=1.0, clipping_norm=0.1, noise_multiplier=0.5, contribution_bound=2
+        ),
     )  # fmt: skip
     bench = Workbench(write_tiny_base(tmp_path, layers=2), plan, PerformanceFlags(device="cpu"))
     users = synthetic_users(tmp_path, GUIDE, generator=lambda *_: ["fix(b): x", "fix(c): y", "fix(d): z"])

@@ -1,0 +1,69 @@
+"""The sealed snapshot: what a round trains on, stored with its draw, so that a repeat depends on the draw alone.
+
+*What it holds*: the redacted texts of the round's users as training sees them, in their order and without any
+identifier, and their digest. It is encrypted (AES-256-GCM) under a key that is derived from the round's secret seed,
+which itself is stored wrapped by the master key. The users' own keys do not protect it: a user who is erased or
+withdraws while a round is open stays in that round's snapshot.
+
+*Until when*: it is written in the transaction that records the draw and destroyed, with the seed, in the one that
+closes the round however it ends; a round that is still open at the end of its public slot is closed then. What a crash
+after the draw leaves to do is therefore the same whoever left, joined or was erased in the meantime. A backup of the
+database that was taken meanwhile holds it for as long as it is kept, readable with the master key alone.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING, Final
+
+from sqlmodel import col, select
+
+from personalization.errors import RoundSealError
+from personalization.rounds.tables import SealedSnapshotRow
+from personalization.signals.snapshot import TrainingSnapshot
+from privacy.errors import KeyUnavailableError
+from privacy.keys.envelope import Cipher, associated
+from privacy.noise.keystream import KeyUse, derive_key
+
+if TYPE_CHECKING:
+    from sqlmodel import Session
+
+PART_BYTES: Final = 1 << 24  # of plaintext in one row; databases take whole rows into memory
+
+
+def seal(session: Session, round_id: str, snapshot: TrainingSnapshot, seed: bytes) -> None:
+    """Store the snapshot of a round, in the transaction that records its draw."""
+    cipher = Cipher(derive_key(seed, KeyUse.SEAL))
+    data = zlib.compress(snapshot.to_bytes(), level=1)
+    parts = [data[start : start + PART_BYTES] for start in range(0, len(data), PART_BYTES)]
+    for number, part in enumerate(parts):
+        sealed = cipher.seal(part, _place(round_id, number, len(parts)))
+        session.add(SealedSnapshotRow(round_id=round_id, part=number, sealed=sealed))
+
+
+def unseal(session: Session, round_id: str, seed: bytes) -> TrainingSnapshot:
+    """Return the snapshot that was stored with the round's draw.
+
+    Raises:
+        RoundSealError: it is missing, damaged or another round's; the round cannot be repeated.
+    """
+    rows = session.exec(
+        select(SealedSnapshotRow)
+        .where(col(SealedSnapshotRow.round_id) == round_id)
+        .order_by(col(SealedSnapshotRow.part))
+    ).all()
+    if not rows:
+        raise RoundSealError("the round has no sealed snapshot; it cannot be repeated")
+    cipher = Cipher(derive_key(seed, KeyUse.SEAL))
+    try:
+        parts = [
+            cipher.open(bytes(row.sealed), _place(round_id, number, len(rows)))
+            for number, row in enumerate(rows)
+        ]
+    except KeyUnavailableError as error:
+        raise RoundSealError("the round's sealed snapshot does not open; it cannot be repeated") from error
+    return TrainingSnapshot.from_bytes(zlib.decompress(b"".join(parts)))
+
+
+def _place(round_id: str, part: int, parts: int) -> bytes:
+    return associated("training snapshot", round_id, str(part), str(parts))
