@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from streams.broker.progress import PartitionProgress
     from streams.broker.records import RecordRun, SourceRecord
+    from streams.ingest.identity import Identity
     from streams.ingest.parsed import Parsed
     from streams.settings import IngestSettings
 
@@ -51,6 +52,7 @@ class Work(Generic[Data]):
         final: it may not be held any longer.
         attempts: how often a handler was asked to process it.
         parsed: what the handler made of the record, kept while it is held.
+        identity: whose event it is and which one, once the handler knows.
     """
 
     record: SourceRecord
@@ -58,6 +60,7 @@ class Work(Generic[Data]):
     final: bool = False
     attempts: int = 0
     parsed: Parsed[Data] | None = None
+    identity: Identity | None = None
 
     @property
     def event(self) -> Parsed[Data]:
@@ -69,6 +72,17 @@ class Work(Generic[Data]):
         if self.parsed is None:
             raise ValueError("this record was not read yet; it has no event")
         return self.parsed
+
+    @property
+    def known(self) -> Identity:
+        """The identity, of a work whose user is known.
+
+        Raises:
+            ValueError: it was not looked up yet.
+        """
+        if self.identity is None:
+            raise ValueError("the user of this record was not looked up yet; it has no identity")
+        return self.identity
 
 
 @dataclass(frozen=True, slots=True)

@@ -190,7 +190,9 @@ def test_an_event_that_had_its_effect_is_never_refused_afterwards(world):
     world.take(world.interactions, interaction())
     world.take(world.consents, consent(granted=False, at=NOW + timedelta(seconds=1), offset=1))
     again = world.take(world.interactions, interaction())
-    world.interactions.refuse(Work(interaction(), 0.0, parsed=_parsed(world)), RuntimeError())
+    copy = Work(interaction(), 0.0)
+    world.interactions.process([copy])
+    world.interactions.refuse(copy, RuntimeError())
     assert (again.duplicates, again.dead_letters) == (1, 0)
     assert world.sender.sent == []
 
@@ -212,12 +214,6 @@ def test_a_letter_says_how_often_the_record_was_tried(world):
     )  # after a crash: the attempt that left the mark, and this one
     attempts = [dict(record.headers)["discreet_dlq_attempts"] for record in world.sender.sent]
     assert attempts == [b"2", b"4", b"2", b"2"]
-
-
-def _parsed(world):
-    work = Work(interaction(), 0.0)
-    world.interactions.process([work])
-    return work.parsed
 
 
 def test_a_failing_commit_leaves_nothing(world, monkeypatch):
