@@ -15,7 +15,7 @@ _COUNTER = BigInteger().with_variant(Integer, "sqlite")
 
 
 class ProcessedEventRow(SQLModel, table=True):
-    """The fate of an event, by its identity (``streams.ingest.identity``); written in the transaction that decides it."""
+    """The fate of an event, by its identity (``streams.ingest.identity``); written as it is decided."""
 
     __tablename__: ClassVar[Any] = "processed_events"
     __table_args__ = (Index("ix_processed_events_at", "processed_at"),)

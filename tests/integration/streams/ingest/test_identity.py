@@ -14,13 +14,13 @@ from streams.contracts.envelope import sender_digest
 from streams.ingest.acks import AckHandler
 from streams.ingest.letters import DeadLetterSink
 from streams.storage.tables import ProcessedEventRow
+from tests.fakes.ingest_world import IngestWorld
 from tests.fakes.stream_records import NOW, ack, consent, erasure, interaction
-from tests.integration.streams.ingest.test_interactions import World
 
 
 @pytest.fixture
 def world(engine):
-    world = World(engine)
+    world = IngestWorld(engine)
     with transaction(engine) as session:
         policies.register_tenant(session, "beta", actor="ann", now=NOW)
     world.take(
@@ -78,7 +78,7 @@ def test_two_users_of_a_tenant_that_is_not_registered_have_a_letter_each_and_two
 
 
 def test_one_consent_id_of_two_users_is_two_consents(engine):
-    world = World(engine)
+    world = IngestWorld(engine)
     one, other = consent("ada"), consent("bob")
     same = next(header for header in one.headers if header[0] == "ce_id")
     other = replace(
@@ -90,7 +90,7 @@ def test_one_consent_id_of_two_users_is_two_consents(engine):
 
 def test_an_acknowledgement_counts_within_its_line(engine):
 
-    world = World(engine)
+    world = IngestWorld(engine)
     acks = AckHandler(
         engine=engine, letters=DeadLetterSink(world.sender, "w"), clock=lambda: NOW, max_event_bytes=2048
     )
