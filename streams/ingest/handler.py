@@ -98,7 +98,12 @@ class BatchHandler(abc.ABC, Generic[Data]):
             decision = self._transact(waiting, now)
             letters = unreadable + [refusal for _, refusal in decision.refused]
             self._letters.write(letters, now)
-        return Outcome(len(decision.applied), decision.duplicates, len(letters), decision.held)
+        return Outcome(
+            effects=len(decision.applied),
+            duplicates=decision.duplicates,
+            held=decision.held,
+            refused=[refusal.record for refusal in letters],
+        )
 
     def refuse(self, work: Work[Data], error: Exception) -> None:
         """Dead-letter a work that fails on its own; the detail is the error's type, never its text."""

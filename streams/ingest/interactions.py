@@ -146,7 +146,7 @@ class InteractionHandler(BatchHandler[Interaction]):
             )
             if reason is None:
                 admitted.append((work, tenant))
-            elif reason in _MAY_CHANGE and not work.final:
+            elif reason in _MAY_CHANGE and work.may_wait():
                 decision.held.append(work)
             else:
                 decision.refuse(work, *_LETTERS[reason])
