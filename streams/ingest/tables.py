@@ -12,7 +12,7 @@ from privacy.storage.types import UtcDateTime
 
 
 class ProcessedEventRow(SQLModel, table=True):
-    """The fate of an event, by the digest of (source, id); written in the transaction that decides it."""
+    """The fate of an event, by its identity (``streams.ingest.identity``); written as it is decided."""
 
     __tablename__: ClassVar[Any] = "processed_events"
     __table_args__ = (Index("ix_processed_events_at", "processed_at"),)
