@@ -33,6 +33,7 @@ from personalization.releases.charge import cohort_count_of, privacy_facts, rese
 from personalization.releases.code_identity import code_digest
 from personalization.releases.movement import with_movement
 from personalization.rounds import queries as rounds
+from personalization.rounds import slots
 from personalization.rounds.states import OutcomeCode, RoundState
 from personalization.starts.choosing import blend_source, choose_start, open_start, start_sources
 from personalization.training.jobs.job import TenantJob
@@ -45,6 +46,7 @@ from privacy.policy import versions as policies
 from privacy.storage.session import transaction
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from pathlib import Path
 
     from sqlmodel import Session
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 SEED_BYTES = 32
 ACTOR = "trainer"
+SLOT_PASSED = "The round was not done by the end of its slot; its charge stays."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +85,13 @@ class Prepared:
     draw: DrawRecord
     blend: GateCheck | None = None  # which released version is averaged into the result, and its share
     sources: tuple[str, ...] = ()  # versions whose weights go into the result
+    deadline: datetime | None = None  # of the public clock; a longer run forfeits
     job: TenantJob = field(repr=False)
     count_key: bytes = field(repr=False)
+
+    def overdue(self, now: datetime) -> bool:
+        """Return whether the round's slot is over; it must forfeit then."""
+        return self.deadline is not None and now >= self.deadline
 
 
 class TrainingRounds:
@@ -149,17 +157,21 @@ class TrainingRounds:
         with transaction(self._engine) as session:
             now = self._clock.now()
             row = rounds.hold_round(session, lease, now)
+            if prepared.overdue(now):
+                self._give_up_budget(session, row, lease.epoch, SLOT_PASSED)
+                return self._close(session, row, RoundState.FAILED, OutcomeCode.FORFEITED, SLOT_PASSED)
+            told_at = slots.public_instant(session, row, now)
             if isinstance(verdict, Accepted) and _was_withdrawn(session, prepared.sources):
                 verdict = Rejected(reasons=(RejectionReason.START_WITHDRAWN,))
             if isinstance(verdict, Rejected):
-                self._ledger.commit(session, prepared.reservation_id, lease.epoch)
+                self._ledger.commit(session, prepared.reservation_id, lease.epoch, at=told_at)
                 return self._close(
                     session, row, RoundState.DONE, OutcomeCode.GATE_REJECTED, verdict.sentence()
                 )
             line = registry.lock_line(session, row.line_ref)
             verdict = with_movement(session, self._shop.artifacts, line, row, directory, verdict)
             reservation = self._ledger.commit(
-                session, prepared.reservation_id, lease.epoch, verdict.lora.tensor_digest
+                session, prepared.reservation_id, lease.epoch, verdict.lora.tensor_digest, at=told_at
             )
             policy = self._policy(session, row.tenant_id)
             candidate = Candidate(
@@ -173,7 +185,9 @@ class TrainingRounds:
                 data_digest=prepared.draw.data_digest,
                 code_digest=prepared.draw.code_digest,
             )
-            version = self._shop.publisher.publish(session, line, rounds.origin_of(row), candidate, now=now)
+            version = self._shop.publisher.publish(
+                session, line, rounds.origin_of(row), candidate, now=told_at
+            )
             row.version_id = version.version_id
             rounds.close_round(
                 session, row, RoundState.DONE, OutcomeCode.PUBLISHED, "A new version was published.", now=now
@@ -188,8 +202,7 @@ class TrainingRounds:
         """
         with transaction(self._engine) as session:
             row = rounds.hold_round(session, lease, self._clock.now())
-            if row.reservation_id is not None:
-                self._give_up_budget(session, row.reservation_id, lease.epoch, reason)
+            self._give_up_budget(session, row, lease.epoch, reason)
             return self._close(session, row, RoundState.FAILED, code, reason)
 
     def put_down(self, lease: Lease) -> None:
@@ -294,7 +307,8 @@ class TrainingRounds:
             try:
                 self._ledger.record_draw(session, row.reservation_id, lease.epoch, draw)
             except RetryMismatchError as error:
-                self._ledger.forfeit(session, row.reservation_id, lease.epoch, str(error))
+                told_at = slots.public_instant(session, row, self._clock.now())
+                self._ledger.forfeit(session, row.reservation_id, lease.epoch, str(error), at=told_at)
                 _log.warning("repeat_refused", round_id=row.round_id, reason=str(error))
                 return self._close(
                     session,
@@ -325,6 +339,7 @@ class TrainingRounds:
                 reservation_id=row.reservation_id,
                 draw=draw,
                 blend=blend,
+                deadline=slots.deadline(session, row, self._clock.now()),
                 sources=(*start_sources(session, row), *(() if blended is None else (blended,))),
                 job=job,
                 count_key=derive_key(seed, KeyUse.COUNT),
@@ -342,7 +357,8 @@ class TrainingRounds:
             minimum = self._policy(session, row.tenant_id).minimum_cohort
             if row.noisy_cohort >= minimum:
                 return prepared
-            self._ledger.commit(session, prepared.reservation_id, prepared.lease.epoch)
+            told_at = slots.public_instant(session, row, self._clock.now())
+            self._ledger.commit(session, prepared.reservation_id, prepared.lease.epoch, at=told_at)
             return self._decline(
                 session,
                 row,
@@ -351,11 +367,15 @@ class TrainingRounds:
                 f"{minimum} or more.",
             )
 
-    def _give_up_budget(self, session: Session, reservation_id: str, epoch: int, reason: str) -> None:
+    def _give_up_budget(self, session: Session, row: RoundRow, epoch: int, reason: str) -> None:
+        reservation_id = row.reservation_id
+        if reservation_id is None:
+            return
         if self._ledger.reservation(session, reservation_id).state is ReservationState.RESERVED:
             self._ledger.release(session, reservation_id, epoch)  # nothing private was read
         else:
-            self._ledger.forfeit(session, reservation_id, epoch, reason)
+            told_at = slots.public_instant(session, row, self._clock.now())
+            self._ledger.forfeit(session, reservation_id, epoch, reason, at=told_at)
 
     def _policy(self, session: Session, tenant_id: str) -> TenantPrivacyPolicy:
         version = policies.current_policy(session, tenant_id)
@@ -373,7 +393,7 @@ class TrainingRounds:
                 row.tenant_id,
                 row.domain,
                 None if version is None else version.policy,
-                now=self._clock.now(),
+                now=slots.public_instant(session, row, self._clock.now()),
             )
         if served is not None:
             reason = f"{reason} The line serves the meta start as {served}."
@@ -386,7 +406,8 @@ class TrainingRounds:
         now = self._clock.now()
         rounds.close_round(session, row, state, code, reason, now=now)
         line = registry.lock_line(session, row.line_ref)
-        act = Act(actor=ACTOR, reason=reason, code=code.value, now=now)
+        told_at = slots.public_instant(session, row, now)
+        act = Act(actor=ACTOR, reason=reason, code=code.value, now=told_at)
         announce(session, self._shop.events, line, AdapterEventKind.DECLINED, act, round_id=row.round_id)
         return Closed(code=code, reason=reason)
 

@@ -22,7 +22,7 @@ from personalization.errors import LeaseLostError, PersonalizationError, Trainin
 from personalization.gates.forgetting import DEFAULT_FORGETTING_LIMIT, public_checks
 from personalization.gates.gate import GateThresholds, PublicEvaluation, facts_of, judge
 from personalization.planning.plan import PerformanceFlags
-from personalization.releases.protocol import Closed, Prepared
+from personalization.releases.protocol import SLOT_PASSED, Closed, Prepared
 from personalization.rounds.leases import LeaseKeeper
 from personalization.rounds.queries import lease_round
 from personalization.rounds.states import OutcomeCode
@@ -251,7 +251,9 @@ class Trainer:
         results = self._trainer.train(
             job,
             on_progress=lambda progress: self._observer.progress(prepared, progress),
-            should_stop=lambda: self._kill.is_set() or any(keeper.lost(one.lease) for one in prepared),
+            should_stop=lambda: (
+                self._kill.is_set() or any(keeper.lost(one.lease) or self._overdue(one) for one in prepared)
+            ),
         )
         return {result.job_key: result for result in results}
 
@@ -263,7 +265,12 @@ class Trainer:
             for one in prepared:
                 if keeper.lost(one.lease):
                     self._give_up(one.lease, keeper, error)
-            return [one for one in prepared if not keeper.lost(one.lease)]
+            held = [one for one in prepared if not keeper.lost(one.lease)]
+            late = [one for one in held if self._overdue(one)]
+            for one in late:
+                _log.warning("slot_passed", round_id=one.lease.round_id)
+                self._close(one.lease, keeper, OutcomeCode.FORFEITED, SLOT_PASSED)
+            return [one for one in held if one not in late]
         for one in prepared:
             keeper.drop(one.lease)
             try:
@@ -298,13 +305,21 @@ class Trainer:
 
     def _forfeit(self, lease: Lease, keeper: LeaseKeeper, error: Exception) -> None:
         code = getattr(error, "code", "os.error")
+        # What failed stays in the log: the announced reason is the same for every failure.
         _log.error("round_failed", round_id=lease.round_id, code=code, reason=str(error))
+        self._close(
+            lease,
+            keeper,
+            OutcomeCode.TRAINING_FAILED,
+            "The round could not be finished; its charge stays.",
+        )
+
+    def _overdue(self, prepared: Prepared) -> bool:
+        return prepared.overdue(self._shop.clock.now())
+
+    def _close(self, lease: Lease, keeper: LeaseKeeper, code: OutcomeCode, reason: str) -> None:
         try:
-            outcome = self._rounds.forfeit(
-                lease,
-                OutcomeCode.TRAINING_FAILED,
-                f"The round could not be finished ({code}); its charge stays.",
-            )
+            outcome = self._rounds.forfeit(lease, code, reason)
         except _LOST as lost:
             self._give_up(lease, keeper, lost)
         else:

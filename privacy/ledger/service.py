@@ -185,7 +185,13 @@ class Ledger:
         return self._recorded(session, head, row, EntryKind.DRAWN, {"epoch": epoch, **vars(draw)})
 
     def commit(
-        self, session: Session, reservation_id: str, epoch: int, artifact_digest: str | None = None
+        self,
+        session: Session,
+        reservation_id: str,
+        epoch: int,
+        artifact_digest: str | None = None,
+        *,
+        at: datetime | None = None,
     ) -> Reservation:
         """Close a reservation whose result is released in the same transaction.
 
@@ -194,6 +200,8 @@ class Ledger:
             reservation_id: a running reservation with a recorded draw.
             epoch: lease epoch of the caller.
             artifact_digest: of what is published; None when only noisy statistics came out.
+            at: the public instant that the entry is stamped with; None takes the clock. A published digest of an
+                entry tells its time to whoever tries them all.
 
         Raises:
             RetryMismatchError: it was committed with another artifact.
@@ -214,11 +222,31 @@ class Ledger:
             )
         row.state, row.artifact_digest = ReservationState.COMMITTED.value, artifact_digest
         return self._recorded(
-            session, head, row, EntryKind.COMMITTED, {"epoch": epoch, "artifact_digest": artifact_digest}
+            session,
+            head,
+            row,
+            EntryKind.COMMITTED,
+            {"epoch": epoch, "artifact_digest": artifact_digest},
+            at=at,
         )
 
-    def forfeit(self, session: Session, reservation_id: str, epoch: int, reason: str) -> Reservation:
+    def forfeit(
+        self,
+        session: Session,
+        reservation_id: str,
+        epoch: int,
+        reason: str,
+        *,
+        at: datetime | None = None,
+    ) -> Reservation:
         """Close a reservation without a result; its charge stays for good.
+
+        Args:
+            session: the caller's open transaction.
+            reservation_id: a reserved or running reservation.
+            epoch: lease epoch of the caller.
+            reason: one sentence.
+            at: the public instant that the entry is stamped with; None takes the clock.
 
         Raises:
             FencedError: a newer lease owns it.
@@ -231,7 +259,7 @@ class Ledger:
         self._require(row, ReservationState.RESERVED, ReservationState.RUNNING, verb="forfeit")
         row.state, row.epoch, row.reason = ReservationState.FORFEITED.value, epoch, reason[:200]
         return self._recorded(
-            session, head, row, EntryKind.FORFEITED, {"epoch": epoch, "reason": reason[:200]}
+            session, head, row, EntryKind.FORFEITED, {"epoch": epoch, "reason": reason[:200]}, at=at
         )
 
     def release(self, session: Session, reservation_id: str, epoch: int) -> Reservation:
@@ -370,12 +398,14 @@ class Ledger:
         row: ReservationRow,
         kind: EntryKind,
         document: dict[str, Any],
+        *,
+        at: datetime | None = None,
     ) -> Reservation:
         append(
             session,
             head,
             kind=kind,
-            recorded_at=self._now(),
+            recorded_at=self._now() if at is None else at.astimezone(UTC),
             reservation_id=row.reservation_id,
             document=document,
         )

@@ -175,6 +175,9 @@ class TenantPrivacyPolicy(_Validated):
         sharing_opt_in: whether released adapters may enter the meta start of other tenants.
         domains: the adapter lines.
         start: where training starts.
+        release_padding_seconds: length of a window of the public clock, counted from a round's slot. What comes of
+            a round that began in one window is told at the end of the next, and a longer run forfeits; so neither the
+            times in it nor its appearing say how long training took. 0 tells at once, with the slot's time.
         previous_share: share of the line's own served version that is averaged into each release (exponential
             averaging of successive private adapters, free); 0 publishes what was trained.
     """
@@ -219,6 +222,9 @@ class TenantPrivacyPolicy(_Validated):
         description="1 to 100 different names of 1 to 63 characters a-z, 0-9 and -, not starting with -",
     )
     start: Start = Field(default=Start.META, description="one of meta, previous, average")
+    release_padding_seconds: int = Field(
+        default=3600, ge=0, le=30 * DAY_SECONDS, description="0 to 2,592,000 seconds"
+    )
     previous_share: float = Field(default=0.0, ge=0, le=0.95, description="0 to 0.95")
 
     @field_validator("purposes")

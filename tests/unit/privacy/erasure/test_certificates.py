@@ -41,8 +41,6 @@ def test_a_certificate_survives_its_document_and_says_what_remains():
         requested_at=AT,
         issued_at=AT,
         keys_destroyed=1,
-        signals_erased=3,
-        consents_erased=2,
     )
     assert "No released adapter" in certificate.statement
     covered = certificate.with_adapters(["a-2-v1", "a-1-v1"])

@@ -21,7 +21,7 @@ def spans(monkeypatch):
 
 
 def test_a_batch_links_to_its_producers_and_names_no_user(spans):
-    with tracing.ingest_span("discreet.interactions.v1", 3, [PRODUCER, "not a traceparent"]):
+    with tracing.ingest_span("discreet.interactions.v1", [PRODUCER, "not a traceparent"]):
         pass
     (span,) = spans.get_finished_spans()
     assert [trace.format_trace_id(link.context.trace_id) for link in span.links] == [
