@@ -71,7 +71,12 @@ _MANIFEST = (
         "Digest of what was read under a key that is destroyed with the round; without the key it is random.",
         "lineage.data_digest",
     ),
-    _fields(SLOT_TIMED, "The public instant of the round's slot, never when training ended.", "created_at"),
+    _fields(
+        SLOT_TIMED,
+        "The public instant of the round's slot, never when training ended; of a meta start or its copy, which is made "
+        "from released versions between jobs, when it was made.",
+        "created_at",
+    ),
 )
 _VERSION = (
     *_under("manifest", _MANIFEST),

@@ -1,5 +1,6 @@
 """Interactions to signals on both databases: admitted, bounded, sealed, deduplicated, or refused with a letter."""
 
+import json
 import random
 from dataclasses import replace
 from datetime import timedelta

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import peft
 import pytest
@@ -28,6 +29,7 @@ from personalization.training.errors import (
 from personalization.training.jobs.job import Example, Progress, TenantJob, TrainingJob, UserExamples
 from personalization.training.jobs.wire import decode_job, decode_reply, encode_failure, encode_job
 from personalization.training.run.fused import train
+from personalization.training.run.host import AdapterHost
 from personalization.training.run.measure import generate, nll_per_user
 from tests.fakes.tiny_models import STYLES, write_tiny_base
 
