@@ -11,6 +11,7 @@
     │   ├── RetryMismatchError       seed, data or code differ from the recorded draw
     │   ├── UnknownMechanismError    a stored or requested event type is not known to this version
     │   └── LedgerIntegrityError     the hash chain, a curve or a total does not match
+    ├── BoundaryError                something would leave that has no mark
     ├── KeyUnavailableError          a key was destroyed (erasure) or cannot be unwrapped
     ├── RequestIdTakenError          an erasure request carries the id of another person's request
     └── StorageError                 the database cannot be reached or refused (retryable)
@@ -108,6 +109,12 @@ class LedgerIntegrityError(LedgerError):
 
     code = "privacy.ledger.integrity"
     exit_status = 4
+
+
+class BoundaryError(PrivacyError):
+    """Something would leave a tenant's data that has no mark."""
+
+    code = "privacy.boundary.unmarked"
 
 
 class KeyUnavailableError(PrivacyError):

@@ -73,8 +73,8 @@ def erase(
         return ErasureCertificate.from_document(done.certificate)
     erasure = Erasure(tenant_id=tenant_id, erasure_id=erasure_id, requested_at=requested_at).advanced(now)
     keys = destroy_key(session, Subject(tenant_id, pseudonym), now)
-    signals = delete_signals(session, tenant_id, pseudonym)
-    consents = delete_statements(session, tenant_id, pseudonym)
+    delete_signals(session, tenant_id, pseudonym)
+    delete_statements(session, tenant_id, pseudonym)
     erasure = erasure.advanced(now)
     certificate = ErasureCertificate(
         tenant_id=tenant_id,
@@ -82,10 +82,8 @@ def erase(
         requested_at=requested_at,
         issued_at=now,
         keys_destroyed=keys,
-        signals_erased=signals,
-        consents_erased=consents,
     ).with_adapters(live_adapters(session, tenant_id) if live_adapters is not None else ())
-    # How many signals one user had is personal; the trail keeps that the erasure happened, and when.
+    # How many signals one user had is personal; certificate and trail keep that the erasure happened, and when.
     audited = audit_trail.append(
         session,
         tenant_id,
