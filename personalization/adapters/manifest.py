@@ -90,6 +90,25 @@ class LoraShape:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AuditFacts:
+    """What canaries in a shadow of the plan's mechanism showed: lower bounds beside the claim, and how they were made.
+
+    They come from public numbers and fresh noise alone, so they cost nothing and say nothing about anyone.
+    """
+
+    depth: str  # "mechanism" | "gradients": how much of the trainer the shadow ran
+    canaries: int
+    confidence: float  # with which all bounds hold at once
+    delta: float
+    claimed_epsilon: float  # of training alone, by the ledger's accountant
+    empirical_epsilon: float  # the largest of the bounds below
+    one_run_epsilon: float
+    trials_epsilon: float
+    noise_ratio_epsilon: float
+    noise_ratio: float  # the noise is at most so many times the planned one
+
+
+@dataclass(frozen=True, kw_only=True)
 class PrivacyFacts:
     """What the version cost and what its line has cost so far, as the ledger proves it."""
 
@@ -111,6 +130,7 @@ class PrivacyFacts:
     ledger_entry_hash: str  # the commit entry; serving refuses a version without one
     plan_digest: str
     noisy_cohort: int | None = None
+    audit: AuditFacts | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,12 +197,15 @@ class AdapterManifest:
 
     def to_document(self) -> dict[str, Any]:
         """Return a JSON-ready copy; ``from_document`` reads it back to an equal manifest."""
-        document: dict[str, Any] = json.loads(canonical_json(asdict(self)))
+        document: dict[str, Any] = json.loads(self.to_bytes())
         return document
 
     def to_bytes(self) -> bytes:
         """Return the canonical bytes: what is stored, hashed and signed."""
-        return canonical_json(asdict(self))
+        document = asdict(self)
+        if self.privacy.audit is None:  # as manifests were written before there were audits
+            del document["privacy"]["audit"]
+        return canonical_json(document)
 
     def version_id(self) -> str:
         """Return the ``sha256:`` digest of the manifest: the version's identity."""
@@ -208,7 +231,7 @@ class AdapterManifest:
                     "files": tuple(ArtifactFile(**entry) for entry in document["files"]),
                     "base": BaseFingerprint(**document["base"]),
                     "lora": _lora(document["lora"]),
-                    "privacy": PrivacyFacts(**document["privacy"]),
+                    "privacy": _privacy(document["privacy"]),
                     "evaluation": _evaluation(document["evaluation"]),
                     "lineage": Lineage(**document["lineage"]),
                 }
@@ -222,6 +245,11 @@ class AdapterManifest:
                 "the manifest is not in canonical form, so its digest proves nothing; fetch it again"
             )
         return manifest
+
+
+def _privacy(document: dict[str, Any]) -> PrivacyFacts:
+    audit = document.get("audit")
+    return PrivacyFacts(**{**document, "audit": None if audit is None else AuditFacts(**audit)})
 
 
 def _lora(document: dict[str, Any]) -> LoraShape:

@@ -18,6 +18,7 @@ from privacy.mechanisms.sampled_gaussian import PoissonSampledGaussian
 if TYPE_CHECKING:
     from sqlmodel import Session
 
+    from personalization.adapters.manifest import AuditFacts
     from personalization.planning.plan import TrainingPlan
     from personalization.rounds.tables import RoundRow
     from privacy.ledger import Ledger, Reservation
@@ -64,6 +65,7 @@ def privacy_facts(
     plan: TrainingPlan,
     policy: TenantPrivacyPolicy,
     noisy_cohort: int | None,
+    audit: AuditFacts | None = None,
 ) -> PrivacyFacts:
     """Return what the ledger proves about a release whose reservation was committed in this transaction.
 
@@ -92,4 +94,5 @@ def privacy_facts(
         ledger_entry_hash=ledger.entry_digest(session, reservation.reservation_id),
         plan_digest=plan.digest(),
         noisy_cohort=noisy_cohort,
+        audit=audit,
     )

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
     from sqlmodel import Session
 
-    from personalization.adapters.manifest import AdapterVersion
+    from personalization.adapters.manifest import AdapterVersion, AuditFacts
     from personalization.rounds.states import Lease
     from personalization.rounds.tables import RoundRow
     from personalization.signals.snapshot import SignalSource
@@ -78,6 +78,7 @@ class Prepared:
 
     lease: Lease
     plan: TrainingPlan
+    delta: float  # at which the release's epsilon is stated
     reservation_id: str
     draw: DrawRecord
     blend: GateCheck | None = None  # which released version is averaged into the result, and its share
@@ -138,9 +139,19 @@ class TrainingRounds:
         return self._count(prepared)
 
     def finish(
-        self, prepared: Prepared, directory: Path, verdict: Accepted | Rejected
+        self,
+        prepared: Prepared,
+        directory: Path,
+        verdict: Accepted | Rejected,
+        audit: AuditFacts | None = None,
     ) -> AdapterVersion | Closed:
         """Commit the budget and, in the same transaction, publish the candidate or record why not.
+
+        Args:
+            prepared: the round.
+            directory: of the candidate's files.
+            verdict: the gate's.
+            audit: what canaries showed of the mechanism; it stands in the manifest.
 
         Raises:
             LeaseLostError: another trainer owns the round by now; nothing was published.
@@ -167,7 +178,7 @@ class TrainingRounds:
                 accepted=verdict,
                 base=self._shop.base.fingerprint(),
                 privacy=privacy_facts(
-                    session, self._ledger, reservation, prepared.plan, policy, row.noisy_cohort
+                    session, self._ledger, reservation, prepared.plan, policy, row.noisy_cohort, audit
                 ),
                 plan_digest=prepared.plan.digest(),
                 data_digest=prepared.draw.data_digest,
@@ -322,6 +333,7 @@ class TrainingRounds:
             return Prepared(
                 lease=lease,
                 plan=plan,
+                delta=self._policy(session, row.tenant_id).lifetime_delta,
                 reservation_id=row.reservation_id,
                 draw=draw,
                 blend=blend,

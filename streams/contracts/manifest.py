@@ -74,6 +74,26 @@ class LoraShapeV1(ManifestPart):
     profile: Name
 
 
+class AuditFactsV1(ManifestPart):
+    """What canaries in a shadow of the release's mechanism showed: lower bounds on its epsilon, beside the claim."""
+
+    depth: Name
+    """How much of the trainer the shadow ran: "mechanism" or "gradients"."""
+    canaries: Annotated[int, Field(ge=1)]
+    confidence: Number
+    """With which all bounds hold at once."""
+    delta: Number
+    claimed_epsilon: Number
+    """Of training alone, by the ledger's accountant."""
+    empirical_epsilon: Number
+    """The largest of the bounds below; a release with more than is claimed is not published."""
+    one_run_epsilon: Number
+    trials_epsilon: Number
+    noise_ratio_epsilon: Number
+    noise_ratio: Number
+    """The noise is at most so many times the planned one."""
+
+
 class PrivacyFactsV1(ManifestPart):
     """What the version cost, what its tenant has spent so far, and where the ledger says so."""
 
@@ -99,6 +119,7 @@ class PrivacyFactsV1(ManifestPart):
     """Hash of the committed ledger entry; a server refuses a version without one."""
     plan_digest: Digest
     noisy_cohort: Number | None = None
+    audit: AuditFactsV1 | None = None
 
 
 class GateCheckV1(ManifestPart):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from personalization.canaries.values import AuditRequest, CanaryScores
 from personalization.planning.plan import PerformanceFlags, TrainingPlan
 from personalization.training.jobs.recipes import MamlRecipe, StyleGuide
 
@@ -61,6 +62,7 @@ class TrainingJob:
     tenants: tuple[TenantJob, ...]
     output: Path  # one sub-directory per job_key receives the portable PEFT adapter
     flags: PerformanceFlags = field(default_factory=PerformanceFlags)
+    audit: AuditRequest | None = None  # of each tenant's mechanism, in a shadow; None leaves it out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,3 +121,6 @@ class TenantResult:
     trainable_parameters: int
     public_losses: PublicLosses | None = None  # free: public text and released weights
     noise_norm: float | None = None  # L2 norm of what the same plan releases for nobody: noise alone, free
+    audit: CanaryScores | None = (
+        None  # of canaries in a shadow of the plan: public numbers and fresh noise, free
+    )

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from personalization.canaries.values import AuditDepth, AuditRequest, CanaryScores
 from personalization.planning.plan import PerformanceFlags, TrainingPlan
 from personalization.training import errors
 from personalization.training.errors import ChildFailedError, TrainingError
@@ -47,6 +48,7 @@ def encode_job(job: TrainingJob | PublicJob) -> bytes:
             "tenants": tenants,
             "output": str(job.output),
             "flags": asdict(job.flags),
+            "audit": None if job.audit is None else asdict(job.audit),
         }
     ).encode()
 
@@ -104,7 +106,14 @@ def decode_job(data: bytes) -> TrainingJob | PublicJob:
         tenants=tenants,
         output=Path(document["output"]),
         flags=PerformanceFlags(**document["flags"]),
+        audit=_request(document["audit"]),
     )
+
+
+def _request(document: dict[str, Any] | None) -> AuditRequest | None:
+    if document is None:
+        return None
+    return AuditRequest(**{**document, "depth": AuditDepth(document["depth"])})
 
 
 def _text(path: Path | None) -> str | None:
@@ -126,9 +135,12 @@ def encode_progress(progress: Progress) -> bytes:
 
 def encode_results(results: tuple[TenantResult, ...]) -> bytes:
     """Encode the results of a finished job."""
-    return json.dumps(
-        {"results": [{**asdict(result), "adapter": str(result.adapter)} for result in results]}
-    ).encode()
+    return json.dumps({"results": [_result_document(result) for result in results]}).encode()
+
+
+def _result_document(result: TenantResult) -> dict[str, Any]:
+    audit = None if result.audit is None else result.audit.to_document()
+    return {**asdict(result), "adapter": str(result.adapter), "audit": audit}
 
 
 def encode_failure(error: BaseException) -> bytes:
@@ -159,4 +171,6 @@ def _result(document: dict[str, Any]) -> TenantResult:
     losses = document["public_losses"]
     if losses is not None:
         losses = PublicLosses(base=tuple(losses["base"]), adapted=tuple(losses["adapted"]))
-    return TenantResult(**{**document, "adapter": Path(document["adapter"]), "public_losses": losses})
+    audit = None if document["audit"] is None else CanaryScores.from_document(document["audit"])
+    read = {"adapter": Path(document["adapter"]), "public_losses": losses, "audit": audit}
+    return TenantResult(**{**document, **read})
