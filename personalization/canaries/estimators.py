@@ -10,10 +10,10 @@ FNR + e^ε·FPR ≥ 1 - δ and the same with both exchanged. Canaries must be in
 in coordinates of their own or in runs of their own.
 
 *Noise ratio*. The share of right answers of "the score exceeds a cut" bounds the total variation distance between
-with and without a canary, which is δ(0) of the mechanism's privacy profile. Among Poisson-sampled Gaussians with the plan's
-rate and steps, those whose noise is at least c times the plan's are too private to allow that; the ε of the largest c
-that is not excluded is the bound (Nasr et al., "Tight auditing of differentially private machine learning", USENIX
-Security 2023, does this with whole trade-off curves). It is the tightest of the three, reaches the ε of any plan, and
+with and without a canary, which is δ(0) of the mechanism's privacy profile. Among Poisson-sampled Gaussians with the
+plan's rate and steps, those whose noise is at least c times the plan's are too private to allow that; the ε of the
+largest c that is not excluded is the bound (Nasr et al., "Tight auditing of differentially private machine learning",
+USENIX Security 2023, does this with whole trade-off curves). It is the tightest of the three, reaches the ε of any plan, and
 assumes the family: that the mechanism under audit leaks no less at the plan's δ than the member of the family with the
 same distance does. Profiles are dp_accounting's.
 """
@@ -42,7 +42,7 @@ CONFIDENCE: Final = 0.95
 _ESTIMATORS: Final = 3
 # Fixed in advance, as the proofs ask: which share of the canaries is named, and where the scores are cut.
 NAMED_SHARES: Final = (1 / 4, 1 / 16, 1 / 64, 1 / 256)
-CUTS: Final = (-3.0, -1.5, 0.0, 1.5, 3.0)
+CUTS: Final = (-6.0, -2.0, 0.0, 2.0, 6.0)
 LOWEST_RATIO: Final = 0.25  # of the plan's noise; less is reported as this
 HIGHEST_RATIO: Final = 16.0
 _LARGEST_EPSILON: Final = 64.0

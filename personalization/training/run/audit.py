@@ -240,7 +240,8 @@ class _GradientShadows(_Shadows):
                 rows, torch.tensor([m.tenant for m in members], device=rows.device)
             )
         rows = rows.to("cpu", torch.float64) / self.tenants[0].plan.clipping_norm
-        return rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min(1.0)
+        lengths = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+        return rows.div_(lengths.clamp_min_(1.0))
 
     def _evidence(self, sums: torch.Tensor) -> np.ndarray:
         rest = sums - self._known
