@@ -13,8 +13,8 @@ in coordinates of their own or in runs of their own.
 with and without a canary, which is δ(0) of the mechanism's privacy profile. Among Poisson-sampled Gaussians with the
 plan's rate and steps, those whose noise is at least c times the plan's are too private to allow that; the ε of the
 largest c that is not excluded is the bound (Nasr et al., "Tight auditing of differentially private machine learning",
-USENIX Security 2023, does this with whole trade-off curves). It is the tightest of the three, reaches the ε of any plan, and
-assumes the family: that the mechanism under audit leaks no less at the plan's δ than the member of the family with the
+USENIX Security 2023, does this with whole trade-off curves). It is the tightest of the three, reaches the ε of any plan
+and assumes the family: that the mechanism under audit leaks no less at the plan's δ than the member of it with the
 same distance does. Profiles are dp_accounting's.
 """
 
