@@ -215,6 +215,19 @@ class TrainerSettings(_Section):
     """A candidate that raises the loss on public text by a larger share (0.01 is 1 %) is not published; empty: no
     limit, the change is only measured."""
 
+    audit_depth: Literal["off", "mechanism", "gradients"] = "mechanism"
+    """How each release is audited with canaries in a shadow of its plan: its mechanism alone (coins, clipping, noise
+    and their composition), or with the model's own gradients, which costs as much as many trainings; off publishes
+    without an audit."""
+    audit_canaries: int | None = Field(default=None, ge=16, le=10_000_000)
+    """Trials of an audit; by default 4,096 to 32,768 by the number of steps (256 with gradients), under a tenth of a
+    round's own time. More give a bound nearer to the truth."""
+
+    @field_validator("audit_canaries", mode="before")
+    @classmethod
+    def _empty_is_the_default(cls, value: object) -> object:
+        return None if value == "" else value
+
     @field_validator("max_public_text_change", mode="before")
     @classmethod
     def _empty_is_no_limit(cls, value: object) -> object:

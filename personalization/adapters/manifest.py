@@ -19,7 +19,7 @@ from privacy.canonical import canonical_json, digest_of, sha256_digest
 
 MANIFEST_FORMAT = "discreet.adapter-manifest.v1"
 BLEND_CHECK = "blend"  # names the released version that was averaged into this one, and its share
-LATER_PRIVACY_FIELDS = ("receipt",)  # left out of the canonical bytes where a version has none
+LATER_PRIVACY_FIELDS = ("receipt", "audit")  # left out of the canonical bytes where a version has none
 SERVED_NAME = re.compile(r"^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$")
 
 
@@ -91,6 +91,25 @@ class LoraShape:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AuditFacts:
+    """What canaries in a shadow of the plan's mechanism showed: lower bounds beside the claim, and how they were made.
+
+    They come from public numbers and fresh noise alone, so they cost nothing and say nothing about anyone.
+    """
+
+    depth: str  # "mechanism" | "gradients": how much of the trainer the shadow ran
+    canaries: int
+    confidence: float  # with which all bounds hold at once
+    delta: float
+    claimed_epsilon: float  # of training alone, by the ledger's accountant
+    empirical_epsilon: float  # the largest of the bounds below
+    one_run_epsilon: float
+    trials_epsilon: float
+    noise_ratio_epsilon: float
+    noise_ratio: float  # the noise is at most so many times the planned one
+
+
+@dataclass(frozen=True, kw_only=True)
 class PrivacyFacts:
     """What the version cost and what its line has cost so far, as the ledger proves it."""
 
@@ -112,6 +131,7 @@ class PrivacyFacts:
     ledger_entry_hash: str  # the commit entry; serving refuses a version without one
     plan_digest: str
     noisy_cohort: int | None = None
+    audit: AuditFacts | None = None
     receipt: dict[str, Any] | None = None  # what the run measured of itself, signed with the key of its round
 
 
@@ -214,7 +234,7 @@ class AdapterManifest:
                     "files": tuple(ArtifactFile(**entry) for entry in document["files"]),
                     "base": BaseFingerprint(**document["base"]),
                     "lora": _lora(document["lora"]),
-                    "privacy": PrivacyFacts(**document["privacy"]),
+                    "privacy": _privacy(document["privacy"]),
                     "evaluation": _evaluation(document["evaluation"]),
                     "lineage": Lineage(**document["lineage"]),
                 }
@@ -228,6 +248,11 @@ class AdapterManifest:
                 "the manifest is not in canonical form, so its digest proves nothing; fetch it again"
             )
         return manifest
+
+
+def _privacy(document: dict[str, Any]) -> PrivacyFacts:
+    audit = document.get("audit")
+    return PrivacyFacts(**{**document, "audit": None if audit is None else AuditFacts(**audit)})
 
 
 def _lora(document: dict[str, Any]) -> LoraShape:

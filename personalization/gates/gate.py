@@ -20,6 +20,7 @@ import numpy as np
 from personalization.adapters.files import CONFIG, MAX_SERVER_RANK, WEIGHTS
 from personalization.adapters.manifest import EvaluationSummary, GateCheck, LoraShape
 from personalization.adapters.tensors import read_tensors, tensor_digest
+from personalization.canaries.verdict import AUDIT_CHECK
 from personalization.errors import ArtifactFormatError
 from personalization.planning.plan import ALL_LINEAR
 
@@ -45,6 +46,7 @@ class RejectionReason(StrEnum):
     PUBLIC_EVALUATION = "public_evaluation"
     FORGETS_PUBLIC_TEXT = "forgets_public_text"
     START_WITHDRAWN = "start_withdrawn"
+    AUDIT = "audit"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +88,9 @@ class Rejected:
             if check.name == "public_text" and not check.passed and check.value is not None:
                 said += f" The loss on public text would change by {check.value:+.1%}; allowed is up to"
                 said += f" {check.threshold:+.1%}."
+            if check.name == AUDIT_CHECK and not check.passed and check.value is not None:
+                said += f" Canaries in a shadow of the plan show an epsilon of at least {check.value:.4g}; claimed is"
+                said += f" {check.threshold:.4g}."
         return said
 
 
@@ -155,6 +160,7 @@ _REASON_OF = {
     "bounded": RejectionReason.UNBOUNDED,
     "has_effect": RejectionReason.NO_EFFECT,
     "public_text": RejectionReason.FORGETS_PUBLIC_TEXT,
+    AUDIT_CHECK: RejectionReason.AUDIT,
 }
 
 

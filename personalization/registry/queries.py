@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlmodel import col, select
 
@@ -109,6 +109,16 @@ def list_versions(
     if state is not None:
         query = query.where(AdapterVersionRow.state == state.value)
     return session.exec(query).all()
+
+
+def audits_of(session: Session, tenant_id: str) -> dict[str, dict[str, Any]]:
+    """Return what canaries showed of each release of a tenant, by reservation; those without are left out."""
+    found = {}
+    for row in list_versions(session, tenant_id=tenant_id):
+        audit = json.loads(row.manifest_json)["privacy"].get("audit")
+        if audit is not None and row.reservation_id is not None:
+            found[row.reservation_id] = audit
+    return found
 
 
 def live_names(session: Session, tenant_id: str) -> list[str]:

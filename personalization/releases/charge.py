@@ -14,6 +14,7 @@ from privacy.mechanisms.private_read import ReadPurpose
 if TYPE_CHECKING:
     from sqlmodel import Session
 
+    from personalization.adapters.manifest import AuditFacts
     from personalization.releases.terms import Terms
     from personalization.rounds.tables import RoundRow
     from personalization.training.jobs.receipt import SignedReceipt
@@ -84,6 +85,7 @@ def privacy_facts(
     terms: Terms,
     noisy_cohort: int | None,
     receipt: SignedReceipt,
+    audit: AuditFacts | None = None,
 ) -> PrivacyFacts:
     """Return what the ledger proves about a release whose reservation was committed in this transaction.
 
@@ -117,4 +119,5 @@ def privacy_facts(
         plan_digest=terms.plan.digest(),
         noisy_cohort=noisy_cohort,
         receipt=receipt.to_document(),
+        audit=audit,
     )

@@ -71,7 +71,7 @@ if TYPE_CHECKING:
 
     from sqlmodel import Session
 
-    from personalization.adapters.manifest import AdapterVersion, GateCheck
+    from personalization.adapters.manifest import AdapterVersion, AuditFacts, GateCheck
     from personalization.planning.plan import TrainingPlan
     from personalization.rounds.states import Lease
     from personalization.rounds.tables import RoundRow
@@ -103,6 +103,7 @@ class Prepared:
 
     lease: Lease
     terms: Terms
+    delta: float  # at which the release's epsilon is stated
     reservation_id: str
     draw: DrawRecord
     blend: GateCheck | None = None  # which released version is averaged into the result, and its share
@@ -180,11 +181,19 @@ class TrainingRounds:
         directory: Path,
         verdict: Accepted | Rejected,
         receipt: SignedReceipt | None,
+        audit: AuditFacts | None = None,
     ) -> AdapterVersion | Closed:
         """Commit the budget and, in the same transaction, publish the candidate or record why not.
 
         Nothing is published unless the reservation in the chain, the round's terms and the signed receipt of the
         run agree.
+
+        Args:
+            prepared: the round.
+            directory: of the candidate's files.
+            verdict: the gate's.
+            receipt: what the run measured of itself.
+            audit: what canaries showed of the mechanism; it stands in the manifest.
 
         Raises:
             LeaseLostError: another trainer owns the round by now; nothing was published.
@@ -217,7 +226,9 @@ class TrainingRounds:
                 directory=directory,
                 accepted=verdict,
                 base=self._shop.base.fingerprint(),
-                privacy=privacy_facts(session, self._ledger, reservation, terms, row.noisy_cohort, receipt),
+                privacy=privacy_facts(
+                    session, self._ledger, reservation, terms, row.noisy_cohort, receipt, audit
+                ),
                 plan_digest=terms.plan.digest(),
                 data_digest=prepared.draw.data_digest,
                 code_digest=prepared.draw.code_digest,
@@ -383,6 +394,7 @@ class TrainingRounds:
             return Prepared(
                 lease=lease,
                 terms=terms,
+                delta=self._stated_delta(session, row),
                 reservation_id=row.reservation_id,
                 draw=draw,
                 blend=blend_fact(terms.blend_with, terms.blend_share),
@@ -432,6 +444,12 @@ class TrainingRounds:
                 f"The noisy count of users with usable signals is {row.noisy_cohort}; the policy trains on "
                 f"{terms.minimum_cohort} or more.",
             )
+
+    def _stated_delta(self, session: Session, row: RoundRow) -> float:
+        delta = self._ledger.spend(session, row.tenant_id, row.period_index).delta
+        if delta is None:
+            raise RoundError("the round's budget was charged to no account; it cannot go on")
+        return delta
 
     def _forfeited(self, session: Session, row: RoundRow, epoch: int, why: str, told: str) -> Closed:
         """Forfeit the charge and close the round; ``why`` stays in the ledger and the log, ``told`` is announced."""

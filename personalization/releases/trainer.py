@@ -11,13 +11,14 @@ import shutil
 import tempfile
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
+from personalization.canaries.verdict import audit_check, facts_of_audit
 from personalization.errors import LeaseLostError, PersonalizationError, TrainingFailedError
 from personalization.gates.forgetting import DEFAULT_FORGETTING_LIMIT, public_checks
 from personalization.gates.gate import GateThresholds, PublicEvaluation, facts_of, judge
@@ -34,7 +35,8 @@ from privacy.storage.session import transaction
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from personalization.adapters.manifest import AdapterVersion
+    from personalization.adapters.manifest import AdapterVersion, AuditFacts
+    from personalization.canaries.values import AuditRequest
     from personalization.releases.protocol import TrainingRounds
     from personalization.rounds.states import Lease
     from personalization.starts.shop import Shop
@@ -59,6 +61,8 @@ class TrainerOptions:
         thresholds: limits of the gate.
         max_public_text_change: largest relative increase of the loss on public text with which a candidate is
             published; None publishes whatever was forgotten. What is measured is public, so it costs nothing.
+        audit: how each release's mechanism is audited; with it, a release that was not audited, or whose canaries
+            show more than is claimed, is not published. None publishes without an audit.
     """
 
     owner: str
@@ -70,6 +74,7 @@ class TrainerOptions:
     flags: PerformanceFlags = field(default_factory=PerformanceFlags)
     thresholds: GateThresholds = field(default_factory=GateThresholds)
     max_public_text_change: float | None = DEFAULT_FORGETTING_LIMIT
+    audit: AuditRequest | None = None
 
 
 class AdapterTrainer(Protocol):
@@ -249,6 +254,7 @@ class Trainer:
             tenants=tuple(one.job for one in prepared),
             output=output,
             flags=self._options.flags,
+            audit=self._options.audit,
         )
         results = self._trainer.train(
             job,
@@ -286,11 +292,11 @@ class Trainer:
     def _finish(self, prepared: Prepared, result: TenantResult, keeper: LeaseKeeper) -> None:
         lease = prepared.lease
         try:
-            verdict = judge(
-                result.adapter, prepared.plan, self._public(prepared, result), self._options.thresholds
-            )
+            audit = self._audit(prepared, result)
+            public = self._public(prepared, result, audit)
+            verdict = judge(result.adapter, prepared.plan, public, self._options.thresholds)
             _log.info("candidate_judged", round_id=lease.round_id, **facts_of(verdict))
-            outcome = self._rounds.finish(prepared, result.adapter, verdict, result.receipt)
+            outcome = self._rounds.finish(prepared, result.adapter, verdict, result.receipt, audit)
         except _LOST as error:
             self._give_up(lease, keeper, error)
         except (PersonalizationError, PrivacyError, OSError) as error:
@@ -300,9 +306,20 @@ class Trainer:
         else:
             self._ended(lease, keeper, outcome)
 
-    def _public(self, prepared: Prepared, result: TenantResult) -> PublicEvaluation:
+    def _audit(self, prepared: Prepared, result: TenantResult) -> AuditFacts | None:
+        """Return what the canaries showed; a bound above the claim raises the alarm."""
+        if self._options.audit is None or result.audit is None:
+            return None
+        facts = facts_of_audit(result.audit, prepared.plan, prepared.delta)
+        say = _log.error if facts.empirical_epsilon > facts.claimed_epsilon else _log.info
+        say("release_audited", round_id=prepared.lease.round_id, **asdict(facts))
+        return facts
+
+    def _public(self, prepared: Prepared, result: TenantResult, audit: AuditFacts | None) -> PublicEvaluation:
         """Return what public data say about a result, and the public facts that later releases are compared with."""
         checks = public_checks(result.public_losses, result.noise_norm, self._options.max_public_text_change)
+        if self._options.audit is not None:
+            checks = (*checks, audit_check(audit))
         return PublicEvaluation(checks=checks if prepared.blend is None else (*checks, prepared.blend))
 
     def _forfeit(self, lease: Lease, keeper: LeaseKeeper, error: Exception) -> None:

@@ -2,7 +2,8 @@
 
 Checked, with a finding for each mismatch: the export's own digest; every tenant's hash chain without gaps
 and up to its head; that every event is known and its stored curve is the one this accountant computes;
-dp_accounting's second opinion on every distinct mechanism; the life of every reservation (order, fencing
+dp_accounting's second opinion on every distinct mechanism, by its Rényi divergences and by its privacy loss
+distribution; the life of every reservation (order, fencing
 epochs, one draw); every account's curve after each entry; each filter at the moment of each admission; and
 that the rows which admission trusts equal what the entries add up to.
 """
@@ -16,7 +17,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from privacy.accounting.composition import ACCOUNTANT, ACCOUNTANT_VERSION, best_epsilon, curve_of
-from privacy.accounting.second_opinion import WHOLE_ORDERS, disagreement, pld_epsilon
+from privacy.accounting.second_opinion import (
+    PLD_DELTA,
+    WHOLE_ORDERS,
+    disagreement,
+    pld_epsilon,
+    pld_is_exact,
+    undercharge,
+)
 from privacy.ledger.chain import canonical
 from privacy.ledger.export import EXPORT_FORMAT, EXPORT_VERSION
 from privacy.ledger.findings import Finding, FindingCode
@@ -149,10 +157,11 @@ def _second_opinion(mechanisms: Counter[Mechanism], report: VerificationReport) 
     for mechanism in mechanisms:
         curve = curve_of(mechanism)
         text = disagreement(mechanism, {order: curve.at(float(order)) / PICO for order in WHOLE_ORDERS})
-        if text is not None:
-            report.findings.append(
-                Finding(FindingCode.SECOND_OPINION, None, None, f"{mechanism.kind}: {text}")
-            )
+        for said in (text, undercharge(mechanism, best_epsilon(curve, PLD_DELTA)[0])):
+            if said is not None:
+                report.findings.append(
+                    Finding(FindingCode.SECOND_OPINION, None, None, f"{mechanism.kind}: {said}")
+                )
 
 
 def _account_figures(
@@ -170,7 +179,8 @@ def _account_figures(
     if with_pld and account.mechanisms:
         second = pld_epsilon(account.mechanisms, account.filter.delta)
         figures["pld_epsilon"] = second
-        if second is not None and second > epsilon * (1 + 1e-3) + 1e-3:  # PLD rounds up on a grid
+        figures["pld_exact"] = exact = pld_is_exact(account.mechanisms)
+        if exact and second > epsilon * (1 + 1e-3) + 1e-3:  # PLD rounds up on a grid
             report.findings.append(
                 Finding(
                     FindingCode.SECOND_OPINION,

@@ -23,6 +23,7 @@ from privacy.ledger.chain import EntryKind
 from privacy.ledger.values import AccountScope, ReservationState
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
 
     from sqlmodel import Session
@@ -191,8 +192,17 @@ def privacy_statement(
     now: datetime,
     policy: TenantPrivacyPolicy | None = None,
     reservation_id: str | None = None,
+    audits: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> PrivacyStatement:
     """Return the statement of a tenant, or with ``reservation_id`` of one committed release in its context.
+
+    Args:
+        session: a transaction.
+        tenant_id: whose.
+        now: the public clock.
+        policy: the newest one.
+        reservation_id: of the one release to state.
+        audits: what canaries showed of each release's mechanism, by reservation, from the signed manifests.
 
     Raises:
         UnknownTenantError: nothing was ever reserved for the tenant.
@@ -204,6 +214,8 @@ def privacy_statement(
         raise UnknownTenantError(f"tenant {tenant_id} has no ledger; nothing was ever reserved for it")
     opened = filter_of(account)
     releases = _charged(session, tenant_id, account.delta)
+    for one in releases:
+        one["audit"] = (audits or {}).get(one["reservation_id"])
     release = None
     if reservation_id is not None:
         matching = [one for one in releases if one["reservation_id"] == reservation_id]
@@ -314,6 +326,13 @@ def _release_lines(release: dict[str, Any]) -> list[str]:
         )
     ]
     lines += [f"    {mechanism_sentence(document)}" for document in release["mechanisms"]]
+    audit = release.get("audit")
+    if audit is not None:
+        lines.append(
+            f"    audit: epsilon of training at least {audit['empirical_epsilon']:.4g} at confidence "
+            f"{audit['confidence']:g} ({audit['canaries']:,} canaries in a shadow, {audit['depth']}); claimed "
+            f"{audit['claimed_epsilon']:.4g}"
+        )
     if release["ledger_entry_digest"] is not None:
         lines.append(f"    ledger entry {release['ledger_entry_digest']}")
     return lines

@@ -230,6 +230,7 @@ def _facts(row: AdapterVersionRow) -> dict[str, Any]:
         "cumulative_epsilon": privacy["cumulative_epsilon"],
         "target_epsilon": privacy["target_epsilon"],
         "delta": privacy["delta"],
+        "empirical_epsilon": (privacy.get("audit") or {}).get("empirical_epsilon"),
         "ledger_entry_hash": row.ledger_entry_hash,
         "round_id": row.round_id,
         "published_at": row.published_at.isoformat(),

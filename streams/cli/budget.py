@@ -224,6 +224,7 @@ def statement(
     as_json: AsJson = False,
 ) -> None:
     """Write the privacy statement of a tenant, or of one release, from the ledger."""
+    from personalization.registry.queries import audits_of
     from privacy.policy import versions as policies
     from privacy.reports.registry_record import DeploymentDescription, registry_record
     from privacy.reports.statement import privacy_statement
@@ -236,6 +237,7 @@ def statement(
             now=datetime.now(UTC),
             policy=version.policy if version else None,
             reservation_id=release,
+            audits=audits_of(session, tenant),
         )
     if registry:
         import yaml

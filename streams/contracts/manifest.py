@@ -74,6 +74,26 @@ class LoraShapeV1(ManifestPart):
     profile: Name
 
 
+class AuditFactsV1(ManifestPart):
+    """What canaries in a shadow of the release's mechanism showed: lower bounds on its epsilon, beside the claim."""
+
+    depth: Name
+    """How much of the trainer the shadow ran: "mechanism" or "gradients"."""
+    canaries: Annotated[int, Field(ge=1)]
+    confidence: Number
+    """With which all bounds hold at once."""
+    delta: Number
+    claimed_epsilon: Number
+    """Of training alone, by the ledger's accountant."""
+    empirical_epsilon: Number
+    """The largest of the bounds below; a release with more than is claimed is not published."""
+    one_run_epsilon: Number
+    trials_epsilon: Number
+    noise_ratio_epsilon: Number
+    noise_ratio: Number
+    """The noise is at most so many times the planned one."""
+
+
 class ReceiptV1(ManifestPart):
     """What a training process measured of the mechanism it ran; the same for every data set unless it was wrong."""
 
@@ -128,6 +148,7 @@ class PrivacyFactsV1(ManifestPart):
     noisy_cohort: Number | None = None
     receipt: SignedReceiptV1 | None = None
     """Absent from versions of before receipts, and from those that trained on no user."""
+    audit: AuditFactsV1 | None = None
 
 
 class GateCheckV1(ManifestPart):

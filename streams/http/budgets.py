@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from personalization.registry.queries import audits_of
 from privacy.errors import PolicyError
 from privacy.policy import versions as policies
 from privacy.reports import budgets
@@ -60,7 +61,12 @@ class BudgetRoutes:
             version = policies.tenant(session, tenant_id).policy
             policy = version.policy if version is not None else None
             made = privacy_statement(
-                session, tenant_id, now=now, policy=policy, reservation_id=reservation_id
+                session,
+                tenant_id,
+                now=now,
+                policy=policy,
+                reservation_id=reservation_id,
+                audits=audits_of(session, tenant_id),
             )
             return {**made.to_document(), "text": made.to_text()}
 

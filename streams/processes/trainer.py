@@ -14,6 +14,7 @@ import structlog
 
 from personalization.adapters.signing import ManifestSigner, signing_seed
 from personalization.artifacts.directory import DirectoryArtifactStore
+from personalization.canaries.values import AuditDepth, AuditRequest
 from personalization.planning.model_shape import read_shape
 from personalization.planning.plan import PerformanceFlags
 from personalization.registry.publishing import Publisher
@@ -77,6 +78,7 @@ def trainer_of(settings: Settings, observer: TrainerObserver | None = None) -> I
                 upkeep_every=timedelta(seconds=settings.meta.refresh_seconds),
                 flags=flags,
                 max_public_text_change=settings.trainer.max_public_text_change,
+                audit=_audit(settings),
             ),
             observer=observer,
             upkeep=upkeep_of(tools),
@@ -204,6 +206,14 @@ def _flags(settings: Settings) -> PerformanceFlags:
         device=settings.trainer.device,
         threads=settings.trainer.threads,
         half_head=settings.trainer.half_head,
+    )
+
+
+def _audit(settings: Settings) -> AuditRequest | None:
+    if settings.trainer.audit_depth == "off":
+        return None
+    return AuditRequest(
+        depth=AuditDepth(settings.trainer.audit_depth), canaries=settings.trainer.audit_canaries
     )
 
 

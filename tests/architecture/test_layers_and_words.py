@@ -69,9 +69,9 @@ def test_rooms_and_arrows_stay_within_the_plan():
     # Rooms, and arrows between them: no more than the house was planned with; no circles.
     most = {
         "streams": (15, 50),
-        "personalization": (12, 40),
+        "personalization": (13, 46),
         "personalization.training": (10, 27),
-        "privacy": (17, 37),
+        "privacy": (17, 38),
     }
     for house, (rooms, arrows) in most.items():
         found = arrows_of(house)

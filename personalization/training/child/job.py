@@ -4,6 +4,7 @@ Everything after training reads released weights, public text and public numbers
 
 - *blend*: the exponential average of successive private adapters, where the policy asks for it;
 - *public text*: the loss of the base and of what would be released on texts that this project wrote;
+- *audit*: what canaries in a shadow of the plan show of its mechanism, under fresh keys and without anybody's data;
 - *noise alone*: the length of what the same plan releases for nobody, with fresh noise. It is what two successive
   releases are compared against before a change is called drift.
 """
@@ -33,6 +34,7 @@ from personalization.training.jobs.job import (
 from personalization.training.jobs.recipes import MamlRecipe, StyleGuide
 from personalization.training.public.styles import style_tasks
 from personalization.training.public.texts import public_users
+from personalization.training.run.audit import audits
 from personalization.training.run.bench import Workbench
 from personalization.training.run.fused import FusedRun, ProgressSink, train
 from personalization.training.run.measure import nll_per_user
@@ -51,10 +53,13 @@ def run(job: TrainingJob | PublicJob, progress: ProgressSink) -> tuple[TenantRes
         return (_public_adapter(job, progress),)
     results = train(job, progress)
     released = [_blended(tenant, result) for tenant, result in zip(job.tenants, results, strict=True)]
-    measured = measure_public([result.adapter for result in released], Path(job.base_model), job.flags)
+    base = Path(job.base_model)
+    measured = measure_public([result.adapter for result in released], base, job.flags)
+    plans = [tenant.plan for tenant in job.tenants]
+    audited = audits(plans, lambda: loaded_base(base, job.flags), job.flags, job.audit)
     return tuple(
-        replace(result, public_losses=losses, noise_norm=noise_norm(Path(job.base_model), tenant, job.flags))
-        for tenant, result, losses in zip(job.tenants, released, measured, strict=True)
+        replace(result, public_losses=losses, noise_norm=noise_norm(base, tenant, job.flags), audit=canaries)
+        for tenant, result, losses, canaries in zip(job.tenants, released, measured, audited, strict=True)
     )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from personalization.canaries.values import AuditRequest, CanaryScores
 from personalization.planning.plan import Objective, PerformanceFlags, TrainingPlan
 from personalization.training.jobs.receipt import SignedReceipt
 from personalization.training.jobs.recipes import MamlRecipe, StyleGuide
@@ -69,6 +70,7 @@ class TrainingJob:
     tenants: tuple[TenantJob, ...]
     output: Path  # one sub-directory per job_key receives the portable PEFT adapter
     flags: PerformanceFlags = field(default_factory=PerformanceFlags)
+    audit: AuditRequest | None = None  # of each tenant's mechanism, in a shadow; None leaves it out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,3 +127,6 @@ class TenantResult:
     public_losses: PublicLosses | None = None  # free: public text and released weights
     noise_norm: float | None = None  # L2 norm of what the same plan releases for nobody: noise alone, free
     receipt: SignedReceipt | None = None  # None where no key came with the job, or nothing was charged
+    audit: CanaryScores | None = (
+        None  # of canaries in a shadow of the plan: public numbers and fresh noise, free
+    )

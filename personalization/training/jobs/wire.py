@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from personalization.canaries.values import AuditDepth, AuditRequest, CanaryScores
 from personalization.planning.plan import PerformanceFlags, TrainingPlan
 from personalization.training import errors
 from personalization.training.errors import ChildFailedError, TrainingError
@@ -51,6 +52,7 @@ def encode_job(job: TrainingJob | PublicJob) -> bytes:
             "tenants": tenants,
             "output": str(job.output),
             "flags": asdict(job.flags),
+            "audit": None if job.audit is None else asdict(job.audit),
         }
     ).encode()
 
@@ -109,7 +111,14 @@ def decode_job(data: bytes) -> TrainingJob | PublicJob:
         tenants=tenants,
         output=Path(document["output"]),
         flags=PerformanceFlags(**document["flags"]),
+        audit=_request(document["audit"]),
     )
+
+
+def _request(document: dict[str, Any] | None) -> AuditRequest | None:
+    if document is None:
+        return None
+    return AuditRequest(**{**document, "depth": AuditDepth(document["depth"])})
 
 
 def _text(path: Path | None) -> str | None:
@@ -131,15 +140,16 @@ def encode_progress(progress: Progress) -> bytes:
 
 def encode_results(results: tuple[TenantResult, ...]) -> bytes:
     """Encode the results of a finished job."""
-    documents = [
-        {
-            **asdict(result),
-            "adapter": str(result.adapter),
-            "receipt": None if result.receipt is None else result.receipt.to_document(),
-        }
-        for result in results
-    ]
-    return json.dumps({"results": documents}).encode()
+    return json.dumps({"results": [_result_document(result) for result in results]}).encode()
+
+
+def _result_document(result: TenantResult) -> dict[str, Any]:
+    return {
+        **asdict(result),
+        "adapter": str(result.adapter),
+        "receipt": None if result.receipt is None else result.receipt.to_document(),
+        "audit": None if result.audit is None else result.audit.to_document(),
+    }
 
 
 def encode_failure(error: BaseException) -> bytes:
@@ -170,12 +180,13 @@ def _result(document: dict[str, Any]) -> TenantResult:
     losses = document["public_losses"]
     if losses is not None:
         losses = PublicLosses(base=tuple(losses["base"]), adapted=tuple(losses["adapted"]))
-    receipt = document["receipt"]
+    receipt, audit = document["receipt"], document["audit"]
     return TenantResult(
         **{
             **document,
             "adapter": Path(document["adapter"]),
             "public_losses": losses,
             "receipt": None if receipt is None else SignedReceipt.from_document(receipt),
+            "audit": None if audit is None else CanaryScores.from_document(audit),
         }
     )

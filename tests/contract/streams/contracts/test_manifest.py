@@ -70,6 +70,18 @@ def manifest():
             reservation_id="r-1",
             ledger_entry_hash=DIGEST,
             plan_digest=DIGEST,
+            audit=adapters.AuditFacts(
+                depth="mechanism",
+                canaries=16_384,
+                confidence=0.95,
+                delta=1e-7,
+                claimed_epsilon=4.106,
+                empirical_epsilon=3.602,
+                one_run_epsilon=1.662,
+                trials_epsilon=1.467,
+                noise_ratio_epsilon=3.602,
+                noise_ratio=1.044804,
+            ),
         ),
         evaluation=adapters.EvaluationSummary(
             verdict="accepted",
@@ -127,9 +139,20 @@ def test_the_two_ends_agree_on_every_field_and_on_what_is_signed(manifest):
         ("lineage", wire.LineageV1),
     ):
         assert set(document[group]) == set(model.model_fields), group
+    assert set(document["privacy"]["audit"]) == set(wire.AuditFactsV1.model_fields)
     assert set(document["files"][0]) == set(wire.ArtifactFileV1.model_fields)
     assert set(document["evaluation"]["checks"][0]) == set(wire.GateCheckV1.model_fields)
     assert set(document["evaluation"]["probes"][0]) == set(wire.ActivationProbeV1.model_fields)
+
+
+def test_a_manifest_from_before_there_were_audits_is_read_as_it_was_written(manifest):
+    signer = signing.ManifestSigner(bytes(range(32)))
+    earlier = replace(manifest, privacy=replace(manifest.privacy, audit=None))
+    assert b'"audit"' not in earlier.to_bytes()
+    assert adapters.AdapterManifest.from_bytes(earlier.to_bytes()) == earlier
+    received = on_the_wire(earlier, signer)
+    assert received.manifest.canonical_bytes() == earlier.to_bytes()
+    assert adapters.AdapterManifest.from_bytes(manifest.to_bytes()) == manifest
 
 
 def test_a_changed_privacy_fact_is_found(manifest):

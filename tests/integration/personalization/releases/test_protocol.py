@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
+import numpy as np
 import pytest
 from sqlmodel import select
 
 from personalization.adapters.manifest import VersionState
+from personalization.canaries.values import AuditDepth, AuditRequest, CanaryScores
 from personalization.registry.announcements import AdapterEventKind, DesiredChange
 from personalization.registry.tables import AdapterVersionRow
 from personalization.rounds.states import OutcomeCode, RoundState
@@ -143,6 +148,46 @@ def test_a_refused_candidate_keeps_its_charge_and_is_not_registered(shop):
     assert reservation_states(shop) == {ReservationState.COMMITTED: 1}
     with shop.session() as session:
         assert session.exec(select(AdapterVersionRow)).all() == []
+
+
+def scores_of(mu, *, assumed):
+    """What canaries of a mechanism of this μ look like to an auditor who assumes another."""
+    random = np.random.default_rng(3)
+    present = random.integers(0, 2, 16_384)
+    seen = random.normal(size=len(present)) + mu * present
+    return CanaryScores.of(AuditDepth.MECHANISM, assumed * seen - assumed**2 / 2, present)
+
+
+@pytest.mark.parametrize("leak", [1.0, 1.6, None], ids=["as claimed", "too little noise", "not audited"])
+def test_a_release_whose_canaries_show_more_than_is_claimed_is_not_published(shop, leak, capsys):
+    shop.add_tenant("everyone", sample_rate=1.0)
+    shop.open_round("everyone")
+    train = shop.trainer.train
+
+    def audited(job, **how):
+        for result, tenant in zip(train(job, **how), job.tenants, strict=True):
+            mu = math.sqrt(tenant.plan.steps) / tenant.plan.noise_multiplier
+            yield replace(result, audit=None if leak is None else scores_of(leak * mu, assumed=mu))
+
+    shop.trainer.train = lambda job, **how: tuple(audited(job, **how))
+    shop.process(audit=AuditRequest()).run_once()
+
+    (outcome,) = shop.outcomes.ended
+    with shop.session() as session:
+        spend = shop.ledger.spend(session, "everyone", 0)
+        versions = session.exec(select(AdapterVersionRow)).all()
+    assert spend.reservations == {ReservationState.COMMITTED: 1}
+    if leak == 1.0:
+        privacy = outcome.manifest.privacy
+        assert privacy.audit.claimed_epsilon <= privacy.release_epsilon
+        assert len(versions) == 1
+        return
+    assert outcome.code is OutcomeCode.GATE_REJECTED
+    assert "audit" in outcome.reason
+    assert versions == []
+    if leak is not None:
+        assert "Canaries in a shadow of the plan show an epsilon of at least" in outcome.reason
+        assert "release_audited" in capsys.readouterr().out
 
 
 def test_a_second_release_supersedes_the_first(shop):

@@ -12,10 +12,11 @@ from sqlmodel import select
 
 from personalization.adapters.signing import ManifestSigner
 from personalization.artifacts.directory import DirectoryArtifactStore
+from personalization.canaries.values import AuditRequest
 from personalization.planning.model_shape import read_shape
 from personalization.planning.plan import PerformanceFlags
 from personalization.registry.publishing import Publisher
-from personalization.registry.queries import read_version
+from personalization.registry.queries import audits_of, read_version
 from personalization.registry.tables import AdapterVersionRow
 from personalization.releases.protocol import TrainingRounds
 from personalization.releases.trainer import Trainer, TrainerOptions
@@ -33,6 +34,7 @@ from privacy.keys.keyring import Keyring, new_master_key
 from privacy.ledger import Ledger, ReservationState
 from privacy.policy import versions as policies
 from privacy.policy.values import DataPurpose
+from privacy.reports.statement import privacy_statement
 from privacy.storage.session import transaction
 from privacy.storage.subjects import Subject
 from streams.contracts.topics import ADAPTER_EVENTS, ADAPTERS
@@ -131,7 +133,7 @@ def test_a_round_trains_and_publishes_on_real_parts(engine, clock, base, tmp_pat
             shop, ledger=ledger, keyring=keyring, signals=StoredSignals(keyring), flags=FLAGS
         ),
         trainer=ChildProcessTrainer(),
-        options=TrainerOptions(owner="test", flags=FLAGS),
+        options=TrainerOptions(owner="test", flags=FLAGS, audit=AuditRequest(canaries=4096)),
     )
 
     assert trainer.run_once() == 1
@@ -145,6 +147,12 @@ def test_a_round_trains_and_publishes_on_real_parts(engine, clock, base, tmp_pat
     checks = {check.name: check for check in version.manifest.evaluation.checks}
     assert checks["public_text"].passed
     assert checks["noise_norm"].value > 0
+    audit = version.manifest.privacy.audit
+    assert 0 < audit.empirical_epsilon <= audit.claimed_epsilon <= version.manifest.privacy.release_epsilon
+    assert (checks["audit"].value, checks["audit"].threshold) == (
+        audit.empirical_epsilon,
+        audit.claimed_epsilon,
+    )
     assert signed_by(signer.public_key, version.manifest.to_bytes(), version.signature)
     weights = load_file(artifacts.open(version.version_id) / "adapter_model.safetensors")
     assert any(abs(tensor).max() > 0 for name, tensor in weights.items() if "lora_B" in name)
@@ -153,4 +161,10 @@ def test_a_round_trains_and_publishes_on_real_parts(engine, clock, base, tmp_pat
     assert [message.topic for message in outbox] == [ADAPTER_EVENTS.name, ADAPTERS.name]
     published = json.loads(outbox[1].value)
     assert published["adapter"]["version_id"] == version.version_id
+    assert (
+        published["adapter"]["manifest"]["privacy"]["audit"]["empirical_epsilon"] == audit.empirical_epsilon
+    )
+    with transaction(engine) as session:
+        statement = privacy_statement(session, "acme", now=now, audits=audits_of(session, "acme"))
+    assert f"epsilon of training at least {audit.empirical_epsilon:.4g}" in statement.to_text()
     assert b"acme" not in b"".join(message.value for message in outbox)

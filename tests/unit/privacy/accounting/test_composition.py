@@ -13,13 +13,22 @@ from scipy import integrate
 from privacy.accounting.composition import best_epsilon, conversion_term, curve_of, total_curve
 from privacy.accounting.curve import ORDERS, RdpCurve
 from privacy.accounting.filters import UNION_GRID, AccountSettings, FilterRule, PrivacyFilter
-from privacy.accounting.second_opinion import WHOLE_ORDERS, disagreement, dp_event_of, pld_epsilon
+from privacy.accounting.second_opinion import (
+    PLD_DELTA,
+    WHOLE_ORDERS,
+    disagreement,
+    dp_event_of,
+    pld_epsilon,
+    pld_is_exact,
+    undercharge,
+)
 from privacy.errors import LedgerIntegrityError
 from privacy.mechanisms.gaussian import Gaussian
 from privacy.mechanisms.private_read import ReadPurpose
 from privacy.mechanisms.rounding import PICO, rounded_up
 from privacy.mechanisms.sampled_gaussian import PoissonSampledGaussian
 from privacy.mechanisms.selection import PureSelection, RepeatAndSelect, TrialsDistribution
+from privacy.mechanisms.tenant_gaussian import TenantGaussian
 
 DELTA = 1e-6
 
@@ -30,6 +39,13 @@ def training(q, sigma, steps):
 
 def statistic(sigma, count=1):
     return Gaussian(sensitivity=2.0, standard_deviation=2.0 * sigma, purpose=ReadPurpose.KPI, count=count)
+
+
+mechanisms_of_one_kind = st.one_of(
+    st.builds(training, st.floats(1e-3, 1.0), st.floats(0.7, 20.0), st.integers(1, 200)),
+    st.builds(statistic, st.floats(0.7, 100.0), st.integers(1, 20)),
+    st.builds(lambda epsilon: PureSelection(epsilon=epsilon), st.floats(1e-2, 3.0)),
+)
 
 
 def default_rdp_epsilon(mechanisms):
@@ -58,6 +74,98 @@ def test_the_reference_pld_values_of_warm_started_releases(releases, expected):
     assert pld_epsilon(Counter({training(0.05, 1.6, 100): releases}), DELTA) == pytest.approx(
         expected, abs=0.006
     )
+
+
+def selection(epsilon):
+    return PureSelection(epsilon=epsilon)
+
+
+def best_of(sigma, mean=4.0):
+    return RepeatAndSelect(
+        base=(statistic(sigma),), mean_trials=mean, distribution=TrialsDistribution.POISSON
+    )
+
+
+def gaussian_epsilon(mu, delta=DELTA):
+    """The exact ε of μ-GDP (Balle and Wang, 2018)."""
+    from scipy import optimize, stats
+
+    def left(epsilon):
+        low = stats.norm.logcdf(-mu / 2 - epsilon / mu) + epsilon
+        return stats.norm.cdf(mu / 2 - epsilon / mu) - math.exp(low) - delta
+
+    return optimize.brentq(left, 0.0, 200.0, xtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("charged", "mu"),
+    [
+        (Counter([statistic(2.0, count=9)]), 1.5),
+        (Counter([training(1.0, 1.5, 4)]), 2 / 1.5),
+        (Counter([TenantGaussian(noise_multiplier=0.8, clipping_norm=30.0)]), 1.25),
+        (Counter({statistic(4.0): 4, training(1.0, 2.0, 4): 1}), math.sqrt(1.25)),
+    ],
+    ids=["statistics", "training on everyone", "tenants", "both"],
+)
+def test_the_pld_of_normal_noise_is_the_exact_one(charged, mu):
+    exact = gaussian_epsilon(mu)
+    assert exact <= pld_epsilon(charged, DELTA) <= exact + 2e-3
+    assert pld_is_exact(charged)
+
+
+def test_the_pld_of_pure_choices_is_the_exact_one():
+    assert pld_epsilon(Counter([selection(0.7)]), 1e-12) == pytest.approx(0.7, abs=1e-3)
+    # of k choices, ε at δ is the largest at which the binomial's privacy loss is that likely
+    from scipy import stats
+
+    k, epsilon = 40, 0.25
+    chance = 1 / (1 + math.exp(-epsilon))
+    right = np.arange(k + 1)
+    mass, losses = stats.binom.pmf(right, k, chance), epsilon * (2 * right - k)
+
+    def delta_of(at):
+        return float(np.sum(mass * np.clip(-np.expm1(at - losses), 0, None)))
+
+    found = pld_epsilon(Counter({selection(epsilon): k}), DELTA)
+    assert delta_of(found) <= DELTA < delta_of(found - 0.01)
+
+
+def test_the_pld_of_a_choice_among_runs_is_a_bound_and_says_so():
+    charged = Counter([best_of(4.0), training(0.05, 1.6, 100)])
+    assert not pld_is_exact(charged)
+    alone = pld_epsilon(Counter([training(0.05, 1.6, 100)]), DELTA)
+    assert alone < pld_epsilon(charged, DELTA) < 2 * best_epsilon(total_curve(tuple(charged)), DELTA)[0]
+    assert pld_epsilon(Counter({best_of(4.0): 2}), DELTA) > pld_epsilon(Counter([best_of(4.0)]), DELTA)
+
+
+def test_nothing_charged_is_nothing():
+    assert pld_epsilon(Counter(), DELTA) == 0.0
+
+
+@pytest.mark.parametrize(
+    "mechanism",
+    [training(0.05, 1.6, 100), training(1e-3, 0.7, 10_000), training(1.0, 0.3, 1000), training(1e-7, 1e4, 10**6),
+     statistic(1.0), selection(2.0), TenantGaussian(noise_multiplier=0.5, clipping_norm=1.0), best_of(2.0)],
+)  # fmt: skip
+def test_no_mechanism_is_undercharged_and_nine_tenths_of_a_price_are_noticed(mechanism):
+    ours = best_epsilon(curve_of(mechanism), PLD_DELTA)[0]
+    assert undercharge(mechanism, ours) is None
+    if not isinstance(mechanism, RepeatAndSelect):
+        second = pld_epsilon(Counter([mechanism]), PLD_DELTA, interval=max(1e-3, ours / 20_000))
+        said = undercharge(mechanism, 0.9 * second)
+        assert (said is None) == (second < 0.5)
+        assert said is None or "PLD says" in said
+
+
+@given(st.dictionaries(mechanisms_of_one_kind, st.integers(1, 6), min_size=1, max_size=3))
+@settings(max_examples=20, deadline=None)
+def test_pld_never_asks_for_more_than_is_charged(charged):
+    total = RdpCurve.zero()
+    for mechanism, count in charged.items():
+        total += curve_of(mechanism) * count
+    ours = best_epsilon(total, DELTA)[0]
+    interval = max(1e-3, ours / 20_000)
+    assert pld_epsilon(Counter(charged), DELTA, interval=interval) <= ours * 1.002 + 0.02
 
 
 # One release is epsilon 1.0 at delta 1e-6 (privacy governance, facts 5 and 6).
