@@ -45,8 +45,8 @@ def whole_rows(rows: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
 
 def too_long(whole: torch.Tensor) -> torch.Tensor:
     """Say of each row of whole numbers whether it is longer than the bound, exactly; step 3."""
-    squares: torch.Tensor = torch.linalg.vecdot(whole, whole)
-    return ~(squares <= lattice.REACH**2)
+    within: torch.Tensor = torch.linalg.vecdot(whole, whole) <= lattice.REACH**2
+    return ~within  # a NaN is not within
 
 
 def add_rows(total: torch.Tensor, whole: torch.Tensor, tenants: torch.Tensor) -> None:
