@@ -42,7 +42,7 @@ def upkeep(database_url, tmp_path, monkeypatch):
     monkeypatch.setenv("DISCREET_TRAINER__DEVICE", "cpu")
 
     counter = [0.0]
-    monkeypatch.setattr("personalization.services.artifacts_chore.monotonic", lambda: counter[0])
+    monkeypatch.setattr("personalization.registry.sweeping.monotonic", lambda: counter[0])
 
     def run(between=lambda: None, hours=2):
         with trainer_of(load_settings()) as trainer:
