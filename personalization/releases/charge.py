@@ -11,6 +11,7 @@ from privacy.accounting.composition import ACCOUNTANT, ACCOUNTANT_VERSION, best_
 from privacy.errors import LedgerIntegrityError
 from privacy.guarantee import NeighboringRelation, PrivacyUnit
 from privacy.ledger import ReservationRequest
+from privacy.ledger.populations import population_of
 from privacy.mechanisms.gaussian import Gaussian
 from privacy.mechanisms.private_read import ReadPurpose
 from privacy.mechanisms.sampled_gaussian import PoissonSampledGaussian
@@ -42,6 +43,7 @@ def reservation_request(
         idempotency_key=f"round-{row.round_id}",
         epoch=epoch,
         caps=caps_of(policy),
+        population=population_of(policy),
     )
 
 
@@ -79,8 +81,8 @@ def privacy_facts(
         mechanism="poisson_sampled_gaussian",
         accountant=f"{ACCOUNTANT} {ACCOUNTANT_VERSION}",
         release_epsilon=best_epsilon(total_curve(reservation.mechanisms), delta)[0],
-        cumulative_epsilon=spend.lifetime_epsilon,
-        target_epsilon=cap,
+        cumulative_epsilon=max(spend.lifetime_epsilon, spend.population_epsilon),
+        target_epsilon=max(cap, spend.population_cap or 0.0),
         delta=delta,
         noise_multiplier=plan.noise_multiplier,
         sample_rate=plan.sample_rate,

@@ -39,6 +39,7 @@ from personalization.training.jobs.job import TenantJob
 from privacy.canonical import sha256_digest
 from privacy.errors import BudgetExhaustedError, CalibrationError, RetryMismatchError
 from privacy.ledger import DrawRecord, RecoveryDecision, ReservationState
+from privacy.ledger.populations import join_declared
 from privacy.noise.discrete import discrete_gaussian
 from privacy.noise.keystream import PURPOSE_COUNT, KeyUse, SecretStream, derive_key
 from privacy.policy import versions as policies
@@ -236,6 +237,9 @@ class TrainingRounds:
         if isinstance(plan, planner.Declined):
             return self._decline(session, row, OutcomeCode.of_decline(plan.code), plan.reason)
         start = choose_start(session, line, policy, plan, base_digest=self._shop.base.fingerprint().digest())
+        join_declared(
+            session, row.tenant_id, now=self._clock.now()
+        )  # stays though the reservation be refused
         request = reservation_request(row, lease.epoch, version.version, policy, plan)
         try:
             with session.begin_nested():
