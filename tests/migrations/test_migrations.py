@@ -17,7 +17,6 @@ from streams.contracts.envelope import sender_digest
 from streams.ingest.identity import event_digest
 from streams.storage import schema as database
 
-ROWS_ONLY = {"0009_event_identities"}  # steps that move rows and change no table
 ROOT = Path(database.__file__).resolve().parents[2]
 
 
@@ -73,8 +72,8 @@ def test_every_step_goes_down_and_up_again(empty_database_url):
     database.upgrade(empty_database_url)
     while (revision := database.downgrade(empty_database_url, "-1")) is not None:
         before = columns(empty_database_url)
-        step = database.upgrade(empty_database_url, "+1")
-        assert (columns(empty_database_url) == before) is (step in ROWS_ONLY)
+        database.upgrade(empty_database_url, "+1")
+        assert columns(empty_database_url) != before
         assert database.downgrade(empty_database_url, "-1") == revision
         assert columns(empty_database_url) == before
 

@@ -1,4 +1,4 @@
-"""The identity of an event covers topic, tenant and user: signals and their fates get the new digests.
+"""One user is one user: identities of events cover topic, tenant and user, and tenants join populations.
 
 Until now it was SHA-256 over (source, id), which another user's event could share. The new digest is SHA-256 over
 (topic, tenant, pseudonym, old digest), and a stored signal names its tenant and pseudonym: so every stored signal and
@@ -10,7 +10,8 @@ that was driven out has the rank it had, which is over the old digest as before,
 statements of consent and of two acknowledgements the later one counts, however often they come; a request to be erased
 is answered with the certificate that stands. What was refused is judged anew; a second letter names the same origin.
 
-The way back is not there: a digest cannot be undone. Going down leaves the rows as they are.
+The way back is not there: a digest cannot be undone. Going down leaves the rows as they are. Workers must be stopped
+meanwhile: one of the version before writes old digests.
 """
 
 import hashlib
@@ -18,7 +19,7 @@ import hashlib
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0009_event_identities"
+revision = "0009_one_user"
 down_revision = "0008_terms"
 branch_labels = None
 depends_on = None
@@ -45,6 +46,16 @@ def event_digest(tenant_id, pseudonym, sender):
 
 
 def upgrade() -> None:
+    op.create_table(
+        "ledger_population_member",
+        sa.Column("tenant_id", sa.String(63), primary_key=True),
+        sa.Column("population_id", sa.String(63), primary_key=True),
+        sa.Column("entry_sequence", sa.BigInteger, nullable=False),
+    )
+    _move_identities()
+
+
+def _move_identities() -> None:
     op.create_table(
         "moved_events",
         sa.Column("old", sa.LargeBinary, primary_key=True),
@@ -77,4 +88,4 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Leave the rows: see above."""
+    op.drop_table("ledger_population_member")
