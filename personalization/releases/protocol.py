@@ -56,7 +56,7 @@ from personalization.starts.choosing import (
 )
 from personalization.training.jobs.job import TenantJob
 from personalization.training.jobs.receipt import public_key_of
-from privacy.accounting.calibration import caps_of, schedule_of
+from privacy.accounting.calibration import schedule_of
 from privacy.canonical import sha256_digest
 from privacy.errors import BudgetExhaustedError, CalibrationError, RetryMismatchError
 from privacy.ledger import DrawRecord, RecoveryDecision
@@ -327,7 +327,7 @@ class TrainingRounds:
         try:
             with session.begin_nested():
                 reservation = self._ledger.reserve(
-                    session, reservation_request(row, lease.epoch, terms, receipt_key, caps_of(policy))
+                    session, reservation_request(row, lease.epoch, terms, receipt_key, policy)
                 )
         except BudgetExhaustedError as error:
             _log.info("budget_exhausted", round_id=row.round_id, reason=str(error))

@@ -235,7 +235,13 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             PUBLIC,
             "Budgets: functions of public parameters and of which releases there were.",
             "period_index period_epsilon period_cap period_used lifetime_epsilon lifetime_cap lifetime_used delta "
-            "releases reservations reservations.* outlooks outlooks.*",
+            "outlooks outlooks.*",
+        ),
+        _fields(
+            OPERATOR,
+            "How the tenant's reservations stand now, which changes when training ends; for the platform operator and "
+            "the tenant's administrator.",
+            "releases releases.* releases_committed release release.* reservations reservations.*",
         ),
         _fields(
             CHARGED,
@@ -256,8 +262,8 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
         _fields(
             PUBLIC,
             "The statement itself, made from the ledger and this register.",
-            "statement generated_at unit relation guarantee.* spent.* filter.* accountant.* releases_committed "
-            "releases.* release release.* assumptions not_covered boundary boundary.* ledger.* text",
+            "statement generated_at unit relation guarantee.* spent.* filter.* accountant.* assumptions not_covered "
+            "boundary boundary.* ledger.* text",
         ),
     ),
     Kind.METRIC: (

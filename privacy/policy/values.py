@@ -312,15 +312,17 @@ class TenantPrivacyPolicy(_Validated):
     def digest(self) -> str:
         """Return the ``sha256:`` digest of the canonical JSON of the policy.
 
-        A policy without a population has the digest that it had before there were any.
+        A field that came later is left out where it has its default, so policies from before keep their digest.
         """
         document = self.to_document()
-        if document["population"] is None:
-            del document["population"]
+        for name in _LATER_FIELDS:
+            if document[name] == type(self).model_fields[name].default:
+                del document[name]
         return digest_of(document, ascii_only=True)
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LATER_FIELDS = ("release_padding_seconds", "population")
 
 
 def period_index(at: datetime, period_seconds: int) -> int:
