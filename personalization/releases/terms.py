@@ -122,12 +122,13 @@ class Terms:
                 raise RoundTermsError(
                     "the round was reserved by an earlier version; it cannot be gone on with"
                 )
+            retention = timedelta(seconds=document.pop("retention_seconds"))
             return cls(
                 **{
                     **document,
                     "plan": TrainingPlan.from_document(document["plan"]),
                     "beside": tuple(from_document(one) for one in document["beside"]),
-                    "retention": timedelta(seconds=document.pop("retention_seconds")),
+                    "retention": retention,
                     "slot": Slot(
                         **{name: datetime.fromisoformat(value) for name, value in document["slot"].items()}
                     ),
