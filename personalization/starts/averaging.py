@@ -28,7 +28,6 @@ import numpy as np
 from personalization.adapters.factors import (
     clipped,
     difference,
-    norm,
     read_config,
     require_same_subspace,
     split_factors,
@@ -37,7 +36,8 @@ from personalization.adapters.factors import (
 from personalization.errors import MetaStartError
 from personalization.starts.recipe import Order, Weighting
 from privacy.noise.keystream import PURPOSE_TENANTS
-from privacy.noise.normal import NoiseRow, add_noise
+from privacy.noise.lattice import REACH, check_rows, coarse_bits, on_lattice, unit
+from privacy.noise.normal import NoiseRow, whole_noise
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -153,20 +153,27 @@ def tenant_level_start(
         raise MetaStartError(
             "a tenant contributes twice to one meta start; give one released adapter per tenant"
         )
+    check_rows(len(released))
     config, shared, (zero,) = _alike([template])
-    total = {name: np.zeros_like(values) for name, values in zero.items()}
+    names = sorted(zero)
+    size = sum(zero[name].size for name in names)
+    total = np.zeros(size, dtype=np.int64)
     for one in released:
         try:
             _, _, (_, up) = _alike([template, one.directory])
         except MetaStartError:
             continue  # an adapter that does not fit counts as zero, whoever else takes part
-        if set(up) == set(total) and math.isfinite(norm(up)):
-            _add(total, clipped(up, recipe.max_delta_norm), 1.0)
-    std = level.noise_multiplier * recipe.max_delta_norm
-    row, start = [NoiseRow(0, level.stream, std)], {}
-    for number, (name, values) in enumerate(sorted(total.items())):
-        noisy = add_noise(values.reshape(1, -1), row, PURPOSE_TENANTS, number)
-        start[name] = noisy.reshape(values.shape) / level.declared_tenants
+        if set(up) == set(zero):
+            total += on_lattice(np.concatenate([up[name].ravel() for name in names]), recipe.max_delta_norm)
+    noise = NoiseRow(level.stream, level.noise_multiplier * REACH)
+    total += whole_noise([noise], PURPOSE_TENANTS, 0, size)[0]
+    bits = coarse_bits(noise.deviation)
+    multiples = (total + ((1 << bits) >> 1)) >> bits
+    flat = multiples * (math.ldexp(unit(recipe.max_delta_norm), bits) / level.declared_tenants)
+    ends = np.cumsum([zero[name].size for name in names])[:-1]
+    start = {
+        name: part.reshape(zero[name].shape) for name, part in zip(names, np.split(flat, ends), strict=True)
+    }
     write_adapter(target, config, shared, start)
 
 

@@ -1,21 +1,28 @@
-"""Gaussian noise on a public lattice: Box–Muller numbers from keystreams, added to sums that are then rounded.
+"""Gaussian noise in whole numbers, for exact sums of whole numbers; and standard normal numbers from keystreams.
 
-**What is released, and why it is as private as the Gaussian mechanism on real numbers.** Noise of standard deviation s
-is added in float64, and the noisy sum is rounded to the multiples of a public power of two Δ, s·2⁻⁹ < Δ ≤ s·2⁻⁸
-(``lattice_step``). Rounding *after* the noise is post-processing, so with exact normal numbers the guarantee is that of
-the Gaussian mechanism, whatever the sum's own digits. Ours are Box–Muller numbers, computed to within 2⁻⁴⁴·s of the
-exact ones of the same uniform input; that moves the probability of each lattice point by a factor within 1 ± 2⁻³³. Over
-n numbers the log-ratio of the real and the exact mechanism stays below 2⁻³³·√(2n·ln(1/β)) + n·2⁻⁶⁵ except with
-probability β (advanced composition, Dwork, Rothblum and Vadhan 2010): 3·10⁻⁶ for n = 10⁷ and β = 10⁻¹³, for each of the
-two neighboring data sets. Every lattice point within 8 s of either sum is reached from both by more than 2⁶⁰ inputs, so
-the attack that asks which floating point inputs could have made a released number (Mironov 2012, "On significance of
-the least significant bits for differential privacy"; arXiv 2112.05307 for Opacus) has nothing to read. The price is
-10⁻⁶ more variance.
+**What is released, and why it is as private as the Gaussian mechanism on real numbers.** A sum S is a vector of whole
+numbers that one user moves by at most R = 2²⁰ units in L2 (``privacy.noise.lattice``). The *ideal* mechanism adds a
+real Gaussian X of standard deviation s = σ·R to each number, rounds to a whole number, and that to a multiple of 2ᵏ
+with s·2⁻⁹ < 2ᵏ ≤ s·2⁻⁸ (``coarse_bits``). It is the Gaussian mechanism of sensitivity R and multiplier σ, followed by
+post-processing, so every accountant of the Gaussian mechanism holds for it with nothing added. And because S is
+whole, round(S + X) = S + round(X), but for ties, which have probability zero: **the noise is a vector of whole
+numbers, drawn without looking at any data and added without any error** (``whole_noise``). Data meets a float only
+after the noise is in it. How many users there are, how long a sum is and in which order it was summed appear nowhere
+in this argument.
+
+The *real* mechanism differs in X alone, which is a Box–Muller number within 2⁻⁴⁴·s of the exact one of the same uniform
+input. A released multiple of 2ᵏ stands for an interval of X that is wider than s·2⁻⁹, of which such an error moves each
+end by at most 2⁻⁴⁴·s; that changes its probability by a factor within 1 ± 2⁻³³, for each point within 8 s of the sum.
+Over n numbers the log-ratio of the real and the ideal mechanism stays below 2⁻³³·√(2n·ln(1/β)) + n·2⁻⁶⁵ except with
+probability β (advanced composition, Dwork, Rothblum and Vadhan 2010): 3·10⁻⁶ for n = 10⁷ and β = 10⁻¹³, for each of
+the two neighboring data sets. Every such point is reached from both by more than 2⁶⁰ inputs, so the attack that asks
+which floating point inputs could have made a released number (Mironov 2012, "On significance of the least significant
+bits for differential privacy"; arXiv 2112.05307 for Opacus) has nothing to read. Both roundings add 10⁻⁶ to the
+variance.
 
 Assumed: ChaCha20 is a pseudorandom function (``privacy.noise.keystream``); log, sqrt and tan of NumPy err by at most 4
-units in the last place; the sum's own size is at most 64 s, as it is for fewer than 64·σ users. Not covered: which
-digits a user's clipped gradient has may depend, by rounding inside matrix products, on who shares the batch (about
-10⁻⁶ of the clipping norm).
+units in the last place. Nothing is assumed of the data. Not covered, because it happens before a user's row is whole:
+which digits a user's gradient has may depend, by rounding inside matrix products, on who shares the batch.
 
 Opacus' ``secure_mode`` sums four draws instead (Holohan and Braghin, arXiv 2107.10138, section 5.1), which makes the
 same attack expensive rather than void.
@@ -29,15 +36,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from privacy.noise.keystream import BLOCK_BYTES, Floats, SecretStream, Words, overwrite
 
-Sums = npt.NDArray[np.floating]
-
-LATTICE_BITS = 8
+Numbers = npt.NDArray[Any]
 
 # Pairs of numbers made at a time: few enough for a core's caches, enough that threads seldom wait for the interpreter.
 # Part of what a key's numbers are.
@@ -49,31 +55,25 @@ _SECOND = 1 << 63  # added to the step, it names the keystream that those bits c
 
 @dataclass(frozen=True)
 class NoiseRow:
-    """One row of ``add_noise``: whose noise, and of which standard deviation (above zero)."""
+    """One row of ``whole_noise``: whose noise, and of which standard deviation (above zero, in units)."""
 
-    row: int
     stream: SecretStream
     deviation: float
 
 
-def lattice_step(deviation: float) -> float:
-    """Return Δ, the power of two to whose multiples a sum with noise of this standard deviation is rounded."""
-    return math.ldexp(1.0, math.frexp(deviation)[1] - 1 - LATTICE_BITS)
-
-
-def add_noise(values: Sums, rows: list[NoiseRow], purpose: bytes, step: int, *, threads: int = 1) -> Sums:
-    """Return sums with Gaussian noise, on each row's public lattice; rows that are not named stay as they are.
+def whole_noise(rows: list[NoiseRow], purpose: bytes, step: int, count: int, *, threads: int = 1) -> Words:
+    """Return Gaussian noise rounded to whole numbers ``(rows, count)``; no data goes in.
 
     Args:
-        values: the sums, ``(rows, size)``.
-        rows: at most one for a row of ``values``.
+        rows: one for each row of the result.
         purpose: four bytes naming the use.
         step: number of the mechanism application.
+        count: numbers a row.
         threads: how many share the work; the numbers do not depend on it.
     """
-    noisy = np.array(values, order="C")
-    _in_parallel([_Tile(*tile, purpose, step, noisy) for tile in _tiles(rows, noisy.shape[1])], threads)
-    return noisy
+    out = np.empty((len(rows), count), dtype=np.int64)
+    _in_parallel([_Tile(*tile, purpose, step, out) for tile in _tiles(rows, count)], threads)
+    return out
 
 
 def gaussians(
@@ -81,22 +81,22 @@ def gaussians(
 ) -> Floats:
     """Return standard normal numbers ``(streams, count)`` in float64, one row from each stream.
 
-    A stream gives the same row whichever streams stand beside it; ``add_noise`` adds these numbers times the
+    A stream gives the same row whichever streams stand beside it; ``whole_noise`` rounds these numbers times the
     deviation.
     """
     out = np.empty((len(streams), count))
-    unit = [NoiseRow(row, stream, 1.0) for row, stream in enumerate(streams)]
-    _in_parallel([_Tile(*tile, purpose, step, out, plain=True) for tile in _tiles(unit, count)], threads)
+    unit = [NoiseRow(stream, 1.0) for stream in streams]
+    _in_parallel([_Tile(*tile, purpose, step, out) for tile in _tiles(unit, count)], threads)
     return out
 
 
-def _tiles(rows: list[NoiseRow], count: int) -> Iterator[tuple[list[NoiseRow], int, int]]:
-    """Cut rows × numbers into tiles (rows, first number, pairs) of at most ``BLOCK_PAIRS`` pairs."""
+def _tiles(rows: list[NoiseRow], count: int) -> Iterator[tuple[list[NoiseRow], int, int, int]]:
+    """Cut rows × numbers into tiles (rows, first row, first number, pairs) of at most ``BLOCK_PAIRS`` pairs."""
     for first in range(0, count, 2 * BLOCK_PAIRS):
         pairs = min(BLOCK_PAIRS, (count - first + 1) // 2)
         together = BLOCK_PAIRS // pairs
         for at in range(0, len(rows), together):
-            yield rows[at : at + together], first, pairs
+            yield rows[at : at + together], at, first, pairs
 
 
 @dataclass(frozen=True)
@@ -104,35 +104,22 @@ class _Tile:
     """A block of numbers of one or more short rows, small enough for a core's own cache."""
 
     rows: list[NoiseRow]
+    first_row: int
     first: int
     pairs: int
     purpose: bytes
     step: int
-    values: Sums  # (rows, size), changed in place
-    plain: bool = False  # write standard normal numbers instead of adding noise
+    out: Numbers  # (rows, size), written in place; of whole numbers or not
 
     def fill(self) -> None:
-        columns = slice(self.first, self.first + 2 * self.pairs)
-        if self.plain:
-            scales = np.ones((len(self.rows), 1))
-            numbers = self._normals(scales)
-            for numbers_of_row, one in zip(numbers, self.rows, strict=True):
-                part = self.values[one.row, columns]
-                part[:] = numbers_of_row[: len(part)]
-            return
-        steps = [lattice_step(one.deviation) for one in self.rows]
-        # In units of the lattice: scaling by a power of two is exact, so the sum is rounded once and then to a whole.
-        scales = np.array([one.deviation / step for one, step in zip(self.rows, steps, strict=True)])[:, None]
-        numbers = self._normals(scales)
-        for numbers_of_row, one, step in zip(numbers, self.rows, steps, strict=True):
-            part = self.values[one.row, columns]
-            total = numbers_of_row[: len(part)]
-            exact = part.astype(np.float64)
-            exact *= 1.0 / step
-            exact += total
-            np.rint(exact, out=exact)
-            exact *= step
-            part[:] = exact
+        numbers = self._normals(np.array([one.deviation for one in self.rows])[:, None])
+        part = self.out[
+            self.first_row : self.first_row + len(self.rows), self.first : self.first + 2 * self.pairs
+        ]
+        numbers = numbers[:, : part.shape[1]]
+        if part.dtype == np.int64:
+            np.rint(numbers, out=numbers)  # below 2³⁸ at the largest deviation, so exact in float64
+        part[:] = numbers
 
     def _normals(self, scales: Floats) -> Floats:
         words = np.empty((len(self.rows), 2, self.pairs), dtype=np.int64)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import count, groupby
 
 import numpy as np
 import torch
@@ -22,11 +23,15 @@ PREFIX_BYTES_IN_MEMORY = 2 << 30
 
 @dataclass(frozen=True)
 class Member:
-    """One drawn user of one tenant; ``cached`` says where its rows lie in the prefix cache."""
+    """One drawn user of one tenant; ``cached`` says where its rows lie in the prefix cache.
+
+    ``number`` is the user's place among the tenant's users, whichever of them are drawn.
+    """
 
     tenant: int
     user: TokenUser
     cached: tuple[slice, ...]
+    number: int = 0
 
 
 @dataclass(frozen=True)
@@ -137,13 +142,14 @@ class PrefixCache:
             The users with the place of their rows.
         """
         members: list[Member] = []
+        places: defaultdict[int, Iterator[int]] = defaultdict(count)
         at = 0
         for tenant, user in users:
             slices = []
             for row in (row for example in user.examples for row in example.rows):
                 slices.append(slice(at, at + row.length))
                 at += row.length
-            members.append(Member(tenant, user, tuple(slices)))
+            members.append(Member(tenant, user, tuple(slices), next(places[tenant])))
         if not self.enabled or at == 0:
             return members
         self._store = self._allocate(at)

@@ -1,4 +1,4 @@
-"""Training's face of ``privacy.noise``: noise on a tensor of sums, and which users a step draws."""
+"""Training's face of ``privacy.noise``: whole noise on a tensor of exact sums, and which users a step draws."""
 
 from __future__ import annotations
 
@@ -9,19 +9,24 @@ from privacy.noise import normal
 from privacy.noise.keystream import PURPOSE_DRAW, SecretStream
 
 
-def add_noise(sums: torch.Tensor, rows: list[normal.NoiseRow], purpose: bytes, step: int) -> torch.Tensor:
-    """Return the sums with Gaussian noise, on each row's public lattice; rows that are not named stay as they are.
+def add_noise(
+    sums: torch.Tensor, rows: dict[int, normal.NoiseRow], purpose: bytes, step: int
+) -> torch.Tensor:
+    """Return the sums with Gaussian noise; rows that are not named stay as they are.
 
     Args:
-        sums: ``(rows, size)`` of any float dtype. Noise is made on the processor wherever they live, with as many
-            threads as torch computes with.
-        rows: at most one for a row of the sums.
+        sums: exact sums in units of the lattice, int64 ``(rows, size)``. Noise is made on the processor wherever they
+            live, with as many threads as torch computes with, and added where they live.
+        rows: whose noise goes to which row of the sums.
         purpose: four bytes naming the use.
         step: number of the mechanism application.
     """
-    on_cpu = sums.detach().cpu().numpy()
-    noisy = normal.add_noise(on_cpu, rows, purpose, step, threads=torch.get_num_threads())
-    return torch.from_numpy(noisy).to(sums.device)
+    noise = torch.from_numpy(
+        normal.whole_noise(list(rows.values()), purpose, step, sums.shape[1], threads=torch.get_num_threads())
+    ).to(sums.device)
+    if len(rows) == len(sums) and list(rows) == list(range(len(sums))):
+        return noise.add_(sums)
+    return sums.index_add(0, torch.tensor(list(rows), dtype=torch.long, device=sums.device), noise)
 
 
 def draw_users(stream: SecretStream, step: int, users: int, sample_rate: float) -> list[int]:

@@ -2,72 +2,71 @@
 
 Opacus runs the step (clip → noise → scale → hook → inner optimizer), guards against reused gradients and handles
 logical batches split over several passes (``signal_skip_step``). Its classes assume one clipping norm, one noise
-level and one normalizer for all rows, so the three methods that apply those are restated here with one value per
-tenant; for one tenant they compute what Opacus computes, which ``test_optimizer.py`` of this folder holds.
+level and one normalizer for all rows, and sum in floats; the three methods that apply those are restated here with one
+value per tenant and whole numbers on a public lattice (``privacy.noise.lattice``). For one tenant they compute what
+Opacus computes, to within the lattice, which ``test_optimizer.py`` of this folder holds.
+
+A step's sum is an int64 tensor until its noise is in it; the first float is the noisy mean that the inner optimizer
+gets.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from opacus.accountants import RDPAccountant
 from opacus.optimizers import DPOptimizer
 from opacus.optimizers.optimizer import _check_processed_flag, _mark_as_processed
 
 from personalization.planning.plan import TrainingPlan
-from personalization.training.errors import PlanViolatedError
+from personalization.training.jobs.receipt import Receipt
+from personalization.training.mechanism import clipping
 from personalization.training.mechanism.noise import add_noise
+from personalization.training.mechanism.witness import Witness
+from privacy.noise import lattice
 from privacy.noise.keystream import PURPOSE_GRADIENT, SecretStream
 from privacy.noise.normal import NoiseRow
-
-# Opacus adds the same constant to a norm before dividing by it; it only ever makes a gradient shorter.
-NORM_SLACK = 1e-6
 
 
 @dataclass
 class TenantMechanism:
-    """One tenant's mechanism: what the plan fixes, and the accountant that records what was done."""
+    """One tenant's mechanism: what the plan fixes, its secret numbers, and who watches it run."""
 
     plan: TrainingPlan
     stream: SecretStream
-    accountant: RDPAccountant
+    witness: Witness
 
     @classmethod
-    def of_plan(cls, plan: TrainingPlan, key: bytes) -> TenantMechanism:
-        """Start a mechanism with an empty history."""
-        return cls(plan, SecretStream(key), RDPAccountant())
+    def of_plan(cls, plan: TrainingPlan, key: bytes, usable: Sequence[bool] = ()) -> TenantMechanism:
+        """Start a mechanism with an empty history.
 
-    def check_against_plan(self) -> None:
-        """Compare the accountant's history with the plan.
+        Args:
+            plan: what was charged.
+            key: the tenant's 32 secret bytes.
+            usable: for each of the tenant's users, in order, whether any example of theirs teaches something.
 
         Raises:
-            PlanViolatedError: noise multiplier, sample rate or number of steps differ.
+            ValueError: there are more users than an exact sum can hold.
         """
-        plan = self.plan
-        expected = [(plan.noise_multiplier, plan.sample_rate, plan.steps)]
-        # The multiplier is recorded as applied standard deviation ÷ clipping norm, hence up to rounding.
-        same = len(self.accountant.history) == 1 and all(
-            math.isclose(seen, fixed, rel_tol=1e-12, abs_tol=1e-15)
-            for seen, fixed in zip(self.accountant.history[0], expected[0], strict=True)
-        )
-        if not same:
-            raise PlanViolatedError(
-                f"the run applied (noise multiplier, sample rate, steps) {self.accountant.history}; the plan fixes "
-                f"{expected}; the run is void and its budget stays spent"
-            )
+        lattice.check_rows(len(usable))
+        return cls(plan, SecretStream(key), Witness(plan, key, usable))
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation of the noise, in units of the lattice."""
+        return self.plan.noise_multiplier * lattice.REACH
 
 
 class FusedDPOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus ships no types
     """Clip, noise and scale per tenant over one parameter ``(tenants, size)``.
 
     The caller sets, before each ``step``: ``current_step``, ``parameter.grad_sample`` ``(users, size)`` with one row
-    per drawn user, and ``row_tenants (users,)`` with each row's tenant number. Rows of a tenant whose schedule is
-    over must not come.
-    A row that is not finite, or whose norm is not, becomes exactly zero.
+    per drawn user, ``row_tenants (users,)`` with each row's tenant number and ``row_users`` with the user's number in
+    that tenant. Rows of a tenant whose schedule is over must not come. A row that is not finite, or whose norm is
+    not, becomes exactly zero.
 
     Args:
         optimizer: the inner optimizer over the one parameter.
@@ -85,12 +84,24 @@ class FusedDPOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus ships no ty
         (self.parameter,) = self.params
         self.mechanisms = mechanisms
         self.row_tenants = torch.empty(0, dtype=torch.long)
+        self.row_users: Sequence[int] = ()
         self.current_step = 0
-        self.observed_noise: dict[int, float] = {}
-        column = {"device": self.parameter.device, "dtype": self.parameter.dtype}
-        self._norms = torch.tensor([m.plan.clipping_norm for m in mechanisms], **column)
-        self._normalizers = torch.tensor([m.plan.expected_cohort for m in mechanisms], **column)[:, None]
-        self.attach_step_hook(_record)
+        self.noisy: torch.Tensor | None = None  # this step's sums with their noise, in units
+        self._noise_so_far: torch.Tensor | None = None
+        device = self.parameter.device
+        units = [lattice.unit(m.plan.clipping_norm) for m in mechanisms]
+        self._units = torch.tensor(units, device=device, dtype=torch.float64)
+        self._coarse_bits = torch.tensor(
+            [lattice.coarse_bits(m.deviation) for m in mechanisms], device=device
+        )
+        # Where there is no noise there is nothing to compare; dividing by one keeps the numbers finite.
+        self._deviations = torch.tensor(
+            [m.witness.deviation or 1.0 for m in mechanisms], device=device, dtype=torch.float64
+        )
+        self._normalizers = torch.tensor(
+            [m.plan.expected_cohort for m in mechanisms], device=device, dtype=self.parameter.dtype
+        )[:, None]
+        self.attach_step_hook(_measure)
 
     @property
     def active(self) -> list[int]:
@@ -103,58 +114,85 @@ class FusedDPOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus ships no ty
         return 1
 
     def clip_and_accumulate(self) -> None:
-        """Scale each user's row to at most its tenant's clipping norm and add it to the tenant's sum."""
+        """Bring each user's row onto its tenant's lattice, no longer than the clipping norm, and add it to the sum."""
         rows: torch.Tensor = self.parameter.grad_sample
         _check_processed_flag(rows)
         total = self.parameter.summed_grad
         if total is None:
-            total = torch.zeros_like(self.parameter)
-        if len(rows):
-            norms = torch.linalg.vector_norm(rows, dim=1)
-            broken = ~torch.isfinite(norms)
-            if bool(broken.any()):
-                rows = rows.masked_fill_(broken[:, None], 0)
-                norms = norms.masked_fill(broken, 0)
-            bounds = self._norms.index_select(0, self.row_tenants)
-            factors = (bounds / (norms + NORM_SLACK)).clamp_(max=1.0)
-            if len(self.mechanisms) == 1:
-                total[0].addmv_(rows.t(), factors)
-            else:
-                total.index_add_(0, self.row_tenants, rows.mul_(factors[:, None]))
+            total = torch.zeros_like(self.parameter, dtype=torch.int64)
+        too_long = []
+        for part in clipping.blocks(rows):
+            tenants = self.row_tenants[part]
+            whole = clipping.whole_rows(rows[part], 1 / self._units.index_select(0, tenants))
+            over = clipping.too_long(whole)
+            too_long.append(over)
+            if bool(over.any()):  # never, unless the program is wrong; and then the run is void
+                whole = whole.masked_fill_(over[:, None], 0)
+            clipping.add_rows(total, whole, tenants)
+        if too_long:
+            owners = zip(self.row_tenants.tolist(), self.row_users, torch.cat(too_long).tolist(), strict=True)
+            for tenant, user, over_long in owners:
+                self.mechanisms[tenant].witness.row(user, too_long=over_long)
         self.parameter.summed_grad = total
         _mark_as_processed(rows)
 
     def add_noise(self) -> None:
-        """Add Gaussian noise of standard deviation σ·C to each active tenant's sum, on the tenant's public lattice."""
+        """Add Gaussian noise of standard deviation σ·C to each active tenant's sum, in whole units of its lattice."""
         total: torch.Tensor = self.parameter.summed_grad
         _check_processed_flag(total)
-        deviations = {number: self._deviation(number) for number in self.active}
-        noisy = [
-            NoiseRow(number, self.mechanisms[number].stream, deviation)
-            for number, deviation in deviations.items()
-            if deviation > 0
-        ]
-        self.parameter.grad = add_noise(total, noisy, PURPOSE_GRADIENT, self.current_step)
-        self.observed_noise = {
-            number: deviation / self.mechanisms[number].plan.clipping_norm
-            for number, deviation in deviations.items()
+        rows = {
+            number: NoiseRow(self.mechanisms[number].stream, self.mechanisms[number].deviation)
+            for number in self.active
+            if self.mechanisms[number].deviation > 0
         }
+        self.noisy = add_noise(total, rows, PURPOSE_GRADIENT, self.current_step) if rows else total.clone()
+        self.parameter.grad = clipping.released(
+            self.noisy, self._coarse_bits, self._units, self.parameter.dtype
+        )
         _mark_as_processed(total)
-
-    def _deviation(self, number: int) -> float:
-        plan = self.mechanisms[number].plan
-        return plan.noise_multiplier * plan.clipping_norm
 
     def scale_grad(self) -> None:
         """Divide by each tenant's public normalizer."""
         self.parameter.grad /= self._normalizers
 
+    @torch.no_grad()
+    def measure_noise(self) -> None:
+        """Show each active tenant's witness the noise that is in the step, whoever put it there."""
+        if self.noisy is None:
+            return
+        applied = self.noisy - self.parameter.summed_grad
+        self.noisy = None
+        totals, squares = _moments(applied, self._deviations)
+        self._noise_so_far = applied if self._noise_so_far is None else self._noise_so_far.add_(applied)
+        for number in self.active:
+            witness = self.mechanisms[number].witness
+            witness.step(self.current_step, applied.shape[1], totals[number], squares[number])
 
-def _record(optimizer: FusedDPOptimizer) -> None:
-    """Step hook: charge each active tenant's accountant for what was applied."""
-    for number, multiplier in optimizer.observed_noise.items():
-        mechanism = optimizer.mechanisms[number]
-        mechanism.accountant.step(noise_multiplier=multiplier, sample_rate=mechanism.plan.sample_rate)
+    def receipts(self) -> list[Receipt | None]:
+        """Return every tenant's receipt once all schedules are over; None where there was no noise.
+
+        Raises:
+            PlanViolatedError: a run differs from its plan.
+        """
+        squares = [0.0] * len(self.mechanisms)
+        if self._noise_so_far is not None:
+            _, squares = _moments(self._noise_so_far, self._deviations)
+        return [one.witness.receipt(square) for one, square in zip(self.mechanisms, squares, strict=True)]
+
+
+def _moments(noise: torch.Tensor, deviations: torch.Tensor) -> tuple[list[float], list[float]]:
+    """Return sum and sum of squares of each row ÷ its deviation."""
+    moments = []
+    for part in clipping.blocks(noise):
+        numbers = noise[part].to(torch.float64).div_(deviations[part, None])
+        moments.append(torch.stack([numbers.sum(1), torch.linalg.vecdot(numbers, numbers)]))
+    totals, squares = torch.cat(moments, dim=1).tolist()
+    return totals, squares
+
+
+def _measure(optimizer: FusedDPOptimizer) -> None:
+    """Step hook, after noise and scaling: the next to run is the inner optimizer."""
+    optimizer.measure_noise()
 
 
 class TenantAdam(torch.optim.Optimizer):

@@ -2,9 +2,10 @@
 
 Guarantee: for each tenant, the released adapter is a function of ``plan.steps`` applications of the Gaussian mechanism
 to Poisson samples of that tenant's users (rate ``sample_rate``; every user's gradient, over all of the user's examples,
-scaled to at most ``clipping_norm``; noise ``noise_multiplier × clipping_norm`` per coordinate from a ChaCha20
-keystream, the noisy sum rounded to a public lattice) and of public numbers. The caller must have reserved the budget
-for exactly that before calling.
+scaled to at most ``clipping_norm`` and rounded to whole numbers of a public lattice; their exact sum; whole noise of
+deviation ``noise_multiplier × clipping_norm`` per coordinate from a ChaCha20 keystream) and of public numbers. The
+caller must have reserved the budget for exactly that before calling. What ran is measured (``mechanism.witness``); a
+run that was not what its plan says is void, any other has a receipt.
 
 Nothing else leaves: no loss, gradient norm or clipped share is reported. Progress holds times and token counts of the
 fused batch; those depend on how many users were drawn, so show them to the operator who may read the raw data and do
@@ -31,6 +32,7 @@ from personalization.training.engine.low_rank import Binding
 from personalization.training.engine.portable import export_adapter, import_adapter
 from personalization.training.errors import JobInvalidError, NotTrainedError
 from personalization.training.jobs.job import Progress, TenantJob, TenantResult, TrainingJob
+from personalization.training.jobs.receipt import Receipt, SignedReceipt
 from personalization.training.mechanism.noise import draw_users
 from personalization.training.mechanism.optimizer import (
     FusedDPOptimizer,
@@ -100,9 +102,16 @@ def train_on(
                 noise_multiplier=tenant.plan.noise_multiplier,
                 delta_norm=float(torch.linalg.vector_norm(delta)),
                 trainable_parameters=fused.geometry.size,
+                receipt=_signed(fused.receipts[number], tenant),
             )
             progress(Progress(stage="export", done=len(results), total=len(job.tenants)))
     return tuple(results[tenant.job_key] for tenant in job.tenants)
+
+
+def _signed(receipt: Receipt | None, tenant: TenantJob) -> SignedReceipt | None:
+    if receipt is None or tenant.receipt_key is None:
+        return None
+    return SignedReceipt.of(receipt, tenant.receipt_key)
 
 
 def fusion_key(plan: TrainingPlan) -> tuple[object, ...]:
@@ -135,6 +144,7 @@ class FusedRun:
         shape: the one shape of their adapters, on the base.
         start: where each tenant starts ``(tenants, size)``, float64 on the CPU.
         steps: the longest schedule.
+        receipts: what was measured of each tenant's run, once it has ended; None where there was no noise.
         refreshed_at: steps before which the public metric is worked out anew, where the plan asks for one.
         spare_public_text: whether such a plan's iterates and release are moved to where public texts lose little.
     """
@@ -149,6 +159,7 @@ class FusedRun:
     shape: LoadedShape = field(init=False)
     start: torch.Tensor = field(init=False)
     steps: int = field(init=False)
+    receipts: list[Receipt | None] = field(init=False, default_factory=list)
     _metric: Metric | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -178,11 +189,20 @@ class FusedRun:
 
         Returns:
             The released flat vectors ``(tenants, size)``, float64 on the CPU.
+
+        Raises:
+            PlanViolatedError: what was measured differs from a plan.
+            NotTrainedError: weights did not move or are not finite.
         """
         total = steps_total or self.steps
         members = self._prefix()
         parameter = torch.nn.Parameter(self.start.to(self.decoder.device, self._wide, copy=True))
-        mechanisms = [TenantMechanism.of_plan(tenant.plan, tenant.noise_key) for tenant in self.tenants]
+        mechanisms = [
+            TenantMechanism.of_plan(
+                tenant.plan, tenant.noise_key, [bool(member.user.examples) for member in people]
+            )
+            for tenant, people in zip(self.tenants, members, strict=True)
+        ]
         metric = self._metric = self._make_metric(parameter)
         rates = [tenant.plan.learning_rate for tenant in self.tenants]
         inner: torch.optim.Optimizer
@@ -220,8 +240,7 @@ class FusedRun:
                     memory_bytes=memory_bytes(self.decoder.device),
                 )
             )
-        for mechanism in mechanisms:
-            mechanism.check_against_plan()
+        self.receipts = optimizer.receipts()
         return self._released(averages)
 
     def _make_metric(self, vectors: torch.Tensor) -> Metric | None:
@@ -273,6 +292,7 @@ class FusedRun:
             optimizer.row_tenants = torch.tensor(
                 [member.tenant for member in run], device=self.decoder.device
             )
+            optimizer.row_users = [member.number for member in run]
             if self._metric is not None:
                 rows = self._metric.precondition(rows, optimizer.row_tenants)
             parameter.grad_sample = rows  # type: ignore[attr-defined]
@@ -282,6 +302,7 @@ class FusedRun:
         if not runs:
             parameter.grad_sample = parameter.new_zeros((0, self.geometry.size))  # type: ignore[attr-defined]
             optimizer.row_tenants = torch.empty(0, dtype=torch.long, device=self.decoder.device)
+            optimizer.row_users = ()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         return sum(member.user.tokens for member in drawn)

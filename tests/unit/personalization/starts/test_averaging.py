@@ -19,7 +19,8 @@ from personalization.gates.forgetting import public_text_check
 from personalization.starts.averaging import Released, TenantLevel, meta_start, tenant_level_start
 from personalization.starts.recipe import MetaRecipe, Order, Weighting
 from privacy.noise.keystream import PURPOSE_TENANTS, SecretStream
-from privacy.noise.normal import gaussians, lattice_step
+from privacy.noise.lattice import REACH, coarse_bits, unit
+from privacy.noise.normal import gaussians
 from streams.processes.trainer import recipe_of
 from streams.settings import MetaSettings
 
@@ -130,7 +131,8 @@ def test_tenant_level_noise_is_divided_by_the_declared_number_only(tmp_path):
     template = adapter(tmp_path / "zero", 0 * ONE)
     recipe = MetaRecipe(max_delta_norm=100.0)
     noise = 2.0 * gaussians([SecretStream(KEY)], PURPOSE_TENANTS, 0, ONE.size).reshape(ONE.shape)
-    rounding = lattice_step(2.0) / 10
+    rounding = (unit(100.0) * 2 ** coarse_bits(0.02 * REACH) + 2 * unit(100.0)) / 10
+    assert rounding < 2.0 / 256 / 10 + 1e-4
     tenant_level_start(released(tmp_path, ONE, ONE), recipe, level, template, tmp_path / "meta")
     np.testing.assert_allclose(result(tmp_path / "meta"), (2 * ONE + noise) / 10, atol=rounding)
     tenant_level_start([], recipe, level, template, tmp_path / "nobody")

@@ -9,9 +9,9 @@ import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from scipy import stats
 
-from privacy.noise import normal
+from privacy.noise import lattice, normal
 from privacy.noise.keystream import PURPOSE_DRAW, PURPOSE_GRADIENT, SecretStream
-from privacy.noise.normal import NoiseRow, add_noise, box_muller, gaussians, lattice_step
+from privacy.noise.normal import NoiseRow, box_muller, gaussians, whole_noise
 
 KEY = bytes(range(32))
 SMALL = 1 << 13  # pairs a block in most tests
@@ -164,54 +164,38 @@ def test_a_stream_gives_the_same_row_beside_others(small_blocks, count, threads)
         assert np.array_equal(row, numbers_of(stream, 2, count))
 
 
-@pytest.mark.parametrize("deviation", [1e-9, 0.3, 0.5, 0.75, 1.0, 3.0, 2.0**20])
-def test_lattice_is_a_power_of_two_that_is_small_beside_the_noise(deviation):
-    step = lattice_step(deviation)
-    assert math.frexp(step)[0] == 0.5
-    assert deviation / 512 < step <= deviation / 256
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_noisy_sums_are_the_rounded_sums_of_the_streams_own_numbers(dtype):
-    sums = np.random.default_rng(0).normal(size=(4, 5001)).astype(dtype)
+def test_whole_noise_is_the_streams_own_numbers_times_the_deviation_rounded():
     streams = [SecretStream(bytes([n]) * 32) for n in range(4)]
-    deviations = [0.3, 0.0, 5.0, 1.0]
-    rows = [NoiseRow(n, streams[n], deviation) for n, deviation in enumerate(deviations) if deviation]
-    before = sums.copy()
-    noisy = add_noise(sums, rows, PURPOSE_GRADIENT, 6)
-    assert noisy.dtype == dtype
-    assert np.array_equal(sums, before)
-    assert np.array_equal(noisy[1], sums[1])
-    for one in rows:
-        row, step = one.row, lattice_step(one.deviation)
-        exact = sums[row].astype(np.float64) + one.deviation * numbers_of(one.stream, 6, 5001)
-        expected = np.rint(exact / step) * step
-        off = np.abs(noisy[row].astype(np.float64) - expected)
-        # One unit where rounding decides otherwise: never more, and almost never.
-        assert float(off.max()) <= step
-        assert int((off > 0).sum()) == 0
-        # A float32 holds these lattice points exactly.
-        assert np.array_equal(
-            np.rint(noisy[row].astype(np.float64) / step) * step, noisy[row].astype(np.float64)
-        )
+    deviations = [0.3, 2.0**15, 1.7 * 2**20, 1e4 * 2**20]
+    rows = [NoiseRow(stream, deviation) for stream, deviation in zip(streams, deviations, strict=True)]
+    noise = whole_noise(rows, PURPOSE_GRADIENT, 6, 5001)
+    assert noise.dtype == np.int64
+    for numbers, one in zip(noise, rows, strict=True):
+        exact = one.deviation * numbers_of(one.stream, 6, 5001)
+        # Scaled inside the method of Box and Muller, so the last digits differ; almost never the whole number.
+        assert np.abs(numbers - exact).max() <= 0.5 + 1e-13 * one.deviation
+        assert np.count_nonzero(numbers != np.rint(exact)) <= 1 + 1e-13 * one.deviation * len(exact)
 
 
-def test_what_is_released_does_not_depend_on_the_digits_of_a_sum():
-    """Sums that differ far below the lattice give equal noisy sums: there is nothing in the last bits."""
-    sums = np.random.default_rng(1).normal(size=(1, 20_000))
-    row = [NoiseRow(0, SecretStream(KEY), 1.0)]
-    other = sums + 1e-13 * np.random.default_rng(2).normal(size=sums.shape)
-    assert np.array_equal(add_noise(sums, row, b"grad", 0), add_noise(other, row, b"grad", 0))
+@pytest.mark.parametrize("count", [1, 2 * SMALL, 40_001])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_whole_noise_of_a_row_is_the_same_beside_others(small_blocks, count, threads):
+    rows = [NoiseRow(SecretStream(bytes([n] * 32)), 2.0**20 * (n + 1)) for n in range(5)]
+    together = whole_noise(rows, PURPOSE_GRADIENT, 2, count, threads=threads)
+    for row, numbers in zip(rows, together, strict=True):
+        assert np.array_equal(numbers, whole_noise([row], PURPOSE_GRADIENT, 2, count)[0])
 
 
-def test_lattice_points_are_as_likely_as_the_normal_distribution_says():
-    """Frequencies of coarse and of single lattice points around a sum that lies between two of them."""
-    count, step = 400_000, lattice_step(1.0)
-    sums = np.full((1, count), 0.37 * step)
-    noisy = add_noise(sums, [NoiseRow(0, SecretStream(KEY), 1.0)], PURPOSE_GRADIENT, 1)[0] / step
-    points = np.arange(-768, 769)  # three standard deviations
-    seen = np.array([np.count_nonzero(noisy == point) for point in points])
-    edges = (np.append(points, points[-1] + 1) - 0.5 - 0.37) * step
+def test_released_points_are_as_likely_as_the_normal_distribution_says():
+    """Frequencies of single multiples of the coarse lattice around a sum that lies between two of them."""
+    count, deviation = 400_000, 1.5 * 2.0**20
+    bits = lattice.coarse_bits(deviation)
+    step, total = 1 << bits, 1234
+    noisy = total + whole_noise([NoiseRow(SecretStream(KEY), deviation)], PURPOSE_GRADIENT, 1, count)[0]
+    multiples = (noisy + step // 2) >> bits
+    points = np.arange(-1152, 1153)  # three standard deviations
+    seen = np.array([np.count_nonzero(multiples == point) for point in points])
+    edges = ((np.append(points, points[-1] + 1) - 0.5) * step - 0.5 - total) / deviation
     expected = count * np.diff(stats.norm.cdf(edges))
     assert stats.chisquare(seen, expected * seen.sum() / expected.sum()).pvalue > 1e-3
 

@@ -4,7 +4,10 @@ The whole loop runs: encoding, Poisson coins, losses, per-user gradients, clippi
 normalizer. The inner optimizer is replaced by plain subtraction, so what a one-step run releases, times the
 normalizer, is the noisy sum itself. The noise key is the same for both datasets and the last user is the
 one that leaves, so coins and noise are equal and the difference is that user's influence. Then the classic
-bugs are planted one by one: each must be seen.
+bugs are planted one by one: each must be seen. Last, any one user leaves and everybody else keeps their coins, over
+several steps, and the influence is counted in whole numbers.
+
+What the witness of a run refuses is no part of this (``test_receipts.py``): the replay has to see a bug by itself.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from personalization.training.mechanism.optimizer import FusedDPOptimizer
 from personalization.training.metric.metric import Metric
 from personalization.training.public.styles import interactions
 from personalization.training.run import fused as train
-from privacy.noise import normal
+from privacy.noise import lattice
 from tests.fakes.tiny_models import make_plan, make_run, make_users
 
 # Users of very unequal size; the last one is large and has many examples.
@@ -68,8 +71,13 @@ def few_public_texts(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def fine_lattice(monkeypatch):
-    """Rounding is post-processing, but two rounded sums differ by more than the sums: look at the sums."""
-    monkeypatch.setattr(normal, "LATTICE_BITS", 40)
+    """Rounding noisy sums is post-processing, but two rounded sums differ by more than the sums: look at the sums."""
+    monkeypatch.setattr(lattice, "COARSE_BITS", 40)
+
+
+@pytest.fixture(autouse=True)
+def no_witness(monkeypatch):
+    monkeypatch.setattr(FusedDPOptimizer, "receipts", lambda self: [None] * len(self.mechanisms))
 
 
 def noisy_sum(users, key, **changes):
@@ -161,7 +169,6 @@ def skipped_empty_batch(monkeypatch):
         "_step",
         lambda self, optimizer, parameter, drawn: step(self, optimizer, parameter, drawn) if drawn else 0,
     )
-    monkeypatch.setattr(train.TenantMechanism, "check_against_plan", lambda _self: None)
 
 
 def clipped_per_example(monkeypatch):
@@ -227,7 +234,8 @@ def clipped_before_turning(monkeypatch):
         seen.append(self.factors)
 
     def turned(self):
-        self.parameter.summed_grad.copy_(torch.bmm(self.parameter.summed_grad[:, None], seen[-1])[:, 0])
+        total = self.parameter.summed_grad.to(seen[-1].dtype)
+        self.parameter.summed_grad.copy_(torch.bmm(total[:, None], seen[-1])[:, 0].round())
         add(self)
 
     monkeypatch.setattr(Metric, "refresh", noticed)
@@ -255,3 +263,78 @@ def whitening_of_the_data(monkeypatch):
 def test_a_bug_planted_in_the_metric_is_seen(plant, least, monkeypatch):
     plant(monkeypatch)
     assert largest_ratio(PEOPLE, **IN_METRIC) > least
+
+
+# The heaviest user stands neither first nor last.
+CROWD = (PEOPLE[0], PEOPLE[-1], *PEOPLE[1:-1])
+STEPS = 5
+
+
+class Ledger(torch.optim.Optimizer):
+    """Notes every step's noisy mean and moves nothing, so that each step of both runs stands at the same weights."""
+
+    def __init__(self, parameter, noted):
+        super().__init__([parameter], {})
+        self._noted = noted
+
+    def step(self, closure=None):
+        self._noted.append(self.param_groups[0]["params"][0].grad[0].clone())
+
+
+def whole_sums(users, key, leaver, monkeypatch, **changes):
+    """Return each step's noisy sum in units; without ``leaver``, while everybody else keeps their coins."""
+    plan = make_plan(steps=STEPS, sample_rate=0.6, expected_cohort=COHORT, **changes)
+    stays = [user for user in range(len(users)) if user != leaver]
+    noted = []
+    draw = train.draw_users
+
+    def with_the_same_coins(stream, step, count, rate):
+        assert count == len(stays)
+        fell = set(draw(stream, step, len(users), rate))
+        return [place for place, user in enumerate(stays) if user in fell]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "draw_users", with_the_same_coins)
+        for inner in ("TenantAdam", "TenantDescent"):
+            patch.setattr(train, inner, lambda parameter, *_: Ledger(parameter, noted))
+        patch.setattr(train.FusedRun, "_released", lambda self, _averages: self.start)
+        people = tuple(users[user] for user in stays)
+        make_run("llama", [TenantJob(job_key="a", plan=plan, users=people, noise_key=key)]).train()
+    exact = torch.stack(noted) * COHORT / lattice.unit(plan.clipping_norm)
+    whole = exact.round()
+    assert (exact - whole).abs().max() < 1e-3
+    return whole.to(torch.int64)
+
+
+def whole_influences(users, key, leaver, monkeypatch, **changes):
+    """Return the squared influence of one user on each step, in squared units of 2⁻²⁰ of the clipping norm."""
+    everyone = whole_sums(users, key, None, monkeypatch, **changes)
+    moved = everyone - whole_sums(users, key, leaver, monkeypatch, **changes)
+    return [sum(number**2 for number in step) for step in moved.tolist()]
+
+
+@pytest.mark.parametrize("changes", [{}, IN_METRIC], ids=["plain", "in the metric"])
+@pytest.mark.parametrize("leaver", [0, 1, 3, 5], ids=["first", "heaviest", "middle", "last"])
+def test_whoever_leaves_moves_no_step_by_more_than_the_clipping_norm(leaver, changes, monkeypatch):
+    typical = typical_norm(CROWD, **changes)
+    moved = [
+        square
+        for key in KEYS[:2]
+        for square in whole_influences(
+            CROWD, key, leaver, monkeypatch, clipping_norm=0.2 * typical, **changes
+        )
+    ]
+    assert max(moved) <= lattice.REACH**2  # whole numbers: no slack
+    assert max(moved) > 0.9 * lattice.REACH**2
+    assert min(moved) == 0  # a step whose coin did not fall
+
+
+@pytest.mark.parametrize("plant", [batch_mean_token_loss, clipped_per_example, noise_of_the_data])
+def test_a_planted_bug_is_seen_whoever_leaves(plant, monkeypatch):
+    typical = typical_norm(CROWD)
+    plant(monkeypatch)
+    moved = [
+        max(whole_influences(CROWD, KEYS[0], leaver, monkeypatch, clipping_norm=0.2 * typical))
+        for leaver in range(len(CROWD))
+    ]
+    assert max(moved) > 1.1 * lattice.REACH**2

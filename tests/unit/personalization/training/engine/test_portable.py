@@ -26,10 +26,13 @@ from personalization.training.errors import (
     TrainingStoppedError,
 )
 from personalization.training.jobs.job import Example, Progress, TenantJob, TrainingJob, UserExamples
+from personalization.training.jobs.receipt import public_key_of
 from personalization.training.jobs.wire import decode_job, decode_reply, encode_failure, encode_job
 from personalization.training.run.fused import train
 from personalization.training.run.measure import generate, nll_per_user
 from tests.fakes.tiny_models import STYLES, make_plan, write_tiny_base
+
+RECEIPT_KEY = bytes([9] * 32)
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +61,7 @@ def make_job(base, output, *, family=Family.CORE, start=None, **changes):
         plan=make_plan(max_tokens=96, **{**fields, **changes}),
         users=users,
         noise_key=bytes(32),
+        receipt_key=RECEIPT_KEY,
         start_adapter=start,
     )
     return TrainingJob(
@@ -124,6 +128,8 @@ def test_child_process_trains_and_reports(base, tmp_path):
     seen = []
     (result,) = run_job(make_job(base, tmp_path), on_progress=seen.append)
     assert (result.adapter / "adapter_model.safetensors").is_file()
+    result.receipt.verify(public_key_of(RECEIPT_KEY))
+    assert result.receipt.receipt.departures == ()
     assert [p.stage for p in seen if p.stage != "prefix"] == ["load", "load", "train", "train", "export"]
     (alone,) = train(make_job(base, tmp_path / "again"), lambda _p: None)
     here, there = (load_file(one.adapter / "adapter_model.safetensors") for one in (alone, result))

@@ -8,6 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from personalization.planning.plan import Family
 from personalization.training.jobs.job import TenantJob
+from personalization.training.mechanism import clipping
 from personalization.training.mechanism.optimizer import FusedDPOptimizer, TenantMechanism
 from tests.fakes.tiny_models import make_plan, make_run, make_users
 
@@ -67,7 +68,10 @@ def operations_of_a_step(count, family):
 
 
 @pytest.mark.parametrize("family", list(Family))
-def test_operations_of_a_step_are_the_same_for_2_and_for_1000_tenants(family):
+def test_operations_of_a_step_are_the_same_for_2_and_for_1000_tenants(family, monkeypatch):
+    # Rows come onto the lattice a block at a time: on a processor what its cache holds, for an operation costs little
+    # there; on a GPU, which this test is about, all of these at once.
+    monkeypatch.setattr(clipping, "BLOCK_ON_CPU", clipping.BLOCK_ON_GPU)
     assert operations_of_a_step(1000, family) <= 1.02 * operations_of_a_step(2, family)
 
 
