@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 
-from personalization.planning.plan import Family, TrainingPlan
+from personalization.planning.plan import Family, TrainingPlan, mechanism_of
 from personalization.training.jobs.job import TenantJob
 from personalization.training.jobs.receipt import SignedReceipt, public_key_of
 from personalization.training.mechanism import clipping
@@ -73,7 +73,10 @@ def plan_of(**changes: object) -> TrainingPlan:
         "expected_cohort": 1000.0, "clipping_norm": CLIP, "noise_multiplier": 1.0, "learning_rate": 1e-3,
         "contribution_bound": 1,
     }  # fmt: skip
-    return TrainingPlan(**{**fields, **changes})
+    fields |= changes
+    numbers = ("steps", "sample_rate", "clipping_norm", "noise_multiplier", "contribution_bound")
+    mechanism = mechanism_of(**{name: fields.pop(name) for name in numbers})  # type: ignore[arg-type]
+    return TrainingPlan(mechanism=mechanism, **fields)  # type: ignore[arg-type]
 
 
 # --- the influence of one user ------------------------------------------------------------------------------
