@@ -11,6 +11,7 @@
     │   ├── RetryMismatchError       seed, data or code differ from the recorded draw
     │   ├── UnknownMechanismError    a stored or requested event type is not known to this version
     │   └── LedgerIntegrityError     the hash chain, a curve or a total does not match
+    ├── BoundaryError                something would leave that has no mark
     ├── KeyUnavailableError          a key was destroyed (erasure) or cannot be unwrapped
     └── StorageError                 the database cannot be reached or refused (retryable)
 
@@ -93,6 +94,12 @@ class LedgerIntegrityError(LedgerError):
 
     code = "privacy.ledger.integrity"
     exit_status = 4
+
+
+class BoundaryError(PrivacyError):
+    """Something would leave a tenant's data that has no mark."""
+
+    code = "privacy.boundary.unmarked"
 
 
 class KeyUnavailableError(PrivacyError):

@@ -12,6 +12,7 @@ import math
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,8 +24,6 @@ from personalization.errors import ArtifactFormatError
 from personalization.planning.plan import ALL_LINEAR
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from personalization.adapters.manifest import ActivationProbe
     from personalization.adapters.tensors import StoredTensor
     from personalization.planning.plan import TrainingPlan
@@ -174,6 +173,7 @@ def profile_problems(
         ("rank_pattern", not config.get("rank_pattern")),
         ("alpha_pattern", not config.get("alpha_pattern")),
         ("target_modules", _plain_suffixes(config.get("target_modules"), plan)),
+        ("base_model_name_or_path", not Path(str(config.get("base_model_name_or_path") or "")).is_absolute()),
     )
     problems = [name for name, ok in expected if not ok]
     factors: dict[tuple[str, str], dict[str, StoredTensor]] = {}

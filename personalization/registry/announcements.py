@@ -41,7 +41,7 @@ class AdapterLifecycleEvent:
 
     Attributes:
         event_id: unique; the CloudEvents ``id``.
-        occurred_at: aware UTC.
+        occurred_at: aware UTC; for what comes of a round the public instant of its slot. It is not sent before.
         epoch: grows by one with every event of the line; a consumer refuses an epoch at or below one it has acted on.
         line_ref: the line's public pseudonym (message key).
         tenant_id: for our own stores and routing of the record; the wire carries ``line_ref`` alone.
@@ -90,7 +90,7 @@ class Act:
         actor: "schedule", "trainer", or an operator's name.
         reason: one public sentence.
         code: the reason, stable and machine-readable.
-        now: the public clock.
+        now: the public clock; for what comes of a round the public instant of its slot.
     """
 
     actor: str

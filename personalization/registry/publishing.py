@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from personalization.adapters.files import CONFIG
 from personalization.adapters.manifest import (
     AdapterManifest,
     AdapterVersion,
@@ -19,6 +20,8 @@ from personalization.artifacts.directory import describe_files
 from personalization.registry import queries as registry
 from personalization.registry.announcements import Act, AdapterEventKind, DesiredChange, announce
 from personalization.registry.tables import AdapterVersionRow
+from privacy.boundary.marks import Kind
+from privacy.boundary.register import BOUNDARY
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -85,7 +88,7 @@ class Publisher:
             line: the round's line.
             origin: where the candidate comes from.
             candidate: what passed the gate.
-            now: the public clock.
+            now: the public instant that is stamped on everything, never when the training ended.
         """
         before = registry.current_version(session, line)
         number = line.last_version + 1
@@ -110,6 +113,7 @@ class Publisher:
                 code_digest=candidate.code_digest,
             ),
         )
+        _require_marks(manifest, candidate.directory)
         signature = self._signer.sign(manifest)
         version = AdapterVersion(
             manifest=manifest,
@@ -153,6 +157,14 @@ def take_up_again(row: AdapterVersionRow) -> AdapterVersionRow:
     row.state = VersionState.PUBLISHED.value
     row.left_at = row.left_reason = row.left_by = None
     return row
+
+
+def _require_marks(manifest: AdapterManifest, directory: Path) -> None:
+    """Let nothing into a version that has no mark at the boundary; a manifest that was signed cannot be taken back."""
+    BOUNDARY.release(Kind.MANIFEST, manifest, manifest.to_document())
+    config = json.loads((directory / CONFIG).read_bytes())
+    BOUNDARY.release(Kind.ADAPTER_CONFIG, config, config)
+    BOUNDARY.require(Kind.ARTIFACT_STORE, [file.path for file in manifest.files if file.path != CONFIG])
 
 
 def _row_of(

@@ -153,13 +153,6 @@ def delete_expired_signals(session: Session, tenant_id: str, before: datetime) -
     return _rowcount(session.execute(statement))
 
 
-def signals_per_tenant(session: Session) -> list[int]:
-    """Return how many signals each tenant has stored, in no order and without names."""
-    return list(
-        session.execute(select(func.count(_TABLE.c.event_digest)).group_by(_TABLE.c.tenant_id)).scalars()
-    )
-
-
 def signal_counts(session: Session, tenant_ids: Collection[str]) -> dict[str, int]:
     """Return how many signals each of these tenants has stored."""
     statement = (

@@ -106,14 +106,19 @@ class UntrainedVersions:
 
 
 def mean_facts(facts: Sequence[PrivacyFacts]) -> PrivacyFacts:
-    """Return the facts of an average: nothing was spent; what its weakest contribution promised still holds."""
-    weakest = max(facts, key=lambda one: one.release_epsilon)
+    """Return the facts of an average: nothing was spent; what its weakest contribution promised still holds.
+
+    An average may hold several releases of one tenant, by generations before it. So what it tells of a user is bounded
+    by what that tenant has spent in all, not by its largest single release.
+    """
+    weakest = max(facts, key=lambda one: one.cumulative_epsilon)
     proofs = sorted(one.ledger_entry_hash for one in facts)
     return PrivacyFacts(
         **{
             **asdict(weakest),
             "mechanism": "post_processing",
-            "cumulative_epsilon": max(one.cumulative_epsilon for one in facts),
+            "release_epsilon": weakest.cumulative_epsilon,
+            "cumulative_epsilon": weakest.cumulative_epsilon,
             "target_epsilon": max(one.target_epsilon for one in facts),
             "delta": max(one.delta for one in facts),
             "reservation_id": NO_RESERVATION,

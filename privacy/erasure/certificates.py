@@ -74,9 +74,8 @@ class ErasureCertificate:
         erasure_id: the product's id of the request.
         requested_at: when the user asked.
         issued_at: when everything below was true.
-        keys_destroyed: 1 when the user had a key, else 0.
-        signals_erased: stored signals deleted.
-        consents_erased: stored consent statements deleted.
+        keys_destroyed: 1 when the user had a key, else 0. How many signals or consents were deleted is personal and
+            stands nowhere.
         live_adapters: served names of versions released before, which the user may have contributed to.
         audit_digest: digest of the audit record of this erasure.
     """
@@ -86,8 +85,6 @@ class ErasureCertificate:
     requested_at: datetime
     issued_at: datetime
     keys_destroyed: int
-    signals_erased: int
-    consents_erased: int
     live_adapters: tuple[str, ...] = ()
     audit_digest: str | None = None
 
@@ -95,9 +92,10 @@ class ErasureCertificate:
     def statement(self) -> str:
         """What the certificate says and does not say, for people."""
         done = (
-            f"The user's key was destroyed and {self.signals_erased} stored signals and "
-            f"{self.consents_erased} consent statements were deleted; copies in backups are encrypted with "
-            "the destroyed key and cannot be read. Later interactions of the user are refused; for that, a "
+            "The user's key was destroyed and all stored signals and consent statements of the user were deleted, "
+            "if there were any; copies in backups are encrypted with "
+            "the destroyed key and cannot be read. Records that were refused lie on the dead-letter topic until its "
+            "retention ends; an erasure does not reach them. Later interactions of the user are refused; for that, a "
             "keyed pseudonym of the user is kept."
         )
         if not self.live_adapters:
@@ -120,8 +118,6 @@ class ErasureCertificate:
             "requested_at": self.requested_at.astimezone(UTC).isoformat(),
             "issued_at": self.issued_at.astimezone(UTC).isoformat(),
             "keys_destroyed": self.keys_destroyed,
-            "signals_erased": self.signals_erased,
-            "consents_erased": self.consents_erased,
             "live_adapters": list(self.live_adapters),
             "audit_digest": self.audit_digest,
             "statement": self.statement,
@@ -130,7 +126,9 @@ class ErasureCertificate:
     @classmethod
     def from_document(cls, document: dict[str, Any]) -> ErasureCertificate:
         """Read a certificate back from ``to_document``'s form; the statement is derived again."""
-        fields = {name: value for name, value in document.items() if name != "statement"}
+        # Certificates of earlier versions also told counts, which are not shown any more.
+        left_out = {"statement", "signals_erased", "consents_erased"}
+        fields = {name: value for name, value in document.items() if name not in left_out}
         fields["requested_at"] = datetime.fromisoformat(fields["requested_at"])
         fields["issued_at"] = datetime.fromisoformat(fields["issued_at"])
         fields["live_adapters"] = tuple(fields["live_adapters"])

@@ -66,8 +66,8 @@ def erase(
         return ErasureCertificate.from_document(done.certificate)
     erasure = Erasure(tenant_id=tenant_id, erasure_id=erasure_id, requested_at=requested_at).advanced(now)
     keys = _destroy_key(session, Subject(tenant_id, pseudonym), now)
-    signals = delete_signals(session, tenant_id, pseudonym)
-    consents = session.connection().execute(
+    delete_signals(session, tenant_id, pseudonym)
+    session.connection().execute(
         delete(ConsentRow).where(
             col(ConsentRow.tenant_id) == tenant_id, col(ConsentRow.pseudonym) == pseudonym
         )
@@ -79,10 +79,8 @@ def erase(
         requested_at=requested_at,
         issued_at=now,
         keys_destroyed=keys,
-        signals_erased=signals,
-        consents_erased=consents.rowcount,
     ).with_adapters(live_adapters(session, tenant_id) if live_adapters is not None else ())
-    # How many signals one user had is personal; the trail keeps that the erasure happened, and when.
+    # How many signals one user had is personal; certificate and trail keep that the erasure happened, and when.
     audited = audit_trail.append(
         session,
         tenant_id,

@@ -297,11 +297,19 @@ class TenantPrivacyPolicy(_Validated):
         return cls.model_validate(dict(document))
 
     def digest(self) -> str:
-        """Return the ``sha256:`` digest of the canonical JSON of the policy."""
-        return digest_of(self.to_document(), ascii_only=True)
+        """Return the ``sha256:`` digest of the canonical JSON of the policy.
+
+        A field that came later is left out where it has its default, so policies from before keep their digest.
+        """
+        document = self.to_document()
+        for name in _LATER_FIELDS:
+            if document[name] == type(self).model_fields[name].default:
+                del document[name]
+        return digest_of(document, ascii_only=True)
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LATER_FIELDS: Final = ("release_padding_seconds",)
 
 
 def period_index(at: datetime, period_seconds: int) -> int:

@@ -112,10 +112,20 @@ def _dp_variant(policy: dict[str, Any]) -> dict[str, Any]:
             f"{bound} per period."
         ),
         "unprotected_quantities": (
-            "None computed from the data. Public by policy: declared number of users, sample rate, clipping norm, "
-            "steps, noise, schedule, and the budget that is left."
+            "Public by policy: declared number of users, sample rate, clipping norm, steps, noise, schedule, and the "
+            f"budget that is left. {_times(policy)} To the trusted operator alone: logs, metrics, traces, times of "
+            "files, and events that were refused, which are kept as they came for the retention of their topic. Every "
+            "field that leaves has a mark in the privacy statement."
         ),
     }
+
+
+def _times(policy: dict[str, Any]) -> str:
+    said = "Published times are instants of the public schedule, never of when training ended."
+    padding = policy.get("release_padding_seconds", 0)
+    if padding:
+        return f"{said} A release appears at the end of a window of {padding} seconds of the public clock."
+    return f"{said} When a release appears is not protected: it appears once it is trained."
 
 
 def _privacy_loss(facts: dict[str, Any], policy: dict[str, Any]) -> dict[str, Any]:
@@ -191,8 +201,10 @@ def _mechanisms(facts: dict[str, Any]) -> list[str]:
         ),
         (
             "Floating point: sums with Gaussian noise are rounded to a public lattice of 1/512 to 1/256 of the noise's "
-            "standard deviation, so their last bits tell nothing; rounding inside matrix products is not modelled. "
-            "Timing: durations and errors of a run are not published with it."
+            "standard deviation, so their last bits tell nothing. Not charged: rounding inside matrix products lets "
+            "one user move the gradients of others in a batch, in float32 on a processor by about a millionth of the "
+            "clipping norm, on a GPU (bfloat16, order by the batch's shape) by an amount that was not measured. "
+            "Errors of a run are not published with it."
         ),
         "Security: interactions are encrypted under a key of each user, wrapped by the tenant's key.",
     ]

@@ -16,6 +16,7 @@ from sqlmodel import col, select
 
 from privacy.accounting.composition import ACCOUNTANT, ACCOUNTANT_VERSION, best_epsilon
 from privacy.accounting.curve import GRID_NAME, RdpCurve
+from privacy.boundary.register import BOUNDARY
 from privacy.errors import ReservationStateError, UnknownTenantError
 from privacy.guarantee import NeighboringRelation, PrivacyGuarantee, PrivacyUnit, unit_of_chain
 from privacy.ledger.accounts import filter_of, lifetime_account_id
@@ -56,9 +57,29 @@ ASSUMPTIONS: Final = (
     ),
     (
         "Noise comes from a cryptographic keystream and the noisy sum is rounded to a public lattice, so its last "
-        "bits tell nothing; how rounding inside matrix products couples the rows of a batch (about a millionth of "
-        "the clipping norm) is not modelled."
+        "bits tell nothing."
     ),
+    (
+        "A user's gradient is the same whoever shares its batch (batch invariance). It nearly is: rounding inside "
+        "matrix products lets the presence of one user move the gradient of each other user in the batch, in float32 "
+        "on a processor by about a millionth of the clipping norm. On a GPU the base runs in bfloat16 and its kernels "
+        "choose their order by the batch's shape, so there it moves by more, which was not measured. None of it is "
+        "charged."
+    ),
+    (
+        "Whether a machine fails (a crash, full memory) does not depend on any one user: texts and the number of "
+        "signals of a user have public bounds. That a round failed is told, why is not."
+    ),
+)
+PADDED: Final = (
+    "A round is told at the end of the window of the public clock that follows the one it began in, and forfeits at "
+    "that instant if it is not done. In which window it begins depends on how busy the trainers are, and so on how "
+    "long other rounds took; so does when a meta start, made between jobs from released adapters, appears. What a "
+    "person does to a line while a release of it is held sends that release at once."
+)
+NOT_PADDED: Final = (
+    "How long training took. Times in manifests and events are those of the slot, but the policy's "
+    "release_padding_seconds is 0, so an adapter appears as soon as it is trained."
 )
 DISJOINT_TENANTS: Final = (
     "No person is a user of two tenants, or what the tenants release is not combined: budgets of tenants are "
@@ -67,7 +88,22 @@ DISJOINT_TENANTS: Final = (
 NOT_COVERED: Final[tuple[str, ...]] = (
     "What follows about a user from the other users' data, such as a habit that the whole tenant shares.",
     "The base model's own training data, and anything that users or the product disclose elsewhere.",
-    "Timing, memory and other side channels of the machines, and what an operator with access can read.",
+    (
+        "Timing, memory and other side channels of the machines, and what the operator can read, who is trusted: logs, "
+        "metrics, traces, the database, the times of files and of ledger entries (see what leaves, marked operator)."
+    ),
+    (
+        "Events that could not be accepted: the dead-letter topic holds them as they came, texts and user ids in "
+        "plain, of users who never consented too, until its retention ends; an erasure does not reach it."
+    ),
+    (
+        "Users of the data that this software's own defaults were chosen with: in its benchmarks some held-out users "
+        "decided between hyperparameters, so a benchmark's epsilon is no claim about them. No tenant's data had a part."
+    ),
+    (
+        "A rebuilt ledger: its hash chain shows a change to whoever kept an earlier head, or a signed manifest, which "
+        "holds the digest of its commit entry. If nobody kept either, a writer of the database could rebuild it."
+    ),
     (
         "A user's data before it is used here: transport, storage and access are protected "
         "by encryption and roles, "
@@ -89,6 +125,7 @@ FLEET_NOT_COVERED: Final[tuple[str, ...]] = (
     "Tenants that trained from a meta start made before this protection was switched on.",
     "What follows about a tenant from the others, such as a habit that the whole industry shares.",
     NOT_COVERED[2],
+    NOT_COVERED[5],
 )
 
 
@@ -140,6 +177,7 @@ class PrivacyStatement:
                 lines += _release_lines(release)
         lines += ["", "Assumptions.", *(f"- {one}" for one in facts["assumptions"])]
         lines += ["", "Not covered.", *(f"- {one}" for one in facts["not_covered"])]
+        lines += ["", "What leaves, and why it may.", *_boundary_lines(facts["boundary"])]
         ledger = facts["ledger"]
         lines += [
             "",
@@ -183,7 +221,13 @@ def privacy_statement(
         assumptions, not_covered = FLEET_ASSUMPTIONS, FLEET_NOT_COVERED
     else:
         linked = _has_population(session, tenant_id)
-        assumptions, not_covered = (*ASSUMPTIONS, *(() if linked else (DISJOINT_TENANTS,))), NOT_COVERED
+        padded = policy is not None and policy.release_padding_seconds > 0
+        assumptions = (
+            *ASSUMPTIONS,
+            *((PADDED,) if padded else ()),
+            *(() if linked else (DISJOINT_TENANTS,)),
+        )
+        not_covered = NOT_COVERED if padded else (*NOT_COVERED, NOT_PADDED)
     return PrivacyStatement(
         facts={
             "statement": STATEMENT_FORMAT,
@@ -212,6 +256,7 @@ def privacy_statement(
             "policy": None if policy is None else policy.to_document(),
             "assumptions": list(assumptions),
             "not_covered": list(not_covered),
+            "boundary": BOUNDARY.to_document(),
             "ledger": {"entries": head.sequence, "head": head.digest},
         }
     )
@@ -284,6 +329,19 @@ def _release_lines(release: dict[str, Any]) -> list[str]:
     lines += [f"    {mechanism_sentence(document)}" for document in release["mechanisms"]]
     if release["ledger_entry_digest"] is not None:
         lines.append(f"    ledger entry {release['ledger_entry_digest']}")
+    return lines
+
+
+def _boundary_lines(groups: list[dict[str, Any]]) -> list[str]:
+    """Return the marks as a table; what an event repeats of the manifest stands there once."""
+    lines = []
+    for group in groups:
+        fields = [
+            name for name in group["fields"] if not name.startswith(("adapter.manifest.", "candidate."))
+        ]
+        if fields:
+            kind, mark = (str(group[name]).replace("_", " ") for name in ("kind", "mark"))
+            lines += [f"{kind:<18}{mark:<12}{group['why']}", f"{'':<30}{', '.join(fields)}"]
     return lines
 
 

@@ -35,7 +35,10 @@ class ErasureCertificateV1(WireModel):
     """What an erasure reached. It names no user: the request does."""
 
     issued_at: Moment
-    signals_erased: Annotated[int, Field(ge=0)]
+    signals_erased: Annotated[
+        Annotated[int, Field(ge=0)] | None, Field(json_schema_extra={"deprecated": True})
+    ] = None
+    """Not given any more: how much a user had stored is personal. Certificates of 0.1.0 and before have it."""
     keys_destroyed: Annotated[int, Field(ge=0)]
     """Per-user keys destroyed; without them the user's text is unreadable everywhere, backups included."""
     live_adapters: tuple[ServedName, ...] = ()

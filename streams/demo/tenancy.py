@@ -46,6 +46,7 @@ def demo_policy(*, users: int, epsilon: float, rounds: int, now: datetime) -> Te
         schedule=Schedule(first_at=now + timedelta(days=3650), every_seconds=86_400),
         retention_days=30,
         start=Start.PREVIOUS,
+        release_padding_seconds=0,  # who watches sees when training ends anyway
     )
 
 

@@ -9,6 +9,7 @@ from aiohttp import web
 from personalization.registry import queries as registry
 from personalization.registry.facts import version_facts
 from privacy.policy import versions as policies
+from streams.http.answers import answer
 
 if TYPE_CHECKING:
     from sqlmodel import Session
@@ -27,10 +28,14 @@ class AdapterRoutes:
         router.add_get("/v1/tenants/{tenant}/adapters", self._adapters)
 
     async def _adapters(self, request: web.Request) -> web.Response:
-        _, tenant_id = await self._access.tenant(request)
+        operator, tenant_id = await self._access.tenant(request)
+        now = self._access.now()
 
         def work(session: Session) -> list[dict[str, Any]]:
             policies.tenant(session, tenant_id)
-            return [version_facts(row) for row in registry.list_versions(session, tenant_id=tenant_id)]
+            rows = registry.list_versions(session, tenant_id=tenant_id)
+            # A version is registered when its training has ended, and shown from its slot's instant on.
+            shown = [row for row in rows if operator.tenant_id is None or row.published_at <= now]
+            return [version_facts(row) for row in shown]
 
-        return web.json_response({"tenant": tenant_id, "adapters": await self._access.transact(work)})
+        return answer({"tenant": tenant_id, "adapters": await self._access.transact(work)})

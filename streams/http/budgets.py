@@ -11,6 +11,7 @@ from privacy.errors import PolicyError
 from privacy.policy import versions as policies
 from privacy.reports import budgets
 from privacy.reports.statement import privacy_statement
+from streams.http.answers import answer
 
 if TYPE_CHECKING:
     from sqlmodel import Session
@@ -35,7 +36,7 @@ class BudgetRoutes:
     async def _budget(self, request: web.Request) -> web.Response:
         _, tenant_id = await self._access.tenant(request)
         now = self._access.now()
-        return web.json_response(
+        return answer(
             await self._access.transact(lambda session: budgets.spend_document(session, tenant_id, now))
         )
 
@@ -49,7 +50,7 @@ class BudgetRoutes:
                 session, tenant_id, now=now, parameters=parameters, releases=wished, releases_per_period=pace
             )
         )
-        return web.json_response(budgets.plan_document(tenant_id, rows))
+        return answer(budgets.plan_document(tenant_id, rows))
 
     async def _statement(self, request: web.Request) -> web.Response:
         _, tenant_id = await self._access.tenant(request)
@@ -63,7 +64,7 @@ class BudgetRoutes:
             )
             return {**made.to_document(), "text": made.to_text()}
 
-        return web.json_response(await self._access.transact(work))
+        return answer(await self._access.transact(work))
 
 
 def _count(request: web.Request, name: str) -> int | None:

@@ -11,6 +11,7 @@ from personalization.errors import PersonalizationError
 from privacy.errors import PolicyError, PrivacyError, StorageError, UnknownTenantError
 from streams.errors import AccessDeniedError, StreamsError
 from streams.http.adapters import AdapterRoutes
+from streams.http.answers import answer
 from streams.http.budgets import BudgetRoutes
 from streams.http.tenants import TenantRoutes
 from streams.http.tokens import TokenRoutes
@@ -97,7 +98,7 @@ class HttpServer:
 
 
 def _probe(fine: bool, yes: str, no: str) -> web.Response:
-    return web.json_response({"status": yes if fine else no}, status=200 if fine else 503)
+    return answer({"status": yes if fine else no}, status=200 if fine else 503)
 
 
 @web.middleware
@@ -131,4 +132,4 @@ def _status(error: Exception) -> int:
 def _refusal(status: int, code: str, text: str) -> web.Response:
     body: dict[str, Any] = {"error": {"code": code, "text": text}}
     headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
-    return web.json_response(body, status=status, headers=headers)
+    return answer(body, status=status, headers=headers)

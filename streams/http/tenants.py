@@ -9,6 +9,7 @@ from aiohttp import web
 from privacy.erasure import erase as erasures
 from privacy.errors import PolicyError
 from privacy.policy import versions as policies
+from streams.http.answers import answer
 from streams.http.tokens import json_object
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class TenantRoutes:
     async def _tenants(self, request: web.Request) -> web.Response:
         operator = await self._access.operator(request)
         tenants = await self._access.transact(policies.list_tenants)
-        return web.json_response(
+        return answer(
             {
                 "tenants": [
                     {
@@ -50,8 +51,8 @@ class TenantRoutes:
         _, tenant_id = await self._access.tenant(request)
         tenant = await self._access.transact(lambda session: policies.tenant(session, tenant_id))
         if tenant.policy is None:
-            return web.json_response({"tenant": tenant_id, "version": None, "policy": None})
-        return web.json_response(tenant.policy.to_document())
+            return answer({"tenant": tenant_id, "version": None, "policy": None})
+        return answer(tenant.policy.to_document())
 
     async def _set_policy(self, request: web.Request) -> web.Response:
         operator, tenant_id = await self._access.tenant(request)
@@ -65,14 +66,14 @@ class TenantRoutes:
                 session, tenant_id, changes, actor=operator.name, reason=reason, now=now
             )
         )
-        return web.json_response(version.to_document())
+        return answer(version.to_document())
 
     async def _history(self, request: web.Request) -> web.Response:
         _, tenant_id = await self._access.tenant(request)
         versions = await self._access.transact(lambda session: policies.policy_history(session, tenant_id))
-        return web.json_response({"versions": [version.to_document() for version in versions]})
+        return answer({"versions": [version.to_document() for version in versions]})
 
     async def _erasures(self, request: web.Request) -> web.Response:
         _, tenant_id = await self._access.tenant(request)
         found = await self._access.transact(lambda session: erasures.certificates(session, tenant_id))
-        return web.json_response({"certificates": [certificate.to_document() for certificate in found]})
+        return answer({"certificates": [certificate.to_document() for certificate in found]})

@@ -18,6 +18,7 @@ from aiohttp import web
 from privacy.errors import PolicyError, UnknownTenantError
 from privacy.storage.session import transaction
 from streams.errors import AccessDeniedError
+from streams.http.answers import answer
 from streams.storage.operator_tokens import holder_of, new_token, revoke_tokens, token_digest
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ class TokenRoutes:
         token = await self._access.transact(
             lambda session: new_token(session, tenant_id, name, actor=operator.name, now=now)
         )
-        return web.json_response({"tenant": tenant_id, "name": name.strip(), "token": token}, status=201)
+        return answer({"tenant": tenant_id, "name": name.strip(), "token": token}, status=201)
 
     async def _revoke(self, request: web.Request) -> web.Response:
         operator = await self._access.platform(request)
@@ -144,7 +145,7 @@ class TokenRoutes:
         revoked = await self._access.transact(
             lambda session: revoke_tokens(session, tenant_id, name, actor=operator.name, now=now)
         )
-        return web.json_response({"revoked": revoked})
+        return answer({"revoked": revoked})
 
 
 async def json_object(request: web.Request) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from personalization.registry import queries as registry
 from personalization.signals.rows import delete_user_signals
+from privacy.boundary.marks import Kind
 from privacy.erasure import erase as erasures
 from privacy.keys.pseudonyms import pseudonym
 from streams.broker.records import OutgoingRecord
@@ -22,6 +23,7 @@ from streams.contracts.erasure import ErasureCertificateV1, ErasureCompletedV1, 
 from streams.contracts.topics import CONSENT, ERASURE_COMPLETED, ERASURES
 from streams.ingest.handler import BatchHandler, Decision
 from streams.ingest.parsed import Parsed, parsed
+from streams.outbox.released import released_record
 from streams.outbox.rows import SOURCE, add_record
 
 if TYPE_CHECKING:
@@ -102,7 +104,6 @@ class ErasureHandler(BatchHandler[ErasureRequestedV1]):
         )
         said = ErasureCertificateV1(
             issued_at=certificate.issued_at,
-            signals_erased=certificate.signals_erased,
             keys_destroyed=certificate.keys_destroyed,
             live_adapters=certificate.live_adapters,
             statement=certificate.statement,
@@ -125,7 +126,8 @@ class ErasureHandler(BatchHandler[ErasureRequestedV1]):
             traceparent=event.traceparent,
         )
         user = f"{data.tenant_id}/{data.user_id}"
-        add_record(session, encode(answer, envelope, key=user.encode()), now)
+        record = encode(answer, envelope, key=user.encode())
+        add_record(session, released_record(Kind.CERTIFICATE, record, answer), now)
         for purpose in ConsentPurpose:
             tombstone = OutgoingRecord(CONSENT.name, f"{user}/{purpose.value}".encode(), None, [])
-            add_record(session, tombstone, now)
+            add_record(session, released_record(Kind.CONSENT_TOMBSTONE, tombstone), now)

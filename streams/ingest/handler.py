@@ -88,7 +88,7 @@ class BatchHandler(abc.ABC, Generic[Data]):
         waiting, unreadable = self._parsed(works)
         traces = (work.event.traceparent for work in waiting)
         links = [traceparent for traceparent in traces if traceparent is not None]
-        with ingest_span(self._topic, len(works), links):
+        with ingest_span(self._topic, links):
             decision = self._transact(waiting, now)
             letters = unreadable + [refusal for _, refusal in decision.refused]
             self._letters.write(letters, now)

@@ -10,8 +10,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from privacy.boundary.marks import Kind
+from privacy.boundary.register import BOUNDARY
 from streams.broker.records import OutgoingRecord
-from streams.contracts.dead_letter import DeadLetter, DeadLetterReason
+from streams.contracts.dead_letter import PREFIX, DeadLetter, DeadLetterReason
 from streams.contracts.topics import DEAD_LETTERS
 
 if TYPE_CHECKING:
@@ -85,4 +87,6 @@ class DeadLetterSink:
             letter = replace(letter, detail=f"{letter.detail}; not kept: {' and '.join(lost)}")
         if key is None and value is None:
             key = b""  # a record needs one of both
+        ours = [name.removeprefix(PREFIX) for name, _ in letter.headers(())]
+        BOUNDARY.require(Kind.DEAD_LETTER, ours)
         return OutgoingRecord(DEAD_LETTERS.name, key, value, letter.headers(headers))

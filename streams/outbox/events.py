@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from personalization.registry.announcements import AdapterEventKind, DesiredChange
+from privacy.boundary.marks import Kind
 from streams.contracts import adapter as wire
 from streams.contracts.codec import encode, tombstone
 from streams.contracts.envelope import new_envelope
 from streams.contracts.manifest import AdapterVersionV1
 from streams.contracts.topics import ADAPTER_STATE
+from streams.outbox.released import released_record
 from streams.outbox.rows import SOURCE, add_record
 from streams.telemetry.tracing import traceparent_of
 
@@ -44,7 +46,9 @@ class OutboxAdapterEvents:
             traceparent=trace,
             sequence=event.epoch,
         )
-        add_record(session, encode(adapter_event(event), happened), event.occurred_at)
+        data = adapter_event(event)
+        record = released_record(Kind.ADAPTER_EVENT, encode(data, happened), data)
+        add_record(session, record, event.occurred_at)
         if event.desired_change is DesiredChange.CLEAR:
             withdrawal = tombstone(
                 event.line_ref,
@@ -53,7 +57,7 @@ class OutboxAdapterEvents:
                 source=SOURCE,
                 time=event.occurred_at,
             )
-            add_record(session, withdrawal, event.occurred_at)
+            add_record(session, released_record(Kind.ADAPTER_STATE, withdrawal), event.occurred_at)
         state = adapter_state(event)
         if state is None:
             return
@@ -66,7 +70,8 @@ class OutboxAdapterEvents:
             traceparent=trace,
             sequence=event.epoch,
         )
-        add_record(session, encode(state, envelope), event.occurred_at)
+        record = released_record(Kind.ADAPTER_STATE, encode(state, envelope), state)
+        add_record(session, record, event.occurred_at)
 
 
 def wire_kind(event: AdapterLifecycleEvent) -> wire.AdapterEventKind:

@@ -1,5 +1,6 @@
 """The relay sends what transactions left in the outbox.
 
+A row leaves not before its own time, which for what comes of a round is the public instant of its slot.
 Rows of one (topic, key) leave in the order they were written: a relay takes only the oldest waiting row of
 each, and takes it locked (``SKIP LOCKED`` on PostgreSQL), so any number of relays run without a leader. A
 crash between sending and marking sends a row twice; readers recognise it by the event id.
@@ -40,13 +41,13 @@ class OutboxRelay:
         if self._engine.dialect.name == "sqlite":
             # One machine, one relay: sending inside the transaction would hold the only write lock meanwhile.
             with transaction(self._engine) as session:
-                rows = outbox_rows.oldest_of_each_key(session, self._batch_rows)
+                rows = outbox_rows.oldest_of_each_key(session, self._batch_rows, now)
             self._send(rows)
             with transaction(self._engine) as session:
                 outbox_rows.mark_sent(session, rows, now)
         else:
             with transaction(self._engine) as session:
-                rows = outbox_rows.oldest_of_each_key(session, self._batch_rows)
+                rows = outbox_rows.oldest_of_each_key(session, self._batch_rows, now)
                 self._send(rows)
                 outbox_rows.mark_sent(session, rows, now)
         return len(rows)

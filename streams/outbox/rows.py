@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlalchemy import delete, exists, func, update
+from sqlalchemy import delete, exists, func, or_, update
 from sqlalchemy.orm import aliased
 from sqlmodel import col, select
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from sqlmodel import Session
+
+    from privacy.boundary.marks import Released
 
     class Sendable(Protocol):
         """A record that is to be sent."""
@@ -44,26 +46,41 @@ SOURCE = "urn:discreet:worker"
 _PERSONAL_TOPICS = tuple(topic.name for topic in TOPICS if topic.holds_personal_data)
 
 
-def add_record(session: Session, record: Sendable, now: datetime) -> None:
-    """Add one record to the caller's transaction; it leaves once that is committed."""
+def add_record(session: Session, released: Released[Sendable], at: datetime) -> None:
+    """Add one record to the caller's transaction; it leaves once that is committed, and not before ``at``."""
+    record = released.value
     session.add(
         OutboxRow(
             topic=record.topic,
             key=record.key or b"",
             value=record.value,
             headers=[[name, value.decode()] for name, value in record.headers],
-            created_at=now,
+            created_at=at,
         )
     )
 
 
-def oldest_of_each_key(session: Session, limit: int) -> Sequence[OutboxRow]:
-    """Return at most ``limit`` waiting rows, of each (topic, key) the oldest, locked until the transaction ends."""
-    earlier = aliased(OutboxRow)
+def oldest_of_each_key(session: Session, limit: int, now: datetime) -> Sequence[OutboxRow]:
+    """Return at most ``limit`` waiting rows that may leave at ``now``, locked until the transaction ends.
+
+    Of each (topic, key) it is the oldest. A row whose time has not come waits, and is sent at once when a later one of
+    its key may leave: a person's act on a line (a withdrawal) must neither wait nor overtake.
+    """
+    earlier, later = aliased(OutboxRow), aliased(OutboxRow)
     statement = (
         select(OutboxRow)
         .where(
             col(OutboxRow.published_at).is_(None),
+            or_(
+                col(OutboxRow.created_at) <= now,
+                exists().where(
+                    col(later.topic) == OutboxRow.topic,
+                    col(later.key) == OutboxRow.key,
+                    col(later.published_at).is_(None),
+                    col(later.outbox_id) > col(OutboxRow.outbox_id),
+                    col(later.created_at) <= now,
+                ),
+            ),
             ~exists().where(
                 col(earlier.topic) == OutboxRow.topic,
                 col(earlier.key) == OutboxRow.key,

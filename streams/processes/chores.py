@@ -14,7 +14,7 @@ import structlog
 from sqlalchemy import text
 
 from personalization.rounds.queries import open_due_rounds
-from personalization.signals.rows import delete_expired_signals, signals_per_tenant
+from personalization.signals.rows import delete_expired_signals
 from privacy.errors import PrivacyError
 from privacy.policy import versions as policies
 from privacy.policy.cache import WITHOUT_POLICY
@@ -64,7 +64,7 @@ class Chores:
         clock: aware UTC.
         scheduler: pauses and retention of bookkeeping.
         outbox: pauses and retention of sent rows.
-        metrics: shows the sizes that the sweep sees.
+        metrics: shows how much waits in the outbox.
         check_time: raises ``ClockError`` where the clock must not be trusted.
     """
 
@@ -118,7 +118,6 @@ class Chores:
             for tenant in policies.list_tenants(session):
                 policy = tenant.policy.policy if tenant.policy is not None else WITHOUT_POLICY
                 delete_expired_signals(session, tenant.tenant_id, now - policy.retention)
-            self._metrics.signals_per_tenant(signals_per_tenant(session))
             forget_processed(session, now - timedelta(days=self._scheduler.dedup_days))
         self._relay.forget(now - timedelta(seconds=self._outbox.keep_seconds))
 

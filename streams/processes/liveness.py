@@ -120,7 +120,7 @@ class Liveness:
         self._metrics.rebalances.set(app.run_consumer.rebalances)
         for topic, intake in self._intakes.items():
             self._metrics.buffered.labels(topic).set(intake.buffered)
-            self._metrics.held.labels(topic).set(intake.held)
+            self._metrics.held(topic, intake.held)
 
     def _oldest_seconds(self) -> float:
         times = [intake.oldest_timestamp for intake in self._intakes.values()]

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from privacy.boundary.marks import Kind
+from privacy.boundary.register import BOUNDARY
+
 if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+    from typing import Any
+
     from streams.settings import LogSettings
 
 # Libraries say at INFO what we say in our own words; some print record keys at DEBUG.
@@ -28,6 +34,7 @@ def configure(settings: LogSettings) -> None:
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
+            only_marked,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -40,3 +47,13 @@ def configure(settings: LogSettings) -> None:
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     for name in _LIBRARIES:
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def only_marked(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Take every fact out of a log event that has no mark at the boundary; its name is kept without the value."""
+    unmarked = [name for name in event if BOUNDARY.mark_of(Kind.LOG, name) is None]
+    for name in unmarked:
+        del event[name]
+    if unmarked:
+        event["unmarked"] = sorted(unmarked)
+    return event

@@ -1,4 +1,8 @@
-"""What is counted, for Prometheus: per topic and reason, never per user and never with a tenant's name."""
+"""What is counted, for Prometheus: per topic and reason, never per user and never with a tenant's name.
+
+They are exact and for the platform operator, who is trusted; none counts what one tenant holds. Each has its mark in
+``privacy.boundary.register``.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from prometheus_client import CollectorRegistry, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client import Counter as PrometheusCounter
+
+from privacy.boundary.marks import Kind
+from privacy.boundary.register import BOUNDARY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -97,17 +104,15 @@ class WorkerMetrics:
             registry=registry,
         )
         self.buffered = Gauge("discreet_buffered_events", "Events in memory.", ("topic",), registry=registry)
-        self.held = Gauge(
-            "discreet_held_events", "Events that wait for a consent.", ("topic",), registry=registry
+        self._held = Gauge(
+            "discreet_held_events",
+            "Events that wait for a consent, rounded up to a power of ten.",
+            ("topic",),
+            registry=registry,
         )
         self.rebalances = Gauge("discreet_rebalances", "Rebalances since the start.", registry=registry)
         self.outbox = Gauge("discreet_outbox_waiting", "Rows that wait to be sent.", registry=registry)
-        self._tenants = Gauge(
-            "discreet_tenants_by_signals",
-            "Tenants with at most so many stored signals.",
-            ("le",),
-            registry=registry,
-        )
+        BOUNDARY.require(Kind.METRIC, [family.name for family in registry.collect()])
 
     def batch_done(self, topic: str, works: Sequence[Item], outcome: Counts, seconds: float) -> None:
         """Note one processed batch."""
@@ -129,10 +134,9 @@ class WorkerMetrics:
         for (topic, reason), count in Counter(places).items():
             self._letters.labels(topic, reason).inc(count)
 
-    def signals_per_tenant(self, counts: Sequence[int]) -> None:
-        """Show how many tenants have how many signals, in powers of ten; no tenant is named."""
-        for power in range(1, 9):
-            self._tenants.labels(str(10**power)).set(sum(count <= 10**power for count in counts))
+    def held(self, topic: str, events: int) -> None:
+        """Show about how many events wait for a consent; the exact number may be one user's."""
+        self._held.labels(topic).set(10 ** len(str(events - 1)) if events > 1 else events * 10)
 
     def exposition(self) -> bytes:
         """Return everything in Prometheus' text format."""

@@ -19,6 +19,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, TraceFlags
 
+from privacy.boundary.marks import Kind
+from privacy.boundary.register import BOUNDARY
 from streams.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -36,8 +38,8 @@ def current_traceparent() -> str | None:
 
 
 @contextmanager
-def ingest_span(topic: str, events: int, traceparents: Iterable[str]) -> Iterator[None]:
-    """Run one batch in a consumer span with links to (at most 32 of) the producers' spans."""
+def ingest_span(topic: str, traceparents: Iterable[str]) -> Iterator[None]:
+    """Run one batch in a consumer span with links to (at most 32 of) the producers' spans; its size stays here."""
     links: list[Link] = []
     for text in traceparents:
         context = trace.get_current_span(propagate.extract({"traceparent": text})).get_span_context()
@@ -45,13 +47,13 @@ def ingest_span(topic: str, events: int, traceparents: Iterable[str]) -> Iterato
             links.append(Link(context))
         if len(links) == MAX_LINKS:
             break
-    attributes: dict[str, str | int] = {
+    attributes = {
         "messaging.system": "kafka",
         "messaging.operation.name": "process",
         "messaging.operation.type": "process",
         "messaging.destination.name": topic,
-        "messaging.batch.message_count": events,
     }
+    BOUNDARY.require(Kind.TRACE, list(attributes))
     with _tracer.start_as_current_span(
         f"process {topic}", kind=SpanKind.CONSUMER, links=links, attributes=attributes
     ):

@@ -38,7 +38,8 @@ def export_adapter(
         geometry: the line's layout.
         vector: the flat vector ``(size,)``.
         frozen: the shared factors.
-        base_model_name: what ``base_model_name_or_path`` says; the string that the serving fleet uses.
+        base_model_name: name or directory of the base; ``base_model_name_or_path`` says the last part of it, which is
+            the manifest's ``base.model_id``. Where the base lies on this machine concerns nobody.
     """
     tensors: dict[str, torch.Tensor] = {}
     for (layer, suffix), (down, up) in geometry.factors(vector.cpu(), _on_cpu(frozen)).items():
@@ -67,7 +68,7 @@ def adapter_config(geometry: Geometry, base_model_name: str) -> dict[str, object
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base_model_name,
+        "base_model_name_or_path": Path(base_model_name).name,
         "revision": None,
         "inference_mode": True,
         "r": geometry.rank,

@@ -98,14 +98,11 @@ class PublicLosses:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Live progress of a job. It holds nothing computed from private values: no loss, no norm, no clipped share."""
+    """Live progress of a job. It holds nothing computed from private values: no loss, no norm, no count of tokens."""
 
     stage: str  # "load" | "prefix" | "train" | "export"
     done: int
     total: int
-    tokens_per_second: float | None = (
-        None  # of the fused batch; the docstring of `train` says what this reveals
-    )
     memory_bytes: int | None = None
 
 

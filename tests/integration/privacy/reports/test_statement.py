@@ -22,7 +22,7 @@ from privacy.mechanisms.private_read import ReadPurpose
 from privacy.policy.values import TenantPrivacyPolicy, amended
 from privacy.reports.burn_down import burn_down, draw
 from privacy.reports.registry_record import DeploymentDescription, record_schema, registry_record
-from privacy.reports.statement import DISJOINT_TENANTS, privacy_statement
+from privacy.reports.statement import DISJOINT_TENANTS, NOT_PADDED, PADDED, privacy_statement
 from privacy.storage.session import transaction
 
 POLICY = TenantPrivacyPolicy(declared_users=400, planned_releases=12, lifetime_epsilon=4.0)
@@ -79,6 +79,34 @@ def test_the_statement_says_what_the_ledger_holds(engine, clock):
         assert expected in text
     assert single.to_document()["release"]["ledger_entry_digest"] == digest
     assert "This release" in single.to_text()
+
+
+def test_the_statement_lists_what_leaves_with_its_mark(engine, clock):
+    release(engine, Ledger(clock), POLICY, "one", period=0)
+    bare = amended(POLICY, {"release_padding_seconds": 0})
+    with transaction(engine) as session:
+        padded = privacy_statement(session, "acme", now=clock(), policy=POLICY)
+        prompt = privacy_statement(session, "acme", now=clock(), policy=bare)
+    listed = padded.to_document()["boundary"]
+    assert {one["mark"] for one in listed} == {"charged", "public", "slot_timed", "operator"}
+    marks = {(one["kind"], name): one["mark"] for one in listed for name in one["fields"]}
+    assert marks["manifest", "created_at"] == "slot_timed"
+    assert marks["manifest", "privacy.noisy_cohort"] == "charged"
+    assert marks["dead_letter", "value"] == "operator"
+    text = padded.to_text()
+    for line in ("manifest          slot timed", "metric            operator", "privacy.noisy_cohort"):
+        assert line in text
+    assert PADDED in text
+    assert NOT_PADDED not in text
+    assert NOT_PADDED in prompt.to_text()
+    for answered in ("batch invariance", "GPU", "dead-letter topic", "hyperparameters", "earlier head"):
+        assert answered in text
+    about = DeploymentDescription(curator="Acme", author="Ann")
+    said = registry_record(prompt, about)["deployment"]["dp_variant"]["unprotected_quantities"]
+    assert "not protected" in said
+    assert "None computed" not in said
+    said = registry_record(padded, about)["deployment"]["dp_variant"]["unprotected_quantities"]
+    assert "window of 3600 seconds" in said
 
 
 def test_a_cap_over_linked_tenants_replaces_the_assumption(engine, clock):

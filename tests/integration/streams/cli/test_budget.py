@@ -129,6 +129,8 @@ def test_statement_for_people_programs_and_the_registry(discreet, held):
     assert "Not covered" in text
     facts = json.loads(discreet("statement", "acme", "--release", held, "--json")[1])
     assert facts["release"]["reservation_id"] == held
+    assert "What leaves, and why it may." in text
+    assert {one["mark"] for one in facts["boundary"]} == {"charged", "public", "slot_timed", "operator"}
     arguments = ("statement", "acme", "--registry", "--curator", "Acme", "--author", "Ann")
     record = yaml.safe_load(discreet(*arguments)[1])
     assert record == json.loads(discreet(*arguments, "--json")[1])

@@ -1,14 +1,17 @@
 """The relay sends rows in order per key, keeps what was not confirmed, and forgets what names a user."""
 
 import threading
+from datetime import timedelta
 
 import pytest
 from sqlmodel import select
 
+from privacy.boundary.marks import Kind
 from privacy.storage.session import transaction
 from streams.broker.records import OutgoingRecord
 from streams.errors import BrokerUnavailableError
 from streams.outbox.relay import OutboxRelay
+from streams.outbox.released import released_record
 from streams.outbox.rows import add_record
 from streams.storage.tables import OutboxRow
 from tests.fakes.stream_records import NOW, FakeSender
@@ -16,10 +19,11 @@ from tests.fakes.stream_records import NOW, FakeSender
 LINE = "discreet.adapter-events.v1"
 
 
-def put(engine, *rows):
+def put(engine, *rows, at=NOW):
     with transaction(engine) as session:
         for topic, key, value in rows:
-            add_record(session, OutgoingRecord(topic, key, value, [("ce_id", b"1")]), NOW)
+            record = released_record(Kind.ADAPTER_EVENT, OutgoingRecord(topic, key, value, [("ce_id", b"1")]))
+            add_record(session, record, at)
             session.flush()
 
 
@@ -78,3 +82,16 @@ def test_two_relays_at_once_keep_the_order_of_every_key(engine):
         values = [record.value for record in sender.sent if record.key == key]
         assert values == sorted(values)
         assert len(values) == 20
+
+
+def test_a_row_waits_for_its_time_and_is_sent_at_once_when_a_later_one_of_its_key_may_leave(engine):
+    soon = NOW + timedelta(hours=1)
+    put(engine, (LINE, b"a", b"held"), (LINE, b"b", b"held too"), at=soon)
+    sender = FakeSender()
+    relay = OutboxRelay(engine, sender, batch_rows=10)
+    assert relay.relay_once(soon - timedelta(microseconds=1)) == 0
+    put(engine, (LINE, b"a", b"withdrawn"), at=NOW)
+    drain(relay)
+    assert [record.value for record in sender.sent] == [b"held", b"withdrawn"]
+    assert relay.relay_once(soon) == 1
+    assert sender.sent[-1].value == b"held too"

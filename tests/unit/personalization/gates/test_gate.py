@@ -72,6 +72,7 @@ def test_a_portable_adapter_is_accepted_with_its_shape(adapter):
         {"r": 8},
         {"lora_alpha": 8},
         {"peft_type": "LOHA"},
+        {"base_model_name_or_path": "/srv/models/base"},
     ],
 )
 def test_what_servers_do_not_load_is_refused(adapter, changes):

@@ -24,7 +24,6 @@ NAMES = {
     "discreet_buffered_events",
     "discreet_held_events",
     "discreet_outbox_waiting",
-    "discreet_tenants_by_signals",
     "process_resident_memory_bytes",
 }
 
@@ -36,7 +35,8 @@ def test_every_metric_is_there_and_none_names_anybody():
     metrics.dead_lettered([("t", "json_invalid"), ("t", "json_invalid")])
     metrics.lag.labels("t", "0").set(3)
     metrics.retrying("t")
-    metrics.signals_per_tenant([5, 500])
+    metrics.held("t", 37)
+    metrics.held("u", 0)
     families = list(text_string_to_metric_families(metrics.exposition().decode()))
     assert {family.name for family in families} >= NAMES
     labels = {name for family in families for sample in family.samples for name in sample.labels}
@@ -52,9 +52,8 @@ def test_every_metric_is_there_and_none_names_anybody():
         return found
 
     assert value("discreet_dead_letters_total", topic="t", reason="json_invalid") == 2
-    # Two tenants: one with at most 10 signals, both with at most 1,000.
-    assert value("discreet_tenants_by_signals", le="10") == 1
-    assert value("discreet_tenants_by_signals", le="1000") == 2
+    assert value("discreet_held_events", topic="t") == 100
+    assert value("discreet_held_events", topic="u") == 0
 
 
 def test_faust_serves_no_pages_and_keeps_no_tables():

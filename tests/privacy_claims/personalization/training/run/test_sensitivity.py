@@ -116,7 +116,7 @@ def test_normalizer_is_the_plans_and_not_the_number_of_users():
 
 
 def test_progress_says_nothing_of_private_values():
-    """Fields of a progress report are stages, counts, speed and memory; no loss, norm or clipped share."""
+    """Fields of a progress report are stages, steps and memory; no loss, norm or clipped share."""
     from dataclasses import fields
 
     from personalization.training.jobs.job import Progress
@@ -125,7 +125,6 @@ def test_progress_says_nothing_of_private_values():
         "stage",
         "done",
         "total",
-        "tokens_per_second",
         "memory_bytes",
     }
 

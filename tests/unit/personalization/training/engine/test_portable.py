@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import peft
 import pytest
@@ -29,6 +30,7 @@ from personalization.training.jobs.job import Example, Progress, TenantJob, Trai
 from personalization.training.jobs.receipt import public_key_of
 from personalization.training.jobs.wire import decode_job, decode_reply, encode_failure, encode_job
 from personalization.training.run.fused import train
+from personalization.training.run.host import AdapterHost
 from personalization.training.run.measure import generate, nll_per_user
 from tests.fakes.tiny_models import STYLES, make_plan, write_tiny_base
 
@@ -183,7 +185,18 @@ def test_config_is_the_portable_profile(base, tmp_path):
     assert config["peft_type"] == "LORA"
     assert config["bias"] == "none"
     assert config["rank_pattern"] == config["alpha_pattern"] == {}
-    assert config["base_model_name_or_path"] == str(base)
+    assert config["base_model_name_or_path"] == base.name == fingerprint(base).model_id
+
+
+def test_no_released_file_tells_where_anything_lies_on_the_trainer(base, tmp_path):
+    (result,) = train(make_job(base, tmp_path), lambda _p: None)
+    host = AdapterHost(base)
+    host.load("a", result.adapter)  # PEFT puts it beside a base that is loaded already
+    assert host.names == {"a"}
+    for file in result.adapter.iterdir():
+        content = file.read_bytes()
+        for place in (base.parent, tmp_path, Path.home(), Path.cwd()):
+            assert str(place).encode() not in content
 
 
 def test_a_base_is_known_by_its_digests_and_is_a_directory(base, tmp_path):

@@ -1,0 +1,329 @@
+"""Everything that leaves a tenant's data, with its mark and why it may leave; ``discreet budget statement`` lists it.
+
+What is not named here does not leave: the gate refuses it where it would be written, and
+``tests/privacy_claims/privacy/boundary/`` looks for every field, metric and log key that the code knows.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from privacy.boundary.marks import Boundary, Group, Kind, Mark
+
+
+def _fields(mark: Mark, why: str, names: str) -> Group:
+    return Group(mark, why, tuple(names.split()))
+
+
+def _under(prefix: str, groups: tuple[Group, ...]) -> tuple[Group, ...]:
+    return tuple(
+        Group(group.mark, group.why, tuple(f"{prefix}.{name}" for name in group.fields)) for group in groups
+    )
+
+
+CHARGED, PUBLIC, SLOT_TIMED, OPERATOR = Mark.CHARGED, Mark.PUBLIC, Mark.SLOT_TIMED, Mark.OPERATOR
+
+_MANIFEST = (
+    _fields(
+        CHARGED,
+        "Size, digest and shape of weights that a charged mechanism released, and figures made from them and from "
+        "public text alone.",
+        "files.path files.media_type files.size files.sha256 lora.tensor_digest "
+        "evaluation.verdict evaluation.checks evaluation.checks.name evaluation.checks.passed "
+        "evaluation.checks.value evaluation.checks.threshold evaluation.checks.detail "
+        "evaluation.checks.privacy_epsilon evaluation.probes evaluation.probes.prompt evaluation.probes.completion "
+        "evaluation.probes.base_logprob evaluation.probes.adapter_logprob evaluation.probes.tolerance",
+    ),
+    _fields(CHARGED, "A count with noise, paid for beside the training.", "privacy.noisy_cohort"),
+    _fields(
+        CHARGED,
+        "Measurements of the noise that was applied, and checks whose answer is the same for every data set.",
+        "privacy.receipt privacy.receipt.*",
+    ),
+    _fields(
+        PUBLIC,
+        "What the planner chose from the policy and the base model's shape.",
+        "lora.family lora.rank lora.alpha lora.target_modules lora.layers lora.trainable_parameters lora.dtype "
+        "lora.profile privacy.mechanism privacy.noise_multiplier privacy.sample_rate privacy.steps "
+        "privacy.clipping_norm privacy.contribution_bound privacy.minimum_cohort privacy.plan_digest",
+    ),
+    _fields(
+        PUBLIC,
+        "The promise and what the ledger charged: functions of public parameters and of earlier releases.",
+        "privacy.unit privacy.relation privacy.accountant privacy.release_epsilon privacy.cumulative_epsilon "
+        "privacy.target_epsilon privacy.delta privacy.reservation_id",
+    ),
+    _fields(
+        SLOT_TIMED,
+        "Digest of the commit entry, which the ledger stamps with the instant of the slot.",
+        "privacy.ledger_entry_hash",
+    ),
+    _fields(
+        PUBLIC,
+        "Names and numbers that the registry gives, and the base model and code that everyone may know.",
+        "format line_ref scope version served_name base.model_id base.revision base.config_digest "
+        "base.weights_digest base.tokenizer_digest base.architecture base.dtype base.chat_template_digest "
+        "lineage.round_id lineage.period_index lineage.start lineage.start_version_id lineage.supersedes "
+        "lineage.code_digest",
+    ),
+    _fields(
+        PUBLIC,
+        "Digest of what was read under a key that is destroyed with the round; without the key it is random.",
+        "lineage.data_digest",
+    ),
+    _fields(
+        SLOT_TIMED,
+        "The public instant of the round's slot, never when training ended; of a meta start or its copy, which is made "
+        "from released versions between jobs, when it was made.",
+        "created_at",
+    ),
+)
+_VERSION = (
+    *_under("manifest", _MANIFEST),
+    _fields(
+        PUBLIC,
+        "A digest of the manifest, where its files lie and who signed it.",
+        "version_id uri signature.key_id signature.signature signature.algorithm",
+    ),
+)
+
+REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
+    Kind.MANIFEST: _MANIFEST,
+    Kind.ADAPTER_CONFIG: (
+        _fields(
+            PUBLIC,
+            "The adapter's shape as planned, and the base model's public name; no path of any machine.",
+            "peft_type task_type base_model_name_or_path revision inference_mode r lora_alpha lora_dropout "
+            "target_modules layers_to_transform layers_pattern bias fan_in_fan_out init_lora_weights modules_to_save "
+            "rank_pattern alpha_pattern use_dora use_rslora",
+        ),
+    ),
+    Kind.ARTIFACT_STORE: (
+        _fields(CHARGED, "Weights that a charged mechanism released.", "adapter_model.safetensors"),
+        _fields(
+            OPERATOR,
+            "When a file was written: it is there once training has ended, before its slot's instant; whoever may "
+            "list the store sees that.",
+            "file_times",
+        ),
+    ),
+    Kind.ADAPTER_EVENT: (
+        *_under("adapter", _VERSION),
+        _fields(
+            PUBLIC,
+            "Names, the order of the line's events, and who asked.",
+            "adapter kind line_ref epoch rollout rollout.stage rollout.candidate_percent rollout.salt "
+            "left_version_id revoked_version_ids actor round_id",
+        ),
+        _fields(
+            CHARGED,
+            "How a round ended (see outcome), in one public sentence; the only number in it is the noisy count.",
+            "reason_code reason",
+        ),
+        _fields(SLOT_TIMED, "The public instant of the round's slot, or when a person acted.", "occurred_at"),
+    ),
+    Kind.ADAPTER_STATE: (
+        *_under("adapter", _VERSION),
+        *_under("candidate", _VERSION),
+        _fields(
+            PUBLIC,
+            "Names and order, as in adapter events.",
+            "line_ref epoch candidate rollout.stage rollout.candidate_percent rollout.salt revoked_version_ids",
+        ),
+        _fields(SLOT_TIMED, "The public instant of the round's slot, or when a person acted.", "updated_at"),
+    ),
+    Kind.ENVELOPE: (
+        _fields(
+            PUBLIC,
+            "Random or derived names, the kind of event and its order on the line.",
+            "ce_specversion ce_id ce_source ce_type ce_subject ce_dataschema ce_sequence content-type "
+            "traceparent tracestate",
+        ),
+        _fields(SLOT_TIMED, "The same instant as in the event.", "ce_time"),
+        _fields(
+            SLOT_TIMED,
+            "When the record appears: not before the instant in it, if the policy's release_padding_seconds is not 0 "
+            "(at 0 it appears when training has ended), or at once when a person acts on the line.",
+            "record_time",
+        ),
+    ),
+    Kind.OUTCOME: (
+        _fields(
+            PUBLIC,
+            "Decided from the policy, the ledger and the base model's shape, before anything is read.",
+            "no_policy purpose_not_allowed budget_exhausted signal_too_small calibration_impossible",
+        ),
+        _fields(CHARGED, "Decided by the noisy count that was paid for.", "cohort_too_small"),
+        _fields(CHARGED, "Decided by the released weights and public text alone.", "published gate_rejected"),
+        _fields(
+            PUBLIC,
+            "A crash, a failing machine or a run longer than its slot; that these do not depend on any one user's "
+            "data is an assumption (bounded texts, a public time limit), and the reason is not published.",
+            "forfeited training_failed",
+        ),
+    ),
+    Kind.CERTIFICATE: (
+        _fields(
+            OPERATOR,
+            "Whether a key existed: said to the product that sent the user's events, about that user alone.",
+            "certificate.keys_destroyed",
+        ),
+        _fields(
+            PUBLIC,
+            "The request's own names, fixed sentences, names of released versions (one whose slot has not come yet "
+            "is named too, since the user may be in it), and proof.",
+            "tenant_id request_id certificate.live_adapters certificate.statement certificate.audit_digest "
+            "certificate.key_id certificate.signature",
+        ),
+        _fields(
+            PUBLIC,
+            "Deprecated and always empty: how much a user had stored is personal.",
+            "certificate.signals_erased",
+        ),
+        _fields(
+            OPERATOR,
+            "When the request was carried out; said to the product that sent it.",
+            "completed_at certificate.issued_at",
+        ),
+    ),
+    Kind.CONSENT_TOMBSTONE: (
+        _fields(
+            OPERATOR,
+            "The key of the user who asked to be erased, on the topic that held that key before.",
+            "key",
+        ),
+    ),
+    Kind.DEAD_LETTER: (
+        _fields(
+            OPERATOR,
+            "The refused record as the product sent it, texts and user id in plain, for the topic's retention, of "
+            "users who never consented too; an erasure does not reach it.",
+            "key value headers",
+        ),
+        _fields(
+            OPERATOR,
+            "Why and where it was refused: a rule and a field, never a value.",
+            "reason detail topic partition offset timestamp group attempts at",
+        ),
+    ),
+    Kind.LEDGER_ENTRY: (
+        _fields(
+            PUBLIC,
+            "What was charged, under which public parameters, and how the reservation ended.",
+            "tenant_id sequence kind reservation_id document.* previous_digest digest",
+        ),
+        _fields(
+            SLOT_TIMED, "Of a commit or a forfeit at its slot: the public instant.", "recorded_at.committed"
+        ),
+        _fields(
+            OPERATOR,
+            "Of what happens inside a round: when it began and was read; the export is for the operator and whom the "
+            "operator names as auditor.",
+            "recorded_at",
+        ),
+    ),
+    Kind.HTTP_ANSWER: (
+        _fields(
+            PUBLIC,
+            "Who is asked for, what people decided and when, and proof of it.",
+            "tenant tenants.tenant tenants.registered_at tenants.policy_version tenants version digest set_at "
+            "set_by reason policy policy.* policy_version versions versions.tenant versions.version versions.digest "
+            "versions.set_at versions.set_by versions.reason versions.policy.* name token revoked status "
+            "error.code error.text",
+        ),
+        _fields(
+            PUBLIC,
+            "Budgets: functions of public parameters and of which releases there were.",
+            "period_index period_epsilon period_cap period_used lifetime_epsilon lifetime_cap lifetime_used delta "
+            "outlooks outlooks.*",
+        ),
+        _fields(
+            OPERATOR,
+            "How the tenant's reservations stand now, which changes when training ends; for the platform operator and "
+            "the tenant's administrator.",
+            "releases releases.* releases_committed release release.* reservations reservations.*",
+        ),
+        _fields(
+            CHARGED,
+            "Released versions, as their manifests say; those whose slot has not come are shown to the platform "
+            "operator only.",
+            "adapters adapters.domain adapters.version adapters.served_name adapters.version_id adapters.state "
+            "adapters.scope adapters.start adapters.mechanism adapters.release_epsilon adapters.cumulative_epsilon "
+            "adapters.public_text_change adapters.drift adapters.drift.*",
+        ),
+        _fields(SLOT_TIMED, "The public instant of the version's slot.", "adapters.published_at"),
+        _fields(
+            OPERATOR,
+            "Certificates of erasure, for the platform operator and the tenant's administrator.",
+            "certificates certificates.tenant_id certificates.erasure_id certificates.requested_at "
+            "certificates.issued_at certificates.keys_destroyed certificates.live_adapters "
+            "certificates.audit_digest certificates.statement",
+        ),
+        _fields(
+            PUBLIC,
+            "The statement itself, made from the ledger and this register.",
+            "statement generated_at unit relation guarantee.* spent.* filter.* accountant.* assumptions not_covered "
+            "boundary boundary.* ledger.* text",
+        ),
+    ),
+    Kind.METRIC: (
+        _fields(
+            OPERATOR,
+            "Exact counts and times of the worker's own work over all tenants; for the platform operator, who runs "
+            "the broker and could count there too.",
+            "discreet_events discreet_dead_letters discreet_batch_events discreet_batch_seconds "
+            "discreet_ingest_latency_seconds discreet_retries discreet_lag_events "
+            "discreet_oldest_unprocessed_seconds discreet_stalled_seconds discreet_buffered_events "
+            "discreet_rebalances discreet_outbox_waiting",
+        ),
+        _fields(
+            OPERATOR,
+            "How many events wait for a consent, rounded up to a power of ten.",
+            "discreet_held_events",
+        ),
+        _fields(
+            OPERATOR,
+            "The process itself, as the system measures it.",
+            "process_virtual_memory_bytes process_resident_memory_bytes process_start_time_seconds "
+            "process_cpu_seconds process_open_fds process_max_fds",
+        ),
+    ),
+    Kind.TRACE: (
+        _fields(
+            PUBLIC,
+            "Names of topics and of rounds' parts.",
+            "messaging.system messaging.operation.name messaging.operation.type messaging.destination.name",
+        ),
+        _fields(
+            OPERATOR,
+            "Links to the producers' own spans, and when each part began and ended; for whoever the operator exports "
+            "traces to.",
+            "links times",
+        ),
+    ),
+    Kind.LOG: (
+        _fields(
+            OPERATOR,
+            "When something happened, and what failed in the machine's own words; logs are the operator's.",
+            "timestamp reason error problem exc_info exception",
+        ),
+        _fields(
+            PUBLIC,
+            "Names of events, rounds, lines, topics and versions, and public states.",
+            "event level round round_id rounds tenant tenants line_ref served_name adapter served withdrawn "
+            "published chore code outcome stage what topic partition epoch port accepted",
+        ),
+        _fields(
+            OPERATOR,
+            "How far a job is, in public steps or whole percents, and how much work waits or is tried again.",
+            "done total attempts events buffered",
+        ),
+        _fields(
+            CHARGED,
+            "Figures of released or refused candidates, made from noisy weights and public text.",
+            "ratio cosine drifted retained drift bounded has_effect public_text noise_norm blend",
+        ),
+    ),
+}
+
+BOUNDARY: Final = Boundary(REGISTER)
