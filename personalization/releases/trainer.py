@@ -11,15 +11,16 @@ import shutil
 import tempfile
 import threading
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
+from personalization.artifacts.candidates import Candidates
 from personalization.canaries.verdict import audit_check, facts_of_audit
-from personalization.errors import LeaseLostError, PersonalizationError, TrainingFailedError
+from personalization.errors import ArtifactError, LeaseLostError, PersonalizationError, TrainingFailedError
 from personalization.gates.forgetting import DEFAULT_FORGETTING_LIMIT, public_checks
 from personalization.gates.gate import GateThresholds, PublicEvaluation, facts_of, judge
 from personalization.planning.plan import PerformanceFlags
@@ -28,7 +29,8 @@ from personalization.releases.protocol import Closed, Prepared
 from personalization.rounds.leases import LeaseKeeper
 from personalization.rounds.queries import lease_round
 from personalization.rounds.states import OutcomeCode
-from personalization.training.jobs.job import TrainingJob
+from personalization.training.jobs.job import Progress, TrainingJob
+from personalization.training.jobs.wire import decode_reply, encode_results
 from privacy.errors import FencedError, PrivacyError, StorageError
 from privacy.storage.session import transaction
 
@@ -36,14 +38,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from personalization.adapters.manifest import AdapterVersion, AuditFacts
+    from personalization.artifacts.candidates import Kept
     from personalization.canaries.values import AuditRequest
     from personalization.releases.protocol import TrainingRounds
     from personalization.rounds.states import Lease
     from personalization.starts.shop import Shop
-    from personalization.training.jobs.job import Progress, TenantResult
+    from personalization.training.jobs.job import TenantResult
 
 _log = structlog.get_logger(__name__)
 _LOST = (LeaseLostError, FencedError)
+LONGEST_KEPT = timedelta(days=62)  # longer than any round's slot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +132,7 @@ class Trainer:
     ) -> None:
         self._upkeep = upkeep
         self._shop = shop
+        self._candidates = Candidates(shop.artifacts.root)
         self._rounds = rounds
         self._trainer = trainer
         self._options = options
@@ -174,11 +179,14 @@ class Trainer:
         if time.monotonic() < self._next_upkeep:
             return
         self._next_upkeep = time.monotonic() + self._options.upkeep_every.total_seconds()
-        for chore in self._upkeep:
+        for chore in (self._forget_left, *self._upkeep):
             try:
                 chore()
             except (PersonalizationError, PrivacyError, OSError) as error:
                 _log.warning("upkeep_failed", code=getattr(error, "code", "os.error"), reason=str(error))
+
+    def _forget_left(self) -> None:
+        self._candidates.sweep(older_than=time.time() - LONGEST_KEPT.total_seconds())
 
     def run_once(self) -> int:
         """Take what is due now, up to one job, and bring it to an end; return how many rounds were taken.
@@ -224,8 +232,8 @@ class Trainer:
         return outcome
 
     def _train(self, prepared: list[Prepared], keeper: LeaseKeeper) -> None:
+        waiting = self._untrained(prepared, keeper)
         with tempfile.TemporaryDirectory(prefix="discreet-job-") as folder:
-            waiting = prepared
             while waiting:
                 try:
                     results = self._run_job(waiting, Path(folder), keeper)
@@ -243,6 +251,22 @@ class Trainer:
                 for one in waiting:
                     self._finish(one, results[one.reservation_id], keeper)
                 return
+
+    def _untrained(self, prepared: list[Prepared], keeper: LeaseKeeper) -> list[Prepared]:
+        """Finish the rounds whose reservation has a stored result already, and return the others."""
+        waiting = []
+        for one in prepared:
+            try:
+                kept = self._candidates.find(one.reservation_id)
+            except ArtifactError as error:
+                self._forfeit(one.lease, keeper, error)
+                continue
+            if kept is None:
+                waiting.append(one)
+            else:
+                _log.info("result_reused", round_id=one.lease.round_id)
+                self._finish(one, _result_in(kept), keeper)
+        return waiting
 
     def _run_job(
         self, prepared: Sequence[Prepared], folder: Path, keeper: LeaseKeeper
@@ -292,6 +316,9 @@ class Trainer:
     def _finish(self, prepared: Prepared, result: TenantResult, keeper: LeaseKeeper) -> None:
         lease = prepared.lease
         try:
+            result = _result_in(
+                self._candidates.keep(prepared.reservation_id, result.adapter, encode_results((result,)))
+            )
             audit = self._audit(prepared, result)
             public = self._public(prepared, result, audit)
             verdict = judge(result.adapter, prepared.plan, public, self._options.thresholds)
@@ -305,6 +332,7 @@ class Trainer:
             self._forfeit(lease, keeper, error)
         else:
             self._ended(lease, keeper, outcome)
+            self._candidates.forget(prepared.reservation_id)
 
     def _audit(self, prepared: Prepared, result: TenantResult) -> AuditFacts | None:
         """Return what the canaries showed; a bound above the claim raises the alarm."""
@@ -355,3 +383,10 @@ class Trainer:
     def _give_up(self, lease: Lease, keeper: LeaseKeeper, error: Exception) -> None:
         keeper.drop(lease)
         _log.warning("round_given_up", round_id=lease.round_id, reason=str(error))
+
+
+def _result_in(kept: Kept) -> TenantResult:
+    """Return a stored result as the run reported it, with its files where they are stored."""
+    reply = decode_reply(kept.notes)
+    assert not isinstance(reply, Progress)  # ``_finish`` stores results alone
+    return replace(reply[0], adapter=kept.adapter)

@@ -27,6 +27,7 @@ from personalization.rounds.queries import open_round
 from personalization.signals.snapshot import TrainingSnapshot
 from personalization.starts.shop import Shop
 from personalization.training.jobs.job import Example, PublicLosses, TenantResult, UserExamples
+from personalization.training.jobs.receipt import Receipt, SignedReceipt
 from privacy.keys.keyring import Keyring, new_master_key
 from privacy.ledger import Ledger
 from privacy.policy import versions as policies
@@ -65,9 +66,11 @@ class FixedSignals:
         self.users = users
         self.reads = 0
         self.salt = "a"
+        self.retentions = []
 
-    def load(self, session, tenant_id, domain, *, now, contribution_bound, digest_key):
+    def load(self, session, tenant_id, domain, *, now, retention, contribution_bound, digest_key):
         self.reads += 1
+        self.retentions.append(retention)
         one = UserExamples(examples=(Example(prompt="p", completion="c"),))
         digest = hashlib.sha256(f"{tenant_id}{domain}{self.users}{self.salt}".encode()).hexdigest()
         return TrainingSnapshot(users=(one,) * self.users, data_digest=f"sha256:{digest}")
@@ -97,6 +100,7 @@ class FakeTrainer:
         self.during = lambda _should_stop: None
         self.values: float | None = None
         self.public_losses = (2.0, 4.0)
+        self.receipt = lambda receipt: receipt  # a test changes what was measured, or gives none
 
     def train(self, job, *, on_progress, should_stop):
         self.jobs.append(len(job.tenants))
@@ -116,10 +120,14 @@ class FakeTrainer:
                     sample_rate=tenant.plan.sample_rate, noise_multiplier=tenant.plan.noise_multiplier,
                     delta_norm=1.0, trainable_parameters=10,
                     public_losses=self.public_losses and PublicLosses(base=(2.0, 4.0), adapted=self.public_losses),
-                    noise_norm=0.5,
+                    noise_norm=0.5, receipt=self.signed(tenant),
                 )
             )  # fmt: skip
         return tuple(results)
+
+    def signed(self, tenant):
+        receipt = self.receipt(honest_receipt(tenant.plan))
+        return receipt and SignedReceipt.of(receipt, tenant.receipt_key)
 
 
 class SharedSubspaceTrainer(FakeTrainer):
@@ -135,6 +143,14 @@ class SharedSubspaceTrainer(FakeTrainer):
                     tensors[name] = np.eye(*values.shape, dtype=np.float32)
             save_file(tensors, path)
         return results
+
+
+def honest_receipt(plan) -> Receipt:
+    """What a run that did what its plan says measures of itself."""
+    return Receipt(
+        mechanism=plan.mechanism, plan_digest=plan.digest(), steps=plan.steps, noise_count=1000,
+        noise_tolerance=0.1, noise_ok=True, distinct_steps_ok=True, coins_ok=True, largest_norm_ok=True,
+    )  # fmt: skip
 
 
 def write_adapter(directory: Path, plan, seed: int, values: float | None = None) -> None:
@@ -207,13 +223,14 @@ class Workshop:
             publisher=Publisher(self.artifacts, self.signer, self.events),
         )
 
-    def protocol(self, engine=None, copies=None) -> TrainingRounds:
+    def protocol(self, engine=None, copies=None, **options) -> TrainingRounds:
         return TrainingRounds(
             self.tools(engine),
             ledger=self.ledger,
             keyring=self.keyring,
             signals=self.signals,
             copies=copies,
+            **options,
         )
 
     def process(

@@ -25,7 +25,6 @@ from privacy.mechanisms.sampled_gaussian import PoissonSampledGaussian
 
 # Every test fails by chance with a probability of at most e^-_RARE.
 _RARE = 31.0
-_LEAST_NOISE = 0.05  # the smallest noise multiplier that a charge exists for
 
 
 class Witness:
@@ -107,16 +106,10 @@ class Witness:
             raise PlanViolatedError(
                 f"the run differs from its plan: {'; '.join(wrong)}; it is void and its budget stays spent"
             )
-        if plan.noise_multiplier < _LEAST_NOISE:
+        if not isinstance(plan.mechanism, PoissonSampledGaussian):
             return None
         return Receipt(
-            mechanism=PoissonSampledGaussian(
-                noise_multiplier=plan.noise_multiplier,
-                sample_rate=plan.sample_rate,
-                steps=plan.steps,
-                clipping_norm=plan.clipping_norm,
-                contribution_bound=plan.contribution_bound,
-            ),
+            mechanism=plan.mechanism,
             plan_digest=plan.digest(),
             steps=steps,
             noise_count=numbers,

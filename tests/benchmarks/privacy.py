@@ -1,0 +1,341 @@
+"""What the guarantee costs and how far it holds: the influence of one user, the time of an exact step, the receipt.
+
+    python tests/benchmarks/privacy.py --json PATH [--only influence,step,receipt] [--pairs 15] [--most-users 1000000]
+
+Influence is counted in whole numbers, so it is no estimate: ‖sum with the user − sum without‖₂ ÷ C, for streams of
+users that all pull the same way and of users that are all different, cut into other micro-batches when the user is
+gone. The *old* column is the float32 path that the lattice replaced, on the same rows; its few lines stand here and
+nowhere else.
+
+A step is a whole one: gradients of every drawn user, clipping, sum, noise, measuring, and the inner optimizer. New and
+old take turns, and the median of the pairwise ratios is reported; the mechanism alone stands beside it, for
+information.
+
+Each part is a function that returns rows; further parts are added to ``PARTS``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import torch
+
+from personalization.planning.plan import Family, TrainingPlan, mechanism_of
+from personalization.training.jobs.job import TenantJob
+from personalization.training.jobs.receipt import SignedReceipt, public_key_of
+from personalization.training.mechanism import clipping
+from personalization.training.mechanism.optimizer import FusedDPOptimizer, TenantAdam, TenantMechanism
+from privacy.noise import lattice, normal
+from privacy.noise.keystream import PURPOSE_GRADIENT
+from tests.fakes.tiny_models import make_run, make_users
+
+SIZE = 768  # of the review that this answers
+CLIP = 0.1
+CHUNK = 4096
+KEY = bytes(range(32))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One measured number; ``must`` is its bound in words, and ``ok`` None where there is none."""
+
+    name: str
+    value: float
+    unit: str
+    must: str | None = None
+    ok: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the command line asked for."""
+
+    pairs: int
+    most_users: int
+
+
+def plan_of(**changes: object) -> TrainingPlan:
+    """Return a plan of the benchmark's size."""
+    fields = {
+        "family": Family.CORE, "rank": 8, "top_layers": 3, "steps": 10**5, "sample_rate": 1.0,
+        "expected_cohort": 1000.0, "clipping_norm": CLIP, "noise_multiplier": 1.0, "learning_rate": 1e-3,
+        "contribution_bound": 1,
+    }  # fmt: skip
+    fields |= changes
+    numbers = ("steps", "sample_rate", "clipping_norm", "noise_multiplier", "contribution_bound")
+    mechanism = mechanism_of(**{name: fields.pop(name) for name in numbers})  # type: ignore[arg-type]
+    return TrainingPlan(mechanism=mechanism, **fields)  # type: ignore[arg-type]
+
+
+# --- the influence of one user ------------------------------------------------------------------------------
+
+
+def users_of(kind: str, count: int, *, without: int | None) -> Iterator[torch.Tensor]:
+    """Yield the users' gradients in chunks, far longer than the clipping norm; never all of them in memory."""
+    same = torch.randn(SIZE, generator=torch.Generator().manual_seed(7))
+    for first in range(0, count, CHUNK):
+        generator = torch.Generator().manual_seed(first + 1)
+        rows = torch.randn(min(CHUNK, count - first), SIZE, generator=generator)
+        if (
+            kind == "aligned"
+        ):  # one direction: a float sum grows as fast as it can, and its errors pull the same way
+            rows = same * (1 + rows[:, :1].abs())
+        if without is not None and first <= without < first + len(rows):
+            rows = torch.cat([rows[: without - first], rows[without - first + 1 :]])
+        yield rows
+
+
+def exact_sum(kind: str, count: int, *, without: int | None = None, microbatch: int = 64) -> torch.Tensor:
+    """Return the whole sum that the real optimizer makes of the users."""
+    parameter = torch.nn.Parameter(torch.zeros(1, SIZE))
+    optimizer = FusedDPOptimizer(
+        torch.optim.SGD([parameter], lr=1.0), [TenantMechanism.of_plan(plan_of(), KEY)]
+    )
+    for rows in users_of(kind, count, without=without):
+        for part in rows.split(microbatch):
+            optimizer.row_tenants = torch.zeros(len(part), dtype=torch.long)
+            optimizer.row_users = range(len(part))
+            parameter.grad_sample = part
+            optimizer.clip_and_accumulate()
+        optimizer.mechanisms[0].witness._seen.clear()
+    return parameter.summed_grad[0]
+
+
+def float_sum(kind: str, count: int, *, without: int | None = None, microbatch: int = 64) -> torch.Tensor:
+    """Return the sum that the old path made of the users, in float32, its micro-batches moving with who is there."""
+    total, left = torch.zeros(SIZE), torch.empty(0, SIZE)
+    for rows in users_of(kind, count, without=without):
+        waiting = torch.cat([left, rows])
+        whole = len(waiting) - len(waiting) % microbatch
+        for part in waiting[:whole].split(microbatch):
+            old_clip_and_add(total, part, CLIP)
+        left = waiting[whole:]
+    old_clip_and_add(total, left, CLIP)
+    return total
+
+
+def old_clip_and_add(total: torch.Tensor, rows: torch.Tensor, bound: float) -> None:
+    """Clip and add in float32, as the path before the lattice did for one tenant."""
+    norms = torch.linalg.vector_norm(rows, dim=1)
+    broken = ~torch.isfinite(norms)
+    if bool(broken.any()):
+        rows.masked_fill_(broken[:, None], 0)
+    total.addmv_(rows.t(), (bound / (norms + 1e-6)).clamp_(max=1.0))
+
+
+def influence(settings: Settings) -> Iterator[Row]:
+    """Measure how far one user moves a sum of many."""
+    for count in (1, 10**3, 10**5, 10**6):
+        if count > settings.most_users:
+            continue
+        for kind in ("aligned", "all different"):
+            leaver = min(count - 1, 3)
+            with_user = exact_sum(kind, count)
+            without = exact_sum(kind, count, without=leaver, microbatch=37)
+            moved = (with_user - without).tolist()
+            square = sum(number**2 for number in moved)
+            yield Row(
+                name=f"influence of one user ÷ C, {count:,} drawn, {kind}",
+                value=math.sqrt(square) / lattice.REACH,
+                unit="C",
+                must="<= 1, in whole numbers",
+                ok=square <= lattice.REACH**2,
+            )
+            old = float_sum(kind, count) - float_sum(kind, count, without=leaver)
+            yield Row(
+                name=f"the same in float32, as before, {count:,} drawn, {kind}",
+                value=float(torch.linalg.vector_norm(old.double())) / CLIP,
+                unit="C",
+            )
+
+
+# --- the time of a step -------------------------------------------------------------------------------------
+
+
+class OldOptimizer(FusedDPOptimizer):
+    """The float path: clip and add in float32, noise added and rounded in floats, nothing measured."""
+
+    def clip_and_accumulate(self) -> None:
+        """Clip and add as before."""
+        rows = self.parameter.grad_sample
+        if self.parameter.summed_grad is None:
+            self.parameter.summed_grad = torch.zeros_like(self.parameter)
+        old_clip_and_add(self.parameter.summed_grad[0], rows, CLIP)
+        rows._processed = True
+
+    def add_noise(self) -> None:
+        """Add noise as before: scaled to the lattice, added, rounded and scaled back, a tile of numbers at a time."""
+        total = self.parameter.summed_grad
+        (mechanism,) = self.mechanisms
+        deviation = mechanism.plan.noise_multiplier * CLIP
+        step = math.ldexp(1.0, math.frexp(deviation)[1] - 1 - 8)
+        noise = normal.gaussians(
+            [mechanism.stream], PURPOSE_GRADIENT, self.current_step, total.shape[1],
+            threads=torch.get_num_threads(),
+        )  # fmt: skip
+        sums = total.numpy()
+        noisy = sums.copy()
+        for first in range(0, sums.shape[1], 1 << 16):
+            part = slice(first, first + (1 << 16))
+            exact = sums[:, part].astype("float64")
+            exact *= 1.0 / step
+            exact += noise[:, part] * (deviation / step)
+            noisy[:, part] = exact.round(out=exact) * step
+        self.parameter.grad = torch.from_numpy(noisy)
+        total._processed = True
+
+    def measure_noise(self) -> None:
+        """Measure nothing."""
+
+
+class Side:
+    """A tenant's run, stepped by one of the two optimizers with a thousand users drawn."""
+
+    def __init__(self, optimizer: type[FusedDPOptimizer], plan: TrainingPlan, users: int) -> None:
+        people = make_users(*[((3 + n % 9),) for n in range(users)])
+        tenant = TenantJob(job_key="a", plan=plan, users=people, noise_key=KEY)
+        self.run = make_run("llama", [tenant], dtype=torch.float32)
+        (self.members,) = self.run._prefix()
+        self.parameter = torch.nn.Parameter(self.run.start.to(torch.float32))
+        mechanism = TenantMechanism.of_plan(plan, KEY, [True] * users)
+        self.optimizer = optimizer(TenantAdam(self.parameter, [1e-3], lambda: [0]), [mechanism])
+
+    def step(self) -> None:
+        """Apply one whole step."""
+        self.run._step(self.optimizer, self.parameter, self.members)
+        self.optimizer.current_step += 1
+
+
+class Bare(Side):
+    """The mechanism alone, on ready gradients."""
+
+    def step(self) -> None:
+        """Apply clipping, noise and scaling to rows that lie ready."""
+        size = self.parameter.shape[1]
+        if not hasattr(self, "rows"):
+            self.rows = torch.randn(len(self.members), size)
+        parts = self.rows.split(128)
+        for number, part in enumerate(parts):
+            self.parameter.grad_sample = part.clone()
+            self.optimizer.row_tenants = torch.zeros(len(part), dtype=torch.long)
+            self.optimizer.row_users = range(128 * number, 128 * number + len(part))
+            self.optimizer.signal_skip_step(number < len(parts) - 1)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.current_step += 1
+
+
+def pairs_of(new: Callable[[], None], old: Callable[[], None], pairs: int) -> tuple[float, float, float]:
+    """Return medians of new ÷ old, and of each in milliseconds of the process; the two take turns to go first."""
+    ratios, each = [], ([], [])
+    new(), old()
+    for number in range(pairs):
+        taken = {}
+        for name, step in ((0, new), (1, old)) if number % 2 else ((1, old), (0, new)):
+            began = time.process_time()
+            step()
+            taken[name] = time.process_time() - began
+            each[name].append(1e3 * taken[name])
+        ratios.append(taken[0] / taken[1])
+    return statistics.median(ratios), statistics.median(each[0]), statistics.median(each[1])
+
+
+def step_time(settings: Settings) -> Iterator[Row]:
+    """Compare whole steps, and the mechanism alone, with the float path."""
+    users = 1000
+    for words, changes in (
+        ("core", {}),
+        ("thin layers, A and B trained", {"family": Family.FULL, "rank": 4, "top_layers": 1}),
+    ):
+        plan = plan_of(**changes)
+        for side, what, must in (
+            (Side, "time of a step", "<= 1.05"),
+            (Bare, "the mechanism alone, with its measuring", None),
+        ):
+            new, old = side(FusedDPOptimizer, plan, users), side(OldOptimizer, plan, users)
+            ratio, ours, theirs = pairs_of(new.step, old.step, settings.pairs)
+            size = new.parameter.shape[1]
+            name = f"{what} ÷ the float path's, {users:,} users of {size:,} numbers ({words})"
+            yield Row(name=name, value=ratio, unit="×", must=must, ok=None if must is None else ratio <= 1.05)
+            yield Row(name=f"{what}, {size:,} numbers: exact", value=ours, unit="ms")
+            yield Row(name=f"{what}, {size:,} numbers: float", value=theirs, unit="ms")
+
+
+# --- the receipt --------------------------------------------------------------------------------------------
+
+
+def receipt_cost(settings: Settings) -> Iterator[Row]:
+    """Measure what watching and signing add to a step and to a round."""
+    plan = plan_of(steps=60)
+    new = Bare(FusedDPOptimizer, plan, 1000)
+    blind = Bare(FusedDPOptimizer, plan, 1000)
+    blind.optimizer.measure_noise = lambda: None
+    for one in blind.optimizer.mechanisms:
+        one.witness.row = lambda *_, **__: None
+    while new.optimizer.current_step < plan.steps - settings.pairs - 1:
+        new.step()
+    blind.optimizer.current_step = new.optimizer.current_step
+    _, ours, theirs = pairs_of(new.step, blind.step, settings.pairs)
+    yield Row(name="watching, a step of 1,000 users", value=ours - theirs, unit="ms")
+    began = time.process_time()
+    (receipt,) = new.optimizer.receipts()
+    signed = SignedReceipt.of(receipt, KEY)
+    yield Row(name="concluding and signing, a round", value=1e3 * (time.process_time() - began), unit="ms")
+    began = time.process_time()
+    signed.verify(public_key_of(KEY))
+    yield Row(name="checking a receipt's signature", value=1e3 * (time.process_time() - began), unit="ms")
+    size = len(json.dumps(signed.to_document()))
+    yield Row(name="a signed receipt", value=size, unit="bytes")
+
+
+PARTS: dict[str, Callable[[Settings], Iterator[Row]]] = {
+    "influence": influence,
+    "step": step_time,
+    "receipt": receipt_cost,
+}
+
+
+def main() -> int:
+    """Run the parts that were asked for; exit with 1 where a bound does not hold."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", type=Path, help="where the rows go")
+    parser.add_argument("--only", default=",".join(PARTS), help="parts, with commas between them")
+    parser.add_argument("--pairs", type=int, default=15)
+    parser.add_argument("--most-users", type=int, default=10**6)
+    asked = parser.parse_args()
+    settings = Settings(pairs=asked.pairs, most_users=asked.most_users)
+    torch.set_num_threads(1)
+    rows = []
+    for part in asked.only.split(","):
+        for row in PARTS[part](settings):
+            rows.append(row)
+            verdict = "" if row.ok is None else ("yes" if row.ok else "NO")
+            print(f"{row.name:90} {row.value:14.6g} {row.unit:6} {row.must or '':24} {verdict}", flush=True)
+    if asked.json:
+        machine = {"processor": platform.machine(), "cores": os.cpu_count(), "load": os.getloadavg()[0]}
+        versions = {"python": platform.python_version(), "torch": torch.__version__}
+        document = {
+            "machine": {**machine, **versions},
+            "settings": {**asdict(settings), "size": SIZE, "block": clipping.BLOCK_ON_CPU, "threads": 1},
+            "rows": [asdict(row) for row in rows],
+        }
+        asked.json.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    return int(any(row.ok is False for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
