@@ -5,7 +5,6 @@
     ├── BrokerUnavailableError   the broker cannot be reached or did not confirm a write (retryable)
     ├── AccessTokenError         no access token for the broker could be had (retryable)
     ├── ClockError               this machine's clock and the database's disagree (retryable)
-    ├── TopicMismatchError       a topic is missing or is not set up as the contract says
     ├── PoisonedTopicError       too large a share of recent events could not be accepted; the worker stops
     ├── DeadLetterError          a dead-letter record cannot be read or replayed
     ├── DemoError                a part of the demonstration stopped or did not get done in time
@@ -18,15 +17,13 @@ one sentence: what was asked, what is allowed, what to do. It never holds an id 
 
 from __future__ import annotations
 
-from typing import ClassVar
+from privacy.errors import DiscreetError
 
 
-class StreamsError(Exception):
+class StreamsError(DiscreetError):
     """Base of every error raised on purpose by this package."""
 
-    code: ClassVar[str] = "streams.error"
-    retryable: ClassVar[bool] = False
-    exit_status: ClassVar[int] = 1
+    code = "streams.error"
 
 
 class SettingsError(StreamsError):
@@ -58,13 +55,6 @@ class ClockError(StreamsError):
     code = "streams.clock.disagrees"
     retryable = True
     exit_status = 5
-
-
-class TopicMismatchError(StreamsError):
-    """A topic is missing or is not set up as the contract says."""
-
-    code = "streams.topic.mismatch"
-    exit_status = 3
 
 
 class PoisonedTopicError(StreamsError):

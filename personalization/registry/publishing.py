@@ -17,6 +17,7 @@ from personalization.adapters.manifest import (
     served_name,
 )
 from personalization.artifacts.directory import describe_files
+from personalization.registry import queries as registry
 from personalization.registry.announcements import Act, AdapterEventKind, DesiredChange, announce
 from personalization.registry.tables import AdapterVersionRow
 from privacy.boundary.marks import Kind
@@ -80,7 +81,7 @@ class Publisher:
         """Register the candidate as the line's next version and tell everyone, in the caller's transaction.
 
         The files are stored before the transaction ends; if it does not commit, they are an orphan that
-        ``DirectoryArtifactStore.sweep`` removes, and the same number is given to the next candidate.
+        the artifacts chore removes after its grace, and the same number is given to the next candidate.
 
         Args:
             session: holds the locks of the round and of ``line`` and has committed the round's reservation.
@@ -89,7 +90,7 @@ class Publisher:
             candidate: what passed the gate.
             now: the public instant that is stamped on everything, never when the training ended.
         """
-        before = _current(session, line)
+        before = registry.current_version(session, line)
         number = line.last_version + 1
         manifest = AdapterManifest(
             line_ref=line.line_ref,
@@ -164,10 +165,6 @@ def _require_marks(manifest: AdapterManifest, directory: Path) -> None:
     config = json.loads((directory / CONFIG).read_bytes())
     BOUNDARY.release(Kind.ADAPTER_CONFIG, config, config)
     BOUNDARY.require(Kind.ARTIFACT_STORE, [file.path for file in manifest.files if file.path != CONFIG])
-
-
-def _current(session: Session, line: AdapterLineRow) -> AdapterVersionRow | None:
-    return session.get(AdapterVersionRow, line.current_version_id) if line.current_version_id else None
 
 
 def _row_of(

@@ -14,7 +14,7 @@ from kafka.errors import KafkaError, RetriableError, TopicAlreadyExistsError
 
 from streams.client.kafka_broker import open_or_close
 from streams.contracts.topics import TOPICS, Topic
-from streams.errors import BrokerUnavailableError, TopicMismatchError
+from streams.errors import BrokerUnavailableError
 
 UNKNOWN_TOPIC = 3  # Kafka's error code UNKNOWN_TOPIC_OR_PARTITION
 TIMEOUT_SECONDS = 30.0
@@ -208,19 +208,6 @@ def check_topics(
     """Compare every topic on the broker with its contract."""
     states = describe_topics(admin, topics)
     return [each for topic in topics for each in compare(topic, states[topic.name], replication=replication)]
-
-
-def require_topics(admin: KafkaAdminClient, topics: Sequence[Topic] = TOPICS) -> None:
-    """Refuse to go on with a broker whose topics do not keep the contract.
-
-    Raises:
-        TopicMismatchError: naming the first difference.
-    """
-    errors = [each for each in check_topics(admin, topics=topics) if each.severity is Severity.ERROR]
-    if errors:
-        raise TopicMismatchError(
-            f"{errors[0].sentence()}; run discreet topics create, or discreet topics check"
-        )
 
 
 def _exists(described: Mapping[str, Any] | None) -> bool:

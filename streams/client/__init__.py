@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ..contracts.ack import AckStatus, ServingAckV1
 from ..contracts.adapter import AdapterStateV1
-from ..contracts.consent import ConsentV1, Purpose
+from ..contracts.consent import ConsentPurpose, ConsentV1
 from ..contracts.erasure import ErasureCertificateV1, ErasureCompletedV1, ErasureReason, ErasureRequestedV1
 from ..contracts.interaction import Accepted, Correction, Edited, InteractionV1, Outcome, Rating, Rejected
 from ..contracts.manifest import AdapterVersionV1, ManifestV1
@@ -57,6 +57,7 @@ __all__ = [
     "ClientError",
     "ClosedError",
     "ConsentPublisher",
+    "ConsentPurpose",
     "ConsentV1",
     "Correction",
     "Delivery",
@@ -77,7 +78,6 @@ __all__ = [
     "ManifestV1",
     "Outcome",
     "PositionError",
-    "Purpose",
     "Rating",
     "Refusal",
     "Rejected",

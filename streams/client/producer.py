@@ -24,7 +24,7 @@ from pydantic import ValidationError
 
 from ..contracts.ack import AckStatus, ServingAckV1
 from ..contracts.codec import Record, encode
-from ..contracts.consent import ConsentV1, Purpose
+from ..contracts.consent import ConsentPurpose, ConsentV1
 from ..contracts.envelope import DEFAULT_MAX_EVENT_BYTES, new_envelope
 from ..contracts.erasure import ErasureReason, ErasureRequestedV1
 from ..contracts.errors import InvalidEventError
@@ -250,7 +250,7 @@ class ConsentPublisher(EventPublisher):
         tenant_id: str,
         user_id: str,
         notice_version: str,
-        purpose: Purpose = Purpose.TRAINING,
+        purpose: ConsentPurpose = ConsentPurpose.TRAINING,
         occurred_at: datetime | None = None,
         event_id: str | None = None,
     ) -> Delivery:
@@ -264,7 +264,7 @@ class ConsentPublisher(EventPublisher):
         tenant_id: str,
         user_id: str,
         notice_version: str,
-        purpose: Purpose = Purpose.TRAINING,
+        purpose: ConsentPurpose = ConsentPurpose.TRAINING,
         occurred_at: datetime | None = None,
         event_id: str | None = None,
     ) -> Delivery:
@@ -329,7 +329,7 @@ def _made(model: type[Event], fields: dict[str, Any]) -> Event:
 
 
 def _consent(
-    tenant_id: str, user_id: str, notice_version: str, purpose: Purpose, occurred_at: datetime | None
+    tenant_id: str, user_id: str, notice_version: str, purpose: ConsentPurpose, occurred_at: datetime | None
 ) -> ConsentV1:
     fields = {
         "tenant_id": tenant_id,

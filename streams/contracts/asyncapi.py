@@ -12,6 +12,7 @@ from typing import Any
 from .codec import EVENT_MODELS
 from .dead_letter import PREFIX, DeadLetterReason
 from .envelope import JSON_CONTENT_TYPE, MAX_ATTRIBUTE_CHARACTERS, schema_uri
+from .schemas import data_schema
 from .topics import DEAD_LETTERS, TOPICS, Cleanup, Key, Role, Topic
 
 PATH = Path(__file__).parent / "asyncapi.json"
@@ -90,7 +91,7 @@ def _message_names(topic: Topic) -> tuple[str, ...]:
 
 def _message(event_type: str, schemas: dict[str, Any]) -> dict[str, Any]:
     model = EVENT_MODELS[event_type]
-    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+    schema = data_schema(model, ref_template="#/components/schemas/{model}")
     for name, part in schema.pop("$defs", {}).items():
         schemas[name] = _for_draft_7(part)
     schemas[model.__name__] = _for_draft_7(schema)

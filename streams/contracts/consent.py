@@ -7,7 +7,7 @@ from enum import StrEnum
 from .fields import Moment, NoticeVersion, TenantId, UserId, WireModel
 
 
-class Purpose(StrEnum):
+class ConsentPurpose(StrEnum):
     """What interactions may be used for; each needs its own consent."""
 
     TRAINING = "training"  # train the tenant's adapter
@@ -20,7 +20,7 @@ class ConsentV1(WireModel):
 
     tenant_id: TenantId
     user_id: UserId
-    purpose: Purpose
+    purpose: ConsentPurpose
     notice_version: NoticeVersion
     occurred_at: Moment
     """When the user decided; of two decisions on one purpose the later one counts."""

@@ -8,21 +8,34 @@ code.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .codec import EVENT_MODELS
 from .envelope import schema_uri
 
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
 DIRECTORY = Path(__file__).parent / "schemas"
 RELEASED = DIRECTORY / "released"
+_PUBLISHED_NAMES = {"ConsentPurpose": "Purpose"}  # of a class → of its part in the documents; never changed
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def event_schema(event_type: str) -> dict[str, Any]:
     """Return the JSON Schema of the data of one event type, as a reader of this version accepts them."""
-    schema = EVENT_MODELS[event_type].model_json_schema(mode="validation")
-    return {"$schema": DIALECT, "$id": schema_uri(event_type), **schema}
+    return {"$schema": DIALECT, "$id": schema_uri(event_type), **data_schema(EVENT_MODELS[event_type])}
+
+
+def data_schema(model: type[BaseModel], *, ref_template: str = "#/$defs/{model}") -> dict[str, Any]:
+    """Return the JSON Schema of a model, its parts under the names that were published."""
+    text = json.dumps(model.model_json_schema(ref_template=ref_template))
+    for name, published in _PUBLISHED_NAMES.items():
+        text = re.sub(rf'(["/]){name}"', rf'\1{published}"', text)
+    schema: dict[str, Any] = json.loads(text)
+    return schema
 
 
 def event_schemas() -> dict[str, dict[str, Any]]:

@@ -16,7 +16,7 @@ from privacy.erasure import erase as erasures
 from privacy.keys.pseudonyms import pseudonym
 from streams.broker.records import OutgoingRecord
 from streams.contracts.codec import Decoded, decode_erasure, encode
-from streams.contracts.consent import Purpose
+from streams.contracts.consent import ConsentPurpose
 from streams.contracts.dead_letter import DeadLetterReason
 from streams.contracts.envelope import new_envelope
 from streams.contracts.erasure import ErasureCertificateV1, ErasureCompletedV1, ErasureRequestedV1
@@ -128,6 +128,6 @@ class ErasureHandler(BatchHandler[ErasureRequestedV1]):
         user = f"{data.tenant_id}/{data.user_id}"
         record = encode(answer, envelope, key=user.encode())
         add_record(session, released_record(Kind.CERTIFICATE, record, answer), now)
-        for purpose in Purpose:
+        for purpose in ConsentPurpose:
             tombstone = OutgoingRecord(CONSENT.name, f"{user}/{purpose.value}".encode(), None, [])
             add_record(session, released_record(Kind.CONSENT_TOMBSTONE, tombstone), now)

@@ -5,27 +5,29 @@
     POST /v1/answers   {"prompt", "model", "max_new_tokens"} {"text"}
     POST /v1/losses    {"pairs": [[prompt, completion]], "model"}   {"losses"}
 
-``model`` is a served name, or ``null`` for the base model. The standard library's server is enough for one
-machine; nothing of a request is logged.
+``model`` is a served name, or ``null`` for the base model. Nothing of a request is logged.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
+import socket
 import threading
-from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Protocol
 
+from aiohttp import web
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from streams.serving.holder import Holdings
 
 LOOPBACK = "127.0.0.1"
 MAX_BODY_BYTES = 1_000_000
 MAX_NEW_TOKENS = 256
+LEAVE_SECONDS = 1.0  # for requests in progress at the end
 
 
 class AnsweringHost(Protocol):
@@ -39,7 +41,7 @@ class AnsweringHost(Protocol):
 
 
 class ServingWeb:
-    """The HTTP side as a context manager; it listens from entering on.
+    """The HTTP side as a context manager; it listens from entering on, in a thread of its own.
 
     Args:
         port: where to listen on the loopback; 0 picks a free port.
@@ -49,86 +51,93 @@ class ServingWeb:
     """
 
     def __init__(self, *, port: int, token: str, host: AnsweringHost, holdings: Holdings) -> None:
-        actions: dict[tuple[str, str], Callable[[dict[str, Any]], dict[str, Any]]] = {
-            ("GET", "/v1/adapters"): lambda _: {"adapters": holdings.current, "failures": holdings.failures},
-            ("POST", "/v1/answers"): lambda body: {"text": _answer(host, body)},
-            ("POST", "/v1/losses"): lambda body: {"losses": _losses(host, body)},
-        }
-        self._server = ThreadingHTTPServer((LOOPBACK, port), _handler(actions, token))
-        self._thread = threading.Thread(target=self._server.serve_forever, name="serving-web", daemon=True)
-        self.port = int(self._server.server_address[1])
+        self.port = port
+        self._host = host
+        self._holdings = holdings
+        self._expected = f"Bearer {token}".encode()
 
     def __enter__(self) -> ServingWeb:
+        listening = socket.create_server((LOOPBACK, self.port))
+        self.port = int(listening.getsockname()[1])
+        self._stop = asyncio.Event()
+        runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
+        self._loop = runner.get_loop()
+        self._thread = threading.Thread(
+            target=self._run, args=(runner, listening), name="serving-web", daemon=True
+        )
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
+        self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
-        self._server.server_close()
+
+    def _run(self, runner: asyncio.Runner, listening: socket.socket) -> None:
+        with runner, listening:
+            runner.run(self._serve(listening))
+
+    async def _serve(self, listening: socket.socket) -> None:
+        application = web.Application(client_max_size=MAX_BODY_BYTES + 1, middlewares=[self._guarded])
+        application.router.add_get("/healthz", self._health)
+        application.router.add_get("/v1/adapters", self._adapters)
+        application.router.add_post("/v1/answers", self._answer)
+        application.router.add_post("/v1/losses", self._losses)
+        runner = web.AppRunner(application, access_log=None, shutdown_timeout=LEAVE_SECONDS)
+        await runner.setup()
+        try:
+            await web.SockSite(runner, listening).start()
+            await self._stop.wait()
+        finally:
+            await runner.cleanup()
+
+    @web.middleware
+    async def _guarded(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        """Let in who has the token; whatever is refused gets a stable code."""
+        given = request.headers.get("Authorization", "").encode()
+        if request.path != "/healthz" and not hmac.compare_digest(given, self._expected):
+            return _refusal(401, "serving.access.denied")
+        try:
+            return await handler(request)
+        except web.HTTPRequestEntityTooLarge:
+            return _refusal(413, "serving.request.oversized")
+        except (web.HTTPNotFound, web.HTTPMethodNotAllowed):
+            return _refusal(404, "serving.path.unknown")
+        except KeyError:
+            return _refusal(404, "serving.model.unknown")
+        except (TypeError, ValueError):
+            return _refusal(400, "serving.request.invalid")
+
+    async def _health(self, _: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"})
+
+    async def _adapters(self, _: web.Request) -> web.Response:
+        return web.json_response({"adapters": self._holdings.current, "failures": self._holdings.failures})
+
+    async def _answer(self, request: web.Request) -> web.Response:
+        body = await _object(request)
+        text = await asyncio.to_thread(
+            self._host.answer,
+            str(body["prompt"]),
+            name=body.get("model"),
+            max_new_tokens=min(int(body.get("max_new_tokens", 48)), MAX_NEW_TOKENS),
+        )
+        return web.json_response({"text": text})
+
+    async def _losses(self, request: web.Request) -> web.Response:
+        body = await _object(request)
+        pairs = [(str(prompt), str(completion)) for prompt, completion in body["pairs"]]
+        losses = await asyncio.to_thread(self._host.losses, pairs, name=body.get("model"))
+        return web.json_response({"losses": losses})
 
 
-def _answer(host: AnsweringHost, body: dict[str, Any]) -> str:
-    limit = min(int(body.get("max_new_tokens", 48)), MAX_NEW_TOKENS)
-    return host.answer(str(body["prompt"]), name=body.get("model"), max_new_tokens=limit)
+async def _object(request: web.Request) -> dict[str, Any]:
+    body = json.loads(await request.read())
+    if not isinstance(body, dict):
+        raise TypeError("the body must be a JSON object")
+    return body
 
 
-def _losses(host: AnsweringHost, body: dict[str, Any]) -> list[float]:
-    pairs = [(str(prompt), str(completion)) for prompt, completion in body["pairs"]]
-    return host.losses(pairs, name=body.get("model"))
-
-
-def _handler(
-    actions: dict[tuple[str, str], Callable[[dict[str, Any]], dict[str, Any]]], token: str
-) -> type[BaseHTTPRequestHandler]:
-    """Return the request handler class that ``http.server`` makes one instance of per connection."""
-    expected = f"Bearer {token}".encode()
-
-    class Handler(BaseHTTPRequestHandler):
-        """Answers one connection."""
-
-        def do_GET(self) -> None:  # named by http.server
-            """Answer a GET."""
-            if self.path == "/healthz":
-                self._reply(HTTPStatus.OK, {"status": "ok"})
-            else:
-                self._act("GET")
-
-        def do_POST(self) -> None:  # named by http.server
-            """Answer a POST."""
-            self._act("POST")
-
-        def log_message(self, *_: object) -> None:
-            """Log nothing: a request line could name what was asked."""
-
-        def _act(self, method: str) -> None:
-            # Read before refusing: a client that is still sending would see a broken connection, not the answer.
-            length = int(self.headers.get("Content-Length") or 0)
-            content = self.rfile.read(min(length, 2 * MAX_BODY_BYTES))
-            given = self.headers.get("Authorization", "").encode()
-            if not hmac.compare_digest(given, expected):
-                self._reply(HTTPStatus.UNAUTHORIZED, {"error": "serving.access.denied"})
-                return
-            action = actions.get((method, self.path))
-            if action is None:
-                self._reply(HTTPStatus.NOT_FOUND, {"error": "serving.path.unknown"})
-                return
-            if len(content) > MAX_BODY_BYTES:
-                self._reply(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, {"error": "serving.request.oversized"})
-                return
-            try:
-                self._reply(HTTPStatus.OK, action(json.loads(content) if content else {}))
-            except KeyError:
-                self._reply(HTTPStatus.NOT_FOUND, {"error": "serving.model.unknown"})
-            except (TypeError, ValueError):
-                self._reply(HTTPStatus.BAD_REQUEST, {"error": "serving.request.invalid"})
-
-        def _reply(self, status: HTTPStatus, document: dict[str, Any]) -> None:
-            payload = json.dumps(document).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(payload)))
-            self.end_headers()
-            self.wfile.write(payload)
-
-    return Handler
+def _refusal(status: int, code: str) -> web.Response:
+    return web.json_response({"error": code}, status=status)

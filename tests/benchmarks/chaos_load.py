@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from streams.contracts.ack import AckStatus, ServingAckV1
 from streams.contracts.codec import Record, encode
-from streams.contracts.consent import ConsentV1, Purpose
+from streams.contracts.consent import ConsentPurpose, ConsentV1
 from streams.contracts.envelope import new_envelope
 from streams.contracts.erasure import ErasureRequestedV1
 from streams.contracts.interaction import Accepted, InteractionV1
@@ -64,7 +64,7 @@ def _consent(seed: int, user: str) -> Sent:
     data = ConsentV1(
         tenant_id="acme",
         user_id=user,
-        purpose=Purpose.TRAINING,
+        purpose=ConsentPurpose.TRAINING,
         notice_version="1",
         occurred_at=datetime.now(UTC),
     )

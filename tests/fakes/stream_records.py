@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from streams.contracts.ack import AckStatus, ServingAckV1
 from streams.contracts.codec import encode
-from streams.contracts.consent import ConsentV1, Purpose
+from streams.contracts.consent import ConsentPurpose, ConsentV1
 from streams.contracts.envelope import new_envelope
 from streams.contracts.erasure import ErasureRequestedV1
 from streams.contracts.interaction import Accepted, InteractionV1
@@ -73,7 +73,7 @@ def interaction(user="ada", event_id="e1", *, tenant="acme", offset=0, at=NOW, p
     return _record(data, INTERACTION_RECORDED, event_id, offset)
 
 
-def consent(user="ada", *, tenant="acme", granted=True, offset=0, at=NOW, purpose=Purpose.TRAINING):
+def consent(user="ada", *, tenant="acme", granted=True, offset=0, at=NOW, purpose=ConsentPurpose.TRAINING):
     data = ConsentV1(tenant_id=tenant, user_id=user, purpose=purpose, notice_version="1", occurred_at=at)
     event_type = CONSENT_GRANTED if granted else CONSENT_WITHDRAWN
     return _record(data, event_type, f"consent-{tenant}-{user}-{purpose}-{granted}-{offset}", offset)

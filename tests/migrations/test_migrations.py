@@ -97,7 +97,7 @@ def test_threads_that_upgrade_at_once_queue_up(empty_database_url):
 
 
 def test_processes_that_upgrade_at_once_queue_up(empty_database_url):
-    script = "import sys; from streams import database; print(database.upgrade(sys.argv[1]))"
+    script = "import sys; from streams.storage import schema; print(schema.upgrade(sys.argv[1]))"
     children = [
         subprocess.Popen(
             [sys.executable, "-c", script, empty_database_url], cwd=ROOT, stdout=subprocess.PIPE, text=True

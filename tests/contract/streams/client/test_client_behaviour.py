@@ -23,6 +23,7 @@ from streams.client import (
     BrokerUnreachableError,
     ClosedError,
     ConsentPublisher,
+    ConsentPurpose,
     DeliveryError,
     Edited,
     ErasurePublisher,
@@ -30,7 +31,6 @@ from streams.client import (
     InteractionPublisher,
     InteractionV1,
     KafkaBroker,
-    Purpose,
     Rating,
     Security,
     UpdateKind,
@@ -241,7 +241,7 @@ def test_consent_and_erasure_have_the_keys_of_the_contract(broker):
     person = {"tenant_id": "acme", "user_id": "u/1 ü"}
     with ConsentPublisher(broker, source="/test") as consents:
         consents.grant(**person, notice_version="2", occurred_at=NOW)
-        consents.withdraw(**person, notice_version="2", purpose=Purpose.SHARING, occurred_at=NOW)
+        consents.withdraw(**person, notice_version="2", purpose=ConsentPurpose.SHARING, occurred_at=NOW)
     with ErasurePublisher(broker, source="/test") as erasures:
         erasures.request(**person, request_id="r-1", occurred_at=NOW)
     seen = {
@@ -251,8 +251,8 @@ def test_consent_and_erasure_have_the_keys_of_the_contract(broker):
         )
     }
     assert seen == {
-        ("consent.granted.v1", Purpose.TRAINING),
-        ("consent.withdrawn.v1", Purpose.SHARING),
+        ("consent.granted.v1", ConsentPurpose.TRAINING),
+        ("consent.withdrawn.v1", ConsentPurpose.SHARING),
     }
     (record,) = read_all(broker, topics.ERASURES.name)
     decoded = decode_erasure(record.headers, record.value, key=record.key)

@@ -136,7 +136,15 @@ def test_exported_names_are_those_we_promise():
             "FilePositions",
             "InteractionPublisher",
         ),
-        *("InteractionV1", "KafkaBroker", "ManifestV1", "Outcome", "PositionError", "Purpose", "Rating"),
+        *(
+            "InteractionV1",
+            "KafkaBroker",
+            "ManifestV1",
+            "Outcome",
+            "PositionError",
+            "ConsentPurpose",
+            "Rating",
+        ),
         *("Refusal", "Rejected", "Security", "ServingAckV1", "SignatureInvalidError", "UnsafeArtifactError"),
         "UpdateKind",
     }

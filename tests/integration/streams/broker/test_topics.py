@@ -19,7 +19,6 @@ from streams.cli.main import main
 from streams.client import BrokerUnreachableError, KafkaBroker, Security
 from streams.contracts.codec import Record
 from streams.contracts.topics import ADAPTERS, CONSENT, INTERACTIONS, TOPICS, Role
-from streams.errors import TopicMismatchError
 
 
 @pytest.fixture
@@ -38,13 +37,10 @@ def wanted():
 def test_created_topics_pass_the_check(admin, wanted):
     missing = topics.check_topics(admin, topics=wanted)
     assert [each.found for each in missing] == ["missing"] * len(TOPICS)
-    with pytest.raises(TopicMismatchError, match="discreet topics create"):
-        topics.require_topics(admin, wanted)
     names = tuple(topic.name for topic in wanted)
     assert topics.create_topics(admin, topics=wanted) == topics.CreateResult(created=names, existing=())
     assert topics.create_topics(admin, topics=wanted) == topics.CreateResult(created=(), existing=names)
     assert topics.check_topics(admin, topics=wanted) == []
-    topics.require_topics(admin, wanted)
     states = topics.describe_topics(admin, wanted)
     assert {(state.partitions, state.replication) for state in states.values()} == {(2, 1)}
 
@@ -53,7 +49,6 @@ def test_fewer_partitions_are_a_warning(admin, wanted):
     topics.create_topics(admin, topics=wanted, partitions=1)
     findings = topics.check_topics(admin, topics=wanted)
     assert {(each.what, each.severity) for each in findings} == {("partitions", topics.Severity.WARNING)}
-    topics.require_topics(admin, wanted)
 
 
 def test_wrong_settings_are_found_and_repaired(admin, wanted, kafka_bootstrap, request):

@@ -18,7 +18,7 @@ from privacy.policy.cache import TenantPolicies
 from privacy.storage.session import transaction
 from streams.client import SignatureInvalidError
 from streams.client.signatures import TrustedKeys
-from streams.contracts.consent import Purpose
+from streams.contracts.consent import ConsentPurpose
 from streams.contracts.erasure import ErasureCompletedV1
 from streams.contracts.interaction import Edited, Rejected
 from streams.errors import BrokerUnavailableError
@@ -27,7 +27,8 @@ from streams.ingest.erasures import ErasureHandler
 from streams.ingest.intake import Work
 from streams.ingest.interactions import InteractionHandler
 from streams.ingest.letters import DeadLetterSink
-from streams.storage.tables import OutboxRow, ProcessedEventRow
+from streams.ingest.tables import ProcessedEventRow
+from streams.outbox.tables import OutboxRow
 from tests.fakes.stream_records import NOW, FakeRecord, FakeSender, consent, erasure, interaction
 
 
@@ -152,7 +153,7 @@ def test_what_cannot_be_accepted_is_refused_beside_what_can(world, record, reaso
         world.consents,
         consent(),
         consent("gone", granted=False, offset=1),
-        consent("other", purpose=Purpose.EVALUATION, offset=2),
+        consent("other", purpose=ConsentPurpose.EVALUATION, offset=2),
     )
     outcome = world.take(world.interactions, record, interaction(event_id="good"))
     assert (outcome.effects, outcome.dead_letters) == (1, 1)
@@ -267,7 +268,7 @@ def test_an_erased_user_leaves_no_signal_and_is_refused_from_then_on(world):
     for changed in ({"signals_erased": 2}, {"key_id": None}, {"signature": "AAAA"}, {"key_id": "another"}):
         with pytest.raises(SignatureInvalidError):
             TrustedKeys([world.signer.public_key]).check_certificate(certificate.model_copy(update=changed))
-    assert {row.key for row in tombstones} == {f"acme/ada/{purpose}".encode() for purpose in Purpose}
+    assert {row.key for row in tombstones} == {f"acme/ada/{purpose}".encode() for purpose in ConsentPurpose}
     assert all(row.value is None for row in tombstones)
 
 

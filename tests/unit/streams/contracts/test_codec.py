@@ -20,7 +20,7 @@ from streams.contracts.codec import (
     encode,
     record_key,
 )
-from streams.contracts.consent import ConsentV1, Purpose
+from streams.contracts.consent import ConsentPurpose, ConsentV1
 from streams.contracts.dead_letter import DeadLetterReason as Reason
 from streams.contracts.envelope import Invalid, identity_digest, new_envelope
 from streams.contracts.erasure import ErasureCertificateV1, ErasureCompletedV1, ErasureRequestedV1
@@ -179,7 +179,7 @@ def test_an_event_is_sent_under_its_own_type_only():
 
 def test_keys_of_consent_hold_the_purpose_and_of_erasures_the_user():
     consent = ConsentV1(
-        tenant_id="acme", user_id="a/b", purpose=Purpose.SHARING, notice_version="1", occurred_at=NOW
+        tenant_id="acme", user_id="a/b", purpose=ConsentPurpose.SHARING, notice_version="1", occurred_at=NOW
     )
     record = encode(consent, envelope(CONSENT_GRANTED))
     assert record.key == b"acme/a/b/sharing"

@@ -188,6 +188,9 @@ def test_http_answers_with_and_without_an_adapter(ask):
         ("/v1/losses", {"pairs": [["p", "c"]], "model": "other"}, "t0", 404, "serving.model.unknown"),
         ("/v1/losses", {"pairs": 3}, "t0", 400, "serving.request.invalid"),
         ("/v1/answers", {"prompt": "x" * 1_000_001}, "t0", 413, "serving.request.oversized"),
+        ("/v1/answers", {"prompt": "x" * 3_000_000}, "wrong", 401, "serving.access.denied"),
+        ("/v1/answers", ["hi"], "t0", 400, "serving.request.invalid"),
+        ("/v1/answers", None, "t0", 404, "serving.path.unknown"),
     ],
 )
 def test_http_refuses_with_a_stable_code(ask, path, body, token, status, code):
