@@ -316,7 +316,7 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
         _fields(
             OPERATOR,
             "How far a job is, in public steps or whole percents, and how much work waits or is tried again.",
-            "done total attempts events buffered",
+            "done total attempts events buffered orphans",
         ),
         _fields(
             CHARGED,
