@@ -24,10 +24,11 @@ from tests.fakes.stream_records import NOW, FakeSender
 class IngestWorld:
     """One database with tenants, and the three handlers over it; each tenant keeps three signals of a user."""
 
-    def __init__(self, engine, *, tenants=("acme",), policy=None):
+    def __init__(self, engine, *, tenants=("acme",), policy=None, master_key=None, redact=None):
         self.engine = engine
         self.sender = FakeSender()
-        self.keyring = Keyring(new_master_key())
+        self.master_key = master_key or new_master_key()
+        self.keyring = Keyring(self.master_key)
         self.now = NOW
         with transaction(engine) as session:
             for tenant in tenants:
@@ -42,9 +43,7 @@ class IngestWorld:
             "policies": TenantPolicies(0.0),
             "max_event_bytes": 2048,
         }
-        self.interactions = InteractionHandler(
-            **shared, redact=lambda texts: [text.replace("secret", "[secret]") for text in texts]
-        )
+        self.interactions = InteractionHandler(**shared, redact=redact or _without_secrets)
         self.consents = ConsentHandler(**shared)
         self.signer = ManifestSigner(bytes(range(32)))
         self.erasures = ErasureHandler(**shared, signer=self.signer)
@@ -68,6 +67,10 @@ class IngestWorld:
                 keyring=self.keyring,
                 now=self.now,
             )
+
+
+def _without_secrets(texts):
+    return [text.replace("secret", "[secret]") for text in texts]
 
 
 @contextmanager
