@@ -16,10 +16,8 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING, Final
 
-from sqlmodel import col, select
-
 from personalization.errors import RoundSealError
-from personalization.rounds.tables import SealedSnapshotRow
+from personalization.rounds import queries as rounds
 from personalization.signals.snapshot import TrainingSnapshot
 from privacy.errors import KeyUnavailableError
 from privacy.keys.envelope import Cipher, associated
@@ -36,9 +34,11 @@ def seal(session: Session, round_id: str, snapshot: TrainingSnapshot, seed: byte
     cipher = Cipher(derive_key(seed, KeyUse.SEAL))
     data = zlib.compress(snapshot.to_bytes(), level=1)
     parts = [data[start : start + PART_BYTES] for start in range(0, len(data), PART_BYTES)]
-    for number, part in enumerate(parts):
-        sealed = cipher.seal(part, _place(round_id, number, len(parts)))
-        session.add(SealedSnapshotRow(round_id=round_id, part=number, sealed=sealed))
+    rounds.keep_sealed(
+        session,
+        round_id,
+        [cipher.seal(part, _place(round_id, number, len(parts))) for number, part in enumerate(parts)],
+    )
 
 
 def unseal(session: Session, round_id: str, seed: bytes) -> TrainingSnapshot:
@@ -47,18 +47,13 @@ def unseal(session: Session, round_id: str, seed: bytes) -> TrainingSnapshot:
     Raises:
         RoundSealError: it is missing, damaged or another round's; the round cannot be repeated.
     """
-    rows = session.exec(
-        select(SealedSnapshotRow)
-        .where(col(SealedSnapshotRow.round_id) == round_id)
-        .order_by(col(SealedSnapshotRow.part))
-    ).all()
-    if not rows:
+    sealed = rounds.sealed_parts(session, round_id)
+    if not sealed:
         raise RoundSealError("the round has no sealed snapshot; it cannot be repeated")
     cipher = Cipher(derive_key(seed, KeyUse.SEAL))
     try:
         parts = [
-            cipher.open(bytes(row.sealed), _place(round_id, number, len(rows)))
-            for number, row in enumerate(rows)
+            cipher.open(part, _place(round_id, number, len(sealed))) for number, part in enumerate(sealed)
         ]
     except KeyUnavailableError as error:
         raise RoundSealError("the round's sealed snapshot does not open; it cannot be repeated") from error

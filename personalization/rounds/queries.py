@@ -180,6 +180,23 @@ def close_round(
     session.execute(delete(SealedSnapshotRow).where(col(SealedSnapshotRow.round_id) == row.round_id))
 
 
+def keep_sealed(session: Session, round_id: str, parts: Sequence[bytes]) -> None:
+    """Store the parts of an open round's sealed snapshot, in their order."""
+    session.add_all(
+        SealedSnapshotRow(round_id=round_id, part=number, sealed=part) for number, part in enumerate(parts)
+    )
+
+
+def sealed_parts(session: Session, round_id: str) -> list[bytes]:
+    """Return the parts of a round's sealed snapshot in their order; none when it has none or is closed."""
+    rows = session.exec(
+        select(SealedSnapshotRow)
+        .where(col(SealedSnapshotRow.round_id) == round_id)
+        .order_by(col(SealedSnapshotRow.part))
+    )
+    return [bytes(row.sealed) for row in rows]
+
+
 def overdue_rounds(session: Session, now: datetime) -> Sequence[RoundRow]:
     """Return the open rounds whose public slot is over, locked; a round has none before it was reserved."""
     return session.exec(

@@ -42,6 +42,11 @@ _MANIFEST = (
     ),
     _fields(
         PUBLIC,
+        "What canaries in a shadow of the plan showed: public users, public numbers and noise of their own.",
+        "privacy.audit privacy.audit.*",
+    ),
+    _fields(
+        PUBLIC,
         "What the planner chose from the policy and the base model's shape.",
         "lora.family lora.rank lora.alpha lora.target_modules lora.layers lora.trainable_parameters lora.dtype "
         "lora.profile privacy.mechanism privacy.noise_multiplier privacy.sample_rate privacy.steps "

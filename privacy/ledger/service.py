@@ -11,6 +11,8 @@ happened belongs to a reservation that is charged for good, and a reservation se
 Fencing: a reservation carries the lease epoch of its owner. A lower epoch is refused everywhere; a higher
 one takes over by ``reserve`` (same key), ``recover``, ``forfeit`` or ``release``, none of which lowers what
 was really spent.
+
+Longer than 400 lines, because the verbs and the order in which they may come are read together.
 """
 
 from __future__ import annotations

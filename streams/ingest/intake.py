@@ -12,6 +12,8 @@ partial failure:
 Nobody's events decide what becomes of another's. An early event takes one of its own user's seats
 (``streams.ingest.seats``); a tenant whose events are nearly all refused is served behind the others
 (``streams.ingest.poison``); what is full makes everybody wait, and nobody lose.
+
+Longer than 400 lines, because what waits, what is tried again and what is settled is one loop.
 """
 
 from __future__ import annotations

@@ -184,7 +184,10 @@ class _MechanismShadows(_Shadows):
 
     def _prefix(self) -> list[list[Member]]:
         return [
-            [Member(number, _NOTHING, (slice(at, at + 1),)) for at in np.flatnonzero(row).tolist()]
+            [
+                Member(number, _NOTHING, (slice(at, at + 1),), place)
+                for place, at in enumerate(np.flatnonzero(row).tolist())
+            ]
             for number, row in enumerate(self.present)
         ]
 

@@ -31,8 +31,8 @@ from privacy.policy.values import DataPurpose
 from privacy.storage.session import open_engine
 from privacy.storage.subjects import Subject
 from streams.outbox.events import OutboxAdapterEvents
+from streams.outbox.tables import OutboxRow
 from streams.storage import schema
-from streams.storage.tables import OutboxRow
 from tests.fakes.training import Workshop
 
 USERS = 40
