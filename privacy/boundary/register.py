@@ -324,6 +324,12 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             "done total attempts events buffered orphans",
         ),
         _fields(
+            PUBLIC,
+            "What canaries in a shadow of a plan showed, as in the manifest.",
+            "audit depth canaries confidence delta claimed_epsilon empirical_epsilon one_run_epsilon trials_epsilon "
+            "noise_ratio_epsilon noise_ratio",
+        ),
+        _fields(
             CHARGED,
             "Figures of released or refused candidates, made from noisy weights and public text.",
             "ratio cosine drifted retained drift bounded has_effect public_text noise_norm blend",

@@ -37,6 +37,7 @@ CHECK_NAMES = {
     "retained",
     "noise_norm",
     "blend",
+    "audit",
 }
 
 
