@@ -26,15 +26,13 @@ sentence.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from privacy.errors import DiscreetError
 
 
-class PersonalizationError(Exception):
+class PersonalizationError(DiscreetError):
     """Base of every error raised on purpose by this package."""
 
-    code: ClassVar[str] = "personalization.error"
-    retryable: ClassVar[bool] = False
-    exit_status: ClassVar[int] = 1
+    code = "personalization.error"
 
 
 class RoundError(PersonalizationError):

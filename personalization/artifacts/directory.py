@@ -183,21 +183,28 @@ class DirectoryArtifactStore:
         return bool(files)
 
     def sweep(
-        self, registered: Callable[[Sequence[str]], Collection[str]], *, older_than: float
+        self, kept: Callable[[Sequence[str]], Collection[str]], *, older_than: float
     ) -> tuple[str, ...]:
-        """Delete stored versions that no registry row names (a crash before the commit); return their ids.
+        """Delete what was left behind: stored versions that no registry row names, and staged files; return the ids.
 
         Args:
-            registered: says which of these version ids the registry names. It is asked after the store was looked
-                through, so a publication that ends meanwhile keeps its files.
+            kept: says which of these names (version ids, and paths under the root of what is staged) must stay. It
+                is asked after the store was looked through, so a publication that ends meanwhile keeps its files.
             older_than: unix seconds; younger directories may belong to a transaction that is still open.
         """
         old = [one for one in self._stored() if _is_older(self._path(one), older_than)]
-        named = registered(old) if old else ()
+        staged = {
+            path.relative_to(self.root).as_posix(): path
+            for path in self._staging.iterdir()
+            if _is_older(path, older_than)
+        }
+        if not old and not staged:
+            return ()
+        staying = kept([*old, *staged])
         swept = []
         for version_id in old:
             path = self._path(version_id)
-            if version_id in named or not _is_older(path, older_than):
+            if version_id in staying or not _is_older(path, older_than):
                 continue
             gone = self._staging / uuid.uuid4().hex
             try:
@@ -206,8 +213,8 @@ class DirectoryArtifactStore:
                 continue
             shutil.rmtree(gone, ignore_errors=True)
             swept.append(version_id)
-        for path in self._staging.iterdir():
-            if _is_older(path, older_than):
+        for name, path in staged.items():
+            if name not in staying:
                 shutil.rmtree(path, ignore_errors=True)
         return tuple(swept)
 

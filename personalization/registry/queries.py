@@ -11,7 +11,7 @@ from sqlmodel import col, select
 from personalization.adapters.manifest import AdapterManifest, AdapterVersion, Signature, VersionState
 from personalization.errors import LineNotFoundError, VersionNotFoundError
 from personalization.registry.tables import AdapterLineRow, AdapterVersionRow
-from privacy.policy.tables import TenantRow
+from privacy.policy.versions import lock_tenant
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -35,8 +35,7 @@ def ensure_line(session: Session, tenant_id: str, domain: str, *, now: datetime)
     row = find_line(session, tenant_id, domain)
     if row is not None:
         return row
-    # The tenant's row is locked, so two processes never make two lines.
-    session.exec(select(TenantRow).where(TenantRow.tenant_id == tenant_id).with_for_update()).one()
+    lock_tenant(session, tenant_id)  # so two processes never make two lines
     return ensure_line_of_nobody(session, tenant_id, domain, now=now)
 
 

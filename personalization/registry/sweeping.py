@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from personalization.registry import queries as registry
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 GRACE = timedelta(
     hours=24
 )  # far longer than any publication's transaction, or a job that starts from a scratch copy
-SWEEP_EVERY = timedelta(hours=1)
+WATCHED_SECONDS = 3600.0  # by this process's own counter: a clock that jumps ahead must not age a publication
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,8 @@ class ArtifactsChore:
     Args:
         engine: where the registry lives; the store must belong to this registry alone.
         artifacts: the store.
-        grace: how long files without a registry row are left alone: a publication in progress has no row yet.
+        grace: how old files without a registry row must be, besides being watched for ``WATCHED_SECONDS``: a
+            publication in progress has no row yet.
     """
 
     def __init__(
@@ -51,7 +53,8 @@ class ArtifactsChore:
         self._artifacts = artifacts
         self._grace = grace
         self._emptied: set[str] = set()  # a withdrawn version is looked at once; it is never taken up again
-        self._swept_at: datetime | None = None
+        self._seen: dict[str, float] = {}  # what nothing names, and when this process saw that first
+        self._next_sweep = 0.0
 
     def run(self, *, now: datetime) -> Tidied:
         """Remove the weights of withdrawn versions and, from time to time, what publications left behind.
@@ -68,11 +71,14 @@ class ArtifactsChore:
                 removed.append(version_id)
             self._emptied.add(version_id)
         orphans: tuple[str, ...] = ()
-        if self._swept_at is None or now - self._swept_at >= SWEEP_EVERY:
-            orphans = self._artifacts.sweep(self._registered, older_than=(now - self._grace).timestamp())
-            self._swept_at = now
+        if monotonic() >= self._next_sweep:
+            orphans = self._artifacts.sweep(self._kept, older_than=(now - self._grace).timestamp())
+            self._next_sweep = monotonic() + WATCHED_SECONDS
         return Tidied(withdrawn=tuple(removed), orphans=orphans)
 
-    def _registered(self, version_ids: Sequence[str]) -> Collection[str]:
+    def _kept(self, names: Sequence[str]) -> Collection[str]:
         with transaction(self._engine) as session:
-            return registry.registered(session, version_ids)
+            kept = registry.registered(session, names)
+        now = monotonic()
+        self._seen = {name: self._seen.get(name, now) for name in names if name not in kept}
+        return kept | {name for name, since in self._seen.items() if now - since < WATCHED_SECONDS}

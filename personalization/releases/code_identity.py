@@ -1,8 +1,9 @@
 """A digest of everything, besides data and seed, that shapes the output of a training run.
 
 A retry is free only when it repeats the same sample. So the plan, the base model, the versions it starts from and is
-blended with, our own code, the versions of the libraries that compute, every performance flag, and the machine that
-computes all enter; a change of any makes a retry a mismatch, which the ledger refuses.
+blended with, our own code and data files that shape a release, the versions of the libraries that compute, every
+performance flag and the hardware all enter; a change of any makes a retry a mismatch, which the ledger refuses. What
+``auto`` stands for is settled before the draw (``training.base.device``).
 """
 
 from __future__ import annotations
@@ -10,27 +11,32 @@ from __future__ import annotations
 import hashlib
 from dataclasses import asdict
 from functools import lru_cache
-from importlib import metadata, resources
-from typing import TYPE_CHECKING, Final
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+import personalization
 from privacy.canonical import digest_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from importlib.resources.abc import Traversable
 
     from personalization.planning.plan import PerformanceFlags
     from personalization.releases.terms import Terms
 
-_LIBRARIES: Final = ("torch", "transformers", "peft", "opacus", "numpy", "safetensors")
-_SOURCES: Final = (
+# What shapes a release: each name is a module, or a package of which every file counts, in sub-folders too.
+RELEASE_CODE = (
     "personalization.training",
-    "personalization.adapters",
     "personalization.planning",
+    "personalization.adapters.factors",
+    "personalization.adapters.files",
+    "personalization.adapters.tensors",
+    "personalization.starts.averaging",
+    "personalization.starts.recipe",
+    "privacy.mechanisms.sampled_gaussian",
     "privacy.noise",
-    "privacy.mechanisms",
 )
-_SUFFIXES: Final = (".py", ".json")  # public texts are data that shape the metric
+_LIBRARIES = ("torch", "transformers", "peft", "opacus", "numpy", "safetensors")
 
 
 def code_digest(
@@ -43,7 +49,7 @@ def code_digest(
         flags: of the run, its device resolved.
         base_digest: of the base model.
         start: the kind of start.
-        hardware: what computes, as ``training.base.device`` names it.
+        hardware: what computes.
     """
     return digest_of(
         {
@@ -51,7 +57,7 @@ def code_digest(
             "base": base_digest,
             "start": [start, *terms.start_sources],
             "blend": [terms.blend_with, terms.blend_share],
-            "source": _source_digest(),
+            "source": _own_source(),
             "libraries": {name: metadata.version(name) for name in _LIBRARIES},
             "flags": asdict(flags),
             "hardware": hardware,
@@ -59,20 +65,47 @@ def code_digest(
     )
 
 
-@lru_cache(maxsize=1)
-def _source_digest() -> str:
+def source_digest(root: Path) -> str:
+    """Return a digest of names and bytes of every file that shapes a release.
+
+    Args:
+        root: the folder that holds our packages.
+
+    Raises:
+        FileNotFoundError: a name of ``RELEASE_CODE`` is neither a module nor a package there.
+    """
     digest = hashlib.sha256()
-    for package in _SOURCES:
-        for name, entry in _files(resources.files(package), package):
-            digest.update(name.encode() + b"\0" + entry.read_bytes() + b"\0")
+    for path in release_files(root):
+        data = path.read_bytes()
+        name = path.relative_to(root).as_posix().encode()
+        digest.update(len(name).to_bytes(4, "big") + name + len(data).to_bytes(8, "big") + data)
     return digest.hexdigest()
 
 
-def _files(folder: Traversable, name: str) -> Iterator[tuple[str, Traversable]]:
-    """Yield every source file under a folder with its path, in a fixed order."""
-    for entry in sorted(folder.iterdir(), key=lambda item: item.name):
-        path = f"{name}/{entry.name}"
-        if entry.is_dir():
-            yield from _files(entry, path)
-        elif entry.name.endswith(_SUFFIXES):
-            yield path, entry
+def release_files(root: Path) -> list[Path]:
+    """Return every file under ``root`` that shapes a release, sorted.
+
+    Raises:
+        FileNotFoundError: a name of ``RELEASE_CODE`` is neither a module nor a package there.
+    """
+    return sorted({path for name in RELEASE_CODE for path in _files_of(root, name)})
+
+
+def _files_of(root: Path, name: str) -> Iterator[Path]:
+    place = _place(root, name)
+    if place.is_dir():
+        yield from (one for one in place.rglob("*") if one.is_file() and "__pycache__" not in one.parts)
+        return
+    module = place.with_suffix(".py")
+    if not module.is_file():
+        raise FileNotFoundError(f"{name} shapes releases, but there is no such module or package")
+    yield module
+
+
+def _place(root: Path, name: str) -> Path:
+    return root.joinpath(*name.split("."))
+
+
+@lru_cache(maxsize=1)
+def _own_source() -> str:
+    return source_digest(Path(personalization.__file__).resolve().parents[1])

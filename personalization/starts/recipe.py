@@ -1,4 +1,4 @@
-"""The public numbers of a meta start, and their defaults; the computation itself is :mod:`personalization.starts.averaging`."""
+"""The public numbers of a meta start, and their defaults; ``averaging`` computes it."""
 
 from __future__ import annotations
 

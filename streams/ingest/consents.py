@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from privacy.consent import statements as consents
 from privacy.consent.admission import Consent
 from privacy.consent.statements import ConsentStatement
-from privacy.erasure import erase as erasures
+from privacy.keys.destruction import erased_among
 from privacy.storage.subjects import Subject
 from streams.contracts.codec import decode_consent
 from streams.contracts.consent import ConsentV1
@@ -75,7 +75,7 @@ class ConsentHandler(BatchHandler[ConsentV1]):
                 decision.refuse(work, DeadLetterReason.TENANT_UNKNOWN, "tenant_id: is not registered")
             else:
                 named.append((work, Subject(data.tenant_id, key.hashes.pseudonym(data.user_id))))
-        erased = erasures.erased_among(session, {subject for _, subject in named})
+        erased = erased_among(session, {subject for _, subject in named})
         statements: list[ConsentStatement] = []
         for work, subject in named:
             if subject in erased:

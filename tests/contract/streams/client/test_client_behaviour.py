@@ -36,7 +36,7 @@ from streams.client import (
     UpdateKind,
 )
 from streams.client.positions import FilePositions
-from streams.client.testing.broker import FakeLine, FakeSigner, InMemoryBroker
+from streams.client.testing import FakeLine, FakeSigner, InMemoryBroker
 from streams.contracts import topics
 from streams.contracts.codec import (
     Decoded,

@@ -13,7 +13,7 @@ import pytest
 
 import streams.client
 from streams.client import errors
-from streams.client.testing import broker as client_testing
+from streams.client import testing as client_testing
 
 SOURCE = Path(streams.client.__file__).parent
 BLOCKED = (

@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.validators import validator_for
 
 from streams.client.signatures import TrustedKeys
-from streams.client.testing.broker import FakeSigner
+from streams.client.testing import FakeSigner
 from streams.contracts import asyncapi, schemas
 from streams.contracts.codec import (
     EVENT_MODELS,

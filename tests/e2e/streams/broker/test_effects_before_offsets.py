@@ -69,7 +69,7 @@ async def run_until(app, done, all_committed):
 
 
 @pytest.mark.timeout(400)
-def test_stock_faust_commits_what_raised(broker, name):
+def test_stock_faust_commits_what_raised(broker, name, tmp_path):
     topic_with_events(broker, name)
     effects = []
     failures = [b"3", b"4"]
@@ -77,6 +77,7 @@ def test_stock_faust_commits_what_raised(broker, name):
     async def main():
         app = faust.App(
             name,
+            datadir=tmp_path,
             broker=f"kafka://{broker}",
             broker_session_timeout=12.0,
             broker_heartbeat_interval=1.0,

@@ -24,7 +24,7 @@ from privacy.ledger.tables import ReservationRow
 from privacy.storage.session import transaction
 from streams.contracts.topics import ADAPTER_EVENTS
 from streams.outbox.events import OutboxAdapterEvents
-from streams.storage.tables import OutboxRow
+from streams.outbox.tables import OutboxRow
 from tests.fakes.training import Workshop
 
 LEASE = timedelta(seconds=60)

@@ -37,7 +37,7 @@ from privacy.storage.session import transaction
 from privacy.storage.subjects import Subject
 from streams.contracts.topics import ADAPTER_EVENTS, ADAPTERS
 from streams.outbox.events import OutboxAdapterEvents
-from streams.storage.tables import OutboxRow
+from streams.outbox.tables import OutboxRow
 from tests.fakes.tiny_models import write_tiny_base
 from tests.fakes.training import signed_by
 

@@ -27,7 +27,8 @@ from streams.ingest.erasures import ErasureHandler
 from streams.ingest.intake import Work
 from streams.ingest.interactions import InteractionHandler
 from streams.ingest.letters import DeadLetterSink
-from streams.storage.tables import OutboxRow, ProcessedEventRow
+from streams.ingest.tables import ProcessedEventRow
+from streams.outbox.tables import OutboxRow
 from tests.fakes.stream_records import NOW, FakeRecord, FakeSender, consent, erasure, interaction
 
 

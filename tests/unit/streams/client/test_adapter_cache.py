@@ -16,7 +16,7 @@ from streams.client import (
     SignatureInvalidError,
     UnsafeArtifactError,
 )
-from streams.client.testing.broker import FakeLine, FakeSigner
+from streams.client.testing import FakeLine, FakeSigner
 from streams.contracts.errors import InvalidEventError
 
 OTHER_DIGEST = "sha256:" + 64 * "9"

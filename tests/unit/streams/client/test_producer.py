@@ -21,7 +21,7 @@ from streams.client import (
     KafkaBroker,
     Security,
 )
-from streams.client.testing.broker import InMemoryBroker
+from streams.client.testing import InMemoryBroker
 from streams.contracts.topics import INTERACTIONS
 
 EVENT = {

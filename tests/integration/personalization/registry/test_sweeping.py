@@ -34,15 +34,22 @@ def shop(engine, clock, tmp_path):
 
 @pytest.fixture
 def upkeep(database_url, tmp_path, monkeypatch):
-    """Run the upkeep once, of a trainer process as it is built from the environment."""
+    """Run the upkeep twice, of a trainer process as it is built from the environment, some hours apart."""
     monkeypatch.setenv("DISCREET_DATABASE__URL", database_url)
     monkeypatch.setenv("DISCREET_STATE", str(tmp_path))
     monkeypatch.setenv("DISCREET_MASTER_KEY", base64.b64encode(bytes(32)).decode())
     monkeypatch.setenv("DISCREET_TRAINER__BASE_MODEL", str(write_tiny_base(tmp_path / "base", layers=2)))
     monkeypatch.setenv("DISCREET_TRAINER__DEVICE", "cpu")
 
-    def run():
+    counter = [0.0]
+    monkeypatch.setattr("personalization.registry.sweeping.monotonic", lambda: counter[0])
+
+    def run(between=lambda: None, hours=2):
         with trainer_of(load_settings()) as trainer:
+            trainer._keep_up()
+            between()
+            counter[0] += 3600 * hours
+            trainer._next_upkeep = 0.0
             trainer._keep_up()
 
     return run
@@ -101,7 +108,12 @@ def test_only_an_old_orphan_goes_so_a_publication_in_progress_keeps_its_files(sh
     for path in scratch:
         path.mkdir()
     age(scratch[0])
-    upkeep()
+
+    def nothing_is_gone_yet():  # by the clock alone, which may have jumped
+        assert folder_of(shop, old.version_id()).exists()
+        assert scratch[0].exists()
+
+    upkeep(between=nothing_is_gone_yet)
     assert not folder_of(shop, old.version_id()).exists()
     assert [path.exists() for path in scratch] == [False, True]
     for kept in (version_id, again.version_id(), fresh.version_id()):
