@@ -33,7 +33,7 @@ RELEASE_CODE = (
     "personalization.adapters.tensors",
     "personalization.starts.averaging",
     "personalization.starts.recipe",
-    "privacy.mechanisms.sampled_gaussian",
+    "privacy.mechanisms",
     "privacy.noise",
 )
 _LIBRARIES = ("torch", "transformers", "peft", "opacus", "numpy", "safetensors")

@@ -15,8 +15,8 @@ from privacy.policy import versions as policies
 from privacy.storage.session import transaction
 from streams.errors import ClockError
 from streams.ingest.fates import EFFECT, decide
-from streams.outbox.events import OutboxAdapterEvents
 from streams.ingest.tables import ProcessedEventRow
+from streams.outbox.events import OutboxAdapterEvents
 from streams.outbox.relay import OutboxRelay
 from streams.processes import chores as scheduler
 from streams.processes.chores import Chores
