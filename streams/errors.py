@@ -5,7 +5,7 @@
     ├── BrokerUnavailableError   the broker cannot be reached or did not confirm a write (retryable)
     ├── AccessTokenError         no access token for the broker could be had (retryable)
     ├── ClockError               this machine's clock and the database's disagree (retryable)
-    ├── PoisonedTopicError       too large a share of recent events could not be accepted; the worker stops
+    ├── PoisonedTopicError       nearly all recent events of several tenants failed in it; the worker stops
     ├── DeadLetterError          a dead-letter record cannot be read or replayed
     ├── DemoError                a part of the demonstration stopped or did not get done in time
     ├── ScenarioError            the demonstration cannot use the interactions it was given
@@ -58,7 +58,7 @@ class ClockError(StreamsError):
 
 
 class PoisonedTopicError(StreamsError):
-    """So many of the recent events could not be accepted that going on would drain the topic."""
+    """So many of the recent events failed, of several tenants, that going on would drain the topic."""
 
     code = "streams.topic.poisoned"
     exit_status = 6

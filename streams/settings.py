@@ -145,13 +145,21 @@ class IngestSettings(_Section):
     consent_wait_seconds: float = Field(default=30.0, ge=0)
     """How long an interaction may wait for its user's consent event before it is dead-lettered."""
     consent_wait_events: int = Field(default=10_000, ge=0)
-    """Most interactions waiting for consent; beyond it they are dead-lettered at once."""
+    """Most interactions in memory waiting for consent; at that number no more are fetched until some have settled. 0:
+    none ever waits."""
+    consent_wait_events_per_user: int = Field(default=100, ge=1)
+    """Most interactions of one user waiting for consent; beyond it that user's are dead-lettered at once."""
     policy_staleness_seconds: Positive = 2.0
     """A change of policy is in force at every worker no later than this."""
     poison_window_events: int = Field(default=1_000, ge=10)
-    """Number of recent events over which the share of dead letters is watched."""
+    """Number of recent events, of each tenant and of all, over which shares are watched."""
     poison_share: float = Field(default=0.9, gt=0)
-    """Share of dead letters in that window at which the worker stops; above 1 switches the limit off."""
+    """Share of dead letters among a tenant's events from which on that tenant is served behind all others, and share of
+    events that failed in the worker itself at which it stops; above 1 switches both off."""
+    poison_tenants: int = Field(default=3, ge=1)
+    """Fewest tenants whose events must have failed for the worker to stop; 1 where there is one tenant only."""
+    poison_lane_events: int = Field(default=2_000, ge=1)
+    """Most events of such tenants that wait in memory behind others'; beyond it the oldest are processed at once."""
     retry_initial_seconds: Positive = 0.2
     retry_max_seconds: Positive = 10.0
     drain_seconds: Positive = 10.0

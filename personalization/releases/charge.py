@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from personalization.adapters.manifest import PrivacyFacts
+from privacy.accounting.calibration import caps_of
 from privacy.accounting.composition import ACCOUNTANT, ACCOUNTANT_VERSION, best_epsilon, total_curve
 from privacy.errors import LedgerIntegrityError
 from privacy.guarantee import NeighboringRelation, PrivacyUnit
 from privacy.ledger import ReservationRequest, RunBinding
+from privacy.ledger.populations import population_of
 from privacy.mechanisms.private_read import ReadPurpose
 
 if TYPE_CHECKING:
@@ -17,11 +19,12 @@ if TYPE_CHECKING:
     from personalization.releases.terms import Terms
     from personalization.rounds.tables import RoundRow
     from personalization.training.jobs.receipt import SignedReceipt
-    from privacy.ledger import BudgetCaps, Ledger, Reservation
+    from privacy.ledger import Ledger, Reservation
+    from privacy.policy.values import TenantPrivacyPolicy
 
 
 def reservation_request(
-    row: RoundRow, epoch: int, terms: Terms, receipt_key: bytes, caps: BudgetCaps
+    row: RoundRow, epoch: int, terms: Terms, receipt_key: bytes, policy: TenantPrivacyPolicy
 ) -> ReservationRequest:
     """Return everything the round will read, asked for at once; the round's id makes it idempotent.
 
@@ -30,7 +33,7 @@ def reservation_request(
         epoch: of its lease.
         terms: what it is frozen to; the plan in it owns the mechanism that training is charged as.
         receipt_key: public half of the key that will sign the run's receipt.
-        caps: of the policy.
+        policy: its caps, and the population that it names.
     """
     return ReservationRequest(
         tenant_id=row.tenant_id,
@@ -40,7 +43,8 @@ def reservation_request(
         mechanisms=terms.mechanisms,
         idempotency_key=f"round-{row.round_id}",
         epoch=epoch,
-        caps=caps,
+        caps=caps_of(policy),
+        population=population_of(policy),
         binding=RunBinding(
             plan_digest=terms.plan.digest(), terms_digest=terms.digest(), receipt_key=receipt_key.hex()
         ),
@@ -103,8 +107,8 @@ def privacy_facts(
         mechanism=mechanism.kind,
         accountant=f"{ACCOUNTANT} {ACCOUNTANT_VERSION}",
         release_epsilon=best_epsilon(total_curve(reservation.mechanisms), spend.delta)[0],
-        cumulative_epsilon=spend.lifetime_epsilon,
-        target_epsilon=spend.lifetime_cap,
+        cumulative_epsilon=max(spend.lifetime_epsilon, spend.population_epsilon),
+        target_epsilon=max(spend.lifetime_cap, spend.population_cap or 0.0),
         delta=spend.delta,
         noise_multiplier=mechanism.noise_multiplier,
         sample_rate=mechanism.sample_rate,

@@ -60,6 +60,7 @@ from privacy.accounting.calibration import caps_of, schedule_of
 from privacy.canonical import sha256_digest
 from privacy.errors import BudgetExhaustedError, CalibrationError, RetryMismatchError
 from privacy.ledger import DrawRecord, RecoveryDecision
+from privacy.ledger.populations import join_declared
 from privacy.noise.discrete import discrete_gaussian
 from privacy.noise.keystream import PURPOSE_COUNT, KeyUse, SecretStream, derive_key
 from privacy.policy import versions as policies
@@ -309,6 +310,9 @@ class TrainingRounds:
         )
         seed = secrets.token_bytes(SEED_BYTES)
         receipt_key = public_key_of(derive_key(seed, KeyUse.RECEIPT))
+        join_declared(
+            session, row.tenant_id, now=self._clock.now()
+        )  # stays though the reservation be refused
         try:
             with session.begin_nested():
                 reservation = self._ledger.reserve(

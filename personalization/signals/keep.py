@@ -1,5 +1,8 @@
 """Keep what was admitted: bound, redact, seal and insert, in one call and the caller's transaction.
 
+What no plan learns from (a rejection, a middling rating, an empty answer) is an accepted event and no signal: it is not
+stored and takes no place in its user's bound.
+
 Order of arrival does not matter, because the bound keeps each user's smallest ranks whatever their order. Only what
 enters the bound is redacted and sealed. Statements are per batch, never per signal.
 """
@@ -11,7 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from personalization.signals.bound import Contribution
 from personalization.signals.rows import apply_bound, insert_signals
-from personalization.signals.values import Signal, StoredSignal
+from personalization.signals.values import LEARNED, Signal, StoredSignal, lesson
+from personalization.training.jobs.job import learns_from
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -100,6 +104,7 @@ def keep(
         keyring: encrypts under each user's own key.
         now: the clock.
     """
+    offered = [one for one in offered if teaches(one.turn)]
     contributions: dict[UserPeriod, list[Contribution]] = defaultdict(list)
     for digest, subject, period, rank, _ in offered:
         contributions[*subject, period].append(Contribution(rank, digest))
@@ -115,6 +120,12 @@ def keep(
         for (digest, subject, period, rank, turn), ciphertext in zip(chosen, sealed, strict=True)
     ]
     insert_signals(session, signals)
+
+
+def teaches(turn: Turn) -> bool:
+    """Say whether training learns anything from an interaction. Redaction changes nothing about it."""
+    kind = lesson(turn.outcome, turn.completion, turn.final_text, turn.rating)
+    return kind is not None and learns_from(LEARNED, kind)
 
 
 def signal_of(turn: Turn, redact: Redact) -> Signal:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections import defaultdict
+from collections import defaultdict, deque
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
@@ -52,7 +52,8 @@ def load_training_users(
 
     Only users who consent to training now, only signals inside the retention, and of each user at
     most ``contribution_bound`` examples in all: those of smallest rank over every period, so that one
-    user's gradient rests on no more than that.
+    user's gradient rests on no more than that. A signal that teaches nothing (ingest kept such ones once) takes no
+    place among them, and a user who has no other is not among the users.
 
     Args:
         session: inside the caller's transaction.
@@ -73,22 +74,41 @@ def load_training_users(
         .order_by(_TABLE.c.pseudonym, _TABLE.c.rank, _TABLE.c.event_digest)
     )
     agreed = consents.consenting(session, tenant_id, DataPurpose.TRAINING)
-    chosen: list[tuple[str, bytes]] = []
-    taken: dict[str, int] = defaultdict(int)
+    stored: dict[str, deque[bytes]] = defaultdict(deque)
     for pseudonym, ciphertext in session.execute(statement):
-        if pseudonym in agreed and taken[pseudonym] < contribution_bound:
-            taken[pseudonym] += 1
-            chosen.append((pseudonym, bytes(ciphertext)))
-    if not chosen:
-        return ()
-    examples: dict[str, list[Example]] = defaultdict(list)
-    for (pseudonym, _), plaintext in zip(
-        chosen, keyring.decrypt_many(session, tenant_id, chosen), strict=True
-    ):
-        example = Signal.from_bytes(plaintext).example() if plaintext is not None else None
-        if example is not None:
-            examples[pseudonym].append(example)
-    return tuple(UserExamples(examples=tuple(examples[pseudonym])) for pseudonym in sorted(examples))
+        if pseudonym in agreed:
+            stored[pseudonym].append(bytes(ciphertext))
+    return _within_bound(session, tenant_id, stored, contribution_bound, keyring)
+
+
+def _within_bound(
+    session: Session,
+    tenant_id: str,
+    stored: dict[str, deque[bytes]],
+    bound: int,
+    keyring: SignalReader,
+) -> tuple[UserExamples, ...]:
+    """Return of each user the first ``bound`` examples; nothing is decrypted that cannot be among them."""
+    examples: dict[str, list[Example]] = {pseudonym: [] for pseudonym in sorted(stored)}
+    while stored:
+        chosen = [
+            (pseudonym, waiting.popleft())
+            for pseudonym, waiting in stored.items()
+            for _ in range(min(len(waiting), bound - len(examples[pseudonym])))
+        ]
+        for (pseudonym, _), plaintext in zip(
+            chosen, keyring.decrypt_many(session, tenant_id, chosen), strict=True
+        ):
+            example = Signal.from_bytes(plaintext).example() if plaintext is not None else None
+            if example is not None:
+                examples[pseudonym].append(example)
+        # Another turn, for those alone whose place something took that teaches nothing.
+        stored = {
+            pseudonym: waiting
+            for pseudonym, waiting in stored.items()
+            if waiting and len(examples[pseudonym]) < bound
+        }
+    return tuple(UserExamples(examples=tuple(found)) for found in examples.values() if found)
 
 
 @dataclass(frozen=True, kw_only=True)

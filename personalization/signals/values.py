@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import orjson
 
-from personalization.training.jobs.job import Example, ExampleKind
+from personalization.planning.plan import Objective
+from personalization.training.jobs.job import Example, ExampleKind, learns_from
 
 if TYPE_CHECKING:
     from datetime import datetime
+
+LEARNED: Final = Objective.SFT
+"""What every plan learns by (``planning.planner`` proposes no other). What it learns nothing from is no signal: it
+takes no place in a user's bound, and a user who has nothing else is not in the cohort."""
 
 DISLIKED_RATING = 2
 LIKED_RATING = 4
@@ -24,6 +29,9 @@ class OutcomeKind(StrEnum):
     REJECTED = "rejected"
     RATING = "rating"
     CORRECTION = "correction"
+
+
+_CORRECTED = frozenset({OutcomeKind.EDITED, OutcomeKind.CORRECTION})
 
 
 class Signal(NamedTuple):
@@ -78,33 +86,32 @@ class Signal(NamedTuple):
         except (KeyError, TypeError) as error:
             raise ValueError("these bytes are not a signal") from error
 
-    def example(self) -> Example | None:
-        """Return what training makes of the signal; ``None`` when it says nothing."""
-        match self.outcome:
-            case OutcomeKind.EDITED | OutcomeKind.CORRECTION:
-                return self._corrected()
-            case OutcomeKind.REJECTED:
-                liked: bool | None = False
-            case OutcomeKind.RATING:
-                liked = _liked(self.rating)
-            case OutcomeKind.ACCEPTED:
-                liked = True
-        if liked is None or not self.completion:
+    def example(self, objective: Objective = LEARNED) -> Example | None:
+        """Return what training makes of the signal; ``None`` when the objective learns nothing from it."""
+        kind = lesson(self.outcome, self.completion, self.final_text, self.rating)
+        if kind is None or not learns_from(objective, kind):
             return None
-        kind = ExampleKind.SFT if liked else ExampleKind.UNLIKELIHOOD
-        return Example(prompt=self.prompt, completion=self.completion, kind=kind)
+        if self.final_text is None or self.outcome not in _CORRECTED:
+            return Example(prompt=self.prompt, completion=self.completion, kind=kind)
+        shown = self.completion if kind is ExampleKind.PREFERENCE else None
+        return Example(prompt=self.prompt, completion=self.final_text, kind=kind, shown=shown)
 
-    def _corrected(self) -> Example | None:
-        if not self.final_text:
+
+def lesson(
+    outcome: OutcomeKind, completion: str, final_text: str | None, rating: int | None
+) -> ExampleKind | None:
+    """Return what an interaction asks of the model; ``None`` when it asks nothing. ``Signal`` names the parts."""
+    if outcome in _CORRECTED:
+        if not final_text:
             return None
-        if not self.completion or self.completion == self.final_text:
-            return Example(prompt=self.prompt, completion=self.final_text)
-        return Example(
-            prompt=self.prompt,
-            completion=self.final_text,
-            kind=ExampleKind.PREFERENCE,
-            shown=self.completion,
-        )
+        corrects = completion and completion != final_text
+        return ExampleKind.PREFERENCE if corrects else ExampleKind.SFT
+    liked: bool | None = outcome is not OutcomeKind.REJECTED
+    if outcome is OutcomeKind.RATING:
+        liked = _liked(rating)
+    if liked is None or not completion:
+        return None
+    return ExampleKind.SFT if liked else ExampleKind.UNLIKELIHOOD
 
 
 def _liked(rating: int | None) -> bool | None:

@@ -16,6 +16,7 @@ from privacy.audit import trail as audit_trail
 from privacy.consent.statements import delete_statements
 from privacy.erasure.certificates import Erasure, ErasureCertificate, ErasureState
 from privacy.erasure.tables import ErasureRow
+from privacy.errors import RequestIdTakenError
 from privacy.keys.destruction import destroy_key
 from privacy.keys.keyring import lock_out_batches
 from privacy.storage.subjects import Subject
@@ -56,10 +57,18 @@ def erase(
         now: the clock.
         delete_signals: deletes the stored signals of (tenant, pseudonym) and returns how many there were.
         live_adapters: returns the served names of the tenant's live versions, for the certificate.
+
+    Raises:
+        RequestIdTakenError: another person's request has this id; nobody was erased. A certificate names the request
+            alone, so two persons' certificates under one id could not be told apart.
     """
     tenant_id, pseudonym = subject
     lock_out_batches(session)
     done = session.get(ErasureRow, (tenant_id, erasure_id))
+    if done is not None and done.pseudonym != pseudonym:
+        raise RequestIdTakenError(
+            "the request id belongs to another person's request; send this request again under an id of its own"
+        )
     if done is not None and done.certificate is not None:
         return ErasureCertificate.from_document(done.certificate)
     erasure = Erasure(tenant_id=tenant_id, erasure_id=erasure_id, requested_at=requested_at).advanced(now)

@@ -25,13 +25,15 @@ def _pseudonym_message(tenant_id: str, user_id: str) -> bytes:
     return b"pseudonym" + len(tenant_id).to_bytes(1, "big") + tenant_id.encode() + user_id.encode()
 
 
-def eviction_rank(key: bytes, pseudonym_: str, event_digest: bytes) -> bytes:
+def eviction_rank(key: bytes, pseudonym_: str, event: bytes) -> bytes:
     """Return the rank (32 bytes) by which ``personalization.signals.bound`` decides which signals of one user stay.
+
+    ``event`` is what tells it from the user's other events: the digest of the sender's source and id.
 
     It depends on the tenant's key, this user and this event only: never on other users or on the order of
     arrival.
     """
-    message = pseudonym_.encode() + event_digest
+    message = pseudonym_.encode() + event
     # One per event: the keyed BLAKE2b takes a third of an HMAC's time.
     return hashlib.blake2b(message, key=key, digest_size=32, person=b"discreet rank").digest()
 
@@ -60,8 +62,8 @@ class TenantHashes:
         outer.update(inner.digest())
         return outer.hexdigest()
 
-    def eviction_rank(self, pseudonym_: str, event_digest: bytes) -> bytes:
+    def eviction_rank(self, pseudonym_: str, event: bytes) -> bytes:
         """Return the rank of an event, see ``eviction_rank``."""
         rank = self._rank.copy()
-        rank.update(pseudonym_.encode() + event_digest)
+        rank.update(pseudonym_.encode() + event)
         return rank.digest()

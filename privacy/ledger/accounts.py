@@ -28,11 +28,13 @@ from privacy.ledger.tables import AccountRow
 from privacy.ledger.values import AccountScope, ReservationRequest
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
     from sqlmodel import Session
 
     from privacy.ledger.tables import LedgerHeadRow
+    from privacy.ledger.values import PopulationCap
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,20 +59,26 @@ def period_account_id(tenant_id: str, period_index: int) -> str:
     return f"period:{tenant_id}:{period_index}"
 
 
-def targets_of(request: ReservationRequest) -> list[AccountTarget]:
-    """Return every account the request must fit into."""
-    caps, targets = request.caps, []
-    if request.population is not None:
-        targets.append(
-            AccountTarget(
-                account_id=f"population:{request.population.population_id}",
-                scope=AccountScope.POPULATION,
-                tenant_id=None,
-                period_index=None,
-                epsilon=request.population.epsilon,
-                delta=request.population.delta,
-            )
-        )
+def population_account_id(population_id: str) -> str:
+    """Return the id of a population's account."""
+    return f"{AccountScope.POPULATION.value}:{population_id}"
+
+
+def population_target(cap: PopulationCap) -> AccountTarget:
+    """Return the account of a population."""
+    return AccountTarget(
+        account_id=population_account_id(cap.population_id),
+        scope=AccountScope.POPULATION,
+        tenant_id=None,
+        period_index=None,
+        epsilon=cap.epsilon,
+        delta=cap.delta,
+    )
+
+
+def targets_of(request: ReservationRequest, populations: Sequence[PopulationCap]) -> list[AccountTarget]:
+    """Return every account the request must fit into; ``populations`` are those that its tenant has joined."""
+    caps, targets = request.caps, [population_target(cap) for cap in populations]
     targets.append(
         AccountTarget(
             account_id=lifetime_account_id(request.tenant_id),

@@ -36,6 +36,7 @@ class EntryKind(StrEnum):
     FORFEITED = "forfeited"
     RELEASED = "released"
     RECOVERED = "recovered"
+    POPULATION_JOINED = "population_joined"
 
 
 def canonical(value: object) -> str:

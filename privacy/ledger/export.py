@@ -2,7 +2,7 @@
 
     {"line": "header", "format": "discreet-ledger", "version": 1, …}
     {"line": "tenant", "tenant_id": …, "head": {…}}      then its entries in order, accounts and reservations
-    {"line": "entry" | "account" | "reservation", …}      the stored rows, field by field
+    {"line": "entry" | "account" | "member" | "reservation", …}      the stored rows, field by field
     {"line": "population", …}                             accounts over several tenants
     {"line": "footer", "lines": n, "digest": "sha256:…"}  over every line before it
 
@@ -22,7 +22,13 @@ from privacy.accounting.composition import ACCOUNTANT, ACCOUNTANT_VERSION
 from privacy.accounting.curve import GRID_NAME
 from privacy.errors import UnknownTenantError
 from privacy.ledger.chain import canonical
-from privacy.ledger.tables import AccountRow, LedgerEntryRow, LedgerHeadRow, ReservationRow
+from privacy.ledger.tables import (
+    AccountRow,
+    LedgerEntryRow,
+    LedgerHeadRow,
+    PopulationMemberRow,
+    ReservationRow,
+)
 from privacy.ledger.values import AccountScope
 
 if TYPE_CHECKING:
@@ -92,6 +98,9 @@ def _tenant(session: Session, head: LedgerHeadRow) -> Iterator[dict[str, Any]]:
     accounts = select(AccountRow).where(col(AccountRow.tenant_id) == tenant_id)
     for account in session.exec(accounts.order_by(AccountRow.account_id)):
         yield {"line": "account", **_fields(account, "orders", "curve")}
+    members = select(PopulationMemberRow).where(col(PopulationMemberRow.tenant_id) == tenant_id)
+    for member in session.exec(members.order_by(PopulationMemberRow.population_id)):
+        yield {"line": "member", **_fields(member)}
     reservations = (
         select(ReservationRow)
         .where(col(ReservationRow.tenant_id) == tenant_id)
@@ -102,7 +111,9 @@ def _tenant(session: Session, head: LedgerHeadRow) -> Iterator[dict[str, Any]]:
         yield {"line": "reservation", **_fields(reservation, "mechanisms", "accounts", "curve", "binding")}
 
 
-def _fields(row: LedgerEntryRow | AccountRow | ReservationRow, *parsed: str) -> dict[str, Any]:
+def _fields(
+    row: LedgerEntryRow | AccountRow | PopulationMemberRow | ReservationRow, *parsed: str
+) -> dict[str, Any]:
     fields: dict[str, Any] = row.model_dump()
     return {
         name: json.loads(value) if name in parsed and value is not None else value

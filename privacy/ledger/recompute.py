@@ -83,6 +83,9 @@ class Replay:
         self._findings = findings
         self._accounts: dict[str, ReplayedAccount] = {}
         self._reservations: dict[str, ReplayedReservation] = {}
+        self._member_rows: set[tuple[str, str]] = set()
+        self._members: dict[str, set[str]] = {}  # populations' accounts that each tenant has joined
+        self._carried: list[tuple[str, RdpCurve, Counter[Mechanism]]] = []
         self._account_rows: dict[str, dict[str, Any]] = {}
         self._reservation_rows: dict[str, dict[str, Any]] = {}
         self._tenant: str = ""
@@ -137,6 +140,10 @@ class Replay:
         """Remember an account's row for the comparison at the end."""
         self._account_rows[str(row.get("account_id"))] = row
 
+    def member_row(self, row: dict[str, Any]) -> None:
+        """Remember that a tenant's row says it is in a population, for the comparison at the end."""
+        self._member_rows.add((str(row.get("tenant_id")), f"{_POPULATION}{row.get('population_id')}"))
+
     def reservation_row(self, row: dict[str, Any]) -> None:
         """Remember a reservation's row for the comparison at the end."""
         self._reservation_rows[str(row.get("reservation_id"))] = row
@@ -145,6 +152,9 @@ class Replay:
         """Compare the rows that admission trusts with what the entries add up to."""
         self._end_chain()
         self._tenant, self._sequence = "", 0
+        joined = {(tenant, account_id) for tenant, ids in self._members.items() for account_id in ids}
+        for tenant, account_id in sorted(joined ^ self._member_rows):
+            self._note(FindingCode.ROW, f"tenant {tenant} and account {account_id}: row and entries differ")
         self._sum_populations()
         for account_id in sorted(self._accounts.keys() | self._account_rows.keys()):
             account, row = self._accounts.get(account_id), self._account_rows.get(account_id)
@@ -166,6 +176,10 @@ class Replay:
             self._compare_reservation(reservation_id)
 
     def _sum_populations(self) -> None:
+        for account_id, curve, mechanisms in self._carried:
+            if (account := self._accounts.get(account_id)) is not None:
+                account.curve += curve
+                account.mechanisms.update(mechanisms)
         for reservation in self._reservations.values():
             if reservation.state is ReservationState.RELEASED:
                 continue
@@ -212,6 +226,8 @@ class Replay:
             self._open(document)
         elif kind is EntryKind.RESERVED:
             self._reserve(str(reservation_id), document)
+        elif kind is EntryKind.POPULATION_JOINED:
+            self._join(document)
         else:
             self._advance(kind, str(reservation_id), document)
 
@@ -237,6 +253,19 @@ class Replay:
             opened=opened,
         )
         self._check_digests(document, [account_id])
+
+    def _join(self, document: dict[str, Any]) -> None:
+        account_id, carried = document["account"], RdpCurve.from_document(document["carried"])
+        members = self._members.setdefault(self._tenant, set())
+        if account_id in members or not account_id.startswith(_POPULATION):
+            self._note(FindingCode.LIFECYCLE, f"account {account_id} is joined twice or is no population's")
+        members.add(account_id)
+        lifetime = self._accounts.get(f"lifetime:{self._tenant}")
+        if carried != (RdpCurve.zero() if lifetime is None else lifetime.curve):
+            self._note(FindingCode.CURVE, f"account {account_id} is joined without all that was spent before")
+        self._carried.append(
+            (account_id, carried, Counter() if lifetime is None else Counter(lifetime.mechanisms))
+        )
 
     def _reserve(self, reservation_id: str, document: dict[str, Any]) -> None:
         curve = RdpCurve.from_document(document["curve"])
@@ -278,6 +307,10 @@ class Replay:
         charged = [f"lifetime:{self._tenant}", f"period:{self._tenant}:{document['period_index']}"]
         if document["accounts"][-2:] != charged:
             self._note(FindingCode.LIFECYCLE, "the reservation is not charged to its lifetime and period")
+        if set(document["accounts"][:-2]) != self._members.get(self._tenant, set()):
+            self._note(
+                FindingCode.LIFECYCLE, "the reservation is not charged to the populations of its tenant"
+            )
         for account_id in document["accounts"]:
             if account_id.startswith(_POPULATION):
                 continue  # charged from several chains: summed up in ``finish``

@@ -36,6 +36,7 @@ from privacy.ledger.accounts import (
     targets_of,
 )
 from privacy.ledger.chain import EntryKind, append, canonical, digest_of, digest_of_row, lock_head
+from privacy.ledger.populations import caps_within, join
 from privacy.ledger.reservations import draw_in, reservation_in, reservation_row, row_by_key, state_of
 from privacy.ledger.spending import spend_of
 from privacy.ledger.tables import LedgerEntryRow, ReservationRow
@@ -105,8 +106,11 @@ class Ledger:
                 )
             return self._taken_over(session, head, existing, request.epoch)
         asked = total_curve(request.mechanisms)
-        targets = targets_of(request)
         now = self._now()
+        if request.population is not None:
+            join(session, head, request.caps, [request.population], settings=self._settings, now=now)
+        populations = caps_within(session, request.tenant_id, request.caps, request.population)
+        targets = targets_of(request, populations)
         accounts = open_accounts(session, head, targets, settings=self._settings, recipe=asked, now=now)
         check_against_chain(session, head, accounts)
         for account, target in zip(accounts, targets, strict=True):

@@ -9,7 +9,14 @@ from sqlmodel import col, func, select
 from privacy.accounting.composition import best_epsilon
 from privacy.accounting.curve import RdpCurve
 from privacy.accounting.forecast import SpentBudget
-from privacy.ledger.accounts import curve_in, filter_of, lifetime_account_id, period_account_id
+from privacy.ledger.accounts import (
+    curve_in,
+    filter_of,
+    lifetime_account_id,
+    period_account_id,
+    population_account_id,
+)
+from privacy.ledger.populations import memberships
 from privacy.ledger.tables import AccountRow, ReservationRow
 from privacy.ledger.values import ReservationState, SpendView
 
@@ -31,6 +38,8 @@ def spend_of(
         .group_by(ReservationRow.state)
     ).all()
     counts = {ReservationState(state): count for state, count in counted}
+    populations = _population_accounts(session, tenant_id)
+    delta = lifetime.delta if lifetime else (caps.lifetime_delta if caps else None)
     lifetime_spent, lifetime_used = _figures(lifetime)
     period_spent, period_used = _figures(period)
     return SpendView(
@@ -42,15 +51,29 @@ def spend_of(
         lifetime_epsilon=lifetime_spent,
         lifetime_cap=lifetime.epsilon if lifetime else (caps.lifetime_epsilon if caps else None),
         lifetime_used=lifetime_used,
-        delta=lifetime.delta if lifetime else (caps.lifetime_delta if caps else None),
+        delta=delta,
         releases=counts.get(ReservationState.COMMITTED, 0),
         reservations=counts,
+        population_epsilon=max((_epsilon(row, delta) for row in populations), default=0.0),
+        population_cap=max((row.epsilon for row in populations), default=None),
     )
 
 
+def _population_accounts(session: Session, tenant_id: str) -> list[AccountRow]:
+    """Return the open accounts of the populations that a tenant has joined."""
+    ids = [population_account_id(name) for name in sorted(memberships(session, tenant_id))]
+    found = (session.get(AccountRow, account_id, populate_existing=True) for account_id in ids)
+    return [row for row in found if row is not None]
+
+
 def spent_budget(session: Session, tenant_id: str, period_index: int) -> SpentBudget:
-    """Return the open filters of a tenant and the curves charged to them, as the planner takes them."""
+    """Return the open filters of a tenant and the curves charged to them, as the planner takes them.
+
+    The lifetime is that of the tenant's own account or of a population it is in, whichever is more used up.
+    """
     lifetime = session.get(AccountRow, lifetime_account_id(tenant_id), populate_existing=True)
+    together = [row for row in (lifetime, *_population_accounts(session, tenant_id)) if row is not None]
+    lifetime = max(together, key=lambda row: _figures(row)[1], default=None)
     period = session.get(AccountRow, period_account_id(tenant_id, period_index), populate_existing=True)
     return SpentBudget(
         lifetime=filter_of(lifetime) if lifetime else None,
@@ -58,6 +81,11 @@ def spent_budget(session: Session, tenant_id: str, period_index: int) -> SpentBu
         period=filter_of(period) if period else None,
         period_curve=curve_in(period) if period else RdpCurve.zero(),
     )
+
+
+def _epsilon(row: AccountRow, delta: float | None) -> float:
+    """Return ε spent at ``delta`` (the account's own where there is none), at the best order."""
+    return best_epsilon(curve_in(row), row.delta if delta is None else delta)[0]
 
 
 def _figures(row: AccountRow | None) -> tuple[float, float]:

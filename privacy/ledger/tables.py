@@ -60,6 +60,16 @@ class AccountRow(SQLModel, table=True):
     entry_sequence: int = Field(sa_column=Column(BigInteger, nullable=False))
 
 
+class PopulationMemberRow(SQLModel, table=True):
+    """A tenant in a population of linked tenants; it stays one for good."""
+
+    __tablename__ = "ledger_population_member"
+
+    tenant_id: str = Field(primary_key=True, max_length=63)
+    population_id: str = Field(primary_key=True, max_length=63)
+    entry_sequence: int = Field(sa_column=Column(BigInteger, nullable=False))  # of the tenant's chain
+
+
 class ReservationRow(SQLModel, table=True):
     """The state of one reservation."""
 

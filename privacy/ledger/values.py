@@ -104,7 +104,8 @@ class ReservationRequest:
         idempotency_key: same key, same request → the same reservation, charged once.
         epoch: lease epoch (fencing token) of the caller.
         caps: the policy's caps; open accounts keep the stricter of these and their own.
-        population: optional cap over tenants with linkable users.
+        population: cap over tenants with linkable users that the policy names; whatever else the tenant joined
+            before is charged as well.
         binding: which run is paid for, where it is known in advance (training).
     """
 
@@ -199,7 +200,8 @@ class SpendView:
     ``*_epsilon`` are ε of everything charged at the account's δ, at the best order of the grid: proved for
     parameters fixed in advance, and never above the cap, which holds under adaptive parameters too.
     ``*_used`` is the share of the filter's budget at its frozen order: admission stops at 1. A cap is None
-    while no account is open and no policy's caps were given.
+    while no account is open and no policy's caps were given. ``population_*`` are the largest of the populations that
+    the tenant joined, ε at the same δ; without one they are 0 and None.
     """
 
     tenant_id: str
@@ -213,3 +215,5 @@ class SpendView:
     delta: float | None
     releases: int
     reservations: dict[ReservationState, int] = field(default_factory=dict)
+    population_epsilon: float = 0.0
+    population_cap: float | None = None

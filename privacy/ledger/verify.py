@@ -101,6 +101,8 @@ def verify_export(
             report.entries += 1
         elif kind in ("account", "population"):
             replay.account_row(document)
+        elif kind == "member":
+            replay.member_row(document)
         elif kind == "reservation":
             replay.reservation_row(document)
             report.reservations += 1

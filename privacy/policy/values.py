@@ -178,6 +178,8 @@ class TenantPrivacyPolicy(_Validated):
         release_padding_seconds: length of a window of the public clock, counted from a round's slot. What comes of
             a round that began in one window is told at the end of the next, and a longer run forfeits; so neither the
             times in it nor its appearing say how long training took. 0 tells at once, with the slot's time.
+        population: name that the tenants share whose users are, or may be, the same people; they have one lifetime
+            budget together. Whoever joined one stays in it, whatever a later version says.
         previous_share: share of the line's own served version that is averaged into each release (exponential
             averaging of successive private adapters, free); 0 publishes what was trained.
     """
@@ -225,7 +227,18 @@ class TenantPrivacyPolicy(_Validated):
     release_padding_seconds: int = Field(
         default=3600, ge=0, le=30 * DAY_SECONDS, description="0 to 2,592,000 seconds"
     )
+    population: str | None = Field(
+        default=None,
+        description="nothing, or a name of 1 to 63 characters a-z, 0-9 and -, not starting with -",
+    )
     previous_share: float = Field(default=0.0, ge=0, le=0.95, description="0 to 0.95")
+
+    @field_validator("population")
+    @classmethod
+    def _slug_or_nothing(cls, value: str | None) -> str | None:
+        if value and not TENANT_ID.match(value):
+            raise ValueError("not a name")
+        return value or None
 
     @field_validator("purposes")
     @classmethod
@@ -309,7 +322,7 @@ class TenantPrivacyPolicy(_Validated):
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_LATER_FIELDS: Final = ("release_padding_seconds",)
+_LATER_FIELDS: Final = ("release_padding_seconds", "population")
 
 
 def period_index(at: datetime, period_seconds: int) -> int:

@@ -187,6 +187,12 @@ def current_policy(session: Session, tenant_id: str) -> PolicyVersion | None:
     return None if row is None else _version_of(row)
 
 
+def declared_populations(session: Session, tenant_id: str) -> set[str]:
+    """Return every population that any version of a tenant's policy named."""
+    documents = session.exec(select(PolicyRow.document).where(PolicyRow.tenant_id == tenant_id))
+    return {name for document in documents if (name := document.get("population"))}
+
+
 def policy_history(session: Session, tenant_id: str) -> list[PolicyVersion]:
     """Return every version of a tenant's policy, oldest first.
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 FETCH_TIMEOUT_SECONDS = 1.0
+FULL_PAUSE_SECONDS = 0.02
 LONGEST_FETCH_WAIT_MS = 100
 """How long the broker may keep a fetch open. While it does, what arrives in partitions that the fetch did not ask for
 (their last records were still unread) is not seen, so this is latency; stock Faust fixes it at 1,500."""
@@ -181,6 +182,22 @@ class RunConsumer(driver.Consumer):  # type: ignore[misc]  # faust is untyped he
                 log.warning("fetch_failed", error=type(error).__name__)
                 await asyncio.sleep(FETCH_TIMEOUT_SECONDS)
             await asyncio.sleep(0)
+
+    async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:  # noqa: ASYNC109  # faust's
+        """Fetch of those topics alone whose receiver has room, so that none holds up the others.
+
+        One queue that is full would block the loop that fills all of them: then the consents would not come that the
+        interactions in front of it are waiting for.
+        """
+        receivers = self.app.receivers
+        if active_partitions is not None:
+            full = {topic for topic, receiver in receivers.items() if receiver.full}
+            open_ = {tp for tp in active_partitions if tp.topic not in full}
+            if active_partitions and not open_:
+                await self.sleep(FULL_PAUSE_SECONDS)
+                return {}
+            active_partitions = open_
+        return await super()._getmany(active_partitions, timeout)
 
     async def _fetch_and_hand_over(self) -> None:
         epoch = self._epoch

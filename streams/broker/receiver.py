@@ -11,6 +11,10 @@ if TYPE_CHECKING:
 class Receiver(Protocol):
     """Takes the runs of one topic in order and settles their progress when they have had their effect."""
 
+    @property
+    def full(self) -> bool:
+        """Whether no more of the topic should be fetched for now."""
+
     async def offer(self, run: RecordRun) -> None:
         """Add a run; waits while there is no room for more."""
 

@@ -42,6 +42,7 @@ def add(
     as_json: AsJson = False,
 ) -> None:
     """Register a tenant, with a policy when fields are given; without one it is never trained."""
+    from privacy.ledger import populations
     from privacy.policy import versions as policies
 
     changes = _changes(pairs or ())
@@ -49,7 +50,7 @@ def add(
     with _transaction() as session:
         policies.register_tenant(session, tenant, actor=who, now=now)
         if changes:
-            policies.set_policy(session, tenant, changes, actor=who, reason=reason, now=now)
+            populations.set_policy(session, tenant, changes, actor=who, reason=reason, now=now)
         registered = policies.tenant(session, tenant)
     _show(registered, (), as_json=as_json)
 
@@ -65,13 +66,14 @@ def set_(
 ) -> None:
     """Change fields of a tenant's policy; the change is a new version, and the old one is kept."""
     from privacy.errors import PolicyError
+    from privacy.ledger import populations
     from privacy.policy import versions as policies
 
     changes = _changes(pairs or ())
     if not changes:
         raise PolicyError("no field is given; allowed are pairs such as declared_users=500")
     with _transaction() as session:
-        policies.set_policy(
+        populations.set_policy(
             session,
             tenant,
             changes,
@@ -91,12 +93,14 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show a tenant's policy, and with --history who changed it when and why."""
+    from privacy.ledger import populations
     from privacy.policy import versions as policies
 
     with _transaction() as session:
         found = policies.tenant(session, tenant)
         versions = policies.policy_history(session, tenant) if history else []
-    _show(found, versions, as_json=as_json)
+        joined = sorted(populations.memberships(session, tenant))
+    _show(found, versions, joined, as_json=as_json)
 
 
 @app.command("list")
@@ -167,9 +171,13 @@ def _document(tenant: Tenant) -> dict[str, Any]:
     }
 
 
-def _show(tenant: Tenant, history: Sequence[PolicyVersion], *, as_json: bool) -> None:
+def _show(
+    tenant: Tenant, history: Sequence[PolicyVersion], joined: Sequence[str] = (), *, as_json: bool
+) -> None:
     if as_json:
         document = _document(tenant)
+        if joined:
+            document["populations"] = list(joined)
         if history:
             document["history"] = [version.to_document() for version in history]
         typer.echo(json.dumps(document))
@@ -190,6 +198,8 @@ def _show(tenant: Tenant, history: Sequence[PolicyVersion], *, as_json: bool) ->
             table.add_row(name, shown, ranges[name])
     _print(table)
     typer.echo(f"Set by {version.set_by} at {version.set_at:%Y-%m-%d %H:%M:%S} UTC: {version.reason}")
+    if joined:
+        typer.echo(f"Shares a lifetime budget for good with the populations: {', '.join(joined)}")
     if history:
         past = _table("version", "set at (UTC)", "by", "reason", "digest")
         for entry in history:

@@ -78,7 +78,7 @@ class EventPublisher:
 
     Args:
         broker: ``host:port``, a ``KafkaBroker`` with security settings, or an in-memory broker.
-        source: URI-reference that names the sending system; part of each event's identity.
+        source: URI-reference that names the sending system; with topic, tenant, user and id the identity of an event.
         max_pending: most events that may wait for the broker.
         block_seconds: how long ``publish`` waits for room.
         max_event_bytes: largest value of one event; the receiver has such a limit too.
@@ -285,7 +285,10 @@ class ErasurePublisher(EventPublisher):
         reason: ErasureReason = ErasureReason.USER_REQUEST,
         occurred_at: datetime | None = None,
     ) -> Delivery:
-        """Ask for a user to be erased; the certificate will repeat ``request_id``."""
+        """Ask for a user to be erased; the certificate will repeat ``request_id``.
+
+        One id is one person's: a request with the id of another person's is dead-lettered and erases nobody.
+        """
         request_id = request_id or uuid.uuid4().hex
         fields = {
             "tenant_id": tenant_id,

@@ -39,8 +39,8 @@ def asyncapi_document() -> dict[str, Any]:
             "version": CONTRACT_VERSION,
             "description": (
                 "Events of an event-driven personalization worker with user-level differential privacy. "
-                "CloudEvents 1.0 in binary mode; an event is identified by ce_source and ce_id, is "
-                "delivered at least once and takes effect once."
+                "CloudEvents 1.0 in binary mode; an event is identified by its topic, tenant and user, "
+                "ce_source and ce_id; it is delivered at least once and takes effect once."
             ),
             "license": {"name": "Apache-2.0"},
         },

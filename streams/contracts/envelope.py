@@ -2,7 +2,8 @@
 
 In binary mode the attributes are record headers ``ce_…`` and the value is the JSON data; in structured mode
 the value is one JSON object with everything in it (content type ``application/cloudevents+json``). An event
-is identified by (``source``, ``id``): the same pair means the same event, however often it arrives.
+is identified by its topic, its tenant, its user where a user did it, and (``source``, ``id``): however often it
+arrives, it is the same event. The same pair from another user or another tenant is another event.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Envelope(NamedTuple):
     """The CloudEvents attributes of one event.
 
     Attributes:
-        id: unique within ``source``.
+        id: unique within ``source`` for one user of one tenant.
         source: URI-reference of the producer.
         type: event type, ending in its major version.
         time: RFC 3339 text, when the producer made the event.
@@ -84,21 +85,22 @@ class Envelope(NamedTuple):
         headers.extend((name, value.encode()) for name, value in optional if value is not None)
         return headers
 
-    def digest(self) -> bytes:
-        """Return the 32-byte identity of the event, see ``identity_digest``."""
-        return identity_digest(self.source, self.id)
+    def sender_digest(self) -> bytes:
+        """Return what the sender calls the event, as 32 bytes, see ``sender_digest``."""
+        return sender_digest(self.source, self.id)
 
 
-def identity_digest(source: str, event_id: str) -> bytes:
-    """Return the SHA-256 of an event's identity (``source``, ``event_id``), 32 bytes.
+def sender_digest(source: str, event_id: str) -> bytes:
+    """Return the SHA-256 of the sender's part of an event's identity (``source``, ``event_id``), 32 bytes.
 
-    The source's length goes first, so that no two different pairs run together into one text.
+    The source's length goes first, so that no two different pairs run together into one text. Alone it identifies
+    nothing: topic, tenant and user belong to it.
     """
-    return identity_digest_of(source.encode(), event_id.encode())
+    return sender_digest_of(source.encode(), event_id.encode())
 
 
-def identity_digest_of(source: bytes, event_id: bytes) -> bytes:
-    """Return ``identity_digest`` of the UTF-8 bytes of a source and an id."""
+def sender_digest_of(source: bytes, event_id: bytes) -> bytes:
+    """Return ``sender_digest`` of the UTF-8 bytes of a source and an id."""
     return hashlib.sha256(len(source).to_bytes(4, "big") + source + event_id).digest()
 
 

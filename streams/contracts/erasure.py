@@ -26,7 +26,7 @@ class ErasureRequestedV1(WireModel):
     tenant_id: TenantId
     user_id: UserId
     request_id: EventId
-    """The product's id of the request; the certificate repeats it."""
+    """The product's id of the request, for one person alone; the certificate repeats it."""
     reason: ErasureReason = ErasureReason.USER_REQUEST
     occurred_at: Moment
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from personalization.rounds import queries as rounds
@@ -11,10 +12,11 @@ from privacy.consent import statements as consents
 from privacy.storage.session import transaction
 from streams.client import KafkaBroker
 from streams.contracts.dead_letter import DeadLetter
-from streams.contracts.envelope import identity_digest
-from streams.contracts.topics import DEAD_LETTERS
+from streams.contracts.envelope import sender_digest
+from streams.contracts.topics import DEAD_LETTERS, INTERACTIONS
 from streams.demo.publishing import SOURCE
 from streams.ingest.fates import EFFECT, fates
+from streams.ingest.identity import event_digest
 from streams.telemetry.trainer_log import PROGRESS_EVENT
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
 
     from personalization.rounds.tables import RoundRow
+    from privacy.keys.keyring import Keyring
 
 
 class IngestObserver:
@@ -32,12 +35,25 @@ class IngestObserver:
     Args:
         engine: the worker's database.
         broker: ``host:port``.
-        event_ids: interactions that should be stored.
+        keyring: names the users.
+        events: (tenant, user, event id) of the interactions that should be stored.
     """
 
-    def __init__(self, engine: Engine, broker: str, event_ids: Sequence[str]) -> None:
+    def __init__(
+        self, engine: Engine, broker: str, keyring: Keyring, events: Sequence[tuple[str, str, str]]
+    ) -> None:
         self._engine = engine
-        self._waiting = [identity_digest(SOURCE, event_id) for event_id in event_ids]
+        with transaction(engine) as session:
+            tenants = {tenant for tenant, _, _ in events}
+            keys = keyring.keys_of_tenants(session, tenants, now=datetime.now(UTC))
+        self._waiting = [
+            event_digest(
+                INTERACTIONS.name,
+                (tenant, keys[tenant].hashes.pseudonym(user)),
+                sender_digest(SOURCE, event_id),
+            )
+            for tenant, user, event_id in events
+        ]
         self._stored = 0
         self._letters = KafkaBroker(bootstrap=broker).open_source(DEAD_LETTERS.name)
         self._refused: set[tuple[str, int, int]] = set()

@@ -26,12 +26,12 @@ class Published:
 
     Attributes:
         consents: number of consent events.
-        interactions: ids of the interaction events that must be stored.
+        interactions: (tenant, user, event id) of the interactions that must be stored.
         refusable: number of interaction records that must end as dead letters.
     """
 
     consents: int = 0
-    interactions: list[str] = field(default_factory=list)
+    interactions: list[tuple[str, str, str]] = field(default_factory=list)
     refusable: int = 0
 
     @property
@@ -71,7 +71,7 @@ def publish_interactions(
                 for turn in person.turns:
                     event = interaction(scenario.tenant, person, turn)
                     publisher.publish(event, event_id=turn.event_id)
-                    published.interactions.append(turn.event_id)
+                    published.interactions.append((scenario.tenant, person.user_id, turn.event_id))
                     on_progress(published.records)
         published.refusable = _publish_refusable(publisher, scenarios[0], now)
         on_progress(published.records)

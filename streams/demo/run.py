@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from personalization.registry import queries as registry
 from personalization.rounds.queries import open_round
 from personalization.training.base.directory import BUNDLED, resolve_base
+from privacy.keys.keyring import Keyring
 from privacy.ledger import Ledger
 from privacy.policy import versions as policies
 from privacy.policy.values import DEFAULT_DOMAIN
@@ -166,6 +167,7 @@ class _Demo:
             base = self._base_model(stage)
             broker = self._stack.enter_context(EmbeddedBroker(log_path=self._state / "logs" / "broker.log"))
             master_key, token = new_secrets()
+            self._master_key = master_key
             environment = DemoEnvironment(
                 state=self._state,
                 broker=broker.bootstrap,
@@ -245,7 +247,9 @@ class _Demo:
         with self._stages.stage(
             "ingest", "Storing encrypted, bounded signals; refusing what has no consent"
         ) as stage:
-            observer = IngestObserver(self._engine, self._broker, published.interactions)
+            observer = IngestObserver(
+                self._engine, self._broker, Keyring(self._master_key), published.interactions
+            )
             self._stack.callback(observer.close)
             counts = [0, 0]
 

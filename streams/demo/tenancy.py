@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from privacy.ledger import populations
 from privacy.policy import versions as policies
 from privacy.policy.values import Schedule, Start, TenantPrivacyPolicy
 from privacy.storage.session import transaction
@@ -62,7 +63,7 @@ def register(
         for scenario in scenarios:
             policies.register_tenant(session, scenario.tenant, actor=ACTOR, now=now)
             policy = demo_policy(users=len(scenario.people), epsilon=epsilon, rounds=rounds, now=now)
-            policies.set_policy(
+            populations.set_policy(
                 session,
                 scenario.tenant,
                 policy.to_document(),

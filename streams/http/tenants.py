@@ -8,7 +8,9 @@ from aiohttp import web
 
 from privacy.erasure import erase as erasures
 from privacy.errors import PolicyError
+from privacy.ledger import populations
 from privacy.policy import versions as policies
+from streams.errors import AccessDeniedError
 from streams.http.answers import answer
 from streams.http.tokens import json_object
 
@@ -60,9 +62,12 @@ class TenantRoutes:
         changes, reason = body.get("changes"), body.get("reason")
         if not isinstance(changes, dict) or not isinstance(reason, str):
             raise PolicyError('the body must be {"changes": {field: value}, "reason": "a sentence"}')
+        if operator.tenant_id is not None and "population" in changes:
+            # It binds other tenants' budgets.
+            raise AccessDeniedError("only an operator of the platform may set population; ask one")
         now = self._access.now()
         version = await self._access.transact(
-            lambda session: policies.set_policy(
+            lambda session: populations.set_policy(
                 session, tenant_id, changes, actor=operator.name, reason=reason, now=now
             )
         )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from privacy.storage.subjects import Subject
 from streams.contracts.ack import ServingAckV1
 from streams.contracts.codec import decode_ack
 from streams.contracts.topics import SERVING_ACKS
 from streams.ingest.handler import BatchHandler, Decision
+from streams.ingest.identity import Identity, event_digest
 from streams.ingest.parsed import Parsed, parsed
 from streams.storage import serving_acks
 
@@ -44,6 +46,19 @@ class AckHandler(BatchHandler[ServingAckV1]):
             decode_ack(record.headers, record.value, key=record.key, max_bytes=self._max_event_bytes)
         )
 
+    def identify(
+        self,
+        session: Session,  # noqa: ARG002  # signature of the base class
+        works: Sequence[Work[ServingAckV1]],
+        now: datetime,  # noqa: ARG002  # signature of the base class
+        decision: Decision[ServingAckV1],  # noqa: ARG002  # signature of the base class
+    ) -> list[Work[ServingAckV1]]:
+        """Take the adapter line for the tenant: it is one tenant's, and no user did it."""
+        for work in works:
+            line = Subject(work.event.data.line_ref, "")
+            work.identity = Identity(line, event_digest(SERVING_ACKS.name, line, work.event.sender))
+        return list(works)
+
     def apply(
         self,
         session: Session,
@@ -58,5 +73,5 @@ class AckHandler(BatchHandler[ServingAckV1]):
             place = (data.served_name, data.server_id)
             if place not in rows or rows[place]["occurred_at"] <= data.occurred_at:
                 rows[place] = {**data.model_dump(), "status": data.status.value}
-            decision.applied.append(work.event)
+            decision.applied.append(work)
         serving_acks.keep_newest(session, [rows[place] for place in sorted(rows)])

@@ -8,12 +8,12 @@ from privacy.consent import statements as consents
 from privacy.consent.admission import Consent
 from privacy.consent.statements import ConsentStatement
 from privacy.keys.destruction import erased_among
-from privacy.storage.subjects import Subject
 from streams.contracts.codec import decode_consent
 from streams.contracts.consent import ConsentV1
 from streams.contracts.dead_letter import DeadLetterReason
 from streams.contracts.topics import CONSENT, CONSENT_GRANTED
 from streams.ingest.handler import BatchHandler, Decision
+from streams.ingest.identity import UserEvents
 from streams.ingest.parsed import Parsed, parsed
 
 if TYPE_CHECKING:
@@ -45,8 +45,7 @@ class ConsentHandler(BatchHandler[ConsentV1]):
         max_event_bytes: int,
     ) -> None:
         super().__init__(CONSENT.name, engine=engine, letters=letters, clock=clock)
-        self._keyring = keyring
-        self._policies = policies
+        self._users = UserEvents(CONSENT.name, keyring, policies)
         self._max_event_bytes = max_event_bytes
 
     def parse(self, record: SourceRecord) -> Parsed[ConsentV1] | Invalid | None:
@@ -57,6 +56,16 @@ class ConsentHandler(BatchHandler[ConsentV1]):
             decode_consent(record.headers, record.value, key=record.key, max_bytes=self._max_event_bytes)
         )
 
+    def identify(
+        self,
+        session: Session,
+        works: Sequence[Work[ConsentV1]],
+        now: datetime,
+        decision: Decision[ConsentV1],
+    ) -> list[Work[ConsentV1]]:
+        """Name the user of each; a tenant must be registered."""
+        return self._users.identify(session, works, now, decision)
+
     def apply(
         self,
         session: Session,
@@ -65,19 +74,10 @@ class ConsentHandler(BatchHandler[ConsentV1]):
         decision: Decision[ConsentV1],
     ) -> None:
         """Record the statements of users who were not erased."""
-        known = self._policies.lookup(session, {work.event.data.tenant_id for work in works})
-        keys = self._keyring.keys_of_tenants(session, known.keys(), now=now)
-        named: list[tuple[Work[ConsentV1], Subject]] = []
-        for work in works:
-            data = work.event.data
-            key = keys.get(data.tenant_id)
-            if key is None:
-                decision.refuse(work, DeadLetterReason.TENANT_UNKNOWN, "tenant_id: is not registered")
-            else:
-                named.append((work, Subject(data.tenant_id, key.hashes.pseudonym(data.user_id))))
-        erased = erased_among(session, {subject for _, subject in named})
+        erased = erased_among(session, {work.known.subject for work in works})
         statements: list[ConsentStatement] = []
-        for work, subject in named:
+        for work in works:
+            subject = work.known.subject
             if subject in erased:
                 decision.refuse(work, DeadLetterReason.USER_ERASED, "user_id: was erased")
                 continue
@@ -88,5 +88,5 @@ class ConsentHandler(BatchHandler[ConsentV1]):
                 occurred_at=data.occurred_at,
             )
             statements.append(ConsentStatement(subject=subject, purpose=data.purpose.value, consent=consent))
-            decision.applied.append(work.event)
+            decision.applied.append(work)
         consents.record(session, statements, now=now)

@@ -13,7 +13,7 @@ from personalization.registry import queries as registry
 from personalization.signals.rows import delete_user_signals
 from privacy.boundary.marks import Kind
 from privacy.erasure import erase as erasures
-from privacy.keys.pseudonyms import pseudonym
+from privacy.errors import RequestIdTakenError
 from streams.broker.records import OutgoingRecord
 from streams.contracts.codec import Decoded, decode_erasure, encode
 from streams.contracts.consent import ConsentPurpose
@@ -22,6 +22,7 @@ from streams.contracts.envelope import new_envelope
 from streams.contracts.erasure import ErasureCertificateV1, ErasureCompletedV1, ErasureRequestedV1
 from streams.contracts.topics import CONSENT, ERASURE_COMPLETED, ERASURES
 from streams.ingest.handler import BatchHandler, Decision
+from streams.ingest.identity import UserEvents
 from streams.ingest.parsed import Parsed, parsed
 from streams.outbox.released import released_record
 from streams.outbox.rows import SOURCE, add_record
@@ -59,8 +60,7 @@ class ErasureHandler(BatchHandler[ErasureRequestedV1]):
         signer: ManifestSigner,
     ) -> None:
         super().__init__(ERASURES.name, engine=engine, letters=letters, clock=clock)
-        self._keyring = keyring
-        self._policies = policies
+        self._users = UserEvents(ERASURES.name, keyring, policies)
         self._max_event_bytes = max_event_bytes
         self._signer = signer
 
@@ -73,6 +73,16 @@ class ErasureHandler(BatchHandler[ErasureRequestedV1]):
             return None
         return parsed(decoded)
 
+    def identify(
+        self,
+        session: Session,
+        works: Sequence[Work[ErasureRequestedV1]],
+        now: datetime,
+        decision: Decision[ErasureRequestedV1],
+    ) -> list[Work[ErasureRequestedV1]]:
+        """Name the user of each; a tenant must be registered."""
+        return self._users.identify(session, works, now, decision)
+
     def apply(
         self,
         session: Session,
@@ -81,20 +91,22 @@ class ErasureHandler(BatchHandler[ErasureRequestedV1]):
         decision: Decision[ErasureRequestedV1],
     ) -> None:
         """Erase each user and answer with the certificate."""
-        known = self._policies.lookup(session, {work.event.data.tenant_id for work in works})
         for work in works:
-            if work.event.data.tenant_id in known:
-                self._erase(session, work.event, now)
-                decision.applied.append(work.event)
+            try:
+                self._erase(session, work, now)
+            except RequestIdTakenError:
+                decision.refuse(
+                    work, DeadLetterReason.REQUEST_ID_TAKEN, "request_id: belongs to another person's request"
+                )
             else:
-                decision.refuse(work, DeadLetterReason.TENANT_UNKNOWN, "tenant_id: is not registered")
+                decision.applied.append(work)
 
-    def _erase(self, session: Session, event: Parsed[ErasureRequestedV1], now: datetime) -> None:
+    def _erase(self, session: Session, work: Work[ErasureRequestedV1], now: datetime) -> None:
+        event, (subject, digest) = work.event, work.known
         data = event.data
-        key = self._keyring.tenant_keys(session, data.tenant_id, now=now).pseudonym_key
         certificate = erasures.erase(
             session,
-            (data.tenant_id, pseudonym(key, data.tenant_id, data.user_id)),
+            subject,
             erasure_id=data.request_id,
             requested_at=data.occurred_at,
             actor=ACTOR,
@@ -119,7 +131,7 @@ class ErasureHandler(BatchHandler[ErasureRequestedV1]):
             ),
         )
         envelope = new_envelope(
-            event_id=f"{event.digest.hex()}.completed",
+            event_id=f"{digest.hex()}.completed",
             source=SOURCE,
             event_type=ERASURE_COMPLETED,
             time=now,

@@ -1,4 +1,4 @@
-"""The fate of each event, by the digest of (source, id), decided once and in the transaction of its effect.
+"""The fate of each event, by its identity (``streams.ingest.identity``), decided once, in its effect's transaction.
 
 An event had its *effect*, or it was *refused* at one place in its topic (a dead letter names the same
 place). The row is unique, so two workers that hold the same record, one of them back from a long pause,

@@ -37,7 +37,7 @@ Data = TypeVar("Data")
 class Decision(Generic[Data]):
     """What one transaction decided about a batch."""
 
-    applied: list[Parsed[Data]] = field(default_factory=list)
+    applied: list[Work[Data]] = field(default_factory=list)
     held: list[Work[Data]] = field(default_factory=list)
     refused: list[tuple[Work[Data], Refusal]] = field(default_factory=list)
     duplicates: int = 0
@@ -70,6 +70,12 @@ class BatchHandler(abc.ABC, Generic[Data]):
         """Return the event of a record, why there is none, or ``None`` for a record that needs no effect."""
 
     @abc.abstractmethod
+    def identify(
+        self, session: Session, works: Sequence[Work[Data]], now: datetime, decision: Decision[Data]
+    ) -> list[Work[Data]]:
+        """Give each work its identity, and return those that have one; the others are refused."""
+
+    @abc.abstractmethod
     def apply(
         self, session: Session, works: Sequence[Work[Data]], now: datetime, decision: Decision[Data]
     ) -> None:
@@ -92,7 +98,12 @@ class BatchHandler(abc.ABC, Generic[Data]):
             decision = self._transact(waiting, now)
             letters = unreadable + [refusal for _, refusal in decision.refused]
             self._letters.write(letters, now)
-        return Outcome(len(decision.applied), decision.duplicates, len(letters), decision.held)
+        return Outcome(
+            effects=len(decision.applied),
+            duplicates=decision.duplicates,
+            held=decision.held,
+            refused=[refusal.record for refusal in letters],
+        )
 
     def refuse(self, work: Work[Data], error: Exception) -> None:
         """Dead-letter a work that fails on its own; the detail is the error's type, never its text."""
@@ -100,8 +111,8 @@ class BatchHandler(abc.ABC, Generic[Data]):
         refusal = Refusal(
             work.record, DeadLetterReason.PROCESSING_FAILED, type(error).__name__, work.attempts
         )
-        if work.parsed is not None:
-            digest = work.parsed.digest
+        if work.identity is not None:
+            digest = work.identity.digest
             with transaction(self._engine) as session:
                 known = fates(session, [digest])
                 if known.get(digest) == EFFECT:
@@ -129,15 +140,17 @@ class BatchHandler(abc.ABC, Generic[Data]):
         if not works:
             return decision
         with transaction(self._engine) as session:
-            known = fates(session, [work.event.digest for work in works])
-            fresh = self._without_fate(works, known, decision)
+            named = self.identify(session, works, now, decision)
+            known = fates(session, [work.known.digest for work in named])
+            fresh = self._without_fate(named, known, decision)
             self.apply(session, fresh, now, decision)
-            decided = {parsed.digest: EFFECT for parsed in decision.applied}
+            decided = {work.known.digest: EFFECT for work in decision.applied}
             for work, refusal in decision.refused:
-                decided[work.event.digest] = _refused(refusal)
+                if work.identity is not None:
+                    decided[work.identity.digest] = _refused(refusal)
             decide(session, decided, known.keys(), now)
-        for work in works if known else ():
-            fate = known.get(work.event.digest, EFFECT)
+        for work in named if known else ():
+            fate = known.get(work.known.digest, EFFECT)
             if fate.refusal is not None and fate.refused_origin == origin(work.record):
                 decision.refused.append((work, _again(work, fate.refusal)))
         return decision
@@ -148,7 +161,7 @@ class BatchHandler(abc.ABC, Generic[Data]):
         """Return the works to decide on; the first of several copies of an event stands for all."""
         fresh: dict[bytes, Work[Data]] = {}
         for work in works:
-            digest = work.event.digest
+            digest = work.known.digest
             fate = known.get(digest)
             if digest in fresh or (fate is not None and not reopened(work.record, fate)):
                 decision.duplicates += 1

@@ -7,7 +7,11 @@ partial failure:
 
 - the database or the broker is away (a retryable error): tried again with growing pauses, reported once;
 - anything else: the batch is halved until the failing record stands alone, which is then dead-lettered;
-- the share of dead letters passes its limit: the loop ends with ``PoisonedTopicError`` and the worker stops.
+- nearly all events of several tenants fail so: the loop ends with ``PoisonedTopicError`` and the worker stops.
+
+Nobody's events decide what becomes of another's. An early event takes one of its own user's seats
+(``streams.ingest.seats``); a tenant whose events are nearly all refused is served behind the others
+(``streams.ingest.poison``); what is full makes everybody wait, and nobody lose.
 """
 
 from __future__ import annotations
@@ -15,27 +19,32 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import deque
-from dataclasses import dataclass, field
+from collections import Counter, deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import structlog
 from sqlalchemy.exc import DataError, IntegrityError
 
 from privacy.errors import PrivacyError
-from streams.errors import PoisonedTopicError, StreamsError
+from streams.errors import StreamsError
+from streams.ingest.poison import FaultGuard, SlowedTenants, tenant_of
+from streams.ingest.seats import Room
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from streams.broker.progress import PartitionProgress
     from streams.broker.records import RecordRun, SourceRecord
+    from streams.ingest.identity import Identity
     from streams.ingest.parsed import Parsed
+    from streams.ingest.seats import Seats
     from streams.settings import IngestSettings
 
 log = structlog.get_logger(__name__)
 
 HELD_POLL_SECONDS = 0.5
+LOOKS_TO_EMPTY_THE_LANE = 20
 RECORD_ATTEMPTS = 3
 Data = TypeVar("Data")
 Result = TypeVar("Result")
@@ -49,15 +58,27 @@ class Work(Generic[Data]):
         record: the record.
         since: when it was first offered, on the monotonic clock, in seconds.
         final: it may not be held any longer.
+        seats: of its user, where early events wait; none are counted without.
+        seated: it has one of them.
         attempts: how often a handler was asked to process it.
         parsed: what the handler made of the record, kept while it is held.
+        identity: whose event it is and which one, once the handler knows.
     """
 
     record: SourceRecord
     since: float
     final: bool = False
+    seats: Seats | None = None
+    seated: bool = False
     attempts: int = 0
     parsed: Parsed[Data] | None = None
+    identity: Identity | None = None
+
+    def may_wait(self) -> bool:
+        """Say whether the record may be held, having taken one of its user's seats for it."""
+        if not self.final and not self.seated:
+            self.seated = self.seats is None or self.seats.take()
+        return not self.final and self.seated
 
     @property
     def event(self) -> Parsed[Data]:
@@ -70,15 +91,40 @@ class Work(Generic[Data]):
             raise ValueError("this record was not read yet; it has no event")
         return self.parsed
 
+    @property
+    def known(self) -> Identity:
+        """The identity, of a work whose user is known.
+
+        Raises:
+            ValueError: it was not looked up yet.
+        """
+        if self.identity is None:
+            raise ValueError("the user of this record was not looked up yet; it has no identity")
+        return self.identity
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one handler call did: how many effects and dead letters, and which works must wait."""
+    """What one handler call did.
+
+    Attributes:
+        effects: events that had their effect.
+        duplicates: events that had had it before.
+        held: works that must wait.
+        refused: records that were dead-lettered.
+        failed: those of them on which our own code failed.
+    """
 
     effects: int = 0
     duplicates: int = 0
-    dead_letters: int = 0
     held: Sequence[Work[Any]] = ()
+    refused: Sequence[SourceRecord] = ()
+    failed: Sequence[SourceRecord] = ()
+
+    @property
+    def dead_letters(self) -> int:
+        """Events that were refused."""
+        return len(self.refused)
 
 
 class Handler(Protocol[Data]):
@@ -109,6 +155,9 @@ class IntakeObserver(Protocol):
     def retrying(self, topic: str) -> None:
         """Note one failed attempt."""
 
+    def slowed(self, topic: str) -> None:
+        """Note that one more tenant is served behind the others."""
+
 
 def _lies_in_the_record(error: Exception) -> bool:
     """Say whether the database refused what was to be stored, rather than being away or in use.
@@ -117,36 +166,6 @@ def _lies_in_the_record(error: Exception) -> bool:
     apart.
     """
     return isinstance(error.__cause__, DataError | IntegrityError)
-
-
-@dataclass
-class PoisonGuard:
-    """Watches the share of dead letters among the last ``window`` events."""
-
-    window: int
-    share: float
-    _recent: deque[tuple[int, int]] = field(default_factory=deque)
-    _events: int = 0
-    _dead: int = 0
-
-    def note(self, events: int, dead: int) -> None:
-        """Add a batch.
-
-        Raises:
-            PoisonedTopicError: the window is full and the share is reached.
-        """
-        self._recent.append((events, dead))
-        self._events += events
-        self._dead += dead
-        while self._recent and self._events - self._recent[0][0] >= self.window:
-            gone_events, gone_dead = self._recent.popleft()
-            self._events -= gone_events
-            self._dead -= gone_dead
-        if self._events >= self.window and self._dead >= self.share * self._events:
-            raise PoisonedTopicError(
-                f"{self._dead} of the last {self._events} events could not be accepted, and the limit is "
-                f"{self.share:.0%}; look at the reasons with `discreet dlq list` before the next start"
-            )
 
 
 class Intake:
@@ -170,7 +189,12 @@ class Intake:
         self._held: dict[tuple[int, int], tuple[Work[Any], PartitionProgress]] = {}
         self._held_looked_at = 0.0
         self._oldest_in_work: int | None = None
-        self._guard = PoisonGuard(settings.poison_window_events, settings.poison_share)
+        self._slowed = SlowedTenants(settings.poison_window_events, settings.poison_share)
+        self._lane: deque[tuple[SourceRecord, PartitionProgress]] = deque()  # records of slowed tenants
+        self._lane_looked_at = 0.0
+        self._guard = FaultGuard(
+            settings.poison_window_events, settings.poison_share, settings.poison_tenants
+        )
 
     @property
     def buffered(self) -> int:
@@ -183,10 +207,20 @@ class Intake:
         return len(self._held)
 
     @property
+    def full(self) -> bool:
+        """Whether no more of the topic should be fetched for now; what was fetched is still taken."""
+        waiting = len(self._held) + len(self._lane)
+        return (
+            self._buffered >= self._settings.buffer_events
+            or waiting >= self._settings.consent_wait_events > 0
+        )
+
+    @property
     def oldest_timestamp(self) -> int | None:
         """Time of the oldest record that has not had its effect yet, in milliseconds since 1970; of those in memory."""
         waiting = [run.records[0].timestamp for run in self._runs]
         waiting.extend(work.record.timestamp for work, _ in self._held.values())
+        waiting.extend(record.timestamp for record, _ in self._lane)
         if self._oldest_in_work is not None:
             waiting.append(self._oldest_in_work)
         return min(waiting, default=None)
@@ -226,7 +260,7 @@ class Intake:
     async def _next_runs(self) -> list[RecordRun]:
         """Take whole runs up to a batch; empty when it is only time to look at held records again."""
         async with self._changed:
-            if self._held and not self._runs:
+            if (self._held or self._lane) and not self._runs:
                 try:
                     async with asyncio.timeout(HELD_POLL_SECONDS):
                         await self._changed.wait_for(lambda: bool(self._runs))
@@ -252,45 +286,102 @@ class Intake:
         now = time.monotonic()
         # Partitions that were given up meanwhile are somebody else's now: their records are not ours to touch.
         runs = [run for run in runs if not run.progress.abandoned]
-        works = self._due_held(now)
-        retried = len(works)
-        final = (
-            self._settings.consent_wait_seconds == 0 or len(self._held) >= self._settings.consent_wait_events
+        held = self._due_held(now)
+        apart = self._due_of_lane(now)
+        room = Room(
+            self._settings.consent_wait_events_per_user, (work.record.key for work, _ in self._held.values())
         )
-        works.extend(Work(record, now, final) for run in runs for record in run.records)
-        if not works:
+        final = not self._settings.consent_wait_seconds or not self._settings.consent_wait_events
+        fresh = [(record, run.progress) for run in runs for record in self._in_turn(run)]
+        new: list[tuple[Work[Any], PartitionProgress]] = [
+            (Work(record, now, final, room.of(record.key)), progress) for record, progress in (*apart, *fresh)
+        ]
+        if not held and not new:
+            self._settle_through(runs)
             return
+        works = [work for work, _ in (*held, *new)]
         started = time.perf_counter()
         outcome = await self._until_done(works)
-        self._settle(runs, works[:retried], outcome)
+        self._settle(held, new[: len(apart)], new[len(apart) :], outcome)
+        self._settle_through(runs)
         if self._observer is not None:
             self._observer.batch_done(self.topic, works, outcome, time.perf_counter() - started)
-        self._guard.note(len(works) - len(outcome.held), outcome.dead_letters)
+        self._judge(works, outcome)
 
-    def _due_held(self, now: float) -> list[Work[Any]]:
+    def _in_turn(self, run: RecordRun) -> Sequence[SourceRecord]:
+        """Return the records of a run whose turn it is; those of slowed tenants go to the lane."""
+        if not self._slowed:
+            return run.records
+        turn: list[SourceRecord] = []
+        for record in run.records:
+            if tenant_of(record.key) in self._slowed:
+                run.progress.hold(record.offset)
+                self._lane.append((record, run.progress))
+            else:
+                turn.append(record)
+        return turn
+
+    def _due_of_lane(self, now: float) -> list[tuple[SourceRecord, PartitionProgress]]:
+        """Take from the lane what is due: so many at each look, and whatever the lane has no room for."""
+        if not self._lane:
+            return []
+        due = len(self._lane) - self._settings.poison_lane_events
+        if now - self._lane_looked_at >= HELD_POLL_SECONDS:
+            self._lane_looked_at = now
+            due = max(due, self._settings.poison_lane_events // LOOKS_TO_EMPTY_THE_LANE + 1)
+        taken = [self._lane.popleft() for _ in range(min(max(0, due), len(self._lane)))]
+        return [entry for entry in taken if not entry[1].abandoned]
+
+    def _due_held(self, now: float) -> list[tuple[Work[Any], PartitionProgress]]:
         if not self._held or now - self._held_looked_at < HELD_POLL_SECONDS:
             return []
         self._held_looked_at = now
         self._held = {place: entry for place, entry in self._held.items() if not entry[1].abandoned}
-        works = [work for work, _ in self._held.values()]
-        for work in works:
+        for work, _ in self._held.values():
             work.final = now - work.since >= self._settings.consent_wait_seconds
-        return works
+        return list(self._held.values())
 
-    def _settle(self, runs: list[RecordRun], retried: list[Work[Any]], outcome: Outcome) -> None:
-        still_held = {(work.record.partition, work.record.offset): work for work in outcome.held}
-        for run in runs:
-            for record in run.records if still_held else ():
-                place = (record.partition, record.offset)
-                if place in still_held:
-                    run.progress.hold(record.offset)
-                    self._held[place] = (still_held[place], run.progress)
-            run.progress.settle_through(run.records[-1].offset)
-        for work in retried:
-            place = (work.record.partition, work.record.offset)
-            if place not in still_held:
-                _, progress = self._held.pop(place)
+    def _settle(
+        self,
+        held: list[tuple[Work[Any], PartitionProgress]],
+        apart: list[tuple[Work[Any], PartitionProgress]],
+        fresh: list[tuple[Work[Any], PartitionProgress]],
+        outcome: Outcome,
+    ) -> None:
+        """Hold what must wait, and release what was held before and need not any longer."""
+        waits = {_place(work) for work in outcome.held}
+        for work, progress in held:
+            if _place(work) not in waits:
+                del self._held[_place(work)]
                 progress.release(work.record.offset)
+        for work, progress in apart:  # held already, while they were in the lane
+            if _place(work) in waits:
+                self._held[_place(work)] = work, progress
+            else:
+                progress.release(work.record.offset)
+        for work, progress in fresh if waits else ():
+            if _place(work) in waits:
+                progress.hold(work.record.offset)
+                self._held[_place(work)] = work, progress
+
+    def _settle_through(self, runs: list[RecordRun]) -> None:
+        for run in runs:
+            run.progress.settle_through(run.records[-1].offset)
+
+    def _judge(self, works: list[Work[Any]], outcome: Outcome) -> None:
+        """Slow whose events are nearly all refused; stop when it is this worker that fails.
+
+        Raises:
+            PoisonedTopicError: it is.
+        """
+        waits = {_place(work) for work in outcome.held}
+        events = Counter(tenant_of(work.record.key) for work in works if _place(work) not in waits)
+        letters = Counter(tenant_of(record.key) for record in outcome.refused)
+        for tenant in self._slowed.note(events, letters):
+            log.warning("tenant_slowed", topic=self.topic, tenant=tenant, share=self._settings.poison_share)
+            if self._observer is not None:
+                self._observer.slowed(self.topic)
+        self._guard.note(events.total(), (tenant_of(record.key) for record in outcome.failed))
 
     async def _until_done(self, works: list[Work[Any]]) -> Outcome:
         """Process ``works``, and when that fails for good, each half for itself, down to the record it is about."""
@@ -301,7 +392,7 @@ class Intake:
         if len(works) == 1:
             # The record is kept as a dead letter, with the error's type.
             await self._with_retries(lambda: self._handler.refuse(works[0], failure))
-            return Outcome(dead_letters=1)
+            return Outcome(refused=[works[0].record], failed=[works[0].record])
         log.warning("batch_failed", topic=self.topic, events=len(works), error=type(failure).__name__)
         middle = len(works) // 2
         first = await self._until_done(works[:middle])
@@ -309,8 +400,9 @@ class Intake:
         return Outcome(
             effects=first.effects + second.effects,
             duplicates=first.duplicates + second.duplicates,
-            dead_letters=first.dead_letters + second.dead_letters,
             held=[*first.held, *second.held],
+            refused=[*first.refused, *second.refused],
+            failed=[*first.failed, *second.failed],
         )
 
     async def _with_retries(self, call: Callable[[], Result]) -> Result:
@@ -333,3 +425,7 @@ class Intake:
                 return result
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  # jitter, not a secret
             pause = min(pause * 2, self._settings.retry_max_seconds)
+
+
+def _place(work: Work[Any]) -> tuple[int, int]:
+    return work.record.partition, work.record.offset

@@ -15,10 +15,10 @@ from personalization.signals.keep import Offered, keep
 from privacy.consent import standing
 from privacy.consent.admission import AdmissionRule, RefusalReason
 from privacy.policy.cache import WITHOUT_POLICY
-from privacy.storage.subjects import Subject
 from streams.contracts.dead_letter import DeadLetterReason
 from streams.contracts.topics import INTERACTIONS
 from streams.ingest.handler import BatchHandler, Decision
+from streams.ingest.identity import UserEvents
 from streams.ingest.reading import Interaction, InteractionReader
 
 if TYPE_CHECKING:
@@ -103,6 +103,7 @@ class InteractionHandler(BatchHandler[Interaction]):
         max_event_bytes: int,
     ) -> None:
         super().__init__(INTERACTIONS.name, engine=engine, letters=letters, clock=clock)
+        self._users = UserEvents(INTERACTIONS.name, keyring, policies)
         self._keyring = keyring
         self._policies = policies
         self._redact = redact
@@ -113,6 +114,16 @@ class InteractionHandler(BatchHandler[Interaction]):
         """Read an interaction."""
         return self._reader.read(record)
 
+    def identify(
+        self,
+        session: Session,
+        works: Sequence[Work[Interaction]],
+        now: datetime,
+        decision: Decision[Interaction],
+    ) -> list[Work[Interaction]]:
+        """Name the user of each; a tenant must be registered."""
+        return self._users.identify(session, works, now, decision)
+
     def apply(
         self,
         session: Session,
@@ -122,26 +133,25 @@ class InteractionHandler(BatchHandler[Interaction]):
     ) -> None:
         """Store the signals of the admitted interactions, within each user's bound."""
         tenants = self._tenants(session, {work.event.data.tenant_id for work in works}, now)
-        named = self._named(works, tenants, decision)
-        standings = standing.lookup(session, dict.fromkeys(subject for _, subject, _ in named))
-        admitted: list[tuple[Parsed[Interaction], Subject, _Tenant]] = []
-        for work, subject, tenant in named:
-            parsed = work.event
-            stands = standings[subject]
+        standings = standing.lookup(session, dict.fromkeys(work.known.subject for work in works))
+        admitted: list[tuple[Work[Interaction], _Tenant]] = []
+        for work in works:
+            data, tenant = work.event.data, tenants[work.event.data.tenant_id]
+            stands = standings[work.known.subject]
             reason = tenant.rule.refusal(
-                age=now - parsed.data.occurred_at,
-                domain=parsed.data.domain,
+                age=now - data.occurred_at,
+                domain=data.domain,
                 consents=stands.consents,
                 erased=stands.erased,
             )
             if reason is None:
-                admitted.append((parsed, subject, tenant))
-            elif reason in _MAY_CHANGE and not work.final:
+                admitted.append((work, tenant))
+            elif reason in _MAY_CHANGE and work.may_wait():
                 decision.held.append(work)
             else:
                 decision.refuse(work, *_LETTERS[reason])
         self._store(session, admitted, {name: tenant.bound for name, tenant in tenants.items()}, now)
-        decision.applied = [parsed for parsed, _, _ in admitted]
+        decision.applied = [work for work, _ in admitted]
 
     def _tenants(self, session: Session, tenant_ids: Collection[str], now: datetime) -> dict[str, _Tenant]:
         tenants: dict[str, _Tenant] = {}
@@ -155,38 +165,17 @@ class InteractionHandler(BatchHandler[Interaction]):
             tenants[name] = known
         return tenants
 
-    def _named(
-        self,
-        works: Sequence[Work[Interaction]],
-        tenants: Mapping[str, _Tenant],
-        decision: Decision[Interaction],
-    ) -> list[tuple[Work[Interaction], Subject, _Tenant]]:
-        subjects: dict[tuple[str, str], Subject] = {}
-        named: list[tuple[Work[Interaction], Subject, _Tenant]] = []
-        for work in works:
-            data = work.event.data
-            tenant = tenants.get(data.tenant_id)
-            if tenant is None:
-                decision.refuse(work, DeadLetterReason.TENANT_UNKNOWN, "tenant_id: is not registered")
-                continue
-            user = data.tenant_id, data.user_id
-            subject = subjects.get(user)
-            if subject is None:
-                subject = subjects[user] = Subject(data.tenant_id, tenant.hashes.pseudonym(data.user_id))
-            named.append((work, subject, tenant))
-        return named
-
     def _store(
         self,
         session: Session,
-        admitted: Sequence[tuple[Parsed[Interaction], Subject, _Tenant]],
+        admitted: Sequence[tuple[Work[Interaction], _Tenant]],
         bounds: Mapping[str, int],
         now: datetime,
     ) -> None:
         offered: list[Offered] = []
-        for parsed, subject, tenant in admitted:
-            digest = parsed.digest
-            period = (parsed.data.occurred_at - _EPOCH) // tenant.period
-            rank = tenant.hashes.eviction_rank(subject.pseudonym, digest)
-            offered.append(Offered(digest, subject, period, rank, parsed.data))
+        for work, tenant in admitted:
+            (subject, digest), data = work.known, work.event.data
+            period = (data.occurred_at - _EPOCH) // tenant.period
+            rank = tenant.hashes.eviction_rank(subject.pseudonym, work.event.sender)
+            offered.append(Offered(digest, subject, period, rank, data))
         keep(session, offered, bounds, redact=self._redact, keyring=self._keyring, now=now)

@@ -15,7 +15,7 @@ class Parsed(NamedTuple, Generic[Data]):
 
     data: Data
     event_type: str
-    digest: bytes  # identity of the event, see ``streams.contracts.envelope``
+    sender: bytes  # what the sender calls it, see ``streams.contracts.envelope.sender_digest``
     traceparent: str | None
 
 
@@ -28,4 +28,4 @@ def parsed(decoded: Decoded[Any] | Invalid) -> Parsed[Any] | Invalid:
     if isinstance(decoded, Invalid):
         return decoded
     envelope = decoded.envelope
-    return Parsed(decoded.data, envelope.type, envelope.digest(), envelope.traceparent)
+    return Parsed(decoded.data, envelope.type, envelope.sender_digest(), envelope.traceparent)

@@ -21,7 +21,7 @@ from streams.contracts.envelope import (
     JSON_CONTENT_TYPE,
     MAX_ATTRIBUTE_CHARACTERS,
     Invalid,
-    identity_digest_of,
+    sender_digest_of,
 )
 from streams.contracts.fields import MAX_TEXT_CHARACTERS
 from streams.contracts.interaction import Correction, Edited, InteractionV1, Rating
@@ -111,7 +111,7 @@ class InteractionReader:
         return Parsed(
             interaction,
             INTERACTION_RECORDED,
-            identity_digest_of(source, event_id),
+            sender_digest_of(source, event_id),
             None if traceparent is None else traceparent.decode(),
         )
 
@@ -186,4 +186,4 @@ class InteractionReader:
             data.served_name,
             data.occurred_at.astimezone(UTC),
         )
-        return Parsed(interaction, envelope.type, envelope.digest(), envelope.traceparent)
+        return Parsed(interaction, envelope.type, envelope.sender_digest(), envelope.traceparent)

@@ -62,7 +62,7 @@ class Worker:
         """Work until asked to stop, answering over HTTP meanwhile.
 
         Raises:
-            PoisonedTopicError: too large a share of events could not be accepted.
+            PoisonedTopicError: nearly all events of several tenants failed in this worker.
             BrokerUnavailableError: the connection to the broker failed for good.
             KeyUnavailableError: the configured master key is not the one that the database was filled under.
         """
@@ -185,7 +185,7 @@ async def run_worker(services: Services) -> None:
     """Run a worker until SIGTERM or SIGINT.
 
     Raises:
-        PoisonedTopicError: too large a share of events could not be accepted.
+        PoisonedTopicError: nearly all events of several tenants failed in this worker.
         BrokerUnavailableError: the connection to the broker failed for good.
     """
     worker = Worker(services)

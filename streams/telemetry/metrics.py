@@ -87,6 +87,12 @@ class WorkerMetrics:
             ("topic",),
             registry=registry,
         )
+        self._slowed = PrometheusCounter(
+            "discreet_slowed_tenants",
+            "How often a tenant was put behind all others, because nearly all of its events were refused.",
+            ("topic",),
+            registry=registry,
+        )
         self.lag = Gauge(
             "discreet_lag_events",
             "End offset less committable offset.",
@@ -128,6 +134,10 @@ class WorkerMetrics:
     def retrying(self, topic: str) -> None:
         """Note one failed attempt."""
         self._retries.labels(topic).inc()
+
+    def slowed(self, topic: str) -> None:
+        """Note that one more tenant is served behind the others; it is not named."""
+        self._slowed.labels(topic).inc()
 
     def dead_lettered(self, places: Iterable[tuple[str, str]]) -> None:
         """Note dead letters, each by (topic, reason)."""

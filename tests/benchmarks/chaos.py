@@ -44,7 +44,7 @@ from kafka.errors import KafkaError
 from sqlalchemy import bindparam, text
 
 from privacy.errors import StorageError
-from privacy.keys.keyring import new_master_key
+from privacy.keys.keyring import Keyring, new_master_key
 from privacy.policy import versions as policies
 from privacy.storage.session import open_engine, transaction
 from streams.broker.embedded import EmbeddedBroker
@@ -225,6 +225,8 @@ class World:
             {topic.name: {"num_partitions": PARTITIONS, "replication_factor": 1} for topic in TOPICS}
         )
         admin.close()
+        self._master_key = new_master_key()
+        self.keyring = Keyring(self._master_key)
         self.workers = Workers(self._environments(directory), directory, forked=forked)
         self.letters = Letters(self.bootstrap)
         self.answers = Answers(self.bootstrap)
@@ -235,7 +237,7 @@ class World:
         shared = {
             **kept,
             "DISCREET_STATE": str(directory),
-            "DISCREET_MASTER_KEY": new_master_key(),
+            "DISCREET_MASTER_KEY": self._master_key,
             "DISCREET_DATABASE__URL": self.url,
             "DISCREET_BROKER__BOOTSTRAP": self.bootstrap,
             "DISCREET_BROKER__EMBEDDED": "false" if self.kafka else "true",
@@ -270,7 +272,9 @@ class World:
         return Counter(self._by_name(names, "SELECT event_digest, pseudonym FROM signals"))
 
     def _by_name(self, names: list[str], select: str) -> dict:
-        digests = {self.sent[name].digest: name for name in names}
+        with transaction(self.engine) as session:
+            hashes = self.keyring.tenant_keys(session, "acme", now=datetime.now(UTC)).hashes
+        digests = {self.sent[name].digest(hashes): name for name in names}
         wanted = text(f"{select} WHERE event_digest IN :digests").bindparams(
             bindparam("digests", expanding=True)
         )

@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from privacy.keys.pseudonyms import TenantHashes
 from streams.contracts.ack import AckStatus, ServingAckV1
 from streams.contracts.codec import Record, encode
 from streams.contracts.consent import ConsentPurpose, ConsentV1
-from streams.contracts.envelope import new_envelope
+from streams.contracts.envelope import new_envelope, sender_digest
 from streams.contracts.erasure import ErasureRequestedV1
 from streams.contracts.interaction import Accepted, InteractionV1
 from streams.contracts.topics import CONSENT_GRANTED, ERASURE_REQUESTED, INTERACTION_RECORDED
+from streams.ingest.identity import event_digest
 
 SOURCE = "urn:chaos"
 NAME_HEADER = "chaos_id"
@@ -38,10 +40,12 @@ class Sent:
     effect: bool
     record: Record
 
-    @property
-    def digest(self) -> bytes:
-        """Identity of the event, as the worker stores it."""
-        return new_envelope(event_id=self.name, source=SOURCE, event_type="any", time=NOW).digest()
+    def digest(self, hashes: TenantHashes) -> bytes:
+        """Return the identity of the event, as the worker stores it; ``hashes`` are those of the one tenant."""
+        owner, _, user = self.record.key.decode().partition("/")
+        user = user.partition("/")[0]  # a consent's key ends with its purpose
+        subject = owner, hashes.pseudonym(user) if user else ""
+        return event_digest(self.record.topic, subject, sender_digest(SOURCE, self.name))
 
 
 NOW = datetime.now(UTC)

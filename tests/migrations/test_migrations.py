@@ -13,9 +13,15 @@ from sqlalchemy import inspect, text
 
 from privacy.errors import StorageError
 from privacy.storage.session import open_engine
+from streams.contracts.envelope import sender_digest
+from streams.ingest.identity import event_digest
 from streams.storage import schema as database
 
 ROOT = Path(database.__file__).resolve().parents[2]
+
+
+SIGNALS = "SELECT event_digest, rank FROM signals"
+FATES = "SELECT event_digest FROM processed_events"
 
 
 def tables(url):
@@ -70,6 +76,44 @@ def test_every_step_goes_down_and_up_again(empty_database_url):
         assert columns(empty_database_url) != before
         assert database.downgrade(empty_database_url, "-1") == revision
         assert columns(empty_database_url) == before
+
+
+def test_stored_signals_and_their_fates_move_to_the_identity_that_ingest_computes(empty_database_url):
+    database.upgrade(empty_database_url, "0006_erasure_ids")
+    engine = open_engine(empty_database_url)
+    senders = [sender_digest("urn:test", f"e{number}") for number in range(2_500)]
+    rows = [
+        {"digest": sender, "pseudonym": f"{number % 7:064x}", "at": "2026-03-02 09:30:00"}
+        for number, sender in enumerate(senders)
+    ]
+    other = sender_digest("urn:test", "driven out")
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO signals (event_digest, tenant_id, pseudonym, domain, period_index, rank, occurred_at,"
+                " ciphertext) VALUES (:digest, 'acme', :pseudonym, 'default', 0, :digest, :at, :digest)"
+            ),
+            rows,
+        )
+        connection.execute(
+            text("INSERT INTO processed_events (event_digest, processed_at) VALUES (:digest, :at)"),
+            [
+                *({"digest": row["digest"], "at": row["at"]} for row in rows),
+                {"digest": other, "at": rows[0]["at"]},
+            ],
+        )
+    database.upgrade(empty_database_url)
+    with engine.connect() as connection:
+        signals = {bytes(one[0]): bytes(one[1]) for one in connection.execute(text(SIGNALS))}
+        fates = {bytes(one) for one in connection.execute(text(FATES)).scalars()}
+    engine.dispose()
+    expected = {
+        event_digest("discreet.interactions.v1", ("acme", row["pseudonym"]), row["digest"]): row["digest"]
+        for row in rows
+    }
+    assert signals == expected  # the rank, the second column, is what it was
+    assert fates == {*expected, other}
+    assert "moved_events" not in tables(empty_database_url)
 
 
 def test_an_upgrade_of_the_newest_schema_changes_nothing(database_url):

@@ -9,7 +9,7 @@ from typing import Any
 
 from personalization.planning.plan import Objective
 from personalization.training.errors import BaseModelError, JobInvalidError
-from personalization.training.jobs.job import Example, ExampleKind, UserExamples
+from personalization.training.jobs.job import Example, ExampleKind, UserExamples, learns_from
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Encoder:
         if not (math.isfinite(example.weight) and 0.0 <= example.weight <= 1.0):
             raise JobInvalidError(f"an example's weight is {example.weight}; it must be in [0, 1]")
         kind = example.kind
-        if kind is ExampleKind.UNLIKELIHOOD and objective is not Objective.SFT_UNLIKELIHOOD:
+        if not learns_from(objective, kind):
             return None
         pair = (
             kind is ExampleKind.PREFERENCE

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from personalization.planning.plan import PerformanceFlags, TrainingPlan
+from personalization.planning.plan import Objective, PerformanceFlags, TrainingPlan
 from personalization.training.jobs.receipt import SignedReceipt
 from personalization.training.jobs.recipes import MamlRecipe, StyleGuide
 
@@ -21,6 +21,11 @@ class ExampleKind(StrEnum):
     SFT = "sft"  # raise the likelihood of `completion`
     UNLIKELIHOOD = "unlikelihood"  # lower the likelihood of `completion` (it was rejected)
     PREFERENCE = "preference"  # `completion` (edited) is preferred to `shown`
+
+
+def learns_from(objective: Objective, kind: ExampleKind) -> bool:
+    """Say whether a plan with this objective makes anything of an example of this kind."""
+    return kind is not ExampleKind.UNLIKELIHOOD or objective is Objective.SFT_UNLIKELIHOOD
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -51,6 +51,19 @@ def test_a_tenant_from_registration_to_history(discreet):
     assert [entry["set_by"] for entry in history] == ["ann", "bob"]
 
 
+def test_a_population_is_shown_and_stays_when_the_policy_no_longer_names_it(discreet):
+    assert discreet("add", "beta", "declared_users=50", "population=staff")[0] == 0
+    assert "staff" in discreet("show", "beta")[1]
+    assert discreet("set", "beta", "population=")[0] == 0
+    text = discreet("show", "beta")[1]
+    assert "for good with the populations: staff" in text
+    document = json.loads(discreet("show", "beta", "--json")[1])
+    assert (document["populations"], document["policy"]["policy"]["population"]) == (["staff"], None)
+    status, _, err = discreet("set", "beta", "population=Not a name")
+    assert status == 2
+    assert "population is 'Not a name'; allowed is nothing, or a name" in err
+
+
 def test_add_with_fields_sets_the_first_policy_and_list_shows_it(discreet):
     assert discreet("add", "beta", "declared_users=50")[0] == 0
     assert discreet("add", "gamma")[0] == 0

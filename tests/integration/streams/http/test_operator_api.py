@@ -88,6 +88,18 @@ def test_a_tenants_administrator_sees_and_changes_that_tenant_only(ask):
     assert [version["set_by"] for version in answers[-1][1]["versions"]] == ["ann", "bea"]
 
 
+def test_only_the_platforms_operator_ties_a_tenant_to_a_population(ask):
+    change = {"changes": {"population": "staff"}, "reason": "the same people"}
+    answers = ask(
+        ("POST", "/v1/tenants/acme/tokens", ADMIN, {"name": "bea"}),
+        ("PUT", "/v1/tenants/acme/policy", made, change),
+        ("PUT", "/v1/tenants/acme/policy", ADMIN, change),
+        ("GET", "/v1/tenants/acme/policy", made, None),
+    )
+    assert [status for status, _ in answers] == [201, 403, 200, 200]
+    assert answers[-1][1]["policy"]["population"] == "staff"
+
+
 def test_a_revoked_or_unknown_token_opens_nothing(ask):
     answers = ask(
         ("POST", "/v1/tenants/acme/tokens", ADMIN, {"name": "bea"}),

@@ -6,83 +6,29 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from sqlmodel import func, select
+from sqlmodel import select
 
-from personalization.adapters.signing import ManifestSigner
 from personalization.signals.rows import SignalRow
-from personalization.signals.snapshot import StoredSignals, load_training_users
+from personalization.signals.snapshot import StoredSignals
 from privacy.errors import StorageError
-from privacy.keys.keyring import Keyring, new_master_key
 from privacy.policy import versions as policies
-from privacy.policy.cache import TenantPolicies
 from privacy.storage.session import transaction
 from streams.client import SignatureInvalidError
 from streams.client.signatures import TrustedKeys
 from streams.contracts.consent import ConsentPurpose
 from streams.contracts.erasure import ErasureCompletedV1
-from streams.contracts.interaction import Edited, Rejected
+from streams.contracts.interaction import Edited, Rating, Rejected
 from streams.errors import BrokerUnavailableError
-from streams.ingest.consents import ConsentHandler
-from streams.ingest.erasures import ErasureHandler
 from streams.ingest.intake import Work
-from streams.ingest.interactions import InteractionHandler
-from streams.ingest.letters import DeadLetterSink
 from streams.ingest.tables import ProcessedEventRow
 from streams.outbox.tables import OutboxRow
-from tests.fakes.stream_records import NOW, FakeRecord, FakeSender, consent, erasure, interaction
-
-
-class World:
-    """One database with a tenant, and the three handlers over it."""
-
-    def __init__(self, engine, *, policy=None):
-        self.engine = engine
-        self.sender = FakeSender()
-        self.keyring = Keyring(new_master_key())
-        self.now = NOW
-        with transaction(engine) as session:
-            policies.register_tenant(session, "acme", actor="ann", now=NOW)
-            changes = {"declared_users": 500, "contribution_bound": 3, **(policy or {})}
-            policies.set_policy(session, "acme", changes, actor="ann", reason="first", now=NOW)
-        shared = {
-            "engine": engine,
-            "letters": DeadLetterSink(self.sender, "workers"),
-            "clock": lambda: self.now,
-            "keyring": self.keyring,
-            "policies": TenantPolicies(0.0),
-            "max_event_bytes": 2048,
-        }
-        self.interactions = InteractionHandler(
-            **shared, redact=lambda texts: [text.replace("secret", "[secret]") for text in texts]
-        )
-        self.consents = ConsentHandler(**shared)
-        self.signer = ManifestSigner(bytes(range(32)))
-        self.erasures = ErasureHandler(**shared, signer=self.signer)
-
-    def take(self, handler, *records, final=True):
-        return handler.process([Work(record, 0.0, final) for record in records])
-
-    def count(self, row_type):
-        with transaction(self.engine) as session:
-            return session.exec(select(func.count()).select_from(row_type)).one()
-
-    def users(self):
-        with transaction(self.engine) as session:
-            policy = policies.current_policy(session, "acme").policy
-            return load_training_users(
-                session,
-                "acme",
-                "default",
-                retention=policy.retention,
-                contribution_bound=policy.contribution_bound,
-                keyring=self.keyring,
-                now=self.now,
-            )
+from tests.fakes.ingest_world import IngestWorld
+from tests.fakes.stream_records import NOW, FakeRecord, consent, erasure, interaction
 
 
 @pytest.fixture
 def world(engine):
-    return World(engine)
+    return IngestWorld(engine)
 
 
 def test_a_consented_interaction_becomes_one_redacted_sealed_signal(world):
@@ -108,7 +54,7 @@ def test_the_same_event_has_one_effect_within_a_batch_and_across_batches(world):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_bound_holds_and_keeps_the_same_signals_in_any_order_and_batching(engine, seed):
-    world = World(engine)
+    world = IngestWorld(engine)
     world.take(world.consents, consent())
     events = [interaction(event_id=f"e{number}", offset=number) for number in range(12)]
     world.take(world.interactions, *events)
@@ -200,7 +146,9 @@ def test_an_event_that_had_its_effect_is_never_refused_afterwards(world):
     world.take(world.interactions, interaction())
     world.take(world.consents, consent(granted=False, at=NOW + timedelta(seconds=1), offset=1))
     again = world.take(world.interactions, interaction())
-    world.interactions.refuse(Work(interaction(), 0.0, parsed=_parsed(world)), RuntimeError())
+    copy = Work(interaction(), 0.0)
+    world.interactions.process([copy])
+    world.interactions.refuse(copy, RuntimeError())
     assert (again.duplicates, again.dead_letters) == (1, 0)
     assert world.sender.sent == []
 
@@ -222,12 +170,6 @@ def test_a_letter_says_how_often_the_record_was_tried(world):
     )  # after a crash: the attempt that left the mark, and this one
     attempts = [dict(record.headers)["discreet_dlq_attempts"] for record in world.sender.sent]
     assert attempts == [b"2", b"4", b"2", b"2"]
-
-
-def _parsed(world):
-    work = Work(interaction(), 0.0)
-    world.interactions.process([work])
-    return work.parsed
 
 
 def test_a_failing_commit_leaves_nothing(world, monkeypatch):
@@ -299,12 +241,36 @@ def test_what_the_user_did_decides_what_training_learns(world):
         world.interactions,
         interaction(event_id="e1", outcome=Edited(final_text="hello")),
         interaction(event_id="e2", outcome=Rejected()),
+        interaction(event_id="e3", outcome=Rating(rating=5)),
     )
     (user,) = world.users()
     assert {(example.kind.value, example.completion, example.shown) for example in user.examples} == {
         ("preference", "hello", "hi"),
-        ("unlikelihood", "hi", None),
+        ("sft", "hi", None),
     }
+
+
+NOTHING = (Rejected(), Rating(rating=1), Rating(rating=3), Edited(final_text=""))
+
+
+def test_what_teaches_nothing_is_accepted_and_neither_stored_nor_counted(world):
+    world.take(world.consents, consent(), consent("bob", offset=1))
+    silent = [interaction("bob", f"b{n}", outcome=outcome, offset=n) for n, outcome in enumerate(NOTHING)]
+    outcome = world.take(world.interactions, *silent, interaction(offset=9))
+    assert (outcome.effects, outcome.dead_letters) == (5, 0)
+    assert world.take(world.interactions, *silent).duplicates == 4
+    assert world.count(SignalRow) == 1
+    assert len(world.users()) == 1
+
+
+def test_signals_that_ingest_kept_once_and_that_teach_nothing_take_no_place_in_a_release(world, monkeypatch):
+    monkeypatch.setattr("personalization.signals.keep.teaches", lambda _turn: True)
+    world.take(world.consents, consent(), consent("bob", offset=1))
+    early = [interaction(event_id=f"r{n}", outcome=Rejected(), at=NOW - timedelta(days=40)) for n in range(3)]
+    later = [interaction(event_id=f"a{n}", offset=9 + n) for n in range(3)]
+    world.take(world.interactions, *early, *later, interaction("bob", "b", outcome=Rejected(), offset=20))
+    assert world.count(SignalRow) == 7
+    assert [[example.kind.value for example in user.examples] for user in world.users()] == [["sft"] * 3]
 
 
 def test_a_digest_depends_on_the_data_and_on_the_rounds_own_key(world):

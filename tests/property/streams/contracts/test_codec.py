@@ -14,7 +14,7 @@ from streams.contracts import schemas
 from streams.contracts.codec import Decoded, decode_adapter_state, decode_consent, decode_interaction, encode
 from streams.contracts.compatibility import breaks
 from streams.contracts.dead_letter import DeadLetter, DeadLetterReason, original_headers
-from streams.contracts.envelope import Invalid, identity_digest, new_envelope
+from streams.contracts.envelope import Invalid, new_envelope, sender_digest
 from streams.contracts.interaction import Accepted, Correction, Edited, InteractionV1, Rating, Rejected
 from streams.contracts.manifest import AdapterVersionV1, ManifestV1, canonical_json, manifest_digest
 
@@ -107,7 +107,7 @@ def test_a_damaged_event_is_read_as_the_schema_says(event, data):
 @given(TEXT, TEXT, TEXT, TEXT)
 def test_different_identities_have_different_digests(source, event_id, other_source, other_id):
     same = (source, event_id) == (other_source, other_id)
-    assert (identity_digest(source, event_id) == identity_digest(other_source, other_id)) is same
+    assert (sender_digest(source, event_id) == sender_digest(other_source, other_id)) is same
 
 
 @given(

@@ -22,7 +22,7 @@ from streams.contracts.codec import (
 )
 from streams.contracts.consent import ConsentPurpose, ConsentV1
 from streams.contracts.dead_letter import DeadLetterReason as Reason
-from streams.contracts.envelope import Invalid, identity_digest, new_envelope
+from streams.contracts.envelope import Invalid, new_envelope, sender_digest
 from streams.contracts.erasure import ErasureCertificateV1, ErasureCompletedV1, ErasureRequestedV1
 from streams.contracts.errors import InvalidEventError
 from streams.contracts.interaction import Accepted, InteractionV1
@@ -63,7 +63,7 @@ def test_headers_may_be_a_mapping_or_pairs():
     assert isinstance(decoded, Decoded)
     assert decoded.data.occurred_at == NOW
     assert decoded.data.domain == "default"
-    assert decoded.envelope.digest() == identity_digest("/acme", "e-1")
+    assert decoded.envelope.sender_digest() == sender_digest("/acme", "e-1")
 
 
 @pytest.mark.parametrize(
@@ -159,8 +159,8 @@ def test_structured_mode_reads_the_same_event():
 
 
 def test_identities_do_not_run_together():
-    assert identity_digest("a", "bc") != identity_digest("ab", "c")
-    assert len(identity_digest("a", "b")) == 32
+    assert sender_digest("a", "bc") != sender_digest("ab", "c")
+    assert len(sender_digest("a", "b")) == 32
 
 
 def envelope(event_type):

@@ -7,7 +7,8 @@ from privacy.errors import StorageError
 from streams.broker.progress import PartitionProgress
 from streams.broker.records import RecordRun
 from streams.errors import PoisonedTopicError
-from streams.ingest.intake import Intake, Outcome, PoisonGuard
+from streams.ingest.intake import Intake, Outcome
+from streams.ingest.poison import MOST_TENANTS, FaultGuard, SlowedTenants, tenant_of
 from streams.settings import IngestSettings
 from tests.fakes.stream_records import FakeRecord
 
@@ -204,29 +205,208 @@ def test_records_of_a_partition_that_was_given_up_are_dropped():
     assert handler.done == []
 
 
-def test_a_poisoned_topic_ends_the_loop_loudly():
-    class Refusing(Recorder):
-        def process(self, works):
-            return Outcome(dead_letters=len(works))
+def keyed_run(progress, first, keys):
+    """A run of one record for each key, from the offset ``first`` on."""
+    progress.deliver(first, first + len(keys) - 1)
+    records = [FakeRecord(b"", key, offset=first + place) for place, key in enumerate(keys)]
+    return RecordRun(records, progress)
 
-    settings = SETTINGS.model_copy(update={"poison_window_events": 10, "buffer_events": 100})
-    progress = PartitionProgress()
+
+GUARDED = SETTINGS.model_copy(
+    update={"poison_window_events": 10, "buffer_events": 10_000, "batch_events": 5, "poison_lane_events": 40}
+)
+
+
+class Refusing(Recorder):
+    """Refuses what comes of ``hog``; all others have their effect."""
+
+    def process(self, works):
+        refused = [work.record for work in works if work.record.key.startswith(b"hog/")]
+        self.done.extend(work.record for work in works)
+        return Outcome(effects=len(works) - len(refused), refused=refused)
+
+
+def test_a_tenant_whose_events_are_all_refused_is_served_behind_the_others_and_stops_nobody():
+    handler, progress = Refusing(), PartitionProgress()
+    before = [b"hog/a", b"acme/b"] * 10
 
     async def scenario(intake, loop):
-        for start in range(0, 12, 4):
-            await intake.offer(run_of(progress, *range(start, start + 4)))
+        await intake.offer(keyed_run(progress, 0, before))
+        await intake.drain()
+        mixed = [b"hog/a", b"hog/c", b"acme/b"] * 20
+        await intake.offer(keyed_run(progress, 20, mixed))
+        await intake.drain()
+        alone = [record.key for record in handler.done[20:]]
+        held_back = progress.committable
+        while progress.committable < 80:
+            await asyncio.sleep(0.02)
+        return alone, held_back, loop.done()
+
+    alone, held_back, stopped = go(scenario, handler, GUARDED)
+    assert alone.count(b"acme/b") == 20
+    assert len(alone) < 60  # the lane holds what is over
+    assert held_back < 80
+    assert not stopped
+    assert sorted(record.offset for record in handler.done) == list(range(80))
+
+
+def test_what_the_lane_has_no_room_for_is_processed_at_once():
+    handler, progress = Refusing(), PartitionProgress()
+
+    async def scenario(intake, _):
+        await intake.offer(keyed_run(progress, 0, [b"hog/a"] * 10))
+        await intake.drain()
+        await intake.offer(keyed_run(progress, 10, [b"hog/a"] * 500))
+        await intake.offer(keyed_run(progress, 510, [b"acme/b"]))
+        await intake.drain()
+        return len(handler.done)
+
+    assert go(scenario, handler, GUARDED) >= 511 - 40 - 3
+
+
+def test_nearly_all_events_of_several_tenants_failing_end_the_loop_loudly():
+    handler, progress = Recorder(), PartitionProgress()
+    handler.poison = set(range(100))
+
+    async def scenario(intake, loop):
+        for start in range(0, 20, 4):
+            keys = [f"tenant-{number}/u".encode() for number in range(4)]
+            await intake.offer(keyed_run(progress, start, keys))
         await asyncio.wait([loop])
         return loop.exception()
 
-    assert isinstance(go(scenario, Refusing(), settings), PoisonedTopicError)
+    assert isinstance(go(scenario, handler, GUARDED), PoisonedTopicError)
+
+
+@pytest.mark.parametrize("tenants", [1, 2])
+def test_events_of_one_or_two_tenants_that_all_fail_stop_nobody(tenants):
+    handler, progress = Recorder(), PartitionProgress()
+    handler.poison = set(range(100))
+
+    async def scenario(intake, loop):
+        keys = [f"tenant-{number % tenants}/u{number}".encode() for number in range(100)]
+        await intake.offer(keyed_run(progress, 0, keys))
+        while progress.committable < 100:
+            await asyncio.sleep(0.02)
+        return loop.done()
+
+    assert go(scenario, handler, GUARDED) is False
+    assert len(handler.refused) == 100
 
 
 def test_the_guard_looks_at_recent_events_only():
-    guard = PoisonGuard(window=100, share=0.5)
+    guard = FaultGuard(window=100, share=0.5, tenants=2)
     for _ in range(9):
-        guard.note(10, 10)  # too few events to judge
+        guard.note(10, ["a", "b"] * 5)  # too few events to judge
     for _ in range(20):
-        guard.note(100, 10)
+        guard.note(100, ["a", "b"] * 5)
     with pytest.raises(PoisonedTopicError, match="of the last"):
         for _ in range(10):
-            guard.note(100, 60)
+            guard.note(100, ["a", "b"] * 30)
+
+
+def test_a_tenant_is_judged_by_its_own_events_and_again_after_each_window():
+    tenants = SlowedTenants(window=10, share=0.9)
+    assert tenants.note({"hog": 8, "acme": 1000}, {"hog": 8}) == []
+    assert tenants.note({"hog": 2}, {"hog": 2}) == ["hog"]
+    assert ("hog" in tenants, "acme" in tenants, len(tenants)) == (True, False, 1)
+    assert tenants.note({"hog": 10}, {"hog": 10}) == []  # still, and reported once
+    tenants.note({"hog": 10}, {"hog": 1})
+    assert "hog" not in tenants
+
+
+def test_names_that_somebody_makes_up_do_not_fill_the_memory():
+    tenants = SlowedTenants(window=1_000_000, share=0.9)
+    tenants.note({"acme": 999_999}, {"acme": 999_999})
+    for start in range(0, 30_000, 1000):
+        tenants.note({f"made-up-{number}": 1 for number in range(start, start + 1000)}, {})
+        assert len(tenants._windows) <= MOST_TENANTS
+    assert tenants.note({"acme": 1}, {"acme": 1}) == ["acme"]
+
+
+@pytest.mark.parametrize(
+    ("key", "tenant"),
+    [
+        (b"acme/ada", "acme"),
+        (b"acme", None),
+        (None, None),
+        (b"\xff/a", None),
+        (b"A/b", None),
+        (b"a" * 64 + b"/x", None),
+    ],
+)
+def test_a_key_names_its_tenant_or_none(key, tenant):
+    assert tenant_of(key) == tenant
+
+
+class Early(Recorder):
+    """Holds whatever may wait; nobody's consent comes."""
+
+    def process(self, works):
+        held = [work for work in works if work.may_wait()]
+        self.refused.extend(work.record for work in works if work not in held)
+        return Outcome(held=held, refused=[work.record for work in works if work not in held])
+
+
+def test_each_user_has_the_same_seats_whoever_else_waits():
+    settings = SETTINGS.model_copy(
+        update={
+            "buffer_events": 1000,
+            "batch_events": 7,
+            "consent_wait_events_per_user": 3,
+            "consent_wait_seconds": 60.0,
+        }
+    )
+
+    def refused(keys):
+        handler, progress = Early(), PartitionProgress()
+
+        async def scenario(intake, _):
+            await intake.offer(keyed_run(progress, 0, keys))
+            await intake.drain()
+            return intake.held
+
+        held = go(scenario, handler, settings)
+        return [record.key for record in handler.refused], held
+
+    bob = [b"acme/bob"] * 5
+    both = [key for pair in zip([b"acme/alice"] * 5, bob, strict=True) for key in pair] + [b"acme/alice"] * 50
+    assert refused(bob) == ([b"acme/bob"] * 2, 3)
+    with_alice, held = refused(both)
+    assert [key for key in with_alice if key == b"acme/bob"] == [b"acme/bob"] * 2
+    assert held == 6
+
+
+def test_a_full_room_refuses_nobody_and_asks_for_no_more():
+    settings = SETTINGS.model_copy(
+        update={"consent_wait_events": 5, "buffer_events": 1000, "consent_wait_seconds": 60.0}
+    )
+    handler, progress = Early(), PartitionProgress()
+
+    async def scenario(intake, _):
+        seen = [intake.full]
+        for start in (0, 6):
+            await intake.offer(keyed_run(progress, start, [f"acme/u{start + n}".encode() for n in range(6)]))
+            await intake.drain()
+            seen.append(intake.full)
+        return seen
+
+    assert go(scenario, handler, settings) == [False, True, True]
+    assert handler.refused == []
+
+
+def test_a_seat_is_free_again_when_its_event_has_settled():
+    settings = SETTINGS.model_copy(update={"consent_wait_events_per_user": 1, "consent_wait_seconds": 0.05})
+    handler, progress = Early(), PartitionProgress()
+
+    async def scenario(intake, _):
+        held = []
+        for offset in (0, 1):
+            await intake.offer(keyed_run(progress, offset, [b"acme/bob"]))
+            await intake.drain()
+            held.append(intake.held)
+            while intake.held:
+                await asyncio.sleep(0.02)
+        return held
+
+    assert go(scenario, handler, settings) == [1, 1]

@@ -1,0 +1,104 @@
+"""Which two records are the same event: those of one topic, tenant and user whose sender gave them one id.
+
+A sender's id (``source`` and ``ce_id``) counts within one user of one tenant. So an id that two users, two tenants or
+two topics share makes two events, and nobody's event, accepted or refused, stands in for anybody else's. What a
+server reports counts within its adapter line instead, for no user does it.
+
+The digest is over the user's pseudonym, never over the user id, and stands in the database as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from privacy.storage.subjects import Subject
+from streams.contracts.dead_letter import DeadLetterReason
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from sqlmodel import Session
+
+    from privacy.keys.keyring import Keyring
+    from privacy.policy.cache import TenantPolicies
+    from streams.ingest.handler import Decision
+    from streams.ingest.intake import Work
+
+Data = TypeVar("Data")
+
+
+class Identity(NamedTuple):
+    """Whose event it is, and which one.
+
+    Attributes:
+        subject: tenant and pseudonym of the user; without a pseudonym where no user did it.
+        digest: 32 bytes, ``event_digest`` of it.
+    """
+
+    subject: Subject
+    digest: bytes
+
+
+def event_digest(topic: str, subject: tuple[str, str], sender: bytes) -> bytes:
+    """Return the identity of an event as 32 bytes.
+
+    Migration 0009 holds a copy of this function: whoever changes it makes all stored identities strange.
+
+    Args:
+        topic: that it is read from.
+        subject: (tenant, pseudonym); the pseudonym is empty where no user did it.
+        sender: ``streams.contracts.envelope.sender_digest`` of its source and id.
+    """
+    state = hashlib.sha256()
+    for part in (topic.encode(), subject[0].encode(), subject[1].encode(), sender):
+        state.update(len(part).to_bytes(2, "big") + part)
+    return state.digest()
+
+
+class UserEvents:
+    """Names the users of one topic's events.
+
+    Args:
+        topic: that the events are read from.
+        keyring: knows the tenants' pseudonym keys.
+        policies: knows which tenants are registered.
+    """
+
+    def __init__(self, topic: str, keyring: Keyring, policies: TenantPolicies) -> None:
+        self._topic = topic
+        self._keyring = keyring
+        self._policies = policies
+
+    def identify(
+        self, session: Session, works: Sequence[Work[Data]], now: datetime, decision: Decision[Data]
+    ) -> list[Work[Data]]:
+        """Give each work its identity and return those that have one.
+
+        The events of a tenant that is not registered are refused without a mark: that tenant has no pseudonyms, and
+        without the user in it an identity could be another's. Such a record is judged anew when it comes again.
+        """
+        new = [work for work in works if work.identity is None]
+        if not new:
+            return list(works)
+        tenants = self._policies.lookup(session, {_tenant_of(work) for work in new})
+        keys = self._keyring.keys_of_tenants(session, tenants.keys(), now=now)
+        subjects: dict[tuple[str, str], Subject] = {}
+        for work in new:
+            data: Any = work.event.data
+            key = keys.get(data.tenant_id)
+            if key is None:
+                decision.refuse(work, DeadLetterReason.TENANT_UNKNOWN, "tenant_id: is not registered")
+                continue
+            user = data.tenant_id, data.user_id
+            subject = subjects.get(user)
+            if subject is None:
+                subject = subjects[user] = Subject(data.tenant_id, key.hashes.pseudonym(data.user_id))
+            work.identity = Identity(subject, event_digest(self._topic, subject, work.event.sender))
+        return [work for work in works if work.identity is not None]
+
+
+def _tenant_of(work: Work[Any]) -> str:
+    tenant_id: str = work.event.data.tenant_id
+    return tenant_id
