@@ -24,6 +24,8 @@ TABLE_MODULES = (
     "personalization.starts.tables",
     "personalization.signals.rows",
     "streams.storage.tables",
+    "streams.ingest.tables",
+    "streams.outbox.tables",
 )
 _ADVISORY_LOCK = 7_243_001  # any number of ours: two processes that upgrade at once queue up on it
 

@@ -11,7 +11,7 @@
     │   └── ArtifactFormatError       a file is not safetensors or JSON, or its name is not allowed
     ├── MetaStartError                released adapters cannot be combined into a start
     ├── WarmStartError                a line cannot begin from public data
-    ├── ManifestError                 a manifest cannot be read, or its signature does not verify
+    ├── ManifestError                 a manifest cannot be read
     ├── RegistryError
     │   ├── LineNotFoundError         no such adapter line
     │   ├── VersionNotFoundError      no such adapter version
@@ -24,15 +24,13 @@ sentence.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from privacy.errors import DiscreetError
 
 
-class PersonalizationError(Exception):
+class PersonalizationError(DiscreetError):
     """Base of every error raised on purpose by this package."""
 
-    code: ClassVar[str] = "personalization.error"
-    retryable: ClassVar[bool] = False
-    exit_status: ClassVar[int] = 1
+    code = "personalization.error"
 
 
 class RoundError(PersonalizationError):
@@ -100,7 +98,7 @@ class ArtifactFormatError(ArtifactError):
 
 
 class ManifestError(PersonalizationError):
-    """A manifest cannot be read, or its signature does not verify."""
+    """A manifest cannot be read."""
 
     code = "personalization.manifest.invalid"
     exit_status = 4

@@ -1,4 +1,4 @@
-"""The error tree of the privacy package.
+"""The base of every error that is raised on purpose, and the error tree of the privacy package.
 
     PrivacyError
     ├── PolicyError                  a policy value is outside its range (field, value, allowed range)
@@ -15,8 +15,10 @@
     ├── RequestIdTakenError          an erasure request carries the id of another person's request
     └── StorageError                 the database cannot be reached or refused (retryable)
 
-Every class has a stable ``code``, a ``retryable`` flag and an ``exit_status`` for the command line. A text is one
-sentence: what was asked, what is allowed, what to do. It never holds an id or text of a person.
+The trees of privacy, personalization, training and streams grow from ``DiscreetError``; the client and the
+contracts, which must stay light, have trees of the same shape. A text is one sentence, in lower case and without a
+full stop, which the edge adds (``streams.cli.failures``): what was asked, what is allowed, what to do. It never holds
+an id or text of a person.
 """
 
 from __future__ import annotations
@@ -24,12 +26,24 @@ from __future__ import annotations
 from typing import ClassVar
 
 
-class PrivacyError(Exception):
-    """Base of every error raised on purpose by this package."""
+class DiscreetError(Exception):
+    """Base of every error that is raised on purpose.
 
-    code: ClassVar[str] = "privacy.error"
+    Attributes:
+        code: stable and machine-readable, ``package.noun.what``.
+        retryable: whether the same call may succeed later with nothing changed.
+        exit_status: what the command line returns.
+    """
+
+    code: ClassVar[str] = "discreet.error"
     retryable: ClassVar[bool] = False
     exit_status: ClassVar[int] = 1
+
+
+class PrivacyError(DiscreetError):
+    """Base of every error raised on purpose by this package."""
+
+    code = "privacy.error"
 
 
 class PolicyError(PrivacyError):

@@ -17,15 +17,13 @@ one sentence: what was asked, what is allowed, what to do. It never holds an id 
 
 from __future__ import annotations
 
-from typing import ClassVar
+from privacy.errors import DiscreetError
 
 
-class StreamsError(Exception):
+class StreamsError(DiscreetError):
     """Base of every error raised on purpose by this package."""
 
-    code: ClassVar[str] = "streams.error"
-    retryable: ClassVar[bool] = False
-    exit_status: ClassVar[int] = 1
+    code = "streams.error"
 
 
 class SettingsError(StreamsError):

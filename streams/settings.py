@@ -26,12 +26,13 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from personalization.starts.averaging import Order, Weighting
+from personalization.starts.recipe import MetaRecipe, Order, Weighting
 from streams.errors import SettingsError
 
 MASTER_KEY_BYTES = 32
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
+_RECIPE = MetaRecipe()  # holds the defaults of what it computes from
 
 
 class _Section(BaseModel):
@@ -223,18 +224,18 @@ class TrainerSettings(_Section):
 class MetaSettings(_Section):
     """How meta starts are made from the released adapters of tenants that opted in; public numbers of the fleet."""
 
-    minimum_tenants: int = Field(default=3, ge=2)
+    minimum_tenants: int = Field(default=_RECIPE.minimum_tenants, ge=2)
     """Fewest different tenants behind a meta start."""
-    max_delta_norm: Positive = 30.0
+    max_delta_norm: Positive = _RECIPE.max_delta_norm
     """L2 bound on one tenant's contribution to one step."""
-    outer_rate: Share = 0.5
+    outer_rate: Share = _RECIPE.outer_rate
     """How far a new generation moves from the one before; 1 makes each one an average of its own."""
-    passes: int = Field(default=1, ge=1, le=1000)
-    weighting: Weighting = Weighting.EQUAL
-    order: Order = Order.TOGETHER
-    smallest_signal: float = Field(default=0.0, ge=0)
+    passes: int = Field(default=_RECIPE.passes, ge=1, le=1000)
+    weighting: Weighting = _RECIPE.weighting
+    order: Order = _RECIPE.order
+    smallest_signal: float = Field(default=_RECIPE.smallest_signal, ge=0)
     """Only releases with at least this public signal-to-noise S take part."""
-    most_tenants: int | None = Field(default=None, ge=2)
+    most_tenants: int | None = Field(default=_RECIPE.most_tenants, ge=2)
     """At most so many tenants, those with the clearest releases first."""
     refresh_seconds: Positive = 10.0
     """Least time between two looks at what changed."""
@@ -285,7 +286,8 @@ class Settings(BaseSettings):
     master_key: SecretStr | None = None
     """32 bytes in base64; wraps every tenant's keys. Processes that need keys refuse to start without it."""
     artifacts: str = ""
-    """Directory of the content-addressed artifact store; empty means one in the state directory."""
+    """Directory of the content-addressed artifact store; empty means one in the state directory. It belongs to this
+    database alone: versions that the registry does not know are deleted a day after they were written."""
     database: DatabaseSettings = DatabaseSettings()
     broker: BrokerSettings = BrokerSettings()
     ingest: IngestSettings = IngestSettings()

@@ -7,12 +7,49 @@ Revises: 0001_privacy
 import sqlalchemy as sa
 from alembic import op
 
-from privacy.storage.append_only import guard_statements, unguard_statements
-
 revision = "0002_ledger"
 down_revision = "0001_privacy"
 branch_labels = None
 depends_on = None
+
+# A copy of its day: history imports nothing of ours that may change.
+_POSTGRES_FUNCTION = """
+CREATE OR REPLACE FUNCTION discreet_refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  RAISE EXCEPTION '% is append-only: % is refused', TG_TABLE_NAME, TG_OP;
+END $$
+"""
+
+
+def _guard_statements(table, key, dialect):
+    """Return the statements that make ``table`` append-only.
+
+    SQLite's ``INSERT OR REPLACE`` deletes the old row without firing a DELETE trigger, so an insert over an
+    existing ``key`` is refused there too. On PostgreSQL a TRUNCATE is refused as well.
+    """
+    if dialect == "postgresql":
+        refuse = "EXECUTE FUNCTION discreet_refuse_change()"
+        return [
+            _POSTGRES_FUNCTION,
+            f"CREATE TRIGGER {table}_append_only BEFORE UPDATE OR DELETE ON {table} FOR EACH ROW {refuse}",
+            f"CREATE TRIGGER {table}_no_truncate BEFORE TRUNCATE ON {table} FOR EACH STATEMENT {refuse}",
+        ]
+    same_key = " AND ".join(f"{column} = NEW.{column}" for column in key)
+    taken = f"EXISTS (SELECT 1 FROM {table} WHERE {same_key})"  # noqa: S608  # names stand below
+    refuse = f"BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END"
+    return [
+        f"CREATE TRIGGER {table}_no_update BEFORE UPDATE ON {table} {refuse}",
+        f"CREATE TRIGGER {table}_no_delete BEFORE DELETE ON {table} {refuse}",
+        f"CREATE TRIGGER {table}_no_replace BEFORE INSERT ON {table} WHEN {taken} {refuse}",
+    ]
+
+
+def _unguard_statements(table, dialect):
+    """Return the statements that take the guard off again, for a downgrade that drops ``table``."""
+    if dialect == "postgresql":
+        names = (f"{table}_append_only", f"{table}_no_truncate")
+        return [f"DROP TRIGGER {name} ON {table}" for name in names]
+    return [f"DROP TRIGGER {table}_{kind}" for kind in ("no_update", "no_delete", "no_replace")]
 
 
 def upgrade() -> None:
@@ -71,12 +108,12 @@ def upgrade() -> None:
         sa.UniqueConstraint("tenant_id", "idempotency_key"),
     )
     op.create_index("ix_ledger_reservation_tenant_id", "ledger_reservation", ["tenant_id"])
-    for statement in guard_statements("ledger_entry", ("tenant_id", "sequence"), op.get_bind().dialect.name):
+    for statement in _guard_statements("ledger_entry", ("tenant_id", "sequence"), op.get_bind().dialect.name):
         op.execute(statement)
 
 
 def downgrade() -> None:
-    for statement in unguard_statements("ledger_entry", op.get_bind().dialect.name):
+    for statement in _unguard_statements("ledger_entry", op.get_bind().dialect.name):
         op.execute(statement)
     for table in ("ledger_reservation", "ledger_account", "ledger_head", "ledger_entry"):
         op.drop_table(table)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 from typing import TYPE_CHECKING
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from personalization.adapters.manifest import Signature
-from personalization.errors import ManifestError
 
 if TYPE_CHECKING:
     from personalization.adapters.manifest import AdapterManifest
@@ -55,18 +52,3 @@ class ManifestSigner:
         """Return the signature of bytes that can be no manifest's encoding, such as a JSON document's."""
         raw = self._key.sign(payload)
         return Signature(key_id=key_id(self.public_key), signature=base64.b64encode(raw).decode())
-
-
-def verify_signature(payload: bytes, signature: Signature, public_key: bytes) -> None:
-    """Check that ``payload`` (a manifest's bytes) was signed with the key of ``public_key`` (raw, 32 bytes).
-
-    Raises:
-        ManifestError: another key or algorithm, or the signature does not fit the bytes.
-    """
-    if signature.algorithm != "ed25519" or signature.key_id != key_id(public_key):
-        raise ManifestError("the manifest is signed with another key; trust that key or refuse the adapter")
-    try:
-        raw = base64.b64decode(signature.signature, validate=True)
-        Ed25519PublicKey.from_public_bytes(public_key).verify(raw, pre_authentication_encoding(payload))
-    except (InvalidSignature, binascii.Error, ValueError) as error:
-        raise ManifestError("the manifest's signature does not fit its bytes; refuse the adapter") from error

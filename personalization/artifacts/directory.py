@@ -28,7 +28,7 @@ from personalization.errors import (
 from privacy.canonical import canonical_json, sha256_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 MANIFEST = "manifest.json"
 SIGNATURE = "signature.json"
@@ -85,6 +85,7 @@ class DirectoryArtifactStore:
         version_id = manifest.version_id()
         final = self._path(version_id)
         if final.exists():
+            os.utime(final)  # a sweep must not take it for what an earlier attempt left behind
             self.open(version_id)
             return final.as_uri()
         stage = self._staging / uuid.uuid4().hex
@@ -170,33 +171,50 @@ class DirectoryArtifactStore:
 
     def remove_weights(self, version_id: str) -> bool:
         """Delete a version's files, keep its manifest and signature; return whether any was there."""
+        path = self._path(version_id)
         try:
-            manifest = self.manifest(version_id)
-        except ArtifactNotFoundError:
+            files = [entry for entry in path.iterdir() if entry.name not in {MANIFEST, SIGNATURE}]
+        except FileNotFoundError:
             return False
-        removed = False
-        for entry in manifest.files:
-            target = self._path(version_id) / entry.path
-            removed = removed or target.exists()
-            target.unlink(missing_ok=True)
-        _sync_directory(self._path(version_id))
-        return removed
+        for entry in files:
+            entry.unlink(missing_ok=True)
+        if files:
+            _sync_directory(path)
+        return bool(files)
 
-    def sweep(self, keep: Collection[str], *, older_than: float) -> tuple[str, ...]:
-        """Delete stored versions that no registry row names (a crash before the commit); return their ids.
+    def sweep(
+        self, kept: Callable[[Sequence[str]], Collection[str]], *, older_than: float
+    ) -> tuple[str, ...]:
+        """Delete what was left behind: stored versions that no registry row names, and staged files; return the ids.
 
         Args:
-            keep: the version ids of the registry.
+            kept: says which of these names (version ids, and paths under the root of what is staged) must stay. It
+                is asked after the store was looked through, so a publication that ends meanwhile keeps its files.
             older_than: unix seconds; younger directories may belong to a transaction that is still open.
         """
+        old = [one for one in self._stored() if _is_older(self._path(one), older_than)]
+        staged = {
+            path.relative_to(self.root).as_posix(): path
+            for path in self._staging.iterdir()
+            if _is_older(path, older_than)
+        }
+        if not old and not staged:
+            return ()
+        staying = kept([*old, *staged])
         swept = []
-        for version_id in self._stored():
+        for version_id in old:
             path = self._path(version_id)
-            if version_id not in keep and path.stat().st_mtime < older_than:
-                shutil.rmtree(path)
-                swept.append(version_id)
-        for path in self._staging.iterdir():
-            if path.stat().st_mtime < older_than:
+            if version_id in staying or not _is_older(path, older_than):
+                continue
+            gone = self._staging / uuid.uuid4().hex
+            try:
+                path.rename(gone)  # at once, so that no reader ever sees a part of it
+            except FileNotFoundError:  # another sweep was faster
+                continue
+            shutil.rmtree(gone, ignore_errors=True)
+            swept.append(version_id)
+        for name, path in staged.items():
+            if name not in staying:
                 shutil.rmtree(path, ignore_errors=True)
         return tuple(swept)
 
@@ -210,6 +228,14 @@ class DirectoryArtifactStore:
                 "a version id is sha256: and 64 hex digits; copy it from the registry"
             )
         return self._blobs / version_id.removeprefix("sha256:")
+
+
+def _is_older(path: Path, moment: float) -> bool:
+    """Say whether a directory that is still there was last written before ``moment`` (unix seconds)."""
+    try:
+        return path.stat().st_mtime < moment
+    except FileNotFoundError:
+        return False
 
 
 def _hash_file(path: Path) -> str:

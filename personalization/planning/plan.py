@@ -19,6 +19,11 @@ class Family(StrEnum):
     B_ONLY = "b_only"  # A frozen and shared; B is trained
     FULL = "full"  # A and B are trained
 
+    @property
+    def averageable(self) -> bool:
+        """Whether adapters share the factor ``A``, so that the mean of their ``B`` is the mean of what they do."""
+        return self is not Family.FULL
+
 
 class Subspace(StrEnum):
     """Where the frozen factors come from; public numbers alone, so the choice costs nothing."""

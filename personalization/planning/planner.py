@@ -1,6 +1,6 @@
 """Choose what to train from public numbers alone, or decline.
 
-The law of utility under user-level privacy is one number,
+The law of utility under user-level privacy is one number, a release's clarity,
 
     S = N·ρ·μ/√d,    μ = √steps · sample_rate / noise_multiplier  (full batch: √steps / noise_multiplier),
 
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from personalization.planning.plan import ALL_LINEAR, FEED_FORWARD, Family, Subspace, TrainingPlan
 from privacy.accounting.calibration import calibrate_policy
-from privacy.accounting.forecast import ALIGNMENT, SMALLEST_SIGNAL
+from privacy.accounting.forecast import ALIGNMENT, SMALLEST_CLARITY, clarity, mu_of
 from privacy.policy.values import DataPurpose
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 ALIGNMENT_OUTSIDE = 0.25  # with Adam in the numbers themselves; 0.18 to 0.31 was measured on three tenants
 EARLY_ALIGNMENT = 0.85  # in the first steps, measured on one tenant
-COMFORTABLE_SIGNAL = 0.3
+COMFORTABLE_CLARITY = 0.3
 # With N·μ of a release: the damping is DAMPING/(N·μ), the travel TRAVEL·√(N·μ), both within their bounds.
 DAMPING = 30.0
 DAMPINGS = (0.05, 3.0)
@@ -57,7 +57,7 @@ class Declined:
 
     code: DeclineReason
     reason: str
-    signal: float | None = None  # S, where it was the reason
+    clarity: float | None = None  # S, where it was the reason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +79,8 @@ class PlannerSettings:
         shrink: whether the released change is shrunk toward its start by ``james_stein``.
         label_shortlist: size of the training softmax in the public metric; 0 takes the whole vocabulary.
         max_tokens: truncation length of one example.
-        comfortable_signal: the largest adapter with at least this S is taken.
-        smallest_signal: below this S the planner declines.
+        comfortable_clarity: the largest adapter with at least this S is taken.
+        smallest_clarity: below this S the planner declines.
     """
 
     max_top_layers: int = 1
@@ -97,24 +97,27 @@ class PlannerSettings:
     shrink: bool = False
     label_shortlist: int = 16_384
     max_tokens: int = 96
-    comfortable_signal: float = COMFORTABLE_SIGNAL
-    smallest_signal: float = SMALLEST_SIGNAL
+    comfortable_clarity: float = COMFORTABLE_CLARITY
+    smallest_clarity: float = SMALLEST_CLARITY
 
 
-def signal_to_noise(plan: TrainingPlan, declared_users: int, parameters: int) -> float:
+def clarity_of(plan: TrainingPlan, declared_users: int, parameters: int) -> float:
     """Return S of a plan: the expected length of the summed signal over that of the summed noise."""
-    mu = math.sqrt(plan.steps) * plan.sample_rate / plan.noise_multiplier
-    alignment = ALIGNMENT if plan.damping > 0 else ALIGNMENT_OUTSIDE
-    return declared_users * alignment * mu / math.sqrt(parameters)
+    return clarity(
+        users=declared_users,
+        alignment=ALIGNMENT if plan.damping > 0 else ALIGNMENT_OUTSIDE,
+        mu=mu_of(plan, plan.noise_multiplier),
+        parameters=parameters,
+    )
 
 
-def james_stein(signal: float) -> float:
-    """Return the factor that minimizes the expected error of a change whose length is ``signal`` times its noise's.
+def james_stein(expected: float) -> float:
+    """Return the factor that minimizes the expected error of a change whose length is ``expected`` times its noise's.
 
     The noise variance is public, so the factor costs nothing. S is a lower bound here: ``ALIGNMENT`` is the alignment
     late in training, while the first steps, which move most, were measured at 0.85 to 0.88; hence the ratio of both.
     """
-    clear = signal * (EARLY_ALIGNMENT / ALIGNMENT)
+    clear = expected * (EARLY_ALIGNMENT / ALIGNMENT)
     return clear**2 / (1.0 + clear**2)
 
 
@@ -154,7 +157,7 @@ def propose(
     best: tuple[float, TrainingPlan] | None = None
     for family, rank, top_layers in _candidates(shape, limits, line_rank):
         in_metric = family is Family.CORE and limits.subspace is Subspace.PUBLIC_GRADIENTS and top_layers == 1
-        strength = policy.declared_users * _mu(policy, noise_multiplier)
+        strength = policy.declared_users * mu_of(policy, noise_multiplier)
         travel = _within(TRAVELS, TRAVEL * math.sqrt(strength)) if in_metric else dict(limits.travels)[family]
         plan = TrainingPlan(
             family=family,
@@ -174,22 +177,22 @@ def propose(
             damping=_within(DAMPINGS, DAMPING / strength) if in_metric else 0.0,
             label_shortlist=limits.label_shortlist if in_metric else 0,
         )
-        signal = signal_to_noise(plan, policy.declared_users, trained_parameters(plan, shape))
+        expected = clarity_of(plan, policy.declared_users, trained_parameters(plan, shape))
         if limits.shrink:
-            plan = replace(plan, shrinkage=james_stein(signal))
-        if signal >= limits.comfortable_signal:
+            plan = replace(plan, shrinkage=james_stein(expected))
+        if expected >= limits.comfortable_clarity:
             return plan
-        if best is None or signal > best[0]:
-            best = (signal, plan)
-    if best is None or best[0] < limits.smallest_signal:
-        signal = 0.0 if best is None else best[0]
+        if best is None or expected > best[0]:
+            best = (expected, plan)
+    if best is None or best[0] < limits.smallest_clarity:
+        expected = 0.0 if best is None else best[0]
         return Declined(
             code=DeclineReason.SIGNAL_TOO_SMALL,
             reason=(
-                f"The expected signal-to-noise S is {signal:.3f}; below {limits.smallest_signal:g} a release "
+                f"The expected signal-to-noise S is {expected:.3f}; below {limits.smallest_clarity:g} a release "
                 "is mostly noise. More declared users or a larger epsilon would raise it."
             ),
-            signal=signal,
+            clarity=expected,
         )
     return best[1]
 
@@ -206,10 +209,6 @@ def trained_parameters(plan: TrainingPlan, shape: ModelShape) -> int:
         else:
             per_layer += plan.rank * (inputs + outputs)
     return per_layer * min(plan.top_layers, shape.layers)
-
-
-def _mu(policy: TenantPrivacyPolicy, noise_multiplier: float) -> float:
-    return math.sqrt(policy.steps) * policy.sample_rate / noise_multiplier
 
 
 def _within(bounds: tuple[float, float], value: float) -> float:

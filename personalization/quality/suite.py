@@ -5,8 +5,8 @@ adapters at several ε and numbers of users (from the meta start and from zero),
 adapter, an adapter of pure noise of the same length, and the meta start. Plans come from the same planner that plans
 real rounds, so the noise is what a round would add, its cohort count included.
 
-The meta start is made as in production, of the other tenants' private adapters. Nothing here is a release. The module
-is long because the arms share what they are measured on.
+The meta start is made as in production, of the other tenants' private adapters. Nothing here is a release.
+Longer than 400 lines, because the arms share what they are measured on.
 """
 
 from __future__ import annotations
@@ -228,7 +228,7 @@ class _Suite:
                         "arm": "declined",
                         "users": users,
                         "epsilon": epsilon,
-                        "signal": plan.signal,
+                        "signal": plan.clarity,
                         "reason": plan.reason,
                     }
                 )

@@ -16,6 +16,7 @@ from personalization.adapters.manifest import (
     served_name,
 )
 from personalization.artifacts.directory import describe_files
+from personalization.registry import queries as registry
 from personalization.registry.announcements import Act, AdapterEventKind, DesiredChange, announce
 from personalization.registry.tables import AdapterVersionRow
 
@@ -77,7 +78,7 @@ class Publisher:
         """Register the candidate as the line's next version and tell everyone, in the caller's transaction.
 
         The files are stored before the transaction ends; if it does not commit, they are an orphan that
-        ``DirectoryArtifactStore.sweep`` removes, and the same number is given to the next candidate.
+        the artifacts chore removes after its grace, and the same number is given to the next candidate.
 
         Args:
             session: holds the locks of the round and of ``line`` and has committed the round's reservation.
@@ -86,7 +87,7 @@ class Publisher:
             candidate: what passed the gate.
             now: the public clock.
         """
-        before = _current(session, line)
+        before = registry.current_version(session, line)
         number = line.last_version + 1
         manifest = AdapterManifest(
             line_ref=line.line_ref,
@@ -152,10 +153,6 @@ def take_up_again(row: AdapterVersionRow) -> AdapterVersionRow:
     row.state = VersionState.PUBLISHED.value
     row.left_at = row.left_reason = row.left_by = None
     return row
-
-
-def _current(session: Session, line: AdapterLineRow) -> AdapterVersionRow | None:
-    return session.get(AdapterVersionRow, line.current_version_id) if line.current_version_id else None
 
 
 def _row_of(

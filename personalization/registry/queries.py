@@ -11,13 +11,16 @@ from sqlmodel import col, select
 from personalization.adapters.manifest import AdapterManifest, AdapterVersion, Signature, VersionState
 from personalization.errors import LineNotFoundError, VersionNotFoundError
 from personalization.registry.tables import AdapterLineRow, AdapterVersionRow
-from privacy.policy.tables import TenantRow
+from privacy.policy.versions import lock_tenant
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from datetime import datetime
 
     from sqlmodel import Session
+
+
+IDS_PER_STATEMENT = 500
 
 
 def find_line(session: Session, tenant_id: str, domain: str) -> AdapterLineRow | None:
@@ -28,17 +31,22 @@ def find_line(session: Session, tenant_id: str, domain: str) -> AdapterLineRow |
 
 
 def ensure_line(session: Session, tenant_id: str, domain: str, *, now: datetime) -> AdapterLineRow:
-    """Return the line, made on first use; its public name is random, so it tells no tenant and no domain."""
+    """Return the line, made on first use."""
     row = find_line(session, tenant_id, domain)
     if row is not None:
         return row
-    # The tenant's row is locked, so two processes never make two lines.
-    session.exec(select(TenantRow).where(TenantRow.tenant_id == tenant_id).with_for_update()).one()
-    row = find_line(session, tenant_id, domain)
+    lock_tenant(session, tenant_id)  # so two processes never make two lines
+    return ensure_line_of_nobody(session, tenant_id, domain, now=now)
+
+
+def ensure_line_of_nobody(session: Session, owner: str, domain: str, *, now: datetime) -> AdapterLineRow:
+    """Return the line of an owner that is no tenant, made on first use (the unique constraint keeps it single).
+
+    Its public name is random, so it tells no owner and no domain.
+    """
+    row = find_line(session, owner, domain)
     if row is None:
-        row = AdapterLineRow(
-            line_ref=secrets.token_hex(6), tenant_id=tenant_id, domain=domain, created_at=now
-        )
+        row = AdapterLineRow(line_ref=secrets.token_hex(6), tenant_id=owner, domain=domain, created_at=now)
         session.add(row)
         session.flush()
     return row
@@ -73,6 +81,11 @@ def require_line(session: Session, tenant_id: str, domain: str) -> AdapterLineRo
             f"tenant {tenant_id!r} has no adapter line for domain {domain!r}; open a round first"
         )
     return lock_line(session, row.line_ref)
+
+
+def list_lines(session: Session) -> Sequence[AdapterLineRow]:
+    """Return every line, in no order."""
+    return session.exec(select(AdapterLineRow)).all()
 
 
 def versions_of(session: Session, line_ref: str) -> Sequence[AdapterVersionRow]:
@@ -110,12 +123,67 @@ def live_names(session: Session, tenant_id: str) -> list[str]:
     )
 
 
-def current_version(session: Session, tenant_id: str, domain: str) -> AdapterVersionRow | None:
-    """Return the version that a tenant's domain is served with; ``None`` where that is the base model."""
-    line = find_line(session, tenant_id, domain)
+def versions_of_owners(session: Session, prefix: str) -> Sequence[AdapterVersionRow]:
+    """Return the versions of every owner whose name begins so, of each line the oldest first."""
+    return session.exec(
+        select(AdapterVersionRow)
+        .where(col(AdapterVersionRow.tenant_id).startswith(prefix))
+        .order_by(col(AdapterVersionRow.line_ref), col(AdapterVersionRow.version))
+    ).all()
+
+
+def started_from(session: Session, version_ids: Collection[str]) -> Sequence[AdapterVersionRow]:
+    """Return the versions that started from one of these and are not withdrawn."""
+    return session.exec(
+        select(AdapterVersionRow).where(
+            col(AdapterVersionRow.start_version_id).in_(version_ids),
+            AdapterVersionRow.state != VersionState.WITHDRAWN.value,
+        )
+    ).all()
+
+
+def served_starts(session: Session) -> dict[str, tuple[str, str | None]]:
+    """Return what stands behind every version that is served now: its reservation and the version it started from."""
+    rows = session.exec(
+        select(
+            AdapterVersionRow.version_id,
+            AdapterVersionRow.reservation_id,
+            AdapterVersionRow.start_version_id,
+        ).where(AdapterVersionRow.state == VersionState.PUBLISHED.value)
+    )
+    return {version_id: (reservation_id, start) for version_id, reservation_id, start in rows}
+
+
+def withdrawn_ids(session: Session) -> Sequence[str]:
+    """Return the ids of all withdrawn versions."""
+    return session.exec(
+        select(AdapterVersionRow.version_id).where(AdapterVersionRow.state == VersionState.WITHDRAWN.value)
+    ).all()
+
+
+def registered(session: Session, version_ids: Sequence[str]) -> set[str]:
+    """Return those of these ids that belong to a registered version, whatever its state."""
+    found: set[str] = set()
+    for first in range(0, len(version_ids), IDS_PER_STATEMENT):
+        part = version_ids[first : first + IDS_PER_STATEMENT]
+        found |= set(
+            session.exec(
+                select(AdapterVersionRow.version_id).where(col(AdapterVersionRow.version_id).in_(part))
+            )
+        )
+    return found
+
+
+def get_version(session: Session, version_id: str) -> AdapterVersionRow | None:
+    """Return the version of that id, if it is registered; versions are never deleted."""
+    return session.get(AdapterVersionRow, version_id)
+
+
+def current_version(session: Session, line: AdapterLineRow | None) -> AdapterVersionRow | None:
+    """Return what a line serves."""
     if line is None or line.current_version_id is None:
         return None
-    return session.get(AdapterVersionRow, line.current_version_id)
+    return get_version(session, line.current_version_id)
 
 
 def find_version(session: Session, name: str, *, tenant_id: str | None = None) -> AdapterVersionRow:

@@ -1,21 +1,19 @@
 """Withdraw versions for privacy or by an operator: they and all trained from them are never served again.
 
 A withdrawal gives no budget back: what was released stays released. Weights are deleted after the
-transaction that tells the servers (``remove_withdrawn_weights``); manifests stay for the audit.
+transaction that tells the servers, at once by who asked (``remove_withdrawn_weights``) or by the trainers'
+upkeep (``artifacts_chore``); manifests stay for the audit.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlmodel import select
-
 from personalization.adapters.manifest import BLEND_CHECK, VersionState
 from personalization.errors import VersionStateError
 from personalization.registry import queries as registry
 from personalization.registry.announcements import AdapterEventKind, DesiredChange, announce
 from personalization.registry.publishing import leave, take_up_again
-from personalization.registry.tables import AdapterVersionRow
 from privacy.audit import trail as audit_trail
 from privacy.policy.values import Start
 
@@ -26,7 +24,7 @@ if TYPE_CHECKING:
 
     from personalization.artifacts.directory import DirectoryArtifactStore
     from personalization.registry.announcements import Act, AdapterEvents
-    from personalization.registry.tables import AdapterLineRow
+    from personalization.registry.tables import AdapterLineRow, AdapterVersionRow
 
 
 def withdraw_version(
@@ -81,10 +79,7 @@ def withdraw_line(
 
 def remove_withdrawn_weights(session: Session, artifacts: DirectoryArtifactStore) -> int:
     """Delete the weights of every withdrawn version; return how many had any. Safe to repeat."""
-    ids = session.exec(
-        select(AdapterVersionRow.version_id).where(AdapterVersionRow.state == VersionState.WITHDRAWN.value)
-    ).all()
-    return sum(artifacts.remove_weights(version_id) for version_id in ids)
+    return sum(artifacts.remove_weights(version_id) for version_id in registry.withdrawn_ids(session))
 
 
 def _withdraw(

@@ -16,7 +16,6 @@ from personalization.errors import ArtifactError, MetaStartError
 from personalization.gates.drift import NOISE_CHECK, movement, noise_between, noise_of
 from personalization.planning.plan import Family
 from personalization.registry import queries as registry
-from personalization.registry.tables import AdapterVersionRow
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,7 +39,7 @@ def with_movement(
     accepted: Accepted,
 ) -> Accepted:
     """Return the verdict with the movement since the line's served version, where the two can be compared."""
-    before = session.get(AdapterVersionRow, line.current_version_id) if line.current_version_id else None
+    before = registry.current_version(session, line)
     if before is None:
         return accepted
     manifest = registry.read_version(before).manifest
@@ -48,7 +47,7 @@ def with_movement(
     alike = (manifest.lora.family, manifest.lora.rank, manifest.lora.layers) == (
         lora.family, lora.rank, lora.layers
     )  # fmt: skip
-    if not alike or lora.family == Family.FULL.value or manifest.scope is not Scope.TENANT:
+    if not alike or not Family(lora.family).averageable or manifest.scope is not Scope.TENANT:
         return accepted
     own = next((one.value for one in accepted.evaluation.checks if one.name == NOISE_CHECK), None)
     blend = next((one for one in accepted.evaluation.checks if one.name == BLEND_CHECK), None)

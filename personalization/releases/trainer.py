@@ -107,7 +107,7 @@ class Trainer:
         trainer: runs jobs.
         options: see there.
         observer: told what happens.
-        upkeep: called between jobs, at most every ``options.upkeep_every`` (meta starts, for example).
+        upkeep: chores between jobs, at most every ``options.upkeep_every`` (meta starts, for example).
     """
 
     def __init__(
@@ -118,9 +118,9 @@ class Trainer:
         trainer: AdapterTrainer,
         options: TrainerOptions,
         observer: TrainerObserver | None = None,
-        upkeep: Callable[[], object] | None = None,
+        upkeep: Sequence[Callable[[], object]] = (),
     ) -> None:
-        self._upkeep: Callable[[], object] = upkeep or (lambda: None)
+        self._upkeep = upkeep
         self._shop = shop
         self._rounds = rounds
         self._trainer = trainer
@@ -164,14 +164,15 @@ class Trainer:
                 self._stop.wait(pause)
 
     def _keep_up(self) -> None:
-        """Do the upkeep when it is time; a failure of it never ends the process."""
+        """Do the upkeep when it is time; a chore that fails ends neither the process nor the others."""
         if time.monotonic() < self._next_upkeep:
             return
         self._next_upkeep = time.monotonic() + self._options.upkeep_every.total_seconds()
-        try:
-            self._upkeep()
-        except (PersonalizationError, PrivacyError) as error:
-            _log.warning("upkeep_failed", code=error.code, reason=str(error))
+        for chore in self._upkeep:
+            try:
+                chore()
+            except (PersonalizationError, PrivacyError, OSError) as error:
+                _log.warning("upkeep_failed", code=getattr(error, "code", "os.error"), reason=str(error))
 
     def run_once(self) -> int:
         """Take what is due now, up to one job, and bring it to an end; return how many rounds were taken.

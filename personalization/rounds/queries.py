@@ -6,6 +6,7 @@ transaction holds the write lock from its first read. A line has at most one lea
 
 from __future__ import annotations
 
+import json
 import uuid
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from sqlalchemy import and_, func, or_
 from sqlmodel import col, select
 
 from personalization.errors import LeaseLostError, RoundConflictError, RoundNotFoundError
+from personalization.planning.plan import TrainingPlan
 from personalization.registry import queries as registry
 from personalization.registry.publishing import ZERO, Origin
 from personalization.registry.tables import AdapterLineRow
@@ -187,6 +189,14 @@ def origin_of(row: RoundRow) -> Origin:
     )
 
 
+def plan_of(session: Session, round_id: str) -> TrainingPlan | None:
+    """Return the plan of a round, once it has one."""
+    row = session.get(RoundRow, round_id)
+    if row is None or row.plan_json is None:
+        return None
+    return TrainingPlan.from_document(json.loads(row.plan_json))
+
+
 def list_rounds(
     session: Session, *, tenant_id: str | None = None, state: RoundState | None = None, limit: int = 100
 ) -> Sequence[RoundRow]:
@@ -229,23 +239,8 @@ def closed_round(
     now: datetime,
 ) -> RoundRow:
     """Record a round that trained nothing and read nothing private: a version made from released adapters alone."""
-    last = session.exec(
-        select(func.max(RoundRow.sequence)).where(
-            RoundRow.line_ref == line.line_ref, RoundRow.period_index == period_index
-        )
-    ).one()
-    row = RoundRow(
-        round_id=str(uuid.uuid4()),
-        tenant_id=line.tenant_id,
-        domain=line.domain,
-        line_ref=line.line_ref,
-        period_index=period_index,
-        sequence=0 if last is None else last + 1,
-        opened_by=actor,
-        opened_at=now,
-        due_at=now,
-        plan_json=plan_json,
-    )
+    row = _row_of(session, line, period_index, opened_by=actor, now=now)
+    row.plan_json = plan_json
     close_round(session, row, RoundState.DONE, OutcomeCode.PUBLISHED, sentence, now=now)
     session.flush()
     return row
@@ -276,24 +271,30 @@ def _new_round(
     now: datetime,
     scheduled_for: datetime | None,
 ) -> RoundRow:
-    period = policy.period_index(now)
+    row = _row_of(session, line, policy.period_index(now), opened_by=opened_by, now=now)
+    row.scheduled_for = scheduled_for
+    session.add(row)
+    session.flush()
+    return row
+
+
+def _row_of(
+    session: Session, line: AdapterLineRow, period_index: int, *, opened_by: str, now: datetime
+) -> RoundRow:
+    """Return the next round of a locked line in a period, not yet stored."""
     last = session.exec(
         select(func.max(RoundRow.sequence)).where(
-            RoundRow.line_ref == line.line_ref, RoundRow.period_index == period
+            RoundRow.line_ref == line.line_ref, RoundRow.period_index == period_index
         )
     ).one()
-    row = RoundRow(
+    return RoundRow(
         round_id=str(uuid.uuid4()),
         tenant_id=line.tenant_id,
         domain=line.domain,
         line_ref=line.line_ref,
-        period_index=period,
+        period_index=period_index,
         sequence=0 if last is None else last + 1,
-        scheduled_for=scheduled_for,
         opened_by=opened_by,
         opened_at=now,
         due_at=now,
     )
-    session.add(row)
-    session.flush()
-    return row

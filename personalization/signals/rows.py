@@ -167,7 +167,7 @@ def signal_counts(session: Session, tenant_ids: Collection[str]) -> dict[str, in
         .where(_TABLE.c.tenant_id.in_(tenant_ids))
         .group_by(_TABLE.c.tenant_id)
     )
-    stored: dict[str, int] = dict(session.execute(statement).tuples().all())
+    stored: dict[str, int] = {row[0]: row[1] for row in session.execute(statement)}
     return {tenant_id: stored.get(tenant_id, 0) for tenant_id in tenant_ids}
 
 

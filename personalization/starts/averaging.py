@@ -21,7 +21,6 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,7 +35,7 @@ from personalization.adapters.factors import (
     write_adapter,
 )
 from personalization.errors import MetaStartError
-from personalization.planning.plan import Family
+from personalization.starts.recipe import Order, Weighting
 from privacy.noise.keystream import PURPOSE_TENANTS
 from privacy.noise.normal import NoiseRow, add_noise
 
@@ -45,69 +44,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from personalization.adapters.factors import Updates
+    from personalization.starts.recipe import MetaRecipe
     from privacy.noise.keystream import SecretStream
-
-
-class Weighting(StrEnum):
-    """How much each tenant counts."""
-
-    EQUAL = "equal"
-    SIGNAL = "signal"  # by the public signal-to-noise S of its release: S² ÷ (1 + S²)
-
-
-class Order(StrEnum):
-    """In which order tenants enter one generation."""
-
-    TOGETHER = "together"  # one step towards the weighted mean
-    CLEAREST_FIRST = "clearest_first"  # one Reptile step per tenant, the clearest release first
-
-
-@dataclass(frozen=True, kw_only=True)
-class MetaRecipe:
-    """Public numbers of one computation of the meta start.
-
-    Attributes:
-        minimum_tenants: fewest different tenants that may stand behind a meta start.
-        max_delta_norm: L2 bound on one tenant's contribution ``Δₜ − θ`` (of the ``B`` factors, all layers).
-        outer_rate: η of the outer update.
-        passes: how often one generation goes through all contributions; more than one matters with η < 1.
-        weighting: how much each tenant counts.
-        order: in which order tenants enter.
-        smallest_signal: only releases with at least this public signal-to-noise S take part.
-        most_tenants: at most so many, the clearest first; None takes all.
-    """
-
-    minimum_tenants: int = 3
-    max_delta_norm: float = 30.0
-    outer_rate: float = 1.0
-    passes: int = 1
-    weighting: Weighting = Weighting.EQUAL
-    order: Order = Order.TOGETHER
-    smallest_signal: float = 0.0
-    most_tenants: int | None = None
-
-    def __post_init__(self) -> None:
-        checks = (
-            ("minimum_tenants", self.minimum_tenants, self.minimum_tenants >= 2, "at least 2"),
-            ("max_delta_norm", self.max_delta_norm, self.max_delta_norm > 0, "above 0"),
-            ("outer_rate", self.outer_rate, 0 < self.outer_rate <= 1, "above 0, at most 1"),
-            ("passes", self.passes, 1 <= self.passes <= 1000, "1 to 1,000"),
-            ("smallest_signal", self.smallest_signal, self.smallest_signal >= 0, "0 or more"),
-            (
-                "most_tenants",
-                self.most_tenants,
-                self.most_tenants is None or self.most_tenants >= self.minimum_tenants,
-                "at least minimum_tenants",
-            ),
-        )
-        for name, value, ok, allowed in checks:
-            if not ok:
-                raise ValueError(f"{name} is {value}; allowed is {allowed}")
-
-    def choose(self, released: Sequence[Released]) -> list[Released]:
-        """Return which releases take part, the clearest first: a function of the set alone, never of its order."""
-        clear = [one for one in released if one.signal >= self.smallest_signal]
-        return sorted(clear, key=lambda one: (-one.signal, one.version_id))[: self.most_tenants]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,13 +77,19 @@ class Released:
         tenant_id: whose it is; tenants are counted by it.
         version_id: the released version.
         directory: its files.
-        signal: the public S of its release; used by the curriculum alone.
+        clarity: the public S of its release; used by the curriculum alone.
     """
 
     tenant_id: str
     version_id: str
     directory: Path
-    signal: float = 1.0
+    clarity: float = 1.0
+
+
+def choose(released: Sequence[Released], recipe: MetaRecipe) -> list[Released]:
+    """Return which releases take part, the clearest first: a function of the set alone, never of its order."""
+    clear = [one for one in released if one.clarity >= recipe.smallest_signal]
+    return sorted(clear, key=lambda one: (-one.clarity, one.version_id))[: recipe.most_tenants]
 
 
 def meta_start(
@@ -165,7 +109,7 @@ def meta_start(
         MetaStartError: too few tenants, a tenant twice, the family ``full``, or adapters that do not share the
             subspace.
     """
-    ordered = recipe.choose(released)
+    ordered = choose(released, recipe)
     tenants = {one.tenant_id for one in ordered}
     if len(tenants) < recipe.minimum_tenants:
         raise MetaStartError(
@@ -253,7 +197,7 @@ def _pass(start: Updates, ups: Sequence[Updates], weights: Sequence[float], reci
 def _weights(ordered: Sequence[Released], weighting: Weighting) -> list[float]:
     if weighting is Weighting.EQUAL:
         return [1.0 / len(ordered)] * len(ordered)
-    raw = [one.signal**2 / (1.0 + one.signal**2) for one in ordered]
+    raw = [one.clarity**2 / (1.0 + one.clarity**2) for one in ordered]
     return [value / sum(raw) for value in raw]
 
 
@@ -264,18 +208,6 @@ def _add(total: Updates, step: Updates, factor: float) -> None:
 
 def _stepped(start: Updates, step: Updates, factor: float) -> Updates:
     return {name: values + factor * step[name] for name, values in start.items()}
-
-
-def require_averageable(family: str) -> None:
-    """Refuse the family whose factors cannot be averaged.
-
-    Raises:
-        MetaStartError: the family trains ``A`` too.
-    """
-    if family == Family.FULL.value:
-        raise MetaStartError(
-            "adapters of the family full have no shared factor, so they cannot be averaged; use core or b_only"
-        )
 
 
 def _shape(config: Mapping[str, object]) -> tuple[object, ...]:

@@ -10,7 +10,6 @@ from personalization.adapters.factors import average_versions
 from personalization.adapters.manifest import BLEND_CHECK, GateCheck, Scope, VersionState
 from personalization.registry import queries as registry
 from personalization.registry.publishing import ZERO
-from personalization.registry.tables import AdapterVersionRow
 from personalization.starts.meta_versions import find_meta
 from personalization.starts.untrained import PUBLIC_DATA
 from privacy.policy.values import Start
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
     from personalization.artifacts.directory import DirectoryArtifactStore
     from personalization.planning.plan import TrainingPlan
-    from personalization.registry.tables import AdapterLineRow
+    from personalization.registry.tables import AdapterLineRow, AdapterVersionRow
     from personalization.rounds.tables import RoundRow
     from privacy.policy.values import TenantPrivacyPolicy
 
@@ -53,13 +52,12 @@ def choose_start(
     takes the meta start of the base and shape; where there is none, zero. A line that serves a synthetic warm start
     begins from it under any policy: the tenant asked for it.
     """
-    current = session.get(AdapterVersionRow, line.current_version_id) if line.current_version_id else None
-    if current is not None and current.reservation_id == PUBLIC_DATA and _fits(current, plan, base_digest):
-        return StartPoint(kind=WARM, version_id=current.version_id)
-    if policy.start is not Start.META and line.current_version_id is not None:
-        row = session.get(AdapterVersionRow, line.current_version_id)
-        if row is not None and row.state == VersionState.PUBLISHED.value and _fits(row, plan, base_digest):
-            return StartPoint(kind=policy.start.value, version_id=row.version_id)
+    current = registry.current_version(session, line)
+    if current is not None and _fits(current, plan, base_digest):
+        if current.reservation_id == PUBLIC_DATA:
+            return StartPoint(kind=WARM, version_id=current.version_id)
+        if policy.start is not Start.META and current.state == VersionState.PUBLISHED.value:
+            return StartPoint(kind=policy.start.value, version_id=current.version_id)
     meta = find_meta(session, base_digest, plan, line.domain)
     if meta is not None and meta.state == VersionState.PUBLISHED.value and _fits(meta, plan, base_digest):
         return StartPoint(kind=Start.META.value, version_id=meta.version_id)
@@ -98,10 +96,8 @@ def blend_source(
 ) -> tuple[str | None, GateCheck | None]:
     """Return which of the line's own versions is averaged into the release, and that as a fact of its evaluation."""
     line = registry.find_line(session, row.tenant_id, row.domain)
-    if policy.previous_share == 0 or line is None or line.current_version_id is None:
-        return None, None
-    current = session.get(AdapterVersionRow, line.current_version_id)
-    if current is None or not _fits(current, plan, base_digest):
+    current = registry.current_version(session, line)
+    if policy.previous_share == 0 or current is None or not _fits(current, plan, base_digest):
         return None, None
     if registry.read_version(current).manifest.scope is not Scope.TENANT:
         return None, None
@@ -111,7 +107,7 @@ def blend_source(
 
 def averaged_versions(session: Session, line_ref: str, newest_id: str) -> list[str]:
     """Return the versions that an average start is made of, oldest first; the round names the newest."""
-    newest = session.get(AdapterVersionRow, newest_id)
+    newest = registry.get_version(session, newest_id)
     assert newest is not None  # versions are never deleted
     shape = registry.read_version(newest).manifest.lora
     usable = [

@@ -7,21 +7,16 @@ fixes the rank of the line: the tenant's own first release may have another shap
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlmodel import select
-
-from personalization.adapters.manifest import Scope, VersionState
-from personalization.planning.plan import TrainingPlan
+from personalization.adapters.manifest import Scope
 from personalization.registry import queries as registry
-from personalization.registry.tables import AdapterLineRow, AdapterVersionRow
-from personalization.rounds.tables import RoundRow
-from personalization.starts.meta_versions import META_TENANT, best_meta, current_version
+from personalization.rounds import queries as rounds
+from personalization.starts.meta_versions import META_TENANT, best_meta
 from personalization.starts.untrained import NO_RESERVATION, Untrained, UntrainedVersions
 from privacy.policy import versions as policies
 from privacy.policy.values import DAY_SECONDS, DEFAULT_DOMAIN, period_index
@@ -31,6 +26,7 @@ if TYPE_CHECKING:
 
     from sqlmodel import Session
 
+    from personalization.registry.tables import AdapterVersionRow
     from personalization.starts.shop import Shop
     from privacy.policy.values import TenantPrivacyPolicy
 
@@ -57,17 +53,8 @@ class MetaCopies:
 
         What every line serves is read in two statements, so that looking again often stays cheap.
         """
-        held = {(line.tenant_id, line.domain): line for line in session.exec(select(AdapterLineRow)).all()}
-        current = {
-            version_id: (reservation_id, start_version_id)
-            for version_id, reservation_id, start_version_id in session.exec(
-                select(
-                    AdapterVersionRow.version_id,
-                    AdapterVersionRow.reservation_id,
-                    AdapterVersionRow.start_version_id,
-                ).where(AdapterVersionRow.state == VersionState.PUBLISHED.value)
-            )
-        }
+        held = {(line.tenant_id, line.domain): line for line in registry.list_lines(session)}
+        current = registry.served_starts(session)
         best: dict[tuple[str, int | None], str | None] = {}
         served = []
         for tenant in policies.list_tenants(session):
@@ -98,7 +85,7 @@ class MetaCopies:
     ) -> str | None:
         """Bring the copy of one line up to date; return what it serves of the meta start, or None."""
         line = registry.find_line(session, tenant_id, domain)
-        current = current_version(session, line)
+        current = registry.current_version(session, line)
         if current is not None and not is_copy(current):
             return None
         source = best_meta(session, self._base_digest, domain, None if line is None else line.rank)
@@ -118,12 +105,11 @@ class MetaCopies:
         now: datetime,
     ) -> str:
         line = registry.lock_line(session, registry.ensure_line(session, tenant_id, domain, now=now).line_ref)
-        source = session.get(AdapterVersionRow, source_id)
+        source = registry.get_version(session, source_id)
         assert source is not None  # versions are never deleted
         manifest = registry.read_version(source).manifest
-        made_by = session.get(RoundRow, source.round_id)
-        assert made_by is not None  # a foreign key
-        assert made_by.plan_json is not None  # closed_round was given one
+        plan = rounds.plan_of(session, source.round_id)
+        assert plan is not None  # closed_round was given one
         period = policy.period_index(now) if policy is not None else period_index(now, PERIOD_WITHOUT_POLICY)
         with tempfile.TemporaryDirectory(prefix="discreet-meta-") as folder:
             directory = Path(folder) / "adapter"
@@ -136,7 +122,7 @@ class MetaCopies:
                 line,
                 Untrained(
                     directory=directory,
-                    plan=TrainingPlan.from_document(json.loads(made_by.plan_json)),
+                    plan=plan,
                     facts=replace(manifest.privacy, reservation_id=NO_RESERVATION),
                     inputs=manifest.lineage.data_digest,
                     recipe=manifest.lineage.code_digest,

@@ -11,33 +11,29 @@ holds something of it, those that went on from such a one, and their copies; the
 
 from __future__ import annotations
 
-import json
 import tempfile
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlmodel import col, select
-
 from personalization.adapters.manifest import Scope, VersionState
-from personalization.planning.plan import Family, TrainingPlan
-from personalization.planning.planner import signal_to_noise, trained_parameters
+from personalization.planning.plan import Family
+from personalization.planning.planner import clarity_of, trained_parameters
 from personalization.registry import queries as registry
 from personalization.registry.announcements import Act
 from personalization.registry.publishing import ZERO
-from personalization.registry.tables import AdapterVersionRow
 from personalization.registry.withdrawal import withdraw_version
-from personalization.rounds.tables import RoundRow
-from personalization.starts.averaging import MetaRecipe, Released, meta_start
+from personalization.rounds import queries as rounds
+from personalization.starts.averaging import Released, choose, meta_start
 from personalization.starts.copies import MetaCopies, is_copy
 from personalization.starts.meta_versions import (
     ALL_DOMAINS,
     contributions_of,
-    current_version,
     ensure_meta_line,
     meta_tenant,
     meta_versions,
 )
+from personalization.starts.recipe import MetaRecipe
 from personalization.starts.tables import MetaContributionRow
 from personalization.starts.untrained import PUBLIC_DATA, Untrained, UntrainedVersions, mean_facts
 from privacy.canonical import digest_of
@@ -50,6 +46,8 @@ if TYPE_CHECKING:
 
     from sqlmodel import Session
 
+    from personalization.planning.plan import TrainingPlan
+    from personalization.registry.tables import AdapterVersionRow
     from personalization.starts.shop import Shop
 
 ACTOR = "meta"
@@ -109,7 +107,7 @@ class MetaStarts:
         waiting: dict[str, int] = {}
         groups = grouped(contributions) if self._averages else {}
         for (owner, domain), group in sorted(groups.items()):
-            chosen = self._recipe.choose([one.released for one in group])
+            chosen = choose([one.released for one in group], self._recipe)
             if len(chosen) < self._recipe.minimum_tenants:
                 if domain == ALL_DOMAINS:
                     waiting[owner] = len(chosen)
@@ -131,7 +129,7 @@ class MetaStarts:
             if tenant.policy is None or not tenant.policy.policy.sharing_opt_in:
                 continue
             for domain in tenant.policy.policy.domains:
-                row = current_version(session, registry.find_line(session, tenant.tenant_id, domain))
+                row = registry.current_version(session, registry.find_line(session, tenant.tenant_id, domain))
                 if (
                     row is None
                     or row.state != VersionState.PUBLISHED.value
@@ -140,17 +138,16 @@ class MetaStarts:
                 ):
                     continue
                 manifest = registry.read_version(row).manifest
-                round_row = session.get(RoundRow, row.round_id)
-                if manifest.scope is not Scope.TENANT or manifest.lora.family == Family.FULL.value:
+                if manifest.scope is not Scope.TENANT or not Family(manifest.lora.family).averageable:
                     continue
-                if round_row is None or round_row.plan_json is None:
+                plan = rounds.plan_of(session, row.round_id)
+                if plan is None:
                     continue
-                plan = TrainingPlan.from_document(json.loads(round_row.plan_json))
                 released = Released(
                     tenant_id=tenant.tenant_id,
                     version_id=row.version_id,
                     directory=Path(),  # checked and opened when it is used: looking again often stays cheap
-                    signal=self._signal(plan, tenant.policy.policy.declared_users),
+                    clarity=self._clarity(plan, tenant.policy.policy.declared_users),
                 )
                 found.append(Contribution(released=released, row=row, plan=plan, domain=domain))
         return found
@@ -163,11 +160,11 @@ class MetaStarts:
         """
         return replace(released, directory=self._artifacts.open(released.version_id))
 
-    def _signal(self, plan: TrainingPlan, declared_users: int) -> float:
+    def _clarity(self, plan: TrainingPlan, declared_users: int) -> float:
         """Return the public signal-to-noise S of a release; the curriculum goes by it."""
         if plan.noise_multiplier == 0:
             return 1e6
-        return signal_to_noise(plan, declared_users, trained_parameters(plan, self._shape))
+        return clarity_of(plan, declared_users, trained_parameters(plan, self._shape))
 
     def _publish(
         self, session: Session, owner: str, domain: str, group: Sequence[Contribution], now: datetime
@@ -176,7 +173,7 @@ class MetaStarts:
         line = ensure_meta_line(session, owner, domain, now)
         recipe = digest_of(asdict(self._recipe))
         inputs = digest_of([sorted(one.row.version_id for one in group), recipe])
-        before = current_version(session, line)
+        before = registry.current_version(session, line)
         facts = [registry.read_version(one.row).manifest.privacy for one in group]
         if before is not None:
             manifest = registry.read_version(before).manifest
@@ -243,19 +240,13 @@ class MetaStarts:
                 continue
             left += withdraw_version(session, self._events, row.version_id, act)
         gone = [row.version_id for row in rows if row.state == VersionState.WITHDRAWN.value]
-        copies = session.exec(
-            select(AdapterVersionRow).where(
-                col(AdapterVersionRow.start_version_id).in_(gone),
-                AdapterVersionRow.state != VersionState.WITHDRAWN.value,
-            )
-        ).all()
-        for copy in copies:
+        for copy in registry.started_from(session, gone):
             if is_copy(copy) and copy.state != VersionState.WITHDRAWN.value:
                 left += withdraw_version(session, self._events, copy.version_id, act)
         return left
 
     def _still_shared(self, session: Session, version_id: str) -> bool:
-        row = session.get(AdapterVersionRow, version_id)
+        row = registry.get_version(session, version_id)
         if row is None or row.state == VersionState.WITHDRAWN.value:
             return False
         version = policies.current_policy(session, row.tenant_id)

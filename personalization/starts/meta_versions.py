@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import secrets
 from typing import TYPE_CHECKING, Any
 
 from sqlmodel import col, select
@@ -11,7 +10,6 @@ from sqlmodel import col, select
 from personalization.adapters.manifest import LoraShape, VersionState
 from personalization.planning.plan import TrainingPlan
 from personalization.registry import queries as registry
-from personalization.registry.tables import AdapterLineRow, AdapterVersionRow
 from personalization.starts.tables import MetaContributionRow
 from privacy.canonical import canonical_json
 
@@ -20,6 +18,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from sqlmodel import Session
+
+    from personalization.registry.tables import AdapterLineRow, AdapterVersionRow
 
 META_TENANT = "~meta-"  # followed by a digest of base and shape; "~" cannot begin a tenant id
 ALL_DOMAINS = "~all"
@@ -39,26 +39,15 @@ def find_meta(
     """Return the current meta version for a shape: of the domain, or else of all domains."""
     owner = meta_tenant(base_digest, lora)
     for name in (domain, ALL_DOMAINS):
-        row = current_version(session, registry.find_line(session, owner, name))
+        row = registry.current_version(session, registry.find_line(session, owner, name))
         if row is not None:
             return row
     return None
 
 
-def current_version(session: Session, line: AdapterLineRow | None) -> AdapterVersionRow | None:
-    """Return what a line serves."""
-    if line is None or line.current_version_id is None:
-        return None
-    return session.get(AdapterVersionRow, line.current_version_id)
-
-
 def meta_versions(session: Session) -> Sequence[AdapterVersionRow]:
     """Return every meta version, of each line the oldest first: a withdrawal never falls back to a stale one."""
-    return session.exec(
-        select(AdapterVersionRow)
-        .where(col(AdapterVersionRow.tenant_id).startswith(META_TENANT))
-        .order_by(col(AdapterVersionRow.line_ref), col(AdapterVersionRow.version))
-    ).all()
+    return registry.versions_of_owners(session, META_TENANT)
 
 
 def contributions_of(session: Session, version_id: str) -> Sequence[MetaContributionRow]:
@@ -71,12 +60,8 @@ def contributions_of(session: Session, version_id: str) -> Sequence[MetaContribu
 
 
 def ensure_meta_line(session: Session, owner: str, domain: str, now: datetime) -> AdapterLineRow:
-    """Return the locked meta line, made on first use (the unique constraint keeps it single)."""
-    line = registry.find_line(session, owner, domain)
-    if line is None:
-        line = AdapterLineRow(line_ref=secrets.token_hex(6), tenant_id=owner, domain=domain, created_at=now)
-        session.add(line)
-        session.flush()
+    """Return the locked meta line, made on first use."""
+    line = registry.ensure_line_of_nobody(session, owner, domain, now=now)
     return registry.lock_line(session, line.line_ref)
 
 

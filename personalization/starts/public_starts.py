@@ -21,7 +21,7 @@ from personalization.planning import planner
 from personalization.planning.plan import TrainingPlan
 from personalization.registry import queries as registry
 from personalization.starts.copies import PERIOD_WITHOUT_POLICY
-from personalization.starts.meta_versions import ALL_DOMAINS, current_version, ensure_meta_line, meta_tenant
+from personalization.starts.meta_versions import ALL_DOMAINS, ensure_meta_line, meta_tenant
 from personalization.starts.untrained import (
     NO_RESERVATION,
     PUBLIC_DATA,
@@ -240,7 +240,7 @@ class PublicStarts:
 
     def _replaceable(self, session: Session, plan: TrainingPlan, inputs: str) -> bool:
         owner = meta_tenant(self._base.fingerprint().digest(), plan)
-        current = current_version(session, registry.find_line(session, owner, ALL_DOMAINS))
+        current = registry.current_version(session, registry.find_line(session, owner, ALL_DOMAINS))
         if current is None:
             return True
         made_from = registry.read_version(current).manifest.lineage.data_digest
@@ -258,7 +258,7 @@ def _policy_of(session: Session, tenant_id: str, domain: str) -> TenantPrivacyPo
 
 
 def _refuse_trained(session: Session, line: AdapterLineRow | None) -> None:
-    current = current_version(session, line)
+    current = registry.current_version(session, line)
     if current is not None and current.reservation_id not in {NO_RESERVATION, PUBLIC_DATA}:
         raise WarmStartError(
             f"the line serves {current.served_name!r}, which was trained on the tenant's users; withdraw it first"

@@ -24,9 +24,10 @@ import structlog
 
 from personalization.adapters.manifest import PrivacyFacts, Scope
 from personalization.errors import ArtifactError
-from personalization.starts.averaging import MetaRecipe, TenantLevel, tenant_level_start
+from personalization.starts.averaging import TenantLevel, tenant_level_start
 from personalization.starts.generations import grouped
 from personalization.starts.meta_versions import ALL_DOMAINS, ensure_meta_line, meta_tenant
+from personalization.starts.recipe import MetaRecipe
 from personalization.starts.untrained import Untrained, UntrainedVersions
 from privacy.accounting.calibration import calibrate_tenant_level
 from privacy.accounting.composition import ACCOUNTANT, ACCOUNTANT_VERSION, best_epsilon, total_curve

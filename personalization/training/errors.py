@@ -14,15 +14,13 @@ Texts hold no id and no text of a person.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from privacy.errors import DiscreetError
 
 
-class TrainingError(Exception):
+class TrainingError(DiscreetError):
     """Base of every error that training raises on purpose."""
 
-    code: ClassVar[str] = "training.error"
-    retryable: ClassVar[bool] = False
-    exit_status: ClassVar[int] = 1
+    code = "training.error"
 
 
 class BaseModelError(TrainingError):

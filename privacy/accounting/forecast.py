@@ -4,7 +4,7 @@ All numbers are public: the policy, the clock, and the curves charged so far. Co
 ledger's own filters, so a forecast of n more releases is a promise about admission as long as nothing else
 is charged.
 
-Utility is judged by one number, the signal-to-noise of the summed gradients,
+Utility is judged by one number, the clarity of a release: the signal-to-noise of its summed gradients,
 
     S = N·ρ·μ/√d,   μ = sample_rate·√steps / noise_multiplier,
 
@@ -17,7 +17,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from privacy.accounting.calibration import (
     LARGEST_NOISE_MULTIPLIER,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 # What a release trains by default: rank-16 cores of the last block's three feed-forward layers.
 DEFAULT_PARAMETERS: Final = 16 * 16 * 3
 ALIGNMENT: Final = 0.55  # of clipped user gradients in the public metric, late in a release
-SMALLEST_SIGNAL: Final = 0.3
+SMALLEST_CLARITY: Final = 0.3
 MOST_RELEASES: Final = 1_000_000  # "no limit in sight"
 
 
@@ -52,8 +52,20 @@ class SpentBudget:
     period_curve: RdpCurve = dataclasses.field(default_factory=RdpCurve.zero)
 
 
+class Recipe(Protocol):
+    """What a release does as often as its noise says: a policy or a plan."""
+
+    @property
+    def steps(self) -> int:
+        """Return how many steps it takes."""
+
+    @property
+    def sample_rate(self) -> float:
+        """Return with what probability a user takes part in one."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class SignalRule:
+class ClarityRule:
     """When a release is worth its budget (see the module's S).
 
     Attributes:
@@ -64,7 +76,7 @@ class SignalRule:
 
     parameters: int = DEFAULT_PARAMETERS
     alignment: float = ALIGNMENT
-    smallest: float = SMALLEST_SIGNAL
+    smallest: float = SMALLEST_CLARITY
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,13 +94,14 @@ class Outlook:
     releases_per_period: int
     releases_left: int
     exhausted_at: datetime | None
-    signal: float
+    clarity: float
     declines: bool
 
     def to_document(self) -> dict[str, Any]:
         """Return the JSON form."""
         exhausted = self.exhausted_at.isoformat() if self.exhausted_at else None
-        return {**dataclasses.asdict(self), "exhausted_at": exhausted}
+        document = {**dataclasses.asdict(self), "exhausted_at": exhausted}
+        return {"signal" if name == "clarity" else name: value for name, value in document.items()}
 
 
 def releases_that_fit(opened: PrivacyFilter, spent: RdpCurve, release: RdpCurve) -> int:
@@ -103,7 +116,7 @@ def outlook(
     noise_multiplier: float,
     *,
     spent: SpentBudget,
-    rule: SignalRule,
+    rule: ClarityRule,
     now: datetime,
     settings: AccountSettings | None = None,
 ) -> Outlook:
@@ -119,7 +132,12 @@ def outlook(
     per_period = releases_that_fit(fresh, RdpCurve.zero(), release)
     left_ever = releases_that_fit(lifetime, spent.lifetime_curve, release)
     left, exhausted_at = _along_the_schedule(policy, now, left_now, per_period, left_ever)
-    signal = signal_to_noise(policy, noise_multiplier, rule)
+    expected = clarity(
+        users=policy.declared_users,
+        alignment=rule.alignment,
+        mu=mu_of(policy, noise_multiplier),
+        parameters=rule.parameters,
+    )
     return Outlook(
         name=name,
         noise_multiplier=noise_multiplier,
@@ -128,8 +146,8 @@ def outlook(
         releases_per_period=per_period,
         releases_left=left,
         exhausted_at=exhausted_at,
-        signal=signal,
-        declines=signal < rule.smallest,
+        clarity=expected,
+        declines=expected < rule.smallest,
     )
 
 
@@ -170,7 +188,7 @@ def noise_for(
 
 
 def what_if(
-    policy: TenantPrivacyPolicy, *, spent: SpentBudget, rule: SignalRule, now: datetime
+    policy: TenantPrivacyPolicy, *, spent: SpentBudget, rule: ClarityRule, now: datetime
 ) -> list[Outlook | tuple[str, str]]:
     """Return the outlooks of one change at a time, calibrated anew; (name, reason) where it is refused."""
     changes: list[tuple[str, dict[str, Any]]] = []
@@ -199,10 +217,14 @@ def what_if(
     return results
 
 
-def signal_to_noise(policy: TenantPrivacyPolicy, noise_multiplier: float, rule: SignalRule) -> float:
-    """Return S of a policy's recipe with this noise."""
-    mu = policy.sample_rate * math.sqrt(policy.steps) / noise_multiplier
-    return policy.declared_users * rule.alignment * mu / math.sqrt(rule.parameters)
+def mu_of(recipe: Recipe, noise_multiplier: float) -> float:
+    """Return μ of a release of so many steps at this rate, with this noise."""
+    return math.sqrt(recipe.steps) * recipe.sample_rate / noise_multiplier
+
+
+def clarity(*, users: int, alignment: float, mu: float, parameters: int) -> float:
+    """Return S: the expected length of the summed signal over that of the summed noise (see the module)."""
+    return users * alignment * mu / math.sqrt(parameters)
 
 
 def _scaled(policy: TenantPrivacyPolicy, factor: float, *names: str) -> dict[str, Any]:

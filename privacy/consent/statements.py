@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sqlalchemy import and_, func, or_
+from sqlalchemy import and_, delete, func, or_
 from sqlmodel import col, select
 
 from privacy.consent.admission import Consent, newer
@@ -117,3 +117,13 @@ def consenting(session: Session, tenant_id: str, purpose: str) -> frozenset[str]
             )
         )
     )
+
+
+def delete_statements(session: Session, tenant_id: str, pseudonym: str) -> int:
+    """Delete everything a user ever agreed to or withdrew and return how many statements there were."""
+    result = session.connection().execute(
+        delete(ConsentRow).where(
+            col(ConsentRow.tenant_id) == tenant_id, col(ConsentRow.pseudonym) == pseudonym
+        )
+    )
+    return result.rowcount

@@ -10,21 +10,19 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from sqlalchemy import delete, update
 from sqlmodel import col, select
 
 from privacy.audit import trail as audit_trail
-from privacy.consent.tables import ConsentRow
+from privacy.consent.statements import delete_statements
 from privacy.erasure.certificates import Erasure, ErasureCertificate, ErasureState
 from privacy.erasure.tables import ErasureRow
 from privacy.errors import RequestIdTakenError
+from privacy.keys.destruction import destroy_key
 from privacy.keys.keyring import lock_out_batches
-from privacy.keys.tables import SubjectKeyRow, TenantKeyRow
-from privacy.storage.subjects import Subject, wanted
-from privacy.storage.upserts import insert_ignoring_conflicts
+from privacy.storage.subjects import Subject
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
     from datetime import datetime
 
     from sqlmodel import Session
@@ -47,7 +45,7 @@ def erase(
     """Erase one user and return the certificate.
 
     A request that was carried out before returns its certificate again. Afterwards the user's key is
-    destroyed for good, signals and consents are deleted, and ``erased_among`` tells ingest to refuse the
+    destroyed for good, signals and consents are deleted, and ``erased_among`` (keys) tells ingest to refuse the
     user. A user of whom nothing was stored is marked too.
 
     Args:
@@ -74,13 +72,9 @@ def erase(
     if done is not None and done.certificate is not None:
         return ErasureCertificate.from_document(done.certificate)
     erasure = Erasure(tenant_id=tenant_id, erasure_id=erasure_id, requested_at=requested_at).advanced(now)
-    keys = _destroy_key(session, Subject(tenant_id, pseudonym), now)
+    keys = destroy_key(session, Subject(tenant_id, pseudonym), now)
     signals = delete_signals(session, tenant_id, pseudonym)
-    consents = session.connection().execute(
-        delete(ConsentRow).where(
-            col(ConsentRow.tenant_id) == tenant_id, col(ConsentRow.pseudonym) == pseudonym
-        )
-    )
+    consents = delete_statements(session, tenant_id, pseudonym)
     erasure = erasure.advanced(now)
     certificate = ErasureCertificate(
         tenant_id=tenant_id,
@@ -89,7 +83,7 @@ def erase(
         issued_at=now,
         keys_destroyed=keys,
         signals_erased=signals,
-        consents_erased=consents.rowcount,
+        consents_erased=consents,
     ).with_adapters(live_adapters(session, tenant_id) if live_adapters is not None else ())
     # How many signals one user had is personal; the trail keeps that the erasure happened, and when.
     audited = audit_trail.append(
@@ -116,49 +110,6 @@ def erase(
     )
     session.flush()
     return certificate
-
-
-def _destroy_key(session: Session, subject: Subject, now: datetime) -> int:
-    """Destroy the user's key, leave the mark of it, tell every cache; return how many keys there were."""
-    tenant_id, pseudonym = subject
-    mark = {
-        "tenant_id": tenant_id,
-        "pseudonym": pseudonym,
-        "wrapped_key": None,
-        "created_at": now,
-        "destroyed_at": now,
-    }
-    insert_ignoring_conflicts(session, SubjectKeyRow, [mark])
-    destroyed = session.connection().execute(
-        update(SubjectKeyRow)
-        .where(
-            col(SubjectKeyRow.tenant_id) == tenant_id,
-            col(SubjectKeyRow.pseudonym) == pseudonym,
-            col(SubjectKeyRow.wrapped_key).is_not(None),
-        )
-        .values(wrapped_key=None, destroyed_at=now)
-    )
-    session.connection().execute(
-        update(TenantKeyRow)
-        .where(col(TenantKeyRow.tenant_id) == tenant_id)
-        .values(erasures=col(TenantKeyRow.erasures) + 1)
-    )
-    return destroyed.rowcount
-
-
-def erased_among(session: Session, subjects: Iterable[tuple[str, str]]) -> frozenset[Subject]:
-    """Return which of these users were erased; one statement, however many users are asked for."""
-    asked = wanted(session, subjects)
-    rows = session.exec(
-        select(SubjectKeyRow.tenant_id, SubjectKeyRow.pseudonym)
-        .join(
-            asked,
-            (col(SubjectKeyRow.tenant_id) == asked.c.tenant_id)
-            & (col(SubjectKeyRow.pseudonym) == asked.c.pseudonym),
-        )
-        .where(col(SubjectKeyRow.destroyed_at).is_not(None))
-    )
-    return frozenset(Subject(*row) for row in rows)
 
 
 def certificates(session: Session, tenant_id: str) -> list[ErasureCertificate]:

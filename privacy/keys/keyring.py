@@ -11,7 +11,7 @@ erasure counts of its tenants: a count that moved empties that tenant's part of 
 process destroyed is not used again. Batches hold a shared lock until they commit and an erasure an exclusive
 one (``lock_out_batches``), so an erasure waits for the batches under way and then sees their rows.
 
-The module is long because the cache, what a transaction stages for it and the rules between them are one thing.
+Longer than 400 lines, because the cache, what a transaction stages for it and the rules between them are one thing.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from privacy.errors import KeyUnavailableError, UnknownTenantError
 from privacy.keys.envelope import Cipher, associated, new_key, new_nonces
 from privacy.keys.pseudonyms import TenantHashes
 from privacy.keys.tables import TenantKeyRow
-from privacy.policy.tables import TenantRow
+from privacy.policy.versions import registered_among
 from privacy.storage.bulk import insert_missing_rows, moment_writer
 from privacy.storage.subjects import PLACED_SUBJECTS, Subject, wanted_tenants
 from privacy.storage.upserts import insert_ignoring_conflicts
@@ -313,12 +313,7 @@ class Keyring:
         return read
 
     def _make_tenants(self, session: Session, names: Sequence[str], now: datetime) -> None:
-        asked = wanted_tenants(session, names)
-        registered = set(
-            session.exec(
-                select(TenantRow.tenant_id).join(asked, col(TenantRow.tenant_id) == asked.c.tenant_id)
-            )
-        )
+        registered = registered_among(session, names)
         for name in names:
             if name not in registered:
                 raise UnknownTenantError(

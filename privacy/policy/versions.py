@@ -277,3 +277,16 @@ def newest_documents(
         .where(col(PolicyRow.version) == newest)
     )
     return session.exec(statement).all()
+
+
+def registered_among(session: Session, tenant_ids: Collection[str]) -> set[str]:
+    """Return which of these tenants are registered; one statement, however many are asked for."""
+    asked = wanted_tenants(session, tenant_ids)
+    return set(
+        session.exec(select(TenantRow.tenant_id).join(asked, col(TenantRow.tenant_id) == asked.c.tenant_id))
+    )
+
+
+def lock_tenant(session: Session, tenant_id: str) -> None:
+    """Lock the tenant until the transaction ends, so that two processes never make the same thing of it twice."""
+    session.exec(select(TenantRow).where(TenantRow.tenant_id == tenant_id).with_for_update()).one()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from privacy.accounting.calibration import calibrate_policy, caps_of, schedule_of
-from privacy.accounting.forecast import DEFAULT_PARAMETERS, Outlook, SignalRule, noise_for, outlook, what_if
+from privacy.accounting.forecast import DEFAULT_PARAMETERS, ClarityRule, Outlook, noise_for, outlook, what_if
 from privacy.errors import CalibrationError, PolicyError
 from privacy.ledger.spending import spend_of, spent_budget
 from privacy.policy import versions as policies
@@ -91,7 +91,7 @@ def budget_plan(
         CalibrationError: today's policy cannot be calibrated.
     """
     policy = policy_of(session, tenant_id)
-    rule = SignalRule(parameters=parameters or DEFAULT_PARAMETERS)
+    rule = ClarityRule(parameters=parameters or DEFAULT_PARAMETERS)
     spent = spent_budget(session, tenant_id, policy.period_index(now))
     rows: list[Outlook | tuple[str, str]] = [
         outlook("now", policy, calibrate_policy(policy), spent=spent, rule=rule, now=now)

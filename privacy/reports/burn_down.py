@@ -7,13 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from sqlmodel import col, select
-
 from privacy.accounting.composition import best_epsilon
 from privacy.accounting.curve import RdpCurve
-from privacy.ledger.accounts import lifetime_account_id
 from privacy.ledger.chain import EntryKind
-from privacy.ledger.tables import AccountRow, LedgerEntryRow
+from privacy.ledger.history import entries, lifetime_account
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,19 +45,12 @@ def burn_down(
     most_planned: int = 200,
 ) -> BurnDown:
     """Return every charge so far, then each scheduled release of ``plan`` at cost ``release``."""
-    account = session.get(AccountRow, lifetime_account_id(tenant_id))
+    account = lifetime_account(session, tenant_id)
     delta = account.delta if account is not None else policy.lifetime_delta
     cap = min(account.epsilon, policy.lifetime_epsilon) if account is not None else policy.lifetime_epsilon
     total = RdpCurve.zero()
     past: list[tuple[datetime, float]] = []
-    for entry in session.exec(
-        select(LedgerEntryRow)
-        .where(
-            col(LedgerEntryRow.tenant_id) == tenant_id,
-            col(LedgerEntryRow.kind).in_([EntryKind.RESERVED.value, EntryKind.RELEASED.value]),
-        )
-        .order_by(col(LedgerEntryRow.sequence))
-    ):
+    for entry in entries(session, tenant_id, EntryKind.RESERVED, EntryKind.RELEASED):
         curve = RdpCurve.from_document(json.loads(entry.document)["curve"])
         total = total + curve if entry.kind == EntryKind.RESERVED else total - curve
         if not past:

@@ -12,15 +12,13 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlmodel import col, select
-
 from privacy.accounting.composition import ACCOUNTANT, ACCOUNTANT_VERSION, best_epsilon
 from privacy.accounting.curve import GRID_NAME, RdpCurve
 from privacy.errors import ReservationStateError, UnknownTenantError
 from privacy.guarantee import NeighboringRelation, PrivacyGuarantee, PrivacyUnit, unit_of_chain
-from privacy.ledger.accounts import filter_of, lifetime_account_id
+from privacy.ledger import history
+from privacy.ledger.accounts import filter_of
 from privacy.ledger.chain import EntryKind
-from privacy.ledger.tables import AccountRow, LedgerEntryRow, LedgerHeadRow, ReservationRow
 from privacy.ledger.values import AccountScope, ReservationState
 
 if TYPE_CHECKING:
@@ -162,8 +160,8 @@ def privacy_statement(
         UnknownTenantError: nothing was ever reserved for the tenant.
         ReservationStateError: the reservation is not a committed one of this tenant.
     """
-    account = session.get(AccountRow, lifetime_account_id(tenant_id))
-    head = session.get(LedgerHeadRow, tenant_id)
+    account = history.lifetime_account(session, tenant_id)
+    head = history.chain_head(session, tenant_id)
     if account is None or head is None:
         raise UnknownTenantError(f"tenant {tenant_id} has no ledger; nothing was ever reserved for it")
     opened = filter_of(account)
@@ -219,29 +217,18 @@ def privacy_statement(
 
 def _has_population(session: Session, tenant_id: str) -> bool:
     """Say whether every charged reservation of the tenant also counted against a cap over linked tenants."""
-    accounts = session.exec(
-        select(ReservationRow.accounts).where(
-            col(ReservationRow.tenant_id) == tenant_id,
-            col(ReservationRow.state) != ReservationState.RELEASED.value,
-        )
-    ).all()
+    accounts = [
+        row.accounts
+        for row in history.reservations(session, tenant_id)
+        if row.state != ReservationState.RELEASED.value
+    ]
     return bool(accounts) and all(f'"{AccountScope.POPULATION.value}:' in one for one in accounts)
 
 
 def _charged(session: Session, tenant_id: str, delta: float) -> list[dict[str, Any]]:
     """Return the reservations that are spent for good, oldest first, each with the ε including it."""
-    entries = session.exec(
-        select(LedgerEntryRow)
-        .where(
-            col(LedgerEntryRow.tenant_id) == tenant_id,
-            col(LedgerEntryRow.kind).in_([EntryKind.RESERVED.value, EntryKind.COMMITTED.value]),
-        )
-        .order_by(col(LedgerEntryRow.sequence))
-    ).all()
-    rows = {
-        row.reservation_id: row
-        for row in session.exec(select(ReservationRow).where(col(ReservationRow.tenant_id) == tenant_id))
-    }
+    entries = history.entries(session, tenant_id, EntryKind.RESERVED, EntryKind.COMMITTED)
+    rows = {row.reservation_id: row for row in history.reservations(session, tenant_id)}
     committed = {one.reservation_id: one for one in entries if one.kind == EntryKind.COMMITTED}
     total, charged = RdpCurve.zero(), []
     for entry in entries:

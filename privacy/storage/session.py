@@ -11,7 +11,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from sqlalchemy import create_engine, event
+from sqlalchemy import create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session
@@ -20,6 +20,7 @@ from privacy.errors import StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from datetime import datetime
 
     from sqlalchemy.engine import URL, Engine
     from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor
@@ -117,3 +118,11 @@ def transaction(engine: Engine) -> Iterator[Session]:
             f"the {engine.dialect.name} database refused the transaction ({type(error.orig).__name__}); "
             "check that it is reachable and has space, then try again"
         ) from error
+
+
+def server_now(session: Session) -> datetime | None:
+    """Return the present by the database server's own clock, aware; None where it has none."""
+    if session.get_bind().dialect.name != "postgresql":
+        return None
+    now: datetime = session.connection().execute(text("SELECT clock_timestamp()")).scalar_one()
+    return now

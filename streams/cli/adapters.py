@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from personalization.registry.tables import AdapterVersionRow
+    from streams.settings import Settings
 
 app = typer.Typer(help="List adapter versions, show one, roll back, withdraw.", no_args_is_help=True)
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")]
@@ -109,23 +112,54 @@ def roll_back_(
 @app.command()
 def withdraw(name: Name, *, reason: Reason, actor: Actor = None, as_json: AsJson = False) -> None:
     """Withdraw a version and all trained from it; servers unload them, their weights are deleted."""
-    from personalization.artifacts.directory import DirectoryArtifactStore
     from personalization.registry.announcements import Act
-    from personalization.registry.withdrawal import remove_withdrawn_weights, withdraw_version
+    from personalization.registry.withdrawal import withdraw_version
     from streams.outbox.events import OutboxAdapterEvents
     from streams.settings import load_settings
     from streams.storage.schema import current_session
 
-    with current_session(load_settings().database_url) as session:
-        names = withdraw_version(
-            session,
-            OutboxAdapterEvents(),
-            name,
-            Act(actor=actor or getpass.getuser(), reason=reason, now=datetime.now(UTC)),
-        )
-    with current_session(load_settings().database_url) as session:
-        remove_withdrawn_weights(session, DirectoryArtifactStore(load_settings().artifact_root))
-    typer.echo(json.dumps({"withdrawn": list(names)}) if as_json else f"Withdrawn: {', '.join(names)}.")
+    settings = load_settings()
+    act = Act(actor=actor or getpass.getuser(), reason=reason, now=datetime.now(UTC))
+    with current_session(settings.database_url) as session:
+        names = withdraw_version(session, OutboxAdapterEvents(), name, act)
+    _say_withdrawn(settings, names, as_json=as_json)
+
+
+@app.command("withdraw-line")
+def withdraw_line_(
+    tenant: Annotated[str, typer.Argument(metavar="TENANT", help="Whose line.")],
+    *,
+    reason: Reason,
+    domain: Annotated[str, typer.Option(help="Which line.")] = "default",
+    actor: Actor = None,
+    as_json: AsJson = False,
+) -> None:
+    """Withdraw all versions of a line, as when a tenant leaves; servers serve the base model, weights are deleted."""
+    from personalization.registry.announcements import Act
+    from personalization.registry.withdrawal import withdraw_line
+    from streams.outbox.events import OutboxAdapterEvents
+    from streams.settings import load_settings
+    from streams.storage.schema import current_session
+
+    settings = load_settings()
+    act = Act(actor=actor or getpass.getuser(), reason=reason, now=datetime.now(UTC))
+    with current_session(settings.database_url) as session:
+        names = withdraw_line(session, OutboxAdapterEvents(), tenant, domain, act)
+    _say_withdrawn(settings, names, as_json=as_json)
+
+
+def _say_withdrawn(settings: Settings, names: Sequence[str], *, as_json: bool) -> None:
+    """Delete the weights now that servers were told, and say which versions were withdrawn."""
+    from personalization.artifacts.directory import DirectoryArtifactStore
+    from personalization.registry.withdrawal import remove_withdrawn_weights
+    from streams.storage.schema import current_session
+
+    with current_session(settings.database_url) as session:
+        remove_withdrawn_weights(session, DirectoryArtifactStore(settings.artifact_root))
+    if as_json:
+        typer.echo(json.dumps({"withdrawn": list(names)}))
+    else:
+        typer.echo(f"Withdrawn: {', '.join(names)}." if names else "Nothing was left to withdraw.")
 
 
 @app.command("warm-start")

@@ -78,7 +78,7 @@ def plan(
     """Say what a tenant can afford: releases left, noise for a wish, what a change would do, and S."""
     from privacy.accounting.calibration import release_mechanisms
     from privacy.accounting.composition import total_curve
-    from privacy.accounting.forecast import DEFAULT_PARAMETERS, SMALLEST_SIGNAL
+    from privacy.accounting.forecast import DEFAULT_PARAMETERS, SMALLEST_CLARITY
     from privacy.reports import budgets
     from privacy.reports.burn_down import burn_down, draw
 
@@ -109,13 +109,13 @@ def plan(
             str(row.releases_per_period),
             str(row.releases_left),
             f"{row.exhausted_at:%Y-%m-%d}" if row.exhausted_at else "50 years on",
-            f"{row.signal:.3f}" + (" declines" if row.declines else ""),
+            f"{row.clarity:.3f}" + (" declines" if row.declines else ""),
         )
     _print(table)
     for sentence in refused:
         typer.echo(sentence)
     typer.echo(
-        f"Below S = {SMALLEST_SIGNAL:g} a release is mostly noise: nothing is trained and nothing is spent "
+        f"Below S = {SMALLEST_CLARITY:g} a release is mostly noise: nothing is trained and nothing is spent "
         f"(d = {parameters or DEFAULT_PARAMETERS:,} trained parameters)."
     )
     if picture is not None:

@@ -292,7 +292,12 @@ class _Demo:
             wanted = {
                 version.line_ref: (tenant, version.served_name)
                 for tenant in last
-                if (version := registry.current_version(session, tenant, DEFAULT_DOMAIN)) is not None
+                if (
+                    version := registry.current_version(
+                        session, registry.find_line(session, tenant, DEFAULT_DOMAIN)
+                    )
+                )
+                is not None
             }
         with self._stages.stage(
             "serve", "Events reach the server; it checks and loads each adapter"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from privacy.consent import statements as consents
 from privacy.consent.admission import Consent
 from privacy.consent.statements import ConsentStatement
-from privacy.erasure import erase as erasures
+from privacy.keys.destruction import erased_among
 from streams.contracts.codec import decode_consent
 from streams.contracts.consent import ConsentV1
 from streams.contracts.dead_letter import DeadLetterReason
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from privacy.policy.cache import TenantPolicies
     from streams.broker.records import SourceRecord
     from streams.contracts.envelope import Invalid
-    from streams.ingest.intake import Work
     from streams.ingest.letters import DeadLetterSink
+    from streams.ingest.work import Work
 
 
 class ConsentHandler(BatchHandler[ConsentV1]):
@@ -74,7 +74,7 @@ class ConsentHandler(BatchHandler[ConsentV1]):
         decision: Decision[ConsentV1],
     ) -> None:
         """Record the statements of users who were not erased."""
-        erased = erasures.erased_among(session, {work.known.subject for work in works})
+        erased = erased_among(session, {work.known.subject for work in works})
         statements: list[ConsentStatement] = []
         for work in works:
             subject = work.known.subject

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from sqlalchemy import delete, update
 
 from privacy.storage.bulk import insert_rows, lookup_rows, moment_writer
-from streams.storage.tables import ProcessedEventRow
+from streams.ingest.tables import ProcessedEventRow
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from privacy.keys.keyring import Keyring
     from privacy.policy.cache import TenantPolicies
     from streams.ingest.handler import Decision
-    from streams.ingest.intake import Work
+    from streams.ingest.work import Work
 
 Data = TypeVar("Data")
 

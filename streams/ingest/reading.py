@@ -37,7 +37,7 @@ _JSON: Final = JSON_CONTENT_TYPE.encode()
 _FIELDS: Final = frozenset(InteractionV1.model_fields)
 _OUTCOMES: Final = {kind.value: kind for kind in OutcomeKind}
 _BARE: Final = frozenset({OutcomeKind.ACCEPTED, OutcomeKind.REJECTED})
-_USUAL_TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{6})?Z", re.ASCII).fullmatch
+_USUAL_TIME: Final = re.compile(r"2\d{3}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{6})?Z", re.ASCII).fullmatch
 
 
 class Interaction(NamedTuple):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Engine
 
-    from streams.storage.tables import OutboxRow
+    from streams.outbox.tables import OutboxRow
 
 
 class OutboxRelay:

@@ -9,7 +9,7 @@ from sqlalchemy.orm import aliased
 from sqlmodel import col, select
 
 from streams.contracts.topics import TOPICS
-from streams.storage.tables import OutboxRow
+from streams.outbox.tables import OutboxRow
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

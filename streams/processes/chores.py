@@ -11,14 +11,13 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import structlog
-from sqlalchemy import text
 
 from personalization.rounds.queries import open_due_rounds
 from personalization.signals.rows import delete_expired_signals, signals_per_tenant
 from privacy.errors import PrivacyError
 from privacy.policy import versions as policies
 from privacy.policy.cache import WITHOUT_POLICY
-from privacy.storage.session import transaction
+from privacy.storage.session import server_now, transaction
 from streams.errors import ClockError, StreamsError
 from streams.ingest.fates import forget_processed
 from streams.telemetry.tracing import round_span
@@ -45,9 +44,10 @@ def require_right_time(session: Session, now: datetime) -> None:
     Raises:
         ClockError: they lie more than ``LARGEST_CLOCK_DIFFERENCE`` apart.
     """
-    if session.get_bind().dialect.name != "postgresql":
+    theirs = server_now(session)
+    if theirs is None:
         return
-    difference = session.connection().execute(text("SELECT clock_timestamp()")).scalar_one() - now
+    difference = theirs - now
     if abs(difference) > LARGEST_CLOCK_DIFFERENCE:
         raise ClockError(
             f"this machine's clock and the database's lie {abs(difference).total_seconds():.0f} s apart, allowed are "

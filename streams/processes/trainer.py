@@ -17,12 +17,13 @@ from personalization.artifacts.directory import DirectoryArtifactStore
 from personalization.planning.model_shape import read_shape
 from personalization.planning.plan import PerformanceFlags
 from personalization.registry.publishing import Publisher
+from personalization.registry.sweeping import ArtifactsChore, Tidied
 from personalization.releases.protocol import TrainingRounds
 from personalization.releases.trainer import Trainer, TrainerOptions
 from personalization.signals.snapshot import StoredSignals
-from personalization.starts.averaging import MetaRecipe
 from personalization.starts.generations import MetaStarts, Refreshed
 from personalization.starts.public_starts import PublicStarts
+from personalization.starts.recipe import MetaRecipe
 from personalization.starts.shop import Shop
 from personalization.starts.tenant_level import TenantLevelPolicy, TenantLevelStarts
 from personalization.training.base.directory import BaseDirectory, resolve_base
@@ -36,7 +37,7 @@ from streams.outbox.events import OutboxAdapterEvents
 from streams.storage.schema import open_current
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from personalization.releases.trainer import TrainerObserver
     from streams.settings import MetaSettings, Settings
@@ -75,7 +76,7 @@ def trainer_of(settings: Settings, observer: TrainerObserver | None = None) -> I
                 max_public_text_change=settings.trainer.max_public_text_change,
             ),
             observer=observer,
-            upkeep=lambda: refresh_meta_starts(tools),
+            upkeep=upkeep_of(tools),
         )
 
 
@@ -121,6 +122,19 @@ def tenant_level_of(
         policy=policy,
         recipe=recipe_of(settings),
     )
+
+
+def upkeep_of(tools: StartTools) -> tuple[Callable[[], object], ...]:
+    """Return what a trainer does between jobs: meta starts first, then the files of what is withdrawn by now."""
+    chore = ArtifactsChore(tools.shop.engine, tools.shop.artifacts)
+
+    def tidy() -> Tidied:
+        done = chore.run(now=tools.shop.clock.now())
+        if done.withdrawn or done.orphans:
+            _log.info("artifacts_removed", withdrawn=done.withdrawn, orphans=done.orphans)
+        return done
+
+    return lambda: refresh_meta_starts(tools), tidy
 
 
 def refresh_meta_starts(tools: StartTools) -> Refreshed:

@@ -1,47 +1,14 @@
-"""Tables of the edges: which events were processed, which wait to leave, what servers said, who may ask."""
+"""Tables of what servers said and of who may ask."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, BigInteger, Index, Integer, LargeBinary, Text
+from sqlalchemy import BigInteger, Index, LargeBinary, Text
 from sqlmodel import Field, SQLModel
 
 from privacy.storage.types import UtcDateTime
-
-# SQLite counts up only a column that is exactly INTEGER.
-_COUNTER = BigInteger().with_variant(Integer, "sqlite")
-
-
-class ProcessedEventRow(SQLModel, table=True):
-    """The fate of an event, by its identity (``streams.ingest.identity``); written as it is decided."""
-
-    __tablename__: ClassVar[Any] = "processed_events"
-    __table_args__ = (Index("ix_processed_events_at", "processed_at"),)
-
-    event_digest: bytes = Field(sa_type=LargeBinary, primary_key=True)
-    processed_at: datetime = Field(sa_type=UtcDateTime)
-    refused_origin: str | None = Field(default=None, sa_type=Text)  # None: it had its effect
-    refusal: str | None = Field(default=None, sa_type=Text)  # reason code and detail, for the letter
-
-
-class OutboxRow(SQLModel, table=True):
-    """A record that a transaction wants sent; the relay sends the oldest of each (topic, key) first."""
-
-    __tablename__: ClassVar[Any] = "outbox"
-    __table_args__ = (
-        Index("ix_outbox_waiting", "published_at", "outbox_id"),
-        Index("ix_outbox_key", "topic", "key", "outbox_id"),
-    )
-
-    outbox_id: int | None = Field(default=None, sa_type=_COUNTER, primary_key=True)
-    topic: str = Field(max_length=249)
-    key: bytes = Field(sa_type=LargeBinary)
-    value: bytes | None = Field(default=None, sa_type=LargeBinary)  # None is a tombstone
-    headers: list[list[str]] = Field(sa_type=JSON)  # (name, text) pairs
-    created_at: datetime = Field(sa_type=UtcDateTime)
-    published_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
 
 
 class ServingAckRow(SQLModel, table=True):

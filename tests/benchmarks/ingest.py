@@ -254,6 +254,7 @@ def run_faust(bootstrap: str, total: int) -> dict[str, float]:
     async def main() -> dict[str, float]:
         app = faust.App(
             "bare-faust",
+            datadir=tempfile.mkdtemp(prefix="bare-faust-"),
             broker=f"kafka://{bootstrap}",
             broker_session_timeout=6.0,
             broker_heartbeat_interval=1.0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -10,8 +11,9 @@ from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
+from personalization.adapters.files import WEIGHTS
 from personalization.adapters.manifest import BaseFingerprint
 from personalization.adapters.signing import ManifestSigner
 from personalization.artifacts.directory import DirectoryArtifactStore
@@ -29,6 +31,8 @@ from privacy.keys.keyring import Keyring, new_master_key
 from privacy.ledger import Ledger
 from privacy.policy import versions as policies
 from privacy.storage.session import transaction
+from streams.client.signatures import key_id, verify
+from streams.contracts.manifest import signed_bytes
 
 SHAPE = ModelShape(layers=2, hidden=32, query=32, key_value=16, intermediate=64)
 POLICY = {
@@ -118,6 +122,21 @@ class FakeTrainer:
         return tuple(results)
 
 
+class SharedSubspaceTrainer(FakeTrainer):
+    """Writes adapters of one frozen subspace: the same A for every tenant."""
+
+    def train(self, job, *, on_progress, should_stop):
+        results = super().train(job, on_progress=on_progress, should_stop=should_stop)
+        for result in results:
+            path = result.adapter / WEIGHTS
+            tensors = load_file(path)
+            for name, values in tensors.items():
+                if ".lora_A." in name:
+                    tensors[name] = np.eye(*values.shape, dtype=np.float32)
+            save_file(tensors, path)
+        return results
+
+
 def write_adapter(directory: Path, plan, seed: int, values: float | None = None) -> None:
     """Write a portable LoRA of the plan's shape; ``values`` overrides every number."""
     directory.mkdir(parents=True)
@@ -197,13 +216,16 @@ class Workshop:
             copies=copies,
         )
 
-    def process(self, owner: str = "one", protocol: TrainingRounds | None = None, **options) -> Trainer:
+    def process(
+        self, owner: str = "one", protocol: TrainingRounds | None = None, upkeep=(), **options
+    ) -> Trainer:
         return Trainer(
             self.tools(),
             rounds=protocol or self.protocol(),
             trainer=self.trainer,
             options=TrainerOptions(owner=owner, **{"lease": timedelta(seconds=60), **options}),
             observer=self.outcomes,
+            upkeep=upkeep,
         )
 
     @contextmanager
@@ -214,3 +236,9 @@ class Workshop:
 
 def failed() -> TrainingFailedError:
     return TrainingFailedError("training failed in the test; its charge stays")
+
+
+def signed_by(public_key: bytes, manifest: bytes, signature) -> bool:
+    """Say whether a server that trusts the key takes the signature of a manifest's bytes."""
+    raw = base64.b64decode(signature.signature)
+    return signature.key_id == key_id(public_key) and verify(public_key, raw, signed_bytes(manifest))

@@ -11,7 +11,8 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 
 from streams.broker.app import make_app
 from streams.broker.embedded import EmbeddedBroker
-from streams.ingest.intake import Intake, Outcome
+from streams.ingest.intake import Intake
+from streams.ingest.work import Outcome
 from streams.settings import BrokerSettings, IngestSettings
 
 EVENTS = 20
@@ -69,7 +70,7 @@ async def run_until(app, done, all_committed):
 
 
 @pytest.mark.timeout(400)
-def test_stock_faust_commits_what_raised(broker, name):
+def test_stock_faust_commits_what_raised(broker, name, tmp_path):
     topic_with_events(broker, name)
     effects = []
     failures = [b"3", b"4"]
@@ -77,6 +78,7 @@ def test_stock_faust_commits_what_raised(broker, name):
     async def main():
         app = faust.App(
             name,
+            datadir=tmp_path,
             broker=f"kafka://{broker}",
             broker_session_timeout=12.0,
             broker_heartbeat_interval=1.0,

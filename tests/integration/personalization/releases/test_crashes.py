@@ -24,7 +24,7 @@ from privacy.ledger.tables import ReservationRow
 from privacy.storage.session import transaction
 from streams.contracts.topics import ADAPTER_EVENTS
 from streams.outbox.events import OutboxAdapterEvents
-from streams.storage.tables import OutboxRow
+from streams.outbox.tables import OutboxRow
 from tests.fakes.training import Workshop
 
 LEASE = timedelta(seconds=60)
@@ -212,7 +212,7 @@ def test_an_orphan_of_a_lost_publication_is_swept(shop):
     assert_sound(shop, round_id)
     kept = {version.version_id for version in facts(shop, round_id)[2]}
     future = orphan.stat().st_mtime + 10
-    assert shop.artifacts.sweep(kept, older_than=future) == (f"sha256:{orphan.name}",)
+    assert shop.artifacts.sweep(lambda _ids: kept, older_than=future) == (f"sha256:{orphan.name}",)
     assert {f"sha256:{path.name}" for path in (shop.artifacts.root / "sha256").iterdir()} == kept
 
 

@@ -6,13 +6,12 @@ import pytest
 from sqlmodel import select
 
 from personalization.adapters.manifest import VersionState
-from personalization.adapters.signing import verify_signature
 from personalization.registry.announcements import AdapterEventKind, DesiredChange
 from personalization.registry.tables import AdapterVersionRow
 from personalization.rounds.states import OutcomeCode, RoundState
 from personalization.rounds.tables import RoundRow
 from privacy.ledger import ReservationState
-from tests.fakes.training import Workshop, failed
+from tests.fakes.training import Workshop, failed, signed_by
 
 
 @pytest.fixture
@@ -47,7 +46,7 @@ def test_a_due_round_becomes_a_signed_version_an_event_and_a_committed_charge(sh
         1,
     )
     version = event.version
-    verify_signature(version.manifest.to_bytes(), version.signature, shop.signer.public_key)
+    assert signed_by(shop.signer.public_key, version.manifest.to_bytes(), version.signature)
     assert version.served_name == f"a-{event.line_ref}-v1"
     assert shop.artifacts.open(version.version_id).as_uri() == version.uri
     assert reservation_states(shop) == {ReservationState.COMMITTED: 1}

@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file
 from sqlmodel import select
 
-from personalization.adapters.signing import ManifestSigner, verify_signature
+from personalization.adapters.signing import ManifestSigner
 from personalization.artifacts.directory import DirectoryArtifactStore
 from personalization.planning.model_shape import read_shape
 from personalization.planning.plan import PerformanceFlags
@@ -37,8 +37,9 @@ from privacy.storage.session import transaction
 from privacy.storage.subjects import Subject
 from streams.contracts.topics import ADAPTER_EVENTS, ADAPTERS
 from streams.outbox.events import OutboxAdapterEvents
-from streams.storage.tables import OutboxRow
+from streams.outbox.tables import OutboxRow
 from tests.fakes.tiny_models import write_tiny_base
+from tests.fakes.training import signed_by
 
 USERS = 12
 FLAGS = PerformanceFlags(device="cpu", threads=1)
@@ -144,7 +145,7 @@ def test_a_round_trains_and_publishes_on_real_parts(engine, clock, base, tmp_pat
     checks = {check.name: check for check in version.manifest.evaluation.checks}
     assert checks["public_text"].passed
     assert checks["noise_norm"].value > 0
-    verify_signature(version.manifest.to_bytes(), version.signature, signer.public_key)
+    assert signed_by(signer.public_key, version.manifest.to_bytes(), version.signature)
     weights = load_file(artifacts.open(version.version_id) / "adapter_model.safetensors")
     assert any(abs(tensor).max() > 0 for name, tensor in weights.items() if "lora_B" in name)
     assert spend.reservations == {ReservationState.COMMITTED: 1}

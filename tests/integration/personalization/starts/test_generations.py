@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 from sqlmodel import select
 
 from personalization.adapters.files import WEIGHTS
@@ -14,27 +14,12 @@ from personalization.registry.announcements import Act, AdapterEventKind
 from personalization.registry.tables import AdapterVersionRow
 from personalization.registry.withdrawal import withdraw_version
 from personalization.rounds.tables import RoundRow
-from personalization.starts.averaging import MetaRecipe
 from personalization.starts.generations import MetaStarts
 from personalization.starts.meta_versions import ALL_DOMAINS, META_TENANT
+from personalization.starts.recipe import MetaRecipe
 from personalization.starts.tables import MetaContributionRow
 from privacy.policy import versions as policies
-from tests.fakes.training import FakeTrainer, Workshop
-
-
-class SharedSubspaceTrainer(FakeTrainer):
-    """Writes adapters of one frozen subspace: the same A for every tenant."""
-
-    def train(self, job, *, on_progress, should_stop):
-        results = super().train(job, on_progress=on_progress, should_stop=should_stop)
-        for result in results:
-            path = result.adapter / WEIGHTS
-            tensors = load_file(path)
-            for name, values in tensors.items():
-                if ".lora_A." in name:
-                    tensors[name] = np.eye(*values.shape, dtype=np.float32)
-            save_file(tensors, path)
-        return results
+from tests.fakes.training import SharedSubspaceTrainer, Workshop
 
 
 @pytest.fixture
@@ -45,7 +30,7 @@ def workshop(engine, clock, tmp_path):
 
 
 def starts_of(workshop, **recipe) -> MetaStarts:
-    return MetaStarts(workshop.tools(), recipe=MetaRecipe(**recipe))
+    return MetaStarts(workshop.tools(), recipe=MetaRecipe(**{"outer_rate": 1.0, **recipe}))
 
 
 def refresh(workshop, **recipe):

@@ -14,10 +14,10 @@ from personalization.adapters.manifest import Scope, VersionState
 from personalization.errors import MetaStartError, WarmStartError
 from personalization.planning.plan import PerformanceFlags
 from personalization.registry import queries as registry
-from personalization.starts.averaging import MetaRecipe
 from personalization.starts.generations import MetaStarts
 from personalization.starts.meta_versions import META_TENANT
 from personalization.starts.public_starts import PublicStarts
+from personalization.starts.recipe import MetaRecipe
 from personalization.training.jobs.job import PUBLIC_KEY, PublicLosses, TenantResult
 from personalization.training.jobs.recipes import MamlRecipe, StyleGuide
 from privacy.audit import trail as audit_trail

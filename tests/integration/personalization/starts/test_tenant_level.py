@@ -12,9 +12,9 @@ from personalization.adapters.files import WEIGHTS
 from personalization.planning.plan import TrainingPlan
 from personalization.planning.planner import propose
 from personalization.registry import queries as registry
-from personalization.starts.averaging import MetaRecipe
 from personalization.starts.generations import MetaStarts
 from personalization.starts.meta_versions import META_TENANT
+from personalization.starts.recipe import MetaRecipe
 from personalization.starts.tenant_level import TenantLevelPolicy, TenantLevelStarts
 from privacy.accounting.filters import BudgetCaps
 from privacy.errors import PolicyError

@@ -18,6 +18,7 @@ from privacy.consent.statements import ConsentStatement
 from privacy.consent.tables import ConsentRow
 from privacy.erasure import erase as erasures
 from privacy.erasure.tables import ErasureRow
+from privacy.keys.destruction import erased_among
 from privacy.keys.keyring import Keyring, new_master_key
 from privacy.policy import versions as policies
 from privacy.storage.session import transaction
@@ -115,7 +116,7 @@ def test_an_erasure_reaches_everything_and_says_so(engine, clock):
     assert (certificate.keys_destroyed, certificate.signals_erased, certificate.consents_erased) == (1, 3, 1)
     assert certificate.live_adapters == ("a-1-v1", "a-2-v1")
     with transaction(engine) as session:
-        assert erasures.erased_among(session, [USER, ("acme", "p2")]) == {USER}
+        assert erased_among(session, [USER, ("acme", "p2")]) == {USER}
         assert [row.pseudonym for row in session.exec(select(ConsentRow))] == ["p2"]
         assert erasures.certificates(session, "acme") == [certificate]
         trail = audit_trail.read(session, "acme")
@@ -157,7 +158,7 @@ def test_an_erasure_that_fails_leaves_everything_as_it_was(engine, clock):
         )
     assert of(engine) == {"training": True}
     with transaction(engine) as session:
-        assert erasures.erased_among(session, [USER]) == frozenset()
+        assert erased_among(session, [USER]) == frozenset()
 
 
 @pytest.mark.usefixtures("acme")

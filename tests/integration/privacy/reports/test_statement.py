@@ -8,7 +8,7 @@ import pytest
 
 from privacy.accounting.calibration import calibrate_policy, caps_of, release_mechanisms
 from privacy.accounting.composition import total_curve
-from privacy.accounting.forecast import Outlook, SignalRule, SpentBudget, noise_for, outlook, what_if
+from privacy.accounting.forecast import ClarityRule, Outlook, SpentBudget, noise_for, outlook, what_if
 from privacy.errors import (
     BudgetExhaustedError,
     CalibrationError,
@@ -26,7 +26,7 @@ from privacy.reports.statement import DISJOINT_TENANTS, privacy_statement
 from privacy.storage.session import transaction
 
 POLICY = TenantPrivacyPolicy(declared_users=400, planned_releases=12, lifetime_epsilon=4.0)
-RULE = SignalRule(parameters=1792, alignment=0.25, smallest=0.1)
+RULE = ClarityRule(parameters=1792, alignment=0.25, smallest=0.1)
 DRAW = DrawRecord(seed_commitment="sha256:s", data_digest="sha256:d", code_digest="sha256:c")
 
 
@@ -163,10 +163,10 @@ def test_what_if_changes_one_thing_at_a_time(clock):
     }
     base = outlook("now", POLICY, calibrate_policy(POLICY), spent=SpentBudget(), rule=RULE, now=clock())
     assert rows["both ε caps × 2"].noise_multiplier < base.noise_multiplier
-    assert rows["both ε caps × 2"].signal > base.signal
+    assert rows["both ε caps × 2"].clarity > base.clarity
     assert rows["steps × 2"].noise_multiplier > base.noise_multiplier
     assert rows["contribution bound × 2"].noise_multiplier == base.noise_multiplier
-    assert rows["declared users × 0.5"].signal == pytest.approx(base.signal / 2)
+    assert rows["declared users × 0.5"].clarity == pytest.approx(base.clarity / 2)
     few = TenantPrivacyPolicy(declared_users=12, minimum_cohort=10)
     refused = [
         row for row in what_if(few, spent=SpentBudget(), rule=RULE, now=clock()) if isinstance(row, tuple)
@@ -174,7 +174,7 @@ def test_what_if_changes_one_thing_at_a_time(clock):
     assert any("users" in reason for _, reason in refused)
     small = outlook("now", few, calibrate_policy(few), spent=SpentBudget(), rule=RULE, now=clock())
     assert small.declines
-    assert small.signal < RULE.smallest
+    assert small.clarity < RULE.smallest
 
 
 def test_the_burn_down_joins_past_and_plan_and_can_be_drawn(engine, clock, tmp_path):

@@ -9,7 +9,7 @@ from sqlmodel import select
 from privacy.errors import StorageError
 from privacy.storage.bulk import insert_rows, lookup_rows, moment_writer
 from privacy.storage.session import transaction
-from streams.storage.tables import ProcessedEventRow
+from streams.ingest.tables import ProcessedEventRow
 
 COLUMNS = ("event_digest", "processed_at", "refused_origin", "refusal")
 AT = datetime(2026, 3, 2, 9, 30, 1, 23, tzinfo=UTC)

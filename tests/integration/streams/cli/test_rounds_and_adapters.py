@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from personalization.errors import ArtifactNotFoundError
 from privacy.errors import KeyUnavailableError
 from privacy.keys.keyring import Keyring
 from privacy.storage.session import transaction
@@ -68,6 +69,20 @@ def test_adapters_are_listed_shown_rolled_back_and_withdrawn(shop, capsys):
     assert [row["state"] for row in asked(capsys, "adapters", "list")] == ["withdrawn", "rolled_back"]
     assert main(["adapters", "list"]) == 0
     assert first["served_name"][:8] in capsys.readouterr().out
+
+
+def test_a_line_is_withdrawn_when_its_tenant_leaves(shop, capsys):
+    names = [row["served_name"] for row in asked(capsys, "adapters", "list")]
+    words = ("adapters", "withdraw-line", "acme", "--reason", "The tenant left.")
+    assert asked(capsys, *words)["withdrawn"] == names
+    listed = asked(capsys, "adapters", "list")
+    assert [row["state"] for row in listed] == ["withdrawn", "withdrawn"]
+    for row in listed:
+        with pytest.raises(ArtifactNotFoundError, match="only its manifest is kept"):
+            shop.artifacts.open(row["version_id"])
+    assert asked(capsys, *words)["withdrawn"] == []
+    assert main(["adapters", "withdraw-line", "acme", "--domain", "legal", "--reason", "x"]) == 1
+    assert "[personalization.line.unknown]" in capsys.readouterr().err
 
 
 def test_an_unknown_adapter_is_one_sentence_with_a_code(shop, capsys):

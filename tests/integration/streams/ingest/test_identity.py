@@ -13,7 +13,7 @@ from privacy.storage.session import transaction
 from streams.contracts.envelope import sender_digest
 from streams.ingest.acks import AckHandler
 from streams.ingest.letters import DeadLetterSink
-from streams.storage.tables import ProcessedEventRow
+from streams.ingest.tables import ProcessedEventRow
 from tests.fakes.ingest_world import IngestWorld
 from tests.fakes.stream_records import NOW, ack, consent, erasure, interaction
 

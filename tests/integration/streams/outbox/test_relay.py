@@ -10,7 +10,7 @@ from streams.broker.records import OutgoingRecord
 from streams.errors import BrokerUnavailableError
 from streams.outbox.relay import OutboxRelay
 from streams.outbox.rows import add_record
-from streams.storage.tables import OutboxRow
+from streams.outbox.tables import OutboxRow
 from tests.fakes.stream_records import NOW, FakeSender
 
 LINE = "discreet.adapter-events.v1"

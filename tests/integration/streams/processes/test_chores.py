@@ -14,11 +14,11 @@ from privacy.policy import versions as policies
 from privacy.storage.session import transaction
 from streams.errors import ClockError
 from streams.ingest.fates import EFFECT, decide
+from streams.ingest.tables import ProcessedEventRow
 from streams.outbox.relay import OutboxRelay
 from streams.processes import chores as scheduler
 from streams.processes.chores import Chores
 from streams.settings import OutboxSettings, SchedulerSettings
-from streams.storage.tables import ProcessedEventRow
 from streams.telemetry.metrics import WorkerMetrics
 from tests.fakes.stream_records import NOW, FakeSender
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.contracts.codec import encode
 from streams.contracts.envelope import new_envelope
+from streams.contracts.fields import utc_text
 from streams.contracts.interaction import Accepted, InteractionV1
 from streams.contracts.topics import INTERACTION_RECORDED
 from streams.ingest.reading import InteractionReader
@@ -21,6 +23,7 @@ EVENT = InteractionV1(
 ENVELOPE = new_envelope(event_id="i-1", source="urn:shop", event_type=INTERACTION_RECORDED, time=NOW)
 REGULAR = encode(EVENT, ENVELOPE)
 DOCUMENT = json.loads(REGULAR.value)
+SHARE = 0.15  # of the examples of each property; 0.3 and more were counted
 
 texts = st.text(max_size=6) | st.sampled_from(
     [
@@ -38,13 +41,23 @@ texts = st.text(max_size=6) | st.sampled_from(
         "default",
     ]
 )
-times = st.sampled_from(
+# The contract's years are 1970 to 9998; most of these are ours.
+spans = st.timedeltas(timedelta(days=-30_000), timedelta(days=300_000))
+regular_times = spans.map(lambda span: utc_text(NOW + span))
+times = regular_times | st.sampled_from(
     ["2026-01-01T00:00:00Z", "2026-01-01T00:00:00.123456Z", "2026-01-01T00:00:00.1234567Z", "2026-01-01 00:00:00Z",
      "2026-02-30T00:00:00Z", "2026-01-01T24:00:00Z", "2026-01-01T00:00:60Z", "2026-01-01T00:00:00,123456Z",
      "0000-01-01T00:00:00Z", "2026-01-01T00:00:00+02:00", "2026-01-01T00:00:00", "2026-W01-1T00:00:00Z",
+     "1969-12-31T23:59:59Z", "1970-01-01T00:00:00Z", "9998-12-31T23:59:59Z", "9999-01-01T00:00:00Z",
      "٢026-01-01T00:00:00Z"]
 )  # fmt: skip
-outcomes = st.fixed_dictionaries(
+plain = st.text("abc é😀", min_size=1, max_size=6)
+regular_outcomes = st.one_of(
+    st.fixed_dictionaries({"kind": st.sampled_from(["accepted", "rejected"])}),
+    st.fixed_dictionaries({"kind": st.sampled_from(["edited", "correction"]), "final_text": plain}),
+    st.fixed_dictionaries({"kind": st.just("rating"), "rating": st.integers(1, 5)}),
+)
+outcomes = regular_outcomes | st.fixed_dictionaries(
     {"kind": st.sampled_from(["accepted", "edited", "rejected", "rating", "correction", "other", 1, None])},
     optional={
         "final_text": texts | st.none(),
@@ -55,8 +68,23 @@ outcomes = st.fixed_dictionaries(
 anything = (
     texts | times | outcomes | st.none() | st.integers() | st.booleans() | st.lists(st.integers(), max_size=1)
 )
-changes = st.dictionaries(st.sampled_from([*DOCUMENT, "domain", "unknown"]), anything, max_size=3)
-headers = st.dictionaries(
+regular_changes = st.fixed_dictionaries(
+    {},
+    optional={
+        "user_id": st.text("ab-/", min_size=1, max_size=6),
+        "prompt": plain,
+        "completion": plain,
+        "outcome": regular_outcomes,
+        "occurred_at": regular_times,
+    },
+)
+changes = regular_changes | st.dictionaries(
+    st.sampled_from([*DOCUMENT, "domain", "unknown"]), anything, max_size=3
+)
+regular_headers = st.dictionaries(
+    st.sampled_from(["other", "more"]), st.binary(max_size=9).map(bytes.hex).map(str.encode)
+)
+headers = regular_headers | st.dictionaries(
     st.sampled_from([name for name, _ in REGULAR.headers] + ["traceparent", "other"]),
     st.none()
     | st.binary(max_size=4)
@@ -65,23 +93,26 @@ headers = st.dictionaries(
 )
 
 
-def primed():
-    """A reader that has seen the regular event, so that its names are known."""
+def recognized(record):
+    """Read ``record`` as ingest does, compare with the contract, and say whether the validator was spared."""
     reader = InteractionReader(65_536)
-    reader.read(with_data(DOCUMENT))
-    return reader
+    reader.read(with_data(DOCUMENT))  # so that its names are known
+    by_contract, asked = reader._by_contract, []
+    reader._by_contract = lambda one: (asked.append(one), by_contract(one))[1]
+    assert reader.read(record) == by_contract(record)
+    return not asked
 
 
-def same(record):
-    reader = primed()
-    try:
-        regular = reader._regular(record)
-    except (TypeError, ValueError, KeyError, AttributeError):
-        return False
-    if regular is None:
-        return False
-    assert regular == reader._by_contract(record)
-    return True
+def share_recognized(examples, record_of):
+    """Compare every example with the contract and return the share that the validator was spared."""
+    seen = []
+
+    @given(examples)
+    def compare(example):
+        seen.append(recognized(record_of(example)))
+
+    compare()
+    return sum(seen) / len(seen)
 
 
 def with_data(document, record_headers=REGULAR.headers, key=REGULAR.key):
@@ -89,35 +120,46 @@ def with_data(document, record_headers=REGULAR.headers, key=REGULAR.key):
     return FakeRecord(value, key, tuple(record_headers))
 
 
-def test_the_regular_event_is_recognized():
-    assert same(with_data(DOCUMENT))
-    for outcome in ({"kind": "rating", "rating": 4}, {"kind": "edited", "final_text": "better"}):
-        assert same(with_data({**DOCUMENT, "outcome": outcome}))
-
-
-@given(changes)
-def test_changed_data(changed):
+def with_changes(changed):
     document = {**DOCUMENT, **changed}
     key = f"{document.get('tenant_id')}/{document.get('user_id')}".encode(errors="replace")
-    same(with_data(document, key=key))
+    return with_data(document, key=key)
 
 
-@given(outcomes)
-def test_changed_outcomes(outcome):
-    same(with_data({**DOCUMENT, "outcome": outcome}))
+def test_the_regular_event_is_recognized():
+    assert recognized(with_data(DOCUMENT))
+    for outcome in ({"kind": "rating", "rating": 4}, {"kind": "edited", "final_text": "better"}):
+        assert recognized(with_data({**DOCUMENT, "outcome": outcome}))
 
 
-@given(times)
-def test_changed_times(at):
-    same(with_data({**DOCUMENT, "occurred_at": at}))
+# The properties say something only where the short way is taken, so each asks for a share well below what was counted.
 
 
-@given(headers)
-def test_changed_headers(changed):
-    same(with_data(DOCUMENT, [*REGULAR.headers, *changed.items()]))
+def test_changed_data():
+    assert share_recognized(changes, with_changes) > SHARE
 
 
-@given(st.integers(0, len(REGULAR.value) - 1), st.binary(min_size=1, max_size=3))
-def test_changed_bytes(place, inserted):
-    value = REGULAR.value[:place] + inserted + REGULAR.value[place + 1 :]
-    same(with_data(value))
+def test_changed_outcomes():
+    assert share_recognized(outcomes, lambda outcome: with_data({**DOCUMENT, "outcome": outcome})) > SHARE
+
+
+def test_changed_times():
+    assert share_recognized(times, lambda at: with_data({**DOCUMENT, "occurred_at": at})) > SHARE
+
+
+def test_changed_headers():
+    changed = headers.map(lambda these: with_data(DOCUMENT, [*REGULAR.headers, *these.items()]))
+    assert share_recognized(changed, lambda record: record) > SHARE
+
+
+def test_changed_bytes():
+    def with_bytes(change):
+        place, inserted = change
+        return with_data(REGULAR.value[:place] + inserted + REGULAR.value[place + 1 :])
+
+    in_a_text = REGULAR.value.index(b"a question")
+    places = st.tuples(
+        st.integers(0, len(REGULAR.value) - 1) | st.integers(in_a_text, in_a_text + 9),
+        st.binary(min_size=1, max_size=3) | plain.map(str.encode),
+    )
+    assert share_recognized(places, with_bytes) > SHARE

@@ -20,9 +20,9 @@ from personalization.planning.planner import (
     Declined,
     DeclineReason,
     PlannerSettings,
+    clarity_of,
     james_stein,
     propose,
-    signal_to_noise,
     trained_parameters,
 )
 from personalization.rounds.states import OutcomeCode
@@ -57,7 +57,7 @@ def test_more_users_are_damped_less_and_travel_farther_and_few_get_nothing():
     assert dampings[0] > dampings[2] > dampings[-1] == DAMPINGS[0]
     assert TRAVELS[0] <= travels[0] < travels[2] < travels[-1] == pytest.approx(TRAVELS[1])
     starved = propose(policy(declared_users=20, lifetime_epsilon=0.2, period_epsilon=0.2), SMOL)
-    assert (starved.code, starved.signal < 0.1) == (DeclineReason.SIGNAL_TOO_SMALL, True)
+    assert (starved.code, starved.clarity < 0.1) == (DeclineReason.SIGNAL_TOO_SMALL, True)
 
 
 def travel(plan):
@@ -155,7 +155,7 @@ def test_s_is_the_law_at_full_batch():
     plan = propose(policy(sample_rate=1.0), SMOL)
     d = trained_parameters(plan, SMOL)
     mu = math.sqrt(plan.steps) / plan.noise_multiplier
-    assert signal_to_noise(plan, 300, d) == pytest.approx(300 * ALIGNMENT * mu / math.sqrt(d))
+    assert clarity_of(plan, 300, d) == pytest.approx(300 * ALIGNMENT * mu / math.sqrt(d))
 
 
 def test_the_forecast_reckons_with_what_is_trained_by_default():
@@ -207,9 +207,7 @@ def test_every_plan_has_enough_signal_or_is_declined(users, epsilon, releases):
     )
     plan = propose(chosen, SMOL)
     if isinstance(plan, TrainingPlan):
-        assert (
-            signal_to_noise(plan, users, trained_parameters(plan, SMOL)) >= PlannerSettings().smallest_signal
-        )
+        assert clarity_of(plan, users, trained_parameters(plan, SMOL)) >= PlannerSettings().smallest_clarity
     else:
         assert plan.code is DeclineReason.SIGNAL_TOO_SMALL
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,18 +16,12 @@ from personalization.adapters.files import CONFIG, WEIGHTS
 from personalization.errors import MetaStartError
 from personalization.gates.drift import movement, noise_between
 from personalization.gates.forgetting import public_text_check
-from personalization.starts.averaging import (
-    MetaRecipe,
-    Order,
-    Released,
-    TenantLevel,
-    Weighting,
-    meta_start,
-    require_averageable,
-    tenant_level_start,
-)
+from personalization.starts.averaging import Released, TenantLevel, meta_start, tenant_level_start
+from personalization.starts.recipe import MetaRecipe, Order, Weighting
 from privacy.noise.keystream import PURPOSE_TENANTS, SecretStream
 from privacy.noise.normal import gaussians, lattice_step
+from streams.processes.trainer import recipe_of
+from streams.settings import MetaSettings
 
 KEY = bytes(range(32))
 NAME = "base_model.model.model.layers.0.mlp.up_proj"
@@ -45,7 +42,7 @@ def released(tmp_path, *ups, signals=None):
             tenant_id=f"t{number}",
             version_id=f"sha256:{number}",
             directory=adapter(tmp_path / str(number), up),
-            signal=signals[number] if signals else 1.0,
+            clarity=signals[number] if signals else 1.0,
         )
         for number, up in enumerate(ups)
     ]
@@ -55,12 +52,13 @@ def result(folder):
     return load_file(folder / WEIGHTS)[f"{NAME}.lora_B.weight"]
 
 
+MEAN = MetaRecipe(outer_rate=1.0)
 ONE, TWO, THREE = np.ones((4, 2)), 2 * np.ones((4, 2)), 6 * np.ones((4, 2))
 
 
 def test_the_mean_of_the_factors_is_the_mean_of_the_updates(tmp_path):
     parts = released(tmp_path, ONE, TWO, THREE)
-    weights = meta_start(parts, MetaRecipe(), tmp_path / "meta")
+    weights = meta_start(parts, MEAN, tmp_path / "meta")
     assert set(weights.values()) == {1 / 3}
     down = load_file(tmp_path / "meta" / WEIGHTS)[f"{NAME}.lora_A.weight"]
     updates = [up @ down for up in (ONE, TWO, THREE)]
@@ -78,7 +76,7 @@ def test_the_order_of_the_argument_does_not_matter(tmp_path, order):
 
 def test_no_tenant_moves_the_start_by_more_than_its_clipped_share(tmp_path):
     limit = 2.0
-    recipe = MetaRecipe(max_delta_norm=limit)
+    recipe = replace(MEAN, max_delta_norm=limit)
     meta_start(released(tmp_path / "x", ONE, TWO, THREE), recipe, tmp_path / "a")
     meta_start(released(tmp_path / "y", ONE, TWO, 1e6 * THREE), recipe, tmp_path / "b")
     assert np.linalg.norm(result(tmp_path / "b") - result(tmp_path / "a")) <= 2 * limit / 3 + 1e-6
@@ -96,7 +94,7 @@ def test_passes_move_towards_the_mean(tmp_path):
 
 
 def test_a_generation_goes_on_from_the_one_before(tmp_path):
-    meta_start(released(tmp_path / "g1", ONE, ONE, ONE), MetaRecipe(), tmp_path / "first")
+    meta_start(released(tmp_path / "g1", ONE, ONE, ONE), MEAN, tmp_path / "first")
     recipe = MetaRecipe(outer_rate=0.25, max_delta_norm=1e6)
     meta_start(
         released(tmp_path / "g2", ONE, TWO, THREE), recipe, tmp_path / "second", previous=tmp_path / "first"
@@ -108,7 +106,7 @@ def test_the_curriculum_leaves_unclear_releases_out_and_takes_the_clearest(tmp_p
     parts = released(tmp_path, ONE, TWO, THREE, 9 * ONE, signals=(3.0, 2.0, 1.0, 0.1))
     clear = MetaRecipe(smallest_signal=0.5, max_delta_norm=1e6)
     assert set(meta_start(parts, clear, tmp_path / "a")) == {"sha256:0", "sha256:1", "sha256:2"}
-    few = MetaRecipe(minimum_tenants=2, most_tenants=2, max_delta_norm=1e6)
+    few = replace(MEAN, minimum_tenants=2, most_tenants=2, max_delta_norm=1e6)
     assert set(meta_start(parts, few, tmp_path / "b")) == {"sha256:0", "sha256:1"}
     np.testing.assert_allclose(result(tmp_path / "b"), 1.5 * ONE)
     with pytest.raises(MetaStartError, match="needs 3 tenants; 2"):
@@ -162,9 +160,6 @@ def test_too_few_and_doubled_tenants_and_other_subspaces_are_refused(tmp_path):
     )
     with pytest.raises(MetaStartError, match="do not share one frozen subspace"):
         meta_start([*parts, other], MetaRecipe(), tmp_path / "m3")
-    with pytest.raises(MetaStartError, match="cannot be averaged"):
-        require_averageable("full")
-    require_averageable("core")
     with pytest.raises(ValueError, match="outer_rate is 0"):
         MetaRecipe(outer_rate=0.0)
 
@@ -228,3 +223,9 @@ def test_forgetting_of_public_text_fails_the_gate():
     assert not public_text_check([2.0], [float("nan")]).passed
     with pytest.raises(ValueError, match="same public texts"):
         public_text_check([1.0], [])
+
+
+def test_the_settings_have_the_recipes_own_defaults_and_need_no_numpy_to_name_them():
+    assert recipe_of(MetaSettings()) == MetaRecipe()
+    check = "import sys, streams.settings; sys.exit('numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from rich.console import Console
 
-from streams.client.testing.broker import InMemoryBroker
+from streams.client.testing import InMemoryBroker
 from streams.contracts.codec import Decoded, decode_interaction
 from streams.contracts.topics import INTERACTIONS
 from streams.demo.companies import COMPANIES, make_company

@@ -1,0 +1,61 @@
+"""Destroying a user's key for good, which erases what was encrypted under it, and asking whose was destroyed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlalchemy import update
+from sqlmodel import col, select
+
+from privacy.keys.tables import SubjectKeyRow, TenantKeyRow
+from privacy.storage.subjects import Subject, wanted
+from privacy.storage.upserts import insert_ignoring_conflicts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import datetime
+
+    from sqlmodel import Session
+
+
+def destroy_key(session: Session, subject: Subject, now: datetime) -> int:
+    """Destroy the user's key, leave the mark of it, tell every cache; return how many keys there were."""
+    tenant_id, pseudonym = subject
+    mark = {
+        "tenant_id": tenant_id,
+        "pseudonym": pseudonym,
+        "wrapped_key": None,
+        "created_at": now,
+        "destroyed_at": now,
+    }
+    insert_ignoring_conflicts(session, SubjectKeyRow, [mark])
+    destroyed = session.connection().execute(
+        update(SubjectKeyRow)
+        .where(
+            col(SubjectKeyRow.tenant_id) == tenant_id,
+            col(SubjectKeyRow.pseudonym) == pseudonym,
+            col(SubjectKeyRow.wrapped_key).is_not(None),
+        )
+        .values(wrapped_key=None, destroyed_at=now)
+    )
+    session.connection().execute(
+        update(TenantKeyRow)
+        .where(col(TenantKeyRow.tenant_id) == tenant_id)
+        .values(erasures=col(TenantKeyRow.erasures) + 1)
+    )
+    return destroyed.rowcount
+
+
+def erased_among(session: Session, subjects: Iterable[tuple[str, str]]) -> frozenset[Subject]:
+    """Return which of these users were erased; one statement, however many users are asked for."""
+    asked = wanted(session, subjects)
+    rows = session.exec(
+        select(SubjectKeyRow.tenant_id, SubjectKeyRow.pseudonym)
+        .join(
+            asked,
+            (col(SubjectKeyRow.tenant_id) == asked.c.tenant_id)
+            & (col(SubjectKeyRow.pseudonym) == asked.c.pseudonym),
+        )
+        .where(col(SubjectKeyRow.destroyed_at).is_not(None))
+    )
+    return frozenset(Subject(*row) for row in rows)
