@@ -214,7 +214,7 @@ class Intake:
         final = not self._settings.consent_wait_seconds or not self._settings.consent_wait_events
         fresh = [(record, run.progress) for run in runs for record in self._in_turn(run)]
         new: list[tuple[Work[Any], PartitionProgress]] = [
-            (Work(record, now, final, room.of(record.key)), progress) for record, progress in (*apart, *fresh)
+            (Work(record, now, final, room), progress) for record, progress in (*apart, *fresh)
         ]
         if not held and not new:
             self._settle_through(runs)
@@ -294,8 +294,8 @@ class Intake:
         Raises:
             PoisonedTopicError: it is.
         """
-        waits = {_place(work) for work in outcome.held}
-        events = Counter(tenant_of(work.record.key) for work in works if _place(work) not in waits)
+        events = Counter(tenant_of(work.record.key) for work in works)
+        events.subtract(tenant_of(work.record.key) for work in outcome.held)
         letters = Counter(tenant_of(record.key) for record in outcome.refused)
         for tenant in self._slowed.note(events, letters):
             log.warning("tenant_slowed", topic=self.topic, tenant=tenant, share=self._settings.poison_share)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from streams.broker.records import SourceRecord
     from streams.ingest.identity import Identity
     from streams.ingest.parsed import Parsed
-    from streams.ingest.seats import Seats
+    from streams.ingest.seats import Room
 
 Data = TypeVar("Data")
 
@@ -24,8 +24,8 @@ class Work(Generic[Data]):
         record: the record.
         since: when it was first offered, on the monotonic clock, in seconds.
         final: it may not be held any longer.
-        seats: of its user, where early events wait; none are counted without.
-        seated: it has one of them.
+        room: where early events wait, a seat for each; none are counted without.
+        seated: it has a seat there.
         attempts: how often a handler was asked to process it.
         parsed: what the handler made of the record, kept while it is held.
         identity: whose event it is and which one, once the handler knows.
@@ -34,7 +34,7 @@ class Work(Generic[Data]):
     record: SourceRecord
     since: float
     final: bool = False
-    seats: Seats | None = None
+    room: Room | None = None
     seated: bool = False
     attempts: int = 0
     parsed: Parsed[Data] | None = None
@@ -43,7 +43,7 @@ class Work(Generic[Data]):
     def may_wait(self) -> bool:
         """Say whether the record may be held, having taken one of its user's seats for it."""
         if not self.final and not self.seated:
-            self.seated = self.seats is None or self.seats.take()
+            self.seated = self.room is None or self.room.seats(self.record.key).take()
         return not self.final and self.seated
 
     @property
