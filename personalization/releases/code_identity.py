@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from personalization.releases.terms import Terms
 
 # What shapes a release: each name is a module, or a package of which every file counts, in sub-folders too.
-RELEASE_CODE: Final = (
+RELEASE_CODE = (
     "personalization.training",
     "personalization.planning",
     "personalization.adapters.factors",

@@ -47,7 +47,8 @@ def whole_rows(rows: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
 def too_long(whole: torch.Tensor) -> torch.Tensor:
     """Say of each row of whole numbers whether it is longer than the bound, exactly; step 3."""
     # The sum of squares is exact up to 2⁵³ and its root is rounded correctly, so that of 2⁴⁰ + 1 is above 2²⁰.
-    return ~(torch.linalg.vector_norm(whole, dim=1) <= lattice.REACH)  # a NaN is not within
+    within: torch.Tensor = torch.linalg.vector_norm(whole, dim=1) <= lattice.REACH
+    return ~within  # a NaN is not within
 
 
 def add_rows(total: torch.Tensor, whole: torch.Tensor, tenants: torch.Tensor) -> None:
