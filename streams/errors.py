@@ -4,6 +4,7 @@
     ├── SettingsError            a setting is missing or outside its range (setting, value, allowed range)
     ├── BrokerUnavailableError   the broker cannot be reached or did not confirm a write (retryable)
     ├── AccessTokenError         no access token for the broker could be had (retryable)
+    ├── ServingUnavailableError  the server did not answer, or does not hold an adapter (retryable)
     ├── ClockError               this machine's clock and the database's disagree (retryable)
     ├── PoisonedTopicError       too large a share of recent events could not be accepted; the worker stops
     ├── DeadLetterError          a dead-letter record cannot be read or replayed
@@ -45,6 +46,14 @@ class AccessTokenError(StreamsError):
     """No access token for the broker could be had; trying again may help."""
 
     code = "streams.access_token.unavailable"
+    retryable = True
+    exit_status = 5
+
+
+class ServingUnavailableError(StreamsError):
+    """The server did not answer, or does not hold the adapter that was asked for; trying again may help."""
+
+    code = "streams.serving.unavailable"
     retryable = True
     exit_status = 5
 

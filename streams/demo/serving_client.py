@@ -7,7 +7,7 @@ import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING, Any
 
-from streams.errors import DemoError
+from streams.errors import ServingUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +26,7 @@ class ServingClient:
         """Say whether the process answers."""
         try:
             self._request("/healthz", None, timeout=2.0)
-        except DemoError:
+        except ServingUnavailableError:
             return False
         return True
 
@@ -59,4 +59,4 @@ class ServingClient:
             with urllib.request.urlopen(request, timeout=timeout) as response:  # noqa: S310  # as above
                 return dict(json.loads(response.read()))
         except (OSError, ValueError) as error:
-            raise DemoError(f"the serving process did not answer {path}: {error}") from error
+            raise ServingUnavailableError(f"the serving process did not answer {path}: {error}") from error
