@@ -14,7 +14,7 @@ from personalization.registry.tables import AdapterLineRow, AdapterVersionRow
 from privacy.policy.versions import lock_tenant
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterator, Sequence
     from datetime import datetime
 
     from sqlmodel import Session
@@ -212,6 +212,20 @@ def find_version(session: Session, name: str, *, tenant_id: str | None = None) -
             f"no adapter version {name!r} is registered; list the versions and copy a name"
         )
     return row
+
+
+def manifest_documents(session: Session, tenant_id: str | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the manifest of every registered version, of one tenant or of all, as its JSON document."""
+    query = select(AdapterVersionRow.manifest_json).execution_options(yield_per=1000)
+    if tenant_id is not None:
+        query = query.where(AdapterVersionRow.tenant_id == tenant_id)
+    for text in session.exec(query):
+        yield json.loads(text)
+
+
+def published_reservations(session: Session) -> frozenset[str]:
+    """Return every reservation that a registered version names."""
+    return frozenset(session.exec(select(AdapterVersionRow.reservation_id).distinct()))
 
 
 def read_version(row: AdapterVersionRow) -> AdapterVersion:

@@ -2,8 +2,8 @@
 
 A retry is free only when it repeats the same sample. So the plan, the base model, the versions it starts from and is
 blended with, our own code and data files that shape a release, the versions of the libraries that compute, every
-performance flag, and the machine that computes all enter; a change of any makes a retry a mismatch, which the ledger
-refuses.
+performance flag and the hardware all enter; a change of any makes a retry a mismatch, which the ledger refuses. What
+``auto`` stands for is settled before the draw (``training.base.device``).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import asdict
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import personalization
 from privacy.canonical import digest_of
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from personalization.releases.terms import Terms
 
 # What shapes a release: each name is a module, or a package of which every file counts, in sub-folders too.
-RELEASE_CODE: Final = (
+RELEASE_CODE = (
     "personalization.training",
     "personalization.planning",
     "personalization.adapters.factors",
@@ -36,7 +36,7 @@ RELEASE_CODE: Final = (
     "privacy.mechanisms",
     "privacy.noise",
 )
-_LIBRARIES: Final = ("torch", "transformers", "peft", "opacus", "numpy", "safetensors")
+_LIBRARIES = ("torch", "transformers", "peft", "opacus", "numpy", "safetensors")
 
 
 def code_digest(
@@ -49,7 +49,7 @@ def code_digest(
         flags: of the run, its device resolved.
         base_digest: of the base model.
         start: the kind of start.
-        hardware: what computes, as ``training.base.device`` names it.
+        hardware: what computes.
     """
     return digest_of(
         {

@@ -95,15 +95,18 @@ class ErasureCertificate:
             "The user's key was destroyed and all stored signals and consent statements of the user were deleted, "
             "if there were any; copies in backups are encrypted with "
             "the destroyed key and cannot be read. Records that were refused lie on the dead-letter topic until its "
-            "retention ends; an erasure does not reach them. Later interactions of the user are refused; for that, a "
+            "retention ends; an erasure does not reach them. A training round that was open at the time may still use "
+            "the copy of the texts that it sealed under a key of its own when its randomness was fixed; copy and key "
+            "are destroyed when the round closes, at the latest at the end of its public slot (a copy in a backup "
+            "stays readable with the master key). Later interactions of the user are refused; for that, a "
             "keyed pseudonym of the user is kept."
         )
         if not self.live_adapters:
             return f"{done} No released adapter of the tenant is live."
         return (
             f"{done} {len(self.live_adapters)} adapter versions released before remain live; what they may "
-            "hold of the user is bounded by the (ε, δ) of the tenant's privacy statement, and no later "
-            "release uses the user's data."
+            "hold of the user is bounded by the (ε, δ) of the tenant's privacy statement, and no release "
+            "of a later round uses the user's data."
         )
 
     def with_adapters(self, served_names: Sequence[str]) -> ErasureCertificate:

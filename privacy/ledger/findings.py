@@ -19,6 +19,8 @@ class FindingCode(StrEnum):
     FENCING = "fencing"  # a lower epoch wrote after a higher one
     OVERSPEND = "overspend"  # a filter was passed
     ROW = "row"  # a row that admission trusts differs from the entries
+    MANIFEST = "manifest"  # what was published is not what was charged, or its entry is not in the chain
+    RECEIPT = "receipt"  # what a run measured of itself is not what was charged
     SECOND_OPINION = "second_opinion"  # dp_accounting disagrees
 
 

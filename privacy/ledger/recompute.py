@@ -72,6 +72,8 @@ class ReplayedReservation:
     draw: dict[str, Any] | None = None
     artifact_digest: str | None = None
     reason: str | None = None
+    committed_as: str | None = None  # digest of the entry that committed it, to which manifests refer
+    lifetime: tuple[RdpCurve, float] | None = None  # what its tenant had spent then, and at which δ
 
 
 class Replay:
@@ -95,6 +97,11 @@ class Replay:
     def all_accounts(self) -> list[ReplayedAccount]:
         """Return the accounts, by id."""
         return [self._accounts[key] for key in sorted(self._accounts)]
+
+    @property
+    def reservations(self) -> dict[str, ReplayedReservation]:
+        """The reservations, by id."""
+        return self._reservations
 
     def begin_tenant(self, document: dict[str, Any]) -> None:
         """Start a tenant's chain."""
@@ -342,6 +349,10 @@ class Replay:
             if reservation.draw is None:
                 self._note(FindingCode.LIFECYCLE, "committed without a recorded draw")
             reservation.artifact_digest = document["artifact_digest"]
+            reservation.committed_as = self._digest
+            lifetime = self._accounts.get(f"{AccountScope.LIFETIME.value}:{self._tenant}")
+            if lifetime is not None:
+                reservation.lifetime = (lifetime.curve, lifetime.filter.delta)
         elif kind is EntryKind.FORFEITED:
             reservation.reason = document["reason"]
         elif kind is EntryKind.RELEASED:

@@ -5,7 +5,8 @@ and up to its head; that every event is known and its stored curve is the one th
 dp_accounting's second opinion on every distinct mechanism, by its Rényi divergences and by its privacy loss
 distribution; the life of every reservation (order, fencing
 epochs, one draw); every account's curve after each entry; each filter at the moment of each admission; and
-that the rows which admission trusts equal what the entries add up to.
+that the rows which admission trusts equal what the entries add up to; and, where manifests are given, that each
+release is what its reservation paid for and what its signed receipt measured.
 """
 
 from __future__ import annotations
@@ -29,10 +30,11 @@ from privacy.ledger.chain import canonical
 from privacy.ledger.export import EXPORT_FORMAT, EXPORT_VERSION
 from privacy.ledger.findings import Finding, FindingCode
 from privacy.ledger.recompute import Replay, ReplayedAccount
+from privacy.ledger.releases import ReleaseCheck
 from privacy.mechanisms.rounding import PICO
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from privacy.mechanisms.documents import Mechanism
 
@@ -45,6 +47,9 @@ class VerificationReport:
     entries: int = 0
     reservations: int = 0
     mechanisms: int = 0
+    manifests: int = 0
+    receipts: int = 0  # manifests whose receipt agrees with the charge
+    unbound: int = 0  # manifests that need none: from before receipts, or made of released adapters alone
     findings: list[Finding] = field(default_factory=list)
     accounts: list[dict[str, Any]] = field(default_factory=list)
 
@@ -61,6 +66,9 @@ class VerificationReport:
             "entries": self.entries,
             "reservations": self.reservations,
             "mechanisms": self.mechanisms,
+            "manifests": self.manifests,
+            "receipts": self.receipts,
+            "unbound": self.unbound,
             "accountant": {"name": ACCOUNTANT, "version": ACCOUNTANT_VERSION},
             "findings": [one.to_document() for one in self.findings],
             "accounts": self.accounts,
@@ -68,7 +76,12 @@ class VerificationReport:
 
 
 def verify_export(
-    lines: Iterable[str], *, expected_heads: dict[str, str] | None = None, with_pld: bool = False
+    lines: Iterable[str],
+    *,
+    expected_heads: dict[str, str] | None = None,
+    with_pld: bool = False,
+    manifests: Iterable[Mapping[str, Any]] = (),
+    registered: Callable[[], Collection[str]] | None = None,
 ) -> VerificationReport:
     """Verify an export.
 
@@ -77,6 +90,10 @@ def verify_export(
         expected_heads: digests known from elsewhere (tenant → an entry's digest, such as one in a statement):
             each must still be in its tenant's chain. Only this shows that a tail was cut off or rewritten
             whole.
+        manifests: documents of released versions: each must be what its reservation paid for, its entry must still be
+            in the chain, and its receipt must agree. They are an anchor outside the database, as heads are.
+        registered: names every reservation that the registry has a version of, asked once the ledger was read: each
+            charge with an artifact must be among them.
         with_pld: also compute dp_accounting's PLD ε of every account (seconds for each distinct mechanism).
     """
     report = VerificationReport()
@@ -105,6 +122,16 @@ def verify_export(
                     FindingCode.HEAD, tenant_id, None, "an entry that was published is no longer in the chain"
                 )
             )
+    releases = ReleaseCheck(
+        reservations=replay.reservations,
+        findings=report.findings,
+        whole=bool(documents and documents[0].get("all_tenants")),
+    )
+    releases.check(manifests)
+    if registered is not None:
+        releases.require_published(registered())
+    report.manifests, report.receipts = releases.manifests, releases.receipts
+    report.unbound = releases.unbound
     _second_opinion(replay.mechanisms, report)
     report.mechanisms = sum(replay.mechanisms.values())
     report.accounts = [

@@ -322,7 +322,7 @@ class TenantPrivacyPolicy(_Validated):
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_LATER_FIELDS = ("release_padding_seconds", "population")
+_LATER_FIELDS: Final = ("release_padding_seconds", "population")
 
 
 def period_index(at: datetime, period_seconds: int) -> int:

@@ -109,6 +109,11 @@ NOT_COVERED: Final[tuple[str, ...]] = (
         "not by differential privacy."
     ),
     "An example-level or device-level claim: the unit is the user.",
+    (
+        "That a withdrawal or an erasure reaches a round that has already drawn: the round goes on with the texts it "
+        "sealed with its draw, so that its answer says nothing of who left. The sealed copy is destroyed when the "
+        "round closes, at the latest at the end of its slot."
+    ),
 )
 FLEET_ASSUMPTIONS: Final[tuple[str, ...]] = (
     ASSUMPTIONS[0].replace("tenant's data", "tenants' adapters"),

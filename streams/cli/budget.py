@@ -133,26 +133,58 @@ def verify(
         list[str] | None,
         typer.Option(metavar="TENANT=DIGEST", help="An entry digest that must still be there."),
     ] = None,
+    manifests: Annotated[
+        Path | None,
+        typer.Option(
+            help="Released manifests: a folder, a manifest.json or JSON lines; the registry if left out."
+        ),
+    ] = None,
     pld: Annotated[bool, typer.Option("--pld", help="Also compute every account by PLD (slow).")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Recompute a whole ledger from its events; an error when anything does not match."""
+    """Recompute a whole ledger, and what was released on it, from events, manifests and receipts.
+
+    With FILE nothing but files is read. A copy of the manifests from elsewhere, such as a serving system's, shows a
+    chain that was rebuilt.
+    """
+    from personalization.registry import queries as registry
     from privacy.errors import LedgerIntegrityError
     from privacy.ledger.export import export_ledger
     from privacy.ledger.verify import verify_export
+    from privacy.storage.session import transaction
 
+    if manifests is not None and not manifests.exists():
+        raise typer.BadParameter(
+            f"There is nothing at {str(manifests)!r}: --manifests is a folder with manifest.json files below it, such "
+            "as an artifact store or a server's cache, one manifest.json, or a file with a manifest on each line."
+        )
     if file is not None and not file.exists():
         raise typer.BadParameter(
             f"There is no file {str(file)!r}: FILE is a ledger that `discreet budget export` wrote; the name of a "
             "tenant goes into --tenant, and without FILE the database is read."
         )
     heads = {name: digest for name, _, digest in (one.partition("=") for one in head or ())}
+    given = list(_manifests_in(manifests)) if manifests is not None else None
     if file is not None:
         with file.open(encoding="utf-8") as lines:
-            report = verify_export(lines, expected_heads=heads, with_pld=pld)
+            report = verify_export(lines, expected_heads=heads, with_pld=pld, manifests=given or ())
     else:
         with _engine() as engine, closing(export_ledger(engine, [tenant] if tenant else None)) as lines_of:
-            report = verify_export(lines_of, expected_heads=heads, with_pld=pld)
+
+            def registered() -> frozenset[str]:
+                with transaction(engine) as session:
+                    return registry.published_reservations(session)
+
+            # Read before the ledger is: what is released meanwhile has its entry there, and not the other way round.
+            with transaction(engine) as session:
+                stored = list(registry.manifest_documents(session, tenant))
+            report = verify_export(
+                lines_of,
+                expected_heads=heads,
+                with_pld=pld,
+                manifests=stored if given is None else given,
+                registered=registered,
+            )
     if as_json:
         typer.echo(json.dumps(report.to_document()))
     else:
@@ -180,8 +212,22 @@ def verify(
         typer.echo(
             f"{report.entries} entries, {report.reservations} reservations and "
             f"{report.mechanisms} charged mechanisms of "
-            f"{report.tenants} tenants verify."
+            f"{report.tenants} tenants verify, and {report.manifests} manifests with {report.receipts} receipts."
         )
+
+
+def _manifests_in(path: Path) -> Iterator[Any]:
+    """Yield the manifests below a folder, or those of a file: one, or one a line."""
+    for file in sorted(path.rglob("manifest.json")) if path.is_dir() else [path]:
+        text = file.read_text(encoding="utf-8")
+        try:
+            yield from ([json.loads(text)] if text.strip() else [])
+        except ValueError:
+            for line in text.splitlines():
+                try:
+                    yield json.loads(line)
+                except ValueError:
+                    yield line  # no manifest: the check says so
 
 
 @app.command()

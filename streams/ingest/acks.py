@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from streams.broker.records import SourceRecord
     from streams.contracts.envelope import Invalid
-    from streams.ingest.intake import Work
     from streams.ingest.letters import DeadLetterSink
+    from streams.ingest.work import Work
 
 
 class AckHandler(BatchHandler[ServingAckV1]):

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from privacy.policy.cache import TenantPolicies
     from streams.broker.records import SourceRecord
     from streams.contracts.envelope import Invalid
-    from streams.ingest.intake import Work
     from streams.ingest.letters import DeadLetterSink
+    from streams.ingest.work import Work
 
 ACTOR = "worker"
 

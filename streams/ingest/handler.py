@@ -16,8 +16,8 @@ from privacy.storage.session import transaction
 from streams.contracts.dead_letter import DeadLetterReason
 from streams.contracts.envelope import Invalid
 from streams.ingest.fates import EFFECT, Fate, decide, fates, origin, reopened
-from streams.ingest.intake import Outcome, Work
 from streams.ingest.letters import DeadLetterSink, Refusal
+from streams.ingest.work import Outcome, Work
 from streams.telemetry.tracing import ingest_span
 
 if TYPE_CHECKING:

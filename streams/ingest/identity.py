@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from privacy.keys.keyring import Keyring
     from privacy.policy.cache import TenantPolicies
     from streams.ingest.handler import Decision
-    from streams.ingest.intake import Work
+    from streams.ingest.work import Work
 
 Data = TypeVar("Data")
+SENDER_LENGTH = (32).to_bytes(2, "big")
 
 
 class Identity(NamedTuple):
@@ -51,10 +52,13 @@ def event_digest(topic: str, subject: tuple[str, str], sender: bytes) -> bytes:
         subject: (tenant, pseudonym); the pseudonym is empty where no user did it.
         sender: ``streams.contracts.envelope.sender_digest`` of its source and id.
     """
-    state = hashlib.sha256()
-    for part in (topic.encode(), subject[0].encode(), subject[1].encode(), sender):
-        state.update(len(part).to_bytes(2, "big") + part)
-    return state.digest()
+    return hashlib.sha256(_before(topic, subject) + sender).digest()
+
+
+def _before(topic: str, subject: tuple[str, str]) -> bytes:
+    """Return what is hashed before the sender's 32 bytes: each part after its length, so that none runs on."""
+    parts = (topic.encode(), subject[0].encode(), subject[1].encode())
+    return b"".join(len(part).to_bytes(2, "big") + part for part in parts) + SENDER_LENGTH
 
 
 class UserEvents:
@@ -84,7 +88,7 @@ class UserEvents:
             return list(works)
         tenants = self._policies.lookup(session, {_tenant_of(work) for work in new})
         keys = self._keyring.keys_of_tenants(session, tenants.keys(), now=now)
-        subjects: dict[tuple[str, str], Subject] = {}
+        subjects: dict[tuple[str, str], tuple[Subject, bytes]] = {}
         for work in new:
             data: Any = work.event.data
             key = keys.get(data.tenant_id)
@@ -92,10 +96,11 @@ class UserEvents:
                 decision.refuse(work, DeadLetterReason.TENANT_UNKNOWN, "tenant_id: is not registered")
                 continue
             user = data.tenant_id, data.user_id
-            subject = subjects.get(user)
-            if subject is None:
-                subject = subjects[user] = Subject(data.tenant_id, key.hashes.pseudonym(data.user_id))
-            work.identity = Identity(subject, event_digest(self._topic, subject, work.event.sender))
+            found = subjects.get(user)
+            if found is None:
+                subject = Subject(data.tenant_id, key.hashes.pseudonym(data.user_id))
+                found = subjects[user] = subject, _before(self._topic, subject)
+            work.identity = Identity(found[0], hashlib.sha256(found[1] + work.event.sender).digest())
         return [work for work in works if work.identity is not None]
 
 

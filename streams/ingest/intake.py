@@ -22,8 +22,7 @@ import asyncio
 import random
 import time
 from collections import Counter, deque
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import structlog
 from sqlalchemy.exc import DataError, IntegrityError
@@ -32,15 +31,13 @@ from privacy.errors import PrivacyError
 from streams.errors import StreamsError
 from streams.ingest.poison import FaultGuard, SlowedTenants, tenant_of
 from streams.ingest.seats import Room
+from streams.ingest.work import Outcome, Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from streams.broker.progress import PartitionProgress
     from streams.broker.records import RecordRun, SourceRecord
-    from streams.ingest.identity import Identity
-    from streams.ingest.parsed import Parsed
-    from streams.ingest.seats import Seats
     from streams.settings import IngestSettings
 
 log = structlog.get_logger(__name__)
@@ -50,83 +47,6 @@ LOOKS_TO_EMPTY_THE_LANE = 20
 RECORD_ATTEMPTS = 3
 Data = TypeVar("Data")
 Result = TypeVar("Result")
-
-
-@dataclass(slots=True)
-class Work(Generic[Data]):
-    """One record on its way through a handler.
-
-    Attributes:
-        record: the record.
-        since: when it was first offered, on the monotonic clock, in seconds.
-        final: it may not be held any longer.
-        seats: of its user, where early events wait; none are counted without.
-        seated: it has one of them.
-        attempts: how often a handler was asked to process it.
-        parsed: what the handler made of the record, kept while it is held.
-        identity: whose event it is and which one, once the handler knows.
-    """
-
-    record: SourceRecord
-    since: float
-    final: bool = False
-    seats: Seats | None = None
-    seated: bool = False
-    attempts: int = 0
-    parsed: Parsed[Data] | None = None
-    identity: Identity | None = None
-
-    def may_wait(self) -> bool:
-        """Say whether the record may be held, having taken one of its user's seats for it."""
-        if not self.final and not self.seated:
-            self.seated = self.seats is None or self.seats.take()
-        return not self.final and self.seated
-
-    @property
-    def event(self) -> Parsed[Data]:
-        """The decoded event, of a work that was read.
-
-        Raises:
-            ValueError: it was not read yet.
-        """
-        if self.parsed is None:
-            raise ValueError("this record was not read yet; it has no event")
-        return self.parsed
-
-    @property
-    def known(self) -> Identity:
-        """The identity, of a work whose user is known.
-
-        Raises:
-            ValueError: it was not looked up yet.
-        """
-        if self.identity is None:
-            raise ValueError("the user of this record was not looked up yet; it has no identity")
-        return self.identity
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What one handler call did.
-
-    Attributes:
-        effects: events that had their effect.
-        duplicates: events that had had it before.
-        held: works that must wait.
-        refused: records that were dead-lettered.
-        failed: those of them on which our own code failed.
-    """
-
-    effects: int = 0
-    duplicates: int = 0
-    held: Sequence[Work[Any]] = ()
-    refused: Sequence[SourceRecord] = ()
-    failed: Sequence[SourceRecord] = ()
-
-    @property
-    def dead_letters(self) -> int:
-        """Events that were refused."""
-        return len(self.refused)
 
 
 class Handler(Protocol[Data]):
@@ -296,7 +216,7 @@ class Intake:
         final = not self._settings.consent_wait_seconds or not self._settings.consent_wait_events
         fresh = [(record, run.progress) for run in runs for record in self._in_turn(run)]
         new: list[tuple[Work[Any], PartitionProgress]] = [
-            (Work(record, now, final, room.of(record.key)), progress) for record, progress in (*apart, *fresh)
+            (Work(record, now, final, room), progress) for record, progress in (*apart, *fresh)
         ]
         if not held and not new:
             self._settle_through(runs)
@@ -376,8 +296,8 @@ class Intake:
         Raises:
             PoisonedTopicError: it is.
         """
-        waits = {_place(work) for work in outcome.held}
-        events = Counter(tenant_of(work.record.key) for work in works if _place(work) not in waits)
+        events = Counter(tenant_of(work.record.key) for work in works)
+        events.subtract(tenant_of(work.record.key) for work in outcome.held)
         letters = Counter(tenant_of(record.key) for record in outcome.refused)
         for tenant in self._slowed.note(events, letters):
             log.warning("tenant_slowed", topic=self.topic, tenant=tenant, share=self._settings.poison_share)

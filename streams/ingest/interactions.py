@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from privacy.policy.values import TenantPrivacyPolicy
     from streams.broker.records import SourceRecord
     from streams.contracts.envelope import Invalid
-    from streams.ingest.intake import Work
     from streams.ingest.letters import DeadLetterSink
     from streams.ingest.parsed import Parsed
+    from streams.ingest.work import Work
 
 _MAY_CHANGE = frozenset({RefusalReason.CONSENT_MISSING, RefusalReason.PURPOSE_NOT_ALLOWED})
 _LETTERS = {

@@ -39,9 +39,9 @@ class Room:
         self._per_user = per_user
         self._seats: dict[bytes | None, Seats] = {}
         for key in taken:
-            self.of(key).take()
+            self.seats(key).take()
 
-    def of(self, key: bytes | None) -> Seats:
+    def seats(self, key: bytes | None) -> Seats:
         """Return the seats of the user whose records carry ``key``."""
         seats = self._seats.get(key)
         if seats is None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from personalization.releases.overdue import forfeit_overdue
 from personalization.rounds.queries import open_due_rounds
 from personalization.signals.rows import delete_expired_signals
 from privacy.errors import PrivacyError
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
     from sqlmodel import Session
 
+    from personalization.registry.announcements import AdapterEvents
+    from privacy.ledger import Ledger
     from streams.outbox.relay import OutboxRelay
     from streams.settings import OutboxSettings, SchedulerSettings
     from streams.telemetry.metrics import WorkerMetrics
@@ -65,6 +68,8 @@ class Chores:
         scheduler: pauses and retention of bookkeeping.
         outbox: pauses and retention of sent rows.
         metrics: shows how much waits in the outbox.
+        ledger: keeps the charge of a round whose slot is over.
+        events: tells that such a round was closed.
         check_time: raises ``ClockError`` where the clock must not be trusted.
     """
 
@@ -77,6 +82,8 @@ class Chores:
         scheduler: SchedulerSettings,
         outbox: OutboxSettings,
         metrics: WorkerMetrics,
+        ledger: Ledger,
+        events: AdapterEvents,
         check_time: Callable[[Session, datetime], None] = require_right_time,
     ) -> None:
         self._engine = engine
@@ -85,6 +92,8 @@ class Chores:
         self._scheduler = scheduler
         self._outbox = outbox
         self._metrics = metrics
+        self._ledger = ledger
+        self._events = events
         self._check_time = check_time
 
     async def run(self) -> None:
@@ -95,10 +104,14 @@ class Chores:
             group.create_task(_repeat("retention", self.sweep, self._scheduler.retention_seconds))
 
     def open_rounds(self) -> None:
-        """Open the rounds that are due on the public clock."""
+        """End the rounds whose slot is over and open those that are due, both on the public clock."""
         now = self._clock()
         with transaction(self._engine) as session:
             self._check_time(session, now)
+            ended = forfeit_overdue(session, self._ledger, self._events, now=now)
+        for round_id in ended:
+            log.warning("slot_passed", round=round_id)
+        with transaction(self._engine) as session:
             opened = open_due_rounds(session, now)
         for round_id in opened:
             with round_span(round_id, "open round"):

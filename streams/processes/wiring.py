@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from personalization.adapters.signing import ManifestSigner, signing_seed
 from privacy.clock import SystemClock
 from privacy.keys.keyring import Keyring
+from privacy.ledger import Ledger
 from privacy.policy.cache import TenantPolicies
 from privacy.redaction import redact_texts
 from privacy.storage.session import open_engine
@@ -127,4 +128,6 @@ def chores(services: Services) -> Chores:
         scheduler=settings.scheduler,
         outbox=settings.outbox,
         metrics=services.metrics,
+        ledger=Ledger(services.clock),
+        events=OutboxAdapterEvents(),
     )

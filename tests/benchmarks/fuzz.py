@@ -27,9 +27,9 @@ from streams.contracts.dead_letter import DeadLetterReason
 from streams.ingest.acks import AckHandler
 from streams.ingest.consents import ConsentHandler
 from streams.ingest.erasures import ErasureHandler
-from streams.ingest.intake import Work
 from streams.ingest.interactions import InteractionHandler
 from streams.ingest.letters import DeadLetterSink
+from streams.ingest.work import Work
 from streams.storage import schema as database
 from tests.fakes.malformed_events import MAX_BYTES, TOPICS, malformed
 from tests.fakes.stream_records import NOW, FakeSender, consent

@@ -31,7 +31,8 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import NullPool
 
-from privacy.accounting.composition import ACCOUNTANT, ACCOUNTANT_VERSION, total_curve
+from personalization.training.jobs.receipt import Receipt, SignedReceipt, public_key_of
+from privacy.accounting.composition import ACCOUNTANT, ACCOUNTANT_VERSION, best_epsilon, total_curve
 from privacy.accounting.curve import RdpCurve
 from privacy.accounting.filters import AccountSettings
 from privacy.ledger import BudgetCaps, DrawRecord, Ledger, ReservationRequest
@@ -53,6 +54,8 @@ ROUND = (
 )
 DRAW = DrawRecord(seed_commitment="sha256:s", data_digest="sha256:d", code_digest="sha256:c")
 CURVE = total_curve(ROUND)
+RELEASE_EPSILON = best_epsilon(CURVE, 1e-6)[0]
+PLAN = "sha256:" + "0" * 64
 MECHANISMS = [to_document(one) for one in ROUND]
 NOW = "2026-01-01T00:00:00.000000+00:00"
 ENTRIES_PER_RELEASE = 4
@@ -239,6 +242,7 @@ class GenuineTenant:
         self.digest, self.sequence, self.spent = GENESIS_DIGEST, 0, RdpCurve.zero()
         self.entries: list[dict] = []
         self.reservations: list[dict] = []
+        self.manifests: list[dict] = []
         self.accounts = [
             self._opened(0, "lifetime", CAPS.lifetime_epsilon),
             self._opened(1, "period", CAPS.period_epsilon),
@@ -264,12 +268,17 @@ class GenuineTenant:
         charge = {"mechanisms": MECHANISMS, "accounts": self.ids, "curve": CURVE.to_document()}
         digests = dict.fromkeys(self.ids, digest_of(self.spent.to_document()))
         accountant = {"name": ACCOUNTANT, "version": ACCOUNTANT_VERSION}
-        document = {**request, **charge, "epoch": 1, "accountant": accountant, "curve_digests": digests}
+        key = hashlib.sha256(held.encode()).digest()  # of the round's receipt
+        binding = {"plan_digest": PLAN, "terms_digest": PLAN, "receipt_key": public_key_of(key).hex()}
+        document = {
+            **request, **charge, "epoch": 1, "accountant": accountant, "curve_digests": digests, "binding": binding,
+        }  # fmt: skip
         self._entry("reserved", held, document)
         self.last_charge = {"entry_tenant_id": self.tenant, "entry_sequence": self.sequence}
         self._entry("started", held, {"epoch": 1})
         self._entry("drawn", held, {"epoch": 1, **vars(DRAW)})
         self._entry("committed", held, {"epoch": 1, "artifact_digest": "sha256:a"})
+        self.manifests.append(self._manifest(held, key))
         row = {
             "line": "reservation",
             "reservation_id": held,
@@ -278,8 +287,33 @@ class GenuineTenant:
             "epoch": 1,
         }
         self.reservations.append(
-            {**row, **request, **charge, **vars(DRAW), "artifact_digest": "sha256:a", "reason": None}
+            {
+                **row,
+                **request,
+                **charge,
+                **vars(DRAW),
+                "artifact_digest": "sha256:a",
+                "reason": None,
+                "binding": binding,
+            }
         )
+
+    def _manifest(self, held: str, key: bytes) -> dict:
+        """What a release of the last entry publishes, as far as verification reads it."""
+        training = ROUND[1]
+        receipt = Receipt(
+            mechanism=training, plan_digest=PLAN, steps=training.steps, noise_count=6_144, noise_tolerance=0.1,
+            noise_ok=True, distinct_steps_ok=True, coins_ok=True, largest_norm_ok=True,
+        )  # fmt: skip
+        facts = {
+            "mechanism": training.kind, "steps": training.steps, "sample_rate": training.sample_rate,
+            "noise_multiplier": training.noise_multiplier, "clipping_norm": None, "contribution_bound": None,
+            "release_epsilon": RELEASE_EPSILON, "cumulative_epsilon": best_epsilon(self.spent, 1e-6)[0],
+            "delta": 1e-6, "reservation_id": held, "ledger_entry_hash": self.digest, "plan_digest": PLAN,
+            "receipt": SignedReceipt.of(receipt, key).to_document(),
+        }  # fmt: skip
+        lora = {"tensor_digest": "sha256:a"}
+        return {"served_name": f"a-{held[:16]}", "scope": "tenant", "lora": lora, "privacy": facts}
 
     def _opened(self, index: int, scope: str, epsilon: float) -> dict:
         opened = {
@@ -301,8 +335,9 @@ class GenuineTenant:
         self.entries.append({"line": "entry", **fields, "digest": self.digest})
 
 
-def genuine_export(releases: int, tenants: int) -> list[str]:
-    """Return the lines of a genuine export with so many committed releases."""
+def genuine_export(releases: int, tenants: int) -> tuple[list[str], list[dict]]:
+    """Return the lines of a genuine export with so many committed releases, and the manifests published on them."""
+    manifests: list[dict] = []
     header = {"line": "header", "format": "discreet-ledger", "version": 1, "all_tenants": True}
     lines = [canonical(header)]
     for number in range(tenants):
@@ -310,8 +345,27 @@ def genuine_export(releases: int, tenants: int) -> list[str]:
         for release in range(releases // tenants):
             tenant.release(release)
         lines += [canonical(line) for line in tenant.lines()]
+        manifests += tenant.manifests
     digest = hashlib.sha256("".join(line + "\n" for line in lines).encode()).hexdigest()
-    return [*lines, canonical({"line": "footer", "lines": len(lines), "digest": f"sha256:{digest}"})]
+    footer = canonical({"line": "footer", "lines": len(lines), "digest": f"sha256:{digest}"})
+    return [*lines, footer], manifests
+
+
+def verify_seconds(releases: int, tenants: int = 100) -> float:
+    """Return how long the offline verification of so many releases takes: ledger, manifests and receipts.
+
+    Raises:
+        SystemExit: it finds anything, or a receipt was not looked at.
+    """
+    lines, manifests = genuine_export(releases, tenants)
+    documents = [json.dumps(one) for one in manifests]
+
+    def verify() -> None:
+        report = verify_export(lines, manifests=(json.loads(one) for one in documents))
+        if not report.ok or report.reservations != releases or report.receipts != releases:
+            raise SystemExit(f"the export does not verify: {report.findings[:3]}")
+
+    return timed(verify)
 
 
 class Postgres:
@@ -408,16 +462,9 @@ def main() -> int:
         if first is not None and options.smallest_tenants <= SMALLEST[0]:
             growth = figures["reserve_p50"] / first["reserve_p50"]
             row(f"{dialect}: reserve p50, largest ÷ smallest ledger", growth, "×", "<= 2", growth <= 2)
-    lines = genuine_export(options.releases, 100)
-
-    def verify():
-        report = verify_export(lines)
-        if not report.ok or report.reservations != options.releases:
-            raise SystemExit(f"the export does not verify: {report.findings[:3]}")
-
-    seconds = timed(verify)
+    seconds = verify_seconds(options.releases)
     row(
-        f"offline verify of {options.releases:,} releases",
+        f"offline verify of {options.releases:,} releases with receipts",
         seconds,
         "s",
         f"<= {MOST_SECONDS:g}",

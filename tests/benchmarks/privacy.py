@@ -4,8 +4,8 @@
 
 Influence is counted in whole numbers, so it is no estimate: ‖sum with the user − sum without‖₂ ÷ C, for streams of
 users that all pull the same way and of users that are all different, cut into other micro-batches when the user is
-gone. The *old* column is the float32 path that the lattice replaced, on the same rows; its few lines stand here and
-nowhere else.
+gone. Beside each stands the float32 path that the lattice replaced, on the same rows; its few lines stand here and
+nowhere else. What a float sum does depends on the order in which a machine's BLAS adds.
 
 A step is a whole one: gradients of every drawn user, clipping, sum, noise, measuring, and the inner optimizer. New and
 old take turns, and the median of the pairwise ratios is reported; the mechanism alone stands beside it, for
@@ -32,14 +32,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 
-from personalization.planning.plan import Family, TrainingPlan, mechanism_of
+from personalization.planning.plan import Family, PerformanceFlags, TrainingPlan, mechanism_of
+from personalization.training.engine.decoder import FrozenDecoder
+from personalization.training.engine.encoding import Encoder
 from personalization.training.jobs.job import TenantJob
 from personalization.training.jobs.receipt import SignedReceipt, public_key_of
 from personalization.training.mechanism import clipping
 from personalization.training.mechanism.optimizer import FusedDPOptimizer, TenantAdam, TenantMechanism
+from personalization.training.run.fused import FusedRun
 from privacy.noise import lattice, normal
 from privacy.noise.keystream import PURPOSE_GRADIENT
-from tests.fakes.tiny_models import make_run, make_users
+from tests.fakes.tiny_models import make_users, tiny_model, tiny_tokenizer
 
 SIZE = 768  # of the review that this answers
 CLIP = 0.1
@@ -84,14 +87,12 @@ def plan_of(**changes: object) -> TrainingPlan:
 
 def users_of(kind: str, count: int, *, without: int | None) -> Iterator[torch.Tensor]:
     """Yield the users' gradients in chunks, far longer than the clipping norm; never all of them in memory."""
-    same = torch.randn(SIZE, generator=torch.Generator().manual_seed(7))
     for first in range(0, count, CHUNK):
         generator = torch.Generator().manual_seed(first + 1)
         rows = torch.randn(min(CHUNK, count - first), SIZE, generator=generator)
-        if (
-            kind == "aligned"
-        ):  # one direction: a float sum grows as fast as it can, and its errors pull the same way
-            rows = same * (1 + rows[:, :1].abs())
+        if kind == "aligned":
+            # One direction and equal numbers: the errors of a float sum all pull the same way.
+            rows = (1 + rows[:, :1].abs()).expand(-1, SIZE).contiguous()
         if without is not None and first <= without < first + len(rows):
             rows = torch.cat([rows[: without - first], rows[without - first + 1 :]])
         yield rows
@@ -203,10 +204,14 @@ class OldOptimizer(FusedDPOptimizer):
 class Side:
     """A tenant's run, stepped by one of the two optimizers with a thousand users drawn."""
 
-    def __init__(self, optimizer: type[FusedDPOptimizer], plan: TrainingPlan, users: int) -> None:
+    def __init__(
+        self, optimizer: type[FusedDPOptimizer], plan: TrainingPlan, users: int, width: int = 128
+    ) -> None:
         people = make_users(*[((3 + n % 9),) for n in range(users)])
         tenant = TenantJob(job_key="a", plan=plan, users=people, noise_key=KEY)
-        self.run = make_run("llama", [tenant], dtype=torch.float32)
+        decoder = FrozenDecoder(tiny_model("llama", hidden=width), torch.device("cpu"), torch.float32)
+        flags = PerformanceFlags(device="cpu")
+        self.run = FusedRun(decoder, Encoder(tiny_tokenizer(), 2), [tenant], flags, lambda _p: None)
         (self.members,) = self.run._prefix()
         self.parameter = torch.nn.Parameter(self.run.start.to(torch.float32))
         mechanism = TenantMechanism.of_plan(plan, KEY, [True] * users)
@@ -252,25 +257,32 @@ def pairs_of(new: Callable[[], None], old: Callable[[], None], pairs: int) -> tu
     return statistics.median(ratios), statistics.median(each[0]), statistics.median(each[1])
 
 
+THIN = {"family": Family.FULL, "rank": 4, "top_layers": 1}
+# Name, width of the model, plan, whether the bound is asked for. Both models are small beside any that is served (576
+# and more), so the mechanism's share of a step is larger here; the last is a toy, for information.
+STEPS = (
+    ("cores, width 128", 128, {}, True),
+    ("A and B of one layer, width 128", 128, THIN, True),
+    ("A and B of one layer, width 32", 32, THIN, False),
+)
+
+
 def step_time(settings: Settings) -> Iterator[Row]:
     """Compare whole steps, and the mechanism alone, with the float path."""
-    users = 1000
-    for words, changes in (
-        ("core", {}),
-        ("thin layers, A and B trained", {"family": Family.FULL, "rank": 4, "top_layers": 1}),
-    ):
+    for words, width, changes, bound in STEPS:
         plan = plan_of(**changes)
-        for side, what, must in (
-            (Side, "time of a step", "<= 1.05"),
-            (Bare, "the mechanism alone, with its measuring", None),
-        ):
-            new, old = side(FusedDPOptimizer, plan, users), side(OldOptimizer, plan, users)
+        for side, what, must in ((Side, "time of a step", bound), (Bare, "the mechanism alone", False)):
+            new, old = (side(path, plan, 1000, width) for path in (FusedDPOptimizer, OldOptimizer))
             ratio, ours, theirs = pairs_of(new.step, old.step, settings.pairs)
-            size = new.parameter.shape[1]
-            name = f"{what} ÷ the float path's, {users:,} users of {size:,} numbers ({words})"
-            yield Row(name=name, value=ratio, unit="×", must=must, ok=None if must is None else ratio <= 1.05)
-            yield Row(name=f"{what}, {size:,} numbers: exact", value=ours, unit="ms")
-            yield Row(name=f"{what}, {size:,} numbers: float", value=theirs, unit="ms")
+            yield Row(
+                name=f"{what} ÷ the float path's, 1,000 users of {new.parameter.shape[1]:,} numbers ({words})",
+                value=ratio,
+                unit="×",
+                must="<= 1.05" if must else None,
+                ok=ratio <= 1.05 if must else None,
+            )
+            yield Row(name=f"{what}, exact ({words})", value=ours, unit="ms")
+            yield Row(name=f"{what}, float ({words})", value=theirs, unit="ms")
 
 
 # --- the receipt --------------------------------------------------------------------------------------------

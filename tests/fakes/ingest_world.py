@@ -15,9 +15,9 @@ from privacy.policy.cache import TenantPolicies
 from privacy.storage.session import open_engine, transaction
 from streams.ingest.consents import ConsentHandler
 from streams.ingest.erasures import ErasureHandler
-from streams.ingest.intake import Work
 from streams.ingest.interactions import InteractionHandler
 from streams.ingest.letters import DeadLetterSink
+from streams.ingest.work import Work
 from tests.fakes.stream_records import NOW, FakeSender
 
 

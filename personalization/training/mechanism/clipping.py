@@ -6,6 +6,7 @@ have no fixed order.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -34,8 +35,8 @@ def whole_rows(rows: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
     """
     wide = rows.to(torch.float64, copy=True)
     norms = torch.linalg.vector_norm(wide, dim=1)
-    broken = ~torch.isfinite(norms)
-    if bool(broken.any()):
+    if not math.isfinite(float(norms.sum())):
+        broken = ~torch.isfinite(norms)
         wide.masked_fill_(broken[:, None], 0)
         norms.masked_fill_(broken, 0)
     # A zero norm divides to infinity, and the minimum is the scale.
@@ -45,7 +46,8 @@ def whole_rows(rows: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
 
 def too_long(whole: torch.Tensor) -> torch.Tensor:
     """Say of each row of whole numbers whether it is longer than the bound, exactly; step 3."""
-    within: torch.Tensor = torch.linalg.vecdot(whole, whole) <= lattice.REACH**2
+    # The sum of squares is exact up to 2⁵³ and its root is rounded correctly, so that of 2⁴⁰ + 1 is above 2²⁰.
+    within: torch.Tensor = torch.linalg.vector_norm(whole, dim=1) <= lattice.REACH
     return ~within  # a NaN is not within
 
 

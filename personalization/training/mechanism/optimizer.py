@@ -120,19 +120,18 @@ class FusedDPOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus ships no ty
         total = self.parameter.summed_grad
         if total is None:
             total = torch.zeros_like(self.parameter, dtype=torch.int64)
-        too_long = []
+        too_long: list[bool] = []
+        scales = (1 / self._units).index_select(0, self.row_tenants)
         for part in clipping.blocks(rows):
             tenants = self.row_tenants[part]
-            whole = clipping.whole_rows(rows[part], 1 / self._units.index_select(0, tenants))
+            whole = clipping.whole_rows(rows[part], scales[part])
             over = clipping.too_long(whole)
-            too_long.append(over)
-            if bool(over.any()):  # never, unless the program is wrong; and then the run is void
+            too_long += over.tolist()
+            if any(too_long):  # never, unless the program is wrong; and then the run is void
                 whole = whole.masked_fill_(over[:, None], 0)
             clipping.add_rows(total, whole, tenants)
-        if too_long:
-            owners = zip(self.row_tenants.tolist(), self.row_users, torch.cat(too_long).tolist(), strict=True)
-            for tenant, user, over_long in owners:
-                self.mechanisms[tenant].witness.row(user, too_long=over_long)
+        for tenant, user, one in zip(self.row_tenants.tolist(), self.row_users, too_long, strict=True):
+            self.mechanisms[tenant].witness.row(user, too_long=one)
         self.parameter.summed_grad = total
         _mark_as_processed(rows)
 

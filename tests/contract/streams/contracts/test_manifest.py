@@ -9,12 +9,27 @@ import pytest
 
 from personalization.adapters import manifest as adapters
 from personalization.adapters import signing
+from personalization.training.jobs.receipt import Receipt, SignedReceipt, public_key_of
+from privacy.mechanisms.sampled_gaussian import PoissonSampledGaussian
 from streams.client import DigestMismatchError
 from streams.client.signatures import TrustedKeys, key_id
 from streams.contracts import manifest as wire
 from streams.contracts.errors import InvalidEventError
 
 DIGEST = "sha256:" + 64 * "a"
+RECEIPT = Receipt(
+    mechanism=PoissonSampledGaussian(
+        noise_multiplier=2.0, sample_rate=1 / 3, steps=10, clipping_norm=1.0, contribution_bound=4
+    ),
+    plan_digest=DIGEST,
+    steps=10,
+    noise_count=10_000,
+    noise_tolerance=0.1 + 0.2,
+    noise_ok=True,
+    distinct_steps_ok=True,
+    coins_ok=True,
+    largest_norm_ok=True,
+)
 
 
 @pytest.fixture
@@ -70,6 +85,7 @@ def manifest():
             reservation_id="r-1",
             ledger_entry_hash=DIGEST,
             plan_digest=DIGEST,
+            receipt=SignedReceipt.of(RECEIPT, bytes(32)).to_document(),
             audit=adapters.AuditFacts(
                 depth="mechanism",
                 canaries=16_384,
@@ -154,6 +170,24 @@ def test_a_manifest_from_before_there_were_audits_is_read_as_it_was_written(mani
     received = on_the_wire(earlier, signer)
     assert received.manifest.canonical_bytes() == earlier.to_bytes()
     assert adapters.AdapterManifest.from_bytes(manifest.to_bytes()) == manifest
+
+
+def test_the_receipt_travels_as_it_was_signed(manifest):
+    received = on_the_wire(manifest, signing.ManifestSigner(bytes(range(32))))
+    document = received.manifest.model_dump(mode="json")["privacy"]["receipt"]
+    SignedReceipt.from_document(document).verify(public_key_of(bytes(32)))
+    assert set(document["receipt"]) == set(wire.ReceiptV1.model_fields)
+    assert set(document) == set(wire.SignedReceiptV1.model_fields)
+
+
+def test_a_manifest_without_a_receipt_has_the_bytes_it_always_had(manifest):
+    without = replace(manifest, privacy=replace(manifest.privacy, receipt=None))
+    assert b"receipt" not in without.to_bytes()
+    assert adapters.AdapterManifest.from_bytes(without.to_bytes()) == without
+    assert adapters.AdapterManifest.from_bytes(manifest.to_bytes()) == manifest
+    received = on_the_wire(without, signing.ManifestSigner(bytes(range(32))))
+    assert received.manifest.privacy.receipt is None
+    assert received.manifest.canonical_bytes() == without.to_bytes()
 
 
 def test_a_changed_privacy_fact_is_found(manifest):

@@ -11,7 +11,8 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 
 from streams.broker.app import make_app
 from streams.broker.embedded import EmbeddedBroker
-from streams.ingest.intake import Intake, Outcome
+from streams.ingest.intake import Intake
+from streams.ingest.work import Outcome
 from streams.settings import BrokerSettings, IngestSettings
 
 EVENTS = 20

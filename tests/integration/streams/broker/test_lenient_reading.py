@@ -22,9 +22,10 @@ from streams.broker.clients import KafkaSender
 from streams.contracts.dead_letter import DeadLetter
 from streams.contracts.topics import DEAD_LETTERS
 from streams.ingest.consents import ConsentHandler
-from streams.ingest.intake import Intake, Work
+from streams.ingest.intake import Intake
 from streams.ingest.interactions import InteractionHandler
 from streams.ingest.letters import DeadLetterSink
+from streams.ingest.work import Work
 from streams.settings import BrokerSettings, IngestSettings
 from tests.fakes.stream_records import NOW, consent, interaction
 

@@ -23,7 +23,8 @@ from streams.broker.clients import KafkaSender, missing_topics
 from streams.broker.records import OutgoingRecord
 from streams.broker.tokens import ClientCredentials, KafkaPythonTokens, TokenFile
 from streams.errors import AccessTokenError, BrokerUnavailableError, SettingsError
-from streams.ingest.intake import Intake, Outcome
+from streams.ingest.intake import Intake
+from streams.ingest.work import Outcome
 from streams.settings import BrokerSettings, IngestSettings, load_settings
 
 DEADLINE_SECONDS = 60

@@ -19,8 +19,8 @@ from streams.contracts.consent import ConsentPurpose
 from streams.contracts.erasure import ErasureCompletedV1
 from streams.contracts.interaction import Edited, Rating, Rejected
 from streams.errors import BrokerUnavailableError
-from streams.ingest.intake import Work
 from streams.ingest.tables import ProcessedEventRow
+from streams.ingest.work import Work
 from streams.outbox.tables import OutboxRow
 from tests.fakes.ingest_world import IngestWorld
 from tests.fakes.stream_records import NOW, FakeRecord, consent, erasure, interaction

@@ -10,11 +10,13 @@ from personalization.rounds.tables import RoundRow
 from personalization.signals.rows import SignalRow, insert_signals
 from personalization.signals.values import StoredSignal
 from privacy.errors import StorageError
+from privacy.ledger import Ledger
 from privacy.policy import versions as policies
 from privacy.storage.session import transaction
 from streams.errors import ClockError
 from streams.ingest.fates import EFFECT, decide
 from streams.ingest.tables import ProcessedEventRow
+from streams.outbox.events import OutboxAdapterEvents
 from streams.outbox.relay import OutboxRelay
 from streams.processes import chores as scheduler
 from streams.processes.chores import Chores
@@ -41,6 +43,8 @@ def chores(engine):
         scheduler=SchedulerSettings(),
         outbox=OutboxSettings(),
         metrics=WorkerMetrics(),
+        ledger=Ledger(lambda: NOW),
+        events=OutboxAdapterEvents(),
         check_time=lambda *_: None,  # the tests' time is not the database's
     )
 

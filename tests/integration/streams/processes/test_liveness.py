@@ -11,7 +11,8 @@ from kafka import KafkaAdminClient, KafkaProducer
 from streams.broker.app import make_app
 from streams.http.server import HttpServer
 from streams.http.tokens import Access
-from streams.ingest.intake import Intake, Outcome
+from streams.ingest.intake import Intake
+from streams.ingest.work import Outcome
 from streams.processes import liveness
 from streams.settings import BrokerSettings, HttpSettings, IngestSettings
 from streams.telemetry.metrics import WorkerMetrics

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import shutil
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -11,16 +13,30 @@ import pytest
 from personalization.planning.plan import PerformanceFlags, TrainingPlan
 from personalization.releases import code_identity
 from personalization.releases.code_identity import RELEASE_CODE, code_digest, release_files, source_digest
+from personalization.releases.terms import Terms
+from personalization.rounds.slots import Slot
+from privacy.mechanisms.sampled_gaussian import PoissonSampledGaussian
 
 ROOT = Path(__file__).resolve().parents[4]
 # Values and errors that training names, and that change no number of a release.
 HARMLESS = {
     "personalization.adapters.manifest", "personalization.errors", "privacy.errors", "privacy.canonical",
 }  # fmt: skip
-PLAN = TrainingPlan(
-    steps=4, sample_rate=0.5, expected_cohort=50, clipping_norm=1.0, noise_multiplier=1.0, learning_rate=0.1,
-    contribution_bound=4,
-)  # fmt: skip
+MOMENT = datetime(2026, 1, 1, tzinfo=UTC)
+TERMS = Terms(
+    plan=TrainingPlan(
+        mechanism=PoissonSampledGaussian(
+            steps=4, sample_rate=0.5, clipping_norm=1.0, noise_multiplier=1.0, contribution_bound=4
+        ),
+        expected_cohort=50,
+        learning_rate=0.1,
+    ),
+    beside=(),
+    minimum_cohort=1,
+    retention=timedelta(days=1),
+    policy_version=1,
+    slot=Slot(starts_at=MOMENT, told_at=MOMENT, ends_at=MOMENT),
+)
 
 
 @pytest.fixture
@@ -112,12 +128,19 @@ def test_whatever_training_imports_of_ours_is_in_the_list():
     assert outside - HARMLESS - packages == set()
 
 
-def test_the_device_that_was_asked_for_and_the_kind_of_products_count():
-    def of(**flags):
-        return code_digest(PLAN, PerformanceFlags(**flags), base_digest="sha256:b", start_version_id=None)
+def test_every_flag_the_hardware_the_start_and_the_blend_count():
+    def of(terms=TERMS, hardware="cpu: x", start="zero", **flags):
+        flags = PerformanceFlags(**flags)
+        return code_digest(terms, flags, base_digest="sha256:b", start=start, hardware=hardware)
 
-    assert of() == of(threads=3)
-    assert len({of(), of(device="cpu"), of(half_head=True)}) == 3
+    others = [
+        of(device="cpu"), of(half_head=True), of(threads=3), of(tokens_per_microbatch=8), of(hardware="cpu: y"),
+        of(start="average"), of(replace(TERMS, start_sources=("v",))),
+        of(replace(TERMS, blend_with="v", blend_share=0.1)), of(replace(TERMS, blend_with="v", blend_share=0.2)),
+        of(replace(TERMS, plan=TERMS.plan.with_mechanism(steps=5))),
+    ]  # fmt: skip
+    assert of() == of()
+    assert len({of(), *others}) == len(others) + 1
 
 
 def test_the_digest_is_that_of_the_files_this_process_runs_from():

@@ -7,8 +7,9 @@ from privacy.errors import StorageError
 from streams.broker.progress import PartitionProgress
 from streams.broker.records import RecordRun
 from streams.errors import PoisonedTopicError
-from streams.ingest.intake import Intake, Outcome
+from streams.ingest.intake import Intake
 from streams.ingest.poison import MOST_TENANTS, FaultGuard, SlowedTenants, tenant_of
+from streams.ingest.work import Outcome
 from streams.settings import IngestSettings
 from tests.fakes.stream_records import FakeRecord
 

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 from prometheus_client.parser import text_string_to_metric_families
 
 from streams.broker.app import make_app
-from streams.ingest.intake import Intake, Outcome
+from streams.ingest.intake import Intake
+from streams.ingest.work import Outcome
 from streams.settings import BrokerSettings, IngestSettings
 from streams.telemetry.metrics import WorkerMetrics
 
