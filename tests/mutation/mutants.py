@@ -270,8 +270,8 @@ CLIP: Final = (
     Mutant(
         name="check-allows-twice-the-norm",
         file=CLIPPING,
-        old="torch.linalg.vecdot(whole, whole) <= lattice.REACH**2",
-        new="torch.linalg.vecdot(whole, whole) <= 4 * lattice.REACH**2",
+        old="torch.linalg.vector_norm(whole, dim=1) <= lattice.REACH\n",
+        new="torch.linalg.vector_norm(whole, dim=1) <= 2 * lattice.REACH\n",
         why="the exact check lets rows pass that are too long",
         tests=(f"{T_OPTIMIZER}::test_the_exact_check_knows_one_unit_too_many",),
     ),
