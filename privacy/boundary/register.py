@@ -279,7 +279,7 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             "discreet_events discreet_dead_letters discreet_batch_events discreet_batch_seconds "
             "discreet_ingest_latency_seconds discreet_retries discreet_lag_events "
             "discreet_oldest_unprocessed_seconds discreet_stalled_seconds discreet_buffered_events "
-            "discreet_rebalances discreet_outbox_waiting",
+            "discreet_rebalances discreet_outbox_waiting discreet_slowed_tenants",
         ),
         _fields(
             OPERATOR,
@@ -316,7 +316,7 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             PUBLIC,
             "Names of events, rounds, lines, topics and versions, and public states.",
             "event level round round_id rounds tenant tenants line_ref served_name adapter served withdrawn "
-            "published chore code outcome stage what topic partition epoch port accepted",
+            "published chore code outcome stage what topic partition epoch port accepted share",
         ),
         _fields(
             OPERATOR,

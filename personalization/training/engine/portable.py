@@ -63,12 +63,12 @@ def export_adapter(
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def adapter_config(geometry: Geometry, base_model_name: str) -> dict[str, object]:
+def adapter_config(geometry: Geometry, base_model_name: str | None) -> dict[str, object]:
     """Return the contents of ``adapter_config.json``."""
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": Path(base_model_name).name,
+        "base_model_name_or_path": None if base_model_name is None else Path(base_model_name).name,
         "revision": None,
         "inference_mode": True,
         "r": geometry.rank,
