@@ -52,6 +52,7 @@ PROTOCOL: Final = "personalization/releases/protocol.py"
 CHARGE: Final = "personalization/releases/charge.py"
 TERMS: Final = "personalization/releases/terms.py"
 OVERDUE: Final = "personalization/releases/overdue.py"
+IDENTITY: Final = "streams/ingest/identity.py"
 SNAPSHOT: Final = "personalization/signals/snapshot.py"
 ROWS: Final = "personalization/signals/rows.py"
 BOUND: Final = "personalization/signals/bound.py"
@@ -76,6 +77,10 @@ T_FILTERS: Final = "tests/unit/privacy/accounting/test_filters.py"
 T_SERVICE: Final = "tests/integration/privacy/ledger/test_service.py"
 T_CRASHES: Final = "tests/integration/personalization/releases/test_crashes.py"
 T_PROTOCOL: Final = "tests/integration/personalization/releases/test_protocol.py"
+T_TERMS: Final = "tests/integration/personalization/releases/test_terms.py"
+T_REPEATS: Final = "tests/integration/personalization/releases/test_repeats.py"
+T_SLOTS: Final = "tests/integration/personalization/rounds/test_slots.py"
+T_IDENTITY: Final = "tests/integration/streams/ingest/test_identity.py"
 T_INTERACTIONS: Final = "tests/integration/streams/ingest/test_interactions.py"
 T_BOUND: Final = "tests/property/personalization/signals/test_bound.py"
 T_ADMISSION: Final = "tests/unit/privacy/consent/test_admission.py"
@@ -102,11 +107,11 @@ NOISE: Final = (
         tests=(f"{SENSITIVITY}::test_noise_has_the_planned_size_even_when_nobody_was_drawn",),
     ),
     Mutant(
-        name="noise-left-out-of-all-but-the-first",
+        name="noise-of-all-in-the-first-sum",
         file=DRAWING,
-        old="if len(rows) == len(sums) and list(rows) == list(range(len(sums))):",
-        new="if len(rows) == 1:",
-        why="one row's noise is given to every tenant's sum",
+        old="torch.tensor(list(rows), dtype=torch.long, device=sums.device)",
+        new="torch.zeros(len(rows), dtype=torch.long, device=sums.device)",
+        why="the first tenant's sum gets everybody's noise, the others none",
         tests=(T_DRAWING,),
     ),
     Mutant(
@@ -536,20 +541,28 @@ PROTOCOL_ORDER: Final = (
         tests=(T_CRASHES,),
     ),
     Mutant(
+        name="told-when-it-was-done",
+        file=PROTOCOL,
+        old="            told_at = terms.slot.told_at\n",
+        new="            told_at = self._clock.now()\n",
+        why="how long training took is published, a function of private texts",
+        tests=(T_SLOTS,),
+    ),
+    Mutant(
         name="published-without-a-receipt",
         file=PROTOCOL,
         old="if wrong is not None or receipt is None:",
         new="if wrong is not None and receipt is None:",
         why="what ran need not be what was charged",
-        tests=(T_PROTOCOL, T_PUBLISHED),
+        tests=(T_TERMS,),
     ),
     Mutant(
         name="another-plan-than-reserved",
-        file=CHARGE,
-        old="if reservation.mechanisms != terms.mechanisms:",
-        new="if reservation.mechanisms is None:",
+        file=PROTOCOL,
+        old="            wrong = departure(reservation, terms)\n",
+        new="            wrong = None\n",
         why="a plan that was changed after the charge is run",
-        tests=(T_PROTOCOL, T_PUBLISHED),
+        tests=(T_TERMS,),
     ),
     Mutant(
         name="receipts-of-anybody",
@@ -557,7 +570,7 @@ PROTOCOL_ORDER: Final = (
         old="        signed.verify(bytes.fromhex(reservation.binding.receipt_key))\n",
         new="        pass\n",
         why="anybody's receipt vouches for the run",
-        tests=(T_PROTOCOL, T_PUBLISHED),
+        tests=(T_TERMS,),
     ),
     Mutant(
         name="receipts-of-another-mechanism",
@@ -565,7 +578,7 @@ PROTOCOL_ORDER: Final = (
         old="if receipt.mechanism != terms.mechanism:",
         new="if receipt.mechanism is None:",
         why="a run of another mechanism is published",
-        tests=(T_PROTOCOL, T_PUBLISHED),
+        tests=(T_TERMS,),
     ),
     Mutant(
         name="departures-are-overlooked",
@@ -573,7 +586,7 @@ PROTOCOL_ORDER: Final = (
         old="return receipt.departures[0] if receipt.departures else None",
         new="return None",
         why="a receipt that says itself that something was wrong is accepted",
-        tests=(T_PROTOCOL, T_PUBLISHED),
+        tests=(T_TERMS,),
     ),
     Mutant(
         name="the-minimum-of-users-is-overlooked",
@@ -586,6 +599,14 @@ PROTOCOL_ORDER: Final = (
 )
 
 USERS: Final = (
+    Mutant(
+        name="ids-of-all-users-are-one",
+        file=IDENTITY,
+        old="parts = (topic.encode(), subject[0].encode(), subject[1].encode())",
+        new='parts = (topic.encode(), subject[0].encode(), b"")',
+        why="one user's event makes another's of the same id a duplicate",
+        tests=(T_IDENTITY,),
+    ),
     Mutant(
         name="one-more-than-the-bound",
         file=ROWS,

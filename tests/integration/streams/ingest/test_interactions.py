@@ -71,6 +71,15 @@ def test_the_bound_holds_and_keeps_the_same_signals_in_any_order_and_batching(en
     assert len(kept) == 3
 
 
+@pytest.mark.parametrize("batches", [(4,), (3, 1), (2, 2), (1, 1, 1, 1)])
+def test_one_event_more_than_the_bound_takes_the_place_of_another(world, batches):
+    world.take(world.consents, consent())
+    events = iter([interaction(event_id=f"e{number}", offset=number) for number in range(4)])
+    for size in batches:
+        world.take(world.interactions, *(next(events) for _ in range(size)))
+    assert world.count(SignalRow) == 3
+
+
 def test_an_interaction_waits_for_its_consent_and_is_refused_when_the_wait_is_over(world):
     waiting = world.take(world.interactions, interaction(), final=False)
     assert (len(waiting.held), waiting.dead_letters) == (1, 0)

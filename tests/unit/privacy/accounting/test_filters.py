@@ -1,5 +1,6 @@
 """Filters: what they admit is within the target, narrowing only narrows, and the fixed order is public."""
 
+import decimal
 import math
 
 import pytest
@@ -15,6 +16,7 @@ from privacy.accounting.filters import (
     FilterRule,
     PrivacyFilter,
     best_order,
+    budget_at,
 )
 from privacy.mechanisms.sampled_gaussian import PoissonSampledGaussian
 
@@ -55,6 +57,17 @@ def test_the_last_pico_nat_decides():
     one = RdpCurve(tuple(1 if order == 12.0 else 0 for order in ORDERS))
     assert opened.admits(RdpCurve.zero(), exact)
     assert not opened.admits(exact, one)
+
+
+@pytest.mark.parametrize("order", [1.25, 2.0, 12.0, 64.0, 1024.0])
+@pytest.mark.parametrize(("epsilon", "delta"), [(0.5, 1e-6), (8.0, 1e-5), (100.0, 1e-12)])
+def test_a_budget_is_never_above_the_exact_one(epsilon, delta, order):
+    """B(α) worked out with fifty digits."""
+    with decimal.localcontext(prec=50):
+        alpha, exact_delta = decimal.Decimal(order), decimal.Decimal(delta)
+        term = (1 - 1 / alpha).ln() - (exact_delta.ln() + alpha.ln()) / (alpha - 1)
+        exact = (decimal.Decimal(epsilon) - term) * 10**12
+    assert exact - 10 < budget_at(epsilon, delta, order) <= exact
 
 
 def test_narrowing_never_widens():

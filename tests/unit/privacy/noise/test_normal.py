@@ -147,6 +147,17 @@ def test_small_radius_words_get_further_bits(monkeypatch):
         magnitude = math.floor(abs(signed(words[pair]) + 0.5)) + (further[pair] + 0.5) / 2**64
         radius = math.sqrt(-2 * math.log(magnitude / 2**63))
         assert math.hypot(refined[pair], refined[pair + pairs]) == pytest.approx(radius, rel=1e-14)
+    asked = []
+    keystream = SecretStream.keystream
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            SecretStream, "keystream", lambda self, *of: asked.append(of[1]) or keystream(self, *of)
+        )
+        numbers_of(SecretStream(KEY), 5, 3 * SMALL)
+    assert set(asked) == {
+        5,
+        2**63 + 5,
+    }  # the further bits have a keystream of their own, and each step its own
     others = np.ones(pairs, dtype=bool)
     others[few] = False
     assert np.array_equal(refined[:pairs][others], plain[:pairs][others])

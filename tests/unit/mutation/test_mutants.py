@@ -1,0 +1,68 @@
+"""The list of mutants is true to the code: each stands in it once, and each names tests that are there."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.mutation import harness
+from tests.mutation.__main__ import chosen
+from tests.mutation.harness import Verdict, examine, mutated
+from tests.mutation.mutants import MUTANTS, Mutant
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def test_names_are_unique():
+    assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS) >= 25
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_a_mutant_changes_one_place_and_names_tests_that_exist(mutant):
+    text = mutated((ROOT / mutant.file).read_text("utf-8"), mutant)
+    ast.parse(text)
+    assert mutant.tests
+    for test in mutant.tests:
+        path, _, name = test.partition("::")
+        source = (ROOT / path).read_text("utf-8")
+        assert not name or f"def {name}(" in source, test
+
+
+def test_a_text_that_is_not_there_once_is_an_error():
+    mutant = Mutant(name="m", file="f", old="a", new="b", why="w", tests=())
+    assert mutated("xax", mutant) == "xbx"
+    for text in ("", "aa"):
+        with pytest.raises(ValueError, match="exactly once"):
+            mutated(text, mutant)
+
+
+def test_a_slice_is_repeatable_and_a_name_is_looked_up():
+    assert chosen([], 5, 3) == chosen([], 5, 3) != chosen([], 5, 4)
+    assert chosen([], None, 0) == list(MUTANTS)
+    (one,) = chosen(["caps-can-rise"], None, 0)
+    assert one.name == "caps-can-rise"
+    with pytest.raises(SystemExit, match="no mutant"):
+        chosen(["nothing"], None, 0)
+
+
+@pytest.mark.parametrize(
+    ("new", "verdict"),
+    [("return 2", Verdict.KILLED), ("return 1 + 0", Verdict.SURVIVED), ("while True: pass", Verdict.ERROR)],
+)
+def test_the_harness_tells_the_killed_from_the_others(tmp_path, monkeypatch, new, verdict):
+    monkeypatch.setattr(harness, "LARGE", ())
+    monkeypatch.setattr(harness, "TIMEOUT", 3.0)
+    (tmp_path / "code.py").write_text("def one():\n    return 1\n")
+    (tmp_path / "test_code.py").write_text(
+        "import importlib.util\n\n\ndef test_one():\n"
+        "    spec = importlib.util.spec_from_file_location('mutant_code', 'code.py')\n"
+        "    module = importlib.util.module_from_spec(spec)\n    spec.loader.exec_module(module)\n"
+        "    assert module.one() == 1\n"
+    )
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    mutant = Mutant(name="m", file="code.py", old="return 1", new=new, why="w", tests=("test_code.py",))
+    (outcome,) = examine(tmp_path, [mutant])
+    assert outcome.verdict is verdict
