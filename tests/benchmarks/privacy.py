@@ -1,6 +1,7 @@
-"""What the guarantee costs and how far it holds: the influence of one user, the time of an exact step, the receipt.
+"""What the guarantee costs and how far it holds: the influence of one user, an exact step, the receipt, the audit.
 
-    python tests/benchmarks/privacy.py --json PATH [--only influence,step,receipt] [--pairs 15] [--most-users 1000000]
+    python tests/benchmarks/privacy.py --json PATH [--only influence,step,receipt,audit] [--pairs 15]
+        [--most-users 1000000]
 
 Influence is counted in whole numbers, so it is no estimate: ‖sum with the user − sum without‖₂ ÷ C, for streams of
 users that all pull the same way and of users that are all different, cut into other micro-batches when the user is
@@ -10,6 +11,11 @@ nowhere else. What a float sum does depends on the order in which a machine's BL
 A step is a whole one: gradients of every drawn user, clipping, sum, noise, measuring, and the inner optimizer. New and
 old take turns, and the median of the pairwise ratios is reported; the mechanism alone stands beside it, for
 information.
+
+An audit is a release's own: shadows, canaries and bounds at the default depth, beside a round of the quality
+benchmark's size (100 users with two messages each, 8 steps, a base of SmolLM2-135M's shape with random weights;
+loading it, its public metric and what is measured on public text would make the round longer and are left out).
+``noise × 0.7`` is planted where the noise is added.
 
 Each part is a function that returns rows; further parts are added to ``PARTS``.
 """
@@ -32,18 +38,26 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 
-from personalization.planning.plan import Family, PerformanceFlags, TrainingPlan, mechanism_of
+from personalization.canaries.values import AuditRequest
+from personalization.canaries.verdict import facts_of_audit
+from personalization.planning.plan import FEED_FORWARD, Family, PerformanceFlags, TrainingPlan, mechanism_of
+from personalization.training.engine.batches import Member, PrefixCache
 from personalization.training.engine.decoder import FrozenDecoder
-from personalization.training.engine.encoding import Encoder
-from personalization.training.jobs.job import TenantJob
+from personalization.training.engine.encoding import Encoder, TokenExample, TokenUser
+from personalization.training.jobs.job import ExampleKind, TenantJob
 from personalization.training.jobs.receipt import SignedReceipt, public_key_of
-from personalization.training.mechanism import clipping
+from personalization.training.mechanism import clipping, optimizer
 from personalization.training.mechanism.optimizer import FusedDPOptimizer, TenantAdam, TenantMechanism
+from personalization.training.run.audit import audit
 from personalization.training.run.fused import FusedRun
+from privacy.accounting.composition import best_epsilon, curve_of
+from privacy.mechanisms.sampled_gaussian import PoissonSampledGaussian
 from privacy.noise import lattice, normal
 from privacy.noise.keystream import PURPOSE_GRADIENT
+from tests.benchmarks.trainer import random_model, random_rows
 from tests.fakes.tiny_models import make_users, tiny_model, tiny_tokenizer
 
+AUDIT_DELTA = 1e-5
 SIZE = 768  # of the review that this answers
 CLIP = 0.1
 CHUNK = 4096
@@ -312,10 +326,80 @@ def receipt_cost(settings: Settings) -> Iterator[Row]:
     yield Row(name="a signed receipt", value=size, unit="bytes")
 
 
+class Round(FusedRun):
+    """A whole run of one tenant with the quality benchmark's number of users and tokens."""
+
+    USERS, MESSAGES, LENGTH, LABELS, VOCABULARY = 100, 2, 60, 12, 49_152
+
+    def _prefix(self) -> list[list[Member]]:
+        rows = random_rows(self.VOCABULARY, self.USERS * self.MESSAGES, self.LENGTH, self.LABELS)
+        users = [
+            TokenUser(tuple(TokenExample((row,), ExampleKind.SFT, 1.0) for row in rows[n :: self.USERS]))
+            for n in range(self.USERS)
+        ]
+        self._cache = PrefixCache(self.decoder, self.geometry.first_layer, enabled=True)
+        return [
+            self._cache.fill([(0, user) for user in users], self.flags.tokens_per_microbatch, lambda _: None)
+        ]
+
+
+def audit_plan(epsilon: float) -> TrainingPlan:
+    """Return a plan of the quality benchmark whose training costs ``epsilon`` at ``AUDIT_DELTA``."""
+    low, high = 0.1, 1e3
+    for _ in range(60):
+        middle = math.sqrt(low * high)
+        asked = PoissonSampledGaussian(noise_multiplier=middle, sample_rate=1.0, steps=8)
+        low, high = (
+            (middle, high) if best_epsilon(curve_of(asked), AUDIT_DELTA)[0] > epsilon else (low, middle)
+        )
+    return plan_of(
+        rank=16, alpha=16.0, top_layers=1, target_modules=FEED_FORWARD, steps=8, noise_multiplier=high,
+        expected_cohort=100.0, contribution_bound=2,
+    )  # fmt: skip
+
+
+def audit_cost(_settings: Settings) -> Iterator[Row]:
+    """Measure what an audit adds to a round, how near its bound comes, and whether noise × 0.7 is seen."""
+    flags, encoder = PerformanceFlags(device="cpu"), Encoder(tiny_tokenizer(), 2)
+    device = torch.device("cpu")
+    decoder = FrozenDecoder(random_model("135m", device, torch.float32), device, torch.float32)
+    job = TenantJob(job_key="a", plan=audit_plan(4.0), users=(), noise_key=KEY)
+    began = time.process_time()
+    Round(decoder, encoder, [job], flags, lambda _: None).train()
+    took = time.process_time() - began
+    yield Row(name="a round of 100 users, 8 steps", value=took, unit="s")
+    for epsilon in (1.0, 2.0, 4.0):
+        plan = audit_plan(epsilon)
+        began = time.process_time()
+        found = facts_of_audit(audit(decoder, encoder, plan, flags, AuditRequest()), plan, AUDIT_DELTA)
+        cost = (time.process_time() - began) / took
+        claim = found.claimed_epsilon
+        yield Row(name=f"audit ÷ round, ε = {epsilon:g}", value=cost, unit="", must="<= 0.10", ok=cost <= 0.1)
+        within = found.empirical_epsilon <= claim
+        yield Row(
+            name=f"ε̂ beside ε = {claim:.3f}", value=found.empirical_epsilon, unit="", must="<= ε", ok=within
+        )
+        yield Row(name="  of it by one run (Steinke et al.)", value=found.one_run_epsilon, unit="")
+        plain = optimizer.add_noise
+
+        def weak(sums, rows, purpose, step, plain=plain):
+            noise = plain(sums, rows, purpose, step) - sums
+            return sums + (0.7 * noise.to(torch.float64)).round().to(sums.dtype)
+
+        optimizer.add_noise = weak
+        try:
+            leaky = facts_of_audit(audit(decoder, encoder, plan, flags, AuditRequest()), plan, AUDIT_DELTA)
+        finally:
+            optimizer.add_noise = plain
+        value = leaky.empirical_epsilon
+        yield Row(name="  with noise × 0.7", value=value, unit="", must="> ε", ok=value > claim)
+
+
 PARTS: dict[str, Callable[[Settings], Iterator[Row]]] = {
     "influence": influence,
     "step": step_time,
     "receipt": receipt_cost,
+    "audit": audit_cost,
 }
 
 

@@ -80,13 +80,17 @@ def examine(root: Path, mutants: Sequence[Mutant]) -> Iterator[Outcome]:
         tree = Path(folder) / "tree"
         _copy(root, tree)
         tests = sorted({test for mutant in mutants for test in mutant.tests})
-        status, output = _run(tree, tests, TIMEOUT * 5)
-        if status != _PASSED:
-            yield Outcome("(none)", Verdict.ERROR, f"the unchanged tree does not pass: {_last(output)}", 0.0)
-            return
+        status, output = _run(tree, tests, TIMEOUT * 5, to_the_end=True)
+        failing = [line.split()[1] for line in output.splitlines() if line.startswith(("FAILED ", "ERROR "))]
+        if status not in {_PASSED, _FAILED} or (status == _FAILED) != bool(failing):
+            raise RuntimeError(f"the tests of the unchanged tree cannot be run: {_last(output)}")
         for mutant in mutants:
             began = time.monotonic()
-            verdict, detail = _examine(tree, mutant)
+            broken = [name for name in failing if name.startswith(mutant.tests)]
+            if broken:
+                verdict, detail = Verdict.ERROR, f"a test fails without it: {broken[0]}"
+            else:
+                verdict, detail = _examine(tree, mutant)
             yield Outcome(mutant.name, verdict, detail, time.monotonic() - began)
 
 
@@ -131,13 +135,15 @@ def _preload() -> None:
             importlib.import_module(name)
 
 
-def _run(tree: Path, tests: Sequence[str], timeout: float) -> tuple[int | None, str]:
-    """Run tests in a fork; return pytest's status, None when they hang, and what they wrote."""
+def _run(
+    tree: Path, tests: Sequence[str], timeout: float, *, to_the_end: bool = False
+) -> tuple[int | None, str]:
+    """Run tests in a fork, up to the first that fails; return pytest's status, None when they hang, and their words."""
     with tempfile.TemporaryFile("w+") as output:
         child = os.fork()
         if child == 0:
             os.setsid()
-            os._exit(_in_child(tree, tests, output.fileno()))
+            os._exit(_in_child(tree, [*([] if to_the_end else ["-x"]), *tests], output.fileno()))
         end, status = time.monotonic() + timeout, None
         while status is None and time.monotonic() < end:
             done, waited = os.waitpid(child, os.WNOHANG)
@@ -153,7 +159,7 @@ def _run(tree: Path, tests: Sequence[str], timeout: float) -> tuple[int | None, 
         return status, output.read()
 
 
-def _in_child(tree: Path, tests: Sequence[str], output: int) -> int:
+def _in_child(tree: Path, arguments: Sequence[str], output: int) -> int:
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.chdir(tree)
@@ -170,24 +176,19 @@ def _in_child(tree: Path, tests: Sequence[str], output: int) -> int:
         os.environ.pop(name, None)
     import pytest
 
+    quietly = [
+        "-q",
+        "--no-header",
+        "--tb=no",
+        "-W",
+        _LOADED_BEFORE,
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:xdist",
+    ]
     try:
-        return int(
-            pytest.main(
-                [
-                    "-x",
-                    "-q",
-                    "--no-header",
-                    "--tb=no",
-                    "-p",
-                    "no:cacheprovider",
-                    "-W",
-                    _LOADED_BEFORE,
-                    "-p",
-                    "no:xdist",
-                    *tests,
-                ]
-            )
-        )
+        return int(pytest.main([*quietly, *arguments]))
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

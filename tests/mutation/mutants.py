@@ -613,9 +613,7 @@ USERS: Final = (
         old="if counts[user] + len(new) <= bounds[user[0]]:",
         new="if counts[user] + len(new) <= bounds[user[0]] + 1:",
         why="a user keeps more signals than the bound",
-        tests=(
-            f"{T_INTERACTIONS}::test_the_bound_holds_and_keeps_the_same_signals_in_any_order_and_batching",
-        ),
+        tests=(f"{T_INTERACTIONS}::test_one_event_more_than_the_bound_takes_the_place_of_another",),
     ),
     Mutant(
         name="bound-keeps-what-came-first",

@@ -131,7 +131,7 @@ class TestErasures:
         assert world.take(world.erasures, *both).effects == 2
         assert owners(world) == set()
         with transaction(world.engine) as session:
-            certificates = [row.certificate["signals_erased"] for row in session.exec(select(ErasureRow))]
+            certificates = [row.certificate["keys_destroyed"] for row in session.exec(select(ErasureRow))]
         assert certificates == [1, 1]
 
     def test_one_persons_repeated_request_from_another_source_is_answered_with_the_certificate_that_stands(
