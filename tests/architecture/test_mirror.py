@@ -7,8 +7,8 @@ import ast
 from tests.architecture.rooms import ROOT
 
 KINDS = ("unit", "property", "contract", "integration", "privacy_claims", "e2e")
-# What belongs to no folder: tests of the whole, and of the benchmarks.
-WHOLE = {"e2e/test_readme_examples.py", "unit/benchmarks"}
+# What belongs to no folder: tests of the whole, of the benchmarks, and of the mutants.
+WHOLE = {"e2e/test_readme_examples.py", "unit/benchmarks", "unit/mutation"}
 
 
 def test_every_test_lies_in_the_folder_of_what_it_tests():
