@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 RELEASE_CODE = (
     "personalization.training",
     "personalization.planning",
+    "personalization.canaries.values",
     "personalization.adapters.factors",
     "personalization.adapters.files",
     "personalization.adapters.tensors",

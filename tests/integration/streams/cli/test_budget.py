@@ -60,7 +60,9 @@ def held(engine):
             ledger.start(session, reservation, 1)
             draw = DrawRecord(seed_commitment="sha256:s", data_digest="sha256:d", code_digest="sha256:c")
             ledger.record_draw(session, reservation, 1, draw)
-            ledger.commit(session, reservation, 1, "sha256:artifact")
+            ledger.commit(
+                session, reservation, 1
+            )  # what was paid for is no version, so the registry has none
     return reservation
 
 
