@@ -59,9 +59,9 @@ def segments(text: str, prompt: str) -> tuple[Segment, ...]:
         text: of the answer.
         prompt: what it answers; words that stand in it are ``{copy}``.
     """
-    known = {part for word in _WORD.findall(plain(prompt).casefold()) for part in (word, *word.split("-"))} - _COMMON
+    known = _words_of(prompt)
     found: list[Segment] = []
-    before, words, copied = "", "", True
+    before, words, copied, last = "", "", True, ""
     gap = ""  # spaces after a word: inside the slot if another word follows, else before what comes
 
     def close() -> None:
@@ -69,17 +69,21 @@ def segments(text: str, prompt: str) -> tuple[Segment, ...]:
         found.append(Segment(before, COPY if copied else TEXT, words))
         before, words, copied = "", "", True
 
+    named = {word for word in _WORD.findall(plain(prompt)) if word[0].isupper()} - {w.capitalize() for w in _COMMON}
+
     for token in _TOKEN.findall(plain(text)):
         if token.isspace() and "\n" not in token:
             gap = " "
         elif token[0].isalpha():
+            if words and (token in named) != (last in named):
+                close()  # a name that the prompt gave is a slot of its own
             if words:
                 words += gap
             else:
                 before += gap
             words += token
-            copied = copied and token.casefold() in known
-            gap = ""
+            copied = copied and (token in known or (not token.isupper() and token.lower() in known))
+            last, gap = token, ""
         else:
             if words:
                 close()
@@ -96,6 +100,13 @@ def segments(text: str, prompt: str) -> tuple[Segment, ...]:
     if before:
         found.append(Segment(before, "", ""))
     return tuple(_joined(found))
+
+
+def _words_of(prompt: str) -> set[str]:
+    """Return the words of a prompt that an answer may copy, as written and in small letters where they are not all big."""
+    words = {part for word in _WORD.findall(plain(prompt)) for part in (word, *word.split("-"))}
+    small = {word.lower() for word in words if not word.isupper()}
+    return {word for word in words | small if word.lower() not in _COMMON}
 
 
 def _joined(parts: list[Segment]) -> list[Segment]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from personalization.styles.abstraction import TEXT, Segment, literal, plain, segments
+from personalization.styles.abstraction import NUMBER, TEXT, Segment, literal, plain, segments
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -149,8 +149,8 @@ def _heads(parts: tuple[Segment, ...]) -> Iterator[tuple[str, str | None]]:
 
     A shape ends with the punctuation after its last slot, or before its first one where the text begins with it.
     """
-    text = ""
-    depth = 0
+    text, depth = "", 0
+    told: str | None = None
     for number, part in enumerate(parts):
         after = parts[number + 1].before if number + 1 < len(parts) else None
         if part.slot == TEXT and part.words.count(" ") >= _FREE_WORDS:
@@ -158,12 +158,14 @@ def _heads(parts: tuple[Segment, ...]) -> Iterator[tuple[str, str | None]]:
                 yield part.before, None  # markup in front of free text
             return
         text += part.before + part.slot
+        told = literal(part) if part.slot == TEXT else told
         if after is None:
             return  # the whole text: nothing follows that a frame could hold
-        if not after.strip() and part.slot == TEXT:
-            continue
+        if not after.strip() or (parts[number + 1].slot == NUMBER and not after[-1:].isspace() and after[0] == "-"):
+            continue  # nothing but space, or a number that belongs to the word
         depth += 1
-        yield text + after, literal(part)
+        yield text + after, told
+        told = None
         if depth == DEEPEST:
             return
 
@@ -173,16 +175,19 @@ def _tails(parts: tuple[Segment, ...]) -> Iterator[tuple[str, str | None]]:
     ended = parts[-1].before if parts and not parts[-1].slot else ""
     slots = [part for part in parts if part.slot]
     text, depth = ended, 0
+    told: str | None = None
     for part in reversed(slots[1:]):  # the first slot belongs to no closing
         if part.slot == TEXT and part.words.count(" ") >= _FREE_WORDS:
             if depth == 0 and ended.strip():
                 yield ended, None
             return
         text = part.before + part.slot + text
+        told = literal(part) if part.slot == TEXT else told
         if not part.before.strip():
             continue
         depth += 1
-        yield text, literal(part)
+        yield text, told
+        told = None
         if depth == DEEPEST:
             return
 
