@@ -47,7 +47,7 @@ class StyleEntry:
         kinds = ((self.key, str), (self.words, str), (self.depth, int), (self.pinned, bool))
         if not all(isinstance(value, kind) for value, kind in kinds):
             raise StyleCardError("an entry of the style card holds a value of another kind")
-        if not (0 <= self.share <= 1 and math.isfinite(self.sureness) and 1 <= self.depth <= 8):  # noqa: PLR2004
+        if not (0 <= self.share <= 1 and math.isfinite(self.sureness) and 1 <= self.depth <= 8):
             raise StyleCardError("an entry of the style card has a share or sureness that no vote gives")
         if len(self.key) > _LONGEST or len(self.words) > _LONGEST:
             raise StyleCardError("an entry of the style card is longer than any that a vote gives")
@@ -129,7 +129,10 @@ class StyleCard:
             removed = document["removed"]
             if not isinstance(removed, list) or len(removed) > MOST_ENTRIES:
                 raise StyleCardError(f"a style card names at most {MOST_ENTRIES} struck entries, in a list")
-            if not isinstance(document["voters"], int) or not 0 < float(document["noise_multiplier"]) < math.inf:
+            if (
+                not isinstance(document["voters"], int)
+                or not 0 < float(document["noise_multiplier"]) < math.inf
+            ):
                 raise StyleCardError("a style card tells whole voters, and noise that is above 0 and finite")
             return cls(
                 entries=tuple(StyleEntry(**{**one, "feature": Feature(one["feature"])}) for one in entries),

@@ -57,8 +57,14 @@ class StyleEdits:
             raise StyleCardError("edits of a style card are a JSON object; this is none")
         removed, pinned = document.get("removed", []), document.get("pinned", [])
         lists = isinstance(removed, list) and isinstance(pinned, list)
-        if not lists or len(removed) + len(pinned) > MOST_EDITS or not all(isinstance(one, str) for one in removed):
-            raise StyleCardError(f"edits of a style card are two lists, of at most {MOST_EDITS} things in all")
+        if (
+            not lists
+            or len(removed) + len(pinned) > MOST_EDITS
+            or not all(isinstance(one, str) for one in removed)
+        ):
+            raise StyleCardError(
+                f"edits of a style card are two lists, of at most {MOST_EDITS} things in all"
+            )
         return cls(removed=tuple(removed), pinned=tuple(pinned_entry(one) for one in pinned))
 
 
@@ -82,8 +88,6 @@ def pinned_entry(document: object) -> StyleEntry:
     try:
         if not isinstance(document, dict):
             raise StyleCardError("a fixed entry of a style card is a JSON object; this is none")
-        return StyleEntry(
-            **{**document, "feature": Feature(document["feature"])}, sureness=0.0, pinned=True
-        )
+        return StyleEntry(**{**document, "feature": Feature(document["feature"])}, sureness=0.0, pinned=True)
     except (KeyError, TypeError, ValueError) as error:
         raise StyleCardError("a fixed entry of a style card cannot be read; it is damaged") from error

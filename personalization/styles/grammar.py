@@ -51,7 +51,10 @@ def constraint_of(card: StyleCard, *, limit: float = LIMIT) -> Constraint:
         card: a released card.
         limit: share of answers that open (or close) with one of the found frames, from which on all have to.
     """
-    heads, tails = _held(openings(card), limit), [one for one in _held(closings(card), limit) if _mark_of(one)]
+    heads, tails = (
+        _held(openings(card), limit),
+        [one for one in _held(closings(card), limit) if _mark_of(one)],
+    )
     if sum(one.share for one in tails) < limit:
         tails = []
     single = not any("\n" in one.text for one in (*heads, *tails)) and _single_line(card)

@@ -44,14 +44,18 @@ class Chars:
     def as_pattern(self) -> str:
         """Return it as a regular expression."""
         if not self.excluded and len(self.chars) == 1:
-            text = "\\n" if self.chars == "\n" else f"\\{self.chars}" if self.chars in _SPECIAL else self.chars
+            text = (
+                "\\n" if self.chars == "\n" else f"\\{self.chars}" if self.chars in _SPECIAL else self.chars
+            )
         else:
             text = _class(self)
         return text + _often(self.most)
 
     def as_gbnf(self) -> str:
         """Return it in the notation of llama.cpp."""
-        return (_class(self) if self.excluded or len(self.chars) > 1 else _quoted(self.chars)) + _often(self.most)
+        return (_class(self) if self.excluded or len(self.chars) > 1 else _quoted(self.chars)) + _often(
+            self.most
+        )
 
 
 def _class(one: Chars) -> str:

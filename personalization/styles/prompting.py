@@ -52,11 +52,14 @@ def template_of(card: StyleCard) -> str:
 def tokens_of(text: str) -> int:
     """Return about how many tokens a text has, rather too many: four letters or one other character each."""
     return sum(
-        -(-len(part) // 4) if part.isascii() and part.isalpha() else len(part.encode()) for part in _WORD.findall(text)
+        -(-len(part) // 4) if part.isascii() and part.isalpha() else len(part.encode())
+        for part in _WORD.findall(text)
     )
 
 
-def _text(heads: Sequence[Frame], tails: Sequence[Frame], form: str, examples: Sequence[SyntheticPair]) -> str:
+def _text(
+    heads: Sequence[Frame], tails: Sequence[Frame], form: str, examples: Sequence[SyntheticPair]
+) -> str:
     sentences = [_sentence("open with", heads), _sentence("close with", tails), form]
     told = " ".join(one for one in sentences if one)
     if not told:
@@ -98,7 +101,11 @@ def _form(card: StyleCard) -> str:
 def _examples(card: StyleCard, heads: Sequence[Frame], tails: Sequence[Frame]) -> list[SyntheticPair]:
     """Return two short made-up examples, the first of which shows the commonest frames."""
     drawn = synthetic_pairs(card, count=_EXAMPLES_DRAWN, seed=_SEED)
-    styled = [one for one in drawn if _shows(one.answer, heads, opens=True) or _shows(one.answer, tails, opens=False)]
+    styled = [
+        one
+        for one in drawn
+        if _shows(one.answer, heads, opens=True) or _shows(one.answer, tails, opens=False)
+    ]
     first = heads[:1] if heads else tails[:1]
     short = sorted(styled, key=lambda one: len(one.prompt) + len(one.answer))
     best = [one for one in short if _shows(one.answer, first, opens=bool(heads))]
@@ -111,9 +118,9 @@ def _shows(answer: str, frames: Sequence[Frame], *, opens: bool) -> bool:
 
 
 def _searched(frame: str, *, opens: bool) -> str:
-    pattern = "".join(
-        re.escape(part) for part in filled(frame, lambda _: "\0").strip()
-    ).replace(re.escape("\0"), ".+?")
+    pattern = "".join(re.escape(part) for part in filled(frame, lambda _: "\0").strip()).replace(
+        re.escape("\0"), ".+?"
+    )
     return rf"\A{pattern}" if opens else rf"{pattern}\Z"
 
 
