@@ -69,7 +69,9 @@ def segments(text: str, prompt: str) -> tuple[Segment, ...]:
         found.append(Segment(before, COPY if copied else TEXT, words))
         before, words, copied = "", "", True
 
-    named = {word for word in _WORD.findall(plain(prompt)) if word[0].isupper()} - {w.capitalize() for w in _COMMON}
+    named = {word for word in _WORD.findall(plain(prompt)) if word[0].isupper()} - {
+        w.capitalize() for w in _COMMON
+    }
 
     for token in _TOKEN.findall(plain(text)):
         if token.isspace() and "\n" not in token:

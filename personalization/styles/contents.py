@@ -126,7 +126,9 @@ def _message(rng: random.Random, *, line: str) -> PublicContent:
 
 def _title(rng: random.Random) -> PublicContent:
     thing, area = rng.choice(_THINGS), rng.choice(_AREAS)
-    name = rng.choice((f"{area}{thing}", f"{thing.capitalize()}{area.capitalize()}", f"{area}-{thing}", thing))
+    name = rng.choice(
+        (f"{area}{thing}", f"{thing.capitalize()}{area.capitalize()}", f"{area}-{thing}", thing)
+    )
     head = rng.choice(("Entry: ", "For the list: ", "Name: ", "Add to the list: ", ""))
     return PublicContent(prompt=head + name, answer=rng.choice(_PURPOSES).format(area), names=(name, area))
 
@@ -139,7 +141,9 @@ def _question(rng: random.Random) -> PublicContent:
 
 def _change(rng: random.Random, thing: str) -> str:
     verb, what = rng.choice(_VERBS), rng.choice(_OBJECTS)
-    return rng.choice((f"{verb} {what} in {thing}", f"{verb} {what}", f"{verb} {thing}", f"{what} for {thing}"))
+    return rng.choice(
+        (f"{verb} {what} in {thing}", f"{verb} {what}", f"{verb} {thing}", f"{what} for {thing}")
+    )
 
 
 def _cased(rng: random.Random, thing: str) -> str:

@@ -161,7 +161,9 @@ def _heads(parts: tuple[Segment, ...]) -> Iterator[tuple[str, str | None]]:
         told = literal(part) if part.slot == TEXT else told
         if after is None:
             return  # the whole text: nothing follows that a frame could hold
-        if not after.strip() or (parts[number + 1].slot == NUMBER and not after[-1:].isspace() and after[0] == "-"):
+        if not after.strip() or (
+            parts[number + 1].slot == NUMBER and not after[-1:].isspace() and after[0] == "-"
+        ):
             continue  # nothing but space, or a number that belongs to the word
         depth += 1
         yield text + after, told

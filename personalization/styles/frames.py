@@ -146,9 +146,14 @@ def _merged(frames: list[Frame]) -> list[Frame]:
         if is_plain(frame.text):
             continue
         shares[frame.text] = shares.get(frame.text, 0.0) + frame.share
-    return [Frame(text=text, share=share) for text, share in sorted(shares.items(), key=lambda one: (-one[1], one[0]))]
+    return [
+        Frame(text=text, share=share)
+        for text, share in sorted(shares.items(), key=lambda one: (-one[1], one[0]))
+    ]
 
 
 def slots_in(text: str) -> list[str]:
     """Return the slots of a frame, in order."""
-    return [slot for slot in _SLOT.findall(text.replace("{{", "").replace("}}", "")) if slot in {COPY, NUMBER}]
+    return [
+        slot for slot in _SLOT.findall(text.replace("{{", "").replace("}}", "")) if slot in {COPY, NUMBER}
+    ]
