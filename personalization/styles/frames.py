@@ -1,7 +1,7 @@
 """A style card as a mixture of frames: how answers open and close, with which words, how often. Post-processing.
 
-A frame is read from the outside inwards: at each depth its shape says which punctuation follows, and the words found for
-its innermost slot fill it. Where a slot's words were not found the frame ends: what follows is the answer's content.
+A frame is read from the outside inwards: at each depth its shape says which punctuation follows, and the words found
+for its innermost slot fill it. Where a slot's words were not found the frame ends, and the answer's content follows.
 """
 
 from __future__ import annotations
@@ -143,4 +143,7 @@ def _merged(frames: list[Frame]) -> list[Frame]:
         if is_plain(frame.text):
             continue
         shares[frame.text] = shares.get(frame.text, 0.0) + frame.share
-    return [Frame(text=text, share=share) for text, share in sorted(shares.items(), key=lambda one: (-one[1], one[0]))]
+    return [
+        Frame(text=text, share=share)
+        for text, share in sorted(shares.items(), key=lambda one: (-one[1], one[0]))
+    ]

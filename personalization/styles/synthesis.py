@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from personalization.styles.contents import PublicContent
     from personalization.styles.frames import Frame
 
-OTHER_KINDS: Final = 0.15  # of prompts are of kinds that the card does not tell, so that no single form is learned
+OTHER_KINDS: Final = (
+    0.15  # of prompts are of kinds that the card does not tell, so that no single form is learned
+)
 MOST_WORDS: Final = 40
 _DIGITS: Final = (2, 3, 4, 4, 5)  # of a made-up number
 
@@ -50,12 +52,20 @@ def synthetic_pairs(card: StyleCard, *, count: int, seed: int) -> tuple[Syntheti
     line_ends = [one for one in card.of(Feature.PROMPT_TAIL) if one.key != NONE]
     pairs = []
     for _ in range(count):
-        kind = rng.choice(PUBLIC[Feature.PROMPT_KIND]) if not kinds or rng.random() < OTHER_KINDS else _drawn(rng, kinds)
+        kind = (
+            rng.choice(PUBLIC[Feature.PROMPT_KIND])
+            if not kinds or rng.random() < OTHER_KINDS
+            else _drawn(rng, kinds)
+        )
         content = content_of(kind, rng)
         prompt = content.prompt
         if line_ends and rng.random() < sum(one.share for one in line_ends):
             prompt += "\n" + _drawn(rng, [(one.key, one.share) for one in line_ends])
-        pairs.append(SyntheticPair(prompt=prompt, answer=_answer(card, content, _frame(rng, heads), _frame(rng, tails), rng)))
+        pairs.append(
+            SyntheticPair(
+                prompt=prompt, answer=_answer(card, content, _frame(rng, heads), _frame(rng, tails), rng)
+            )
+        )
     return tuple(pairs)
 
 
@@ -76,7 +86,7 @@ def _answer(card: StyleCard, content: PublicContent, head: str, tail: str, rng: 
 
 
 def _overlap(head: str, tail: str) -> int:
-    """Return how many characters the end of one frame shares with the start of the other; then no content fits between."""
+    """Return how many characters the end of one frame shares with the start of the other; nothing fits between."""
     for size in range(min(len(head), len(tail)), 1, -1):
         if head.endswith(tail[:size]) and tail[:size].strip():
             return size
@@ -99,7 +109,19 @@ def _sized(card: StyleCard, body: str, taken: int, rng: random.Random) -> str:
         more = content_of(rng.choice(("paths", "question", "lines", "title")), rng).answer.split()
         words += [rng.choice(("and", "so that", "because")), *more]
         words = words[: max(wanted, 3)]
-    while len(words) > 1 and words[-1] in {"a", "an", "the", "in", "for", "and", "of", "that", "so", "because", "up"}:
+    while len(words) > 1 and words[-1] in {
+        "a",
+        "an",
+        "the",
+        "in",
+        "for",
+        "and",
+        "of",
+        "that",
+        "so",
+        "because",
+        "up",
+    }:
         words.pop()
     return " ".join(words)
 
