@@ -50,6 +50,8 @@ def plain(text: str) -> str:
     """Return a text in one Unicode form, without control characters, bounded in length."""
     if len(text) > 2 * LONGEST_TEXT:
         text = text[:LONGEST_TEXT] + text[-LONGEST_TEXT:]
+    if text.isascii() and text.replace("\n", "").isprintable():
+        return text.strip()  # is in that form already, as most texts are
     text = unicodedata.normalize("NFKC", text).replace("\r\n", "\n")
     return "".join(
         char for char in text if char == "\n" or unicodedata.category(char) not in {"Cc", "Cf", "Cs"}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from personalization.styles.abstraction import NUMBER, TEXT, Segment, literal, plain, segments
 
@@ -107,8 +107,7 @@ def norm_of(families: tuple[Family, ...]) -> float:
     return math.sqrt(sum(family.weight**2 for family in families))
 
 
-@dataclass(frozen=True, order=True)
-class Key:
+class Key(NamedTuple):
     """One thing that users can vote for: how a text opens, say, to some depth."""
 
     feature: Feature
