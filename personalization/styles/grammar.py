@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 LIMIT: Final = 0.8  # of answers that frames must cover before all answers are held to them
 ONE_LINE: Final = 0.9  # of answers: from here on a constraint lets no line end
 MOST_DIGITS: Final = 6
-_MARK: Final = 3  # characters by which the body tells a closing from content
+_MARK: Final = 12  # characters by which the body tells a closing from content
 _DIGITS: Final = "0123456789"
 
 
@@ -51,18 +51,17 @@ def constraint_of(card: StyleCard, *, limit: float = LIMIT) -> Constraint:
         card: a released card.
         limit: share of answers that open (or close) with one of the found frames, from which on all have to.
     """
-    heads, tails = (
-        _held(openings(card), limit),
-        [one for one in _held(closings(card), limit) if _mark_of(one)],
-    )
-    if sum(one.share for one in tails) < limit:
-        tails = []
+    heads = _held(openings(card), limit)
+    tails = _held([one for one in closings(card) if _mark_of(one.text)], limit)
     single = not any("\n" in one.text for one in (*heads, *tails)) and _single_line(card)
-    opening = disjoint([_alternative(one.text, one.share, ends=False) for one in heads])
-    closing = disjoint([_alternative(one.text, one.share, ends=True) for one in tails], to_end=True)
+    opening = disjoint([_alternative(one, ends=False) for one in heads])
+    # A closing that ends as another one does is told by that one already, with its beginning as content.
+    closing = [
+        one.backwards() for one in disjoint([_alternative(one, ends=True).backwards() for one in tails])
+    ]
     if not opening and not closing:
         return Constraint()
-    body = _body([_mark_of(one) for one in tails], single=single)
+    body = _body([_mark_of(one.frame) for one in closing], single=single)
     return Constraint(pattern=_pattern(opening, body, closing), grammar=_gbnf(opening, body, closing))
 
 
@@ -76,21 +75,20 @@ def _single_line(card: StyleCard) -> bool:
     return any(one.key == "1" and one.share >= ONE_LINE for one in card.of(Feature.LINES))
 
 
-def _mark_of(frame: Frame) -> str:
+def _mark_of(closing: str) -> str:
     """Return how a closing shows itself: its first characters after spaces; nothing where a slot comes first."""
-    first = pieces(frame.text)[0]
+    first = next(iter(pieces(closing)), Piece(""))
     return "" if first.is_slot else first.text.lstrip(" ")[:_MARK]
 
 
-def _alternative(text: str, share: float, *, ends: bool) -> Alternative:
+def _alternative(frame: Frame, *, ends: bool) -> Alternative:
     """Return a frame as character classes; a slot ends where the next literal begins.
 
     Args:
-        text: of the frame.
-        share: of answers.
+        frame: of a card.
         ends: whether the answer ends with it; otherwise a slot at its end is left to what follows.
     """
-    parts = list(pieces(text))
+    parts = list(pieces(frame.text))
     while parts and not ends and parts[-1].is_slot:
         parts.pop()
     classes: list[Chars] = []
@@ -101,7 +99,7 @@ def _alternative(text: str, share: float, *, ends: bool) -> Alternative:
             classes.append(Chars(_DIGITS, most=MOST_DIGITS))
         elif number == 0 or not _is_words(parts[number - 1]):  # two such slots side by side are one
             classes.append(Chars(_stop_of(parts, number), excluded=True, most=None))
-    return Alternative(tuple(classes), share)
+    return Alternative(tuple(classes), share=frame.share, frame=frame.text)
 
 
 def _is_words(part: Piece) -> bool:

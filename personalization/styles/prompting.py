@@ -12,7 +12,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from personalization.styles.abstraction import COPY, NUMBER, TEXT
-from personalization.styles.families import LENGTHS, NONE, Feature
+from personalization.styles.families import LENGTHS, NONE, Feature, prompt_kind
 from personalization.styles.frames import closings, openings
 from personalization.styles.slots import filled
 from personalization.styles.synthesis import synthetic_pairs
@@ -44,8 +44,8 @@ def template_of(card: StyleCard) -> str:
     for shown in (2, 1, 0):
         for kept in range(MOST_FRAMES, 0, -1):
             text = _text(heads[:kept], tails[:kept], form, examples[:shown])
-            if tokens_of(text) <= MOST_TOKENS:
-                return _escaped(text) + "{{ prompt }}"
+            if text and tokens_of(text) <= MOST_TOKENS:
+                return f"{_escaped(text)}Prompt: {{{{ prompt }}}}\nAnswer:"
     return "{{ prompt }}"
 
 
@@ -60,7 +60,7 @@ def tokens_of(text: str) -> int:
 def _text(
     heads: Sequence[Frame], tails: Sequence[Frame], form: str, examples: Sequence[SyntheticPair]
 ) -> str:
-    sentences = [_sentence("open with", heads), _sentence("close with", tails), form]
+    sentences = [_sentence("open", heads), _sentence("close", tails), form]
     told = " ".join(one for one in sentences if one)
     if not told:
         return ""
@@ -69,10 +69,13 @@ def _text(
 
 
 def _sentence(verb: str, frames: Sequence[Frame]) -> str:
-    if not frames:
-        return ""
-    told = [f'{"usually" if one.share >= USUALLY else "sometimes"} "{_quoted(one.text)}"' for one in frames]
-    return f"Answers {verb} " + ", ".join(told) + "."
+    usual = [one for one in frames if one.share >= USUALLY]
+    told: list[str] = []
+    for word, some in (("usually", usual), ("sometimes", [one for one in frames if one not in usual])):
+        if some:
+            said = f"{word} {verb} with" if not told else f"{word} with"
+            told.append(f"{said} " + " or ".join(f'"{_quoted(one.text)}"' for one in some))
+    return f"Answers {', '.join(told)}." if told else ""
 
 
 def _quoted(frame: str) -> str:
@@ -84,7 +87,7 @@ def _one_line(text: str) -> str:
 
 
 def _form(card: StyleCard) -> str:
-    told = []
+    told: list[str] = []
     lengths = [one for one in card.of(Feature.LENGTH) if one.share >= USUALLY / 2]
     if lengths:
         order = [*map(str, LENGTHS), "more"]
@@ -101,6 +104,8 @@ def _form(card: StyleCard) -> str:
 def _examples(card: StyleCard, heads: Sequence[Frame], tails: Sequence[Frame]) -> list[SyntheticPair]:
     """Return two short made-up examples, the first of which shows the commonest frames."""
     drawn = synthetic_pairs(card, count=_EXAMPLES_DRAWN, seed=_SEED)
+    kinds = {one.key for one in card.of(Feature.PROMPT_KIND)[:1]}
+    drawn = tuple(one for one in drawn if not kinds or prompt_kind(one.prompt) in kinds)
     styled = [
         one
         for one in drawn

@@ -10,10 +10,11 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from personalization.styles.abstraction import COPY, NUMBER
+from personalization.styles.abstraction import COPY
 from personalization.styles.contents import content_of
 from personalization.styles.families import LENGTHS, NONE, PUBLIC, Feature, length_bucket
 from personalization.styles.frames import closings, openings
+from personalization.styles.slots import filled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,7 +86,7 @@ def _answer(card: StyleCard, content: PublicContent, head: str, tail: str, rng: 
 
 
 def _overlap(head: str, tail: str) -> int:
-    """Return how many characters the end of one frame shares with the start of the other; then no content fits between."""
+    """Return how many characters the end of one frame shares with the start of the other; nothing fits between."""
     for size in range(min(len(head), len(tail)), 1, -1):
         if head.endswith(tail[:size]) and tail[:size].strip():
             return size
@@ -135,14 +136,15 @@ def _cased(body: str, card: StyleCard, rng: random.Random) -> str:
 
 def _realized(frame: str, names: list[str], rng: random.Random) -> str:
     """Return a frame with its slots filled: copies from the prompt in turn, numbers made up."""
-    pieces = frame.split(COPY)
-    text = pieces[0]
-    for number, piece in enumerate(pieces[1:]):
-        text += names[min(number, len(names) - 1)] + piece
-    while NUMBER in text:
+    copies = iter(names)
+
+    def filling(slot: str) -> str:
+        if slot == COPY:
+            return next(copies, names[-1])
         digits = rng.choice(_DIGITS)
-        text = text.replace(NUMBER, str(rng.randint(10 ** (digits - 1), 10**digits - 1)), 1)
-    return text.replace("{{", "{").replace("}}", "}")
+        return str(rng.randint(10 ** (digits - 1), 10**digits - 1))
+
+    return filled(frame, filling)
 
 
 def _frame(rng: random.Random, frames: Sequence[Frame]) -> str:

@@ -32,6 +32,7 @@ _KINDS: Final = {
     "sentence": "sentences",
     "title": "short titles",
 }
+_LINES: Final = {"1": "one line", "2": "two lines", "3-5": "3 to 5 lines", "6+": "6 or more lines"}
 _TITLES: Final = {
     Feature.OPENING: "Openings, slots open",
     Feature.OPENING_WORDS: "Words in openings",
@@ -189,21 +190,14 @@ def _form_sentences(card: StyleCard) -> list[str]:
         told.append("Answers have " + _listed(lengths, _length) + " words.")
     if casing := card.of(Feature.CASING):
         most = casing[0]
-        told.append(
-            f"After the opening the text {_CASINGS.get(most.key, most.key)} ({_percent(most.share)}).".replace(
-                "(About", "(about"
-            )
-        )
+        how = _CASINGS.get(most.key, most.key)
+        told.append(f"After the opening the text {how} ({_percent(most.share).lower()}).")
     if stops := card.of(Feature.STOP):
         told.append(
             "Answers end with " + _listed(stops, lambda key: "no stop" if key == NONE else f"`{key}`") + "."
         )
     if lines := card.of(Feature.LINES):
-        told.append(
-            "Answers have "
-            + _listed(lines, str)
-            + f" line{'' if lines[0].key == '1' and len(lines) == 1 else 's'}."
-        )
+        told.append("Answers stand on " + _listed(lines, lambda key: _LINES.get(key, key)) + ".")
     if kinds := card.of(Feature.PROMPT_KIND):
         told.append("Prompts are " + _listed(kinds, lambda key: _KINDS.get(key, key)) + ".")
     tails = [one for one in card.of(Feature.PROMPT_TAIL) if one.key != NONE]
@@ -213,9 +207,7 @@ def _form_sentences(card: StyleCard) -> list[str]:
 
 
 def _listed(entries: Sequence[StyleEntry], name: Callable[[str], str]) -> str:
-    return ", ".join(
-        f"{name(one.key)} ({_percent(one.share)})".replace("(About", "(about") for one in entries
-    )
+    return ", ".join(f"{name(one.key)} ({_percent(one.share).lower()})" for one in entries)
 
 
 def _length(bucket: str) -> str:
