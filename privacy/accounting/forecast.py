@@ -105,15 +105,15 @@ class Outlook:
 
 
 def releases_that_fit(opened: PrivacyFilter, spent: RdpCurve, release: RdpCurve) -> int:
-    """Return how many more releases of this cost a filter admits."""
-    selections = opened.selection_budget - spent.delta
-    if selections < 0:
+    """Return how many more releases of this cost a filter admits.
+
+    What is left of δ for selections limits none of them: a release that finds too little goes without its vote
+    (``privacy.ledger.spending.within_accounts``), which costs less. More spent than is kept admits nothing, though.
+    """
+    if spent.delta > opened.selection_budget:
         return 0
     rooms = ((opened.budget(order) - spent.at(order)) // release.at(order) for order in opened.orders)
-    room = max(0, *rooms)
-    if release.delta:
-        room = min(room, selections // release.delta)
-    return min(MOST_RELEASES, room)
+    return min(MOST_RELEASES, max(0, *rooms))
 
 
 def outlook(

@@ -16,7 +16,7 @@ from privacy.accounting.calibration import (
 )
 from privacy.accounting.composition import curve_of
 from privacy.accounting.curve import RdpCurve
-from privacy.accounting.filters import AccountSettings, BudgetCaps, FilterRule, PrivacyFilter
+from privacy.accounting.filters import AccountSettings, BudgetCaps, FilterRule
 from privacy.errors import CalibrationError
 from privacy.policy.values import TenantPrivacyPolicy
 
@@ -50,12 +50,10 @@ def test_every_planned_release_of_a_policy_is_admitted_and_no_more():
     release = sum(
         (curve_of(one) for one in release_mechanisms(policy, calibrate_policy(policy))), RdpCurve.zero()
     )
-    orders = AccountSettings().orders_for(5.0, 1e-6, release)
-    opened = PrivacyFilter(epsilon=5.0, delta=1e-6, rule=FilterRule.FIXED_ORDER, orders=orders)
+    opened = AccountSettings().opened(5.0, 1e-6, release)
     per_period = schedule_of(policy).releases_per_period
     assert per_period == 5  # a weekly schedule in 30 days
-    period_orders = AccountSettings().orders_for(2.0, 1e-6, release)
-    period = PrivacyFilter(epsilon=2.0, delta=1e-6, rule=FilterRule.FIXED_ORDER, orders=period_orders)
+    period = AccountSettings().opened(2.0, 1e-6, release)
     fits_lifetime = not opened.admits(release * 20, release)
     fits_period = not period.admits(release * per_period, release)
     assert opened.admits(release * 19, release)
@@ -65,8 +63,7 @@ def test_every_planned_release_of_a_policy_is_admitted_and_no_more():
 
 def test_cohort_counts_take_a_tenth():
     count = curve_of(cohort_count(CAPS, releases=12, releases_per_period=3))
-    orders = AccountSettings().orders_for(6.0, 1e-6, count)
-    opened = PrivacyFilter(epsilon=6.0, delta=1e-6, rule=FilterRule.FIXED_ORDER, orders=orders)
+    opened = AccountSettings().opened(6.0, 1e-6, count)
     assert opened.used_fraction(count * 12) <= COUNT_SHARE
 
 
