@@ -181,8 +181,23 @@ class Lineage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StyleFacts:
+    """What a charged vote found out about how the tenant's answers look, and what was made of it.
+
+    Words that many users share may be in it, so it is for the tenant's own servers alone, like the weights.
+    """
+
+    card: dict[str, Any]  # the style card (``personalization.styles.card``), as its document
+    card_digest: str
+    prompt: str  # template for a model whose weights nobody can touch; Jinja2, with the variable ``prompt``
+    pattern: str = ""  # regular expression for constrained decoding; empty where no frame is common enough
+    grammar: str = ""  # the same as GBNF
+    public_part: dict[str, Any] | None = None  # of the weights, made of the card; None: trained without one
+
+
+@dataclass(frozen=True, kw_only=True)
 class AdapterManifest:
-    """All that never changes about a version; it holds no tenant name, no user and no text of a person."""
+    """All that never changes about a version; it holds no tenant name, no user and no text of one person."""
 
     line_ref: str
     scope: Scope
@@ -195,6 +210,7 @@ class AdapterManifest:
     privacy: PrivacyFacts
     evaluation: EvaluationSummary
     lineage: Lineage
+    style: StyleFacts | None = None  # None where no vote was charged, or nothing was found
     format: str = field(default=MANIFEST_FORMAT)
 
     def to_document(self) -> dict[str, Any]:
@@ -208,6 +224,8 @@ class AdapterManifest:
         for name in LATER_PRIVACY_FIELDS:
             if document["privacy"][name] is None:
                 del document["privacy"][name]  # the bytes of versions from before it are what they were
+        if document["style"] is None:
+            del document["style"]
         return canonical_json(document)
 
     def version_id(self) -> str:
@@ -237,6 +255,7 @@ class AdapterManifest:
                     "privacy": _privacy(document["privacy"]),
                     "evaluation": _evaluation(document["evaluation"]),
                     "lineage": Lineage(**document["lineage"]),
+                    "style": StyleFacts(**document["style"]) if "style" in document else None,
                 }
             )
         except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from sqlmodel import Session
 
-    from personalization.adapters.manifest import BaseFingerprint
+    from personalization.adapters.manifest import BaseFingerprint, StyleFacts
     from personalization.adapters.signing import ManifestSigner
     from personalization.artifacts.directory import DirectoryArtifactStore
     from personalization.gates.gate import Accepted
@@ -52,6 +52,7 @@ class Candidate:
     code_digest: str
     scope: Scope = Scope.TENANT
     actor: str = "trainer"
+    style: StyleFacts | None = None
     trained: bool = True  # on the tenant's own users; only such a version fixes the rank of its line
 
 
@@ -112,6 +113,7 @@ class Publisher:
                 data_digest=candidate.data_digest,
                 code_digest=candidate.code_digest,
             ),
+            style=candidate.style,
         )
         _require_marks(manifest, candidate.directory)
         signature = self._signer.sign(manifest)

@@ -1,7 +1,7 @@
 """One training round, in the only order of writes that keeps the guarantee under crashes.
 
-    lease  →  plan, freeze, reserve  →  start  →  read, seal, record the draw  →  count  →  train  →  commit and publish
-    (txn)     (txn)                     (txn)     (txn)                                     (child)   (txn)
+    lease  →  plan, freeze, reserve  →  start  →  read, seal, record the draw  →  count, vote  →  train  →  commit, publish
+    (txn)     (txn)                     (txn)     (txn)                           (txn)           (child)   (txn)
 
 Every parenthesis is one committed transaction and checks the lease first. Until ``start`` nothing private
 was read: the reservation may be released and the round taken up again. After ``start`` the charge stays
@@ -19,7 +19,7 @@ Longer than 400 lines, because the order of these transactions is the guarantee 
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -43,6 +43,7 @@ from personalization.releases.code_identity import code_digest
 from personalization.releases.movement import with_movement
 from personalization.releases.overdue import SLOT_PASSED, give_up, told_at_of
 from personalization.releases.seal import seal, unseal
+from personalization.releases.style import style_facts, vote_on_style
 from personalization.releases.terms import Terms
 from personalization.rounds import queries as rounds
 from personalization.rounds.slots import slot_for
@@ -111,6 +112,7 @@ class Prepared:
     sources: tuple[str, ...] = ()  # versions whose weights go into the result
     job: TenantJob = field(repr=False)
     count_key: bytes = field(repr=False)
+    style_key: bytes = field(repr=False)
 
     @property
     def plan(self) -> TrainingPlan:
@@ -183,6 +185,7 @@ class TrainingRounds:
         verdict: Accepted | Rejected,
         receipt: SignedReceipt | None,
         audit: AuditFacts | None = None,
+        public_part: PublicPart | None = None,
     ) -> AdapterVersion | Closed:
         """Commit the budget and, in the same transaction, publish the candidate or record why not.
 
@@ -195,6 +198,7 @@ class TrainingRounds:
             verdict: the gate's.
             receipt: what the run measured of itself.
             audit: what canaries showed of the mechanism; it stands in the manifest.
+            public_part: what was made of the style card alone; None where nothing was.
 
         Raises:
             LeaseLostError: another trainer owns the round by now; nothing was published.
@@ -233,6 +237,7 @@ class TrainingRounds:
                 plan_digest=terms.plan.digest(),
                 data_digest=prepared.draw.data_digest,
                 code_digest=prepared.draw.code_digest,
+                style=style_facts(prepared.job.card, public_part),
             )
             version = self._shop.publisher.publish(
                 session, line, rounds.origin_of(row), candidate, now=told_at
@@ -318,6 +323,7 @@ class TrainingRounds:
             start_sources=start_sources(session, line.line_ref, start),
             blend_with=blend_with,
             blend_share=policy.previous_share if blend_with is not None else 0.0,
+            style_edits=current_edits(session, row.tenant_id, row.domain),
         )
         seed = secrets.token_bytes(SEED_BYTES)
         receipt_key = public_key_of(derive_key(seed, KeyUse.RECEIPT))
@@ -405,6 +411,7 @@ class TrainingRounds:
                 sources=(*terms.start_sources, *blended),
                 job=job,
                 count_key=derive_key(seed, KeyUse.COUNT),
+                style_key=derive_key(seed, KeyUse.STYLE),
             )
 
     def _snapshot(
@@ -430,7 +437,7 @@ class TrainingRounds:
         return snapshot
 
     def _count(self, prepared: Prepared) -> Prepared | Closed:
-        """Release the charged count of users; too small a cohort ends the round, which keeps its charge."""
+        """Release the charged count of users and their vote on style; too small a cohort ends the round, charge kept."""
         terms = prepared.terms
         with transaction(self._engine) as session:
             row = rounds.hold_round(session, prepared.lease, self._clock.now())
@@ -439,7 +446,8 @@ class TrainingRounds:
             row.noisy_cohort = len(prepared.job.users) + noise
             session.add(row)
             if row.noisy_cohort >= terms.minimum_cohort:
-                return prepared
+                card = vote_on_style(terms, prepared.job.users, prepared.style_key, voters=row.noisy_cohort)
+                return replace(prepared, job=replace(prepared.job, card=card))
             self._ledger.commit(session, prepared.reservation_id, prepared.lease.epoch, at=terms.slot.told_at)
             return self._decline(
                 session,

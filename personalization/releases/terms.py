@@ -7,17 +7,19 @@ reservation, so in the ledger's chain: terms that were changed afterwards are fo
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from personalization.errors import RoundTermsError
 from personalization.planning.plan import TrainingPlan
 from personalization.rounds.slots import Slot
+from personalization.styles.edits import StyleEdits
 from privacy.canonical import digest_of
 from privacy.errors import UnknownMechanismError
 from privacy.mechanisms.documents import from_document, to_document
 from privacy.mechanisms.gaussian import Gaussian
+from privacy.mechanisms.partition_selection import PartitionSelection
 from privacy.mechanisms.private_read import ReadPurpose
 from privacy.mechanisms.sampled_gaussian import PoissonSampledGaussian
 
@@ -33,7 +35,7 @@ class Terms:
 
     Attributes:
         plan: what is trained; ``plan.mechanism`` is what training is charged as.
-        beside: the other private reads that the round is charged for: its noisy cohort count.
+        beside: the other private reads that the round is charged for: its noisy cohort count, and its vote on style.
         minimum_cohort: fewest users, as counted with noise, that are trained on.
         retention: how old a signal may be.
         policy_version: the policy that the numbers come from.
@@ -41,6 +43,7 @@ class Terms:
         start_sources: released versions whose weights it starts from.
         blend_with: the line's released version that is averaged into the result.
         blend_share: its share, 0 to below 1.
+        style_edits: what people have struck from the tenant's style card or fixed in it.
     """
 
     plan: TrainingPlan
@@ -52,6 +55,7 @@ class Terms:
     start_sources: tuple[str, ...] = ()
     blend_with: str | None = None
     blend_share: float = 0.0
+    style_edits: StyleEdits = field(default_factory=StyleEdits)
 
     @property
     def mechanism(self) -> PoissonSampledGaussian:
@@ -86,6 +90,11 @@ class Terms:
                 return mechanism
         raise RoundTermsError("the terms pay for no cohort count; nothing may be counted for them")
 
+    @property
+    def style_vote(self) -> PartitionSelection | None:
+        """The vote on style that is paid for; None: nobody may look at how answers look."""
+        return next((one for one in self.beside if isinstance(one, PartitionSelection)), None)
+
     def to_document(self) -> dict[str, Any]:
         """Return a JSON-ready copy; ``from_json`` reads it back to equal terms."""
         return {
@@ -99,6 +108,7 @@ class Terms:
             "start_sources": list(self.start_sources),
             "blend_with": self.blend_with,
             "blend_share": self.blend_share,
+            "style_edits": self.style_edits.to_document(),
         }
 
     def to_json(self) -> str:
@@ -133,6 +143,7 @@ class Terms:
                         **{name: datetime.fromisoformat(value) for name, value in document["slot"].items()}
                     ),
                     "start_sources": tuple(document["start_sources"]),
+                    "style_edits": StyleEdits.from_document(document.get("style_edits", {})),
                 }
             )
         except (ValueError, TypeError, KeyError, AttributeError, UnknownMechanismError) as error:

@@ -323,7 +323,9 @@ class Trainer:
             public = self._public(prepared, result, audit)
             verdict = judge(result.adapter, prepared.plan, public, self._options.thresholds)
             _log.info("candidate_judged", round_id=lease.round_id, **facts_of(verdict))
-            outcome = self._rounds.finish(prepared, result.adapter, verdict, result.receipt, audit)
+            outcome = self._rounds.finish(
+                prepared, result.adapter, verdict, result.receipt, audit, result.public_part
+            )
         except _LOST as error:
             self._give_up(lease, keeper, error)
         except (PersonalizationError, PrivacyError, OSError) as error:

@@ -46,7 +46,7 @@ def command(
     answers: list[dict[str, Any]] = []
     for model in (None, adapter):
         loss = None if wanted is None else client.losses([(prompt, wanted)], model)[0]
-        text = client.answer(prompt, model, max_new_tokens=tokens)
+        (text,) = client.answers([prompt], model, max_new_tokens=tokens)
         answers.append({"model": model, "answer": text, "loss": loss})
     if as_json:
         typer.echo(json.dumps({"tenant": tenant, "domain": domain, "answers": answers}))

@@ -193,8 +193,27 @@ class LineageV1(ManifestPart):
     code_digest: Name
 
 
+class StyleV1(ManifestPart):
+    """How the tenant's answers look, as one charged vote of its users found out, and what was made of it.
+
+    It may hold words that many users share: it is for the tenant's own servers, like the weights.
+    """
+
+    card: dict[str, Any]
+    """The style card: frames and forms with their noisy shares."""
+    card_digest: Digest
+    prompt: Annotated[str, Field(max_length=8192)]
+    """Template for models whose weights nobody can touch: Jinja2, with the variable ``prompt``."""
+    pattern: Annotated[str, Field(max_length=8192)] = ""
+    """Regular expression for constrained decoding; empty where no frame is common enough."""
+    grammar: Annotated[str, Field(max_length=8192)] = ""
+    """The same as GBNF."""
+    public_part: dict[str, Any] | None = None
+    """What part of the weights was made of the card alone; null where none was."""
+
+
 class ManifestV1(ManifestPart):
-    """All that never changes about a version; no tenant name, no user, no text of a person."""
+    """All that never changes about a version; no tenant name, no user, no text of one person."""
 
     format: Literal["discreet.adapter-manifest.v1"]
     line_ref: LineRef
@@ -209,6 +228,8 @@ class ManifestV1(ManifestPart):
     privacy: PrivacyFactsV1
     evaluation: EvaluationV1
     lineage: LineageV1
+    style: StyleV1 | None = None
+    """Absent where no vote was charged, or nothing was found."""
 
     def canonical_bytes(self) -> bytes:
         """Return the bytes that are hashed, signed and stored as ``manifest.json``."""

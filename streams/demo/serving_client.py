@@ -35,10 +35,10 @@ class ServingClient:
         held = self._request("/v1/adapters", None)
         return held["adapters"], held["failures"]
 
-    def answer(self, prompt: str, model: str | None, *, max_new_tokens: int) -> str:
-        """Return the model's answer; ``None`` asks the base model."""
-        body = {"prompt": prompt, "model": model, "max_new_tokens": max_new_tokens}
-        return str(self._request("/v1/answers", body)["text"])
+    def answers(self, prompts: Sequence[str], model: str | None, *, max_new_tokens: int) -> list[str]:
+        """Return the model's answer to each prompt; ``None`` asks the base model."""
+        body = {"prompts": list(prompts), "model": model, "max_new_tokens": max_new_tokens}
+        return [str(text) for text in self._request("/v1/answers", body)["texts"]]
 
     def losses(self, pairs: Sequence[tuple[str, str]], model: str | None) -> list[float]:
         """Return the mean negative log-likelihood per token of each (prompt, completion)."""

@@ -2,7 +2,7 @@
 
     GET  /healthz                                            200 when the process runs (no token)
     GET  /v1/adapters                                        {"adapters": {line: name}, "failures"}
-    POST /v1/answers   {"prompt", "model", "max_new_tokens"} {"text"}
+    POST /v1/answers   {"prompt", "model", "max_new_tokens"} {"text"}, or {"prompts", …}: {"texts"}
     POST /v1/losses    {"pairs": [[prompt, completion]], "model"}   {"losses"}
 
 ``model`` is a served name, or ``null`` for the base model. Nothing of a request is logged.
@@ -27,14 +27,15 @@ if TYPE_CHECKING:
 LOOPBACK = "127.0.0.1"
 MAX_BODY_BYTES = 1_000_000
 MAX_NEW_TOKENS = 256
+MAX_PROMPTS = 64  # of one request
 LEAVE_SECONDS = 1.0  # for requests in progress at the end
 
 
 class AnsweringHost(Protocol):
     """What the HTTP side asks of the model side."""
 
-    def answer(self, prompt: str, *, name: str | None, max_new_tokens: int) -> str:
-        """Return the model's answer."""
+    def answers(self, prompts: Sequence[str], *, name: str | None, max_new_tokens: int) -> list[str]:
+        """Return the model's answer to each prompt."""
 
     def losses(self, pairs: Sequence[tuple[str, str]], *, name: str | None) -> list[float]:
         """Return the mean negative log-likelihood per completion token of each pair."""
@@ -117,13 +118,17 @@ class ServingWeb:
 
     async def _answer(self, request: web.Request) -> web.Response:
         body = await _object(request)
-        text = await asyncio.to_thread(
-            self._host.answer,
-            str(body["prompt"]),
+        many = "prompts" in body
+        prompts = body["prompts"] if many else [body["prompt"]]
+        if not isinstance(prompts, list) or not 1 <= len(prompts) <= MAX_PROMPTS:
+            raise ValueError(f"prompts is a list of 1 to {MAX_PROMPTS} texts")
+        texts = await asyncio.to_thread(
+            self._host.answers,
+            [str(prompt) for prompt in prompts],
             name=body.get("model"),
             max_new_tokens=min(int(body.get("max_new_tokens", 48)), MAX_NEW_TOKENS),
         )
-        return web.json_response({"text": text})
+        return web.json_response({"texts": texts} if many else {"text": texts[0]})
 
     async def _losses(self, request: web.Request) -> web.Response:
         body = await _object(request)

@@ -92,26 +92,37 @@ class AdapterHost:
             else:
                 self._model = self._model.unload()  # the plain base again
 
-    def answer(self, prompt: str, *, name: str | None, max_new_tokens: int = 48) -> str:
-        """Return the most likely answer to ``prompt``, with the adapter ``name``; ``None`` is the base alone.
+    def answers(self, prompts: Sequence[str], *, name: str | None, max_new_tokens: int = 48) -> list[str]:
+        """Return the most likely answer to each prompt, with the adapter ``name``; ``None`` is the base alone.
 
         Raises:
             KeyError: no adapter of that name is loaded.
         """
-        tokens = torch.tensor([self._encoder.prompt(prompt)[-MAX_TOKENS:]])
-        end = self._encoder.end_token
+        encoded = [self._encoder.prompt(prompt)[-MAX_TOKENS:] for prompt in prompts]
+        order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
+        texts = [""] * len(encoded)
         with self._using(name) as model:
-            out = model.generate(
-                input_ids=tokens,
-                attention_mask=torch.ones_like(tokens),
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                eos_token_id=end,
-                pad_token_id=end,
-            )
-        return str(
-            self._encoder.tokenizer.decode(out[0, tokens.shape[1] :], skip_special_tokens=True)
-        ).strip()
+            for start in range(0, len(order), ROWS_PER_BATCH):
+                batch = order[start : start + ROWS_PER_BATCH]
+                answered = self._batch_answers(model, [encoded[index] for index in batch], max_new_tokens)
+                for index, text in zip(batch, answered, strict=True):
+                    texts[index] = text
+        return texts
+
+    def _batch_answers(self, model: Any, rows: Sequence[Sequence[int]], max_new_tokens: int) -> list[str]:
+        """Return the greedy answers to one batch of prompts, padded on the left as generation wants it."""
+        longest, end = max(len(row) for row in rows), self._encoder.end_token
+        padding = [longest - len(row) for row in rows]
+        out = model.generate(
+            input_ids=torch.tensor([[end] * pad + list(row) for pad, row in zip(padding, rows, strict=True)]),
+            attention_mask=torch.tensor([[0] * pad + [1] * (longest - pad) for pad in padding]),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            eos_token_id=end,
+            pad_token_id=end,
+        )
+        decoded = self._encoder.tokenizer.batch_decode(out[:, longest:], skip_special_tokens=True)
+        return [str(text).strip() for text in decoded]
 
     def losses(self, pairs: Sequence[tuple[str, str]], *, name: str | None) -> list[float]:
         """Return the mean negative log-likelihood per completion token (nats) of each (prompt, completion).

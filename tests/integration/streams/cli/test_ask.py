@@ -17,8 +17,8 @@ from tests.fakes.training import Workshop
 class ScriptedHost:
     """Says which model answers; an adapter is less surprised than the base."""
 
-    def answer(self, prompt, *, name, max_new_tokens):
-        return f"{name or 'base'} says: {prompt[:max_new_tokens]}"
+    def answers(self, prompts, *, name, max_new_tokens):
+        return [f"{name or 'base'} says: {prompt[:max_new_tokens]}" for prompt in prompts]
 
     def losses(self, pairs, *, name):
         return [2.0 if name is None else 1.25 for _ in pairs]

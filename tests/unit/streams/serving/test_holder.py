@@ -39,8 +39,8 @@ class ScriptedHost:
             raise KeyError(name)
         return [2.0 if name is None else self.adapter_loss for _ in pairs]
 
-    def answer(self, prompt, *, name, max_new_tokens):
-        return f"{name}: {prompt[:max_new_tokens]}"
+    def answers(self, prompts, *, name, max_new_tokens):
+        return [f"{name}: {prompt[:max_new_tokens]}" for prompt in prompts]
 
 
 @pytest.fixture
@@ -176,6 +176,9 @@ def ask(host):
 def test_http_answers_with_and_without_an_adapter(ask):
     assert ask("/v1/answers", {"prompt": "hi", "model": "a-1"}) == (200, {"text": "a-1: hi"})
     assert ask("/v1/answers", {"prompt": "hi", "model": None}) == (200, {"text": "None: hi"})
+    several = {"prompts": ["hi", "ho"], "model": "a-1"}
+    assert ask("/v1/answers", several) == (200, {"texts": ["a-1: hi", "a-1: ho"]})
+    assert ask("/v1/answers", {**several, "prompts": []})[0] == 400
     assert ask("/v1/losses", {"pairs": [["p", "c"]], "model": None}) == (200, {"losses": [2.0]})
     assert ask("/v1/adapters") == (200, {"adapters": {"line": "a-1"}, "failures": {}})
 

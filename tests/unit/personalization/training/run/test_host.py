@@ -85,12 +85,13 @@ def test_losses_are_those_of_transformers_and_peft(places, host):
 
 def test_an_unloaded_adapter_is_gone_and_the_base_is_as_before(places, host):
     before = host.losses(PAIRS, name=None)
-    answer = host.answer("where?", name=None, max_new_tokens=6)
+    answer = host.answers(["where?", "how much of it is there?"], name=None, max_new_tokens=6)
     host.load("one", places["one"])
     host.unload("one")
     host.unload("one")
     assert host.losses(PAIRS, name=None) == pytest.approx(before, abs=1e-5)
-    assert host.answer("where?", name=None, max_new_tokens=6) == answer
+    assert host.answers(["where?"], name=None, max_new_tokens=6) == answer[:1]
+    assert host.answers(["how much of it is there?"], name=None, max_new_tokens=6) == answer[1:]
     with pytest.raises(KeyError):
         host.losses(PAIRS, name="one")
     host.load("two", places["two"])
