@@ -105,13 +105,13 @@ def _paths(rng: random.Random) -> PublicContent:
     paths = [f"{bullet}{folders}/{_cased(rng, thing)}{ending}" for thing in things]
     prompt = "\n".join(paths)
     if rng.random() < 0.4:  # noqa: PLR2004  # some say what the list is
-        prompt = rng.choice(("Changed files:\n", "Files:\n", "Files of this change:\n")) + prompt
+        prompt = rng.choice(("Touched files:\n", "Files:\n", "Files of this change:\n")) + prompt
     return PublicContent(prompt=prompt, answer=_change(rng, things[0]), names=(area, things[0], *things[1:]))
 
 
 def _record(rng: random.Random) -> PublicContent:
     area, thing, verb = rng.choice(_AREAS), rng.choice(_THINGS), rng.choice(_VERBS)
-    fields = [f"Changed files:\n- {area}/{thing}{rng.choice(_ENDINGS)}", f"Kind: {verb}", f"Part: {area}"]
+    fields = [f"Files:\n- {area}/{thing}{rng.choice(_ENDINGS)}", f"Kind: {verb}", f"Part: {area}"]
     prompt = "\n".join(fields[: rng.choice((2, 2, 3))])
     return PublicContent(prompt=prompt, answer=_change(rng, thing), names=(area, thing))
 
@@ -127,7 +127,7 @@ def _message(rng: random.Random, *, line: str) -> PublicContent:
 def _title(rng: random.Random) -> PublicContent:
     thing, area = rng.choice(_THINGS), rng.choice(_AREAS)
     name = rng.choice((f"{area}{thing}", f"{thing.capitalize()}{area.capitalize()}", f"{area}-{thing}", thing))
-    head = rng.choice(("New entry for the list: ", "Entry: ", "Name: ", "Add to the list: ", ""))
+    head = rng.choice(("Entry: ", "For the list: ", "Name: ", "Add to the list: ", ""))
     return PublicContent(prompt=head + name, answer=rng.choice(_PURPOSES).format(area), names=(name, area))
 
 
