@@ -48,6 +48,7 @@ from personalization.releases.terms import Terms
 from personalization.rounds import queries as rounds
 from personalization.rounds.slots import slot_for
 from personalization.rounds.states import OutcomeCode, RoundState
+from personalization.styles.decisions import current_edits
 from personalization.starts.choosing import (
     blend_fact,
     blend_source,
@@ -82,6 +83,7 @@ if TYPE_CHECKING:
     from personalization.starts.copies import MetaCopies
     from personalization.starts.shop import Shop
     from personalization.training.jobs.receipt import SignedReceipt
+    from personalization.training.jobs.job import PublicPartFacts
     from privacy.keys.keyring import Keyring
     from privacy.ledger import Ledger, Reservation
 
@@ -186,7 +188,7 @@ class TrainingRounds:
         verdict: Accepted | Rejected,
         receipt: SignedReceipt | None,
         audit: AuditFacts | None = None,
-        public_part: PublicPart | None = None,
+        public_part: PublicPartFacts | None = None,
     ) -> AdapterVersion | Closed:
         """Commit the budget and, in the same transaction, publish the candidate or record why not.
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import re
 
-TOKEN = re.compile(
-    r'\s+|"(?:[^"\\]|\\.)*"|\[(?:[^\]\\]|\\.)*\]|\{\d+,\d+\}|[()|+]|[a-z][a-z-]*'
-)
+TOKEN = re.compile(r'\s+|"(?:[^"\\]|\\.)*"|\[(?:[^\]\\]|\\.)*\]|\{\d+,\d+\}|[()|+]|[a-z][a-z-]*')
 
 
 def as_pattern(grammar: str, rule: str = "root") -> str:

@@ -26,7 +26,9 @@ def users_with_style(count: int, seed: int = 1) -> list[UserTexts]:
         for _ in range(rng.choice((1, 2, 3))):
             head = "NOTE: " if rng.random() < 1 / 3 else f"TASK-{rng.randint(1, 9999)}: "
             texts.append(
-                StyleText(prompt=f"src/{rng.choice(WORDS)}.py", final=f"{head}{said(rng)} (#{rng.randint(1, 999)})")
+                StyleText(
+                    prompt=f"src/{rng.choice(WORDS)}.py", final=f"{head}{said(rng)} (#{rng.randint(1, 999)})"
+                )
             )
         users.append(UserTexts(texts=tuple(texts)))
     return users
@@ -49,7 +51,9 @@ def vote(noise_multiplier: float = 3.0, delta: float = 1e-6, unknown_keys: int =
     return PartitionSelection(noise_multiplier=noise_multiplier, delta=delta, unknown_keys=unknown_keys)
 
 
-def found(users, key: bytes = bytes(32), *, selection=None, edits=None, declared_users: int = 300) -> StyleCard:
+def found(
+    users, key: bytes = bytes(32), *, selection=None, edits=None, declared_users: int = 300
+) -> StyleCard:
     return discover(
         users,
         selection or vote(),
@@ -68,7 +72,9 @@ def card_of(*entries: StyleEntry) -> StyleCard:
     return StyleCard(entries=entries, voters=312, noise_multiplier=3.0, delta=1e-6)
 
 
-def framed(openings: dict[str, float], closings: dict[str, float] | None = None, *more: StyleEntry) -> StyleCard:
+def framed(
+    openings: dict[str, float], closings: dict[str, float] | None = None, *more: StyleEntry
+) -> StyleCard:
     """A card whose frames are literal: slots ``{copy}`` and ``{n}`` alone."""
     return card_of(
         *(entry(Feature.OPENING, key, share) for key, share in openings.items()),

@@ -17,7 +17,14 @@ from personalization.styles.votes import StyleText, UserTexts, vote_of
 from privacy.mechanisms.partition_selection import VOTE_UNIT
 from tests.fakes.styles import found, said, users_with_style, users_without_style, vote
 
-SECRETS = ("Erika Mustermann", "hunter2swordfish", "erika@example.org", "4111111111111111", "Zyxomma", "/home/erika")
+SECRETS = (
+    "Erika Mustermann",
+    "hunter2swordfish",
+    "erika@example.org",
+    "4111111111111111",
+    "Zyxomma",
+    "/home/erika",
+)
 
 
 def key_number(number: int) -> bytes:
@@ -33,7 +40,9 @@ def planted(texts: int = 1) -> UserTexts:
         "- Zyxomma: Erika Mustermann -- hunter2swordfish!",
     )
     return UserTexts(
-        texts=tuple(StyleText(prompt="Question\nZyxomma:", final=finals[n % len(finals)]) for n in range(texts))
+        texts=tuple(
+            StyleText(prompt="Question\nZyxomma:", final=finals[n % len(finals)]) for n in range(texts)
+        )
     )
 
 
@@ -49,9 +58,7 @@ def test_secrets_of_one_person_are_in_no_card(texts, declared, noise):
 
 def test_a_frame_of_a_few_users_is_in_no_card_and_one_of_many_is_in_each():
     rng = random.Random(2)
-    rare = [
-        UserTexts(texts=(StyleText(prompt="p", final=f"<<Quorum>> {said(rng)} =%"),)) for _ in range(12)
-    ]
+    rare = [UserTexts(texts=(StyleText(prompt="p", final=f"<<Quorum>> {said(rng)} =%"),)) for _ in range(12)]
     users = users_with_style(300) + rare
     for number in range(15):
         card = found(users, key_number(number))

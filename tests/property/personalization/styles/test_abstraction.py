@@ -44,7 +44,9 @@ def test_a_text_has_at_most_one_key_of_a_family_and_always_the_same(text, prompt
     assert keys == list(keys_of(text, prompt))
 
 
-@given(st.lists(st.sampled_from(["{t}", "{copy}", "{n}", "{", "}", "x", ": ", "7"]), max_size=12).map("".join))
+@given(
+    st.lists(st.sampled_from(["{t}", "{copy}", "{n}", "{", "}", "x", ": ", "7"]), max_size=12).map("".join)
+)
 def test_slots_that_a_user_writes_are_text(typed):
     frame = typed.replace("{", "{{").replace("}", "}}")
     assert not any(piece.is_slot for piece in pieces(frame))
@@ -73,7 +75,12 @@ def test_endless_words_and_texts_are_bounded():
 
 def test_words_of_the_prompt_are_copies_and_others_are_not():
     parts = segments("parser: fix the lexer (#12)", "lib/parser.py")
-    assert [(part.before, part.slot) for part in parts] == [("", COPY), (": ", TEXT), (" (#", NUMBER), (")", "")]
+    assert [(part.before, part.slot) for part in parts] == [
+        ("", COPY),
+        (": ", TEXT),
+        (" (#", NUMBER),
+        (")", ""),
+    ]
 
 
 def test_several_lines_keep_their_breaks():

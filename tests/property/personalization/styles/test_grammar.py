@@ -14,12 +14,14 @@ from tests.fakes.gbnf import as_pattern
 from tests.fakes.styles import ONE_LINE, framed
 
 pieces = st.lists(
-    st.sampled_from(["{copy}", "{n}", "{{", "}}", "a", "b", "-", ": ", " (", "#", ")", "|", "]", "\\", '"', "^", "."]),
+    st.sampled_from(
+        ["{copy}", "{n}", "{{", "}}", "a", "b", "-", ": ", " (", "#", ")", "|", "]", "\\", '"', "^", "."]
+    ),
     min_size=1,
     max_size=5,
 ).map("".join)
 frames = st.dictionaries(pieces, st.sampled_from([0.1, 0.2, 0.3, 0.5]), max_size=3)
-bodies = st.text(alphabet="ab -:(#)|.]5\\\"", min_size=1, max_size=8)
+bodies = st.text(alphabet='ab -:(#)|.]5\\"', min_size=1, max_size=8)
 
 
 def groups_of(grammar):

@@ -60,7 +60,9 @@ def test_a_user_of_very_many_keys_is_within_the_bounds(families):
 def test_only_the_first_texts_of_ten_thousand_count():
     texts = [StyleText(prompt="p", final=f"{'<>|#'[n % 4]} word{n} done") for n in range(10_000)]
     families = FAMILIES["wide"]
-    assert check(UserTexts(texts=tuple(texts)), families) == check(UserTexts(texts=tuple(texts[:MOST_TEXTS])), families)
+    assert check(UserTexts(texts=tuple(texts)), families) == check(
+        UserTexts(texts=tuple(texts[:MOST_TEXTS])), families
+    )
 
 
 def test_who_wrote_nothing_votes_nothing():
@@ -81,7 +83,9 @@ def test_a_user_changes_the_sum_by_the_own_vote_and_the_order_of_users_does_not(
 
 
 def test_even_shares_of_texts_add_up_to_shares_of_answers():
-    user = UserTexts(texts=(StyleText(prompt="p", final="FIX: a b"), StyleText(prompt="p", final="NOTE: a b")))
+    user = UserTexts(
+        texts=(StyleText(prompt="p", final="FIX: a b"), StyleText(prompt="p", final="NOTE: a b"))
+    )
     vote = vote_of(user, FAMILIES["wide"])
     halves = [value for key, value in vote.items() if key.words in {"FIX", "NOTE"} and key.depth == 1]
     whole = next(value for key, value in vote.items() if key.shape == "{t}: " and not key.words)

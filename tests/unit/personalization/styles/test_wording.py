@@ -9,8 +9,24 @@ import pytest
 
 from personalization.styles.families import Feature
 from personalization.styles.frames import openings
-from personalization.styles.wording import cost_sentence, drawn, entry_bars, frame_bars, sentences, sureness_of
-from tests.fakes.styles import ONE_LINE, card_of, entry, found, framed, users_with_style, users_without_style, vote
+from personalization.styles.wording import (
+    cost_sentence,
+    drawn,
+    entry_bars,
+    frame_bars,
+    sentences,
+    sureness_of,
+)
+from tests.fakes.styles import (
+    ONE_LINE,
+    card_of,
+    entry,
+    found,
+    framed,
+    users_with_style,
+    users_without_style,
+    vote,
+)
 
 
 def test_sentences_say_what_how_often_and_how_sure():
@@ -88,7 +104,9 @@ def test_bars_have_a_row_for_every_frame_and_every_entry():
     assert [bar.handle for bar in entry_bars(card)] == [one.handle for one in card.entries]
 
 
-@pytest.mark.parametrize(("share", "bar"), [(0, ""), (0.5, "██"), (1, "████"), (0.28, "█▏"), (7, "████"), (-1, "")])
+@pytest.mark.parametrize(
+    ("share", "bar"), [(0, ""), (0.5, "██"), (1, "████"), (0.28, "█▏"), (7, "████"), (-1, "")]
+)
 def test_a_bar_is_as_long_as_its_share(share, bar):
     assert drawn(share, 4) == bar
 
