@@ -60,7 +60,7 @@ def test_a_typed_slot_is_not_the_slot():
 
 
 def test_look_alikes_and_invisible_characters_are_one_text():
-    wide, hidden = "ＦＩＸ: done", "FIX\0:\u200b done\u202e"
+    wide, hidden = "\uff26\uff29\uff38: done", "FIX\0:\u200b done\u202e"
     assert plain(wide) == plain(hidden) == "FIX: done"
     assert list(keys_of(wide, "")) == list(keys_of("FIX: done", ""))
 
