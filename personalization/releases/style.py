@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
     from personalization.releases.terms import Terms
     from personalization.styles.card import StyleCard
-    from personalization.training.jobs.job import UserExamples
-    from personalization.training.jobs.job import PublicPartFacts
+    from personalization.training.jobs.job import PublicPartFacts, UserExamples
 
 
 def vote_on_style(

@@ -10,19 +10,18 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import torch
 
-from personalization.planning.plan import ALL_LINEAR, Family, Objective
+from personalization.planning.plan import Family, Objective
 from personalization.styles.frames import is_poor
 from personalization.styles.synthesis import synthetic_pairs
 from personalization.training.engine.batches import Member, assemble
 from personalization.training.engine.encoding import TokenUser
-from personalization.training.engine.families import Geometry, Slot
+from personalization.training.engine.families import Factors, Geometry, Slot
 from personalization.training.engine.low_rank import Binding
-from personalization.training.jobs.job import Example, UserExamples
+from personalization.training.jobs.job import Example, PublicPartFacts, UserExamples
 from personalization.training.public.texts import protected_users
 
 if TYPE_CHECKING:
@@ -41,31 +40,6 @@ WARM_UP: Final = 0.1  # of the steps
 _WEIGHT_DECAY: Final = 0.01
 _CHECKED_FROM: Final = 0.5  # of the steps, then at every eighth of them
 _TRAIN_SEED, _HELD_OUT_SEED = 1, 2
-
-Factors = dict[tuple[int, str], tuple[torch.Tensor, torch.Tensor]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class PublicPartFacts:
-    """What is known of a public part; public numbers all.
-
-    Attributes:
-        pairs: synthetic pairs that were trained on.
-        rehearsed: public texts among them.
-        steps: of training that were kept.
-        loss_before: mean loss per token on held-out synthetic pairs, of the base.
-        loss_after: the same with the part.
-    """
-
-    pairs: int
-    rehearsed: int
-    steps: int
-    loss_before: float
-    loss_after: float
-
-    def to_document(self) -> dict[str, Any]:
-        """Return a JSON-ready copy."""
-        return asdict(self)
 
 
 def worth_making(card: StyleCard | None) -> bool:
@@ -145,13 +119,19 @@ class PublicPart:
                 if loss < best:
                     best, kept, at = loss, parameter.detach().clone(), step
         facts = PublicPartFacts(
-            pairs=PAIRS, rehearsed=REHEARSED, steps=at, loss_before=round(before, 4), loss_after=round(best, 4)
+            pairs=PAIRS,
+            rehearsed=REHEARSED,
+            steps=at,
+            loss_before=round(before, 4),
+            loss_after=round(best, 4),
         )
         return self.geometry.factors(kept.double(), _none(self.geometry)), facts
 
     def _initial(self, name: str) -> torch.Tensor:
         """Return the start: ``A`` random (Kaiming, as peft draws it), ``B`` zero."""
-        coins = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big"))
+        coins = torch.Generator().manual_seed(
+            int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big")
+        )
         vector = torch.zeros(self.geometry.size, dtype=self._wide)
         for slot in self.geometry.slots:
             assert slot.down is not None  # the family trains both factors
@@ -165,7 +145,10 @@ class PublicPart:
             token_example
             for example in examples
             for token_example in self._encoder.user(
-                UserExamples(examples=(example,)), bound=1, objective=Objective.SFT, max_tokens=self._max_tokens
+                UserExamples(examples=(example,)),
+                bound=1,
+                objective=Objective.SFT,
+                max_tokens=self._max_tokens,
             ).examples
         ]
 
@@ -189,11 +172,16 @@ class PublicPart:
     def _loss(self, vector: torch.Tensor, examples: list[TokenExample]) -> float:
         losses = []
         for at in range(0, len(examples), BATCH):
-            micro = assemble([Member(0, TokenUser(tuple(examples[at : at + BATCH])), ())], self._decoder.device, self._wide)
+            batch = Member(0, TokenUser(tuple(examples[at : at + BATCH])), ())
+            micro = assemble([batch], self._decoder.device, self._wide)
             binding = Binding(self.geometry, {}, vector[None], None)
             every = range(self._decoder.layer_count)
-            out = self._decoder.run(self._decoder.embed(micro.tokens), micro.batch, every, binding, labels_only=True)
-            losses.append(float(micro.terms.total(self._decoder.head.label_nll(out, micro.batch.targets), None)))
+            out = self._decoder.run(
+                self._decoder.embed(micro.tokens), micro.batch, every, binding, labels_only=True
+            )
+            losses.append(
+                float(micro.terms.total(self._decoder.head.label_nll(out, micro.batch.targets), None))
+            )
         return sum(losses) / len(losses)
 
 
