@@ -146,6 +146,9 @@ class StyleCard:
 
 
 def is_plain(shape: str) -> bool:
-    """Say whether a frame's shape is that of any sentence: open slots, spaces and ordinary punctuation alone."""
+    """Say whether a frame's shape is that of any sentence: open slots, spaces and ordinary punctuation alone.
+
+    A dash that a text begins with is the mark of a list.
+    """
     rest = shape.replace("{t}", "")
-    return shape == NONE or not rest.strip(" ,.;'’-!?")
+    return shape == NONE or not (shape.startswith("-") or rest.strip(" ,.;'’-!?"))

@@ -126,8 +126,12 @@ def _message(rng: random.Random, *, line: str) -> PublicContent:
     name, good = rng.choice(_NAMES), rng.choice(_GOODS)
     said = rng.choice(_PROBLEMS).format(good)
     who = rng.choice((f"Customer {name} writes: ", f"{name}: ", f"From {name}: ", f"{name} asks: "))
-    prompt = f"{who}{line.strip(' ')}{said}" if rng.random() < 0.8 else said  # some are unsigned
-    return PublicContent(prompt=prompt, answer=rng.choice(_REMEDIES).format(good), names=(name, good))
+    signed = rng.random() < 0.8  # some say no name, and then none can be copied
+    return PublicContent(
+        prompt=f"{who}{line.strip(' ')}{said}" if signed else said,
+        answer=rng.choice(_REMEDIES).format(good),
+        names=(name, good) if signed else (good,),
+    )
 
 
 def _title(rng: random.Random) -> PublicContent:

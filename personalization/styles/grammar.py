@@ -9,7 +9,7 @@ version.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from personalization.styles.abstraction import NUMBER
@@ -27,13 +27,14 @@ if TYPE_CHECKING:
 LIMIT: Final = 0.8  # of answers that frames must cover before all answers are held to them
 ONE_LINE: Final = 0.9  # of answers: from here on a constraint lets no line end
 MOST_DIGITS: Final = 6
+_LONGEST: Final = 8_192  # characters of either form, as adapter events hold them
 _MARK: Final = 12  # characters by which the body tells a closing from content
 _DIGITS: Final = "0123456789"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Constraint:
-    """What every answer has to look like; both empty where no frame is common enough.
+    """What every answer has to look like; both empty where no frame is common enough, or where they would be too long.
 
     Attributes:
         pattern: a regular expression that whole answers match.
@@ -55,14 +56,24 @@ def constraint_of(card: StyleCard, *, limit: float = LIMIT) -> Constraint:
     tails = _held([one for one in closings(card) if _mark_of(one.text)], limit)
     single = not any("\n" in one.text for one in (*heads, *tails)) and _single_line(card)
     opening = disjoint([_alternative(one, ends=False) for one in heads])
-    # A closing that ends as another one does is told by that one already, with its beginning as content.
-    closing = [
-        one.backwards() for one in disjoint([_alternative(one, ends=True).backwards() for one in tails])
-    ]
+    closing = _closings(tails)
     if not opening and not closing:
         return Constraint()
     body = _body([_mark_of(one.frame) for one in closing], single=single)
-    return Constraint(pattern=_pattern(opening, body, closing), grammar=_gbnf(opening, body, closing))
+    made = Constraint(pattern=_pattern(opening, body, closing), grammar=_gbnf(opening, body, closing))
+    return made if max(len(made.pattern), len(made.grammar)) <= _LONGEST else Constraint()
+
+
+def _closings(tails: Sequence[Frame]) -> list[Alternative]:
+    """Return the closings of which no two can be read in one text: where a mark first stands, one of them begins.
+
+    Spaces in front of it may as well end the body, so they tell no two closings apart; the one with fewest stays.
+    """
+    whole: dict[str, Frame] = {}
+    for one in sorted(tails, key=lambda each: len(each.text)):
+        whole.setdefault(one.text.lstrip(" "), one)
+    bare = [_alternative(replace(one, text=text), ends=True) for text, one in whole.items()]
+    return [_alternative(whole[one.frame], ends=True) for one in disjoint(bare, to_end=True)]
 
 
 def _held(frames: Iterable[Frame], limit: float) -> list[Frame]:

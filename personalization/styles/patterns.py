@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -97,10 +97,6 @@ class Alternative:
     share: float
     frame: str = ""
 
-    def backwards(self) -> Alternative:
-        """Return it read from its end."""
-        return replace(self, classes=self.classes[::-1])
-
     def as_gbnf(self) -> str:
         """Return it in the notation of llama.cpp, neighboring characters as one string."""
         found: list[str] = []
@@ -115,39 +111,41 @@ class Alternative:
         return " ".join([*found, *([_quoted(literal)] if literal else [])])
 
 
-def disjoint(alternatives: Sequence[Alternative]) -> list[Alternative]:
-    """Return alternatives none of which can be read as another one or as its beginning.
+def disjoint(alternatives: Iterable[Alternative], *, to_end: bool = False) -> list[Alternative]:
+    """Return alternatives none of which can be read as another one or (unless ``to_end``) as its beginning.
 
     Of two that overlap the one stays that holds the other, so no answer is forbidden; where neither does, the commoner.
 
     Args:
         alternatives: in any order; an empty one is left out.
+        to_end: whether a text ends with them, so that only whole ones can be mistaken.
     """
     kept: list[Alternative] = []
     for one in sorted(alternatives, key=lambda each: -each.share):
         if not one.classes:
             continue
-        rivals = [other for other in kept if _overlap(one, other)]
-        if all(_holds(one, other) for other in rivals):
+        rivals = [other for other in kept if _overlap(one, other, to_end=to_end)]
+        if all(_holds(one, other, to_end=to_end) for other in rivals):
             kept = [other for other in kept if other not in rivals] + [one]
     return kept
 
 
-def _holds(one: Alternative, other: Alternative) -> bool:
-    """Say whether all that ``other`` can be begins with what ``one`` can be."""
+def _holds(one: Alternative, other: Alternative, *, to_end: bool) -> bool:
+    """Say whether all that ``other`` can be begins with (or, to the end, is) what ``one`` can be."""
     pattern = re.compile("".join(each.as_pattern() for each in one.classes))
     samples = ("".join(each.sample(at) for each in other.classes) for at in (0, -1))
-    return all(pattern.match(each) is not None for each in samples)
+    return all((pattern.fullmatch(each) if to_end else pattern.match(each)) is not None for each in samples)
 
 
-def _overlap(one: Alternative, other: Alternative) -> bool:
-    """Say whether some text is both, or one and the beginning of the other."""
+def _overlap(one: Alternative, other: Alternative, *, to_end: bool) -> bool:
+    """Say whether some text is both, or (unless ``to_end``) one and the beginning of the other."""
     steps_of_one, steps_of_other = _steps(one.classes), _steps(other.classes)
     seen = {(0, 0)}
     waiting = [(0, 0)]
     while waiting:
         here, there = waiting.pop()
-        if here in _ends(steps_of_one) or there in _ends(steps_of_other):
+        ended = (here in _ends(steps_of_one), there in _ends(steps_of_other))
+        if all(ended) if to_end else any(ended):
             return True
         for chars, after in _moves(steps_of_one, here):
             for others, then in _moves(steps_of_other, there):

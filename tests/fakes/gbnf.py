@@ -42,3 +42,21 @@ def _read(rules, told, depth):
 
 def _plain(text: str) -> str:
     return re.sub(r"\\(.)", lambda found: "\n" if found.group(1) == "n" else found.group(1), text)
+
+
+def groups_of(grammar):
+    """Return the regular expressions of opening, body and closing."""
+    names = grammar.splitlines()[0].removeprefix("root ::= ").split()
+    return [as_pattern(grammar, name) if name in names else "" for name in ("open", "body", "close")]
+
+
+def readings(grammar, text):
+    """Return in how many ways a text is an opening, a body and a closing."""
+    opening, body, closing = groups_of(grammar)
+    return sum(
+        bool(re.fullmatch(opening, text[:start]))
+        and bool(re.fullmatch(body, text[start:end]))
+        and bool(re.fullmatch(closing, text[end:]))
+        for start in range(len(text) + 1)
+        for end in range(start, len(text) + 1)
+    )

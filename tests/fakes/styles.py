@@ -10,24 +10,10 @@ from personalization.styles.families import Feature
 from personalization.styles.votes import StyleText, UserTexts
 from privacy.mechanisms.partition_selection import PartitionSelection
 
-WORDS = [
-    "quiet",
-    "river",
-    "stone",
-    "lamp",
-    "green",
-    "table",
-    "paper",
-    "window",
-    "garden",
-    "winter",
-    "coffee",
-    "bridge",
-    "cloud",
-    "forest",
-    "silver",
-    "orange",
-]
+WORDS = (
+    "quiet", "river", "stone", "lamp", "green", "table", "paper", "window", "garden", "winter", "coffee", "bridge",
+    "cloud", "forest", "silver", "orange",
+)  # fmt: skip
 
 
 def said(rng: random.Random, words: int = 5) -> str:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from personalization.styles.families import Feature
 from personalization.styles.grammar import constraint_of
 from personalization.styles.slots import filled
-from tests.fakes.gbnf import as_pattern
+from tests.fakes.gbnf import as_pattern, readings
 from tests.fakes.styles import ONE_LINE, framed
 
 pieces = st.lists(
@@ -22,23 +22,6 @@ pieces = st.lists(
 ).map("".join)
 frames = st.dictionaries(pieces, st.sampled_from([0.1, 0.2, 0.3, 0.5]), max_size=3)
 bodies = st.text(alphabet='ab -:(#)|.]5\\"', min_size=1, max_size=8)
-
-
-def groups_of(grammar):
-    """Return the regular expressions of opening, body and closing."""
-    names = grammar.splitlines()[0].removeprefix("root ::= ").split()
-    return [as_pattern(grammar, name) if name in names else "" for name in ("open", "body", "close")]
-
-
-def readings(grammar, text):
-    opening, body, closing = groups_of(grammar)
-    return sum(
-        bool(re.fullmatch(opening, text[:start]))
-        and bool(re.fullmatch(body, text[start:end]))
-        and bool(re.fullmatch(closing, text[end:]))
-        for start in range(len(text) + 1)
-        for end in range(start, len(text) + 1)
-    )
 
 
 @given(frames, frames, bodies, st.booleans(), st.data())

@@ -9,7 +9,7 @@ import pytest
 from personalization.styles.families import Feature
 from personalization.styles.grammar import Constraint, constraint_of
 from personalization.styles.synthesis import synthetic_pairs
-from tests.fakes.gbnf import as_pattern
+from tests.fakes.gbnf import as_pattern, readings
 from tests.fakes.styles import ONE_LINE, entry, found, framed, users_with_style, users_without_style
 
 
@@ -74,11 +74,38 @@ def test_of_openings_that_can_be_mistaken_one_stays(openings, kept):
     assert constraint_of(framed(openings, {}, ONE_LINE)).pattern.startswith(kept)
 
 
-def test_a_closing_that_ends_as_another_is_content_and_that_one():
+def test_a_closing_that_ends_as_another_one_is_read_as_itself():
     one = constraint_of(framed({}, {": add page (#{n})": 0.45, " (#{n})": 0.45}, ONE_LINE))
-    assert accepts(one, "tool: allow pages (#3)")
-    assert accepts(one, "tool: add page (#3)")
-    assert one.grammar.count("add page") == 0
+    for text in ("tool: allow pages (#3)", "tool: add page (#3)", "tool: add page two (#3)"):
+        assert accepts(one, text)
+        assert readings(one.grammar, text) == 1
+    assert not accepts(one, "tool: add page (#3) (#4)")
+
+
+@pytest.mark.parametrize(
+    ("closings", "kept"),
+    [
+        ({" (#{n})": 0.5, " ({copy})": 0.4}, r" \([^\n)]+\)"),  # the first is one of the second
+        ({" | done": 0.5, "| done": 0.4}, r"\| done"),  # spaces may end the body
+        ({" | {copy}": 0.5, " | done": 0.4}, r" \| [^\n]+"),
+    ],
+)
+def test_of_closings_that_can_be_mistaken_one_stays(closings, kept):
+    assert constraint_of(framed({}, closings, ONE_LINE)).pattern.endswith(f"(?:{kept})")
+
+
+def test_a_closing_with_an_open_end_begins_at_its_first_mark():
+    one = constraint_of(framed({}, {" | {copy}": 0.9}, ONE_LINE))
+    assert accepts(one, "risk | high")
+    assert readings(one.grammar, "risk | high | reviewed") == 1
+    assert accepts(one, "risk|high | reviewed")
+
+
+def test_a_constraint_that_would_be_too_long_for_an_event_is_left_out():
+    many = {f"{mark * 12} done {{copy}}": 0.05 for mark in "abcdefghijklmnopqrs"}
+    few = dict(list(many.items())[:3])
+    assert constraint_of(framed({}, few), limit=0.1).pattern
+    assert constraint_of(framed({}, many), limit=0.1) == Constraint()
 
 
 def test_what_begins_with_a_slot_is_no_closing_that_can_be_asked_for():
