@@ -219,7 +219,7 @@ def test_the_loss_that_is_stated_is_the_populations(people):
 
 
 def test_who_waits_for_a_populations_account_is_charged_on_top_of_the_other(people):
-    """The waiting statement sees the account as the other tenant left it, and that account's entry, not the one before."""
+    """The waiting statement sees the account and its entry as the other tenant left them."""
     for name in ("acme", "beta"):
         people.tenant(name, population="staff")
         people.run(name)
