@@ -13,11 +13,9 @@ from personalization.registry import queries as registry
 from personalization.signals.rows import delete_user_signals
 from privacy.boundary.marks import Kind
 from privacy.erasure import erase as erasures
-from privacy.errors import RequestIdTakenError
 from streams.broker.records import OutgoingRecord
 from streams.contracts.codec import Decoded, decode_erasure, encode
 from streams.contracts.consent import ConsentPurpose
-from streams.contracts.dead_letter import DeadLetterReason
 from streams.contracts.envelope import new_envelope
 from streams.contracts.erasure import ErasureCertificateV1, ErasureCompletedV1, ErasureRequestedV1
 from streams.contracts.topics import CONSENT, ERASURE_COMPLETED, ERASURES
@@ -92,14 +90,8 @@ class ErasureHandler(BatchHandler[ErasureRequestedV1]):
     ) -> None:
         """Erase each user and answer with the certificate."""
         for work in works:
-            try:
-                self._erase(session, work, now)
-            except RequestIdTakenError:
-                decision.refuse(
-                    work, DeadLetterReason.REQUEST_ID_TAKEN, "request_id: belongs to another person's request"
-                )
-            else:
-                decision.applied.append(work)
+            self._erase(session, work, now)
+            decision.applied.append(work)
 
     def _erase(self, session: Session, work: Work[ErasureRequestedV1], now: datetime) -> None:
         event, (subject, digest) = work.event, work.known

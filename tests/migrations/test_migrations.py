@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -32,13 +33,17 @@ def tables(url):
 
 
 def columns(url):
-    """Every column of every table, with its type."""
+    """Every column of every table, with its type, and every table's key."""
     engine = open_engine(url)
     inspector = inspect(engine)
     found = {
         (table, column["name"], str(column["type"]))
         for table in inspector.get_table_names()
         for column in inspector.get_columns(table)
+    }
+    found |= {
+        (table, *inspector.get_pk_constraint(table)["constrained_columns"])
+        for table in inspector.get_table_names()
     }
     engine.dispose()
     return found
@@ -114,6 +119,29 @@ def test_stored_signals_and_their_fates_move_to_the_identity_that_ingest_compute
     assert signals == expected  # the rank, the second column, is what it was
     assert fates == {*expected, other}
     assert "moved_events" not in tables(empty_database_url)
+
+
+def test_erasures_that_stand_keep_their_certificates_and_another_person_may_use_their_ids(empty_database_url):
+    database.upgrade(empty_database_url, "0009_one_user")
+    engine = open_engine(empty_database_url)
+    at = "2026-03-02 09:30:00"
+    tenant = text("INSERT INTO tenants (tenant_id, registered_at, registered_by) VALUES ('acme', :at, 'ann')")
+    erased = text(
+        "INSERT INTO erasures (tenant_id, erasure_id, pseudonym, state, requested_at, recorded_at, deadline_at, "
+        "certificate) VALUES ('acme', 'r1', :pseudonym, 'completed', :at, :at, :at, :certificate)"
+    )
+    with engine.begin() as connection:
+        connection.execute(tenant, {"at": at})
+        connection.execute(erased, {"pseudonym": "p1", "at": at, "certificate": '{"erasure_id": "r1"}'})
+    database.upgrade(empty_database_url)
+    with engine.begin() as connection:
+        connection.execute(erased, {"pseudonym": "p2", "at": at, "certificate": '{"other": 1}'})
+        kept = connection.execute(
+            text("SELECT pseudonym, certificate FROM erasures ORDER BY pseudonym")
+        ).all()
+    engine.dispose()
+    read = [(who, json.loads(said) if isinstance(said, str) else said) for who, said in kept]
+    assert read == [("p1", {"erasure_id": "r1"}), ("p2", {"other": 1})]
 
 
 def test_an_upgrade_of_the_newest_schema_changes_nothing(database_url):
