@@ -1,4 +1,4 @@
-"""An erasure is carried out whatever its sender's clock said, and its deadline counts from its arrival at the latest."""
+"""An erasure is carried out whatever its sender's clock said; its deadline counts from its arrival at the latest."""
 
 from __future__ import annotations
 
