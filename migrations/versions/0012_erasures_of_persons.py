@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0012_erasures_of_persons"
-down_revision = "0009_one_user"
+down_revision = "0011_style_edits"
 branch_labels = None
 depends_on = None
 

@@ -1,5 +1,8 @@
 """Erasure requests: key, signals and consents go in one transaction with the certificate that answers.
 
+A request is carried out whatever its date says; one dated ahead of the clock counts as made when it arrived, so that no
+wrong clock keeps anybody from being erased or moves the legal deadline.
+
 The answer and the tombstones for the compacted consent topic leave through the outbox. Both carry the
 request's key, which names the user, so the relay removes those rows the moment they are sent instead of
 keeping them.
@@ -100,7 +103,7 @@ class ErasureHandler(BatchHandler[ErasureRequestedV1]):
             session,
             subject,
             erasure_id=data.request_id,
-            requested_at=data.occurred_at,
+            requested_at=min(data.occurred_at, now),
             actor=ACTOR,
             now=now,
             delete_signals=delete_user_signals,
