@@ -23,7 +23,7 @@ ROOT = Path(database.__file__).resolve().parents[2]
 
 SIGNALS = "SELECT event_digest, rank FROM signals"
 FATES = "SELECT event_digest FROM processed_events"
-DATA_ALONE = {"0030_consent_clocks"}  # steps that change rows and no column
+DATA_ALONE = {"0013_consent_clocks"}  # steps that change rows and no column
 
 
 def tables(url):
@@ -176,7 +176,7 @@ def test_a_stored_grant_from_the_future_counts_as_withdrawn_and_a_withdrawal_get
                 for name, (granted, at, recorded) in said.items()
             ],
         )
-    database.upgrade(empty_database_url, "0030_consent_clocks")
+    database.upgrade(empty_database_url, "0013_consent_clocks")
     with engine.connect() as connection:
         stored = {
             name: (bool(granted), str(at)[:19])

@@ -10,8 +10,8 @@ Going down leaves the rows as they are.
 
 from alembic import op
 
-revision = "0030_consent_clocks"
-down_revision = "0009_one_user"
+revision = "0013_consent_clocks"
+down_revision = "0012_erasures_of_persons"
 branch_labels = None
 depends_on = None
 
