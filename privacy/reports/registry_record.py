@@ -205,8 +205,8 @@ def _mechanisms(facts: dict[str, Any]) -> list[str]:
             "and no last bit tells anything; noisy sums are released in multiples of 1/512 to 1/256 of the noise's "
             "standard deviation. What ran is measured and signed (a receipt in the manifest). Not charged: rounding "
             "inside matrix products lets one user move the gradients of others in a batch, in float32 on a processor "
-            "by about a millionth of the clipping norm, on a GPU (bfloat16, order by the batch's shape) by an amount that was not measured. "
-            "Errors of a run are not published with it."
+            "by about a millionth of the clipping norm, on a GPU (bfloat16, order by the batch's shape) by an amount "
+            "that was not measured. Errors of a run are not published with it."
         ),
         "Security: interactions are encrypted under a key of each user, wrapped by the tenant's key.",
     ]
