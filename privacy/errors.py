@@ -13,7 +13,6 @@
     │   └── LedgerIntegrityError     the hash chain, a curve or a total does not match
     ├── BoundaryError                something would leave that has no mark
     ├── KeyUnavailableError          a key was destroyed (erasure) or cannot be unwrapped
-    ├── RequestIdTakenError          an erasure request carries the id of another person's request
     └── StorageError                 the database cannot be reached or refused (retryable)
 
 The trees of privacy, personalization, training and streams grow from ``DiscreetError``; the client and the
@@ -121,13 +120,6 @@ class KeyUnavailableError(PrivacyError):
     """A key was destroyed by an erasure or cannot be unwrapped with the configured master key."""
 
     code = "privacy.key.unavailable"
-
-
-class RequestIdTakenError(PrivacyError):
-    """The id of an erasure request belongs to another person's request of the same tenant."""
-
-    code = "privacy.erasure.request_id_taken"
-    exit_status = 2
 
 
 class StorageError(PrivacyError):

@@ -173,6 +173,10 @@ class OutboxSettings(_Section):
     batch_rows: int = Field(default=200, ge=1)
     keep_seconds: Positive = 7 * 86_400.0
     """How long a published row is kept for inspection."""
+    longest_pause_seconds: Positive = 300.0
+    """Most time between two attempts to send a row that cannot be sent; other rows do not wait for it."""
+    topic_seconds: Positive = 3.0
+    """How long to look for a topic that the broker does not know; its rows then wait apart."""
 
 
 class SchedulerSettings(_Section):

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 SHARE = 0.1  # of the answers, for what counts as a convention
+FEWEST = 2  # answers that share it
 MAX_SYMBOLS = 24
 MAX_WORDS = 3  # in a row that stand for one {t}; a longer run is content, and the convention ended before it
 MAX_COPIED = 16  # pieces
@@ -109,8 +110,9 @@ class Conventions:
         root = _Node()
         _grow(root, [(row, 0) for row in rows], len(rows))
         counts = Counter(tuple(_path(root, row, backward=backward)) for row in rows)
+        enough = _enough(len(rows))
         # A path too few answers end at is cut back, the longest ones first, until what it joins is common enough.
-        while rare := [path for path, count in counts.items() if path and count < SHARE * len(rows)]:
+        while rare := [path for path, count in counts.items() if path and count < enough]:
             path = max(rare, key=lambda one: (len(one), one))
             counts[tuple(_cut_back(list(path[:-1]), backward=backward))] += counts.pop(path)
         shares = {
@@ -125,6 +127,10 @@ class Conventions:
         while taken and _name(taken, backward=self.backward) not in self.found:
             taken.pop()
         return _name(taken, backward=self.backward)
+
+
+def _enough(answers: int) -> float:
+    return max(FEWEST, SHARE * answers)
 
 
 def _name(path: Sequence[str], *, backward: bool) -> str:
@@ -164,19 +170,19 @@ def _may_end(taken: list[str], *, backward: bool) -> bool:
 def _grow(node: _Node, rows: list[tuple[_Row, int]], total: int, depth: int = 0) -> None:
     """Grow the tree below a node from the rows that reach it, each with its place."""
     going = [(row, at) for row, at in rows if at < len(row.pieces)]
-    if depth >= MAX_SYMBOLS or len(going) < SHARE * total:
+    if depth >= MAX_SYMBOLS or len(going) < _enough(total):
         return
     words = Counter(
         row.pieces[at] for row, at in going if row.copied(at) <= 1 and _WORD.fullmatch(row.pieces[at])
     )
-    node.words = frozenset(word for word, count in words.items() if count >= SHARE * total)
+    node.words = frozenset(word for word, count in words.items() if count >= _enough(total))
     below: dict[str, list[tuple[_Row, int]]] = {}
     for row, at in going:
         symbol, length = node.step(row, at)
         if symbol != CONTENT:
             below.setdefault(symbol, []).append((row, at + length))
     for symbol, rest in below.items():
-        if len(rest) >= SHARE * total:
+        if len(rest) >= _enough(total):
             node.below[symbol] = _Node()
             _grow(node.below[symbol], rest, total, depth + 1)
 

@@ -1,7 +1,8 @@
 """Recorded interactions as users: which are trained on, which are held out, and in which window of time they lie.
 
 A line of ``<tenant>.jsonl.gz`` has ``user``, ``id``, ``at`` (unix seconds), ``prompt`` and ``completion``. The split is
-by user and depends on the seed and the user's name alone.
+by user and depends on the seed and the user's name alone. A tenant may be named by a path from the folder, as
+``../commits/kafka``.
 """
 
 from __future__ import annotations
@@ -27,11 +28,14 @@ class TenantUsers:
         tenant: its name.
         train: users that may be trained on, in a fixed random order (N users are the first N).
         heldout: users that are only ever measured on.
+        choosing: users that are neither trained on nor measured on: by them lengths and rates of comparisons that keep
+            no promise are chosen.
     """
 
     tenant: str
     train: tuple[UserExamples, ...]
     heldout: tuple[UserExamples, ...]
+    choosing: tuple[UserExamples, ...] = ()
 
 
 def tenants_in(folder: Path) -> list[str]:
@@ -46,6 +50,7 @@ def read_tenant(
     heldout_users: int,
     train_users: int,
     contribution_bound: int,
+    choosing_users: int = 0,
     seed: int = 0,
     window: tuple[float, float] = (0.0, 1.0),
 ) -> TenantUsers:
@@ -57,6 +62,7 @@ def read_tenant(
         heldout_users: how many users are kept back.
         train_users: at most so many to train on.
         contribution_bound: at most so many interactions of one user, chosen by a hash of their ids.
+        choosing_users: how many users are kept back for choices; they are the last ones, so the others stay the same.
         seed: of the split.
         window: only interactions between these quantiles of the tenant's times.
 
@@ -89,14 +95,17 @@ def read_tenant(
             f"{path.name} cannot be read as recorded interactions ({type(error).__name__}); it needs lines with user, "
             "id, at, prompt and completion"
         ) from error
-    if len(users) <= heldout_users:
+    last = len(users) - choosing_users
+    if last <= heldout_users:
         raise JobInvalidError(
-            f"the tenant {tenant} has {len(users)} users; {heldout_users} are asked to be held out, so none is left"
+            f"the tenant {tenant} has {len(users)} users; {heldout_users + choosing_users} are asked to be held out, "
+            "so none is left"
         )
     return TenantUsers(
         tenant=tenant,
         heldout=tuple(users[:heldout_users]),
-        train=tuple(users[heldout_users : heldout_users + train_users]),
+        train=tuple(users[heldout_users : min(last, heldout_users + train_users)]),
+        choosing=tuple(users[last:]),
     )
 
 

@@ -41,6 +41,19 @@ def mean_interval(losses: Sequence[float], *, seed: int = 0) -> Interval:
     return Interval(float(values.mean()), *_quantiles(means))
 
 
+def difference_interval(ours: Sequence[float], theirs: Sequence[float], *, seed: int = 0) -> Interval:
+    """Return the mean of ``ours − theirs`` with its interval; the items are the same, so they are resampled in pairs.
+
+    Raises:
+        ValueError: the lists differ in length or are empty.
+    """
+    if len(ours) != len(theirs):
+        raise ValueError("a difference in pairs needs values of the same items")
+    return mean_interval(
+        [float(mine) - float(other) for mine, other in zip(ours, theirs, strict=True)], seed=seed
+    )
+
+
 def recovery_interval(
     base: Sequence[float], private: Sequence[float], open_: Sequence[float], *, seed: int = 0
 ) -> Interval:

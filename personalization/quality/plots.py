@@ -7,6 +7,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+_NAMES = {"plain": "plain LoRA, no privacy", "small_family": "small family, no privacy"}
+
 
 def draw(results: dict[str, Any], folder: Path) -> Path:
     """Write ``learning-curve.png`` to a folder and return its path.
@@ -25,15 +27,15 @@ def draw(results: dict[str, Any], folder: Path) -> Path:
     for run in results["runs"]:
         if run["arm"] == "private":
             lines[run["start"], run["epsilon"]][run["users"]].append(run["nll"]["value"])
-        elif run["arm"] == "open":
-            lines["open", 0.0][run["users"]].append(run["nll"]["value"])
+        elif run["arm"] in {"plain", "small_family"}:
+            lines[run["arm"], 0.0][run["users"]].append(run["nll"]["value"])
         elif run["arm"] in {"base", "meta"}:
             flat[run["arm"]] = run["nll"]["value"]
     figure, axes = plt.subplots(figsize=(7, 4.5))
     for name, value in flat.items():
         axes.axhline(value, linestyle=":", label=name, color="grey" if name == "base" else "tab:green")
     for (start, epsilon), points in sorted(lines.items()):
-        label = "non-private" if start == "open" else f"ε = {epsilon:g} from {start}"
+        label = _NAMES.get(start) or f"ε = {epsilon:g} from {start}"
         users = sorted(points)
         axes.plot(users, [fmean(points[number]) for number in users], marker="o", label=label)
     axes.set_xscale("log")

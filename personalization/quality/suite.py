@@ -1,12 +1,11 @@
 """The quality benchmark: what a private adapter is worth on users that training never saw.
 
-For one tenant: the base model, the meta start alone, the best non-private adapter of the same users and family, private
-adapters at several ε and numbers of users (from the meta start and from zero), and three controls: another tenant's
-adapter, an adapter of pure noise of the same length, and the meta start. Plans come from the same planner that plans
-real rounds, so the noise is what a round would add, its cohort count included.
+For one tenant: the base model, the best plain LoRA without privacy (``bound``), the best non-private adapter of the
+private core's own small family, the meta start alone, private adapters at several ε and numbers of users, and three
+controls: another tenant's adapter, an adapter of pure noise of the same length, and the meta start. Plans come from the
+same planner that plans real rounds, so the noise is what a round would add, its cohort count included.
 
 The meta start is made as in production, of the other tenants' private adapters. Nothing here is a release.
-Longer than 400 lines, because the arms share what they are measured on.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -25,91 +24,20 @@ from personalization.adapters.factors import DEFAULT_DECAY, decayed_weights
 from personalization.planning.model_shape import read_shape
 from personalization.planning.plan import PerformanceFlags, TrainingPlan
 from personalization.planning.planner import Declined, PlannerSettings, propose
-from personalization.quality.data import TenantUsers, read_tenant, tenants_in, texts
-from personalization.quality.intervals import Interval, mean_interval, recovery_interval
-from personalization.quality.scores import chrf, expected_calibration_error, prefix_matches
+from personalization.quality.bound import Bounds
+from personalization.quality.data import TenantUsers, read_tenant, tenants_in
+from personalization.quality.intervals import recovery_interval
+from personalization.quality.judge import Judge, Verdict
+from personalization.quality.options import QualityOptions, benchmark_policy
 from personalization.quality.targets import machine, rows_of
 from personalization.training.public.texts import unseen_users
 from personalization.training.run.bench import UserSet, Workbench
-from personalization.training.run.measure import generate
-from privacy.policy.values import TenantPrivacyPolicy
 
 Say = Callable[[str], None]
-DELTA = 1e-5
-STEPS = (
-    (600, 16),
-    (200, 12),
-    (0, 8),
-)  # users (at least) and steps: the more signal, the more steps are worth it
-OPEN_RATE = 0.6  # of the non-private run
+OPEN_RATE = 0.6  # of the small family's non-private run
 OPEN_DAMPING = 0.1
 _MANY_USERS = 50_000
-FORMAT = "discreet.quality.v1"
-ANSWER_TOKENS = 24
-
-
-@dataclass(frozen=True, kw_only=True)
-class QualityOptions:
-    """What is measured.
-
-    Attributes:
-        data: folder of recorded interactions.
-        tenant: whose adapter is judged.
-        holdout_tenants: tenants that never enter the meta start; the first one is the wrong-tenant control.
-        base_model: a local base model.
-        users: numbers of users trained on.
-        epsilons: budgets of one release.
-        seeds: noise seeds of each private run.
-        heldout_users: users that are measured on.
-        meta_users: users of each tenant behind the meta start.
-        meta_epsilon: budget of each of those, in each generation.
-        meta_generations: how often those tenants release, each time from the mean of all releases before.
-        contribution_bound: interactions of one user.
-        max_tokens: truncation of one interaction.
-        open_steps: lengths of the non-private run; the best of them counts.
-        zero_starts: whether to repeat the private runs from zero, which shows what the meta start is worth.
-        answers: held-out interactions that are answered in full, for chrF and convention match; 0 leaves them out.
-        releases: successive releases over as many windows of time, each from the average of those before; 0 leaves
-            them out.
-        threads: of torch; None keeps its default.
-    """
-
-    data: Path
-    tenant: str
-    base_model: Path
-    holdout_tenants: tuple[str, ...] = ()
-    users: tuple[int, ...] = (100, 300)
-    epsilons: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
-    seeds: int = 5
-    heldout_users: int = 150
-    meta_users: int = 200
-    meta_epsilon: float = 4.0
-    meta_generations: int = 1
-    contribution_bound: int = 4
-    max_tokens: int = 96
-    open_steps: tuple[int, ...] = (12, 24, 48)
-    zero_starts: bool = True
-    answers: int = 40
-    releases: int = 5
-    threads: int | None = None
-
-
-PROFILES: dict[str, dict[str, Any]] = {
-    # One tenant within half an hour on two cores.
-    "cpu": {
-        "users": (50, 100, 300),
-        "epsilons": (1.0, 2.0, 4.0),
-        "seeds": 5,
-        "heldout_users": 80,
-        "meta_users": 100,
-        "max_tokens": 72,
-        "open_steps": (12, 24),
-        "answers": 10,
-        "releases": 0,
-        "zero_starts": False,
-    },
-    "gpu": {"users": (50, 100, 300, 1000), "seeds": 5, "heldout_users": 200},
-}
+FORMAT = "discreet.quality.v2"
 
 
 def run_quality(options: QualityOptions, say: Say = lambda _: None) -> dict[str, Any]:
@@ -119,29 +47,15 @@ def run_quality(options: QualityOptions, say: Say = lambda _: None) -> dict[str,
         JobInvalidError: the data cannot be read, or a tenant is not in it.
         BaseModelError: the base model cannot be used.
     """
-    return _Suite(options, say).run()
-
-
-def benchmark_policy(users: int, epsilon: float, contribution_bound: int) -> TenantPrivacyPolicy:
-    """Return the policy of a tenant that spends ``epsilon`` on one release in a few full passes."""
-    return TenantPrivacyPolicy(
-        declared_users=users,
-        period_epsilon=epsilon,
-        lifetime_epsilon=epsilon,
-        period_delta=DELTA,
-        lifetime_delta=DELTA,
-        contribution_bound=contribution_bound,
-        minimum_cohort=min(20, users),
-        planned_releases=1,
-        sample_rate=1.0,  # everyone in every step: no noise from sampling, and few steps are enough
-        steps=next(steps for least, steps in STEPS if users >= least),
-    )
+    with tempfile.TemporaryDirectory(prefix="discreet-quality-") as folder:
+        return _Suite(options, say, Path(folder)).run()
 
 
 class _Suite:
-    def __init__(self, options: QualityOptions, say: Say) -> None:
+    def __init__(self, options: QualityOptions, say: Say, folder: Path) -> None:
         self.options = options
         self.say = say
+        self.folder = folder
         self.began = time.monotonic()
         self.shape = read_shape(options.base_model)
         self.settings = PlannerSettings(max_tokens=options.max_tokens)
@@ -158,99 +72,129 @@ class _Suite:
         )
         self.runs: list[dict[str, Any]] = []
         self.last_private: torch.Tensor | None = None
-        self.asked: list[tuple[str, str]] = []
+        self.bounds_of: dict[int, Verdict] = {}
         self._contributors: dict[str, UserSet] = {}
 
     def run(self) -> dict[str, Any]:
         options = self.options
-        target = self._read(options.tenant, max(options.users))
-        heldout = self._prefixed(f"{options.tenant}, held out", target.heldout)
-        train = self._prefixed(f"{options.tenant}, training", target.train)
-        self.asked = texts(target.heldout)[: options.answers]
-        public = self.bench.user_set(unseen_users())
-        base = self.bench.facts(heldout, None)
-        public_base = self.bench.losses(public, None)
-        others, meta = self._meta_start()
-        self._note("base", heldout, None, base.losses, public_base, public)
-        if others:
-            self._note("meta", heldout, meta, base.losses, public_base, public)
-        wrong = next((name for name in options.holdout_tenants if name != options.tenant), None)
-        wrong_vector = (
-            self._contributor(wrong, meta) if wrong is not None else next(iter(others.values()), None)
+        target = self._read(options.tenant, options.most_users, choosing_users=options.choosing_users)
+        self.target = target
+        self.say(f"{options.tenant}: the base on {len(target.heldout)} held-out users")
+        self.judge = Judge(
+            self.bench.decoder,
+            self.bench.encoder,
+            target.heldout,
+            answers=options.answers,
+            answer_tokens=options.answer_tokens,
+            examples=options.examples,
+            max_tokens=options.max_tokens,
+            most_abilities=options.abilities,
         )
-        for users in options.users:
-            self._one_size(train.first(users), users, meta, heldout, base.losses, public_base, public)
-        last = self.last_private
-        if last is not None:
-            generator = torch.Generator().manual_seed(0)
-            noise = torch.randn(len(last), generator=generator, dtype=torch.float64)
-            noise *= torch.linalg.vector_norm(last) / torch.linalg.vector_norm(noise)
-            self._note("noise_only", heldout, noise, base.losses, public_base, public)
-        if wrong_vector is not None:
-            self._note("wrong_tenant", heldout, wrong_vector, base.losses, public_base, public)
+        self._noted("base", self.judge.base)
+        self.train = self._prefixed(f"{options.tenant}, training", target.train)
+        self.choosing = self._prefixed(f"{options.tenant}, choosing", target.choosing)
+        self.bounds = Bounds(
+            decoder=self.bench.decoder,
+            encoder=self.bench.encoder,
+            base_model=options.base_model,
+            choosing=target.choosing,
+            folder=options.cache or self.folder,
+            rates=options.plain_rates,
+            passes=options.plain_passes,
+            max_tokens=options.max_tokens,
+            say=self.say,
+        )
+        others, meta = self._meta_start()
+        if others:
+            self._noted("meta", self._judged(meta))
+        for users, epsilon in options.chosen:
+            self._bound(users, meta)
+            self._private(users, epsilon, meta)
+        self._controls(others, meta)
+        public = self.bench.user_set(unseen_users())
         results = {
             "format": FORMAT,
             "machine": machine(),
             # Names of folders say where somebody's data lie, which is nobody else's business.
             "settings": {
-                key: value.name if isinstance(value, Path) else value
+                key: Path(value).name if isinstance(value, Path) else value
                 for key, value in asdict(options).items()
+                if key != "cache"
             },
             "plan": self.bench.plan.to_document(),
             "trained_parameters": self.bench.geometry.size,
             "meta_tenants": sorted(others),
-            "releases": self._successive(meta, public, public_base) if options.releases else [],
+            "conventions": {
+                "openings": self.judge.ends.opening.found,
+                "closings": self.judge.ends.closing.found,
+            },
+            "users": self.judge.of_users() if self.judge.asked else {},
+            "releases": self._successive(meta, public) if options.releases else [],
             "runs": self.runs,
             "seconds": round(time.monotonic() - self.began, 1),
         }
         return {**results, "rows": rows_of(results)}
 
-    def _one_size(
-        self,
-        train: UserSet,
-        users: int,
-        meta: torch.Tensor,
-        heldout: UserSet,
-        base: list[float],
-        public_base: list[float],
-        public: UserSet,
-    ) -> None:
-        """Measure the non-private adapter and every private one of ``users`` users."""
-        options = self.options
-        best, open_losses = self._open(train, users, meta, heldout)
-        self._note("open", heldout, best, base, public_base, public, users=users)
-        for epsilon in options.epsilons:
-            plan = self._plan(users, epsilon)
-            if isinstance(plan, Declined):
-                self.say(f"N={users} ε={epsilon:g}: declined ({plan.reason})")
-                self.runs.append(
-                    {
-                        "arm": "declined",
-                        "users": users,
-                        "epsilon": epsilon,
-                        "signal": plan.clarity,
-                        "reason": plan.reason,
-                    }
-                )
-                continue
-            starts = [("meta", meta)] if bool(meta.any()) else []
-            if options.zero_starts or not starts:
-                starts.append(("zero", self.bench.zero()))
-            for start, vector in starts:
-                for seed in range(options.seeds):
-                    key = f"quality {options.tenant} {users} {epsilon:g} {start} {seed}".encode()
-                    trained = self.bench.train(train, plan, start=vector, noise_key=_key(key))
-                    self.last_private = trained
-                    self._note(
-                        "private", heldout, trained, base, public_base, public,
-                        users=users, epsilon=epsilon, start=start, seed=seed, open_losses=open_losses,
-                        noise_multiplier=plan.noise_multiplier,
-                    )  # fmt: skip
+    def _bound(self, users: int, meta: torch.Tensor) -> Verdict:
+        """Return the verdict on the plain LoRA of so many users, and note it and the small family's once."""
+        if users not in self.bounds_of:
+            bound = self.bounds.best(self.target.train[:users])
+            self.bounds_of[users] = self.judge.judge(bound.adapter)
+            self._noted(
+                "plain", self.bounds_of[users], users=users,
+                rate=bound.recipe.rate, epochs=bound.recipe.epochs, tried=list(bound.tried),
+            )  # fmt: skip
+            small = self._judged(self._open(self.train.first(users), users, meta), fully=False)
+            self._noted("small_family", small, users=users)
+        return self.bounds_of[users]
 
-    def _open(
-        self, train: UserSet, users: int, start: torch.Tensor, heldout: UserSet
-    ) -> tuple[torch.Tensor, list[float]]:
-        """Return the best non-private adapter of these users (of several lengths and both starts) and its losses."""
+    def _private(self, users: int, epsilon: float, meta: torch.Tensor) -> None:
+        """Judge every private adapter of ``users`` users at one ε."""
+        options = self.options
+        plan = self._plan(users, epsilon)
+        if isinstance(plan, Declined):
+            self.say(f"N={users} ε={epsilon:g}: declined ({plan.reason})")
+            self.runs.append(
+                {
+                    "arm": "declined",
+                    "users": users,
+                    "epsilon": epsilon,
+                    "signal": plan.clarity,
+                    "reason": plan.reason,
+                }
+            )
+            return
+        starts = [("meta", meta)] if bool(meta.any()) else []
+        if options.zero_starts or not starts:
+            starts.append(("zero", self.bench.zero()))
+        for start, vector in starts:
+            for seed in range(options.seeds):
+                key = f"quality {options.tenant} {users} {epsilon:g} {start} {seed}".encode()
+                began = time.monotonic()
+                trained = self.bench.train(self.train.first(users), plan, start=vector, noise_key=_key(key))
+                seconds = time.monotonic() - began
+                self.last_private = trained
+                self._noted(
+                    "private", self._judged(trained, fully=seed == 0),
+                    users=users, epsilon=epsilon, start=start, seed=seed,
+                    noise_multiplier=plan.noise_multiplier, train_seconds=round(seconds, 1),
+                )  # fmt: skip
+
+    def _controls(self, others: dict[str, torch.Tensor], meta: torch.Tensor) -> None:
+        options = self.options
+        last = self.last_private
+        if last is not None:
+            generator = torch.Generator().manual_seed(0)
+            noise = torch.randn(len(last), generator=generator, dtype=torch.float64)
+            noise *= torch.linalg.vector_norm(last) / torch.linalg.vector_norm(noise)
+            self._noted("noise_only", self._judged(noise, fully=False))
+        wrong = next((name for name in options.holdout_tenants if name != options.tenant), None)
+        vector = self._contributor(wrong, meta) if wrong is not None else next(iter(others.values()), None)
+        if vector is not None:
+            self._noted("wrong_tenant", self._judged(vector, fully=False))
+
+    def _open(self, train: UserSet, users: int, start: torch.Tensor) -> torch.Tensor:
+        """Return the small family's best non-private adapter of these users, of several lengths and both starts."""
         plan = self._plan(_MANY_USERS, 64.0)
         assert isinstance(plan, TrainingPlan)  # as above
         candidates = []
@@ -268,10 +212,8 @@ class _Suite:
                     train, longer, start=vector, noise_key=_key(b"open"), spare_public_text=False
                 )
                 done = steps
-                losses = self.bench.losses(heldout, vector)
-                candidates.append((sum(losses) / len(losses), vector, losses))
-        _, vector, losses = min(candidates, key=lambda one: one[0])
-        return vector, losses
+                candidates.append((fmean(self.bench.losses(self.choosing, vector)), vector))
+        return min(candidates, key=lambda one: one[0])[1]
 
     def _meta_start(self) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """Return the other tenants' newest private adapters and their mean, the meta start."""
@@ -298,69 +240,41 @@ class _Suite:
         key = _key(f"meta {tenant} {generation}".encode())
         return self.bench.train(chosen, plan, start=start, noise_key=key)
 
-    def _note(
-        self,
-        arm: str,
-        heldout: UserSet,
-        vector: torch.Tensor | None,
-        base: list[float],
-        public_base: list[float],
-        public: UserSet,
-        *,
-        open_losses: list[float] | None = None,
-        **about: object,
-    ) -> list[float]:
-        """Measure one adapter, add it to the results and return its users' losses."""
-        facts = self.bench.facts(heldout, vector)
-        nll = mean_interval(facts.losses)
-        public_losses = self.bench.losses(public, vector) if vector is not None else public_base
-        entry: dict[str, Any] = {
-            "arm": arm,
-            **about,
-            "nll": nll.to_document(),
-            "gain": 1.0 - nll.value / (sum(base) / len(base)),
-            "ece": expected_calibration_error(facts.confidences, facts.correct),
-            "public_text_change": sum(public_losses) / sum(public_base) - 1.0,
-        }
-        recovery: Interval | None = None
-        if about.get("seed", 0) == 0 and self.asked:
-            entry |= self._answered(vector)
-        if open_losses is not None:
-            recovery = recovery_interval(base, facts.losses, open_losses)
-            entry["recovery"] = recovery.to_document()
-        self.runs.append(entry)
-        told = ", ".join(f"{key} {value}" for key, value in about.items())
-        kept = "" if recovery is None else f", {100 * recovery.value:.0f} % of the non-private gain"
-        self.say(f"{arm} ({told}): {nll.value:.3f} [{nll.low:.3f}, {nll.high:.3f}]{kept}")
-        return facts.losses
+    def _judged(self, vector: torch.Tensor, *, fully: bool = True) -> Verdict:
+        """Judge an adapter of the workbench's shape, as the folder that a server would load."""
+        return self.judge.judge(self.bench.export(vector, self.folder / "adapter"), fully=fully)
 
-    def _answered(self, vector: torch.Tensor | None) -> dict[str, float]:
-        """Return convention match and chrF of greedy answers to held-out prompts."""
-        prompts = [prompt for prompt, _ in self.asked]
-        with tempfile.TemporaryDirectory(prefix="discreet-quality-") as folder:
-            adapter = None if vector is None else self.bench.export(vector, Path(folder) / "adapter")
-            answers = generate(
-                self.options.base_model,
-                adapter,
-                prompts,
-                max_new_tokens=ANSWER_TOKENS,
-                flags=self.bench.flags,
+    def _noted(self, arm: str, verdict: Verdict, **about: object) -> None:
+        """Add an adapter to the results, with its share of the plain LoRA's gain where there is one."""
+        entry: dict[str, Any] = {"arm": arm, **about, **verdict.document}
+        users = about.get("users")
+        told = ", ".join(f"{key} {value}" for key, value in about.items() if key != "tried")
+        kept = ""
+        if arm in {"private", "small_family"} and isinstance(users, int) and users in self.bounds_of:
+            recovery = recovery_interval(
+                self.judge.base.likelihood.losses,
+                verdict.likelihood.losses,
+                self.bounds_of[users].likelihood.losses,
             )
-        pairs = [(answer, wanted) for answer, (_, wanted) in zip(answers, self.asked, strict=True)]
-        return {
-            "convention_match": sum(prefix_matches(*pair) for pair in pairs) / len(pairs),
-            "chrf": sum(chrf(*pair) for pair in pairs) / len(pairs),
-        }
+            entry["recovery"] = recovery.to_document()
+            kept = f", {100 * recovery.value:.0f} % of the plain LoRA's gain"
+        self.runs.append(entry)
+        line = f"{arm} ({told}): {entry['nll']['value']:.3f}{kept}"
+        if "agreement" in entry:
+            found = entry["agreement"]
+            line += "".join(
+                f", {name} {100 * found[name]['value']:.0f} %" for name in ("match", "in_set", "closing")
+            )
+        self.say(f"{line}, public text {100 * entry['public_text_change']:+.1f} %")
 
-    def _successive(
-        self, meta: torch.Tensor, public: UserSet, public_base: list[float]
-    ) -> list[dict[str, Any]]:
+    def _successive(self, meta: torch.Tensor, public: UserSet) -> list[dict[str, Any]]:
         """Release once per window of time, each from the average of the releases before; measure what is forgotten."""
         options, count = self.options, self.options.releases
-        users = max(options.users)
-        plan = self._plan(users, max(options.epsilons))
+        users = options.most_users
+        plan = self._plan(users, max(epsilon for _, epsilon in options.chosen))
         if isinstance(plan, Declined):
             return []
+        public_base = self.bench.losses(public, None)
         released: list[torch.Tensor] = []
         own: list[tuple[UserSet, float]] = []
         found = []
@@ -389,6 +303,7 @@ class _Suite:
         train_users: int,
         *,
         heldout_users: int | None = None,
+        choosing_users: int = 0,
         window: tuple[float, float] = (0.0, 1.0),
     ) -> TenantUsers:
         return read_tenant(
@@ -397,6 +312,7 @@ class _Suite:
             heldout_users=self.options.heldout_users if heldout_users is None else heldout_users,
             train_users=train_users,
             contribution_bound=self.options.contribution_bound,
+            choosing_users=choosing_users,
             window=window,
         )
 

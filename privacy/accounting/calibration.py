@@ -208,16 +208,27 @@ def caps_of(policy: TenantPrivacyPolicy) -> BudgetCaps:
     )
 
 
-def schedule_of(policy: TenantPrivacyPolicy, settings: AccountSettings | None = None) -> PlannedSchedule:
+def schedule_of(
+    policy: TenantPrivacyPolicy,
+    settings: AccountSettings | None = None,
+    *,
+    releases: int | None = None,
+    releases_per_period: int | None = None,
+) -> PlannedSchedule:
     """Return what a policy plans: all its releases, each with a noisy cohort count and a style vote beside training.
 
-    The vote is left out where the policy has ``styles`` off or where it would find nothing (``style_vote``).
+    The vote is left out where the policy has ``styles`` off or where it would find nothing (``style_vote``). Every
+    domain has an adapter line of its own, and all lines of a tenant draw on the same budget.
 
-    Every domain has an adapter line of its own, and all lines of a tenant draw on the same budget.
+    Args:
+        policy: the policy.
+        settings: how accounts are opened.
+        releases: over the lifetime, if not as the policy plans.
+        releases_per_period: most in a period, if not as its schedule has it.
     """
+    caps, releases = caps_of(policy), releases or policy.planned_releases
     instants = math.ceil(policy.period_seconds / policy.schedule.every_seconds)
-    per_period = min(policy.planned_releases, instants * len(policy.domains))
-    caps, releases = caps_of(policy), policy.planned_releases
+    per_period = releases_per_period or min(releases, instants * len(policy.domains))
     count = cohort_count(caps, releases=releases, releases_per_period=per_period)
     vote = (
         style_vote(

@@ -11,8 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
+from privacy.clock import CLOCK_TOLERANCE
 from privacy.policy.values import DataPurpose
 
 if TYPE_CHECKING:
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from privacy.policy.values import TenantPrivacyPolicy
-
-# An interaction dated in the future would be counted in a budget period that has not begun.
-CLOCK_TOLERANCE: Final = timedelta(minutes=10)
 
 
 class RefusalReason(StrEnum):

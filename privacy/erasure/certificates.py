@@ -39,7 +39,7 @@ def deadline(requested_at: datetime) -> datetime:
 
 @dataclass(frozen=True, kw_only=True)
 class Erasure:
-    """One request to erase a user; ``erasure_id`` is the product's id of the request."""
+    """One request to erase a user; ``erasure_id`` is the product's id of it, which other users' requests may share."""
 
     tenant_id: str
     erasure_id: str

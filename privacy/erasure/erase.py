@@ -16,7 +16,6 @@ from privacy.audit import trail as audit_trail
 from privacy.consent.statements import delete_statements
 from privacy.erasure.certificates import Erasure, ErasureCertificate, ErasureState
 from privacy.erasure.tables import ErasureRow
-from privacy.errors import RequestIdTakenError
 from privacy.keys.destruction import destroy_key
 from privacy.keys.keyring import lock_out_batches
 from privacy.storage.subjects import Subject
@@ -44,31 +43,24 @@ def erase(
 ) -> ErasureCertificate:
     """Erase one user and return the certificate.
 
-    A request that was carried out before returns its certificate again. Afterwards the user's key is
+    A person's request that was carried out before returns its certificate again; another person's request of the same
+    id is another request, with a certificate of its own. Afterwards the user's key is
     destroyed for good, signals and consents are deleted, and ``erased_among`` (keys) tells ingest to refuse the
     user. A user of whom nothing was stored is marked too.
 
     Args:
         session: inside the caller's transaction.
         subject: (tenant, pseudonym).
-        erasure_id: the product's id of the request, unique in the tenant.
+        erasure_id: the product's id of the request, one of this user's.
         requested_at: when the user asked; the legal deadline counts from it.
         actor: who carries it out, for the audit trail.
         now: the clock.
         delete_signals: deletes the stored signals of (tenant, pseudonym) and returns how many there were.
         live_adapters: returns the served names of the tenant's live versions, for the certificate.
-
-    Raises:
-        RequestIdTakenError: another person's request has this id; nobody was erased. A certificate names the request
-            alone, so two persons' certificates under one id could not be told apart.
     """
     tenant_id, pseudonym = subject
     lock_out_batches(session)
-    done = session.get(ErasureRow, (tenant_id, erasure_id))
-    if done is not None and done.pseudonym != pseudonym:
-        raise RequestIdTakenError(
-            "the request id belongs to another person's request; send this request again under an id of its own"
-        )
+    done = session.get(ErasureRow, (tenant_id, pseudonym, erasure_id))
     if done is not None and done.certificate is not None:
         return ErasureCertificate.from_document(done.certificate)
     erasure = Erasure(tenant_id=tenant_id, erasure_id=erasure_id, requested_at=requested_at).advanced(now)
@@ -115,6 +107,6 @@ def certificates(session: Session, tenant_id: str) -> list[ErasureCertificate]:
     rows = session.exec(
         select(ErasureRow)
         .where(ErasureRow.tenant_id == tenant_id, ErasureRow.state == ErasureState.COMPLETED)
-        .order_by(col(ErasureRow.recorded_at), col(ErasureRow.erasure_id))
+        .order_by(col(ErasureRow.recorded_at), col(ErasureRow.erasure_id), col(ErasureRow.pseudonym))
     )
     return [ErasureCertificate.from_document(row.certificate) for row in rows if row.certificate is not None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, Index
+from sqlalchemy import JSON
 from sqlmodel import Field, SQLModel
 
 from privacy.policy import tables as _tenants  # noqa: F401  # their table is referred to
@@ -13,14 +13,16 @@ from privacy.storage.types import UtcDateTime
 
 
 class ErasureRow(SQLModel, table=True):
-    """One request to erase a user: its state, its legal deadline and what it reached."""
+    """One request to erase a user: its state, its legal deadline and what it reached.
+
+    Whose request it is belongs to its key, so that nobody's choice of an id decides about another's request.
+    """
 
     __tablename__: ClassVar[Any] = "erasures"
-    __table_args__ = (Index("ix_erasures_subject", "tenant_id", "pseudonym"),)
 
     tenant_id: str = Field(primary_key=True, max_length=63, foreign_key="tenants.tenant_id")
+    pseudonym: str = Field(primary_key=True, max_length=64)
     erasure_id: str = Field(primary_key=True, max_length=128)
-    pseudonym: str = Field(max_length=64)
     state: str = Field(max_length=16)
     requested_at: datetime = Field(sa_type=UtcDateTime)
     recorded_at: datetime = Field(sa_type=UtcDateTime)

@@ -16,22 +16,24 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from sqlalchemy import update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlmodel import col, select
+from sqlmodel import and_, col, select
 
 from privacy.accounting.composition import best_epsilon
 from privacy.accounting.curve import DELTA_UNITS, RdpCurve
 from privacy.accounting.filters import AccountSettings, FilterRule, PrivacyFilter
 from privacy.errors import BudgetExhaustedError, LedgerIntegrityError
 from privacy.guarantee import PrivacyUnit, unit_of_chain
-from privacy.ledger.chain import EntryKind, append, canonical, digest_of, stored_entries
-from privacy.ledger.tables import AccountRow
+from privacy.ledger.chain import EntryKind, append, canonical, digest_of, stored_entries, written
+from privacy.ledger.tables import AccountRow, LedgerEntryRow
 from privacy.ledger.values import AccountScope, ReservationRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from datetime import datetime
 
+    from sqlalchemy.sql.dml import Update
     from sqlmodel import Session
 
     from privacy.ledger.tables import LedgerHeadRow
@@ -119,20 +121,39 @@ def curve_in(row: AccountRow) -> RdpCurve:
     return RdpCurve.from_document(json.loads(row.curve))
 
 
-def locked_accounts(session: Session, account_ids: list[str]) -> dict[str, AccountRow]:
-    """Return the accounts that exist, locked in the order of their ids until the transaction ends.
+@dataclass(frozen=True, kw_only=True)
+class LockedAccounts:
+    """Accounts that are locked until the transaction ends, by id, and entries of the chain that were read with them."""
+
+    rows: dict[str, AccountRow]
+    entries: tuple[LedgerEntryRow, ...]
+
+
+def locked_accounts(session: Session, account_ids: list[str]) -> LockedAccounts:
+    """Lock the accounts that exist, in the order of their ids, and return them.
 
     A population's account comes last in that order and is shared by tenants, so it is held for the shortest
-    time.
+    time. The entry that last changed each account is read with it, but for an account that another tenant changed
+    while this one waited for it: there the row is the new one and its entry is left out.
     """
-    rows = session.exec(
-        select(AccountRow)
+    found = session.exec(
+        select(AccountRow, LedgerEntryRow)
+        .outerjoin(
+            LedgerEntryRow,
+            and_(
+                col(LedgerEntryRow.tenant_id) == col(AccountRow.entry_tenant_id),
+                col(LedgerEntryRow.sequence) == col(AccountRow.entry_sequence),
+            ),
+        )
         .where(col(AccountRow.account_id).in_(account_ids))
-        .order_by(AccountRow.account_id)
-        .with_for_update()
+        .order_by(col(AccountRow.account_id))
+        .with_for_update(of=AccountRow)
         .execution_options(populate_existing=True)
+    ).all()
+    return LockedAccounts(
+        rows={row.account_id: row for row, _ in found},
+        entries=tuple(entry for _, entry in found if entry is not None),
     )
-    return {row.account_id: row for row in rows}
 
 
 def open_accounts(
@@ -143,16 +164,19 @@ def open_accounts(
     settings: AccountSettings,
     recipe: RdpCurve,
     now: datetime,
-) -> list[AccountRow]:
-    """Return the locked accounts of ``targets``; open (with an entry each), suited to ``recipe``, what is missing."""
+) -> LockedAccounts:
+    """Return the locked accounts of ``targets``, in their order; open what is missing, suited to ``recipe``.
+
+    Each account that is opened gets an entry.
+    """
     account_ids = [target.account_id for target in targets]
-    rows = locked_accounts(session, account_ids)
-    missing = [target for target in targets if target.account_id not in rows]
+    locked = locked_accounts(session, account_ids)
+    missing = [target for target in targets if target.account_id not in locked.rows]
     for target in missing:
         _open(session, head, target, settings=settings, recipe=recipe, now=now)
     if missing:
-        rows = locked_accounts(session, account_ids)
-    return [rows[account_id] for account_id in account_ids]
+        locked = locked_accounts(session, account_ids)
+    return LockedAccounts(rows={one: locked.rows[one] for one in account_ids}, entries=locked.entries)
 
 
 def _open(
@@ -202,17 +226,25 @@ def _open(
         )
 
 
-def check_against_chain(session: Session, head: LedgerHeadRow, rows: list[AccountRow]) -> None:
+def check_against_chain(
+    session: Session, head: LedgerHeadRow, rows: Iterable[AccountRow], known: Iterable[LedgerEntryRow] = ()
+) -> None:
     """Check in constant time that the head and each account's curve are the ones that the chain records.
+
+    Args:
+        session: the caller's open transaction.
+        head: of the tenant's chain, locked.
+        rows: locked accounts.
+        known: entries that were read in this transaction; what is not among them is read.
 
     Raises:
         LedgerIntegrityError: one of them was changed outside the ledger.
     """
-    session.flush()
+    rows = list(rows)
     places = {(row.entry_tenant_id, row.entry_sequence) for row in rows}
     if head.sequence:
         places.add((head.tenant_id, head.sequence))
-    entries = stored_entries(session, places)
+    entries = stored_entries(session, places, known)
     if head.sequence and entries[head.tenant_id, head.sequence].digest != head.digest:
         raise LedgerIntegrityError(
             f"the head of tenant {head.tenant_id} does not match its last entry; run `discreet budget verify`"
@@ -257,15 +289,23 @@ def refuse_over_spend(row: AccountRow, target: AccountTarget, asked: RdpCurve) -
     )
 
 
-def set_curves(rows: list[AccountRow], curves: list[RdpCurve], head: LedgerHeadRow) -> dict[str, str]:
-    """Write new curves into locked accounts and return their digests for the entry about to be appended.
+def set_curves(
+    rows: Iterable[AccountRow], curves: Iterable[RdpCurve], head: LedgerHeadRow
+) -> tuple[dict[str, str], list[Update]]:
+    """Return the digests of locked accounts' new curves for the entry about to be appended, and the writes of both.
 
-    The rows point at that entry, which the caller appends next: ``head.sequence + 1``.
+    The writes point at that entry, which the caller appends next with them along: ``head.sequence + 1``.
     """
-    digests = {}
+    accounts = AccountRow.__table__  # type: ignore[attr-defined]
+    digests, writes = {}, []
     for row, curve in zip(rows, curves, strict=True):
         document = curve.to_document()
-        row.curve = canonical(document)
-        row.entry_tenant_id, row.entry_sequence = head.tenant_id, head.sequence + 1
         digests[row.account_id] = digest_of(document)
-    return digests
+        values = {
+            "curve": canonical(document),
+            "entry_tenant_id": head.tenant_id,
+            "entry_sequence": head.sequence + 1,
+        }
+        writes.append(update(accounts).where(accounts.c.account_id == row.account_id).values(values))
+        written(row, values)
+    return digests, writes

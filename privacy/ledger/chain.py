@@ -10,17 +10,21 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
+from sqlalchemy import insert, update
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm.attributes import set_committed_value
 from sqlmodel import and_, col, or_, select
 
 from privacy.canonical import canonical_text, sha256_digest
 from privacy.errors import LedgerIntegrityError
-from privacy.ledger.tables import LedgerEntryRow, LedgerHeadRow
+from privacy.ledger.tables import LedgerEntryRow, LedgerHeadRow, ReservationRow
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
-    from sqlmodel import Session
+    from sqlalchemy.sql.dml import Insert, Update
+    from sqlmodel import Session, SQLModel
 
 GENESIS_DIGEST: Final = "sha256:" + "0" * 64
 
@@ -83,7 +87,7 @@ def lock_head(session: Session, tenant_id: str) -> LedgerHeadRow:
     SQLite the transaction already holds the write lock.
     """
     dialect = session.get_bind().dialect.name
-    insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
+    insert_quietly = postgresql.insert if dialect == "postgresql" else sqlite.insert
     statement = (
         select(LedgerHeadRow)
         .where(col(LedgerHeadRow.tenant_id) == tenant_id)
@@ -93,9 +97,44 @@ def lock_head(session: Session, tenant_id: str) -> LedgerHeadRow:
     head = session.exec(statement).one_or_none()
     if head is None:
         empty = {"tenant_id": tenant_id, "sequence": 0, "digest": GENESIS_DIGEST}
-        session.execute(insert(LedgerHeadRow).values(empty).on_conflict_do_nothing())
+        session.execute(insert_quietly(LedgerHeadRow).values(empty).on_conflict_do_nothing())
         head = session.exec(statement).one()
     return head
+
+
+def lock_head_of(session: Session, reservation_id: str) -> LedgerHeadRow | None:
+    """Return the head of a reservation's tenant, locked; ``None`` where there is no such reservation or head.
+
+    A reservation never moves to another tenant, so the tenant may be read before the lock is held.
+    """
+    tenant_id = (
+        select(ReservationRow.tenant_id)
+        .where(col(ReservationRow.reservation_id) == reservation_id)
+        .scalar_subquery()
+    )
+    return session.exec(
+        select(LedgerHeadRow)
+        .where(col(LedgerHeadRow.tenant_id) == tenant_id)
+        .with_for_update(of=LedgerHeadRow)
+        .execution_options(populate_existing=True)
+    ).one_or_none()
+
+
+def write_together(session: Session, writes: Sequence[Insert | Update]) -> None:
+    """Send writes to different rows: as one statement on PostgreSQL, which saves a round trip for each of them."""
+    if session.get_bind().dialect.name != "postgresql":
+        for write in writes:
+            session.execute(write)
+        return
+    *others, last = writes
+    parts = [write.cte(f"write_{number}") for number, write in enumerate(others)]
+    session.execute(last.add_cte(*parts) if parts else last)
+
+
+def written(row: SQLModel, values: Mapping[str, Any]) -> None:
+    """Show in a loaded row what ``write_together`` wrote, so that the session does not write it again."""
+    for name, value in values.items():
+        set_committed_value(row, name, value)
 
 
 def append(
@@ -106,12 +145,23 @@ def append(
     recorded_at: datetime,
     reservation_id: str | None,
     document: dict[str, Any],
-) -> LedgerEntryRow:
-    """Append one entry to the chain whose locked ``head`` the caller holds, and move the head."""
+    along: Sequence[Insert | Update] = (),
+) -> None:
+    """Append one entry to the chain whose locked ``head`` the caller holds, and move the head.
+
+    Args:
+        session: the caller's open transaction.
+        head: of the chain, locked; afterwards it names the new entry.
+        kind: what the entry records.
+        recorded_at: aware.
+        reservation_id: whose entry it is, if anyone's.
+        document: JSON-ready.
+        along: writes to other rows that belong to the entry; they are sent with it.
+    """
     sequence = head.sequence + 1
     moment = recorded_at.isoformat(timespec="microseconds")
     text = canonical(document)
-    entry = LedgerEntryRow(
+    digest = entry_digest(
         tenant_id=head.tenant_id,
         sequence=sequence,
         kind=kind.value,
@@ -119,38 +169,45 @@ def append(
         reservation_id=reservation_id,
         document=text,
         previous_digest=head.digest,
-        digest=entry_digest(
-            tenant_id=head.tenant_id,
-            sequence=sequence,
-            kind=kind.value,
-            recorded_at=moment,
-            reservation_id=reservation_id,
-            document=text,
-            previous_digest=head.digest,
-        ),
     )
-    session.add(entry)
-    head.sequence, head.digest = sequence, entry.digest
-    session.add(head)
-    return entry
+    entry = insert(LedgerEntryRow.__table__).values(  # type: ignore[attr-defined]
+        tenant_id=head.tenant_id,
+        sequence=sequence,
+        kind=kind.value,
+        recorded_at=moment,
+        reservation_id=reservation_id,
+        document=text,
+        previous_digest=head.digest,
+        digest=digest,
+    )
+    moved = {"sequence": sequence, "digest": digest}
+    heads = LedgerHeadRow.__table__  # type: ignore[attr-defined]
+    write_together(
+        session, [entry, update(heads).where(heads.c.tenant_id == head.tenant_id).values(moved), *along]
+    )
+    written(head, moved)
 
 
-def stored_entries(session: Session, places: set[tuple[str, int]]) -> dict[tuple[str, int], LedgerEntryRow]:
+def stored_entries(
+    session: Session, places: set[tuple[str, int]], known: Iterable[LedgerEntryRow] = ()
+) -> dict[tuple[str, int], LedgerEntryRow]:
     """Return the entries at (tenant, sequence) places, each with its own digest checked.
+
+    Args:
+        session: the caller's open transaction.
+        places: where.
+        known: entries that this transaction has read, wherever they stand; those at ``places`` are not read again.
 
     Raises:
         LedgerIntegrityError: an entry is missing or its digest does not match its content.
     """
-    rows = session.exec(
-        select(LedgerEntryRow).where(
-            or_(
-                *(
-                    and_(col(LedgerEntryRow.tenant_id) == tenant_id, col(LedgerEntryRow.sequence) == sequence)
-                    for tenant_id, sequence in sorted(places)
-                )
-            )
+    rows = [row for row in known if (row.tenant_id, row.sequence) in places]
+    if left := places - {(row.tenant_id, row.sequence) for row in rows}:
+        wanted = (
+            and_(col(LedgerEntryRow.tenant_id) == tenant_id, col(LedgerEntryRow.sequence) == sequence)
+            for tenant_id, sequence in sorted(left)
         )
-    )
+        rows += session.exec(select(LedgerEntryRow).where(or_(*wanted)))
     found = {(row.tenant_id, row.sequence): row for row in rows if digest_of_row(row) == row.digest}
     if missing := sorted(places - found.keys()):
         tenant_id, sequence = missing[0]

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 def lifetime_account(session: Session, tenant_id: str) -> AccountRow | None:
     """Return the tenant's account over its whole life, None when nothing was ever reserved."""
-    return session.get(AccountRow, lifetime_account_id(tenant_id))
+    return session.get(AccountRow, lifetime_account_id(tenant_id), populate_existing=True)
 
 
 def chain_head(session: Session, tenant_id: str) -> LedgerHeadRow | None:
     """Return where the tenant's chain ends, None when it has no entry."""
-    return session.get(LedgerHeadRow, tenant_id)
+    return session.get(LedgerHeadRow, tenant_id, populate_existing=True)
 
 
 def entries(session: Session, tenant_id: str, *kinds: EntryKind) -> Sequence[LedgerEntryRow]:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
     from datetime import datetime
 
+    from sqlalchemy.sql.dml import Update
     from sqlmodel import Session
 
     from privacy.accounting.filters import BudgetCaps
@@ -89,13 +90,17 @@ def memberships(session: Session, tenant_id: str) -> set[str]:
 
 
 def caps_within(
-    session: Session, tenant_id: str, caps: BudgetCaps, declared: PopulationCap | None
+    joined: Collection[str], caps: BudgetCaps, declared: PopulationCap | None
 ) -> list[PopulationCap]:
-    """Return the cap of each population that a reservation of the tenant is charged to, in the order of their ids.
+    """Return the cap of each population that a reservation is charged to, in the order of their ids.
 
-    Where none was given, the tenant's lifetime caps hold, as the account was opened with some tenant's.
+    Args:
+        joined: the populations that its tenant is in.
+        caps: the tenant's; its lifetime caps hold where none was declared, as the account was opened with some
+            tenant's.
+        declared: of the population that its policy names, which it has joined.
     """
-    found = {name: _cap(name, caps) for name in memberships(session, tenant_id)}
+    found = {name: _cap(name, caps) for name in joined}
     if declared is not None:
         found[declared.population_id] = declared
     return [found[name] for name in sorted(found)]
@@ -107,6 +112,7 @@ def join(
     caps: BudgetCaps,
     populations: Collection[str | PopulationCap],
     *,
+    joined: Collection[str] | None = None,
     settings: AccountSettings,
     now: datetime,
 ) -> None:
@@ -114,30 +120,41 @@ def join(
 
     A population that this takes above its cap admits nothing more, of any of its tenants.
 
+    Args:
+        session: the caller's open transaction.
+        head: of the tenant's chain, locked.
+        caps: of the tenant.
+        populations: to join.
+        joined: those that it is in, where they were read since the head was locked.
+        settings: how new accounts are opened.
+        now: aware.
+
     Raises:
         LedgerIntegrityError: the carried spend does not match the chain.
     """
     lifetime_id = lifetime_account_id(head.tenant_id)
-    joined = memberships(session, head.tenant_id)
+    joined = set(memberships(session, head.tenant_id) if joined is None else joined)
     wanted = {cap.population_id: cap for cap in (_cap(one, caps) for one in populations)}
     names = sorted(wanted.keys() - joined)
     if not names:
         return
     # All at once and in the order of their ids, as every verb takes them.
     ids = [lifetime_id, *(population_account_id(name) for name in sorted(joined | set(names)))]
-    lifetime = locked_accounts(session, ids).get(lifetime_id)
+    lifetime = locked_accounts(session, ids).rows.get(lifetime_id)
     carried = RdpCurve.zero() if lifetime is None else curve_in(lifetime)
     if lifetime is not None:
         check_against_chain(session, head, [lifetime])
     for name in names:
         digests: dict[str, str] = {}
+        writes: list[Update] = []
         if carried != RdpCurve.zero():
-            accounts = open_accounts(
+            locked = open_accounts(
                 session, head, [population_target(wanted[name])], settings=settings, recipe=carried, now=now
             )
-            check_against_chain(session, head, accounts)
-            digests = set_curves(accounts, [curve_in(one) + carried for one in accounts], head)
-        entry = append(
+            accounts = list(locked.rows.values())
+            check_against_chain(session, head, accounts, locked.entries)
+            digests, writes = set_curves(accounts, [curve_in(one) + carried for one in accounts], head)
+        append(
             session,
             head,
             kind=EntryKind.POPULATION_JOINED,
@@ -148,9 +165,10 @@ def join(
                 "carried": carried.to_document(),
                 "curve_digests": digests,
             },
+            along=writes,
         )
         session.add(
-            PopulationMemberRow(tenant_id=head.tenant_id, population_id=name, entry_sequence=entry.sequence)
+            PopulationMemberRow(tenant_id=head.tenant_id, population_id=name, entry_sequence=head.sequence)
         )
     session.flush()
 

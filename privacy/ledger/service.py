@@ -22,6 +22,7 @@ import uuid
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy import insert, update
 from sqlmodel import col, select
 
 from privacy.accounting.composition import ACCOUNTANT, ACCOUNTANT_VERSION, total_curve
@@ -37,7 +38,17 @@ from privacy.ledger.accounts import (
     set_curves,
     targets_of,
 )
-from privacy.ledger.chain import EntryKind, append, canonical, digest_of, digest_of_row, lock_head
+from privacy.ledger.admission import standing
+from privacy.ledger.chain import (
+    EntryKind,
+    append,
+    canonical,
+    digest_of,
+    digest_of_row,
+    lock_head,
+    lock_head_of,
+    written,
+)
 from privacy.ledger.populations import caps_within, join
 from privacy.ledger.reservations import draw_in, reservation_in, reservation_row, row_by_key, state_of
 from privacy.ledger.spending import spend_of
@@ -54,8 +65,9 @@ from privacy.ledger.values import (
 from privacy.mechanisms.documents import to_document
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
+    from sqlalchemy.sql.dml import Insert, Update
     from sqlmodel import Session
 
     from privacy.accounting.filters import BudgetCaps
@@ -98,7 +110,8 @@ class Ledger:
             + ([request.population.population_id] if request.population else [])
             + ([request.binding.to_document()] if request.binding else [])
         )
-        existing = row_by_key(session, request.tenant_id, request.idempotency_key)
+        before = standing(session, head, request.idempotency_key)
+        existing = before.repeated
         if existing is not None:
             if existing.request_digest != request_digest:
                 raise RetryMismatchError(
@@ -110,11 +123,16 @@ class Ledger:
         asked = total_curve(request.mechanisms)
         now = self._now()
         if request.population is not None:
-            join(session, head, request.caps, [request.population], settings=self._settings, now=now)
-        populations = caps_within(session, request.tenant_id, request.caps, request.population)
+            join(
+                session, head, request.caps, [request.population],
+                joined=before.populations, settings=self._settings, now=now,
+            )  # fmt: skip
+        populations = caps_within(before.populations, request.caps, request.population)
         targets = targets_of(request, populations)
-        accounts = open_accounts(session, head, targets, settings=self._settings, recipe=asked, now=now)
-        check_against_chain(session, head, accounts)
+        locked = open_accounts(session, head, targets, settings=self._settings, recipe=asked, now=now)
+        accounts = list(locked.rows.values())
+        known = locked.entries if before.last is None else (before.last, *locked.entries)
+        check_against_chain(session, head, accounts, known)
         for account, target in zip(accounts, targets, strict=True):
             refuse_over_spend(account, target, asked)
         row = ReservationRow(
@@ -132,7 +150,7 @@ class Ledger:
             curve=canonical(asked.to_document()),
             binding=canonical(request.binding.to_document()) if request.binding else None,
         )
-        session.add(row)
+        curve_digests, debits = set_curves(accounts, [curve_in(one) + asked for one in accounts], head)
         document: dict[str, Any] = {
             "period_index": request.period_index,
             "policy_version": request.policy_version,
@@ -144,11 +162,12 @@ class Ledger:
             "accounts": [target.account_id for target in targets],
             "accountant": {"name": ACCOUNTANT, "version": ACCOUNTANT_VERSION},
             "curve": asked.to_document(),
-            "curve_digests": set_curves(accounts, [curve_in(one) + asked for one in accounts], head),
+            "curve_digests": curve_digests,
         }
         if request.binding is not None:
             document["binding"] = request.binding.to_document()
-        return self._recorded(session, head, row, EntryKind.RESERVED, document)
+        opened = insert(ReservationRow.__table__).values(row.model_dump())  # type: ignore[attr-defined]
+        return self._recorded(session, head, row, EntryKind.RESERVED, document, along=[*debits, opened])
 
     def start(self, session: Session, reservation_id: str, epoch: int) -> Reservation:
         """Mark a reservation running; commit this before the first private read.
@@ -162,8 +181,8 @@ class Ledger:
         if state is ReservationState.RUNNING:
             return reservation_in(row)
         self._require(row, ReservationState.RESERVED, verb="start")
-        row.state = ReservationState.RUNNING.value
-        return self._recorded(session, head, row, EntryKind.STARTED, {"epoch": epoch})
+        changes = {"state": ReservationState.RUNNING.value}
+        return self._recorded(session, head, row, EntryKind.STARTED, {"epoch": epoch}, changes)
 
     def record_draw(self, session: Session, reservation_id: str, epoch: int, draw: DrawRecord) -> Reservation:
         """Fix the noise key, data snapshot and code of the run; commit this before the first noise is drawn.
@@ -187,12 +206,8 @@ class Ledger:
                     "reserve again, which is charged"
                 )
             return reservation_in(row)
-        row.seed_commitment, row.data_digest, row.code_digest = (
-            draw.seed_commitment,
-            draw.data_digest,
-            draw.code_digest,
-        )
-        return self._recorded(session, head, row, EntryKind.DRAWN, {"epoch": epoch, **vars(draw)})
+        changes = dict(vars(draw))
+        return self._recorded(session, head, row, EntryKind.DRAWN, {"epoch": epoch, **changes}, changes)
 
     def commit(
         self,
@@ -230,15 +245,9 @@ class Ledger:
             raise ReservationStateError(
                 "no draw is recorded for the reservation; record it before any noise is drawn"
             )
-        row.state, row.artifact_digest = ReservationState.COMMITTED.value, artifact_digest
-        return self._recorded(
-            session,
-            head,
-            row,
-            EntryKind.COMMITTED,
-            {"epoch": epoch, "artifact_digest": artifact_digest},
-            at=at,
-        )
+        changes = {"state": ReservationState.COMMITTED.value, "artifact_digest": artifact_digest}
+        document = {"epoch": epoch, "artifact_digest": artifact_digest}
+        return self._recorded(session, head, row, EntryKind.COMMITTED, document, changes, at=at)
 
     def forfeit(
         self,
@@ -267,10 +276,9 @@ class Ledger:
         if state_of(row) is ReservationState.FORFEITED:
             return reservation_in(row)
         self._require(row, ReservationState.RESERVED, ReservationState.RUNNING, verb="forfeit")
-        row.state, row.epoch, row.reason = ReservationState.FORFEITED.value, epoch, reason[:200]
-        return self._recorded(
-            session, head, row, EntryKind.FORFEITED, {"epoch": epoch, "reason": reason[:200]}, at=at
-        )
+        document = {"epoch": epoch, "reason": reason[:200]}
+        changes = {"state": ReservationState.FORFEITED.value, **document}
+        return self._recorded(session, head, row, EntryKind.FORFEITED, document, changes, at=at)
 
     def release(self, session: Session, reservation_id: str, epoch: int) -> Reservation:
         """Give the debit of a reservation back that never started, to the last pico-nat.
@@ -285,19 +293,16 @@ class Ledger:
             return reservation_in(row)
         self._require(row, ReservationState.RESERVED, verb="release")
         account_ids = json.loads(row.accounts)
-        found = locked_accounts(session, account_ids)
-        if missing := [one for one in account_ids if one not in found]:
+        locked = locked_accounts(session, account_ids)
+        if missing := [one for one in account_ids if one not in locked.rows]:
             raise LedgerIntegrityError(f"account {missing[0]} is missing; run `discreet budget verify`")
-        accounts = [found[one] for one in account_ids]
-        check_against_chain(session, head, accounts)
+        accounts = [locked.rows[one] for one in account_ids]
+        check_against_chain(session, head, accounts, locked.entries)
         curve = RdpCurve.from_document(json.loads(row.curve))
-        row.state, row.epoch = ReservationState.RELEASED.value, epoch
-        document = {
-            "epoch": epoch,
-            "curve": curve.to_document(),
-            "curve_digests": set_curves(accounts, [curve_in(one) - curve for one in accounts], head),
-        }
-        return self._recorded(session, head, row, EntryKind.RELEASED, document)
+        digests, refunds = set_curves(accounts, [curve_in(one) - curve for one in accounts], head)
+        document = {"epoch": epoch, "curve": curve.to_document(), "curve_digests": digests}
+        changes = {"state": ReservationState.RELEASED.value, "epoch": epoch}
+        return self._recorded(session, head, row, EntryKind.RELEASED, document, changes, along=refunds)
 
     def recover(self, session: Session, reservation_id: str, new_epoch: int) -> Recovery:
         """Take a reservation over under a newer lease and say what may happen next, from the ledger alone.
@@ -388,8 +393,10 @@ class Ledger:
         return self._clock().astimezone(UTC)
 
     def _locked(self, session: Session, reservation_id: str) -> tuple[LedgerHeadRow, ReservationRow]:
-        head = lock_head(session, reservation_row(session, reservation_id).tenant_id)
-        return head, reservation_row(session, reservation_id)  # read again: the head's lock makes it current
+        head = lock_head_of(session, reservation_id)
+        if head is None:
+            head = lock_head(session, reservation_row(session, reservation_id).tenant_id)
+        return head, reservation_row(session, reservation_id)  # after the head's lock, which makes it current
 
     def _owned(
         self, session: Session, reservation_id: str, epoch: int
@@ -416,10 +423,8 @@ class Ledger:
         self._fence(row, epoch)
         if epoch == row.epoch or state_of(row) in _FINAL:
             return reservation_in(row)
-        previous, row.epoch = row.epoch, epoch
-        return self._recorded(
-            session, head, row, EntryKind.RECOVERED, {"epoch": epoch, "previous_epoch": previous}
-        )
+        document = {"epoch": epoch, "previous_epoch": row.epoch}
+        return self._recorded(session, head, row, EntryKind.RECOVERED, document, {"epoch": epoch})
 
     def _require(self, row: ReservationRow, *allowed: ReservationState, verb: str) -> None:
         if state_of(row) not in allowed:
@@ -435,9 +440,18 @@ class Ledger:
         row: ReservationRow,
         kind: EntryKind,
         document: dict[str, Any],
+        changes: Mapping[str, Any] | None = None,
         *,
+        along: Sequence[Insert | Update] = (),
         at: datetime | None = None,
     ) -> Reservation:
+        """Append an entry of a reservation together with the changes of its row."""
+        writes = list(along)
+        if changes:
+            rows = ReservationRow.__table__  # type: ignore[attr-defined]
+            writes.append(
+                update(rows).where(rows.c.reservation_id == row.reservation_id).values(dict(changes))
+            )
         append(
             session,
             head,
@@ -445,6 +459,7 @@ class Ledger:
             recorded_at=self._now() if at is None else at.astimezone(UTC),
             reservation_id=row.reservation_id,
             document=document,
+            along=writes,
         )
-        session.flush()
+        written(row, changes or {})
         return reservation_in(row)

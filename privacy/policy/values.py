@@ -37,6 +37,8 @@ DOMAIN: Final = TENANT_ID
 DEFAULT_DOMAIN: Final = "default"
 # With an expected cohort of 5, a Poisson draw is empty with probability e^-5 (0.7 %): noise for nothing.
 SMALLEST_EXPECTED_COHORT: Final = 5.0
+_FIRST_INSTANT: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_LAST_INSTANT: Final = datetime(9999, 1, 1, tzinfo=UTC)
 
 
 class DataPurpose(StrEnum):
@@ -116,7 +118,7 @@ class Schedule(_Validated):
 
     first_at: AwareDatetime = Field(
         default=datetime(2025, 1, 6, tzinfo=UTC),
-        description="a date and time with a time zone, such as 2026-01-05T00:00:00Z",
+        description="a date and time with a time zone from 1970 to 9998, such as 2026-01-05T00:00:00Z",
     )
     every_seconds: int = Field(
         default=7 * DAY_SECONDS, ge=1, le=366 * DAY_SECONDS, description="1 to 31,622,400 seconds"
@@ -129,6 +131,10 @@ class Schedule(_Validated):
     @field_validator("first_at")
     @classmethod
     def _in_utc(cls, value: datetime) -> datetime:
+        if (
+            not _FIRST_INSTANT <= value < _LAST_INSTANT
+        ):  # else reckoning with it would leave what a date can say
+            raise ValueError("outside the years that are reckoned with")
         return value.astimezone(UTC)
 
     def due_index(self, now: datetime) -> int | None:

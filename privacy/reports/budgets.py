@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from privacy.accounting.calibration import calibrate_policy, caps_of, schedule_of
-from privacy.accounting.forecast import DEFAULT_PARAMETERS, ClarityRule, Outlook, noise_for, outlook, what_if
+from privacy.accounting.forecast import (
+    DEFAULT_PARAMETERS,
+    ClarityRule,
+    Outlook,
+    noise_for,
+    outlook,
+    what_if,
+    wish,
+)
 from privacy.errors import CalibrationError, PolicyError
 from privacy.ledger.spending import spend_of, spent_budget, within_accounts
 from privacy.policy import versions as policies
@@ -119,7 +127,8 @@ def budget_plan(
         except CalibrationError as error:
             rows.append((name, str(error)))
         else:
-            rows.append(outlook(name, policy, noise, spent=spent, rule=rule, now=now, all_vote=False))
+            wished_for = wish(policy, releases=wished, releases_per_period=pace, spent=spent)
+            rows.append(outlook(name, policy, noise, spent=spent, rule=rule, now=now, schedule=wished_for))
     return [*rows, *what_if(policy, spent=spent, rule=rule, now=now)]
 
 

@@ -8,8 +8,17 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from kafka import KafkaConsumer, KafkaProducer
-from kafka.errors import KafkaError
+from kafka.errors import (
+    ClusterAuthorizationFailedError,
+    InvalidTopicError,
+    KafkaError,
+    KafkaTimeoutError,
+    RetriableError,
+    TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
+)
 
+from streams.broker.records import Blame, SendFailure
 from streams.broker.tokens import KafkaPythonTokens, access_tokens
 from streams.client.kafka_broker import open_or_close
 from streams.errors import BrokerUnavailableError
@@ -22,6 +31,7 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS = 3.0
 LINGER_MILLISECONDS = 5
+_OF_THE_TOPIC = (TopicAuthorizationFailedError, UnknownTopicOrPartitionError, InvalidTopicError)
 
 
 def client_options(settings: BrokerSettings) -> dict[str, Any]:
@@ -47,10 +57,18 @@ def client_options(settings: BrokerSettings) -> dict[str, Any]:
 
 
 class KafkaSender:
-    """An idempotent producer, made on first use and anew after a failure; threads may share it."""
+    """An idempotent producer, made on first use and anew after a failure; threads may share it.
 
-    def __init__(self, settings: BrokerSettings) -> None:
+    Args:
+        settings: where the broker is and how long a write may take.
+        topic_seconds: how long to look for a topic that the broker does not know; by default as long as a write.
+    """
+
+    def __init__(self, settings: BrokerSettings, *, topic_seconds: float | None = None) -> None:
         self._settings = settings
+        self._topic_seconds = min(
+            settings.delivery_timeout_seconds, topic_seconds or settings.delivery_timeout_seconds
+        )
         self._lock = threading.Lock()
         self._producer: KafkaProducer | None = None
 
@@ -77,6 +95,41 @@ class KafkaSender:
                 f"({type(error).__name__}); check that it is reachable and that its topics exist"
             ) from error
 
+    def send_each(self, records: Sequence[OutgoingRecord]) -> list[SendFailure | None]:
+        """Send ``records`` and return per record ``None`` once it is confirmed, or why it was not; never raises."""
+        timeout = self._settings.delivery_timeout_seconds
+        outcome: list[SendFailure | None] = [None] * len(records)
+        futures: dict[int, Any] = {}
+        try:
+            producer = self._connected()
+            unknown: dict[str, SendFailure] = {}
+            for number, record in enumerate(records):
+                if record.topic in unknown:  # looking for it takes a while: once is enough
+                    outcome[number] = unknown[record.topic]
+                    continue
+                try:
+                    futures[number] = producer.send(
+                        record.topic, value=record.value, key=record.key, headers=record.headers
+                    )
+                except KafkaTimeoutError as error:
+                    # The broker let us in and does not name the topic; what is only slow is asked again.
+                    outcome[number] = unknown[record.topic] = SendFailure(Blame.TOPIC, type(error).__name__)
+                except Exception as error:  # noqa: BLE001  # whatever one record provokes must not stop the others
+                    outcome[number] = _failure(error)
+            with contextlib.suppress(KafkaTimeoutError):  # the futures tell which ones are late
+                producer.flush(timeout=timeout)
+        except KafkaError as error:
+            outcome = [failure or SendFailure(Blame.BROKER, type(error).__name__) for failure in outcome]
+            futures.clear()
+        for number, future in futures.items():
+            try:
+                future.get(timeout=0 if future.is_done else LINGER_MILLISECONDS / 1000)
+            except Exception as error:  # noqa: BLE001  # as above
+                outcome[number] = _failure(error)
+        if any(outcome):
+            self.close()  # after some errors a producer fails whatever it is given
+        return outcome
+
     def _connected(self) -> KafkaProducer:
         with self._lock:
             if self._producer is None:
@@ -84,8 +137,9 @@ class KafkaSender:
                 options = {
                     **client_options(self._settings),
                     "acks": "all",
+                    "allow_auto_create_topics": False,  # a topic of the broker's defaults is compacted nowhere
                     "linger_ms": LINGER_MILLISECONDS,
-                    "max_block_ms": milliseconds,
+                    "max_block_ms": int(self._topic_seconds * 1000),
                     "request_timeout_ms": max(1, min(10_000, milliseconds - LINGER_MILLISECONDS)),
                     "delivery_timeout_ms": milliseconds,
                     "max_request_size": 4 * 2**20,
@@ -102,6 +156,16 @@ class KafkaSender:
             # Closing waits for what is still on its way, and says so when that takes too long; who sent it knows.
             with contextlib.suppress(KafkaError):
                 producer.close(timeout=1)
+
+
+def _failure(error: Exception) -> SendFailure:
+    if isinstance(error, _OF_THE_TOPIC):
+        blame = Blame.TOPIC
+    elif isinstance(error, KafkaTimeoutError | RetriableError | ClusterAuthorizationFailedError):
+        blame = Blame.BROKER
+    else:
+        blame = Blame.RECORD
+    return SendFailure(blame, type(error).__name__)
 
 
 def open_consumer(settings: BrokerSettings, *, group: str | None = None, **options: Any) -> KafkaConsumer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -68,4 +69,36 @@ class RecordSender(Protocol):
 
         Raises:
             BrokerUnavailableError: at least one record was not confirmed; it may still have been written.
+        """
+
+
+class Blame(StrEnum):
+    """What a record that was not confirmed failed on."""
+
+    RECORD = "record"  # itself, as far as one can tell: another attempt will fail the same way
+    TOPIC = "topic"  # its topic is missing, or may not be written: whatever goes there fails
+    BROKER = "broker"  # no answer in time: another attempt may succeed
+
+
+@dataclass(frozen=True, slots=True)
+class SendFailure:
+    """Why one record was not confirmed; it may still have been written.
+
+    Attributes:
+        blame: what it failed on. Where several records were sent together it is a guess, since after some errors a
+            producer fails with the same words whatever else it holds.
+        error: name of the client's error.
+    """
+
+    blame: Blame
+    error: str
+
+
+class EachSender(Protocol):
+    """Sends records and says of each what became of it."""
+
+    def send_each(self, records: Sequence[OutgoingRecord]) -> list[SendFailure | None]:
+        """Send, wait, and return per record ``None`` once it is confirmed by all in-sync replicas, or why it was not.
+
+        It never raises.
         """

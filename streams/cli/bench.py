@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -30,6 +30,10 @@ def quality(
     profile: Annotated[str, typer.Option(help="cpu: one tenant in half an hour; gpu: everything.")] = "cpu",
     users: Annotated[str, typer.Option(help="Numbers of users, with commas; the profile's by default.")] = "",
     epsilon: Annotated[str, typer.Option(help="Budgets, with commas; the profile's by default.")] = "",
+    cells: Annotated[
+        str,
+        typer.Option(help="Pairs users:ε with commas, most important first, instead of all pairs of both."),
+    ] = "",
     seeds: Annotated[int | None, typer.Option(min=1, help="Noise seeds; the profile's by default.")] = None,
     meta_users: Annotated[
         int | None, typer.Option(min=1, help="Users behind each meta contribution.")
@@ -40,13 +44,23 @@ def quality(
     releases: Annotated[
         int | None, typer.Option(min=0, help="Successive releases; the profile's by default.")
     ] = None,
+    answers: Annotated[
+        int | None, typer.Option(min=0, help="Held-out prompts answered in full; the profile's by default.")
+    ] = None,
+    zero_starts: Annotated[
+        bool | None, typer.Option("--zero-starts/--no-zero-starts", help="Repeat private runs from zero.")
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Where to keep the non-private adapters for the next run.")
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch.")] = None,
     json_path: Annotated[Path | None, typer.Option("--json", help="Where to write all numbers.")] = None,
     plots: Annotated[Path | None, typer.Option(help="Where to write the plots.")] = None,
 ) -> None:
     """Judge private adapters on users that training never saw: base, meta start, non-private, private, controls."""
+    from personalization.quality.options import PROFILES, QualityOptions
     from personalization.quality.plots import draw
-    from personalization.quality.suite import PROFILES, QualityOptions, run_quality
+    from personalization.quality.suite import run_quality
     from personalization.training.base.directory import resolve_base
     from streams.demo.environment import model_cache
 
@@ -55,6 +69,10 @@ def quality(
     given = {
         "users": _numbers(users, int),
         "epsilons": _numbers(epsilon, float),
+        "cells": _cells(cells),
+        "answers": answers,
+        "zero_starts": zero_starts,
+        "cache": cache,
         "seeds": seeds,
         "meta_users": meta_users,
         "releases": releases,
@@ -65,9 +83,16 @@ def quality(
         tenant=tenant,
         holdout_tenants=tuple(name for name in holdout_tenants.split(",") if name),
         base_model=resolve_base(base_model, model_cache()),
-        **{**PROFILES[profile], **{name: value for name, value in given.items() if value not in (None, ())}},
+        **{
+            **PROFILES[profile],
+            # Numbers or budgets of one's own ask for all their pairs, not for the profile's.
+            **({"cells": ()} if users or epsilon else {}),
+            **{name: value for name, value in given.items() if value not in (None, ())},
+        },
     )
     results = run_quality(options, typer.echo)
+    for row in results["rows"]:
+        typer.echo(_told(row))
     if json_path is not None:
         json_path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     if plots is not None:
@@ -79,3 +104,16 @@ def _numbers(text: str, kind: type[int] | type[float]) -> tuple[int | float, ...
         return tuple(kind(part) for part in text.split(",") if part)
     except ValueError:
         raise typer.BadParameter(f"{text!r} is not a list of numbers with commas between them") from None
+
+
+def _cells(text: str) -> tuple[tuple[int, float], ...]:
+    try:
+        pairs = [part.split(":") for part in text.split(",") if part]
+        return tuple((int(users), float(epsilon)) for users, epsilon in pairs)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a list of pairs such as 300:4,100:4") from None
+
+
+def _told(row: dict[str, Any]) -> str:
+    asked = "" if row["must"] is None else f"  ({row['must']}: {'yes' if row['ok'] else 'no'})"
+    return f"{row['name']}: {row['value']:.3f} {row['unit']}{asked}"

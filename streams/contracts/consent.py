@@ -23,4 +23,5 @@ class ConsentV1(WireModel):
     purpose: ConsentPurpose
     notice_version: NoticeVersion
     occurred_at: Moment
-    """When the user decided; of two decisions on one purpose the later one counts."""
+    """When the user decided; of two decisions on one purpose the later one counts. A grant dated more than ten minutes
+    ahead of the worker's clock is refused; a withdrawal dated ahead counts at once."""

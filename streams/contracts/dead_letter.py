@@ -31,7 +31,6 @@ class DeadLetterReason(StrEnum):
     CONSENT_WITHDRAWN = "consent_withdrawn"
     PURPOSE_NOT_ALLOWED = "purpose_not_allowed"
     USER_ERASED = "user_erased"
-    REQUEST_ID_TAKEN = "request_id_taken"
     TOO_LATE = "too_late"
     IN_THE_FUTURE = "in_the_future"
     PROCESSING_FAILED = "processing_failed"

@@ -3,6 +3,8 @@
 Real processes do the work: the embedded broker, ``discreet worker``, ``discreet trainer`` and ``discreet
 serve``. This module only plays the product (it publishes), the operator (it registers tenants and opens
 rounds) and the reader (it measures).
+
+Longer than 400 lines, because the stages share the processes and what was found so far.
 """
 
 from __future__ import annotations

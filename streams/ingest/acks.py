@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from privacy.clock import from_the_future
 from privacy.storage.subjects import Subject
 from streams.contracts.ack import ServingAckV1
 from streams.contracts.codec import decode_ack
+from streams.contracts.dead_letter import DeadLetterReason
 from streams.contracts.topics import SERVING_ACKS
 from streams.ingest.handler import BatchHandler, Decision
 from streams.ingest.identity import Identity, event_digest
@@ -63,13 +65,19 @@ class AckHandler(BatchHandler[ServingAckV1]):
         self,
         session: Session,
         works: Sequence[Work[ServingAckV1]],
-        now: datetime,  # noqa: ARG002  # signature of the base class
+        now: datetime,
         decision: Decision[ServingAckV1],
     ) -> None:
-        """Keep the newest acknowledgement (by its own time) of each server and version."""
+        """Keep the newest acknowledgement (by its own time) of each server and version.
+
+        One from the future would hide all that follow, and is refused.
+        """
         rows: dict[tuple[str, str], dict[str, Any]] = {}
         for work in works:
             data = work.event.data
+            if from_the_future(data.occurred_at, now):
+                decision.refuse(work, DeadLetterReason.IN_THE_FUTURE, "occurred_at: lies ahead of the clock")
+                continue
             place = (data.served_name, data.server_id)
             if place not in rows or rows[place]["occurred_at"] <= data.occurred_at:
                 rows[place] = {**data.model_dump(), "status": data.status.value}

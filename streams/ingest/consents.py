@@ -1,9 +1,14 @@
-"""Consent events become each user's newest statement per purpose, ordered by when the user decided."""
+"""Consent events become each user's newest statement per purpose, ordered by when the user decided.
+
+That time is the sender's word. A grant dated ahead of the clock would outlast every withdrawal until then, so it is
+refused; a withdrawal dated ahead is never lost to a wrong clock, and counts as made at the latest time believed.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from privacy.clock import CLOCK_TOLERANCE, from_the_future
 from privacy.consent import statements as consents
 from privacy.consent.admission import Consent
 from privacy.consent.statements import ConsentStatement
@@ -73,7 +78,7 @@ class ConsentHandler(BatchHandler[ConsentV1]):
         now: datetime,
         decision: Decision[ConsentV1],
     ) -> None:
-        """Record the statements of users who were not erased."""
+        """Record the statements of users who were not erased, but for grants from the future."""
         erased = erased_among(session, {work.known.subject for work in works})
         statements: list[ConsentStatement] = []
         for work in works:
@@ -82,10 +87,16 @@ class ConsentHandler(BatchHandler[ConsentV1]):
                 decision.refuse(work, DeadLetterReason.USER_ERASED, "user_id: was erased")
                 continue
             data = work.event.data
+            granted = work.event.event_type == CONSENT_GRANTED
+            if granted and from_the_future(data.occurred_at, now):
+                decision.refuse(
+                    work, DeadLetterReason.IN_THE_FUTURE, "occurred_at: a grant lies ahead of the clock"
+                )
+                continue
             consent = Consent(
-                granted=work.event.event_type == CONSENT_GRANTED,
+                granted=granted,
                 notice_version=data.notice_version,
-                occurred_at=data.occurred_at,
+                occurred_at=min(data.occurred_at, now + CLOCK_TOLERANCE),
             )
             statements.append(ConsentStatement(subject=subject, purpose=data.purpose.value, consent=consent))
             decision.applied.append(work)

@@ -1,5 +1,8 @@
 """Erasure requests: key, signals and consents go in one transaction with the certificate that answers.
 
+A request is carried out whatever its date says; one dated ahead of the clock counts as made when it arrived, so that no
+wrong clock keeps anybody from being erased or moves the legal deadline.
+
 The answer and the tombstones for the compacted consent topic leave through the outbox. Both carry the
 request's key, which names the user, so the relay removes those rows the moment they are sent instead of
 keeping them.
@@ -13,11 +16,9 @@ from personalization.registry import queries as registry
 from personalization.signals.rows import delete_user_signals
 from privacy.boundary.marks import Kind
 from privacy.erasure import erase as erasures
-from privacy.errors import RequestIdTakenError
 from streams.broker.records import OutgoingRecord
 from streams.contracts.codec import Decoded, decode_erasure, encode
 from streams.contracts.consent import ConsentPurpose
-from streams.contracts.dead_letter import DeadLetterReason
 from streams.contracts.envelope import new_envelope
 from streams.contracts.erasure import ErasureCertificateV1, ErasureCompletedV1, ErasureRequestedV1
 from streams.contracts.topics import CONSENT, ERASURE_COMPLETED, ERASURES
@@ -92,14 +93,8 @@ class ErasureHandler(BatchHandler[ErasureRequestedV1]):
     ) -> None:
         """Erase each user and answer with the certificate."""
         for work in works:
-            try:
-                self._erase(session, work, now)
-            except RequestIdTakenError:
-                decision.refuse(
-                    work, DeadLetterReason.REQUEST_ID_TAKEN, "request_id: belongs to another person's request"
-                )
-            else:
-                decision.applied.append(work)
+            self._erase(session, work, now)
+            decision.applied.append(work)
 
     def _erase(self, session: Session, work: Work[ErasureRequestedV1], now: datetime) -> None:
         event, (subject, digest) = work.event, work.known
@@ -108,7 +103,7 @@ class ErasureHandler(BatchHandler[ErasureRequestedV1]):
             session,
             subject,
             erasure_id=data.request_id,
-            requested_at=data.occurred_at,
+            requested_at=min(data.occurred_at, now),
             actor=ACTOR,
             now=now,
             delete_signals=delete_user_signals,

@@ -60,11 +60,27 @@ def add_record(session: Session, released: Released[Sendable], at: datetime) -> 
     )
 
 
-def oldest_of_each_key(session: Session, limit: int, now: datetime) -> Sequence[OutboxRow]:
+def oldest_of_each_key(
+    session: Session,
+    limit: int,
+    now: datetime,
+    *,
+    but_rows: Sequence[int] = (),
+    but_topics: Sequence[str] = (),
+    only_topic: str | None = None,
+) -> Sequence[OutboxRow]:
     """Return at most ``limit`` waiting rows that may leave at ``now``, locked until the transaction ends.
 
     Of each (topic, key) it is the oldest. A row whose time has not come waits, and is sent at once when a later one of
     its key may leave: a person's act on a line (a withdrawal) must neither wait nor overtake.
+
+    Args:
+        session: the caller's transaction.
+        limit: most rows.
+        now: aware UTC.
+        but_rows: ids of rows that wait apart; later rows of their keys wait behind them.
+        but_topics: topics of which nothing is taken.
+        only_topic: the only topic of which something is taken.
     """
     earlier, later = aliased(OutboxRow), aliased(OutboxRow)
     statement = (
@@ -91,6 +107,22 @@ def oldest_of_each_key(session: Session, limit: int, now: datetime) -> Sequence[
         .order_by(col(OutboxRow.outbox_id))
         .limit(limit)
         .with_for_update(skip_locked=True, of=OutboxRow)  # SQLite has one writer and ignores it
+    )
+    if but_rows:
+        statement = statement.where(col(OutboxRow.outbox_id).not_in(but_rows))
+    if but_topics:
+        statement = statement.where(col(OutboxRow.topic).not_in(but_topics))
+    if only_topic is not None:
+        statement = statement.where(col(OutboxRow.topic) == only_topic)
+    return session.exec(statement).all()
+
+
+def waiting_row(session: Session, outbox_id: int) -> Sequence[OutboxRow]:
+    """Return one waiting row, locked until the transaction ends; nothing when it was sent or another relay has it."""
+    statement = (
+        select(OutboxRow)
+        .where(col(OutboxRow.outbox_id) == outbox_id, col(OutboxRow.published_at).is_(None))
+        .with_for_update(skip_locked=True, of=OutboxRow)
     )
     return session.exec(statement).all()
 

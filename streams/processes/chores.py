@@ -119,9 +119,12 @@ class Chores:
 
     def relay_outbox(self) -> None:
         """Send everything that waits in the outbox."""
-        while self._relay.relay_once(self._clock()):
-            pass
-        self._metrics.outbox.set(self._relay.waiting())
+        try:
+            while self._relay.relay_once(self._clock()):
+                pass
+        finally:
+            self._metrics.parked.set(self._relay.parked)
+            self._metrics.outbox.set(self._relay.waiting())
 
     def sweep(self) -> None:
         """Delete signals past their tenant's retention, old marks of processed events and old sent rows."""

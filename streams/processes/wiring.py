@@ -42,12 +42,16 @@ class Services:
     keyring: Keyring
     clock: SystemClock
     sender: KafkaSender
+    outbox_sender: (
+        KafkaSender  # of its own: what spoils a producer of the outbox must not hold up dead letters
+    )
     events: OutboxAdapterEvents
     metrics: WorkerMetrics
 
     def close(self) -> None:
         """Close connections."""
         self.sender.close()
+        self.outbox_sender.close()
         self.engine.dispose()
 
 
@@ -71,6 +75,7 @@ def build(settings: Settings) -> Services:
         keyring=Keyring(master_key),
         clock=SystemClock(),
         sender=KafkaSender(settings.broker),
+        outbox_sender=KafkaSender(settings.broker, topic_seconds=settings.outbox.topic_seconds),
         events=OutboxAdapterEvents(),
         metrics=WorkerMetrics(),
     )
@@ -120,7 +125,13 @@ def handlers(services: Services) -> Mapping[str, Handler[Any]]:
 def chores(services: Services) -> Chores:
     """Return the worker's periodic work."""
     settings = services.settings
-    relay = OutboxRelay(services.engine, services.sender, batch_rows=settings.outbox.batch_rows)
+    relay = OutboxRelay(
+        services.engine,
+        services.outbox_sender,
+        batch_rows=settings.outbox.batch_rows,
+        longest_pause=settings.outbox.longest_pause_seconds,
+        observer=services.metrics,
+    )
     return Chores(
         engine=services.engine,
         relay=relay,

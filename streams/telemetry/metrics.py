@@ -118,6 +118,17 @@ class WorkerMetrics:
         )
         self.rebalances = Gauge("discreet_rebalances", "Rebalances since the start.", registry=registry)
         self.outbox = Gauge("discreet_outbox_waiting", "Rows that wait to be sent.", registry=registry)
+        self.parked = Gauge(
+            "discreet_outbox_parked",
+            "Rows and topics of the outbox that could not be sent and wait apart.",
+            registry=registry,
+        )
+        self._unsendable = PrometheusCounter(
+            "discreet_outbox_failures",
+            "Attempts to send one row of the outbox that failed by itself.",
+            ("topic", "error"),
+            registry=registry,
+        )
         BOUNDARY.require(Kind.METRIC, [family.name for family in registry.collect()])
 
     def batch_done(self, topic: str, works: Sequence[Item], outcome: Counts, seconds: float) -> None:
@@ -138,6 +149,10 @@ class WorkerMetrics:
     def slowed(self, topic: str) -> None:
         """Note that one more tenant is served behind the others; it is not named."""
         self._slowed.labels(topic).inc()
+
+    def unsendable(self, topic: str, error: str) -> None:
+        """Note that a row of the outbox failed by itself."""
+        self._unsendable.labels(topic, error).inc()
 
     def dead_lettered(self, places: Iterable[tuple[str, str]]) -> None:
         """Note dead letters, each by (topic, reason)."""

@@ -66,11 +66,11 @@ def test_a_folder_without_a_place_breaks_the_layers(place, tmp_path):
 
 
 def test_rooms_and_arrows_stay_within_the_plan():
-    # Rooms, and arrows between them: no more than the house was planned with; no circles.
+    # Rooms, and arrows between them: what the house was planned with and the rooms of styles; no circles.
     most = {
         "streams": (15, 50),
-        "personalization": (13, 46),
-        "personalization.training": (10, 27),
+        "personalization": (14, 48),
+        "personalization.training": (11, 31),
         "privacy": (17, 40),
     }
     for house, (rooms, arrows) in most.items():

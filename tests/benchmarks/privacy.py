@@ -1,7 +1,8 @@
-"""What the guarantee costs and how far it holds: the influence of one user, an exact step, the receipt, the audit.
+"""What the guarantee costs and how far it holds: the influence of one user, an exact step, the receipt, the audit,
+the ledger.
 
-    python tests/benchmarks/privacy.py --json PATH [--only influence,step,receipt,audit] [--pairs 15]
-        [--most-users 1000000]
+    python tests/benchmarks/privacy.py --json PATH [--only influence,step,receipt,audit,ledger] [--pairs 15]
+        [--most-users 1000000] [--postgres URL] [--samples 300]
 
 Influence is counted in whole numbers, so it is no estimate: ‖sum with the user − sum without‖₂ ÷ C, for streams of
 users that all pull the same way and of users that are all different, cut into other micro-batches when the user is
@@ -16,6 +17,12 @@ An audit is a release's own: shadows, canaries and bounds at the default depth, 
 benchmark's size (100 users with two messages each, 8 steps, a base of SmolLM2-135M's shape with random weights;
 loading it, its public metric and what is measured on public text would make the round longer and are left out).
 ``noise × 0.7`` is planted where the noise is added.
+
+The ledger's rows are those of ``ledger.py`` that bear on the guarantee: verification of 10,000 releases with manifests
+and signed receipts, and, with an administrator's address of a PostgreSQL server, admission beside a short history and
+beside 10,000 tenants' long ones (its seeding takes minutes). These are wall times, all others processor times.
+
+Longer than 400 lines, because the old float path and the bounds stand beside what they measure.
 
 Each part is a function that returns rows; further parts are added to ``PARTS``.
 """
@@ -54,6 +61,7 @@ from privacy.accounting.composition import best_epsilon, curve_of
 from privacy.mechanisms.sampled_gaussian import PoissonSampledGaussian
 from privacy.noise import lattice, normal
 from privacy.noise.keystream import PURPOSE_GRADIENT
+from tests.benchmarks import ledger
 from tests.benchmarks.trainer import random_model, random_rows
 from tests.fakes.tiny_models import make_users, tiny_model, tiny_tokenizer
 
@@ -81,6 +89,8 @@ class Settings:
 
     pairs: int
     most_users: int
+    postgres: str
+    samples: int
 
 
 def plan_of(**changes: object) -> TrainingPlan:
@@ -395,11 +405,37 @@ def audit_cost(_settings: Settings) -> Iterator[Row]:
         yield Row(name="  with noise × 0.7", value=value, unit="", must="> ε", ok=value > claim)
 
 
+def ledger_cost(settings: Settings) -> Iterator[Row]:
+    """Measure the verification of a long ledger, and admission where there is a server for it."""
+    seconds = ledger.verify_seconds(10_000)
+    words = "offline verify of 10,000 releases with manifests and receipts"
+    yield Row(name=words, value=seconds, unit="s", must="<= 60", ok=seconds <= ledger.MOST_SECONDS)
+    if not settings.postgres:
+        return
+    server, medians = ledger.Postgres(settings.postgres), []
+    for scale in (ledger.SMALLEST, ledger.TARGET):
+        figures = ledger.on_fresh_database("postgresql", server, scale, settings.samples)
+        words = f"admission, {scale[0]:,} tenants × {scale[1]} releases"
+        medians.append(figures["reserve_p50"])
+        most = ledger.MOST_MILLISECONDS if scale == ledger.TARGET else None
+        p99 = figures["reserve_p99"]
+        yield Row(name=f"{words}, p50", value=medians[-1], unit="ms")
+        yield Row(
+            name=f"{words}, p99", value=p99, unit="ms",
+            must=None if most is None else f"<= {most:g}", ok=None if most is None else p99 <= most,
+        )  # fmt: skip
+    growth = medians[1] / medians[0]
+    yield Row(
+        name="admission, long ÷ short history, p50", value=growth, unit="×", must="<= 2", ok=growth <= 2
+    )
+
+
 PARTS: dict[str, Callable[[Settings], Iterator[Row]]] = {
     "influence": influence,
     "step": step_time,
     "receipt": receipt_cost,
     "audit": audit_cost,
+    "ledger": ledger_cost,
 }
 
 
@@ -412,8 +448,12 @@ def main() -> int:
     parser.add_argument("--only", default=",".join(PARTS), help="parts, with commas between them")
     parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--most-users", type=int, default=10**6)
+    parser.add_argument("--postgres", default="", help="administrator's address of a server, for admission")
+    parser.add_argument("--samples", type=int, default=300, help="admissions to time")
     asked = parser.parse_args()
-    settings = Settings(pairs=asked.pairs, most_users=asked.most_users)
+    settings = Settings(
+        pairs=asked.pairs, most_users=asked.most_users, postgres=asked.postgres, samples=asked.samples
+    )
     torch.set_num_threads(1)
     rows = []
     for part in asked.only.split(","):
@@ -422,11 +462,18 @@ def main() -> int:
             verdict = "" if row.ok is None else ("yes" if row.ok else "NO")
             print(f"{row.name:90} {row.value:14.6g} {row.unit:6} {row.must or '':24} {verdict}", flush=True)
     if asked.json:
+        durability = ledger.Postgres(asked.postgres).durability() if asked.postgres else "not run"
         machine = {"processor": platform.machine(), "cores": os.cpu_count(), "load": os.getloadavg()[0]}
         versions = {"python": platform.python_version(), "torch": torch.__version__}
         document = {
             "machine": {**machine, **versions},
-            "settings": {**asdict(settings), "size": SIZE, "block": clipping.BLOCK_ON_CPU, "threads": 1},
+            "settings": {
+                **asdict(settings),
+                "postgres": durability,
+                "size": SIZE,
+                "block": clipping.BLOCK_ON_CPU,
+                "threads": 1,
+            },
             "rows": [asdict(row) for row in rows],
         }
         asked.json.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")

@@ -67,6 +67,10 @@ class Post(FakeSender):
         for topic, record, key, value, headers in self.there_and_back(waiting):
             self.sent.append(type(record)(topic, key, value, headers))
 
+    def send_each(self, records):
+        self.send_all(records)
+        return [None] * len(records)
+
 
 @contextmanager
 def fresh_postgres(administrator: str, template: str):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from streams.broker.records import Blame, SendFailure
 from streams.contracts.ack import AckStatus, ServingAckV1
 from streams.contracts.codec import encode
 from streams.contracts.consent import ConsentPurpose, ConsentV1
@@ -37,15 +38,29 @@ class FakeRecord:
 
 @dataclass
 class FakeSender:
-    """Keeps what was sent; ``away`` makes it refuse."""
+    """Keeps what was sent; ``away`` makes it refuse, ``spoils`` (a record → a failure or nothing) fails a whole batch.
+
+    A producer of Kafka may do so: after one record failed for good, all others of the batch fail with its error.
+    """
 
     sent: list = field(default_factory=list)
     away: bool = False
+    spoils: object = None
 
     def send_all(self, records):
         if self.away:
             raise BrokerUnavailableError("the broker is away; start it")
         self.sent.extend(records)
+
+    def send_each(self, records):
+        if self.away:
+            return [SendFailure(Blame.BROKER, "KafkaTimeoutError")] * len(records)
+        failures = [self.spoils(record) for record in records] if self.spoils else []
+        first = next(filter(None, failures), None)
+        if first is None:
+            self.sent.extend(records)
+            return [None] * len(records)
+        return [failure or first for failure in failures]
 
     @property
     def reasons(self):

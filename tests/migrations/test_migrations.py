@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -22,6 +23,7 @@ ROOT = Path(database.__file__).resolve().parents[2]
 
 SIGNALS = "SELECT event_digest, rank FROM signals"
 FATES = "SELECT event_digest FROM processed_events"
+DATA_ALONE = {"0013_consent_clocks"}  # steps that change rows and no column
 
 
 def tables(url):
@@ -32,13 +34,17 @@ def tables(url):
 
 
 def columns(url):
-    """Every column of every table, with its type."""
+    """Every column of every table, with its type, and every table's key."""
     engine = open_engine(url)
     inspector = inspect(engine)
     found = {
         (table, column["name"], str(column["type"]))
         for table in inspector.get_table_names()
         for column in inspector.get_columns(table)
+    }
+    found |= {
+        (table, *inspector.get_pk_constraint(table)["constrained_columns"])
+        for table in inspector.get_table_names()
     }
     engine.dispose()
     return found
@@ -73,7 +79,7 @@ def test_every_step_goes_down_and_up_again(empty_database_url):
     while (revision := database.downgrade(empty_database_url, "-1")) is not None:
         before = columns(empty_database_url)
         database.upgrade(empty_database_url, "+1")
-        assert columns(empty_database_url) != before
+        assert columns(empty_database_url) != before or database.current(empty_database_url) in DATA_ALONE
         assert database.downgrade(empty_database_url, "-1") == revision
         assert columns(empty_database_url) == before
 
@@ -114,6 +120,76 @@ def test_stored_signals_and_their_fates_move_to_the_identity_that_ingest_compute
     assert signals == expected  # the rank, the second column, is what it was
     assert fates == {*expected, other}
     assert "moved_events" not in tables(empty_database_url)
+
+
+def test_erasures_that_stand_keep_their_certificates_and_another_person_may_use_their_ids(empty_database_url):
+    database.upgrade(empty_database_url, "0009_one_user")
+    engine = open_engine(empty_database_url)
+    at = "2026-03-02 09:30:00"
+    tenant = text("INSERT INTO tenants (tenant_id, registered_at, registered_by) VALUES ('acme', :at, 'ann')")
+    erased = text(
+        "INSERT INTO erasures (tenant_id, erasure_id, pseudonym, state, requested_at, recorded_at, deadline_at, "
+        "certificate) VALUES ('acme', 'r1', :pseudonym, 'completed', :at, :at, :at, :certificate)"
+    )
+    with engine.begin() as connection:
+        connection.execute(tenant, {"at": at})
+        connection.execute(erased, {"pseudonym": "p1", "at": at, "certificate": '{"erasure_id": "r1"}'})
+    database.upgrade(empty_database_url)
+    with engine.begin() as connection:
+        connection.execute(erased, {"pseudonym": "p2", "at": at, "certificate": '{"other": 1}'})
+        kept = connection.execute(
+            text("SELECT pseudonym, certificate FROM erasures ORDER BY pseudonym")
+        ).all()
+    engine.dispose()
+    read = [(who, json.loads(said) if isinstance(said, str) else said) for who, said in kept]
+    assert read == [("p1", {"erasure_id": "r1"}), ("p2", {"other": 1})]
+
+
+def test_a_stored_grant_from_the_future_counts_as_withdrawn_and_a_withdrawal_gets_a_time_that_can_be_passed(
+    empty_database_url,
+):
+    database.upgrade(empty_database_url, "0009_one_user")
+    engine = open_engine(empty_database_url)
+    said = {
+        "believed": (True, "2026-03-02 09:40:00", "2026-03-02 09:30:00"),
+        "grant": (True, "2099-01-01 00:00:00", "2026-03-02 09:30:00"),
+        "withdrawal": (False, "2026-03-02 09:40:01", "2026-03-02 09:30:00"),
+    }
+    with engine.begin() as connection:
+        connection.execute(
+            text("INSERT INTO tenants VALUES ('acme', '2026-03-02 09:00:00', 'ann')"),
+        )
+        connection.execute(
+            text(
+                "INSERT INTO consents (tenant_id, pseudonym, purpose, granted, notice_version, occurred_at,"
+                " recorded_at) VALUES ('acme', :name, 'training', :granted, '1', :at, :recorded)"
+            ),
+            [
+                {
+                    "name": name,
+                    "granted": granted,
+                    **{
+                        field: moment if engine.dialect.name == "postgresql" else f"{moment}.000000"
+                        for field, moment in (("at", at), ("recorded", recorded))
+                    },
+                }
+                for name, (granted, at, recorded) in said.items()
+            ],
+        )
+    database.upgrade(empty_database_url, "0013_consent_clocks")
+    with engine.connect() as connection:
+        stored = {
+            name: (bool(granted), str(at)[:19])
+            for name, granted, at in connection.execute(
+                text("SELECT pseudonym, granted, occurred_at FROM consents")
+            )
+        }
+    engine.dispose()
+    assert stored == {
+        "believed": (True, "2026-03-02 09:40:00"),
+        "grant": (False, "2026-03-02 09:30:00"),
+        "withdrawal": (False, "2026-03-02 09:30:00"),
+    }
 
 
 def test_an_upgrade_of_the_newest_schema_changes_nothing(database_url):

@@ -497,15 +497,15 @@ LEDGER: Final = (
     Mutant(
         name="nothing-is-debited",
         file=SERVICE,
-        old='"curve_digests": set_curves(accounts, [curve_in(one) + asked for one in accounts], head),',
-        new='"curve_digests": set_curves(accounts, [curve_in(one) for one in accounts], head),',
+        old="set_curves(accounts, [curve_in(one) + asked for one in accounts], head)",
+        new="set_curves(accounts, [curve_in(one) for one in accounts], head)",
         why="reservations cost nothing",
         tests=(f"{T_SERVICE}::test_both_caps_hold_together",),
     ),
     Mutant(
         name="spend-is-not-compared-with-the-chain",
         file=SERVICE,
-        old="        check_against_chain(session, head, accounts)\n        for account, target in",
+        old="        check_against_chain(session, head, accounts, known)\n        for account, target in",
         new="        for account, target in",
         why="a changed row gives budget back",
         tests=(f"{T_SERVICE}::test_admission_stops_at_a_changed_row",),

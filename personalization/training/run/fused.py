@@ -10,6 +10,8 @@ run that was not what its plan says is void, any other has a receipt.
 A tenant whose round voted on style also has a card. What is made of it, a public part, is post-processing; the private
 part is then trained on the base with that part merged, and both leave in one adapter.
 
+Longer than 400 lines, because one batch of several tenants is laid out, stepped and measured in one place.
+
 Nothing else leaves: no loss, gradient norm or clipped share is reported. Progress holds times and token counts of the
 fused batch; those depend on how many users were drawn, so show them to the operator who may read the raw data and do
 not publish them.

@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from personalization.training.engine.decoder import FrozenDecoder
     from personalization.training.engine.encoding import Encoder, TokenExample
 
-PAIRS: Final = 320  # synthetic pairs of one epoch
-HELD_OUT: Final = 32  # synthetic pairs of another seed, to stop on
-REHEARSED: Final = 64  # public questions among them
-BATCH: Final = 16
+PAIRS: Final = 120  # synthetic pairs of one epoch
+HELD_OUT: Final = 24  # synthetic pairs of another seed, to stop on
+REHEARSED: Final = 24  # public questions among them
+BATCH: Final = 8
 RATE: Final = 1e-3
 WARM_UP: Final = 0.1  # of the steps
 _WEIGHT_DECAY: Final = 0.01

@@ -92,11 +92,11 @@ def test_a_batch_is_looked_up_at_once(engine, clock):
     assert found[USER]["training"] == said(clock, True).consent
 
 
-def erase(engine, clock, deleted, erasure_id="r1"):
+def erase(engine, clock, deleted, erasure_id="r1", subject=USER):
     with transaction(engine) as session:
         return erasures.erase(
             session,
-            USER,
+            subject,
             erasure_id=erasure_id,
             requested_at=clock() - timedelta(hours=1),
             actor="worker",
@@ -140,6 +140,23 @@ def test_a_repeated_request_returns_its_certificate_and_deletes_nothing_again(en
     second = erase(engine, clock, deleted, erasure_id="r2")
     assert second.issued_at == clock()
     assert len(deleted) == 2
+
+
+@pytest.mark.usefixtures("acme")
+def test_another_persons_request_of_the_same_id_is_carried_out_too(engine, clock):
+    deleted, other = [], ("acme", "p2")
+    record(engine, clock, [said(clock, True), said(clock, True, subject=Subject(*other))])
+    first = erase(engine, clock, deleted)
+    clock.advance(days=1)
+    second = erase(engine, clock, deleted, subject=other)
+    assert deleted == [USER, other]
+    assert (first.erasure_id, second.erasure_id) == ("r1", "r1")
+    assert second.issued_at > first.issued_at
+    assert erase(engine, clock, deleted) == first
+    assert erase(engine, clock, deleted, subject=other) == second
+    with transaction(engine) as session:
+        assert erased_among(session, [USER, other]) == {USER, other}
+        assert erasures.certificates(session, "acme") == [first, second]
 
 
 @pytest.mark.usefixtures("acme")

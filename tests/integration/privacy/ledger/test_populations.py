@@ -1,10 +1,12 @@
 """The same people under several tenant names have one lifetime budget, whoever declares or leaves what, and when."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from privacy.accounting.calibration import caps_of
+from privacy.accounting.composition import total_curve
 from privacy.accounting.curve import RdpCurve
 from privacy.errors import BudgetExhaustedError
 from privacy.ledger import Ledger, ReservationRequest
@@ -214,3 +216,27 @@ def test_the_loss_that_is_stated_is_the_populations(people):
         view = people.ledger.spend(session, "acme", 1)
     assert view.population_epsilon > view.lifetime_epsilon
     assert view.population_cap == 4.0
+
+
+def test_who_waits_for_a_populations_account_is_charged_on_top_of_the_other(people):
+    """The waiting statement sees the account and its entry as the other tenant left them."""
+    for name in ("acme", "beta"):
+        people.tenant(name, population="staff")
+        people.run(name)
+    before = people.population()
+    asked = total_curve(ROUND)
+    with ThreadPoolExecutor(1) as pool:
+        with transaction(people.engine) as session:
+            policy = policies.current_policy(session, "acme").policy
+            held = ReservationRequest(
+                tenant_id="acme", policy_version=1, period_index=99, purpose=ReadPurpose.TRAINING,
+                mechanisms=ROUND, idempotency_key="held", epoch=1, caps=caps_of(policy),
+                population=population_of(policy),
+            )  # fmt: skip
+            people.ledger.reserve(session, held)
+            waiting = pool.submit(people.run, "beta")
+            with pytest.raises(TimeoutError):
+                waiting.result(0.5)  # it needs the account whose lock is held here
+        assert waiting.result(30)
+    assert people.population() == before + asked + asked
+    assert people.findings() == []

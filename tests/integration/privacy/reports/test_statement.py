@@ -8,7 +8,7 @@ import pytest
 
 from privacy.accounting.calibration import calibrate_policy, caps_of, release_mechanisms, style_vote_of
 from privacy.accounting.composition import total_curve
-from privacy.accounting.forecast import ClarityRule, Outlook, SpentBudget, noise_for, outlook, what_if
+from privacy.accounting.forecast import ClarityRule, Outlook, SpentBudget, noise_for, outlook, what_if, wish
 from privacy.errors import (
     BudgetExhaustedError,
     CalibrationError,
@@ -186,8 +186,13 @@ def test_a_wish_is_met_by_the_noise_it_is_told(engine, clock):
     with pytest.raises(BudgetExhaustedError):
         for number in range(50):
             release(engine, ledger, POLICY, f"x-{number}", period=period + 10 + number, noise=noise)
+    more = wish(POLICY, releases=50, releases_per_period=2, spent=spent)
+    assert more.releases == 50
+    assert more.beside[1].delta < style_vote_of(POLICY).delta
+    assert 50 * more.beside[1].delta < 0.2 * POLICY.lifetime_delta - style_vote_of(POLICY).delta
+    assert noise_for(POLICY, releases=50, releases_per_period=2, spent=spent) > noise
     with pytest.raises(CalibrationError, match="do not fit"):
-        noise_for(POLICY, releases=2_000, releases_per_period=1, spent=spent)
+        noise_for(POLICY, releases=2_000_000, releases_per_period=1, spent=spent)
 
 
 def test_what_if_changes_one_thing_at_a_time(clock):

@@ -89,7 +89,7 @@ def test_plan_as_table_json_and_picture(discreet, held, tmp_path):
     assert rows["wish: 30 releases"]["noise_multiplier"] > 0
     assert rows["steps × 2"]["noise_multiplier"] > rows["now"]["noise_multiplier"]
     assert picture.read_bytes().startswith(b"\x89PNG")
-    table = discreet("plan", "acme", "--releases", 100_000)[1]
+    table = discreet("plan", "acme", "--releases", 1_000_000)[1]
     assert "both ε caps × 2" in table
     assert "do not fit" in table
     assert "Below S = 0.3" in table

@@ -112,18 +112,22 @@ def test_no_stored_identity_is_a_plain_hash_of_what_the_sender_wrote(world):
 
 
 class TestErasures:
-    """A request id is one person's."""
+    """A request is a person's own, whatever id anybody else used."""
 
-    def test_of_two_persons_with_one_request_id_the_second_is_refused_and_keeps_what_is_stored(self, world):
+    @pytest.mark.parametrize("together", [False, True], ids=["one by one", "in one batch"])
+    def test_nobody_can_keep_another_from_being_erased_by_using_the_id_first(self, world, together):
         world.take(world.interactions, interaction("ada", "e1"), interaction("bob", "e2", offset=1))
-        assert world.take(world.erasures, erasure("ada", request_id="r1")).effects == 1
-        refused = world.take(world.erasures, erasure("bob", request_id="r1", offset=1))
-        assert (refused.effects, refused.dead_letters) == (0, 1)
-        assert world.sender.reasons == ["request_id_taken"]
-        assert len(owners(world)) == 1
-        again = world.take(world.erasures, erasure("bob", request_id="r2", offset=2))
-        assert again.effects == 1
+        requests = [erasure("ada", request_id="r1"), erasure("bob", request_id="r1", offset=1)]
+        for batch in [requests] if together else [[one] for one in requests]:
+            taken = world.take(world.erasures, *batch)
+            assert (taken.effects, taken.dead_letters) == (len(batch), 0)
         assert owners(world) == set()
+        with transaction(world.engine) as session:
+            rows = session.exec(select(ErasureRow)).all()
+        assert {row.erasure_id for row in rows} == {"r1"}
+        assert len({row.pseudonym for row in rows}) == 2
+        assert [row.certificate["keys_destroyed"] for row in rows] == [1, 1]  # each its own, not the other's
+        assert len({row.certificate["audit_digest"] for row in rows}) == 2
 
     def test_two_tenants_may_use_one_request_id(self, world):
         world.take(world.interactions, interaction(), interaction(tenant="beta", offset=1))

@@ -25,6 +25,7 @@ NAMES = {
     "discreet_buffered_events",
     "discreet_held_events",
     "discreet_outbox_waiting",
+    "discreet_outbox_parked",
     "process_resident_memory_bytes",
 }
 
@@ -41,7 +42,7 @@ def test_every_metric_is_there_and_none_names_anybody():
     families = list(text_string_to_metric_families(metrics.exposition().decode()))
     assert {family.name for family in families} >= NAMES
     labels = {name for family in families for sample in family.samples for name in sample.labels}
-    assert labels <= {"topic", "outcome", "reason", "partition", "le"}
+    assert labels <= {"topic", "outcome", "reason", "partition", "le", "error"}
 
     def value(name, **wanted):
         (found,) = [

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from personalization.planning.plan import Family, PerformanceFlags, TrainingPlan, mechanism_of
-from personalization.quality.suite import FORMAT, QualityOptions, run_quality
+from personalization.quality.options import QualityOptions
+from personalization.quality.suite import FORMAT, run_quality
 from personalization.training.child import job as finish
 from personalization.training.engine.decoder import FrozenDecoder
 from personalization.training.engine.portable import import_adapter
@@ -108,16 +109,22 @@ def test_the_suite_measures_every_arm(tmp_path):
     options = QualityOptions(
         data=tmp_path, tenant="acme", holdout_tenants=("cobalt",), base_model=folder, users=(30,), epsilons=(8.0,),
         seeds=1, heldout_users=8, meta_users=30, meta_epsilon=8.0, max_tokens=40, open_steps=(4,), threads=1,
-        answers=2, releases=2,
+        answers=4, answer_tokens=8, abilities=3, releases=2, choosing_users=4, plain_rates=(1e-2, 1e-3),
+        plain_passes=(1,), cache=tmp_path / "kept",
     )  # fmt: skip
     said: list[str] = []
     results = run_quality(options, said.append)
     assert json.loads(json.dumps(results))["format"] == FORMAT
     arms = [run["arm"] for run in results["runs"]]
-    assert set(arms) == {"base", "meta", "open", "private", "noise_only", "wrong_tenant"}
+    assert set(arms) == {"base", "meta", "plain", "small_family", "private", "noise_only", "wrong_tenant"}
     starts = {run["start"] for run in results["runs"] if run["arm"] == "private"}
     assert starts == {"meta", "zero"}
     assert results["meta_tenants"] == ["brine"]
     assert [len(one["earlier_windows_change"]) for one in results["releases"]] == [1, 2]
-    assert all(0 <= run["convention_match"] <= 1 for run in results["runs"])
+    assert all(0 <= run["agreement"]["match"]["value"] <= 1 for run in results["runs"])
+    assert sum(results["conventions"]["openings"].values()) == 1
+    assert results["users"]["agreement"]["in_set"]["value"] == 1
+    (plain,) = (run for run in results["runs"] if run["arm"] == "plain")
+    assert len(plain["tried"]) == 2
+    assert any(row["name"] == "30 users, ε = 8, from meta, 1 noise seeds: in set" for row in results["rows"])
     assert said

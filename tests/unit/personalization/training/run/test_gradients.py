@@ -39,7 +39,11 @@ def slow_user_gradient(run, style, vector, user, plan):
     base = in_float64_norms(tiny_model(style).to(FP64))
     base.set_attn_implementation(ATTENTION.get(style, "sdpa"))
     config = peft.LoraConfig(
-        **{k: v for k, v in adapter_config(run.geometry, None).items() if k != "peft_type"}
+        **{
+            k: v
+            for k, v in adapter_config(run.geometry, [slot.key for slot in run.geometry.slots], None).items()
+            if k != "peft_type"
+        }
     )
     config.inference_mode = False
     model = peft.get_peft_model(base, config).to(FP64)
