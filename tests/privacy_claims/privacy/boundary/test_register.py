@@ -139,7 +139,7 @@ def test_a_fact_without_a_mark_does_not_reach_the_log():
 
 def test_the_config_beside_the_weights_has_marks():
     geometry = SimpleNamespace(rank=2, alpha=4.0, suffixes=("up_proj",), layers=(1,))
-    config = adapter_config(geometry, "/srv/models/base-7b")
+    config = adapter_config(geometry, [(1, "up_proj")], "/srv/models/base-7b")
     assert unmarked(Kind.ADAPTER_CONFIG, set(leaves(config))) == []
     assert config["base_model_name_or_path"] == "base-7b"
 

@@ -44,7 +44,11 @@ def opacus_step(run, vector):
             module.forward = lambda x, m=module: (
                 m.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + m.variance_epsilon))
             )
-    config = {k: v for k, v in adapter_config(run.geometry, "base").items() if k != "peft_type"}
+    config = {
+        k: v
+        for k, v in adapter_config(run.geometry, [slot.key for slot in run.geometry.slots], "base").items()
+        if k != "peft_type"
+    }
     config["inference_mode"] = False
     config["base_model_name_or_path"] = None  # a model made in code has no name
     model = peft.get_peft_model(base, peft.LoraConfig(**config)).to(torch.float64)
