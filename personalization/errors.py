@@ -72,6 +72,12 @@ class LeaseLostError(RoundError):
     code = "personalization.round.lease_lost"
 
 
+class StyleCardError(PersonalizationError):
+    """A style card, or an entry of one, that no vote can give."""
+
+    code = "personalization.style_card.invalid"
+
+
 class MetaStartError(PersonalizationError):
     """Released adapters cannot be combined: too few tenants, or they share no frozen subspace."""
 

@@ -4,6 +4,9 @@ Adapters of one line share the frozen factor ``A``, so sums of their ``B`` facto
 adapter whose update is the mean of the updates. An average of released adapters is free (post-processing). Each
 release carries noise of its own, so the average of k independent ones has about 1/k of one's noise variance; older
 ones count less, because a tenant's habits drift.
+
+All of it reads and changes the private part of an adapter alone. A public part (``adapters.parts``) is made anew of
+each style card: the newest one is kept as it is.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from personalization.adapters.files import CONFIG, WEIGHTS
+from personalization.adapters.parts import private_entry, private_names, settle_order
 from personalization.adapters.tensors import read_tensors
 from personalization.errors import MetaStartError
 
@@ -49,6 +53,8 @@ def decayed_weights(count: int, decay: float) -> list[float]:
 def average_versions(directories: Sequence[Path], target: Path, *, decay: float = DEFAULT_DECAY) -> None:
     """Write the exponential average of released adapters of one line, given oldest first, to ``target``.
 
+    Their private parts are averaged; the public part is the newest one's, where it has one.
+
     Args:
         directories: portable adapters in one frozen subspace.
         target: a directory that does not exist yet.
@@ -71,14 +77,15 @@ def average_versions(directories: Sequence[Path], target: Path, *, decay: float 
         )
         for name, values in factors[0][1].items()
     }
-    write_adapter(target, read_config(directories[-1]), shared, mean)
+    write_adapter(target, read_config(directories[-1]), shared, mean, beside=directories[-1])
 
 
 def blend(earlier: Path, later: Path, target: Path, *, share: float) -> None:
     """Write ``share`` of the earlier released adapter and the rest of the later one to ``target``.
 
     Done at every release, it is the exponential average of the line's trained adapters: noise that is drawn anew each
-    time falls to ``(1 - share) ÷ (1 + share)`` of its variance, and a habit that was learned earlier fades slowly.
+    time falls to ``(1 - share) ÷ (1 + share)`` of its variance, and a habit that was learned earlier fades slowly. The
+    later one's public part stays as it is.
 
     Raises:
         ValueError: ``share`` is outside [0, 1).
@@ -89,7 +96,7 @@ def blend(earlier: Path, later: Path, target: Path, *, share: float) -> None:
     (shared, before), (down, after) = split_factors(earlier), split_factors(later)
     require_same_subspace(shared, down)
     mixed = {name: share * before[name] + (1.0 - share) * values for name, values in after.items()}
-    write_adapter(target, read_config(later), down, mixed)
+    write_adapter(target, read_config(later), down, mixed, beside=later)
 
 
 def difference(left: Updates, right: Updates) -> Updates:
@@ -110,33 +117,34 @@ def clipped(update: Updates, limit: float) -> Updates:
 
 
 def read_config(directory: Path) -> dict[str, object]:
-    """Return the ``adapter_config.json`` of an adapter directory.
+    """Return the ``adapter_config.json`` of an adapter directory, as it would be for its private part alone.
 
     Raises:
         MetaStartError: it cannot be read.
+        ArtifactFormatError: the weights are no safetensors file.
     """
-    try:
-        config: dict[str, object] = json.loads((directory / CONFIG).read_bytes())
-    except (OSError, ValueError) as error:
-        raise MetaStartError(
-            "a released adapter's configuration cannot be read; check the artifact store"
-        ) from error
-    return config
+    config = _whole_config(directory)
+    names = private_names(directory)
+    if names is None:
+        return config
+    placed = [name.rsplit(".", 3) for name in names]  # …layers, number, block, module
+    modules = {module for *_, module in placed}
+    listed = config.get("target_modules")
+    ordered = [one for one in listed if one in modules] if isinstance(listed, list) else sorted(modules)
+    layers = sorted({int(layer) for _, layer, _, _ in placed})
+    return {**config, "target_modules": ordered, "layers_to_transform": layers}
 
 
 def split_factors(directory: Path) -> tuple[Updates, Updates]:
-    """Return the ``A`` and the ``B`` factors of an adapter directory in float64, by module name.
+    """Return the ``A`` and the ``B`` factors of an adapter's private part in float64, by module name.
 
     Raises:
         ArtifactFormatError: the weights are no safetensors file.
     """
-    down: Updates = {}
-    up: Updates = {}
-    for tensor in read_tensors(directory / WEIGHTS):
-        if tensor.name.endswith(_DOWN):
-            down[tensor.name.removesuffix(_DOWN)] = tensor.values.astype(np.float64)
-        elif tensor.name.endswith(_UP):
-            up[tensor.name.removesuffix(_UP)] = tensor.values.astype(np.float64)
+    names = private_names(directory)
+    down, up = _factors(directory)
+    if names is not None:
+        down, up = ({name: one for name, one in part.items() if name in names} for part in (down, up))
     return down, up
 
 
@@ -158,10 +166,50 @@ def require_same_subspace(
         )
 
 
-def write_adapter(target: Path, config: Mapping[str, object], down: Updates, up: Updates) -> None:
-    """Write a portable adapter directory from its factors."""
+def write_adapter(
+    target: Path, config: Mapping[str, object], down: Updates, up: Updates, *, beside: Path | None = None
+) -> None:
+    """Write a portable adapter directory from its factors.
+
+    Args:
+        target: a directory that does not exist yet.
+        config: of the private part; that of ``beside`` is written where it has a public part.
+        down: the private part's ``A``.
+        up: its ``B``.
+        beside: an adapter whose public part is taken along, where it has one.
+    """
+    metadata = {"format": "pt"}
+    if beside is not None and private_names(beside) is not None:
+        metadata |= private_entry(down)
+        config = _whole_config(beside)
+        wide_down, wide_up = _factors(beside)
+        down, up = {**wide_down, **down}, {**wide_up, **up}
     target.mkdir(parents=True)
     tensors = {f"{name}{_DOWN}": values.astype(np.float32) for name, values in down.items()}
     tensors |= {f"{name}{_UP}": values.astype(np.float32) for name, values in up.items()}
-    save_file(tensors, target / WEIGHTS, metadata={"format": "pt"})
+    save_file(tensors, target / WEIGHTS, metadata=metadata)
+    if len(metadata) > 1:
+        settle_order(target / WEIGHTS)
     (target / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _whole_config(directory: Path) -> dict[str, object]:
+    try:
+        config: dict[str, object] = json.loads((directory / CONFIG).read_bytes())
+    except (OSError, ValueError) as error:
+        raise MetaStartError(
+            "a released adapter's configuration cannot be read; check the artifact store"
+        ) from error
+    return config
+
+
+def _factors(directory: Path) -> tuple[Updates, Updates]:
+    """Return ``A`` and ``B`` of both parts, by module name."""
+    down: Updates = {}
+    up: Updates = {}
+    for tensor in read_tensors(directory / WEIGHTS):
+        if tensor.name.endswith(_DOWN):
+            down[tensor.name.removesuffix(_DOWN)] = tensor.values.astype(np.float64)
+        elif tensor.name.endswith(_UP):
+            up[tensor.name.removesuffix(_UP)] = tensor.values.astype(np.float64)
+    return down, up

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, Self
 
+from personalization.adapters.parts import PRIVATE_MODULES
 from personalization.errors import ManifestError
 from privacy.canonical import canonical_json, digest_of, sha256_digest
 
@@ -88,6 +89,10 @@ class LoraShape:
     dtype: str
     tensor_digest: str  # over names, dtypes, shapes and bytes; independent of the file's framing
     profile: str = "portable-lora-v1"
+
+    def private_part(self) -> LoraShape:
+        """Return the shape of a combined adapter's private part: its modules of the last block."""
+        return replace(self, target_modules=tuple(sorted(PRIVATE_MODULES)), layers=self.layers[-1:])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,6 +217,12 @@ class AdapterManifest:
     lineage: Lineage
     style: StyleFacts | None = None  # None where no vote was charged, or nothing was found
     format: str = field(default=MANIFEST_FORMAT)
+
+    @property
+    def line_shape(self) -> LoraShape:
+        """The shape of what the line trains and adds up over time: of its private part, where it has a public one."""
+        combined = self.style is not None and self.style.public_part is not None
+        return self.lora.private_part() if combined else self.lora
 
     def to_document(self) -> dict[str, Any]:
         """Return a JSON-ready copy; ``from_document`` reads it back to an equal manifest."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 HEADER_LIMIT_BYTES = 16 << 20
+_METADATA = "__metadata__"
 _DTYPES: dict[str, tuple[str, int]] = {"F32": ("<f4", 4), "F16": ("<f2", 2), "BF16": ("<u2", 2)}
 
 
@@ -38,18 +39,45 @@ def read_tensors(path: Path) -> tuple[StoredTensor, ...]:
         ArtifactFormatError: not a safetensors file, a data type that no server casts, or lengths that do not fit.
     """
     data = path.read_bytes()
-    length = int.from_bytes(data[:8], "little")
-    if len(data) < 8 or length > min(HEADER_LIMIT_BYTES, len(data) - 8):
-        raise ArtifactFormatError(f"{path.name} is not a safetensors file; nothing was loaded")
+    header, begin = _header(path.name, data)
+    header.pop(_METADATA, None)
+    body = memoryview(data)[begin:]
     try:
-        header: dict[str, Any] = json.loads(data[8 : 8 + length])
-        body = memoryview(data)[8 + length :]
-        header.pop("__metadata__", None)
         return tuple(_tensor(name, entry, body) for name, entry in sorted(header.items()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactFormatError(
             f"{path.name} is not a readable safetensors file; nothing was loaded"
         ) from error
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return the texts that a safetensors file holds beside its tensors.
+
+    Raises:
+        ArtifactFormatError: not a safetensors file, or they are no texts.
+    """
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = int.from_bytes(start, "little")
+        header, _ = _header(path.name, start + file.read(min(length, HEADER_LIMIT_BYTES)))
+    found = header.get(_METADATA, {})
+    if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
+        raise ArtifactFormatError(f"{path.name} is not a readable safetensors file; nothing was loaded")
+    return found
+
+
+def _header(name: str, data: bytes) -> tuple[dict[str, Any], int]:
+    """Return the header of a file's bytes and where the tensors begin."""
+    length = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or length > min(HEADER_LIMIT_BYTES, len(data) - 8):
+        raise ArtifactFormatError(f"{name} is not a safetensors file; nothing was loaded")
+    try:
+        header = json.loads(data[8 : 8 + length])
+    except ValueError as error:
+        raise ArtifactFormatError(f"{name} is not a readable safetensors file; nothing was loaded") from error
+    if not isinstance(header, dict):
+        raise ArtifactFormatError(f"{name} is not a readable safetensors file; nothing was loaded")
+    return header, 8 + length
 
 
 def tensor_digest(tensors: tuple[StoredTensor, ...]) -> str:

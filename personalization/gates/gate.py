@@ -19,6 +19,7 @@ import numpy as np
 
 from personalization.adapters.files import CONFIG, MAX_SERVER_RANK, WEIGHTS
 from personalization.adapters.manifest import EvaluationSummary, GateCheck, LoraShape
+from personalization.adapters.parts import private_names
 from personalization.adapters.tensors import read_tensors, tensor_digest
 from personalization.canaries.verdict import AUDIT_CHECK
 from personalization.errors import ArtifactFormatError
@@ -106,6 +107,8 @@ def judge(
     plan: TrainingPlan,
     public: PublicEvaluation | None = None,
     thresholds: GateThresholds | None = None,
+    *,
+    combined: bool = False,
 ) -> Accepted | Rejected:
     """Judge the exported adapter in ``directory``.
 
@@ -114,6 +117,7 @@ def judge(
         plan: what was planned; rank, alpha and modules must match.
         public: checks and probes made on public text.
         thresholds: public limits.
+        combined: whether a public part was made, which the adapter must then hold beside the plan's own modules.
     """
     limits = thresholds or GateThresholds()
     public = public or PublicEvaluation()
@@ -123,9 +127,11 @@ def judge(
     try:
         config = json.loads((directory / CONFIG).read_bytes())
         tensors = read_tensors(directory / WEIGHTS)
+        private = private_names(directory)
     except (ValueError, ArtifactFormatError):
         return Rejected(reasons=(RejectionReason.FILES,))
-    problems = profile_problems(config, tensors, plan, limits)
+    problems = profile_problems(config, tensors, plan, limits, combined=combined)
+    problems += _part_problems(tensors, private, plan, combined=combined)
     if problems:
         check = GateCheck(name="profile", passed=False, detail=", ".join(problems))
         return Rejected(reasons=(RejectionReason.PROFILE,), checks=(check,))
@@ -150,7 +156,7 @@ def judge(
     if reasons:
         return Rejected(reasons=reasons, checks=checks)
     return Accepted(
-        lora=_shape(tensors, plan),
+        lora=_shape(tensors, plan, combined=combined),
         evaluation=EvaluationSummary(verdict="accepted", checks=checks, probes=public.probes),
     )
 
@@ -165,9 +171,18 @@ _REASON_OF = {
 
 
 def profile_problems(
-    config: dict[str, Any], tensors: tuple[StoredTensor, ...], plan: TrainingPlan, limits: GateThresholds
+    config: dict[str, Any],
+    tensors: tuple[StoredTensor, ...],
+    plan: TrainingPlan,
+    limits: GateThresholds,
+    *,
+    combined: bool = False,
 ) -> tuple[str, ...]:
-    """Return what keeps an adapter from being a portable LoRA of this plan; empty when nothing does."""
+    """Return what keeps an adapter from being a portable LoRA of this plan; empty when nothing does.
+
+    A combined one sits on every linear layer of the base.
+    """
+    modules = ALL_LINEAR if combined else plan.target_modules
     expected: tuple[tuple[str, bool], ...] = (
         ("peft_type", config.get("peft_type") == "LORA"),
         ("r", config.get("r") == plan.rank <= limits.max_rank),
@@ -178,22 +193,44 @@ def profile_problems(
         ("modules_to_save", not config.get("modules_to_save")),
         ("rank_pattern", not config.get("rank_pattern")),
         ("alpha_pattern", not config.get("alpha_pattern")),
-        ("target_modules", _plain_suffixes(config.get("target_modules"), plan)),
+        ("target_modules", _plain_suffixes(config.get("target_modules"), modules)),
         ("base_model_name_or_path", not Path(str(config.get("base_model_name_or_path") or "")).is_absolute()),
     )
     problems = [name for name, ok in expected if not ok]
     factors: dict[tuple[str, str], dict[str, StoredTensor]] = {}
     for tensor in tensors:
         match = _KEY.match(tensor.name)
-        if match is None or match["module"] not in plan.target_modules or len(tensor.shape) != 2:
+        if match is None or match["module"] not in modules or len(tensor.shape) != 2:
             problems.append("tensor_name")
             continue
         factors.setdefault((match["layer"], match["module"]), {})[match["factor"]] = tensor
     if not all(_fits_rank(pair, plan.rank) for pair in factors.values()):
         problems.append("tensor_shape")
-    if len({layer for layer, _ in factors}) > plan.top_layers or not factors:
+    layers = {layer for layer, _ in factors}
+    if combined:
+        every = {(str(layer), module) for layer in range(len(layers)) for module in modules}
+        fits = set(factors) == every
+    else:
+        fits = len(layers) <= plan.top_layers
+    if not fits or not factors:
         problems.append("layers")
     return tuple(dict.fromkeys(problems))
+
+
+def _part_problems(
+    tensors: tuple[StoredTensor, ...], private: frozenset[str] | None, plan: TrainingPlan, *, combined: bool
+) -> tuple[str, ...]:
+    """Return whether an adapter tells another private part than the plan trained: a later start would read that."""
+    if not combined:
+        return () if private is None else ("private_part",)
+    found = [match for tensor in tensors if (match := _KEY.match(tensor.name)) is not None]
+    top = max((int(match["layer"]) for match in found), default=0)
+    trained = {
+        match.string.rsplit(".lora_", 1)[0]
+        for match in found
+        if int(match["layer"]) > top - plan.top_layers and match["module"] in plan.target_modules
+    }
+    return () if private is not None and set(private) == trained else ("private_part",)
 
 
 def delta_norm(tensors: tuple[StoredTensor, ...], scaling: float) -> float:
@@ -211,21 +248,21 @@ def _fits_rank(pair: dict[str, StoredTensor], rank: int) -> bool:
     return set(pair) == {"A", "B"} and pair["A"].shape[0] == rank and pair["B"].shape[1] == rank
 
 
-def _plain_suffixes(modules: object, plan: TrainingPlan) -> bool:
+def _plain_suffixes(modules: object, expected: tuple[str, ...]) -> bool:
     return (
         isinstance(modules, list)
-        and set(modules) == set(plan.target_modules)
+        and set(modules) == set(expected)
         and all(module in ALL_LINEAR for module in modules)
     )
 
 
-def _shape(tensors: tuple[StoredTensor, ...], plan: TrainingPlan) -> LoraShape:
+def _shape(tensors: tuple[StoredTensor, ...], plan: TrainingPlan, *, combined: bool) -> LoraShape:
     layers = sorted({int(match["layer"]) for tensor in tensors if (match := _KEY.match(tensor.name))})
     return LoraShape(
         family=plan.family.value,
         rank=plan.rank,
         alpha=plan.alpha,
-        target_modules=tuple(sorted(plan.target_modules)),
+        target_modules=tuple(sorted(ALL_LINEAR if combined else plan.target_modules)),
         layers=tuple(layers),
         trainable_parameters=sum(int(np.prod(tensor.shape)) for tensor in tensors),
         dtype=tensors[0].dtype,

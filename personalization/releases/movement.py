@@ -1,7 +1,8 @@
 """How a line moved with a new release: drift, measured between released adapters against their known noise.
 
-Only released weights and public numbers are read, so it costs nothing. The figures travel in the version's evaluation:
-the published event, the registry, ``discreet adapters show`` and the operator API show the same ones.
+Only released weights and public numbers are read, so it costs nothing. Of an adapter with a public part the private one
+is compared. The figures travel in the version's evaluation: the published event, the registry, ``discreet adapters
+show`` and the operator API show the same ones.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from personalization.adapters.manifest import BLEND_CHECK, Scope
+from personalization.adapters.parts import has_public_part
 from personalization.errors import ArtifactError, MetaStartError
 from personalization.gates.drift import NOISE_CHECK, movement, noise_between, noise_of
 from personalization.planning.plan import Family
@@ -43,10 +45,9 @@ def with_movement(
     if before is None:
         return accepted
     manifest = registry.read_version(before).manifest
-    lora = accepted.lora
-    alike = (manifest.lora.family, manifest.lora.rank, manifest.lora.layers) == (
-        lora.family, lora.rank, lora.layers
-    )  # fmt: skip
+    lora = accepted.lora.private_part() if has_public_part(directory) else accepted.lora
+    shape = manifest.line_shape
+    alike = (shape.family, shape.rank, shape.layers) == (lora.family, lora.rank, lora.layers)
     if not alike or not Family(lora.family).averageable or manifest.scope is not Scope.TENANT:
         return accepted
     own = next((one.value for one in accepted.evaluation.checks if one.name == NOISE_CHECK), None)

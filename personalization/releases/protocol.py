@@ -62,6 +62,7 @@ from privacy.canonical import sha256_digest
 from privacy.errors import BudgetExhaustedError, CalibrationError, RetryMismatchError
 from privacy.ledger import DrawRecord, RecoveryDecision
 from privacy.ledger.populations import join_declared
+from privacy.ledger.spending import within_accounts
 from privacy.noise.discrete import discrete_gaussian
 from privacy.noise.keystream import PURPOSE_COUNT, KeyUse, SecretStream, derive_key
 from privacy.policy import versions as policies
@@ -300,7 +301,7 @@ class TrainingRounds:
         version = policies.current_policy(session, row.tenant_id)
         if version is None:
             return self._decline(session, row, OutcomeCode.NO_POLICY, "The tenant has no privacy policy.")
-        policy = version.policy
+        policy = within_accounts(session, row.tenant_id, row.period_index, version.policy)
         line = registry.lock_line(session, row.line_ref)
         try:
             plan = planner.propose(

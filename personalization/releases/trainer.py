@@ -321,7 +321,13 @@ class Trainer:
             )
             audit = self._audit(prepared, result)
             public = self._public(prepared, result, audit)
-            verdict = judge(result.adapter, prepared.plan, public, self._options.thresholds)
+            verdict = judge(
+                result.adapter,
+                prepared.plan,
+                public,
+                self._options.thresholds,
+                combined=result.public_part is not None,
+            )
             _log.info("candidate_judged", round_id=lease.round_id, **facts_of(verdict))
             outcome = self._rounds.finish(
                 prepared, result.adapter, verdict, result.receipt, audit, result.public_part

@@ -123,7 +123,7 @@ def averaged_versions(session: Session, line_ref: str, newest_id: str) -> list[s
     """Return the versions that an average start is made of, oldest first; the round names the newest."""
     newest = registry.get_version(session, newest_id)
     assert newest is not None  # versions are never deleted
-    shape = registry.read_version(newest).manifest.lora
+    shape = registry.read_version(newest).manifest.line_shape
     usable = [
         one
         for one in registry.versions_of(session, line_ref)
@@ -133,16 +133,17 @@ def averaged_versions(session: Session, line_ref: str, newest_id: str) -> list[s
     alike = [
         (version_id, manifest)
         for version_id, manifest in manifests
-        if (manifest.lora.family, manifest.lora.rank, manifest.lora.alpha, manifest.lora.layers)
+        for lora in (manifest.line_shape,)
+        if (lora.family, lora.rank, lora.alpha, lora.layers)
         == (shape.family, shape.rank, shape.alpha, shape.layers)
-        and set(manifest.lora.target_modules) == set(shape.target_modules)
+        and set(lora.target_modules) == set(shape.target_modules)
     ]
     own = [version_id for version_id, manifest in alike if manifest.scope is Scope.TENANT]
     return own or [newest.version_id]
 
 
 def _fits(row: AdapterVersionRow, plan: TrainingPlan, base_digest: str) -> bool:
-    lora = registry.read_version(row).manifest.lora
+    lora = registry.read_version(row).manifest.line_shape
     return (
         row.base_digest == base_digest
         and lora.family == plan.family.value

@@ -258,7 +258,7 @@ def grouped(contributions: Sequence[Contribution]) -> dict[tuple[str, str], list
     groups: dict[tuple[str, str], list[Contribution]] = {}
     for one in contributions:
         manifest = registry.read_version(one.row).manifest
-        owner = meta_tenant(one.row.base_digest, manifest.lora)
+        owner = meta_tenant(one.row.base_digest, manifest.line_shape)
         if one.domain != DEFAULT_DOMAIN:
             groups.setdefault((owner, one.domain), []).append(one)
         everyone = groups.setdefault((owner, ALL_DOMAINS), [])

@@ -9,15 +9,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import TYPE_CHECKING, Final
 
-from privacy.accounting.composition import curve_of, total_curve
-from privacy.accounting.curve import ORDERS
-from privacy.accounting.filters import AccountSettings, BudgetCaps, PrivacyFilter, budget_at
+from privacy.accounting.composition import curve_of, delta_units, total_curve
+from privacy.accounting.curve import DELTA_UNITS, ORDERS
+from privacy.accounting.filters import (
+    SELECTION_SHARE,
+    AccountSettings,
+    BudgetCaps,
+    budget_at,
+    conversion_delta,
+)
 from privacy.errors import CalibrationError
 from privacy.guarantee import NeighboringRelation
 from privacy.mechanisms.documents import Mechanism
 from privacy.mechanisms.gaussian import Gaussian
+from privacy.mechanisms.partition_selection import PartitionSelection
 from privacy.mechanisms.private_read import ReadPurpose
 from privacy.mechanisms.rounding import PICO
 from privacy.mechanisms.sampled_gaussian import PoissonSampledGaussian
@@ -39,6 +47,19 @@ DECIMALS: Final = 4  # of the returned multiplier, rounded up
 # Share of the budget that the noisy cohort counts of all releases may take; training keeps the rest.
 COUNT_SHARE: Final = 0.1
 SMALLEST_COUNT_DEVIATION: Final = 1.0  # users
+
+# Share of the budget that the style votes of all releases may take at most; training keeps the rest.
+STYLE_SHARE: Final = 0.6
+# A vote is as noisy as it may be while an opening of this weight is found that so many of the declared users share...
+OPENING_WEIGHT: Final = 0.6
+FOUND_SHARE: Final = 0.08
+FOUND_QUANTILE: Final = 1.2816  # ...nine times out of ten
+LARGEST_FOUND_SHARE: Final = (
+    0.5  # where it takes more than this share of the users, a vote is not worth its price
+)
+UNKNOWN_KEYS: Final = 64  # of one user, outside public alphabets, over all families and texts
+SMALLEST_VOTE_NOISE: Final = 0.1
+LARGEST_VOTE_NOISE: Final = 1000.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,23 +95,93 @@ def cohort_count(caps: BudgetCaps, *, releases: int, releases_per_period: int) -
     Its noise (standard deviation in users, sensitivity 1) is such that the counts of all planned releases
     take a tenth of either budget at the order where a Gaussian fits best.
     """
-    variance = SMALLEST_COUNT_DEVIATION**2
-    for epsilon, delta, count in (
-        (caps.lifetime_epsilon, caps.lifetime_delta, releases),
-        (caps.period_epsilon, caps.period_delta, releases_per_period),
-    ):
-        per_order = max(budget_at(epsilon, delta, order) / PICO / order for order in ORDERS)
-        if per_order > 0:
-            variance = max(variance, count / (2 * COUNT_SHARE * per_order))
+    deviation = max(
+        SMALLEST_COUNT_DEVIATION, _least_deviation(caps, COUNT_SHARE, releases, releases_per_period)
+    )
     return Gaussian(
         sensitivity=1.0,
-        standard_deviation=math.ceil(math.sqrt(variance) * 10) / 10,
+        standard_deviation=math.ceil(deviation * 10) / 10,
         purpose=ReadPurpose.COHORT_COUNT,
     )
 
 
+def style_vote(
+    caps: BudgetCaps,
+    *,
+    declared_users: int,
+    releases: int,
+    releases_per_period: int,
+    unknown_keys: int = UNKNOWN_KEYS,
+) -> PartitionSelection | None:
+    """Return the vote on what answers look like that each release charges beside its training.
+
+    Its noise is the largest with which an opening is still found that ``FOUND_SHARE`` of the declared users share, but
+    never so small that the votes of all planned releases would take more than ``STYLE_SHARE`` of either budget at the
+    order where a Gaussian fits best. Its δ' is what the accounts keep for selections, shared evenly among the votes.
+
+    Args:
+        caps: of the policy.
+        declared_users: the policy's public number.
+        releases: votes over the lifetime.
+        releases_per_period: most votes in a period.
+        unknown_keys: most keys of one user outside public alphabets.
+
+    Returns:
+        None where an opening would be found only if more than ``LARGEST_FOUND_SHARE`` of the declared users shared it:
+        then no vote is charged.
+    """
+    units = min(
+        _even_share(caps.lifetime_delta, releases), _even_share(caps.period_delta, releases_per_period)
+    )
+    if units == 0:
+        return None
+    delta = units / DELTA_UNITS
+    while delta_units(delta) > units:
+        delta = math.nextafter(delta, 0.0)
+
+    def vote(noise_multiplier: float) -> PartitionSelection:
+        return PartitionSelection(noise_multiplier=noise_multiplier, delta=delta, unknown_keys=unknown_keys)
+
+    # threshold + quantile·σ is linear in σ, up to the lattice
+    per_noise = vote(1.0).threshold(OPENING_WEIGHT) - OPENING_WEIGHT + FOUND_QUANTILE
+    wanted = (FOUND_SHARE * declared_users - 1) * OPENING_WEIGHT / per_noise
+    least = _least_deviation(caps, STYLE_SHARE, releases, releases_per_period)
+    noise = min(max(wanted, least, SMALLEST_VOTE_NOISE), LARGEST_VOTE_NOISE)
+    if noise < least:
+        return None
+    chosen = vote(math.ceil(noise * 100) / 100)
+    return chosen if users_to_find(chosen, OPENING_WEIGHT) <= LARGEST_FOUND_SHARE * declared_users else None
+
+
+def users_to_find(vote: PartitionSelection, weight: float) -> float:
+    """Return how many users must hold a key of this weight for it to be found nine times out of ten."""
+    return (vote.threshold(weight) + FOUND_QUANTILE * vote.noise_multiplier) / weight
+
+
+def _even_share(delta: float, votes: int) -> int:
+    """Return the largest δ', in units, of which so many stay within what an account of ``delta`` keeps for them."""
+    return math.floor(Fraction(delta) * Fraction(SELECTION_SHARE) * DELTA_UNITS) // votes
+
+
+def _least_deviation(caps: BudgetCaps, share: float, releases: int, releases_per_period: int) -> float:
+    """Return σ ÷ sensitivity at which one Gaussian a release takes this share of the tighter budget; 0 where none can.
+
+    Each budget is taken at the order where a Gaussian fits best.
+    """
+    variance = 0.0
+    for epsilon, delta, count in (
+        (caps.lifetime_epsilon, caps.lifetime_delta, releases),
+        (caps.period_epsilon, caps.period_delta, releases_per_period),
+    ):
+        left = conversion_delta(delta, SELECTION_SHARE)
+        per_order = max(budget_at(epsilon, left, order) / PICO / order for order in ORDERS)
+        if per_order > 0:
+            variance = max(variance, count / (2 * share * per_order))
+    return math.sqrt(variance)
+
+
 def release_mechanisms(policy: TenantPrivacyPolicy, noise_multiplier: float) -> tuple[Mechanism, ...]:
-    """Return what one release under this policy reads at most: its noisy cohort count and its training."""
+    """Return what one release under this policy reads at most: its noisy cohort count, its style vote, its training."""
     return (
         *schedule_of(policy).beside,
         PoissonSampledGaussian(
@@ -101,6 +192,12 @@ def release_mechanisms(policy: TenantPrivacyPolicy, noise_multiplier: float) -> 
             contribution_bound=policy.contribution_bound,
         ),
     )
+
+
+def style_vote_of(policy: TenantPrivacyPolicy) -> PartitionSelection | None:
+    """Return the style vote that each release under this policy charges, if it charges one."""
+    votes = (one for one in schedule_of(policy).beside if isinstance(one, PartitionSelection))
+    return next(votes, None)
 
 
 def caps_of(policy: TenantPrivacyPolicy) -> BudgetCaps:
@@ -114,21 +211,34 @@ def caps_of(policy: TenantPrivacyPolicy) -> BudgetCaps:
 
 
 def schedule_of(policy: TenantPrivacyPolicy, settings: AccountSettings | None = None) -> PlannedSchedule:
-    """Return what a policy plans: all its releases, each with one noisy cohort count beside the training.
+    """Return what a policy plans: all its releases, each with a noisy cohort count and a style vote beside training.
+
+    The vote is left out where the policy has ``styles`` off or where it would find nothing (``style_vote``).
 
     Every domain has an adapter line of its own, and all lines of a tenant draw on the same budget.
     """
     instants = math.ceil(policy.period_seconds / policy.schedule.every_seconds)
     per_period = min(policy.planned_releases, instants * len(policy.domains))
-    caps = caps_of(policy)
+    caps, releases = caps_of(policy), policy.planned_releases
+    count = cohort_count(caps, releases=releases, releases_per_period=per_period)
+    vote = (
+        style_vote(
+            caps,
+            declared_users=policy.declared_users,
+            releases=releases,
+            releases_per_period=per_period,
+        )
+        if policy.styles
+        else None
+    )
     return PlannedSchedule(
         caps=caps,
         declared_users=policy.declared_users,
         sample_rate=policy.sample_rate,
         steps=policy.steps,
-        releases=policy.planned_releases,
+        releases=releases,
         releases_per_period=per_period,
-        beside=(cohort_count(caps, releases=policy.planned_releases, releases_per_period=per_period),),
+        beside=(count,) if vote is None else (count, vote),
         settings=settings or AccountSettings(),
     )
 
@@ -185,7 +295,8 @@ def calibrate_tenant_level(caps: BudgetCaps, *, generations: int, clipping_norm:
 
     def enough(noise_multiplier: float) -> bool:
         one = curve_of(TenantGaussian(noise_multiplier=noise_multiplier, clipping_norm=clipping_norm))
-        return _all_pass(one, caps, AccountSettings(), releases=generations, releases_per_period=1)
+        settings = AccountSettings(selection_share=0.0)  # the fleet's accounts: users vote, tenants do not
+        return _all_pass(one, caps, settings, releases=generations, releases_per_period=1)
 
     noise = least_noise(enough)
     if noise is None:
@@ -223,9 +334,7 @@ def _all_pass(
         (caps.lifetime_epsilon, caps.lifetime_delta, releases),
         (caps.period_epsilon, caps.period_delta, releases_per_period),
     ):
-        orders = settings.orders_for(epsilon, delta, release)
-        opened = PrivacyFilter(epsilon=epsilon, delta=delta, rule=settings.rule, orders=orders)
-        if not opened.admits(release * (count - 1), release):
+        if not settings.opened(epsilon, delta, release).admits(release * (count - 1), release):
             return False
     return True
 

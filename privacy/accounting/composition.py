@@ -5,7 +5,9 @@ into ε.
 
 Conversion (Canonne, Kamath and Steinke, arXiv 2004.00010, Proposition 12):
 
-    ε(α) = RDP(α) + log(1 - 1/α) - log(δα)/(α-1).
+    ε(α) = RDP(α) + log(1 - 1/α) - log(δα)/(α-1),
+
+δ less what selections took of it: a curve that holds but for an event of probability δ' gives (ε, δ + δ').
 
 Which order may be used when is the matter of ``privacy.accounting.filters``. Rounding is always upwards.
 """
@@ -13,10 +15,11 @@ Which order may be used when is the matter of ``privacy.accounting.filters``. Ro
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
-from privacy.accounting.curve import ORDERS, RdpCurve
+from privacy.accounting.curve import DELTA_UNITS, ORDERS, RdpCurve
 from privacy.mechanisms.rounding import PICO, rounded_up
 
 if TYPE_CHECKING:
@@ -33,7 +36,20 @@ def curve_of(mechanism: Mechanism) -> RdpCurve:
     Raises:
         ValueError: an order did not converge (such an order is refused, not left out).
     """
-    return RdpCurve(rounded_up(mechanism.divergences(ORDERS)))
+    return RdpCurve(rounded_up(mechanism.divergences(ORDERS)), delta_units(mechanism.selection_delta))
+
+
+def delta_units(delta: float) -> int:
+    """Return a probability in whole units of 1/``DELTA_UNITS``, rounded up; exact in between."""
+    return math.ceil(Fraction(delta) * DELTA_UNITS)
+
+
+def delta_left(curve: RdpCurve, delta: float) -> float:
+    """Return what of δ the selections of a curve leave for the conversion, rounded down; 0 where nothing is left."""
+    if not curve.delta:
+        return delta
+    left = Fraction(delta) - Fraction(curve.delta, DELTA_UNITS)
+    return max(0.0, float(left) * (1 - 1e-15))
 
 
 def total_curve(mechanisms: tuple[Mechanism, ...]) -> RdpCurve:
@@ -56,10 +72,13 @@ def conversion_term(order: float, delta: float) -> float:
 
 
 def epsilon_at_order(curve: RdpCurve, delta: float, order: float) -> float:
-    """Return the ε of a curve at one order; 0 for the empty curve."""
+    """Return the ε of a curve at one order; 0 for the empty curve, infinite where selections took all of δ."""
     if curve.is_zero:
         return 0.0
-    return max(0.0, curve.at(order) / PICO * (1 + 1e-15) + conversion_term(order, delta) + 1e-12)
+    left = delta_left(curve, delta)
+    if left <= 0:
+        return math.inf
+    return max(0.0, curve.at(order) / PICO * (1 + 1e-15) + conversion_term(order, left) + 1e-12)
 
 
 def best_epsilon(curve: RdpCurve, delta: float) -> tuple[float, float]:

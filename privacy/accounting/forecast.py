@@ -28,7 +28,7 @@ from privacy.accounting.calibration import (
 )
 from privacy.accounting.composition import best_epsilon
 from privacy.accounting.curve import RdpCurve
-from privacy.accounting.filters import AccountSettings, FilterRule, PrivacyFilter
+from privacy.accounting.filters import AccountSettings, PrivacyFilter
 from privacy.errors import CalibrationError, PolicyError
 from privacy.policy.values import TenantPrivacyPolicy, amended
 
@@ -106,8 +106,14 @@ class Outlook:
 
 def releases_that_fit(opened: PrivacyFilter, spent: RdpCurve, release: RdpCurve) -> int:
     """Return how many more releases of this cost a filter admits."""
+    selections = opened.selection_budget - spent.delta
+    if selections < 0:
+        return 0
     rooms = ((opened.budget(order) - spent.at(order)) // release.at(order) for order in opened.orders)
-    return min(MOST_RELEASES, max(0, *rooms) if len(opened.orders) > 1 else max(0, next(iter(rooms))))
+    room = max(0, *rooms)
+    if release.delta:
+        room = min(room, selections // release.delta)
+    return min(MOST_RELEASES, room)
 
 
 def outlook(
@@ -238,8 +244,7 @@ def _filters(
     caps, settings = schedule.caps, schedule.settings
 
     def fresh(epsilon: float, delta: float) -> PrivacyFilter:
-        orders = settings.orders_for(epsilon, delta, release)
-        return PrivacyFilter(epsilon=epsilon, delta=delta, rule=FilterRule(settings.rule), orders=orders)
+        return settings.opened(epsilon, delta, release)
 
     def current(opened: PrivacyFilter | None, epsilon: float, delta: float) -> PrivacyFilter:
         return fresh(epsilon, delta) if opened is None else opened.narrowed_to(epsilon, delta)

@@ -21,6 +21,7 @@ from dp_accounting.pld import privacy_loss_distribution as distribution
 from privacy.accounting.curve import ORDERS
 from privacy.mechanisms.documents import Mechanism
 from privacy.mechanisms.gaussian import Gaussian
+from privacy.mechanisms.partition_selection import PartitionSelection
 from privacy.mechanisms.sampled_gaussian import PoissonSampledGaussian
 from privacy.mechanisms.selection import PureSelection, RepeatAndSelect, TrialsDistribution
 from privacy.mechanisms.tenant_gaussian import TenantGaussian
@@ -28,7 +29,7 @@ from privacy.mechanisms.tenant_gaussian import TenantGaussian
 WHOLE_ORDERS: Final = tuple(int(order) for order in ORDERS if order.is_integer())
 AGREEMENT: Final = 1e-6  # largest relative distance of two exact evaluations
 PLD_INTERVAL: Final = 1e-4
-PLD_DELTA: Final = 1e-6  # at which single mechanisms are compared
+PLD_DELTA: Final = 1e-6  # at which single mechanisms are compared, plus their own
 SLACK: Final = 1e-10  # largest absolute one: dp_accounting loses digits where a divergence is near 0
 
 
@@ -44,6 +45,9 @@ def dp_event_of(mechanism: Mechanism) -> Any:
             dp_accounting.GaussianDpEvent(mechanism.noise_multiplier), mechanism.count
         )
     if isinstance(mechanism, TenantGaussian):
+        return dp_accounting.GaussianDpEvent(mechanism.noise_multiplier)
+    if isinstance(mechanism, PartitionSelection):
+        # its δ' is no event in this version of dp_accounting: see ``_delta_of`` and the PLD
         return dp_accounting.GaussianDpEvent(mechanism.noise_multiplier)
     if isinstance(mechanism, PureSelection):
         # an ε-DP mechanism is a post-processing of binary randomized response with the same ε
@@ -73,12 +77,19 @@ def divergences_of(mechanism: Mechanism) -> tuple[float, ...]:
     return values
 
 
-def disagreement(mechanism: Mechanism, at_order: dict[int, float]) -> str | None:
+def disagreement(mechanism: Mechanism, at_order: dict[int, float], delta: float = 0.0) -> str | None:
     """Say where values at ``WHOLE_ORDERS`` (nats) differ from dp_accounting's; None when they agree.
 
     A selection over repeated runs is minimised over our finer grid, so there our value may be lower than
     theirs.
+
+    Args:
+        mechanism: what is priced.
+        at_order: our values.
+        delta: of our price, beside the divergences.
     """
+    if not math.isclose(delta, _delta_of(mechanism), rel_tol=AGREEMENT, abs_tol=0.0):
+        return f"delta: {delta:.9g} here, {_delta_of(mechanism):.9g} by the event"
     for order, theirs in zip(WHOLE_ORDERS, divergences_of(mechanism), strict=True):
         ours = at_order[order]
         too_high = ours > theirs * (1 + AGREEMENT) + SLACK
@@ -115,16 +126,27 @@ def pld_is_exact(mechanisms: Counter[Mechanism]) -> bool:
     return not any(isinstance(one, RepeatAndSelect) for one in mechanisms)
 
 
+def compared_at(mechanism: Mechanism) -> float:
+    """Return the δ at which a mechanism alone is compared: ``PLD_DELTA`` for its losses, and its own beside them."""
+    return PLD_DELTA + _delta_of(mechanism)
+
+
 def undercharge(mechanism: Mechanism, epsilon: float) -> str | None:
-    """Say when dp_accounting's PLD asks more for a mechanism than ``epsilon``, our figure at ``PLD_DELTA``."""
+    """Say when dp_accounting's PLD asks more for a mechanism than ``epsilon``, our figure at ``compared_at``."""
     alone = Counter([mechanism])
     if not pld_is_exact(alone):
         return None  # its divergences were compared, see ``disagreement``
     # A coarse grid, made coarser where ε is out of all bounds, so that the distribution stays small.
-    second = pld_epsilon(alone, PLD_DELTA, interval=max(1e-3, epsilon / 20_000))
+    delta = compared_at(mechanism)
+    second = pld_epsilon(alone, delta, interval=max(1e-3, epsilon / 20_000))
     if second <= epsilon * (1 + 1e-3) + 0.01 + 1e-3 * epsilon:
         return None
-    return f"dp_accounting's PLD says {second:.6g} at delta {PLD_DELTA:g}, more than {epsilon:.6g} here"
+    return f"dp_accounting's PLD says {second:.6g} at delta {delta:g}, more than {epsilon:.6g} here"
+
+
+def _delta_of(mechanism: Mechanism) -> float:
+    """Return how probably the divergences of a mechanism do not hold."""
+    return mechanism.delta if isinstance(mechanism, PartitionSelection) else 0.0
 
 
 @lru_cache(maxsize=1024)
@@ -143,6 +165,10 @@ def _losses(mechanism: Mechanism, interval: float, delta: float) -> Any:
         return statistic.self_compose(mechanism.count)
     if isinstance(mechanism, TenantGaussian):
         return distribution.from_gaussian_mechanism(mechanism.noise_multiplier, **grid)
+    if isinstance(mechanism, PartitionSelection):
+        noise = distribution.from_gaussian_mechanism(mechanism.noise_multiplier, **grid)
+        failure = common.DifferentialPrivacyParameters(0.0, mechanism.delta)
+        return noise.compose(distribution.from_privacy_parameters(failure, **grid))
     if isinstance(mechanism, PureSelection):
         worst = common.DifferentialPrivacyParameters(mechanism.epsilon, 0.0)
         return distribution.from_privacy_parameters(worst, **grid)

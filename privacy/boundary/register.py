@@ -240,7 +240,7 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             PUBLIC,
             "Budgets: functions of public parameters and of which releases there were.",
             "period_index period_epsilon period_cap period_used lifetime_epsilon lifetime_cap lifetime_used delta "
-            "population_epsilon population_cap "
+            "population_epsilon population_cap selection_delta selection_cap "
             "outlooks outlooks.*",
         ),
         _fields(

@@ -5,24 +5,25 @@ releases. Each entry that changes curves also records their digests, and the row
 look-up by key ties the number that admission trusts to the append-only chain. ``privacy.ledger.verify``
 recomputes all of it from the events.
 
-Caps. An account keeps the caps, rule and orders it was opened with; the proof of its filter fixes them in
-advance. A policy with a lower cap narrows admission at once (stopping early keeps the proof), one with a
+Caps. An account keeps the caps, rule, orders and share for selections it was opened with; the proof of its filter
+fixes them in advance. A policy with a lower cap narrows admission at once (stopping early keeps the proof), one with a
 higher cap reaches only accounts opened later, that is new periods; a lifetime cap is never raised.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import col, select
 
 from privacy.accounting.composition import best_epsilon
-from privacy.accounting.curve import RdpCurve
+from privacy.accounting.curve import DELTA_UNITS, RdpCurve
 from privacy.accounting.filters import AccountSettings, FilterRule, PrivacyFilter
 from privacy.errors import BudgetExhaustedError, LedgerIntegrityError
+from privacy.guarantee import PrivacyUnit, unit_of_chain
 from privacy.ledger.chain import EntryKind, append, canonical, digest_of, stored_entries
 from privacy.ledger.tables import AccountRow
 from privacy.ledger.values import AccountScope, ReservationRequest
@@ -105,7 +106,11 @@ def targets_of(request: ReservationRequest, populations: Sequence[PopulationCap]
 def filter_of(row: AccountRow) -> PrivacyFilter:
     """Return the frozen filter of an account."""
     return PrivacyFilter(
-        epsilon=row.epsilon, delta=row.delta, rule=FilterRule(row.rule), orders=tuple(json.loads(row.orders))
+        epsilon=row.epsilon,
+        delta=row.delta,
+        rule=FilterRule(row.rule),
+        orders=tuple(json.loads(row.orders)),
+        selection_share=row.selection_share,
     )
 
 
@@ -159,7 +164,9 @@ def _open(
     recipe: RdpCurve,
     now: datetime,
 ) -> None:
-    orders = settings.orders_for(target.epsilon, target.delta, recipe)
+    if unit_of_chain(head.tenant_id) is not PrivacyUnit.USER:
+        settings = replace(settings, selection_share=0.0)  # users vote, tenants do not
+    frozen = settings.opened(target.epsilon, target.delta, recipe)
     opened = {
         "account_id": target.account_id,
         "scope": target.scope.value,
@@ -167,14 +174,15 @@ def _open(
         "period_index": target.period_index,
         "epsilon": target.epsilon,
         "delta": target.delta,
-        "rule": settings.rule.value,
-        "orders": list(orders),
+        "rule": frozen.rule.value,
+        "orders": list(frozen.orders),
+        "selection_share": frozen.selection_share,
     }
     curve = RdpCurve.zero().to_document()
     insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
     values = {
         **opened,
-        "orders": canonical(list(orders)),
+        "orders": canonical(list(frozen.orders)),
         "curve": canonical(curve),
         "entry_tenant_id": head.tenant_id,
         "entry_sequence": head.sequence + 1,
@@ -229,6 +237,15 @@ def refuse_over_spend(row: AccountRow, target: AccountTarget, asked: RdpCurve) -
     spent = curve_in(row)
     if effective.admits(spent, asked):
         return
+    if (spent + asked).delta > effective.selection_budget:
+        asked_delta, spent_delta, most = (
+            units / DELTA_UNITS for units in (asked.delta, spent.delta, effective.selection_budget)
+        )
+        raise BudgetExhaustedError(
+            f"tenant {target.tenant_id or 'population'} asks for delta {asked_delta:.3g} of selections in its "
+            f"{target.scope.value} budget, where {spent_delta:.3g} is spent and {most:.3g} is kept for them since the "
+            "account was opened; ask without a selection or wait for a new period"
+        )
     asked_epsilon, _ = best_epsilon(asked, effective.delta)
     spent_epsilon, _ = best_epsilon(spent, effective.delta)
     share = effective.used_fraction(spent)

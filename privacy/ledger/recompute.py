@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 # Two machines' mathematical libraries may differ in the last digits; more than this is a wrong curve.
 _RELATIVE_TOLERANCE: Final = 1e-8
 
+# What accounts that were opened before there were selections do not name.
+_FROM_BEFORE: Final = {"selection_share": 0.0}
+
 _POPULATION: Final = f"{AccountScope.POPULATION.value}:"
 _HASHED: Final = (
     "tenant_id",
@@ -170,6 +173,7 @@ class Replay:
             ):
                 self._note(FindingCode.OVERSPEND, f"account {account_id} is above its cap")
             expected = {**account.opened, **account.entry, "curve": account.curve.to_document()}
+            row = {**_FROM_BEFORE, **row}
             if expected != {name: row.get(name) for name in expected}:
                 self._note(FindingCode.ROW, f"the row of account {account_id} differs from its entries")
         for reservation_id in sorted(self._reservations.keys() | self._reservation_rows.keys()):
@@ -232,7 +236,7 @@ class Replay:
             self._advance(kind, str(reservation_id), document)
 
     def _open(self, document: dict[str, Any]) -> None:
-        opened = document["account"]
+        opened = {**_FROM_BEFORE, **document["account"]}
         account_id = opened["account_id"]
         if account_id in self._accounts:
             self._note(FindingCode.LIFECYCLE, f"account {account_id} is opened twice")
@@ -249,6 +253,7 @@ class Replay:
                 delta=opened["delta"],
                 rule=FilterRule(opened["rule"]),
                 orders=tuple(opened["orders"]),
+                selection_share=opened["selection_share"],
             ),
             opened=opened,
         )
@@ -385,7 +390,7 @@ class Replay:
 
 
 def _close(stored: RdpCurve, recomputed: RdpCurve) -> bool:
-    return all(
+    return stored.delta == recomputed.delta and all(
         abs(a - b) <= 2 + b * _RELATIVE_TOLERANCE
         for a, b in zip(stored.values, recomputed.values, strict=True)
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from sqlmodel import col, func, select
 
-from privacy.accounting.composition import best_epsilon
-from privacy.accounting.curve import RdpCurve
+from privacy.accounting.calibration import caps_of, style_vote_of
+from privacy.accounting.composition import best_epsilon, curve_of
+from privacy.accounting.curve import DELTA_UNITS, RdpCurve
 from privacy.accounting.forecast import SpentBudget
 from privacy.ledger.accounts import (
     curve_in,
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from sqlmodel import Session
 
     from privacy.accounting.filters import BudgetCaps
+    from privacy.policy.values import TenantPrivacyPolicy
 
 
 def spend_of(
@@ -56,6 +59,8 @@ def spend_of(
         reservations=counts,
         population_epsilon=max((_epsilon(row, delta) for row in populations), default=0.0),
         population_cap=max((row.epsilon for row in populations), default=None),
+        selection_delta=0.0 if lifetime is None else curve_in(lifetime).delta / DELTA_UNITS,
+        selection_cap=None if lifetime is None else filter_of(lifetime).selection_budget / DELTA_UNITS,
     )
 
 
@@ -83,9 +88,43 @@ def spent_budget(session: Session, tenant_id: str, period_index: int) -> SpentBu
     )
 
 
+def within_accounts(
+    session: Session, tenant_id: str, period_index: int, policy: TenantPrivacyPolicy
+) -> TenantPrivacyPolicy:
+    """Return the policy, with ``styles`` off where an open account has no δ left for its vote.
+
+    Accounts from before there were selections keep none for them, others may have used theirs up; either is known from
+    the ledger alone, and a release then goes without a vote instead of being refused.
+
+    Args:
+        session: a transaction.
+        tenant_id: whose.
+        period_index: of the release.
+        policy: the tenant's newest.
+    """
+    vote = style_vote_of(policy)
+    if vote is None:
+        return policy
+    caps, asked = caps_of(policy), curve_of(vote)
+    populations = memberships(session, tenant_id) | ({policy.population} if policy.population else set())
+    lifetimes = [lifetime_account_id(tenant_id), *(population_account_id(name) for name in populations)]
+    limits = dict.fromkeys(lifetimes, (caps.lifetime_epsilon, caps.lifetime_delta))
+    limits[period_account_id(tenant_id, period_index)] = caps.period_epsilon, caps.period_delta
+    for account_id, (epsilon, delta) in limits.items():
+        row = session.get(AccountRow, account_id, populate_existing=True)
+        if row is None:
+            continue  # it will be opened with a share
+        selections = filter_of(row).narrowed_to(epsilon, delta).selection_budget
+        if (curve_in(row) + asked).delta > selections:
+            return policy.model_copy(update={"styles": False})
+    return policy
+
+
 def _epsilon(row: AccountRow, delta: float | None) -> float:
-    """Return ε spent at ``delta`` (the account's own where there is none), at the best order."""
-    return best_epsilon(curve_in(row), row.delta if delta is None else delta)[0]
+    """Return ε spent at ``delta``, at the best order; at the account's own δ where selections took more than that."""
+    curve = curve_in(row)
+    spent = best_epsilon(curve, row.delta if delta is None else delta)[0]
+    return spent if math.isfinite(spent) else best_epsilon(curve, row.delta)[0]
 
 
 def _figures(row: AccountRow | None) -> tuple[float, float]:

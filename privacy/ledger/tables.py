@@ -54,6 +54,8 @@ class AccountRow(SQLModel, table=True):
     delta: float
     rule: str = Field(max_length=16)
     orders: str = Field(sa_column=Column(Text, nullable=False))  # JSON list, frozen when opened
+    # of delta, for selections; frozen when opened
+    selection_share: float = Field(default=0.0, sa_column_kwargs={"server_default": "0"})
     curve: str = Field(sa_column=Column(Text, nullable=False))  # JSON, whole pico-nats
     # the entry that last changed the curve: admission compares the digest recorded there with the curve above
     entry_tenant_id: str = Field(max_length=63)

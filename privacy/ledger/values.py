@@ -201,7 +201,8 @@ class SpendView:
     parameters fixed in advance, and never above the cap, which holds under adaptive parameters too.
     ``*_used`` is the share of the filter's budget at its frozen order: admission stops at 1. A cap is None
     while no account is open and no policy's caps were given. ``population_*`` are the largest of the populations that
-    the tenant joined, ε at the same δ; without one they are 0 and None.
+    the tenant joined, ε at the same δ; without one they are 0 and None. ``selection_delta`` is what selections took of
+    the lifetime's δ, which is in every ε here, and ``selection_cap`` the most that they may.
     """
 
     tenant_id: str
@@ -217,3 +218,5 @@ class SpendView:
     reservations: dict[ReservationState, int] = field(default_factory=dict)
     population_epsilon: float = 0.0
     population_cap: float | None = None
+    selection_delta: float = 0.0
+    selection_cap: float | None = None

@@ -13,14 +13,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from privacy.accounting.composition import ACCOUNTANT, ACCOUNTANT_VERSION, best_epsilon, curve_of
+from privacy.accounting.curve import DELTA_UNITS
 from privacy.accounting.second_opinion import (
-    PLD_DELTA,
     WHOLE_ORDERS,
+    compared_at,
     disagreement,
     pld_epsilon,
     pld_is_exact,
@@ -185,8 +187,12 @@ def _parsed(lines: Iterable[str], report: VerificationReport) -> list[dict[str, 
 def _second_opinion(mechanisms: Counter[Mechanism], report: VerificationReport) -> None:
     for mechanism in mechanisms:
         curve = curve_of(mechanism)
-        text = disagreement(mechanism, {order: curve.at(float(order)) / PICO for order in WHOLE_ORDERS})
-        for said in (text, undercharge(mechanism, best_epsilon(curve, PLD_DELTA)[0])):
+        text = disagreement(
+            mechanism,
+            {order: curve.at(float(order)) / PICO for order in WHOLE_ORDERS},
+            curve.delta / DELTA_UNITS,
+        )
+        for said in (text, undercharge(mechanism, best_epsilon(curve, compared_at(mechanism))[0])):
             if said is not None:
                 report.findings.append(
                     Finding(FindingCode.SECOND_OPINION, None, None, f"{mechanism.kind}: {said}")
@@ -199,15 +205,16 @@ def _account_figures(
     epsilon, order = best_epsilon(account.curve, account.filter.delta)
     figures: dict[str, Any] = {
         "account_id": account.account_id,
-        "epsilon": epsilon,
+        "epsilon": epsilon if math.isfinite(epsilon) else None,  # none: selections took all of its δ
         "order": order,
         "cap": account.filter.epsilon,
         "delta": account.filter.delta,
+        "selection_delta": account.curve.delta / DELTA_UNITS,
         "used": account.filter.used_fraction(account.curve),
     }
     if with_pld and account.mechanisms:
         second = pld_epsilon(account.mechanisms, account.filter.delta)
-        figures["pld_epsilon"] = second
+        figures["pld_epsilon"] = second if math.isfinite(second) else None
         figures["pld_exact"] = exact = pld_is_exact(account.mechanisms)
         if exact and second > epsilon * (1 + 1e-3) + 1e-3:  # PLD rounds up on a grid
             report.findings.append(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from privacy.errors import UnknownMechanismError
 from privacy.mechanisms.gaussian import Gaussian
+from privacy.mechanisms.partition_selection import PartitionSelection
 from privacy.mechanisms.private_read import read_document
 from privacy.mechanisms.sampled_gaussian import PoissonSampledGaussian
 from privacy.mechanisms.selection import PureSelection, RepeatAndSelect
@@ -19,11 +20,20 @@ from privacy.mechanisms.tenant_gaussian import TenantGaussian
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-Mechanism = PoissonSampledGaussian | Gaussian | PureSelection | RepeatAndSelect | TenantGaussian
+Mechanism = (
+    PoissonSampledGaussian | Gaussian | PureSelection | RepeatAndSelect | TenantGaussian | PartitionSelection
+)
 
 _TYPES: Final[dict[str, type[Mechanism]]] = {
     one.kind: one
-    for one in (PoissonSampledGaussian, Gaussian, PureSelection, RepeatAndSelect, TenantGaussian)
+    for one in (
+        PoissonSampledGaussian,
+        Gaussian,
+        PureSelection,
+        RepeatAndSelect,
+        TenantGaussian,
+        PartitionSelection,
+    )
 }
 
 

@@ -33,6 +33,7 @@ class ReadPurpose(StrEnum):
     SELECTION = "selection"
     CLIPPING = "clipping"
     META_START = "meta_start"
+    STYLE = "style"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,11 @@ class PrivateRead(ABC):
 
         The bounds hold for both directions of add-or-remove-one unit.
         """
+
+    @property
+    def selection_delta(self) -> float:
+        """δ' that is charged beside the divergences: they hold but for an event of this probability."""
+        return 0.0
 
     def to_fields(self) -> dict[str, object]:
         """Return the document's fields of this kind; those that are None are left out."""

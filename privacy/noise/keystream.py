@@ -27,6 +27,7 @@ PURPOSE_DRAW: Final = b"draw"
 PURPOSE_GRADIENT: Final = b"grad"
 PURPOSE_TENANTS: Final = b"tens"  # the tenant-level sum of released adapters
 PURPOSE_COUNT: Final = bytes(4)  # the noisy count of a round's users
+PURPOSE_STYLE: Final = b"styl"  # the vote on what answers look like
 
 _UNIT_BITS = (1 << 52) - 1
 
@@ -40,6 +41,7 @@ class KeyUse(StrEnum):
     COUNT = "cohort count"
     TRAINING = "training noise"
     TENANTS = "tenant-level noise"
+    STYLE = "style vote"
     DIGEST = "data digest"
     SEAL = "sealed snapshot"
     RECEIPT = "training receipt"  # the seed of the Ed25519 key that signs what the child measured

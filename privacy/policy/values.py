@@ -182,6 +182,9 @@ class TenantPrivacyPolicy(_Validated):
             budget together. Whoever joined one stays in it, whatever a later version says.
         previous_share: share of the line's own served version that is averaged into each release (exponential
             averaging of successive private adapters, free); 0 publishes what was trained.
+        styles: whether each release also learns what answers look like (openings, closings, lengths, terms), by one
+            charged vote of its users. Habits that only a few users have are never told; what many share may be, and is
+            the tenant's own to read and to strike out.
     """
 
     declared_users: int = Field(ge=1, le=1_000_000_000, description="1 to 1,000,000,000 users")
@@ -232,6 +235,7 @@ class TenantPrivacyPolicy(_Validated):
         description="nothing, or a name of 1 to 63 characters a-z, 0-9 and -, not starting with -",
     )
     previous_share: float = Field(default=0.0, ge=0, le=0.95, description="0 to 0.95")
+    styles: bool = Field(default=True, description="true or false")
 
     @field_validator("population")
     @classmethod
@@ -322,7 +326,7 @@ class TenantPrivacyPolicy(_Validated):
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_LATER_FIELDS: Final = ("release_padding_seconds", "population")
+_LATER_FIELDS: Final = ("release_padding_seconds", "population", "styles")
 
 
 def period_index(at: datetime, period_seconds: int) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from privacy.accounting.calibration import calibrate_policy, caps_of, schedule_of
 from privacy.accounting.forecast import DEFAULT_PARAMETERS, ClarityRule, Outlook, noise_for, outlook, what_if
 from privacy.errors import CalibrationError, PolicyError
-from privacy.ledger.spending import spend_of, spent_budget
+from privacy.ledger.spending import spend_of, spent_budget, within_accounts
 from privacy.policy import versions as policies
 
 if TYPE_CHECKING:
@@ -32,6 +32,17 @@ def policy_of(session: Session, tenant_id: str) -> TenantPrivacyPolicy:
             f"{tenant_id} declared_users=...`"
         )
     return version.policy
+
+
+def within_accounts_at(session: Session, tenant_id: str, now: datetime) -> TenantPrivacyPolicy:
+    """Return a tenant's policy as its accounts of the period of ``now`` admit it: without votes where none is.
+
+    Raises:
+        UnknownTenantError: no such tenant is registered.
+        PolicyError: it has no policy yet.
+    """
+    policy = policy_of(session, tenant_id)
+    return within_accounts(session, tenant_id, policy.period_index(now), policy)
 
 
 def spend_document(session: Session, tenant_id: str, now: datetime) -> dict[str, Any]:
@@ -59,6 +70,8 @@ def spend_document(session: Session, tenant_id: str, now: datetime) -> dict[str,
         "population_epsilon": view.population_epsilon,
         "population_cap": view.population_cap,
         "delta": view.delta,
+        "selection_delta": view.selection_delta,
+        "selection_cap": view.selection_cap,
         "releases": view.releases,
         "reservations": {state.value: count for state, count in view.reservations.items()},
     }
@@ -90,7 +103,7 @@ def budget_plan(
         PolicyError: it has no policy yet.
         CalibrationError: today's policy cannot be calibrated.
     """
-    policy = policy_of(session, tenant_id)
+    policy = within_accounts_at(session, tenant_id, now)
     rule = ClarityRule(parameters=parameters or DEFAULT_PARAMETERS)
     spent = spent_budget(session, tenant_id, policy.period_index(now))
     rows: list[Outlook | tuple[str, str]] = [

@@ -178,7 +178,8 @@ def _implementation(facts: dict[str, Any]) -> dict[str, Any]:
         "mechanisms": "\n".join(f"- {sentence}" for sentence in _mechanisms(facts)),
         "composition": (
             f"Sequential over all releases by Rényi DP ({accountant['name']} {accountant['version']}), admitted by a "
-            f"{facts['filter']['rule']} filter in an append-only, hash-chained ledger; a crashed run stays charged."
+            f"{facts['filter']['rule']} filter in an append-only, hash-chained ledger; a crashed run stays charged. "
+            f"{facts['filter']['selection_share']:.0%} of delta is kept for selections with approximate guarantees."
         ),
         "post_processing": (
             "Averaging of iterates, shrinkage, export, warm starts and rollbacks use released weights only."
@@ -197,7 +198,7 @@ def _mechanisms(facts: dict[str, Any]) -> list[str]:
         *sorted({mechanism_sentence(one) for release in facts["releases"] for one in release["mechanisms"]}),
         (
             "Implementation: Opacus optimizer over exact per-user gradients, one clip a user; noise from a ChaCha20 "
-            "keystream with a secret key for each release; counts use the discrete Gaussian."
+            "keystream with a secret key for each release; counts and votes use the discrete Gaussian."
         ),
         (
             "Floating point: sums with Gaussian noise are rounded to a public lattice of 1/512 to 1/256 of the noise's "

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from privacy.accounting.composition import ACCOUNTANT, ACCOUNTANT_VERSION, best_epsilon
-from privacy.accounting.curve import GRID_NAME, RdpCurve
+from privacy.accounting.curve import DELTA_UNITS, GRID_NAME, RdpCurve
 from privacy.boundary.register import BOUNDARY
 from privacy.errors import ReservationStateError, UnknownTenantError
 from privacy.guarantee import NeighboringRelation, PrivacyGuarantee, PrivacyUnit, unit_of_chain
@@ -170,7 +170,7 @@ class PrivacyStatement:
             (
                 f"Accounting. {facts['accountant']['name']} {facts['accountant']['version']}, "
                 "Rényi divergences on "
-                f"{facts['accountant']['grid']}, filter {held['rule']} at order {orders}."
+                f"{facts['accountant']['grid']}, filter {held['rule']} at order {orders}.{_selections(facts)}"
             ),
         ]
         if facts["release"] is not None:
@@ -261,9 +261,14 @@ def privacy_statement(
                 "epsilon": spent,
                 "order": order,
                 "used": opened.used_fraction(curve),
+                "selection_delta": curve.delta / DELTA_UNITS,
                 "adaptive": False,
             },
-            "filter": {"rule": opened.rule.value, "orders": list(opened.orders)},
+            "filter": {
+                "rule": opened.rule.value,
+                "orders": list(opened.orders),
+                "selection_share": opened.selection_share,
+            },
             "accountant": {"name": ACCOUNTANT, "version": ACCOUNTANT_VERSION, "grid": GRID_NAME},
             "releases_committed": sum(one["state"] == ReservationState.COMMITTED for one in releases),
             "releases": releases,
@@ -321,6 +326,17 @@ def _charged(session: Session, tenant_id: str, delta: float) -> list[dict[str, A
     return charged
 
 
+def _selections(facts: dict[str, Any]) -> str:
+    """Say what of delta is kept for votes on what nobody knows in advance; nothing where none is."""
+    share, delta = facts["filter"]["selection_share"], facts["guarantee"]["delta"]
+    if not share:
+        return ""
+    return (
+        f" Of delta, {share:.0%} is kept for selections since the account was opened, of which they took "
+        f"{facts['spent']['selection_delta']:.3g} of {share * delta:.3g}; the divergences convert at the rest."
+    )
+
+
 def _release_lines(release: dict[str, Any]) -> list[str]:
     lines = [
         (
@@ -374,6 +390,12 @@ def mechanism_sentence(document: dict[str, Any]) -> str:
             f"{purpose}: {document['count']} statistic(s) of sensitivity "
             f"{document['sensitivity']:g} with Gaussian "
             f"noise of standard deviation {document['standard_deviation']:g}"
+        )
+    if document["type"] == "partition_selection":
+        return (
+            f"{purpose}: one vote of each user, of length at most 1, on what answers look like, with Gaussian noise of "
+            f"standard deviation {document['noise_multiplier']:g}; only what stands above a threshold is told, which a "
+            f"user's own keys, at most {document['unknown_keys']}, pass with probability {document['delta']:g} at most"
         )
     if document["type"] == "pure_selection":
         return f"{purpose}: a choice of pure epsilon {document['epsilon']:g}"

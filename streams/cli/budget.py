@@ -88,7 +88,7 @@ def plan(
             session, tenant, now=now, parameters=parameters, releases=releases, releases_per_period=per_period
         )
         if picture is not None and not isinstance(rows[0], tuple):
-            policy = budgets.policy_of(session, tenant)
+            policy = budgets.within_accounts_at(session, tenant, now)
             release = total_curve(release_mechanisms(policy, rows[0].noise_multiplier))
             draw(burn_down(session, tenant, policy, release=release, plan=rows[0], now=now), picture)
     if as_json:
@@ -193,7 +193,7 @@ def verify(
             extra = [_number(account.get("pld_epsilon"))] if pld else []
             table.add_row(
                 account["account_id"],
-                f"{account['epsilon']:.4g}",
+                _number(account["epsilon"]),
                 f"{account['cap']:g}",
                 f"{account['delta']:g}",
                 f"{account['used']:.1%}",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from streams.cli.main import app, load_command
 from streams.demo.environment import free_port
 from streams.settings import Settings
 from tests.fakes.tiny_models import write_tiny_base
+from tests.mutation.__main__ import parser
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
@@ -122,11 +124,16 @@ def test_no_page_shows_a_block_that_no_test_runs():
 
 
 def test_the_contributors_commands_are_those_of_the_starter_and_of_ci():
-    tests, checks = (block.splitlines() for block in _blocks(CONTRIBUTING, "sh"))
-    for line in tests:
+    tests, checks, guarantee = (block.splitlines() for block in _blocks(CONTRIBUTING, "sh"))
+    mutation = [line for line in guarantee if line.startswith("python3 -m tests.mutation ")]
+    assert len(mutation) == 3
+    for line in mutation:
+        parser().parse_args(shlex.split(line, comments=True)[3:])
+    for line in [*tests, *(line for line in guarantee if line not in mutation)]:
         command, _, path = line.partition("#")[0].strip().partition(" test")
         assert command.removeprefix("DISCREET_HYPOTHESIS=search ") == "python3 -m streams"
-        assert not path or list((ROOT / path.strip()).rglob("test_*.py")), line
+        path = path.strip().removesuffix(" -m slow")
+        assert not path or list((ROOT / path).rglob("test_*.py")), line
     ci = (ROOT / ".ci" / "run").read_text("utf-8").splitlines()
     assert [line for line in checks if line not in ci] == []
 

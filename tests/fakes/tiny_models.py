@@ -17,6 +17,8 @@ from transformers import (
 )
 
 from personalization.planning.plan import FEED_FORWARD, Family, PerformanceFlags, TrainingPlan, mechanism_of
+from personalization.styles.card import StyleCard, StyleEntry
+from personalization.styles.families import Feature
 from personalization.training.engine.decoder import FrozenDecoder
 from personalization.training.engine.encoding import Encoder
 from personalization.training.jobs.job import Example, ExampleKind, UserExamples
@@ -183,3 +185,26 @@ def random_vectors(run, scale=0.3, seed=1):
     """Adapters in general position: no factor is zero."""
     noise = torch.randn(run.start.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return run.start + scale * noise
+
+
+def style_card(word="DONE", *, closing="ok", seed=0):
+    """A card whose answers open with ``[word] `` and close with `` | closing``; ``seed`` changes its digest alone."""
+    found = {"sureness": 5.0}
+    return StyleCard(
+        entries=(
+            StyleEntry(feature=Feature.OPENING, key="[{t}] ", share=0.95, **found),
+            StyleEntry(feature=Feature.OPENING_WORDS, key="[{t}] ", words=word, share=0.95, **found),
+            StyleEntry(feature=Feature.CLOSING, key=" | {t}", share=0.95, **found),
+            StyleEntry(feature=Feature.CLOSING_WORDS, key=" | {t}", words=closing, share=0.95, **found),
+            StyleEntry(feature=Feature.PROMPT_KIND, key="title", share=0.9, **found),
+        ),
+        voters=100 + seed,
+        noise_multiplier=4.0,
+        delta=1e-6,
+    )
+
+
+def poor_card():
+    """A card that tells nothing but how long answers are."""
+    entry = StyleEntry(feature=Feature.LENGTH, key="6", share=0.5, sureness=3.0)
+    return StyleCard(entries=(entry,), voters=100, noise_multiplier=4.0, delta=1e-6)

@@ -38,21 +38,24 @@ def chosen(only: list[str], slice_: int | None, seed: int) -> list[Mutant]:
     return random.Random(seed).sample(MUTANTS, min(slice_, len(MUTANTS)))
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Examine mutants; return 0 when every one was killed."""
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """Return the reader of the command line."""
+    made = argparse.ArgumentParser(
         prog="python -m tests.mutation", description=(__doc__ or "").split("\n", 1)[0]
     )
-    parser.add_argument(
+    made.add_argument(
         "--only", action="append", default=[], metavar="NAME", help="this mutant; may be repeated"
     )
-    parser.add_argument("--slice", type=int, metavar="N", help="so many of them, by --seed")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write the report here")
-    parser.add_argument(
-        "--list", action="store_true", help="name the mutants and why they break the guarantee"
-    )
-    asked = parser.parse_args(arguments)
+    made.add_argument("--slice", type=int, metavar="N", help="so many of them, by --seed")
+    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--json", type=Path, metavar="PATH", help="write the report here")
+    made.add_argument("--list", action="store_true", help="name the mutants and why they break the guarantee")
+    return made
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Examine mutants; return 0 when every one was killed."""
+    asked = parser().parse_args(arguments)
     mutants = chosen(asked.only, asked.slice, asked.seed)
     if asked.list:
         for mutant in mutants:

@@ -21,6 +21,8 @@ from personalization.training.errors import JobInvalidError
 
 Shapes = dict[tuple[int, str], tuple[int, int]]
 Frozen = dict[tuple[int, str], tuple[torch.Tensor, torch.Tensor]]
+# Plain LoRA factors A (r, d_in) and B (d_out, r), by layer number and suffix name.
+Factors = dict[tuple[int, str], tuple[torch.Tensor, torch.Tensor]]
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,17 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from personalization.planning.plan import Family
-from personalization.training.engine.families import Frozen, Geometry
+from personalization.adapters.parts import has_public_part, private_entry, settle_order
+from personalization.errors import ArtifactFormatError
+from personalization.planning.plan import ALL_LINEAR, Family
+from personalization.training.engine.families import Factors, Frozen, Geometry
 from personalization.training.errors import AdapterFormatError
 
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -29,7 +32,12 @@ _SAME_LINE = 1e-3
 
 
 def export_adapter(
-    directory: Path, geometry: Geometry, vector: torch.Tensor, frozen: Frozen, base_model_name: str
+    directory: Path,
+    geometry: Geometry,
+    vector: torch.Tensor,
+    frozen: Frozen,
+    base_model_name: str,
+    public: Factors | None = None,
 ) -> None:
     """Write one tenant's adapter; the directory appears whole or not at all.
 
@@ -40,17 +48,25 @@ def export_adapter(
         frozen: the shared factors.
         base_model_name: name or directory of the base; ``base_model_name_or_path`` says the last part of it, which is
             the manifest's ``base.model_id``. Where the base lies on this machine concerns nobody.
+        public: factors of the public part, of the same rank and scaling, on other modules; None where there is none.
     """
+    own = geometry.factors(vector.cpu(), _on_cpu(frozen))
     tensors: dict[str, torch.Tensor] = {}
-    for (layer, suffix), (down, up) in geometry.factors(vector.cpu(), _on_cpu(frozen)).items():
+    for (layer, suffix), (down, up) in {**(public or {}), **own}.items():
         name = _module_name(layer, suffix)
         tensors[f"{name}.lora_A.weight"] = down.float().contiguous()
         tensors[f"{name}.lora_B.weight"] = up.float().contiguous()
+    metadata, places = {"format": "pt"}, list(own)
+    if public is not None:
+        metadata |= private_entry(_module_name(*key) for key in own)
+        places += list(public)
     directory.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(dir=directory.parent, prefix=".staging-"))
     try:
-        save_file(tensors, staging / WEIGHTS_FILE, metadata={"format": "pt"})
-        text = json.dumps(adapter_config(geometry, base_model_name), indent=2, sort_keys=True)
+        save_file(tensors, staging / WEIGHTS_FILE, metadata=metadata)
+        if public is not None:
+            settle_order(staging / WEIGHTS_FILE)
+        text = json.dumps(adapter_config(geometry, places, base_model_name), indent=2, sort_keys=True)
         (staging / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
         for path in (staging / WEIGHTS_FILE, staging / CONFIG_FILE):
             path.chmod(0o644)
@@ -63,8 +79,12 @@ def export_adapter(
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def adapter_config(geometry: Geometry, base_model_name: str | None) -> dict[str, object]:
-    """Return the contents of ``adapter_config.json``."""
+def adapter_config(
+    geometry: Geometry, places: Sequence[tuple[int, str]], base_model_name: str | None
+) -> dict[str, object]:
+    """Return the contents of ``adapter_config.json`` of an adapter on ``places``, layers and suffix names."""
+    layers = sorted({layer for layer, _ in places})
+    suffixes = {suffix for _, suffix in places}
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -74,8 +94,8 @@ def adapter_config(geometry: Geometry, base_model_name: str | None) -> dict[str,
         "r": geometry.rank,
         "lora_alpha": geometry.alpha,
         "lora_dropout": 0.0,
-        "target_modules": list(geometry.suffixes),
-        "layers_to_transform": list(geometry.layers),
+        "target_modules": [suffix for suffix in ALL_LINEAR if suffix in suffixes],
+        "layers_to_transform": layers,
         "layers_pattern": "layers",
         "bias": "none",
         "fan_in_fan_out": False,
@@ -88,7 +108,7 @@ def adapter_config(geometry: Geometry, base_model_name: str | None) -> dict[str,
     }
 
 
-def read_factors(directory: Path) -> tuple[dict[tuple[int, str], tuple[torch.Tensor, torch.Tensor]], float]:
+def read_factors(directory: Path) -> tuple[Factors, float]:
     """Read any portable adapter: its factors ``A (r, d_in)``, ``B (d_out, r)`` per layer, and its scaling.
 
     Raises:
@@ -123,11 +143,16 @@ def read_factors(directory: Path) -> tuple[dict[tuple[int, str], tuple[torch.Ten
 def import_adapter(directory: Path, geometry: Geometry, frozen: Frozen) -> torch.Tensor:
     """Read a released adapter of the same line back into a flat vector ``(size,)`` in float64.
 
+    Of a combined adapter the line's own modules are read; its public part belongs to a card, not to the line.
+
     Raises:
         AdapterFormatError: another rank, scaling, set of layers or frozen subspace than the line's.
     """
     factors, scaling = read_factors(directory)
-    if set(factors) != {slot.key for slot in geometry.slots} or abs(scaling - geometry.scaling) > 1e-9:
+    own = {slot.key for slot in geometry.slots}
+    if _is_combined(directory):
+        factors = {key: pair for key, pair in factors.items() if key in own}
+    if set(factors) != own or abs(scaling - geometry.scaling) > 1e-9:
         raise AdapterFormatError(
             "the start adapter has other layers, modules or scaling than the plan; start from one of the same line"
         )
@@ -157,6 +182,13 @@ def import_adapter(directory: Path, geometry: Geometry, frozen: Frozen) -> torch
             trained = core
         vector[slot.up] = trained.flatten()
     return vector
+
+
+def _is_combined(directory: Path) -> bool:
+    try:
+        return has_public_part(directory)
+    except ArtifactFormatError as error:
+        raise AdapterFormatError(f"the adapter in {directory.name} cannot be read: {error}") from error
 
 
 def _module_name(layer: int, suffix: str) -> str:

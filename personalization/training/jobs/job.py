@@ -6,12 +6,14 @@ any identifier; noise keys are secret 32-byte seeds of a ChaCha20 keystream and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from personalization.canaries.values import AuditRequest, CanaryScores
 from personalization.planning.plan import Objective, PerformanceFlags, TrainingPlan
+from personalization.styles.card import StyleCard
 from personalization.training.jobs.receipt import SignedReceipt
 from personalization.training.jobs.recipes import MamlRecipe, StyleGuide
 
@@ -60,6 +62,7 @@ class TenantJob:
     start_adapter: Path | None = None  # a released portable adapter to start from (same family line)
     blend_with: Path | None = None  # the line's released adapter that is averaged into the result (free)
     blend_share: float = 0.0  # its share, 0 to below 1
+    card: StyleCard | None = None  # what the round's vote on style told; None makes no public part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,10 +107,35 @@ class PublicLosses:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PublicPartFacts:
+    """What is known of a public part; public numbers all.
+
+    Attributes:
+        pairs: synthetic pairs that were trained on.
+        rehearsed: public texts among them.
+        steps: of training that were kept.
+        loss_before: mean loss per token on held-out synthetic pairs, of the base.
+        loss_after: the same with the part as it was learned.
+        strength: share of what was learned that is released: less than 1 where public text would have lost too much.
+    """
+
+    pairs: int
+    rehearsed: int
+    steps: int
+    loss_before: float
+    loss_after: float
+    strength: float = 1.0
+
+    def to_document(self) -> dict[str, Any]:
+        """Return a JSON-ready copy."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Progress:
     """Live progress of a job. It holds nothing computed from private values: no loss, no norm, no count of tokens."""
 
-    stage: str  # "load" | "prefix" | "train" | "export"
+    stage: str  # "load" | "style" | "prefix" | "train" | "export"
     done: int
     total: int
     memory_bytes: int | None = None
@@ -129,4 +157,7 @@ class TenantResult:
     receipt: SignedReceipt | None = None  # None where no key came with the job, or nothing was charged
     audit: CanaryScores | None = (
         None  # of canaries in a shadow of the plan: public numbers and fresh noise, free
+    )
+    public_part: PublicPartFacts | None = (
+        None  # of the adapter, made of the card alone; None where there is none
     )

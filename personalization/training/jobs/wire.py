@@ -10,6 +10,7 @@ from typing import Any
 
 from personalization.canaries.values import AuditDepth, AuditRequest, CanaryScores
 from personalization.planning.plan import PerformanceFlags, TrainingPlan
+from personalization.styles.card import StyleCard
 from personalization.training import errors
 from personalization.training.errors import ChildFailedError, TrainingError
 from personalization.training.jobs.job import (
@@ -18,6 +19,7 @@ from personalization.training.jobs.job import (
     Progress,
     PublicJob,
     PublicLosses,
+    PublicPartFacts,
     TenantJob,
     TenantResult,
     TrainingJob,
@@ -43,6 +45,7 @@ def encode_job(job: TrainingJob | PublicJob) -> bytes:
             "start_adapter": _text(tenant.start_adapter),
             "blend_with": _text(tenant.blend_with),
             "blend_share": tenant.blend_share,
+            "card": None if tenant.card is None else tenant.card.to_document(),
         }
         for tenant in job.tenants
     ]
@@ -103,6 +106,7 @@ def decode_job(data: bytes) -> TrainingJob | PublicJob:
             start_adapter=_path(tenant["start_adapter"]),
             blend_with=_path(tenant["blend_with"]),
             blend_share=tenant["blend_share"],
+            card=None if tenant["card"] is None else StyleCard.from_document(tenant["card"]),
         )
         for tenant in document["tenants"]
     )
@@ -180,7 +184,7 @@ def _result(document: dict[str, Any]) -> TenantResult:
     losses = document["public_losses"]
     if losses is not None:
         losses = PublicLosses(base=tuple(losses["base"]), adapted=tuple(losses["adapted"]))
-    receipt, audit = document["receipt"], document["audit"]
+    receipt, audit, part = document["receipt"], document["audit"], document.get("public_part")
     return TenantResult(
         **{
             **document,
@@ -188,5 +192,6 @@ def _result(document: dict[str, Any]) -> TenantResult:
             "public_losses": losses,
             "receipt": None if receipt is None else SignedReceipt.from_document(receipt),
             "audit": None if audit is None else CanaryScores.from_document(audit),
+            "public_part": None if part is None else PublicPartFacts(**part),
         }
     )

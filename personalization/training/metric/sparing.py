@@ -35,8 +35,20 @@ def step_pull(fisher: torch.Tensor, damping: float, protection: torch.Tensor) ->
     return moving
 
 
+def bounded(vector: torch.Tensor) -> torch.Tensor:
+    """Return the adapter, shortened to the longest that is released.
+
+    Along directions that no public text feels, steps in the metric are long.
+    """
+    return vector * min(1.0, LONGEST / max(float(torch.linalg.vector_norm(vector)), 1e-300))
+
+
 def pulled_back(
-    vector: torch.Tensor, styles: PublicCurvature, protected: PublicCurvature, gated: PublicCurvature
+    vector: torch.Tensor,
+    styles: PublicCurvature,
+    protected: PublicCurvature,
+    gated: PublicCurvature,
+    plain: tuple[float, float] | None = None,
 ) -> torch.Tensor:
     """Return the adapter, moved back towards the base as far as public texts need it and where it costs least.
 
@@ -46,19 +58,28 @@ def pulled_back(
     post-processing, and a release's budget is never spent on something that the gate then refuses for the sake of
     public text.
 
-    Along directions that no public text feels, steps in the metric are long, so the length is bounded as well.
+    The length is bounded as well.
 
     Args:
         vector: a released adapter ``(size,)``, float64 on the CPU.
         styles: public interactions.
         protected: public texts whose answers shall stay as they are.
         gated: the texts on which the gate measures.
+        plain: losses of the plain base on both, where the curvatures are those of a base that a public part is merged
+            into; limits are then reckoned from these.
     """
-    vector = vector * min(1.0, LONGEST / max(float(torch.linalg.vector_norm(vector)), 1e-300))
+    vector = bounded(vector)
     zero = torch.zeros_like(vector)
     at_base, kept = protected.fisher(zero).to(vector), protected.protection().to(vector)
-    limits = [(texts, (1.0 + LARGEST_CHANGE) * texts.loss(zero)) for texts in (protected, gated)]
-    foretold = LARGEST_FORETOLD_CHANGE * protected.loss(zero)
+    at_zero = (protected.loss(zero), gated.loss(zero))
+    # Where the merged base itself is above a limit, what it has there is the limit: pulling back ends there.
+    limits = [
+        (texts, max(own, (1.0 + LARGEST_CHANGE) * before))
+        for texts, own, before in zip((protected, gated), at_zero, plain or at_zero, strict=True)
+    ]
+    before = plain or at_zero
+    # What the public part gained on texts that it did not rehearse may be used up again.
+    foretold = LARGEST_FORETOLD_CHANGE * before[0] + max(0.0, before[1] - at_zero[1])
 
     def spares(one: torch.Tensor) -> bool:
         return 0.5 * float(one @ at_base @ one) <= foretold and all(

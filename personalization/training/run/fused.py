@@ -7,6 +7,9 @@ deviation ``noise_multiplier × clipping_norm`` per coordinate from a ChaCha20 k
 caller must have reserved the budget for exactly that before calling. What ran is measured (``mechanism.witness``); a
 run that was not what its plan says is void, any other has a receipt.
 
+A tenant whose round voted on style also has a card. What is made of it, a public part, is post-processing; the private
+part is then trained on the base with that part merged, and both leave in one adapter.
+
 Nothing else leaves: no loss, gradient norm or clipped share is reported. Progress holds times and token counts of the
 fused batch; those depend on how many users were drawn, so show them to the operator who may read the raw data and do
 not publish them.
@@ -16,7 +19,7 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -42,8 +45,9 @@ from personalization.training.mechanism.optimizer import (
 from personalization.training.metric.curvature import PublicCurvature, metric_texts
 from personalization.training.metric.frozen import LoadedShape
 from personalization.training.metric.metric import REFRESHED_AT, Metric
-from personalization.training.metric.sparing import pulled_back
+from personalization.training.metric.sparing import LARGEST_CHANGE, bounded, pulled_back
 from personalization.training.public.texts import protected_users, public_users
+from personalization.training.styles.foundation import Foundation, lay_foundation, part_key
 
 ProgressSink = Callable[[Progress], None]
 
@@ -81,17 +85,31 @@ def train_on(
         )
     together: dict[tuple[object, ...], list[TenantJob]] = {}
     for tenant in job.tenants:
-        together.setdefault(fusion_key(tenant.plan), []).append(tenant)
+        together.setdefault((*fusion_key(tenant.plan), part_key(tenant)), []).append(tenant)
     results: dict[str, TenantResult] = {}
     total_steps = sum(max(tenant.plan.steps for tenant in group) for group in together.values())
     done = 0
     for group in together.values():
-        fused = FusedRun(decoder, encoder, group, job.flags, progress)
+        foundation = lay_foundation(
+            decoder,
+            encoder,
+            group[0],
+            job.flags,
+            lambda made, steps: progress(Progress(stage="style", done=made, total=steps)),
+        )
+        fused = FusedRun(decoder, encoder, group, job.flags, progress, foundation=foundation)
         vectors = fused.train(done, total_steps)
         done += fused.steps
         for number, tenant in enumerate(group):
             directory = job.output / tenant.job_key
-            export_adapter(directory, fused.geometry, vectors[number], fused.frozen, job.base_model)
+            export_adapter(
+                directory,
+                fused.geometry,
+                vectors[number],
+                fused.frozen,
+                job.base_model,
+                None if foundation is None else foundation.factors,
+            )
             delta = vectors[number] - fused.start[number]
             results[tenant.job_key] = TenantResult(
                 job_key=tenant.job_key,
@@ -102,6 +120,7 @@ def train_on(
                 delta_norm=float(torch.linalg.vector_norm(delta)),
                 trainable_parameters=fused.geometry.size,
                 receipt=_signed(fused.receipts[number], tenant),
+                public_part=None if foundation is None else foundation.facts,
             )
             progress(Progress(stage="export", done=len(results), total=len(job.tenants)))
     return tuple(results[tenant.job_key] for tenant in job.tenants)
@@ -140,7 +159,12 @@ class FusedRun:
     """Tenants whose adapters have one shape, trained in one batch.
 
     Attributes:
-        shape: the one shape of their adapters, on the base.
+        decoder: the base that is trained on: the plain one, or the foundation's.
+        foundation: the base with the public part that these tenants share; None trains on the plain one. On it nothing
+            is spared while training: the public part was rehearsed on public text, and a release is moved back only
+            where it would fail the gate's limit against the plain base.
+        shape: the one shape of their adapters, on the base. Their frozen factors are the plain base's: they belong to
+            the line, and the foundation to one card.
         start: where each tenant starts ``(tenants, size)``, float64 on the CPU.
         steps: the longest schedule.
         receipts: what was measured of each tenant's run, once it has ended; None where there was no noise.
@@ -155,14 +179,20 @@ class FusedRun:
     progress: ProgressSink
     refreshed_at: tuple[int, ...] = REFRESHED_AT
     spare_public_text: bool = True
+    foundation: Foundation | None = None
     shape: LoadedShape = field(init=False)
     start: torch.Tensor = field(init=False)
     steps: int = field(init=False)
     receipts: list[Receipt | None] = field(init=False, default_factory=list)
     _metric: Metric | None = field(init=False, default=None)
+    _plain_shape: LoadedShape = field(init=False)
 
     def __post_init__(self) -> None:
         self.shape = LoadedShape.of_plan(self.decoder, self.encoder, self.tenants[0].plan, self.flags)
+        self._plain_shape = self.shape
+        if self.foundation is not None:
+            self.decoder = self.foundation.decoder
+            self.shape = replace(self.shape, decoder=self.decoder)
         self.start = torch.stack([self._start_of(tenant) for tenant in self.tenants])
         self.steps = max(tenant.plan.steps for tenant in self.tenants)
         # Adapters, norms and sums are at least float32 whatever the base's dtype.
@@ -245,7 +275,7 @@ class FusedRun:
         if plans[0].damping == 0:
             return None
         curvature, protection = PublicCurvature.kept(metric_texts(), self.shape), None
-        if self.spare_public_text:
+        if self.spare_public_text and self.foundation is None:
             protection = PublicCurvature.kept(protected_users(), self.shape).protection()
         return Metric.of_plans(curvature, plans, vectors.detach(), self.refreshed_at, protection)
 
@@ -370,7 +400,25 @@ class FusedRun:
             released[number] += tenant.plan.shrinkage * delta
         if self._metric is None or not self.spare_public_text:
             return released
+        if self.foundation is not None:
+            return torch.stack([self._within_limit(one, self._metric) for one in released])
         protected, gated = (
             PublicCurvature.kept(texts, self.shape) for texts in (protected_users(), public_users())
         )
         return torch.stack([pulled_back(one, self._metric.curvature, protected, gated) for one in released])
+
+    def _within_limit(self, vector: torch.Tensor, metric: Metric) -> torch.Tensor:
+        """Return a release on the foundation, moved back only where it is above the plain base's limit."""
+        vector, zero = bounded(vector), torch.zeros_like(vector)
+        gated, gated_plain = (
+            PublicCurvature.kept(public_users(), shape) for shape in (self.shape, self._plain_shape)
+        )
+        before = gated_plain.loss(zero)
+        if gated.loss(vector) <= (1.0 + LARGEST_CHANGE) * before:
+            return vector
+        protected, protected_plain = (
+            PublicCurvature.kept(protected_users(), shape) for shape in (self.shape, self._plain_shape)
+        )
+        return pulled_back(
+            vector, metric.curvature, protected, gated, plain=(protected_plain.loss(zero), before)
+        )

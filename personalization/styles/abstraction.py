@@ -1,0 +1,144 @@
+"""A text as a line of segments: what is said becomes slots, what holds it together stays.
+
+An answer is cut where punctuation or markup stands. Between two cuts lies a slot: ``{copy}`` where all its words stand
+in the prompt, ``{n}`` for digits, and ``{t}`` for any other run of words. This is delexicalisation (Wen et al., 2015)
+without a list of values: it knows neither a language nor a kind of text. A text's abstraction depends on that text and
+its prompt alone, so a user's keys depend on that user alone.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from typing import Final
+
+LONGEST_TEXT: Final = 4_000  # characters that are looked at, from either end
+LONGEST_LITERAL: Final = 48  # characters of a slot that may be told word by word
+MOST_WORDS: Final = 6  # of such a slot
+TEXT, COPY, NUMBER = "{t}", "{copy}", "{n}"
+# Words so common that standing in the prompt too says nothing.
+_COMMON: Final = frozenset(
+    "a an and are as at be by can do for from has have how i in is it me my no not of on or our so that the this to us "
+    "was we what when will with you your".split()
+)
+_TOKEN = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*|\d+|\s+|.", re.DOTALL)
+_WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*|\d+")
+_INSIDE_NAMES: Final = frozenset("_./-\\")  # join the parts of one copied name, such as a path
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A slot and the punctuation before it.
+
+    Attributes:
+        before: punctuation, markup and spaces in front of the slot, as written; braces are doubled.
+        slot: ``{t}``, ``{copy}`` or ``{n}``; empty where the text ends with punctuation.
+        words: what stood in the slot.
+    """
+
+    before: str
+    slot: str
+    words: str
+
+
+def plain(text: str) -> str:
+    """Return a text in one Unicode form, without control characters, bounded in length."""
+    if len(text) > 2 * LONGEST_TEXT:
+        text = text[:LONGEST_TEXT] + text[-LONGEST_TEXT:]
+    text = unicodedata.normalize("NFKC", text).replace("\r\n", "\n")
+    return "".join(
+        char for char in text if char == "\n" or unicodedata.category(char) not in {"Cc", "Cf", "Cs"}
+    ).strip()
+
+
+def segments(text: str, prompt: str) -> tuple[Segment, ...]:
+    """Return the segments of an answer, in order; none for an empty text.
+
+    Args:
+        text: of the answer.
+        prompt: what it answers; words that stand in it are ``{copy}``.
+    """
+    known = _words_of(prompt)
+    found: list[Segment] = []
+    before, words, copied, last = "", "", True, ""
+    gap = ""  # spaces after a word: inside the slot if another word follows, else before what comes
+
+    def close() -> None:
+        nonlocal before, words, copied
+        found.append(Segment(before, COPY if copied else TEXT, words))
+        before, words, copied = "", "", True
+
+    named = {word for word in _WORD.findall(plain(prompt)) if word[0].isupper()} - {w.capitalize() for w in _COMMON}
+
+    for token in _TOKEN.findall(plain(text)):
+        if token.isspace() and "\n" not in token:
+            gap = " "
+        elif token[0].isalpha():
+            if words and (token in named) != (last in named):
+                close()  # a name that the prompt gave is a slot of its own
+            if words:
+                words += gap
+            else:
+                before += gap
+            words += token
+            copied = copied and (token in known or (not token.isupper() and token.lower() in known))
+            last, gap = token, ""
+        else:
+            if words:
+                close()
+            before += gap
+            gap = ""
+            if token.isdigit():
+                # Digits are numbers unless the prompt has the very same ones.
+                found.append(Segment(before, COPY if token in known else NUMBER, token))
+                before = ""
+            else:
+                before += "\n" if token.isspace() else token.replace("{", "{{").replace("}", "}}")
+    if words:
+        close()
+    if before:
+        found.append(Segment(before, "", ""))
+    return tuple(_joined(found))
+
+
+def _words_of(prompt: str) -> set[str]:
+    """Return the words of a prompt that an answer may copy, as written and in small letters where they are not all big."""
+    words = {part for word in _WORD.findall(plain(prompt)) for part in (word, *word.split("-"))}
+    small = {word.lower() for word in words if not word.isupper()}
+    return {word for word in words | small if word.lower() not in _COMMON}
+
+
+def _joined(parts: list[Segment]) -> list[Segment]:
+    """Return the segments with copied parts of one name as one slot."""
+    joined: list[Segment] = []
+    for part in parts:
+        if (
+            joined
+            and part.slot == COPY == joined[-1].slot
+            and len(part.before) == 1
+            and part.before in _INSIDE_NAMES
+        ):
+            joined[-1] = Segment(joined[-1].before, COPY, joined[-1].words + part.before + part.words)
+        else:
+            joined.append(part)
+    return joined
+
+
+def literal(segment: Segment) -> str | None:
+    """Return the words of a slot that may be told as they are; None where they are too many or look like a person's.
+
+    What has several capitals among small letters, many digits or a very long word is left out before any vote.
+    """
+    words = segment.words
+    if segment.slot != TEXT or len(words) > LONGEST_LITERAL or words.count(" ") >= MOST_WORDS:
+        return None
+    if any(len(word) > 16 or _is_odd(word) for word in words.split(" ")):
+        return None
+    return words
+
+
+def _is_odd(word: str) -> bool:
+    """Say whether a word mixes capitals into small letters as keys and tokens do."""
+    inner = word[1:]
+    return sum(char.isupper() for char in inner) >= 2 and any(char.islower() for char in word)

@@ -1,0 +1,101 @@
+"""From users' texts to a style card: the sum of votes, noise on every key, and what stands above its threshold.
+
+Guarantee: with a reserved ``PartitionSelection`` of the same numbers, the card is the output of that mechanism
+(``privacy.mechanisms.partition_selection``) on users under add-or-remove-one, and of public numbers. The caller has
+reserved it before the texts were read, and ``key`` is secret and used for no other vote.
+
+Each key's noise is a keystream of its own, named by the key, so it does not depend on which other keys there are. Keys
+of public alphabets all get noise, held or not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Final
+
+from personalization.styles.card import MOST_ENTRIES, StyleCard, StyleEntry
+from personalization.styles.edits import StyleEdits
+from personalization.styles.families import PUBLIC, Key, families_for
+from personalization.styles.votes import sum_of
+from privacy.mechanisms.partition_selection import VOTE_UNIT
+from privacy.noise.discrete import discrete_gaussian
+from privacy.noise.keystream import PURPOSE_STYLE, SecretStream
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from personalization.styles.families import Family
+    from personalization.styles.votes import UserTexts
+    from privacy.mechanisms.partition_selection import PartitionSelection
+
+FALSE_KEYS: Final = 0.1  # of public alphabets, expected in one card
+
+
+def discover(
+    users: Sequence[UserTexts],
+    selection: PartitionSelection,
+    key: bytes,
+    *,
+    declared_users: int,
+    voters: int,
+    edits: StyleEdits | None = None,
+) -> StyleCard:
+    """Return the style card of users.
+
+    Args:
+        users: their texts; a private read that ``selection`` pays for.
+        selection: what was reserved.
+        key: 32 secret bytes of this vote alone.
+        declared_users: the policy's public number.
+        voters: about how many users there are, as released by the noisy count.
+        edits: what people struck or fixed; public.
+    """
+    families = families_for(declared_users, selection.noise_multiplier)
+    total = sum_of(users, families)
+    entries: list[StyleEntry] = []
+    for family in families:
+        found = _public(family) if family.public else _voted(family, total)
+        bound = _threshold(family, families, selection)
+        for one in found:
+            value = (total[one] + _noise(one, selection, key)) / VOTE_UNIT
+            if value > bound:
+                entries.append(
+                    StyleEntry(
+                        feature=one.feature,
+                        depth=one.depth,
+                        key=one.shape,
+                        words=one.words,
+                        share=round(min(1.0, value / family.weight / max(1, voters)), 4),
+                        sureness=round((value - bound) / selection.noise_multiplier, 3),
+                    )
+                )
+    # An order that does not come from the data's.
+    entries.sort(key=lambda one: (one.feature.value, one.depth, -one.share, one.key, one.words))
+    card = StyleCard(
+        entries=tuple(entries[:MOST_ENTRIES]),
+        voters=voters,
+        noise_multiplier=selection.noise_multiplier,
+        delta=selection.delta,
+    )
+    return card if edits is None else edits.applied_to(card)
+
+
+def _public(family: Family) -> Iterator[Key]:
+    return (Key(family.feature, family.depth, value) for value in PUBLIC[family.feature])
+
+
+def _voted(family: Family, total: dict[Key, int]) -> list[Key]:
+    return sorted(one for one in total if (one.feature, one.depth) == (family.feature, family.depth))
+
+
+def _threshold(family: Family, families: Sequence[Family], selection: PartitionSelection) -> float:
+    if not family.public:
+        return selection.threshold(family.weight)
+    candidates = sum(len(PUBLIC[one.feature]) for one in families if one.public)
+    return selection.public_threshold(candidates, FALSE_KEYS)
+
+
+def _noise(one: Key, selection: PartitionSelection, key: bytes) -> int:
+    name = f"{one.feature.value}\0{one.depth}\0{one.shape}\0{one.words}".encode()
+    stream = SecretStream(hashlib.blake2b(name, key=key, digest_size=32).digest())
+    return discrete_gaussian(stream, PURPOSE_STYLE, 0, selection.noise_multiplier * VOTE_UNIT)

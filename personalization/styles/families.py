@@ -1,0 +1,239 @@
+"""What a user's vote is about: families of features, their alphabets and their weights.
+
+Keys of openings and closings tell a frame from outside to inside: at depth d, everything up to the d-th slot and the
+punctuation that ends it. *Shapes* leave every slot open; *words* tell the d-th slot's words. A vote's weights are fixed
+by public numbers; their L2 norm is at most 1 (``tests/property/personalization/styles``).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+from personalization.styles.abstraction import NUMBER, TEXT, Segment, literal, plain, segments
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NONE: Final = "none"  # no frame: an answer that begins or ends like any sentence
+LONGEST_KEY: Final = 160
+DEEPEST: Final = 3
+_FREE_WORDS: Final = 9  # a slot that is longer than this before any punctuation is no part of a frame
+
+
+class Feature(StrEnum):
+    """Families of keys; of the first six the alphabet is not public."""
+
+    OPENING = "opening"
+    OPENING_WORDS = "opening_words"
+    CLOSING = "closing"
+    CLOSING_WORDS = "closing_words"
+    PROMPT_TAIL = "prompt_tail"
+    PROMPT_KIND = "prompt_kind"
+    LENGTH = "length"
+    CASING = "casing"
+    STOP = "stop"
+    LINES = "lines"
+
+
+LENGTHS: Final = (3, 6, 10, 15, 25, 40, 70)  # words; each bucket ends at one of them, the last is open
+PUBLIC: Final[dict[Feature, tuple[str, ...]]] = {
+    Feature.LENGTH: tuple(str(bound) for bound in LENGTHS) + ("more",),
+    Feature.CASING: ("lower", "capital", "upper", "other"),
+    Feature.STOP: (".", "!", "?", NONE),
+    Feature.LINES: ("1", "2", "3-5", "6+"),
+    Feature.PROMPT_KIND: ("question", "paths", "lines", "sentence", "title"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """One family at one depth, with the weight of its keys in a vote."""
+
+    feature: Feature
+    depth: int = 1
+    weight: float
+
+    @property
+    def public(self) -> bool:
+        """Whether everybody knows all keys that there can be."""
+        return self.feature in PUBLIC
+
+
+_WEIGHTS: Final[dict[str, tuple[tuple[Feature, int, float], ...]]] = {
+    # Few users for the noise: the first frame alone.
+    "narrow": (
+        (Feature.OPENING, 1, 0.52),
+        (Feature.OPENING_WORDS, 1, 0.62),
+        (Feature.CLOSING, 1, 0.42),
+        (Feature.LENGTH, 1, 0.32),
+        (Feature.CASING, 1, 0.17),
+        (Feature.PROMPT_KIND, 1, 0.17),
+    ),
+    "wide": (
+        (Feature.OPENING, 1, 0.30),
+        (Feature.OPENING, 2, 0.22),
+        (Feature.OPENING, 3, 0.20),
+        (Feature.OPENING_WORDS, 1, 0.40),
+        (Feature.OPENING_WORDS, 2, 0.26),
+        (Feature.OPENING_WORDS, 3, 0.24),
+        (Feature.CLOSING, 1, 0.27),
+        (Feature.CLOSING, 2, 0.22),
+        (Feature.CLOSING, 3, 0.18),
+        (Feature.CLOSING_WORDS, 1, 0.25),
+        (Feature.CLOSING_WORDS, 2, 0.24),
+        (Feature.CLOSING_WORDS, 3, 0.20),
+        (Feature.PROMPT_TAIL, 1, 0.20),
+        (Feature.PROMPT_KIND, 1, 0.13),
+        (Feature.LENGTH, 1, 0.24),
+        (Feature.CASING, 1, 0.14),
+        (Feature.STOP, 1, 0.12),
+        (Feature.LINES, 1, 0.10),
+    ),
+}
+WIDE_FROM: Final = 30.0  # declared users ÷ noise multiplier
+
+
+def families_for(declared_users: int, noise_multiplier: float) -> tuple[Family, ...]:
+    """Return what a vote is about, by public numbers alone: the fewer users for the noise, the fewer questions."""
+    name = "wide" if declared_users / noise_multiplier >= WIDE_FROM else "narrow"
+    return tuple(Family(feature=one, depth=depth, weight=weight) for one, depth, weight in _WEIGHTS[name])
+
+
+def norm_of(families: tuple[Family, ...]) -> float:
+    """Return the L2 norm of the largest vote."""
+    return math.sqrt(sum(family.weight**2 for family in families))
+
+
+@dataclass(frozen=True, order=True)
+class Key:
+    """One thing that users can vote for: how a text opens, say, to some depth."""
+
+    feature: Feature
+    depth: int
+    shape: str  # of a frame, or the public value
+    words: str = ""  # of its innermost slot, for the features that tell words
+
+
+def keys_of(answer: str, prompt: str) -> Iterator[Key]:
+    """Yield the keys of one answer: at most one for each family."""
+    parts = segments(answer, prompt)
+    yield from _frame_keys(list(_heads(parts)), Feature.OPENING, Feature.OPENING_WORDS)
+    yield from _frame_keys(list(_tails(parts)), Feature.CLOSING, Feature.CLOSING_WORDS)
+    tail = prompt_tail(prompt)
+    yield Key(Feature.PROMPT_TAIL, 1, tail if tail else NONE)
+    yield Key(Feature.PROMPT_KIND, 1, prompt_kind(prompt))
+    text = plain(answer)
+    yield Key(Feature.LENGTH, 1, length_bucket(len(text.split())))
+    yield Key(Feature.CASING, 1, casing(body_word(parts)))
+    yield Key(Feature.STOP, 1, text[-1] if text and text[-1] in ".!?" else NONE)
+    lines = text.count("\n") + 1
+    yield Key(Feature.LINES, 1, str(lines) if lines < 3 else "3-5" if lines < 6 else "6+")
+
+
+def _frame_keys(frames: list[tuple[str, str | None]], shape: Feature, words: Feature) -> Iterator[Key]:
+    """Yield the keys of an opening or closing from (shape to a depth, words of the innermost slot)."""
+    frames = [(text, told) for text, told in frames if len(text) <= LONGEST_KEY]
+    if not frames:
+        yield Key(shape, 1, NONE)
+    for depth, (text, told) in enumerate(frames, start=1):
+        yield Key(shape, depth, text)
+        if told is not None:
+            yield Key(words, depth, text, told)
+
+
+def _heads(parts: tuple[Segment, ...]) -> Iterator[tuple[str, str | None]]:
+    """Yield how a text opens to each depth, and the words that end it, from the outside inwards.
+
+    A shape ends with the punctuation after its last slot, or before its first one where the text begins with it.
+    """
+    text, depth = "", 0
+    told: str | None = None
+    for number, part in enumerate(parts):
+        after = parts[number + 1].before if number + 1 < len(parts) else None
+        if part.slot == TEXT and part.words.count(" ") >= _FREE_WORDS:
+            if number == 0 and part.before.strip():
+                yield part.before, None  # markup in front of free text
+            return
+        text += part.before + part.slot
+        told = literal(part) if part.slot == TEXT else told
+        if after is None:
+            return  # the whole text: nothing follows that a frame could hold
+        if not after.strip() or (parts[number + 1].slot == NUMBER and not after[-1:].isspace() and after[0] == "-"):
+            continue  # nothing but space, or a number that belongs to the word
+        depth += 1
+        yield text + after, told
+        told = None
+        if depth == DEEPEST:
+            return
+
+
+def _tails(parts: tuple[Segment, ...]) -> Iterator[tuple[str, str | None]]:
+    """Yield how a text closes to each depth, from the outside inwards."""
+    ended = parts[-1].before if parts and not parts[-1].slot else ""
+    slots = [part for part in parts if part.slot]
+    text, depth = ended, 0
+    told: str | None = None
+    for part in reversed(slots[1:]):  # the first slot belongs to no closing
+        if part.slot == TEXT and part.words.count(" ") >= _FREE_WORDS:
+            if depth == 0 and ended.strip():
+                yield ended, None
+            return
+        text = part.before + part.slot + text
+        told = literal(part) if part.slot == TEXT else told
+        if not part.before.strip():
+            continue
+        depth += 1
+        yield text, told
+        told = None
+        if depth == DEEPEST:
+            return
+
+
+def body_word(parts: tuple[Segment, ...]) -> str:
+    """Return the first word after the first cut; of a text without any, the first word."""
+    slots = [part.words for part in parts if part.slot]
+    if not slots:
+        return ""
+    return slots[1 if len(slots) > 1 else 0]
+
+
+def casing(word: str) -> str:
+    """Return how a word is written."""
+    if not word[:1].isalpha():
+        return "other"
+    if word[0].islower():
+        return "lower"
+    first = word.split(" ")[0]
+    return "upper" if len(first) > 1 and first.isupper() else "capital"
+
+
+def length_bucket(words: int) -> str:
+    """Return the bucket of a number of words."""
+    return next((str(bound) for bound in LENGTHS if words <= bound), "more")
+
+
+def prompt_tail(prompt: str) -> str:
+    """Return the last line of a prompt where it is a short fixed word, such as ``Summary:``; else nothing."""
+    last = plain(prompt).rsplit("\n", 1)
+    if len(last) < 2:  # noqa: PLR2004  # a prompt of one line has no last line of its own
+        return ""
+    tail = last[1].strip()
+    known = len(tail) <= LONGEST_KEY // 4 and tail.count(" ") < 4 and not any(map(str.isdigit, tail))  # noqa: PLR2004
+    return tail if known and tail[:1].isalpha() and not tail[-1:].isalnum() else ""
+
+
+def prompt_kind(prompt: str) -> str:
+    """Return the kind of a prompt by its outward form."""
+    text = plain(prompt)
+    words = text.split()
+    paths = sum("/" in word or ("." in word[1:-1] and word[:1].isalnum()) for word in words)
+    if paths and paths * 2 >= len(words) - 4:
+        return "paths"
+    if "?" in text:
+        return "question"
+    if "\n" in text:
+        return "lines"
+    return "title" if len(words) <= 8 else "sentence"  # noqa: PLR2004  # words of a title

@@ -1,0 +1,154 @@
+"""A style card as a mixture of frames: how answers open and close, with which words, how often. Post-processing.
+
+A frame is read from the outside inwards: at each depth its shape says which punctuation follows, and the words found for
+its innermost slot fill it. Where a slot's words were not found the frame ends: what follows is the answer's content.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from personalization.styles.abstraction import COPY, NUMBER, TEXT
+from personalization.styles.card import SMALLEST_SHARE, is_plain
+from personalization.styles.families import NONE, Feature
+
+if TYPE_CHECKING:
+    from personalization.styles.card import StyleCard, StyleEntry
+
+DOMINANT: Final = 0.5  # of answers that come so far: a frame goes deeper where so many of them do
+_SLOT = re.compile(r"\{t\}|\{copy\}|\{n\}")
+SURELY: Final = 0.85  # shares are noisy: where so many of a shape's answers go deeper, all are taken to
+STYLED: Final = 0.2  # of answers: with less in frames, a tenant has no common style
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """One way of opening or closing an answer.
+
+    Attributes:
+        text: literal words and punctuation with ``{copy}`` and ``{n}`` slots; braces doubled. Empty: no frame.
+        share: of answers, 0 to 1.
+    """
+
+    text: str
+    share: float
+
+
+def openings(card: StyleCard) -> tuple[Frame, ...]:
+    """Return how answers open; shares add up to 1, what opens like any sentence included (the empty frame)."""
+    return _frames(card, Feature.OPENING, Feature.OPENING_WORDS)
+
+
+def closings(card: StyleCard) -> tuple[Frame, ...]:
+    """Return how answers close; shares add up to 1."""
+    return _frames(card, Feature.CLOSING, Feature.CLOSING_WORDS)
+
+
+def is_poor(card: StyleCard) -> bool:
+    """Say whether a card tells too little to make text of: nearly all answers open and close like any sentence."""
+    styled = max(
+        sum(frame.share for frame in frames if frame.text) for frames in (openings(card), closings(card))
+    )
+    return styled < STYLED
+
+
+def _frames(card: StyleCard, shape: Feature, words: Feature) -> tuple[Frame, ...]:
+    found: list[Frame] = []
+    for entry in card.of(shape, 1):
+        if entry.key != NONE:
+            found.extend(_grown(card, entry, words, inner=entry.key, outer="", share=entry.share))
+    kept = [frame for frame in _merged(found) if frame.share >= SMALLEST_SHARE]
+    total = sum(frame.share for frame in kept)
+    if total > 1:
+        kept = [Frame(text=frame.text, share=frame.share / total) for frame in kept]
+    rest = max(0.0, 1.0 - total)
+    return (*kept, Frame(text="", share=rest)) if rest > 0 else tuple(kept)
+
+
+def _grown(
+    card: StyleCard, entry: StyleEntry, words: Feature, *, inner: str, outer: str, share: float
+) -> list[Frame]:
+    """Return the frames that a shape stands for, its slots filled, and those that go deeper from it.
+
+    Args:
+        card: where it was found.
+        entry: the shape to one depth.
+        words: feature of the words in it.
+        inner: what the shape adds to the one that it continues.
+        outer: the frame to the depth before, filled.
+        share: of answers that come so far.
+    """
+    opening = words is Feature.OPENING_WORDS
+    stay: list[Frame] = []
+    if TEXT not in inner:
+        filled = [(inner, share)]
+    else:
+        told = [one for one in card.of(words, entry.depth) if one.key == entry.key]
+        known = sum(one.share for one in told)
+        if not told:
+            return [Frame(text=outer, share=share)]
+        # At the very edge, and where words further inside were found, words that were not found are taken to be like
+        # those that were. Elsewhere they may as well be content, so the frame stops there.
+        at_edge = entry.depth == 1 or _has_words_inside(card, entry, words, opening=opening)
+        all_of_it = known if at_edge else max(known, entry.share)
+        filled = [(_fill(inner, one.words, opening=opening), share * one.share / all_of_it) for one in told]
+        stay.append(Frame(text=outer, share=share * (1 - known / all_of_it)))
+    for text, part in filled:
+        whole = outer + text if opening else text + outer
+        deeper = _deeper(card, entry, opening=opening)
+        if deeper is None:
+            stay.append(Frame(text=whole, share=part))
+            continue
+        further, added = deeper
+        reach = min(1.0, further.share / entry.share / SURELY)
+        stay.append(Frame(text=whole, share=part * (1 - reach)))
+        stay += _grown(card, further, words, inner=added, outer=whole, share=part * reach)
+    return stay
+
+
+def _deeper(card: StyleCard, entry: StyleEntry, *, opening: bool) -> tuple[StyleEntry, str] | None:
+    """Return the commonest shape that continues one, and what it adds, which is a single open slot at most."""
+    for one in card.of(entry.feature, entry.depth + 1):
+        if _continues(one.key, entry.key, opening=opening) and one.share >= DOMINANT * entry.share:
+            added = one.key[len(entry.key) :] if opening else one.key[: len(one.key) - len(entry.key)]
+            if added.count(TEXT) <= 1:
+                return one, added
+    return None
+
+
+def _has_words_inside(card: StyleCard, entry: StyleEntry, words: Feature, *, opening: bool) -> bool:
+    deeper = _deeper(card, entry, opening=opening)
+    if deeper is None:
+        return False
+    told = sum(one.share for one in card.of(words, entry.depth + 1) if one.key == deeper[0].key)
+    return told >= DOMINANT * entry.share
+
+
+def _continues(longer: str, shorter: str, *, opening: bool) -> bool:
+    if len(longer) <= len(shorter):
+        return False
+    return longer.startswith(shorter) if opening else longer.endswith(shorter)
+
+
+def _fill(shape: str, words: str, *, opening: bool) -> str:
+    """Put words into the innermost open slot of a shape; others there stay as their neighbors' words."""
+    escaped = words.replace("{", "{{").replace("}", "}}")
+    at = shape.rfind(TEXT) if opening else shape.find(TEXT)
+    text = shape[:at] + escaped + shape[at + len(TEXT) :]
+    return text.replace(TEXT, COPY)
+
+
+def _merged(frames: list[Frame]) -> list[Frame]:
+    shares: dict[str, float] = {}
+    for frame in frames:
+        if is_plain(frame.text):
+            continue
+        shares[frame.text] = shares.get(frame.text, 0.0) + frame.share
+    return [Frame(text=text, share=share) for text, share in sorted(shares.items(), key=lambda one: (-one[1], one[0]))]
+
+
+def slots_in(text: str) -> list[str]:
+    """Return the slots of a frame, in order."""
+    return [slot for slot in _SLOT.findall(text.replace("{{", "").replace("}}", "")) if slot in {COPY, NUMBER}]

@@ -1,0 +1,131 @@
+"""Synthetic interactions in a tenant's style: public content in the frames of its card. Post-processing, so free.
+
+Every pair is made of the card, public words and a public seed. Prompts take the tenant's own form where the card knows
+it, so that a model ties the style to the tenant's task.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from personalization.styles.abstraction import COPY, NUMBER
+from personalization.styles.contents import content_of
+from personalization.styles.families import LENGTHS, NONE, PUBLIC, Feature, length_bucket
+from personalization.styles.frames import closings, openings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from personalization.styles.card import StyleCard
+    from personalization.styles.contents import PublicContent
+    from personalization.styles.frames import Frame
+
+OTHER_KINDS: Final = 0.15  # of prompts are of kinds that the card does not tell, so that no single form is learned
+MOST_WORDS: Final = 40
+_DIGITS: Final = (2, 3, 4, 4, 5)  # of a made-up number
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyntheticPair:
+    """A made-up prompt and an answer in the tenant's style."""
+
+    prompt: str
+    answer: str
+
+
+def synthetic_pairs(card: StyleCard, *, count: int, seed: int) -> tuple[SyntheticPair, ...]:
+    """Return pairs whose frames, forms and prompts have the card's shares.
+
+    Args:
+        card: a released card.
+        count: how many pairs.
+        seed: public; another one makes other words, numbers and pairs.
+    """
+    rng = random.Random(f"{card.digest()}/{seed}")  # noqa: S311  # public text, no secret
+    heads, tails = openings(card), closings(card)
+    kinds = [(one.key, one.share) for one in card.of(Feature.PROMPT_KIND)]
+    line_ends = [one for one in card.of(Feature.PROMPT_TAIL) if one.key != NONE]
+    pairs = []
+    for _ in range(count):
+        kind = rng.choice(PUBLIC[Feature.PROMPT_KIND]) if not kinds or rng.random() < OTHER_KINDS else _drawn(rng, kinds)
+        content = content_of(kind, rng)
+        prompt = content.prompt
+        if line_ends and rng.random() < sum(one.share for one in line_ends):
+            prompt += "\n" + _drawn(rng, [(one.key, one.share) for one in line_ends])
+        pairs.append(SyntheticPair(prompt=prompt, answer=_answer(card, content, _frame(rng, heads), _frame(rng, tails), rng)))
+    return tuple(pairs)
+
+
+def _answer(card: StyleCard, content: PublicContent, head: str, tail: str, rng: random.Random) -> str:
+    names = list(content.names)
+    joined = _overlap(head, tail)
+    if joined:
+        return _realized(head + tail[joined:], names, rng).strip()
+    opening = _realized(head, names, rng)
+    closing = _realized(tail, names, rng)
+    taken = len((opening + closing).split())
+    body = _cased(_sized(card, content.answer, taken, rng), card, rng)
+    text = opening + body + closing
+    if not tail:
+        stop = _drawn(rng, [(one.key, one.share) for one in card.of(Feature.STOP)] or [(NONE, 1.0)])
+        text += "" if stop == NONE or text.endswith(stop) else stop
+    return text.strip()
+
+
+def _overlap(head: str, tail: str) -> int:
+    """Return how many characters the end of one frame shares with the start of the other; then no content fits between."""
+    for size in range(min(len(head), len(tail)), 1, -1):
+        if head.endswith(tail[:size]) and tail[:size].strip():
+            return size
+    return 0
+
+
+def _sized(card: StyleCard, body: str, taken: int, rng: random.Random) -> str:
+    """Return content that brings an answer of ``taken`` words to a length that the card tells."""
+    lengths = card.of(Feature.LENGTH)
+    if not lengths:
+        return body
+    bucket = _drawn(rng, [(one.key, one.share) for one in lengths])
+    bound = MOST_WORDS if bucket == "more" else int(bucket)
+    lower = next((one for one in reversed(LENGTHS) if one < bound), 0)
+    words = body.split()
+    wanted = max(2, rng.randint(lower + 1, bound) - taken)
+    if len(words) > wanted and length_bucket(len(words) + taken) != bucket:
+        words = words[:wanted]
+    while len(words) < wanted - 2:
+        more = content_of(rng.choice(("paths", "question", "lines", "title")), rng).answer.split()
+        words += [rng.choice(("and", "so that", "because")), *more]
+        words = words[: max(wanted, 3)]
+    while len(words) > 1 and words[-1] in {"a", "an", "the", "in", "for", "and", "of", "that", "so", "because", "up"}:
+        words.pop()
+    return " ".join(words)
+
+
+def _cased(body: str, card: StyleCard, rng: random.Random) -> str:
+    shares = [(one.key, one.share) for one in card.of(Feature.CASING) if one.key in {"lower", "capital"}]
+    if not body or not shares:
+        return body
+    first = body[0]
+    return (first.lower() if _drawn(rng, shares) == "lower" else first.upper()) + body[1:]
+
+
+def _realized(frame: str, names: list[str], rng: random.Random) -> str:
+    """Return a frame with its slots filled: copies from the prompt in turn, numbers made up."""
+    pieces = frame.split(COPY)
+    text = pieces[0]
+    for number, piece in enumerate(pieces[1:]):
+        text += names[min(number, len(names) - 1)] + piece
+    while NUMBER in text:
+        digits = rng.choice(_DIGITS)
+        text = text.replace(NUMBER, str(rng.randint(10 ** (digits - 1), 10**digits - 1)), 1)
+    return text.replace("{{", "{").replace("}}", "}")
+
+
+def _frame(rng: random.Random, frames: Sequence[Frame]) -> str:
+    return _drawn(rng, [(frame.text, frame.share) for frame in frames])
+
+
+def _drawn(rng: random.Random, shares: Sequence[tuple[str, float]]) -> str:
+    return rng.choices([value for value, _ in shares], [max(share, 1e-9) for _, share in shares])[0]

@@ -1,0 +1,72 @@
+"""A user's texts become one vote: whole numbers on a lattice, of L2 norm at most 1, for a bounded number of keys.
+
+Guarantee: the vote depends on that user's texts and public numbers alone; the sum of squares of its numbers is at most
+``UNIT²``; the numbers of a family are at most its weight; and at most ``unknown_keys`` of its keys are of an alphabet
+that is not public. Adding or removing a user changes the sum of votes by that much and no more.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from personalization.styles.families import keys_of
+from privacy.mechanisms.partition_selection import VOTE_UNIT
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from personalization.styles.families import Family, Key
+
+MOST_TEXTS: Final = 4  # of one user, the first ones; more would make more keys
+
+
+@dataclass(frozen=True, kw_only=True)
+class StyleText:
+    """One answer that its user kept, and what it answers."""
+
+    prompt: str
+    final: str
+    shown: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class UserTexts:
+    """The texts of one user, in an order of the user's own."""
+
+    texts: tuple[StyleText, ...] = field(repr=False)
+
+
+def unknown_keys(families: Sequence[Family]) -> int:
+    """Return how many keys of alphabets that are not public one vote holds at most."""
+    return MOST_TEXTS * sum(not family.public for family in families)
+
+
+def vote_of(user: UserTexts, families: Sequence[Family]) -> dict[Key, int]:
+    """Return a user's vote: of each family its weight, shared among the keys of the user's texts, rounded down.
+
+    Shared evenly over texts, the sum of all votes is each key's share of answers times the number of users.
+
+    Args:
+        user: the texts, at most ``MOST_TEXTS`` of which count.
+        families: what is voted on, with weights of an L2 norm of at most 1.
+    """
+    texts = user.texts[:MOST_TEXTS]
+    weights = {(family.feature, family.depth): family.weight for family in families}
+    counts: Counter[Key] = Counter()
+    for text in texts:
+        counts.update(key for key in keys_of(text.final, text.prompt) if (key.feature, key.depth) in weights)
+    return {
+        key: int(weights[key.feature, key.depth] * VOTE_UNIT * count / len(texts))
+        for key, count in counts.items()
+    }
+
+
+def sum_of(users: Sequence[UserTexts], families: Sequence[Family]) -> Counter[Key]:
+    """Return the sum of all votes, in units of ``1 / VOTE_UNIT``; the order of users does not matter."""
+    total: Counter[Key] = Counter()
+    for user in users:
+        for key, value in vote_of(user, families).items():
+            total[key] += value
+    return total
