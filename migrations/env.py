@@ -23,6 +23,7 @@ TABLE_MODULES = (
     "personalization.rounds.tables",
     "personalization.starts.tables",
     "personalization.signals.rows",
+    "personalization.styles.tables",
     "streams.storage.tables",
     "streams.ingest.tables",
     "streams.outbox.tables",

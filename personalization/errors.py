@@ -11,6 +11,9 @@
     │   ├── ArtifactNotFoundError     no artifact with that digest
     │   ├── ArtifactCorruptError      bytes on disk do not match their digest
     │   └── ArtifactFormatError       a file is not safetensors or JSON, or its name is not allowed
+    ├── StyleCardError                a style card or an edit of one is none that can be
+    ├── StyleCardNotFoundError        no version of the line carries a style card
+    ├── StyleEntryNotFoundError       the style card has no such entry
     ├── MetaStartError                released adapters cannot be combined into a start
     ├── WarmStartError                a line cannot begin from public data
     ├── ManifestError                 a manifest cannot be read
@@ -73,9 +76,21 @@ class LeaseLostError(RoundError):
 
 
 class StyleCardError(PersonalizationError):
-    """A style card, or an entry of one, that no vote can give."""
+    """A style card, an entry of one, or an edit of one, that cannot be."""
 
     code = "personalization.style_card.invalid"
+
+
+class StyleCardNotFoundError(PersonalizationError):
+    """No version of the line carries a style card."""
+
+    code = "personalization.style_card.unknown"
+
+
+class StyleEntryNotFoundError(PersonalizationError):
+    """The style card has no such entry, or nothing is decided about it."""
+
+    code = "personalization.style_entry.unknown"
 
 
 class MetaStartError(PersonalizationError):

@@ -111,6 +111,15 @@ def list_versions(
     return session.exec(query).all()
 
 
+def newest_with_style(session: Session, tenant_id: str, domain: str) -> AdapterVersion | None:
+    """Return the newest version of a tenant's line that carries a style card and was not withdrawn, if there is one."""
+    rows = [row for row in list_versions(session, tenant_id=tenant_id) if row.domain == domain]
+    for row in reversed(rows):
+        if row.state != VersionState.WITHDRAWN.value and "style" in json.loads(row.manifest_json):
+            return read_version(row)
+    return None
+
+
 def audits_of(session: Session, tenant_id: str) -> dict[str, dict[str, Any]]:
     """Return what canaries showed of each release of a tenant, by reservation; those without are left out."""
     found = {}

@@ -1,7 +1,7 @@
 """One training round, in the only order of writes that keeps the guarantee under crashes.
 
-    lease  →  plan, freeze, reserve  →  start  →  read, seal, record the draw  →  count, vote  →  train  →  commit, publish
-    (txn)     (txn)                     (txn)     (txn)                           (txn)           (child)   (txn)
+    lease  →  plan, freeze, reserve  →  start  →  read, seal, record draw  →  count, vote  →  train  →  commit, publish
+    (txn)     (txn)                     (txn)     (txn)                       (txn)           (child)   (txn)
 
 Every parenthesis is one committed transaction and checks the lease first. Until ``start`` nothing private
 was read: the reservation may be released and the round taken up again. After ``start`` the charge stays
@@ -55,6 +55,7 @@ from personalization.starts.choosing import (
     open_start,
     start_sources,
 )
+from personalization.styles.decisions import current_edits
 from personalization.training.jobs.job import TenantJob
 from personalization.training.jobs.receipt import public_key_of
 from privacy.accounting.calibration import schedule_of
@@ -81,6 +82,7 @@ if TYPE_CHECKING:
     from personalization.signals.snapshot import SignalSource, TrainingSnapshot
     from personalization.starts.copies import MetaCopies
     from personalization.starts.shop import Shop
+    from personalization.training.jobs.job import PublicPartFacts
     from personalization.training.jobs.receipt import SignedReceipt
     from privacy.keys.keyring import Keyring
     from privacy.ledger import Ledger, Reservation
@@ -186,7 +188,7 @@ class TrainingRounds:
         verdict: Accepted | Rejected,
         receipt: SignedReceipt | None,
         audit: AuditFacts | None = None,
-        public_part: PublicPart | None = None,
+        public_part: PublicPartFacts | None = None,
     ) -> AdapterVersion | Closed:
         """Commit the budget and, in the same transaction, publish the candidate or record why not.
 
@@ -438,7 +440,7 @@ class TrainingRounds:
         return snapshot
 
     def _count(self, prepared: Prepared) -> Prepared | Closed:
-        """Release the charged count of users and their vote on style; too small a cohort ends the round, charge kept."""
+        """Release the charged count of users and their vote on style; too small a cohort ends the round."""
         terms = prepared.terms
         with transaction(self._engine) as session:
             row = rounds.hold_round(session, prepared.lease, self._clock.now())

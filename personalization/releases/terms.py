@@ -91,6 +91,11 @@ class Terms:
         raise RoundTermsError("the terms pay for no cohort count; nothing may be counted for them")
 
     @property
+    def declared_users(self) -> int:
+        """The policy's public number of users, as the plan has it."""
+        return round(self.plan.expected_cohort / self.plan.sample_rate)
+
+    @property
     def style_vote(self) -> PartitionSelection | None:
         """The vote on style that is paid for; None: nobody may look at how answers look."""
         return next((one for one in self.beside if isinstance(one, PartitionSelection)), None)

@@ -19,9 +19,13 @@ MOST_WORDS: Final = 6  # of such a slot
 TEXT, COPY, NUMBER = "{t}", "{copy}", "{n}"
 # Words so common that standing in the prompt too says nothing.
 _COMMON: Final = frozenset(
-    "a an and are as at be by can do for from has have how i in is it me my no not of on or our so that the this to us "
-    "was we what when will with you your".split()
-)
+    {
+        "a", "an", "and", "are", "as", "at", "be", "by", "can", "do", "for", "from", "has", "have",
+        "how", "i", "in", "is", "it", "me", "my", "no", "not", "of", "on", "or", "our", "so",
+        "that", "the", "this", "to", "us", "was", "we", "what", "when", "will", "with", "you",
+        "your",
+    }
+)  # fmt: skip
 _TOKEN = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*|\d+|\s+|.", re.DOTALL)
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*|\d+")
 _INSIDE_NAMES: Final = frozenset("_./-\\")  # join the parts of one copied name, such as a path
@@ -46,6 +50,8 @@ def plain(text: str) -> str:
     """Return a text in one Unicode form, without control characters, bounded in length."""
     if len(text) > 2 * LONGEST_TEXT:
         text = text[:LONGEST_TEXT] + text[-LONGEST_TEXT:]
+    if text.isascii() and text.replace("\n", "").isprintable():
+        return text.strip()  # is in that form already, as most texts are
     text = unicodedata.normalize("NFKC", text).replace("\r\n", "\n")
     return "".join(
         char for char in text if char == "\n" or unicodedata.category(char) not in {"Cc", "Cf", "Cs"}
@@ -69,7 +75,9 @@ def segments(text: str, prompt: str) -> tuple[Segment, ...]:
         found.append(Segment(before, COPY if copied else TEXT, words))
         before, words, copied = "", "", True
 
-    named = {word for word in _WORD.findall(plain(prompt)) if word[0].isupper()} - {w.capitalize() for w in _COMMON}
+    named = {word for word in _WORD.findall(plain(prompt)) if word[0].isupper()} - {
+        w.capitalize() for w in _COMMON
+    }
 
     for token in _TOKEN.findall(plain(text)):
         if token.isspace() and "\n" not in token:
@@ -103,7 +111,7 @@ def segments(text: str, prompt: str) -> tuple[Segment, ...]:
 
 
 def _words_of(prompt: str) -> set[str]:
-    """Return the words of a prompt that an answer may copy, as written and in small letters where they are not all big."""
+    """Return the words that an answer may copy: as written, and in small letters where they are not all big."""
     words = {part for word in _WORD.findall(plain(prompt)) for part in (word, *word.split("-"))}
     small = {word.lower() for word in words if not word.isupper()}
     return {word for word in words | small if word.lower() not in _COMMON}

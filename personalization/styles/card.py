@@ -5,6 +5,7 @@ A card is released: everything in it was paid for. It may hold words that many u
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass
 from typing import Any, Final
@@ -16,6 +17,7 @@ from privacy.canonical import digest_of
 FORMAT: Final = "discreet.style-card.v1"
 MOST_ENTRIES: Final = 96
 SMALLEST_SHARE: Final = 0.05  # of answers; rarer frames are left out of what is made of a card
+HANDLE_LENGTH: Final = 12
 _LONGEST: Final = 2 * LONGEST_KEY
 
 
@@ -42,7 +44,10 @@ class StyleEntry:
     pinned: bool = False
 
     def __post_init__(self) -> None:
-        if not (0 <= self.share <= 1 and math.isfinite(self.sureness) and 1 <= self.depth <= 8):  # noqa: PLR2004
+        kinds = ((self.key, str), (self.words, str), (self.depth, int), (self.pinned, bool))
+        if not all(isinstance(value, kind) for value, kind in kinds):
+            raise StyleCardError("an entry of the style card holds a value of another kind")
+        if not (0 <= self.share <= 1 and math.isfinite(self.sureness) and 1 <= self.depth <= 8):
             raise StyleCardError("an entry of the style card has a share or sureness that no vote gives")
         if len(self.key) > _LONGEST or len(self.words) > _LONGEST:
             raise StyleCardError("an entry of the style card is longer than any that a vote gives")
@@ -51,6 +56,12 @@ class StyleEntry:
     def name(self) -> str:
         """What people call the entry by: feature, depth, shape and words."""
         return "/".join(part for part in (self.feature.value, str(self.depth), self.key, self.words) if part)
+
+    @property
+    def handle(self) -> str:
+        """A short digest of the name, by which people point at the entry and by which a struck one is known."""
+        parts = (self.feature.value, str(self.depth), self.key, self.words)
+        return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:HANDLE_LENGTH]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +73,7 @@ class StyleCard:
         voters: about how many users voted, with noise.
         noise_multiplier: of the vote.
         delta: of the vote: the chance that something of one user's alone is told.
-        removed: names of entries that a person struck.
+        removed: handles of entries that were found and that a person had struck.
     """
 
     entries: tuple[StyleEntry, ...]
@@ -115,18 +126,29 @@ class StyleCard:
             entries = document["entries"]
             if len(entries) > MOST_ENTRIES:
                 raise StyleCardError(f"a style card holds at most {MOST_ENTRIES} entries")
+            removed = document["removed"]
+            if not isinstance(removed, list) or len(removed) > MOST_ENTRIES:
+                raise StyleCardError(f"a style card names at most {MOST_ENTRIES} struck entries, in a list")
+            if (
+                not isinstance(document["voters"], int)
+                or not 0 < float(document["noise_multiplier"]) < math.inf
+            ):
+                raise StyleCardError("a style card tells whole voters, and noise that is above 0 and finite")
             return cls(
                 entries=tuple(StyleEntry(**{**one, "feature": Feature(one["feature"])}) for one in entries),
-                voters=int(document["voters"]),
+                voters=document["voters"],
                 noise_multiplier=float(document["noise_multiplier"]),
                 delta=float(document["delta"]),
-                removed=tuple(str(name) for name in document["removed"]),
+                removed=tuple(str(handle)[:HANDLE_LENGTH] for handle in removed),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StyleCardError("the style card cannot be read; it is damaged") from error
 
 
 def is_plain(shape: str) -> bool:
-    """Say whether a frame's shape is that of any sentence: open slots, spaces and ordinary punctuation alone."""
+    """Say whether a frame's shape is that of any sentence: open slots, spaces and ordinary punctuation alone.
+
+    A dash that a text begins with is the mark of a list.
+    """
     rest = shape.replace("{t}", "")
-    return shape == NONE or not rest.strip(" ,.;'’-!?")
+    return shape == NONE or not (shape.startswith("-") or rest.strip(" ,.;'’-!?"))

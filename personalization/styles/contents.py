@@ -13,22 +13,28 @@ if TYPE_CHECKING:
     import random
 
 _AREAS: Final = (
-    "core api web auth store cache queue parser client server config docs tests tools network storage billing search "
-    "report editor mobile desktop kernel driver schema worker scheduler session gateway metrics export import backup"
-).split()
+    "core", "api", "web", "auth", "store", "cache", "queue", "parser", "client", "server", "config",
+    "docs", "tests", "tools", "network", "storage", "billing", "search", "report", "editor", "mobile",
+    "desktop", "kernel", "driver", "schema", "worker", "scheduler", "session", "gateway", "metrics",
+    "export", "import", "backup",
+)  # fmt: skip
 _THINGS: Final = (
-    "reader writer loader index token buffer handler router filter layout theme table menu dialog button cursor lock "
-    "timer stream socket retry limit plugin registry template snapshot journal profile invoice ticket calendar order"
-).split()
+    "reader", "writer", "loader", "index", "token", "buffer", "handler", "router", "filter", "layout",
+    "theme", "table", "menu", "dialog", "button", "cursor", "lock", "timer", "stream", "socket",
+    "retry", "limit", "plugin", "registry", "template", "snapshot", "journal", "profile", "invoice",
+    "ticket", "calendar", "order",
+)  # fmt: skip
 _ENDINGS: Final = (".py", ".java", ".go", ".ts", ".md", ".js", ".c", ".rs", ".yml", ".scala")
 _NAMES: Final = (
-    "Alma Boris Carla Deniz Elena Farid Greta Hugo Iris Jonas Katja Lars Maya Nils Olga Pavel Rita Stefan Tilda Umar "
-    "Vivian Wanda Xenia Yusuf Zelda Anton Bella Cyrus Doris Edgar"
-).split()
+    "Alma", "Boris", "Carla", "Deniz", "Elena", "Farid", "Greta", "Hugo", "Iris", "Jonas", "Katja",
+    "Lars", "Maya", "Nils", "Olga", "Pavel", "Rita", "Stefan", "Tilda", "Umar", "Vivian", "Wanda",
+    "Xenia", "Yusuf", "Zelda", "Anton", "Bella", "Cyrus", "Doris", "Edgar",
+)  # fmt: skip
 _VERBS: Final = (
-    "add fix remove update improve rename move simplify document test handle avoid allow support clean restore check "
-    "correct speed up split"
-).split(" ")
+    "add", "fix", "remove", "update", "improve", "rename", "move", "simplify", "document", "test",
+    "handle", "avoid", "allow", "support", "clean", "restore", "check", "correct", "speed up",
+    "split",
+)  # fmt: skip
 _OBJECTS: Final = (
     "the default timeout", "a flaky test", "error messages", "missing checks", "the old format", "unused code",
     "empty input", "a race at start", "logging", "the build", "a memory leak", "typos", "the examples",
@@ -91,9 +97,9 @@ def content_of(kind: str, rng: random.Random) -> PublicContent:
     if kind == "title":
         return _title(rng)
     if kind == "question":
-        return _question(rng) if rng.random() < 0.5 else _message(rng, line="")  # noqa: PLR2004  # both are questions
+        return _question(rng) if rng.random() < 0.5 else _message(rng, line="")  # both are questions
     if kind == "lines":
-        return _record(rng) if rng.random() < 0.5 else _message(rng, line="\n")  # noqa: PLR2004  # both have lines
+        return _record(rng) if rng.random() < 0.5 else _message(rng, line="\n")  # both have lines
     return _message(rng, line=" ")
 
 
@@ -104,7 +110,7 @@ def _paths(rng: random.Random) -> PublicContent:
     ending = rng.choice(_ENDINGS)
     paths = [f"{bullet}{folders}/{_cased(rng, thing)}{ending}" for thing in things]
     prompt = "\n".join(paths)
-    if rng.random() < 0.4:  # noqa: PLR2004  # some say what the list is
+    if rng.random() < 0.4:  # some say what the list is
         prompt = rng.choice(("Touched files:\n", "Files:\n", "Files of this change:\n")) + prompt
     return PublicContent(prompt=prompt, answer=_change(rng, things[0]), names=(area, things[0], *things[1:]))
 
@@ -120,13 +126,19 @@ def _message(rng: random.Random, *, line: str) -> PublicContent:
     name, good = rng.choice(_NAMES), rng.choice(_GOODS)
     said = rng.choice(_PROBLEMS).format(good)
     who = rng.choice((f"Customer {name} writes: ", f"{name}: ", f"From {name}: ", f"{name} asks: "))
-    prompt = f"{who}{line.strip(' ')}{said}" if rng.random() < 0.8 else said  # noqa: PLR2004  # some are unsigned
-    return PublicContent(prompt=prompt, answer=rng.choice(_REMEDIES).format(good), names=(name, good))
+    signed = rng.random() < 0.8  # some say no name, and then none can be copied
+    return PublicContent(
+        prompt=f"{who}{line.strip(' ')}{said}" if signed else said,
+        answer=rng.choice(_REMEDIES).format(good),
+        names=(name, good) if signed else (good,),
+    )
 
 
 def _title(rng: random.Random) -> PublicContent:
     thing, area = rng.choice(_THINGS), rng.choice(_AREAS)
-    name = rng.choice((f"{area}{thing}", f"{thing.capitalize()}{area.capitalize()}", f"{area}-{thing}", thing))
+    name = rng.choice(
+        (f"{area}{thing}", f"{thing.capitalize()}{area.capitalize()}", f"{area}-{thing}", thing)
+    )
     head = rng.choice(("Entry: ", "For the list: ", "Name: ", "Add to the list: ", ""))
     return PublicContent(prompt=head + name, answer=rng.choice(_PURPOSES).format(area), names=(name, area))
 
@@ -139,7 +151,9 @@ def _question(rng: random.Random) -> PublicContent:
 
 def _change(rng: random.Random, thing: str) -> str:
     verb, what = rng.choice(_VERBS), rng.choice(_OBJECTS)
-    return rng.choice((f"{verb} {what} in {thing}", f"{verb} {what}", f"{verb} {thing}", f"{what} for {thing}"))
+    return rng.choice(
+        (f"{verb} {what} in {thing}", f"{verb} {what}", f"{verb} {thing}", f"{what} for {thing}")
+    )
 
 
 def _cased(rng: random.Random, thing: str) -> str:

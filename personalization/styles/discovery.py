@@ -13,10 +13,10 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Final
 
+from personalization.errors import StyleCardError
 from personalization.styles.card import MOST_ENTRIES, StyleCard, StyleEntry
-from personalization.styles.edits import StyleEdits
-from personalization.styles.families import PUBLIC, Key, families_for
-from personalization.styles.votes import sum_of
+from personalization.styles.families import PUBLIC, Key, families_for, norm_of
+from personalization.styles.votes import sum_of, unknown_keys
 from privacy.mechanisms.partition_selection import VOTE_UNIT
 from privacy.noise.discrete import discrete_gaussian
 from privacy.noise.keystream import PURPOSE_STYLE, SecretStream
@@ -24,6 +24,7 @@ from privacy.noise.keystream import PURPOSE_STYLE, SecretStream
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from personalization.styles.edits import StyleEdits
     from personalization.styles.families import Family
     from personalization.styles.votes import UserTexts
     from privacy.mechanisms.partition_selection import PartitionSelection
@@ -49,8 +50,13 @@ def discover(
         declared_users: the policy's public number.
         voters: about how many users there are, as released by the noisy count.
         edits: what people struck or fixed; public.
+
+    Raises:
+        StyleCardError: users could put more keys or more weight into a vote than was reserved.
     """
     families = families_for(declared_users, selection.noise_multiplier)
+    if unknown_keys(families) > selection.unknown_keys or norm_of(families) > 1:
+        raise StyleCardError("the vote on style holds more keys, or weighs more, than was reserved")
     total = sum_of(users, families)
     entries: list[StyleEntry] = []
     for family in families:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from personalization.styles.abstraction import NUMBER, TEXT, Segment, literal, plain, segments
 
@@ -40,7 +40,7 @@ class Feature(StrEnum):
 
 LENGTHS: Final = (3, 6, 10, 15, 25, 40, 70)  # words; each bucket ends at one of them, the last is open
 PUBLIC: Final[dict[Feature, tuple[str, ...]]] = {
-    Feature.LENGTH: tuple(str(bound) for bound in LENGTHS) + ("more",),
+    Feature.LENGTH: (*map(str, LENGTHS), "more"),
     Feature.CASING: ("lower", "capital", "upper", "other"),
     Feature.STOP: (".", "!", "?", NONE),
     Feature.LINES: ("1", "2", "3-5", "6+"),
@@ -107,8 +107,7 @@ def norm_of(families: tuple[Family, ...]) -> float:
     return math.sqrt(sum(family.weight**2 for family in families))
 
 
-@dataclass(frozen=True, order=True)
-class Key:
+class Key(NamedTuple):
     """One thing that users can vote for: how a text opens, say, to some depth."""
 
     feature: Feature
@@ -123,7 +122,7 @@ def keys_of(answer: str, prompt: str) -> Iterator[Key]:
     yield from _frame_keys(list(_heads(parts)), Feature.OPENING, Feature.OPENING_WORDS)
     yield from _frame_keys(list(_tails(parts)), Feature.CLOSING, Feature.CLOSING_WORDS)
     tail = prompt_tail(prompt)
-    yield Key(Feature.PROMPT_TAIL, 1, tail if tail else NONE)
+    yield Key(Feature.PROMPT_TAIL, 1, tail or NONE)
     yield Key(Feature.PROMPT_KIND, 1, prompt_kind(prompt))
     text = plain(answer)
     yield Key(Feature.LENGTH, 1, length_bucket(len(text.split())))
@@ -161,7 +160,9 @@ def _heads(parts: tuple[Segment, ...]) -> Iterator[tuple[str, str | None]]:
         told = literal(part) if part.slot == TEXT else told
         if after is None:
             return  # the whole text: nothing follows that a frame could hold
-        if not after.strip() or (parts[number + 1].slot == NUMBER and not after[-1:].isspace() and after[0] == "-"):
+        if not after.strip() or (
+            parts[number + 1].slot == NUMBER and not after[-1:].isspace() and after[0] == "-"
+        ):
             continue  # nothing but space, or a number that belongs to the word
         depth += 1
         yield text + after, told
@@ -206,7 +207,7 @@ def casing(word: str) -> str:
         return "other"
     if word[0].islower():
         return "lower"
-    first = word.split(" ")[0]
+    first = word.split(" ", maxsplit=1)[0]
     return "upper" if len(first) > 1 and first.isupper() else "capital"
 
 
@@ -218,10 +219,10 @@ def length_bucket(words: int) -> str:
 def prompt_tail(prompt: str) -> str:
     """Return the last line of a prompt where it is a short fixed word, such as ``Summary:``; else nothing."""
     last = plain(prompt).rsplit("\n", 1)
-    if len(last) < 2:  # noqa: PLR2004  # a prompt of one line has no last line of its own
+    if len(last) < 2:  # a prompt of one line has no last line of its own
         return ""
     tail = last[1].strip()
-    known = len(tail) <= LONGEST_KEY // 4 and tail.count(" ") < 4 and not any(map(str.isdigit, tail))  # noqa: PLR2004
+    known = len(tail) <= LONGEST_KEY // 4 and tail.count(" ") < 4 and not any(map(str.isdigit, tail))
     return tail if known and tail[:1].isalpha() and not tail[-1:].isalnum() else ""
 
 
@@ -236,4 +237,4 @@ def prompt_kind(prompt: str) -> str:
         return "question"
     if "\n" in text:
         return "lines"
-    return "title" if len(words) <= 8 else "sentence"  # noqa: PLR2004  # words of a title
+    return "title" if len(words) <= 8 else "sentence"  # words of a title

@@ -1,16 +1,15 @@
 """A style card as a mixture of frames: how answers open and close, with which words, how often. Post-processing.
 
-A frame is read from the outside inwards: at each depth its shape says which punctuation follows, and the words found for
-its innermost slot fill it. Where a slot's words were not found the frame ends: what follows is the answer's content.
+A frame is read from the outside inwards: at each depth its shape says which punctuation follows, and the words found
+for its innermost slot fill it. Where a slot's words were not found the frame ends, and the answer's content follows.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from personalization.styles.abstraction import COPY, NUMBER, TEXT
+from personalization.styles.abstraction import COPY, TEXT
 from personalization.styles.card import SMALLEST_SHARE, is_plain
 from personalization.styles.families import NONE, Feature
 
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from personalization.styles.card import StyleCard, StyleEntry
 
 DOMINANT: Final = 0.5  # of answers that come so far: a frame goes deeper where so many of them do
-_SLOT = re.compile(r"\{t\}|\{copy\}|\{n\}")
 SURELY: Final = 0.85  # shares are noisy: where so many of a shape's answers go deeper, all are taken to
 STYLED: Final = 0.2  # of answers: with less in frames, a tenant has no common style
 
@@ -136,8 +134,7 @@ def _fill(shape: str, words: str, *, opening: bool) -> str:
     """Put words into the innermost open slot of a shape; others there stay as their neighbors' words."""
     escaped = words.replace("{", "{{").replace("}", "}}")
     at = shape.rfind(TEXT) if opening else shape.find(TEXT)
-    text = shape[:at] + escaped + shape[at + len(TEXT) :]
-    return text.replace(TEXT, COPY)
+    return shape[:at].replace(TEXT, COPY) + escaped + shape[at + len(TEXT) :].replace(TEXT, COPY)
 
 
 def _merged(frames: list[Frame]) -> list[Frame]:
@@ -146,9 +143,7 @@ def _merged(frames: list[Frame]) -> list[Frame]:
         if is_plain(frame.text):
             continue
         shares[frame.text] = shares.get(frame.text, 0.0) + frame.share
-    return [Frame(text=text, share=share) for text, share in sorted(shares.items(), key=lambda one: (-one[1], one[0]))]
-
-
-def slots_in(text: str) -> list[str]:
-    """Return the slots of a frame, in order."""
-    return [slot for slot in _SLOT.findall(text.replace("{{", "").replace("}}", "")) if slot in {COPY, NUMBER}]
+    return [
+        Frame(text=text, share=share)
+        for text, share in sorted(shares.items(), key=lambda one: (-one[1], one[0]))
+    ]

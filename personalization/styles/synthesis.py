@@ -10,10 +10,11 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from personalization.styles.abstraction import COPY, NUMBER
+from personalization.styles.abstraction import COPY
 from personalization.styles.contents import content_of
 from personalization.styles.families import LENGTHS, NONE, PUBLIC, Feature, length_bucket
 from personalization.styles.frames import closings, openings
+from personalization.styles.slots import filled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
     from personalization.styles.contents import PublicContent
     from personalization.styles.frames import Frame
 
-OTHER_KINDS: Final = 0.15  # of prompts are of kinds that the card does not tell, so that no single form is learned
+OTHER_KINDS: Final = (
+    0.15  # of prompts are of kinds that the card does not tell, so that no single form is learned
+)
 MOST_WORDS: Final = 40
 _DIGITS: Final = (2, 3, 4, 4, 5)  # of a made-up number
 
@@ -49,12 +52,20 @@ def synthetic_pairs(card: StyleCard, *, count: int, seed: int) -> tuple[Syntheti
     line_ends = [one for one in card.of(Feature.PROMPT_TAIL) if one.key != NONE]
     pairs = []
     for _ in range(count):
-        kind = rng.choice(PUBLIC[Feature.PROMPT_KIND]) if not kinds or rng.random() < OTHER_KINDS else _drawn(rng, kinds)
+        kind = (
+            rng.choice(PUBLIC[Feature.PROMPT_KIND])
+            if not kinds or rng.random() < OTHER_KINDS
+            else _drawn(rng, kinds)
+        )
         content = content_of(kind, rng)
         prompt = content.prompt
         if line_ends and rng.random() < sum(one.share for one in line_ends):
             prompt += "\n" + _drawn(rng, [(one.key, one.share) for one in line_ends])
-        pairs.append(SyntheticPair(prompt=prompt, answer=_answer(card, content, _frame(rng, heads), _frame(rng, tails), rng)))
+        pairs.append(
+            SyntheticPair(
+                prompt=prompt, answer=_answer(card, content, _frame(rng, heads), _frame(rng, tails), rng)
+            )
+        )
     return tuple(pairs)
 
 
@@ -75,7 +86,7 @@ def _answer(card: StyleCard, content: PublicContent, head: str, tail: str, rng: 
 
 
 def _overlap(head: str, tail: str) -> int:
-    """Return how many characters the end of one frame shares with the start of the other; then no content fits between."""
+    """Return how many characters the end of one frame shares with the start of the other; nothing fits between."""
     for size in range(min(len(head), len(tail)), 1, -1):
         if head.endswith(tail[:size]) and tail[:size].strip():
             return size
@@ -98,7 +109,19 @@ def _sized(card: StyleCard, body: str, taken: int, rng: random.Random) -> str:
         more = content_of(rng.choice(("paths", "question", "lines", "title")), rng).answer.split()
         words += [rng.choice(("and", "so that", "because")), *more]
         words = words[: max(wanted, 3)]
-    while len(words) > 1 and words[-1] in {"a", "an", "the", "in", "for", "and", "of", "that", "so", "because", "up"}:
+    while len(words) > 1 and words[-1] in {
+        "a",
+        "an",
+        "the",
+        "in",
+        "for",
+        "and",
+        "of",
+        "that",
+        "so",
+        "because",
+        "up",
+    }:
         words.pop()
     return " ".join(words)
 
@@ -113,14 +136,15 @@ def _cased(body: str, card: StyleCard, rng: random.Random) -> str:
 
 def _realized(frame: str, names: list[str], rng: random.Random) -> str:
     """Return a frame with its slots filled: copies from the prompt in turn, numbers made up."""
-    pieces = frame.split(COPY)
-    text = pieces[0]
-    for number, piece in enumerate(pieces[1:]):
-        text += names[min(number, len(names) - 1)] + piece
-    while NUMBER in text:
+    copies = iter(names)
+
+    def filling(slot: str) -> str:
+        if slot == COPY:
+            return next(copies, names[-1])
         digits = rng.choice(_DIGITS)
-        text = text.replace(NUMBER, str(rng.randint(10 ** (digits - 1), 10**digits - 1)), 1)
-    return text.replace("{{", "{").replace("}}", "}")
+        return str(rng.randint(10 ** (digits - 1), 10**digits - 1))
+
+    return filled(frame, filling)
 
 
 def _frame(rng: random.Random, frames: Sequence[Frame]) -> str:

@@ -54,9 +54,7 @@ STYLE_SHARE: Final = 0.6
 OPENING_WEIGHT: Final = 0.6
 FOUND_SHARE: Final = 0.08
 FOUND_QUANTILE: Final = 1.2816  # ...nine times out of ten
-LARGEST_FOUND_SHARE: Final = (
-    0.5  # where it takes more than this share of the users, a vote is not worth its price
-)
+LARGEST_FOUND_SHARE: Final = 0.5  # of the users; where it takes more, a vote is not worth its price
 UNKNOWN_KEYS: Final = 64  # of one user, outside public alphabets, over all families and texts
 SMALLEST_VOTE_NOISE: Final = 0.1
 LARGEST_VOTE_NOISE: Final = 1000.0

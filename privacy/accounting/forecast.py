@@ -104,14 +104,24 @@ class Outlook:
         return {"signal" if name == "clarity" else name: value for name, value in document.items()}
 
 
-def releases_that_fit(opened: PrivacyFilter, spent: RdpCurve, release: RdpCurve) -> int:
-    """Return how many more releases of this cost a filter admits."""
+def releases_that_fit(
+    opened: PrivacyFilter, spent: RdpCurve, release: RdpCurve, *, all_vote: bool = True
+) -> int:
+    """Return how many more releases of this cost a filter admits.
+
+    Args:
+        opened: the filter.
+        spent: what is charged to it.
+        release: what each costs.
+        all_vote: whether each charges its vote. Otherwise those that find too little δ left go without one, as
+            ``privacy.ledger.spending.within_accounts`` has it, which costs less than is counted here.
+    """
     selections = opened.selection_budget - spent.delta
     if selections < 0:
         return 0
     rooms = ((opened.budget(order) - spent.at(order)) // release.at(order) for order in opened.orders)
     room = max(0, *rooms)
-    if release.delta:
+    if all_vote and release.delta:
         room = min(room, selections // release.delta)
     return min(MOST_RELEASES, room)
 
@@ -125,18 +135,19 @@ def outlook(
     rule: ClarityRule,
     now: datetime,
     settings: AccountSettings | None = None,
+    all_vote: bool = True,
 ) -> Outlook:
     """Return what a policy's recipe with this noise can still do after what was spent.
 
     Open accounts keep their caps and orders, narrowed to the policy's caps; accounts of later periods are
-    opened with the policy's caps.
+    opened with the policy's caps. ``all_vote`` is that of ``releases_that_fit``.
     """
     schedule = schedule_of(policy, settings)
     release = release_curve(schedule, noise_multiplier)
     lifetime, period, fresh = _filters(schedule, spent, release)
-    left_now = releases_that_fit(period, spent.period_curve, release)
-    per_period = releases_that_fit(fresh, RdpCurve.zero(), release)
-    left_ever = releases_that_fit(lifetime, spent.lifetime_curve, release)
+    left_now = releases_that_fit(period, spent.period_curve, release, all_vote=all_vote)
+    per_period = releases_that_fit(fresh, RdpCurve.zero(), release, all_vote=all_vote)
+    left_ever = releases_that_fit(lifetime, spent.lifetime_curve, release, all_vote=all_vote)
     left, exhausted_at = _along_the_schedule(policy, now, left_now, per_period, left_ever)
     expected = clarity(
         users=policy.declared_users,
@@ -167,6 +178,8 @@ def noise_for(
 ) -> float:
     """Return the smallest noise multiplier with which so many *more* releases fit into what is left.
 
+    Beyond what the policy plans, and shares δ among, they go without a vote.
+
     Raises:
         CalibrationError: the policy cannot be calibrated at all, or no multiplier in range is enough.
     """
@@ -179,9 +192,9 @@ def noise_for(
         release = release_curve(schedule, noise_multiplier)
         lifetime, period, fresh = _filters(schedule, spent, release)
         return (
-            releases_that_fit(lifetime, spent.lifetime_curve, release) >= releases
-            and releases_that_fit(fresh, RdpCurve.zero(), release) >= releases_per_period
-            and releases_that_fit(period, spent.period_curve, release) >= 1
+            releases_that_fit(lifetime, spent.lifetime_curve, release, all_vote=False) >= releases
+            and releases_that_fit(fresh, RdpCurve.zero(), release, all_vote=False) >= releases_per_period
+            and releases_that_fit(period, spent.period_curve, release, all_vote=False) >= 1
         )
 
     noise = least_noise(enough)

@@ -119,7 +119,7 @@ def budget_plan(
         except CalibrationError as error:
             rows.append((name, str(error)))
         else:
-            rows.append(outlook(name, policy, noise, spent=spent, rule=rule, now=now))
+            rows.append(outlook(name, policy, noise, spent=spent, rule=rule, now=now, all_vote=False))
     return [*rows, *what_if(policy, spent=spent, rule=rule, now=now)]
 
 

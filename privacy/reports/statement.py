@@ -4,6 +4,8 @@ It says what is promised (the caps that the filters enforce, valid however param
 releases), what was spent so far (at the best order, labelled), by which mechanisms and parameters, under
 which assumptions, and what is not covered. ``privacy.reports.registry_record`` turns it into a record for the
 public registry of deployments.
+
+Longer than 400 lines, because the facts, the words for them and what they leave out are read together.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from personalization.quality.conventions import Conventions
 from streams.demo.report import Example
 
 if TYPE_CHECKING:
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
     from streams.demo.serving_client import ServingClient
 
 TURNS_PER_USER = 2  # of a held-out user's turns, the first ones
-EXAMPLE_TOKENS = 28
+ANSWER_TOKENS = 28
+MOST_PROMPTS = 24  # of a tenant's unseen users that are answered in full
+SHOWN = 2  # answers of each tenant that are shown, the first ones
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +28,23 @@ class Judgement:
     users: int
     nll_base: float
     nll_adapter: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Likeness:
+    """How many answers open or close as the tenant's people do, by conventions that the unseen users' own texts show.
+
+    Attributes:
+        prompts: prompts of unseen users that were answered.
+        base: answers of the base model that follow a convention.
+        adapter: the same with the adapter.
+        examples: the first answers, side by side.
+    """
+
+    prompts: int
+    base: int
+    adapter: int
+    examples: tuple[Example, ...]
 
 
 def judge(
@@ -43,15 +63,33 @@ def judge(
     return Judgement(users=len(users), nll_base=base, nll_adapter=adapter)
 
 
-def example(scenario: TenantScenario, served_name: str, client: ServingClient) -> Example:
-    """Return one held-out prompt with what the base, the adapter and the user wrote."""
-    prompt, written = scenario.heldout_examples()[0][0]
-    return Example(
-        tenant=scenario.tenant,
-        prompt=prompt,
-        written=written,
-        base=client.answer(prompt, None, max_new_tokens=EXAMPLE_TOKENS),
-        adapter=client.answer(prompt, served_name, max_new_tokens=EXAMPLE_TOKENS),
+def likeness(
+    scenario: TenantScenario, served_name: str, client: ServingClient, *, on_progress: Callable[[], None]
+) -> Likeness:
+    """Answer prompts of unseen users with and without the adapter, and count who opens or closes as they do."""
+    pairs = [pair for user in scenario.heldout_examples() for pair in user]
+    asked = pairs[:MOST_PROMPTS]
+    ends = [Conventions.of(pairs), Conventions.of(pairs, backward=True)]
+    prompts = [prompt for prompt, _ in asked]
+    answers = []
+    for model in (None, served_name):
+        answers.append(client.answers(prompts, model, max_new_tokens=ANSWER_TOKENS))
+        on_progress()
+    followed = [
+        sum(
+            any(end.name(answer, prompt) for end in ends)
+            for prompt, answer in zip(prompts, given, strict=True)
+        )
+        for given in answers
+    ]
+    return Likeness(
+        prompts=len(prompts),
+        base=followed[0],
+        adapter=followed[1],
+        examples=tuple(
+            Example(tenant=scenario.tenant, prompt=prompt, written=written, base=base, adapter=adapted)
+            for (prompt, written), base, adapted in list(zip(asked, *answers, strict=True))[:SHOWN]
+        ),
     )
 
 

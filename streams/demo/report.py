@@ -29,6 +29,10 @@ class TenantFacts:
         target_epsilon: what the policy allows.
         nll_base: mean loss per token of the base model, over held-out users.
         nll_adapter: the same with the tenant's adapter.
+        prompts: prompts of unseen users that were answered in full.
+        styled_base: answers of the base model that open or close as the tenant's people do.
+        styled_adapter: the same with the tenant's adapter.
+        style: what the style card says, in sentences.
         ledger_state: state of the last reservation.
         outcome: one public sentence on the last round.
     """
@@ -42,6 +46,10 @@ class TenantFacts:
     delta: float
     nll_base: float | None
     nll_adapter: float | None
+    prompts: int
+    styled_base: int
+    styled_adapter: int
+    style: tuple[str, ...]
     adapter_version: int | None
     served_name: str | None
     ledger_state: str
@@ -101,9 +109,14 @@ def show(report: DemoReport, console: Console) -> None:
         "dead-lettered (on purpose: no consent, unknown tenant, not JSON, too large).",
         highlight=False,
     )
-    for example in report.examples:
+    for tenant in report.tenants:
         console.print()
-        console.print(_example_table(example))
+        console.print(Text(f"{tenant.tenant}: what its users' vote says of its answers", style="bold"))
+        for sentence in tenant.style or ("No style was found.",):
+            console.print(Text(f"  {sentence}"))
+        for example in report.examples:
+            if example.tenant == tenant.tenant:
+                console.print(_example_table(example))
     console.print()
     console.print(
         "Loss is the mean surprise per token (nats) on users that training never saw: lower is better. "
@@ -122,7 +135,8 @@ def _tenant_table(report: DemoReport) -> Table:
     table = Table(
         title="What each tenant got, and what it cost",
         title_justify="left",
-        caption=f"ε is for one user over all releases, at δ = {deltas}; unseen users were never published.",
+        caption=f"ε is for one user over all releases, at δ = {deltas}; unseen users were never published.\n"
+        "* Answers to unseen users' prompts that open or close as those users do: base → adapter.",
         caption_justify="left",
         box=SIMPLE_HEAD,
         pad_edge=False,
@@ -136,6 +150,7 @@ def _tenant_table(report: DemoReport) -> Table:
         "unseen\nusers",
         "loss\nbefore",
         "loss\nafter",
+        "like the\ntenant*",
     ):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("adapter", overflow="fold")
@@ -150,6 +165,7 @@ def _tenant_table(report: DemoReport) -> Table:
             str(tenant.heldout_users),
             _loss(before),
             Text(_loss(after), style="bold green" if improved else ""),
+            f"{tenant.styled_base} → {tenant.styled_adapter}\nof {tenant.prompts}",
             tenant.served_name or f"none: {tenant.outcome}",
         )
     return table

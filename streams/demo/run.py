@@ -7,6 +7,7 @@ rounds) and the reader (it measures).
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,8 @@ from typing import TYPE_CHECKING
 
 from personalization.registry import queries as registry
 from personalization.rounds.queries import open_round
+from personalization.styles.card import StyleCard
+from personalization.styles.wording import sentences
 from personalization.training.base.directory import BUNDLED, resolve_base
 from privacy.keys.keyring import Keyring
 from privacy.ledger import Ledger
@@ -29,7 +32,7 @@ from streams.broker.embedded import EmbeddedBroker
 from streams.demo.companies import COMPANIES, make_company
 from streams.demo.display import Stages
 from streams.demo.environment import DemoEnvironment, free_port, model_cache, new_secrets
-from streams.demo.judging import example, judge
+from streams.demo.judging import judge, likeness
 from streams.demo.observing import (
     IngestObserver,
     consents_recorded,
@@ -52,9 +55,10 @@ if TYPE_CHECKING:
     from rich.console import Console
     from sqlalchemy.engine import Engine
 
+    from personalization.registry.tables import AdapterVersionRow
     from personalization.rounds.tables import RoundRow
     from streams.demo.display import Stage
-    from streams.demo.judging import Judgement
+    from streams.demo.judging import Judgement, Likeness
     from streams.demo.publishing import Published
     from streams.demo.scenario import TenantScenario
 
@@ -63,7 +67,6 @@ PARTITIONS = 3  # one machine needs no more
 INGEST_SECONDS = 180.0
 ROUND_SECONDS = 600.0
 SERVE_SECONDS = 120.0
-EXAMPLES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -326,23 +329,30 @@ class _Demo:
 
             def advance() -> None:
                 steps[0] += 1
-                stage.update(steps[0], 2 * len(self._scenarios) + len(names))
+                stage.update(steps[0], 2 * len(self._scenarios) + 2 * len(names))
 
             for scenario in self._scenarios:
                 name = names.get(scenario.tenant)
                 judged = judge(scenario, name, self._serving, on_progress=advance)
+                like = None
+                if name is not None:
+                    like = likeness(scenario, name, self._serving, on_progress=advance)
+                    examples.extend(like.examples)
                 facts.append(
-                    self._facts(scenario, last[scenario.tenant], signals[scenario.tenant], judged, name)
+                    self._facts(scenario, last[scenario.tenant], signals[scenario.tenant], judged, like, name)
                 )
-                if name is not None and len(examples) < EXAMPLES:
-                    examples.append(example(scenario, name, self._serving))
-                    advance()
         return DemoReport(
             tenants=tuple(facts), events=events, seconds=self._stages.seconds, examples=tuple(examples)
         )
 
     def _facts(
-        self, scenario: TenantScenario, row: RoundRow, signals: int, judged: Judgement, name: str | None
+        self,
+        scenario: TenantScenario,
+        row: RoundRow,
+        signals: int,
+        judged: Judgement,
+        like: Likeness | None,
+        name: str | None,
     ) -> TenantFacts:
         ledger = Ledger()
         with transaction(self._engine) as session:
@@ -351,7 +361,7 @@ class _Demo:
             state = "none"
             if row.reservation_id is not None:
                 state = ledger.reservation(session, row.reservation_id).state.value
-            version = None if name is None else registry.find_version(session, name).version
+            version = None if name is None else registry.find_version(session, name)
         assert policy is not None  # the demonstration itself set it
         return TenantFacts(
             tenant=scenario.tenant,
@@ -363,7 +373,11 @@ class _Demo:
             delta=policy.policy.lifetime_delta,
             nll_base=judged.nll_base,
             nll_adapter=judged.nll_adapter,
-            adapter_version=version,
+            prompts=0 if like is None else like.prompts,
+            styled_base=0 if like is None else like.base,
+            styled_adapter=0 if like is None else like.adapter,
+            style=_style_of(version),
+            adapter_version=None if version is None else version.version,
             served_name=name,
             ledger_state=state,
             outcome=row.outcome or "",
@@ -384,3 +398,9 @@ class _Demo:
                     "FOLDER and read FOLDER/logs"
                 )
             time.sleep(POLL_SECONDS)
+
+
+def _style_of(version: AdapterVersionRow | None) -> tuple[str, ...]:
+    """Return what a version's style card says, in sentences; nothing where it has none."""
+    style = None if version is None else json.loads(version.manifest_json).get("style")
+    return () if style is None else tuple(sentences(StyleCard.from_document(style["card"])))

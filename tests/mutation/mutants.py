@@ -43,6 +43,7 @@ DISCRETE: Final = "privacy/noise/discrete.py"
 LATTICE: Final = "privacy/noise/lattice.py"
 SAMPLED: Final = "privacy/mechanisms/sampled_gaussian.py"
 ROUNDING: Final = "privacy/mechanisms/rounding.py"
+PARTITION: Final = "privacy/mechanisms/partition_selection.py"
 SELECTION: Final = "privacy/mechanisms/selection.py"
 COMPOSITION: Final = "privacy/accounting/composition.py"
 FILTERS: Final = "privacy/accounting/filters.py"
@@ -74,6 +75,10 @@ T_DISCRETE: Final = "tests/unit/privacy/noise/test_discrete.py"
 T_LATTICE: Final = "tests/unit/privacy/noise/test_lattice.py"
 T_COMPOSITION: Final = "tests/unit/privacy/accounting/test_composition.py"
 T_FILTERS: Final = "tests/unit/privacy/accounting/test_filters.py"
+T_SELECTION_DELTA: Final = "tests/property/privacy/accounting/test_selection_delta.py"
+T_PARTITION: Final = "tests/unit/privacy/mechanisms/test_partition_selection.py"
+T_PARTITION_RUNS: Final = "tests/privacy_claims/privacy/mechanisms/test_partition_selection.py"
+T_SPENDING: Final = "tests/integration/privacy/ledger/test_spending.py"
 T_SERVICE: Final = "tests/integration/privacy/ledger/test_service.py"
 T_CRASHES: Final = "tests/integration/personalization/releases/test_crashes.py"
 T_PROTOCOL: Final = "tests/integration/personalization/releases/test_protocol.py"
@@ -401,10 +406,66 @@ PRICE: Final = (
     Mutant(
         name="filter-without-the-union-bound",
         file=FILTERS,
-        old="budget_at(self.epsilon, self.delta / len(self.orders), order)",
-        new="budget_at(self.epsilon, self.delta, order)",
+        old="budget_at(self.epsilon, delta / len(self.orders), order)",
+        new="budget_at(self.epsilon, delta, order)",
         why="the best of many orders is taken at the δ of one",
         tests=(f"{T_COMPOSITION}::test_how_many_releases_each_rule_admits", T_FILTERS),
+    ),
+    Mutant(
+        name="filter-forgets-the-delta-of-selections",
+        file=FILTERS,
+        old="if total.delta > self.selection_budget:",
+        new="if total.delta < 0:",
+        why="votes on unknown keys go on past the δ that is kept for them",
+        tests=(T_SELECTION_DELTA, T_SPENDING),
+    ),
+    Mutant(
+        name="selections-and-conversion-share-a-delta",
+        file=FILTERS,
+        old="delta = conversion_delta(self.delta, self.selection_share)\n        return",
+        new="delta = self.delta\n        return",
+        why="δ is promised once and used for both",
+        tests=(T_SELECTION_DELTA,),
+    ),
+    Mutant(
+        name="vote-without-its-delta",
+        file=COMPOSITION,
+        old="delta_units(mechanism.selection_delta))",
+        new="delta_units(0.0))",
+        why="that a user's own key may come out is not charged",
+        tests=(T_COMPOSITION, T_SPENDING),
+    ),
+    Mutant(
+        name="epsilon-at-all-of-delta",
+        file=COMPOSITION,
+        old="left = delta_left(curve, delta)",
+        new="left = delta",
+        why="what selections took of δ is reported as if it were still there",
+        tests=(T_SELECTION_DELTA,),
+    ),
+    Mutant(
+        name="threshold-of-one-key",
+        file=PARTITION,
+        old="math.log1p(-self.delta) / self.unknown_keys)",
+        new="math.log1p(-self.delta))",
+        why="each of a user's own keys comes out with all of δ",
+        tests=(T_PARTITION,),
+    ),
+    Mutant(
+        name="threshold-without-the-weight",
+        file=PARTITION,
+        old="math.ceil(math.ldexp(weight, VOTE_BITS)) + math.ceil(reach) + 1",
+        new="math.ceil(reach) + 1",
+        why="a user's own vote carries its key over the threshold",
+        tests=(T_PARTITION, T_PARTITION_RUNS),
+    ),
+    Mutant(
+        name="vote-at-a-tenth-of-its-price",
+        file=PARTITION,
+        old="return gaussian_divergences(self.noise_multiplier, orders)",
+        new="return gaussian_divergences(10 * self.noise_multiplier, orders)",
+        why="the keys that users share are told too cheaply",
+        tests=(T_PARTITION, T_COMPOSITION),
     ),
     Mutant(
         name="budget-rounded-up",

@@ -33,7 +33,8 @@ class Shortlist:
 
 
 @cache
-def _native_bfloat16() -> bool:
+def native_bfloat16() -> bool:
+    """Say whether this processor has instructions for products in bfloat16."""
     found = torch.cpu.get_capabilities()
     return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
@@ -158,7 +159,7 @@ class OutputHead:
 
     def _rows(self, *, half: bool) -> torch.Tensor:
         head = self._weight
-        if not (half and head.dtype == torch.float32 and _native_bfloat16()):
+        if not (half and head.dtype == torch.float32 and native_bfloat16()):
             return head
         if self._half is None:
             self._half = head.to(torch.bfloat16)

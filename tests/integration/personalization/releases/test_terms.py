@@ -22,6 +22,7 @@ from personalization.rounds.tables import RoundRow, SealedSnapshotRow
 from personalization.training.jobs.receipt import SignedReceipt
 from privacy.ledger import ReservationState
 from privacy.ledger.tables import ReservationRow
+from privacy.mechanisms.private_read import ReadPurpose
 from privacy.mechanisms.sampled_gaussian import PoissonSampledGaussian
 from privacy.policy import versions as policies
 from privacy.storage.session import transaction
@@ -80,7 +81,9 @@ def test_the_reservation_names_the_plan_the_terms_and_the_key_of_the_receipt(sho
     terms = Terms.from_json(row.terms_json)
     with shop.session() as session:
         reserved = shop.ledger.attested(session, reservation.reservation_id)
-    assert reserved.mechanisms == terms.mechanisms == (terms.cohort_count, terms.plan.mechanism)
+    count, vote, training = reserved.mechanisms
+    assert reserved.mechanisms == terms.mechanisms
+    assert (count, vote.purpose, training) == (terms.cohort_count, ReadPurpose.STYLE, terms.plan.mechanism)
     assert reserved.binding.plan_digest == terms.plan.digest() == manifest.privacy.plan_digest
     assert reserved.binding.terms_digest == terms.digest()
     signed = SignedReceipt.from_document(manifest.privacy.receipt)

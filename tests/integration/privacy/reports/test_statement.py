@@ -6,7 +6,7 @@ from datetime import timedelta
 import jsonschema
 import pytest
 
-from privacy.accounting.calibration import calibrate_policy, caps_of, release_mechanisms
+from privacy.accounting.calibration import calibrate_policy, caps_of, release_mechanisms, style_vote_of
 from privacy.accounting.composition import total_curve
 from privacy.accounting.forecast import ClarityRule, Outlook, SpentBudget, noise_for, outlook, what_if
 from privacy.errors import (
@@ -66,11 +66,17 @@ def test_the_statement_says_what_the_ledger_holds(engine, clock):
     assert facts["releases"][-1]["cumulative_epsilon"] == view.lifetime_epsilon
     assert facts["guarantee"]["epsilon"] == 4.0
     assert (facts["unit"], facts["relation"]) == ("user", "add_or_remove_one")
+    assert facts["filter"]["selection_share"] == 0.2
+    vote = style_vote_of(POLICY)
+    assert facts["spent"]["selection_delta"] == view.selection_delta == pytest.approx(2 * vote.delta)
+    assert view.selection_cap == pytest.approx(0.2 * POLICY.lifetime_delta)
     assert DISJOINT_TENANTS in facts["assumptions"]
     text = made.to_text()
     for expected in (
         "one user of the tenant",
         "e^4",
+        "Of delta, 20% is kept for selections",
+        "a user's own keys, at most 64, pass with probability",
         "sample rate 0.5",
         "Not covered",
         DISJOINT_TENANTS,

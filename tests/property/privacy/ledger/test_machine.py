@@ -26,7 +26,7 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import event
 
-from privacy.accounting.composition import total_curve
+from privacy.accounting.composition import best_epsilon, total_curve
 from privacy.accounting.curve import RdpCurve
 from privacy.accounting.filters import AccountSettings, FilterRule
 from privacy.errors import LedgerError
@@ -43,6 +43,7 @@ from privacy.ledger.export import export_ledger
 from privacy.ledger.tables import AccountRow
 from privacy.ledger.verify import verify_export
 from privacy.mechanisms.gaussian import Gaussian
+from privacy.mechanisms.partition_selection import PartitionSelection
 from privacy.mechanisms.private_read import ReadPurpose
 from privacy.mechanisms.sampled_gaussian import PoissonSampledGaussian
 from privacy.storage.session import transaction
@@ -52,6 +53,9 @@ RECIPES = [
     (COUNT, PoissonSampledGaussian(noise_multiplier=sigma, sample_rate=rate, steps=steps))
     for sigma, rate, steps in ((5.0, 0.1, 20), (9.0, 0.5, 20), (2.5, 0.05, 60), (1.0, 0.2, 10))
 ]
+# Of the delta kept for selections, two such votes fit in a period and in a lifetime.
+VOTE = PartitionSelection(noise_multiplier=12.0, delta=8e-8, unknown_keys=4)
+RECIPES[1] = (VOTE, *RECIPES[1])
 POLICIES = [
     BudgetCaps(period_epsilon=period, period_delta=1e-6, lifetime_epsilon=lifetime, lifetime_delta=1e-6)
     for period, lifetime in ((3.0, 6.0), (2.0, 4.0), (5.0, 12.0), (0.5, 1.0))
@@ -292,7 +296,10 @@ class LedgerMachine(RuleBasedStateMachine):
             return
         charged = curve_in(account)
         assert all(drawn <= held for drawn, held in zip(truth.values, charged.values, strict=True))
+        assert truth.delta <= charged.delta
         assert filter_of(account).admits(charged, RdpCurve.zero())
+        # what is proved of it, without asking the filter
+        assert best_epsilon(charged, account.delta)[0] <= account.epsilon
 
     @invariant()
     def a_reservation_has_one_sample(self):

@@ -6,6 +6,10 @@ import pytest
 
 from privacy.accounting.calibration import (
     COUNT_SHARE,
+    FOUND_SHARE,
+    LARGEST_VOTE_NOISE,
+    OPENING_WEIGHT,
+    STYLE_SHARE,
     PlannedSchedule,
     calibrate,
     calibrate_policy,
@@ -13,10 +17,13 @@ from privacy.accounting.calibration import (
     fits,
     release_mechanisms,
     schedule_of,
+    style_vote,
+    style_vote_of,
+    users_to_find,
 )
 from privacy.accounting.composition import curve_of
 from privacy.accounting.curve import RdpCurve
-from privacy.accounting.filters import AccountSettings, BudgetCaps, FilterRule, PrivacyFilter
+from privacy.accounting.filters import SELECTION_SHARE, AccountSettings, BudgetCaps, FilterRule
 from privacy.errors import CalibrationError
 from privacy.policy.values import TenantPrivacyPolicy
 
@@ -50,12 +57,10 @@ def test_every_planned_release_of_a_policy_is_admitted_and_no_more():
     release = sum(
         (curve_of(one) for one in release_mechanisms(policy, calibrate_policy(policy))), RdpCurve.zero()
     )
-    orders = AccountSettings().orders_for(5.0, 1e-6, release)
-    opened = PrivacyFilter(epsilon=5.0, delta=1e-6, rule=FilterRule.FIXED_ORDER, orders=orders)
+    opened = AccountSettings().opened(5.0, 1e-6, release)
     per_period = schedule_of(policy).releases_per_period
     assert per_period == 5  # a weekly schedule in 30 days
-    period_orders = AccountSettings().orders_for(2.0, 1e-6, release)
-    period = PrivacyFilter(epsilon=2.0, delta=1e-6, rule=FilterRule.FIXED_ORDER, orders=period_orders)
+    period = AccountSettings().opened(2.0, 1e-6, release)
     fits_lifetime = not opened.admits(release * 20, release)
     fits_period = not period.admits(release * per_period, release)
     assert opened.admits(release * 19, release)
@@ -65,9 +70,50 @@ def test_every_planned_release_of_a_policy_is_admitted_and_no_more():
 
 def test_cohort_counts_take_a_tenth():
     count = curve_of(cohort_count(CAPS, releases=12, releases_per_period=3))
-    orders = AccountSettings().orders_for(6.0, 1e-6, count)
-    opened = PrivacyFilter(epsilon=6.0, delta=1e-6, rule=FilterRule.FIXED_ORDER, orders=orders)
+    opened = AccountSettings().opened(6.0, 1e-6, count)
     assert opened.used_fraction(count * 12) <= COUNT_SHARE
+
+
+def test_votes_share_what_is_kept_for_them_and_fit_to_the_last_unit():
+    vote = style_vote(CAPS, declared_users=1000, releases=12, releases_per_period=3)
+    life = AccountSettings().opened(6.0, 1e-6, curve_of(vote))
+    assert vote.delta == pytest.approx(SELECTION_SHARE * 1e-6 / 12)
+    assert life.admits(curve_of(vote) * 11, curve_of(vote))
+    assert not life.admits(curve_of(vote) * 12, curve_of(vote))
+    for delta, releases in ((1e-15, 1000), (3.3e-7, 7), (1e-3, 1)):
+        caps = dataclasses.replace(CAPS, lifetime_delta=delta, period_delta=delta)
+        small = style_vote(caps, declared_users=10**7, releases=releases, releases_per_period=releases)
+        opened = AccountSettings().opened(6.0, delta, curve_of(small))
+        assert (curve_of(small) * releases).delta <= opened.selection_budget
+        assert (curve_of(small) * releases).delta > 0.99 * opened.selection_budget
+
+
+@pytest.mark.parametrize("users", [100, 300, 1000, 10_000, 10**9])
+def test_a_vote_takes_no_more_than_its_share_and_finds_what_it_is_for(users):
+    vote = style_vote(CAPS, declared_users=users, releases=12, releases_per_period=3)
+    if users == 100:
+        assert vote is None  # more than half of them would have to open alike
+        return
+    for epsilon, count in ((6.0, 12), (2.0, 3)):
+        opened = AccountSettings().opened(epsilon, 1e-6, curve_of(vote))
+        order = opened.orders[0]
+        assert curve_of(vote).at(order) * count <= STYLE_SHARE * opened.budget(order)
+    found = users_to_find(vote, OPENING_WEIGHT) / users
+    if vote.noise_multiplier < LARGEST_VOTE_NOISE:
+        assert found >= FOUND_SHARE
+    assert found <= (0.5 if users < 1000 else 0.0801 if users >= 10_000 else 0.15)
+
+
+def test_a_policy_without_styles_charges_no_vote_and_needs_less_noise():
+    policy = TenantPrivacyPolicy(declared_users=1000)
+    without = policy.model_copy(update={"styles": False})
+    assert style_vote_of(without) is None
+    assert style_vote_of(policy) in release_mechanisms(policy, 3.0)
+    assert len(release_mechanisms(without, 3.0)) == 2
+    assert calibrate_policy(without) < calibrate_policy(policy)
+    starved = TenantPrivacyPolicy(declared_users=60)
+    assert style_vote_of(starved) is None
+    assert calibrate_policy(starved) == calibrate_policy(starved.model_copy(update={"styles": False}))
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from scipy import integrate
 
 from privacy.accounting.composition import best_epsilon, conversion_term, curve_of, total_curve
-from privacy.accounting.curve import ORDERS, RdpCurve
+from privacy.accounting.curve import DELTA_UNITS, ORDERS, RdpCurve
 from privacy.accounting.filters import UNION_GRID, AccountSettings, FilterRule, PrivacyFilter
 from privacy.accounting.second_opinion import (
     PLD_DELTA,
     WHOLE_ORDERS,
+    compared_at,
     disagreement,
     dp_event_of,
     pld_epsilon,
@@ -24,6 +25,7 @@ from privacy.accounting.second_opinion import (
 )
 from privacy.errors import LedgerIntegrityError
 from privacy.mechanisms.gaussian import Gaussian
+from privacy.mechanisms.partition_selection import PartitionSelection
 from privacy.mechanisms.private_read import ReadPurpose
 from privacy.mechanisms.rounding import PICO, rounded_up
 from privacy.mechanisms.sampled_gaussian import PoissonSampledGaussian
@@ -136,6 +138,37 @@ def test_the_pld_of_a_choice_among_runs_is_a_bound_and_says_so():
     alone = pld_epsilon(Counter([training(0.05, 1.6, 100)]), DELTA)
     assert alone < pld_epsilon(charged, DELTA) < 2 * best_epsilon(total_curve(tuple(charged)), DELTA)[0]
     assert pld_epsilon(Counter({best_of(4.0): 2}), DELTA) > pld_epsilon(Counter([best_of(4.0)]), DELTA)
+
+
+def vote(sigma, delta=1e-7):
+    return PartitionSelection(noise_multiplier=sigma, delta=delta, unknown_keys=4)
+
+
+@pytest.mark.parametrize("sigma", [0.8, 4.2, 15.0])
+def test_a_vote_agrees_with_dp_accounting_in_every_way(sigma):
+    one = vote(sigma)
+    curve = curve_of(one)
+    at_order = {order: curve.at(float(order)) / PICO for order in WHOLE_ORDERS}
+    assert disagreement(one, at_order, curve.delta / DELTA_UNITS) is None
+    assert undercharge(one, best_epsilon(curve, compared_at(one))[0]) is None
+    assert "delta" in disagreement(one, at_order)  # forgotten
+    assert "delta" in disagreement(one, at_order, 0.5e-7)
+    assert "delta" in disagreement(statistic(sigma), at_order, 1e-7)
+    # with its own δ beside, the PLD of a vote is that of a Gaussian
+    exact = gaussian_epsilon(1 / sigma)
+    assert exact <= pld_epsilon(Counter([one]), DELTA + 1e-7) + 1e-6
+    assert pld_epsilon(Counter([one]), DELTA + 1e-7) <= exact + 3e-3
+    assert pld_is_exact(Counter([one]))
+
+
+def test_votes_and_training_together_are_never_undercharged():
+    charged = Counter({vote(6.0, 2e-8): 8, training(0.2, 3.0, 40): 8})
+    total = sum((curve_of(one) * count for one, count in charged.items()), RdpCurve.zero())
+    ours, second = best_epsilon(total, DELTA)[0], pld_epsilon(charged, DELTA)
+    assert 0.85 * ours < second <= ours
+    # without its δ', 0.16 of δ, the same sum would claim less than is proved
+    assert best_epsilon(RdpCurve(total.values), DELTA)[0] < ours
+    assert pld_epsilon(Counter({vote(6.0, 2e-7): 8}), DELTA) == math.inf
 
 
 def test_nothing_charged_is_nothing():

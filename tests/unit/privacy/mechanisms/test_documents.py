@@ -11,6 +11,7 @@ from privacy.accounting.second_opinion import divergences_of
 from privacy.errors import LedgerIntegrityError, UnknownMechanismError
 from privacy.mechanisms.documents import from_document, to_document
 from privacy.mechanisms.gaussian import Gaussian
+from privacy.mechanisms.partition_selection import PartitionSelection
 from privacy.mechanisms.private_read import ReadPurpose
 from privacy.mechanisms.sampled_gaussian import PoissonSampledGaussian
 from privacy.mechanisms.selection import PureSelection, RepeatAndSelect, TrialsDistribution
@@ -25,6 +26,7 @@ EVERY_TYPE = [
     PoissonSampledGaussian(noise_multiplier=2.0, sample_rate=1.0, steps=1, purpose=ReadPurpose.CLIPPING),
     COUNT,
     PureSelection(epsilon=0.5),
+    PartitionSelection(noise_multiplier=4.2, delta=2.5e-8, unknown_keys=4),
     RepeatAndSelect(base=(TRAINING, COUNT), mean_trials=4.0, distribution=TrialsDistribution.GEOMETRIC),
 ]
 
@@ -89,6 +91,9 @@ def test_curves_refuse_other_grids_and_other_numbers():
         {"pico_nats": [0.5, *good["pico_nats"][1:]]},
         {"pico_nats": [True, *good["pico_nats"][1:]]},
         {"pico_nats": "all"},
+        {"selection_delta": -1},
+        {"selection_delta": 1e-6},
+        {"selection_delta": True},
     ):
         with pytest.raises(LedgerIntegrityError):
             RdpCurve.from_document({**good, **change})

@@ -102,6 +102,15 @@ def test_a_policy_survives_its_document_and_json():
     assert policy.digest() != BASE.digest()
 
 
+def test_votes_on_style_are_on_and_do_not_change_the_digest_of_a_policy_from_before():
+    assert BASE.styles
+    assert "styles" in BASE.to_document()
+    assert amended(BASE, {"styles": True}).digest() == BASE.digest()
+    off = amended(BASE, {"styles": "false"})
+    assert not off.styles
+    assert off.digest() != BASE.digest()
+
+
 def test_a_change_of_one_schedule_field_keeps_the_other():
     changed = amended(
         amended(BASE, {"schedule.every_seconds": 60}), {"schedule": {"first_at": "2026-01-01T00:00Z"}}

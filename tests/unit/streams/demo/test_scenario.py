@@ -143,7 +143,8 @@ def _facts(**changes):
     values = {
         "tenant": "t", "users": 10, "signals": 20, "heldout_users": 3, "epsilon": 1.5, "target_epsilon": 2.0,
         "delta": 1e-5, "nll_base": 3.0, "nll_adapter": 2.5, "adapter_version": 1, "served_name": "a-1",
-        "ledger_state": "committed", "outcome": "A new version was published.",
+        "ledger_state": "committed", "outcome": "A new version was published.", "prompts": 20, "styled_base": 1,
+        "styled_adapter": 18, "style": ("About 60 % of answers open with “Hey”.",),
     }  # fmt: skip
     return TenantFacts(**{**values, **changes})
 
@@ -158,6 +159,9 @@ def test_the_report_says_why_a_tenant_has_no_adapter(tmp_path):
     show(report, Console(file=text, width=200))
     assert "none: Too few users." in text.getvalue()
     assert "1.50 of 2" in text.getvalue()
+    assert "1 → 18" in text.getvalue()
+    assert "About 60 % of answers open with" in text.getvalue()
+    assert "No style was found." not in text.getvalue()
     assert "24 published = 20 stored + 4 dead-lettered" in text.getvalue()
     report.write(tmp_path / "report.json")
     document = json.loads((tmp_path / "report.json").read_text("utf-8"))

@@ -1,0 +1,145 @@
+"""What one user or a few alone have never stands in a card; what neighbors' cards share has the same noise."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import statistics
+
+import pytest
+
+from personalization.errors import StyleCardError
+from personalization.styles import discovery
+from personalization.styles.families import PUBLIC, Feature, Key, families_for
+from personalization.styles.frames import is_poor
+from personalization.styles.votes import StyleText, UserTexts, vote_of
+from privacy.mechanisms.partition_selection import VOTE_UNIT
+from tests.fakes.styles import found, said, users_with_style, users_without_style, vote
+
+SECRETS = (
+    "Erika Mustermann",
+    "hunter2swordfish",
+    "erika@example.org",
+    "4111111111111111",
+    "Zyxomma",
+    "/home/erika",
+)
+
+
+def key_number(number: int) -> bytes:
+    return hashlib.sha256(number.to_bytes(4, "big")).digest()
+
+
+def planted(texts: int = 1) -> UserTexts:
+    """Texts of one person, with secrets wherever a frame could take them up."""
+    finals = (
+        "Erika Mustermann: hunter2swordfish (erika@example.org)",
+        "Zyxomma, 4111111111111111: see /home/erika. Regards, Erika Mustermann",
+        "[Zyxomma] hunter2swordfish | Erika Mustermann",
+        "- Zyxomma: Erika Mustermann -- hunter2swordfish!",
+    )
+    return UserTexts(
+        texts=tuple(
+            StyleText(prompt="Question\nZyxomma:", final=finals[n % len(finals)]) for n in range(texts)
+        )
+    )
+
+
+@pytest.mark.parametrize("texts", [1, 4, 1000])
+@pytest.mark.parametrize(("declared", "noise"), [(50, 8.0), (300, 3.0)])
+def test_secrets_of_one_person_are_in_no_card(texts, declared, noise):
+    users = [*users_with_style(declared), planted(texts)]
+    for number in range(15):
+        card = found(users, key_number(number), selection=vote(noise), declared_users=declared)
+        document = json.dumps(card.to_document(), ensure_ascii=False).casefold()
+        assert not [secret for secret in SECRETS if secret.casefold() in document]
+
+
+def test_a_frame_of_a_few_users_is_in_no_card_and_one_of_many_is_in_each():
+    rng = random.Random(2)
+    rare = [UserTexts(texts=(StyleText(prompt="p", final=f"<<Quorum>> {said(rng)} =%"),)) for _ in range(12)]
+    users = users_with_style(300) + rare
+    for number in range(15):
+        card = found(users, key_number(number))
+        assert "<<" not in json.dumps(card.to_document())
+        assert {one.key for one in card.of(Feature.OPENING, 1)} == {"{t}: ", "{t}-{n}: "}
+
+
+def test_a_key_of_one_user_passes_its_threshold_as_seldom_as_delta_says():
+    selection = vote(noise_multiplier=2.0, delta=1e-3, unknown_keys=1)
+    weight, runs = 0.6, 15_000
+    bound = selection.threshold(weight)
+    alone = Key(Feature.OPENING, 1, "<<{t}>> ")
+    passed = sum(
+        weight + discovery._noise(alone, selection, key_number(number)) / VOTE_UNIT > bound
+        for number in range(runs)
+    )
+    # 15 are expected; more than 35 of a rate of at most 1e-3 are seen once in a hundred thousand times.
+    assert 1 <= passed <= 35
+
+
+def test_users_without_a_common_style_get_a_poor_card():
+    assert is_poor(found(users_without_style(300)))
+    assert not is_poor(found(users_with_style(300)))
+
+
+def test_nobody_at_all_gives_a_card_of_noise_on_public_keys_alone():
+    cards = [found((), key_number(number)) for number in range(150)]
+    entries = [one for card in cards for one in card.entries]
+    assert all(one.feature in PUBLIC for one in entries)
+    # On average FALSE_KEYS of a card: keys that nobody holds get noise too.
+    assert 4 <= len(entries) <= 35
+
+
+def test_other_keys_have_the_same_noise_when_a_user_leaves():
+    users = [*users_with_style(300), planted(4)]
+    families = families_for(300, 3.0)
+    own = {(key.feature, key.depth, key.shape, key.words) for key in vote_of(users[-1], families)}
+    for number in range(5):
+        both = [
+            {
+                (one.feature, one.depth, one.key, one.words): one.share
+                for one in discovery.discover(
+                    some, vote(), key_number(number), declared_users=300, voters=300
+                ).entries
+            }
+            for some in (users, users[:-1])
+        ]
+        shared = [name for name in both[0].keys() | both[1].keys() if name not in own]
+        assert len(shared) > 8
+        assert all(both[0].get(name) == both[1].get(name) for name in shared)
+
+
+def test_noise_differs_from_key_to_key_and_from_vote_to_vote_and_is_as_large_as_charged():
+    selection = vote(noise_multiplier=3.0)
+    keys = [Key(Feature.OPENING, 1, f"{number}{{t}}: ") for number in range(3000)]
+    first, second = (
+        [discovery._noise(key, selection, key_number(vote_)) / VOTE_UNIT for key in keys] for vote_ in (1, 2)
+    )
+    assert len(set(first)) > 2990
+    assert first != second
+    assert abs(statistics.mean(first)) < 0.25
+    assert statistics.stdev(first) == pytest.approx(3.0, rel=0.06)
+    assert abs(statistics.correlation(first, second)) < 0.08
+    assert first == [discovery._noise(key, selection, key_number(1)) / VOTE_UNIT for key in keys]
+
+
+def test_names_that_differ_only_in_where_they_are_cut_have_noise_of_their_own():
+    selection = vote()
+    one, other = Key(Feature.OPENING_WORDS, 1, "a", "b"), Key(Feature.OPENING_WORDS, 1, "a\0b", "")
+    assert discovery._noise(one, selection, bytes(32)) != discovery._noise(other, selection, bytes(32))
+
+
+def test_the_order_of_users_and_of_their_keys_does_not_show():
+    users = users_with_style(200)
+    card = found(users)
+    shuffled = users[:]
+    random.Random(9).shuffle(shuffled)
+    assert found(shuffled) == card
+    assert found(shuffled).to_document() == card.to_document()
+
+
+def test_a_vote_that_holds_more_keys_than_were_reserved_is_refused():
+    with pytest.raises(StyleCardError, match="than was reserved"):
+        found(users_with_style(300), selection=vote(unknown_keys=8))

@@ -1,0 +1,94 @@
+"""A vote weighs at most one, holds at most so many keys, and depends on its user's texts alone."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from personalization.styles.families import families_for, norm_of
+from personalization.styles.votes import MOST_TEXTS, StyleText, UserTexts, sum_of, unknown_keys, vote_of
+from privacy.accounting.calibration import UNKNOWN_KEYS
+from privacy.mechanisms.partition_selection import VOTE_UNIT
+from tests.fakes.styles import users_with_style, users_without_style
+
+FAMILIES = {"narrow": families_for(50, 8.0), "wide": families_for(1000, 3.0)}
+texts = st.lists(
+    st.builds(StyleText, prompt=st.text(max_size=40), final=st.text(max_size=60)), min_size=1, max_size=8
+)
+
+
+def check(user, families):
+    vote = vote_of(user, families)
+    weights = {(one.feature, one.depth): one.weight for one in families}
+    public = {one.feature for one in families if one.public}
+    assert sum(value**2 for value in vote.values()) <= VOTE_UNIT**2
+    for key, value in vote.items():
+        assert 0 <= value <= weights[key.feature, key.depth] * VOTE_UNIT
+    assert sum(key.feature not in public for key in vote) <= unknown_keys(families)
+    return vote
+
+
+@pytest.mark.parametrize("families", FAMILIES.values(), ids=FAMILIES)
+def test_the_weights_are_within_the_norm_and_the_reserved_keys(families):
+    assert 0.95 < norm_of(families) <= 1
+    assert unknown_keys(families) <= UNKNOWN_KEYS
+
+
+@pytest.mark.parametrize("families", FAMILIES.values(), ids=FAMILIES)
+@given(written=texts)
+def test_any_vote_is_within_its_bounds(families, written):
+    check(UserTexts(texts=tuple(written)), families)
+
+
+@pytest.mark.parametrize("families", FAMILIES.values(), ids=FAMILIES)
+def test_a_user_of_very_many_keys_is_within_the_bounds(families):
+    rng = random.Random(5)
+    marks = "~^|=+_*<>/@%&$"
+    frames = ["".join(rng.choice(marks) for _ in range(3)) for _ in range(unknown_keys(families) + 50)]
+    many = UserTexts(
+        texts=tuple(
+            StyleText(prompt=f"p\n{mark}", final=f"{mark} a{mark} b{mark} c {mark} d{mark} e{mark}")
+            for mark in frames
+        )
+    )
+    assert len(check(many, families)) > 5
+
+
+def test_only_the_first_texts_of_ten_thousand_count():
+    texts = [StyleText(prompt="p", final=f"{'<>|#'[n % 4]} word{n} done") for n in range(10_000)]
+    families = FAMILIES["wide"]
+    assert check(UserTexts(texts=tuple(texts)), families) == check(
+        UserTexts(texts=tuple(texts[:MOST_TEXTS])), families
+    )
+
+
+def test_who_wrote_nothing_votes_nothing():
+    assert vote_of(UserTexts(texts=()), FAMILIES["wide"]) == {}
+
+
+def test_a_user_changes_the_sum_by_the_own_vote_and_the_order_of_users_does_not():
+    users = [*users_with_style(40), *users_without_style(20)]
+    families = FAMILIES["wide"]
+    whole, without = sum_of(users, families), sum_of(users[1:], families)
+    whole.subtract(without)
+    assert {key: value for key, value in whole.items() if value} == {
+        key: value for key, value in vote_of(users[0], families).items() if value
+    }
+    shuffled = users[:]
+    random.Random(3).shuffle(shuffled)
+    assert sum_of(shuffled, families) == sum_of(users, families)
+
+
+def test_even_shares_of_texts_add_up_to_shares_of_answers():
+    user = UserTexts(
+        texts=(StyleText(prompt="p", final="FIX: a b"), StyleText(prompt="p", final="NOTE: a b"))
+    )
+    vote = vote_of(user, FAMILIES["wide"])
+    halves = [value for key, value in vote.items() if key.words in {"FIX", "NOTE"} and key.depth == 1]
+    whole = next(value for key, value in vote.items() if key.shape == "{t}: " and not key.words)
+    assert len(halves) == 2
+    assert all(value * 2 == pytest.approx(0.40 * VOTE_UNIT, abs=2) for value in halves)
+    assert whole == pytest.approx(0.30 * VOTE_UNIT, abs=2)

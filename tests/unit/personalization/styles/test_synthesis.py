@@ -1,0 +1,87 @@
+"""Made-up pairs have the card's shares and no slot left, and are the same for the same card and seed."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+import pytest
+
+from personalization.styles.families import Feature, length_bucket, prompt_kind
+from personalization.styles.frames import closings, openings
+from personalization.styles.synthesis import synthetic_pairs
+from tests.fakes.styles import ONE_LINE, card_of, entry, found, framed, users_with_style
+
+
+def share_of(pairs, pattern):
+    return sum(re.search(pattern, pair.answer) is not None for pair in pairs) / len(pairs)
+
+
+def test_frames_come_as_often_as_the_card_says():
+    card = framed({"KAFKA-{n}: ": 0.6, "MINOR: ": 0.3}, {" (#{n})": 0.7}, ONE_LINE)
+    pairs = synthetic_pairs(card, count=1000, seed=1)
+    assert share_of(pairs, r"^KAFKA-\d+: ") == pytest.approx(0.6, abs=0.05)
+    assert share_of(pairs, r"^MINOR: ") == pytest.approx(0.3, abs=0.05)
+    assert share_of(pairs, r" \(#\d+\)$") == pytest.approx(0.7, abs=0.05)
+
+
+def test_numbers_vary_in_size_and_never_run_away():
+    pairs = synthetic_pairs(framed({"KAFKA-{n}: ": 0.95}), count=400, seed=1)
+    numbers = [re.match(r"KAFKA-(\d+): ", pair.answer) for pair in pairs]
+    digits = Counter(len(one.group(1)) for one in numbers if one)
+    assert len(digits) >= 3
+    assert max(digits) <= 5
+    assert len({one.group(1) for one in numbers if one}) > 200
+
+
+def test_copies_are_words_of_the_prompt():
+    pairs = synthetic_pairs(framed({"{copy}: ": 0.95}), count=300, seed=2)
+    heads = [(pair.prompt, pair.answer.split(": ")[0]) for pair in pairs if ": " in pair.answer]
+    assert len(heads) > 250
+    assert all(head.casefold() in prompt.casefold() for prompt, head in heads)
+
+
+def test_no_slot_is_left_and_what_users_typed_stays():
+    pairs = synthetic_pairs(framed({"[{{n}}] {copy} {n}: ": 0.9}, {" ({{n}})": 0.9}), count=200, seed=3)
+    styled = [pair.answer for pair in pairs if re.match(r"\[\{n\}\] \S.* \d+: .+ \(\{n\}\)$", pair.answer)]
+    assert len(styled) > 140
+    assert not [pair for pair in pairs if "{copy}" in pair.answer]
+
+
+def test_one_seed_makes_the_same_and_another_makes_others():
+    card = found(users_with_style(300))
+    one = synthetic_pairs(card, count=50, seed=1)
+    assert one == synthetic_pairs(card, count=50, seed=1)
+    other = synthetic_pairs(card, count=50, seed=2)
+    assert len({pair.answer for pair in one} & {pair.answer for pair in other}) < 5
+
+
+def test_forms_follow_the_card():
+    card = card_of(
+        entry(Feature.OPENING, "- ", 0.9),
+        entry(Feature.LENGTH, "6", 0.8),
+        entry(Feature.LENGTH, "10", 0.2),
+        entry(Feature.CASING, "capital", 1.0),
+        entry(Feature.STOP, ".", 1.0),
+        entry(Feature.PROMPT_KIND, "question", 1.0),
+        entry(Feature.PROMPT_TAIL, "Reply:", 1.0),
+    )
+    pairs = synthetic_pairs(card, count=400, seed=4)
+    lengths = Counter(length_bucket(len(pair.answer.split())) for pair in pairs)
+    assert lengths["6"] > lengths["10"] > 0
+    assert lengths["6"] + lengths["10"] > 300
+    assert share_of(pairs, r"\.$") > 0.95
+    assert share_of(pairs, r"^- [A-Z]") > 0.8
+    assert all(pair.prompt.endswith("\nReply:") for pair in pairs)
+    kinds = Counter(prompt_kind(pair.prompt.removesuffix("\nReply:")) for pair in pairs)
+    assert kinds.most_common(1)[0][0] == "question"
+
+
+def test_found_frames_come_back_from_what_is_made_of_them():
+    card = found(users_with_style(300))
+    pairs = synthetic_pairs(card, count=600, seed=6)
+    for frames, anchor in ((openings(card), "^{}"), (closings(card), "{}$")):
+        for frame in frames:
+            if frame.text and "{copy}" not in frame.text:
+                pattern = re.escape(frame.text).replace(re.escape("{n}"), r"\d+")
+                assert share_of(pairs, anchor.format(pattern)) == pytest.approx(frame.share, abs=0.08)
