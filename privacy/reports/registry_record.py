@@ -201,11 +201,13 @@ def _mechanisms(facts: dict[str, Any]) -> list[str]:
             "keystream with a secret key for each release; counts and votes use the discrete Gaussian."
         ),
         (
-            "Floating point: sums with Gaussian noise are rounded to a public lattice of 1/512 to 1/256 of the noise's "
-            "standard deviation, so their last bits tell nothing. Not charged: rounding inside matrix products lets "
-            "one user move the gradients of others in a batch, in float32 on a processor by about a millionth of the "
-            "clipping norm, on a GPU (bfloat16, order by the batch's shape) by an amount that was not measured. "
-            "Errors of a run are not published with it."
+            "Floating point: each user's clipped gradient is rounded to whole multiples of 2^-20 of the clipping norm, "
+            "its length is checked as a whole number, and sums and noise are whole numbers too (int64), so no order "
+            "and no last bit tells anything; noisy sums are released in multiples of 1/512 to 1/256 of the noise's "
+            "standard deviation. What ran is measured and signed (a receipt in the manifest). Not charged: rounding "
+            "inside matrix products lets one user move the gradients of others in a batch, in float32 on a processor "
+            "by about a millionth of the clipping norm, on a GPU (bfloat16, order by the batch's shape) by an amount "
+            "that was not measured. Errors of a run are not published with it."
         ),
         "Security: interactions are encrypted under a key of each user, wrapped by the tenant's key.",
     ]

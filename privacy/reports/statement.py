@@ -57,8 +57,10 @@ ASSUMPTIONS: Final = (
         "chosen by looking at the tenant's data."
     ),
     (
-        "Noise comes from a cryptographic keystream and the noisy sum is rounded to a public lattice, so its last "
-        "bits tell nothing."
+        "Sums of gradients are exact: each user's clipped gradient is a vector of whole numbers on a public lattice, "
+        "no longer than the clipping norm as whole numbers, and noise is whole numbers of the same lattice, drawn "
+        "from a cryptographic keystream without any data. So the order of users and the last bits of a sum tell "
+        "nothing."
     ),
     (
         "A user's gradient is the same whoever shares its batch (batch invariance). It nearly is: rounding inside "
@@ -124,7 +126,10 @@ FLEET_ASSUMPTIONS: Final[tuple[str, ...]] = (
         "The declared number of tenants, the bound on one adapter, the shape and the schedule of meta starts are "
         "public and were not chosen by looking at which tenants take part."
     ),
-    "Noise comes from a cryptographic keystream and the noisy sum is rounded to a public lattice.",
+    (
+        "Sums of adapters are exact: each clipped adapter is a vector of whole numbers on a public lattice, and noise "
+        "is whole numbers of the same lattice, drawn from a cryptographic keystream without any data."
+    ),
 )
 FLEET_NOT_COVERED: Final[tuple[str, ...]] = (
     "What a tenant's own line serves to that tenant.",
