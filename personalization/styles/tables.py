@@ -29,7 +29,8 @@ class StyleEditRow(SQLModel, table=True):
     handle: str = Field(sa_column=_text(12))
     decision: str = Field(sa_column=_text(8))
     feature: str = Field(sa_column=_text(32))
-    entry: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON))  # of one that is fixed
+    # of one that is fixed; of one that is struck nothing is kept
+    entry: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
     actor: str = Field(sa_column=_text(200))
     reason: str = Field(sa_column=Column(Text, nullable=False))
     at: datetime = Field(sa_column=Column(UtcDateTime, nullable=False))

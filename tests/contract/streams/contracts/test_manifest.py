@@ -9,14 +9,18 @@ import pytest
 
 from personalization.adapters import manifest as adapters
 from personalization.adapters import signing
+from personalization.styles.card import StyleCard
 from personalization.training.jobs.receipt import Receipt, SignedReceipt, public_key_of
 from privacy.mechanisms.sampled_gaussian import PoissonSampledGaussian
 from streams.client import DigestMismatchError
 from streams.client.signatures import TrustedKeys, key_id
 from streams.contracts import manifest as wire
 from streams.contracts.errors import InvalidEventError
+from tests.fakes.styled_versions import style_of
+from tests.fakes.styles import framed
 
 DIGEST = "sha256:" + 64 * "a"
+CARD = framed({"KAFKA-{n}: ": 0.6, "{{Grüß}} – 😀 ": 1 / 3}, {" (#{n})": 0.9})
 RECEIPT = Receipt(
     mechanism=PoissonSampledGaussian(
         noise_multiplier=2.0, sample_rate=1 / 3, steps=10, clipping_norm=1.0, contribution_bound=4
@@ -121,6 +125,7 @@ def manifest():
             data_digest="hmac-sha256:" + 64 * "c",
             code_digest=DIGEST,
         ),
+        style=style_of(CARD),
     )
 
 
@@ -153,6 +158,7 @@ def test_the_two_ends_agree_on_every_field_and_on_what_is_signed(manifest):
         ("privacy", wire.PrivacyFactsV1),
         ("evaluation", wire.EvaluationV1),
         ("lineage", wire.LineageV1),
+        ("style", wire.StyleV1),
     ):
         later = {"receipt"} if group == "privacy" else set()  # left out where a version has none
         assert set(document[group]) | later == set(model.model_fields), group
@@ -187,6 +193,24 @@ def test_a_manifest_without_a_receipt_has_the_bytes_it_always_had(manifest):
     assert adapters.AdapterManifest.from_bytes(manifest.to_bytes()) == manifest
     received = on_the_wire(without, signing.ManifestSigner(bytes(range(32))))
     assert received.manifest.privacy.receipt is None
+    assert received.manifest.canonical_bytes() == without.to_bytes()
+
+
+def test_the_style_card_travels_as_it_was_found(manifest):
+    received = on_the_wire(manifest, signing.ManifestSigner(bytes(range(32))))
+    style = received.manifest.model_dump(mode="json")["style"]
+    assert StyleCard.from_document(style["card"]) == CARD
+    assert style["card_digest"] == CARD.digest()
+    assert style["pattern"] == manifest.style.pattern != ""
+    assert style["prompt"] == manifest.style.prompt != ""
+
+
+def test_a_manifest_without_a_card_has_the_bytes_it_always_had(manifest):
+    without = replace(manifest, style=None)
+    assert b"style" not in without.to_bytes()
+    assert adapters.AdapterManifest.from_bytes(without.to_bytes()) == without
+    received = on_the_wire(without, signing.ManifestSigner(bytes(range(32))))
+    assert received.manifest.style is None
     assert received.manifest.canonical_bytes() == without.to_bytes()
 
 
