@@ -142,3 +142,36 @@ def test_budget_plan_and_statement_are_for_the_tenant_only(ask):
     assert names[:2] == ["now", "wish: 5 releases"]
     assert "no ledger" in answers[4][1]["error"]["text"]
     assert "not registered" in answers[6][1]["error"]["text"]
+
+
+def test_wrong_tokens_are_limited_and_never_wait_for_the_database(ask, engine):
+    """Each used to take the write lock of SQLite; here somebody else holds it."""
+    wrong = [("GET", "/v1/tenants", "A" * 43, None)] * 12
+    with transaction(engine) as writing:
+        policies.register_tenant(writing, "initech", actor="ann", now=NOW)
+        answers = ask(*wrong[:2], ("GET", "/v1/tenants", ADMIN, None), *wrong[2:])
+    assert [status for status, _ in answers] == [401, 401, 200, *[401] * 8, 429, 429]
+    assert answers[-1][1]["error"]["code"] == "http.too_many_requests"
+
+
+def test_the_same_plan_is_calculated_once(ask, monkeypatch):
+    calls = []
+    monkeypatch.setattr("privacy.reports.budgets.what_if", lambda *_, **__: calls.append(1) or [])
+    plan = ("GET", "/v1/tenants/acme/budget/plan", ADMIN, None)
+    change = {"changes": {"period_epsilon": 1.5}, "reason": "less"}
+    answers = ask(plan, plan, ("PUT", "/v1/tenants/acme/policy", ADMIN, change), plan)
+    assert [status for status, _ in answers] == [200] * 4
+    assert len(calls) == 2  # once for each policy
+    assert answers[0] == answers[1]
+
+
+def test_a_tenants_administrators_have_a_rate(ask):
+    answers = ask(
+        ("POST", "/v1/tenants/acme/tokens", ADMIN, {"name": "bea"}),
+        *[("GET", "/v1/tenants/nobody/policy", made, None)] * 120,
+        ("GET", "/v1/tenants", ADMIN, None),
+    )
+    statuses = [status for status, _ in answers]
+    assert statuses[1:61] == [404] * 60
+    assert 429 in statuses[61:-1]
+    assert statuses[-1] == 200
