@@ -82,6 +82,7 @@ if TYPE_CHECKING:
     from personalization.training.jobs.receipt import SignedReceipt
     from privacy.keys.keyring import Keyring
     from privacy.ledger import Ledger, Reservation
+    from privacy.policy.ceilings import PolicyCeilings
 
 _log = structlog.get_logger(__name__)
 SEED_BYTES = 32
@@ -134,6 +135,7 @@ class TrainingRounds:
         flags: of the trainer's runs, their device resolved; a repeat under others is refused.
         hardware: what they are computed on, see ``training.base.device``.
         copies: serves the meta start to a line whose round is declined; None leaves that to the upkeep.
+        ceilings: what the platform allows a policy at most; a round of a policy above them is declined.
     """
 
     def __init__(
@@ -147,6 +149,7 @@ class TrainingRounds:
         flags: PerformanceFlags | None = None,
         hardware: str = "",
         copies: MetaCopies | None = None,
+        ceilings: PolicyCeilings | None = None,
     ) -> None:
         self._engine = shop.engine
         self._clock = shop.clock
@@ -158,6 +161,7 @@ class TrainingRounds:
         self._flags = flags or PerformanceFlags()
         self._hardware = hardware
         self._copies = copies
+        self._ceilings = ceilings
 
     def prepare(self, lease: Lease) -> Prepared | Closed:
         """Bring a leased round to the point where the child can train, or close it.
@@ -296,6 +300,13 @@ class TrainingRounds:
         if version is None:
             return self._decline(session, row, OutcomeCode.NO_POLICY, "The tenant has no privacy policy.")
         policy = version.policy
+        if self._ceilings is not None and (above := self._ceilings.exceeded(policy)):
+            return self._decline(
+                session,
+                row,
+                OutcomeCode.ABOVE_CEILING,
+                f"The policy is not allowed here: {'; '.join(above)}.",
+            )
         line = registry.lock_line(session, row.line_ref)
         try:
             plan = planner.propose(

@@ -19,6 +19,7 @@ from streams.http.tokens import TokenRoutes
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from privacy.policy.ceilings import PolicyCeilings
     from streams.http.tokens import Access
 
 MAX_REQUEST_BYTES = 65_536
@@ -45,6 +46,7 @@ class HttpServer:
         probes: liveness and readiness.
         exposition: returns the metrics in Prometheus' text format.
         access: who may use the operator API (``/v1``) and read the metrics.
+        ceilings: what the platform allows a tenant's policy at most.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class HttpServer:
         probes: Probes,
         exposition: Callable[[], bytes],
         access: Access,
+        ceilings: PolicyCeilings,
     ) -> None:
         self._host = host
         self._port = port
@@ -65,7 +68,8 @@ class HttpServer:
         application.router.add_get("/healthz", self._health)
         application.router.add_get("/readyz", self._readiness)
         application.router.add_get("/metrics", self._metrics)
-        for routes in (TenantRoutes, BudgetRoutes, AdapterRoutes, TokenRoutes):
+        TenantRoutes(access, ceilings).add_to(application.router)
+        for routes in (BudgetRoutes, AdapterRoutes, TokenRoutes):
             routes(access).add_to(application.router)
         self._runner = web.AppRunner(application, access_log=None)
 

@@ -82,6 +82,7 @@ class Worker:
             probes=self.liveness,
             exposition=self._services.metrics.exposition,
             access=Access(self._services.engine, token, self._services.clock.now),
+            ceilings=self._settings.ceilings.ceilings(),
         )
 
     async def _work(self) -> None:
