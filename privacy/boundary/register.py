@@ -163,8 +163,9 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
     Kind.OUTCOME: (
         _fields(
             PUBLIC,
-            "Decided from the policy, the ledger and the base model's shape, before anything is read.",
-            "no_policy purpose_not_allowed budget_exhausted signal_too_small calibration_impossible",
+            "Decided from the policy, the platform's ceilings, the ledger and the base model's shape, before anything "
+            "is read.",
+            "no_policy above_ceiling purpose_not_allowed budget_exhausted signal_too_small calibration_impossible",
         ),
         _fields(CHARGED, "Decided by the noisy count that was paid for.", "cohort_too_small"),
         _fields(CHARGED, "Decided by the released weights and public text alone.", "published gate_rejected"),

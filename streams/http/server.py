@@ -21,6 +21,7 @@ from streams.http.tokens import TokenRoutes
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
+    from privacy.policy.ceilings import PolicyCeilings
     from streams.http.tokens import Access
 
 MAX_REQUEST_BYTES = 65_536
@@ -48,6 +49,7 @@ class HttpServer:
         exposition: returns the metrics in Prometheus' text format.
         access: who may use the operator API (``/v1``) and read the metrics; closed at the end.
         header_seconds: time for a request's header.
+        ceilings: what the platform allows a tenant's policy at most.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class HttpServer:
         probes: Probes,
         exposition: Callable[[], bytes],
         access: Access,
+        ceilings: PolicyCeilings,
         header_seconds: float = HEADER_SECONDS,
     ) -> None:
         self._host = host
@@ -71,7 +74,8 @@ class HttpServer:
         application.router.add_get("/healthz", self._health)
         application.router.add_get("/readyz", self._readiness)
         application.router.add_get("/metrics", self._metrics)
-        for routes in (TenantRoutes, BudgetRoutes, AdapterRoutes, TokenRoutes):
+        TenantRoutes(access, ceilings).add_to(application.router)
+        for routes in (BudgetRoutes, AdapterRoutes, TokenRoutes):
             routes(access).add_to(application.router)
         self._application = application
         self._header_seconds = header_seconds

@@ -15,14 +15,16 @@ from streams.http.answers import answer
 from streams.http.tokens import json_object
 
 if TYPE_CHECKING:
+    from privacy.policy.ceilings import PolicyCeilings
     from streams.http.tokens import Access
 
 
 class TenantRoutes:
     """The routes of tenants and their policies."""
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: Access, ceilings: PolicyCeilings) -> None:
         self._access = access
+        self._ceilings = ceilings
 
     def add_to(self, router: web.UrlDispatcher) -> None:
         """Add the routes."""
@@ -68,7 +70,13 @@ class TenantRoutes:
         now = self._access.now()
         version = await self._access.transact(
             lambda session: populations.set_policy(
-                session, tenant_id, changes, actor=operator.name, reason=reason, now=now
+                session,
+                tenant_id,
+                changes,
+                actor=operator.name,
+                reason=reason,
+                now=now,
+                ceilings=self._ceilings,
             )
         )
         return answer(version.to_document())

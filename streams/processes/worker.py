@@ -87,6 +87,7 @@ class Worker:
                 self._services.clock.now,
                 on_failed_login=self._services.metrics.failed_login,
             ),
+            ceilings=self._settings.ceilings.ceilings(),
         )
 
     async def _work(self) -> None:

@@ -6,6 +6,7 @@ import aiohttp
 import pytest
 
 from privacy.policy import versions as policies
+from privacy.policy.ceilings import PolicyCeilings
 from privacy.storage.session import transaction
 from streams.http.server import HttpServer
 from streams.http.tokens import Access
@@ -28,7 +29,12 @@ def ask(engine):
         async def main():
             access = Access(engine, "platform-token", lambda: NOW)
             server = HttpServer(
-                host="127.0.0.1", port=0, probes=Probes(), exposition=lambda: b"x 1\n", access=access
+                host="127.0.0.1",
+                port=0,
+                probes=Probes(),
+                exposition=lambda: b"x 1\n",
+                access=access,
+                ceilings=PolicyCeilings(contribution_bound=16),
             )
             answers = []
             async with server, aiohttp.ClientSession() as session:
@@ -98,6 +104,26 @@ def test_only_the_platforms_operator_ties_a_tenant_to_a_population(ask):
     )
     assert [status for status, _ in answers] == [201, 403, 200, 200]
     assert answers[-1][1]["policy"]["population"] == "staff"
+
+
+def test_no_tenant_goes_above_what_the_platform_allows_and_nothing_of_such_a_change_is_kept(ask):
+    def change(**changes):
+        return ("PUT", "/v1/tenants/acme/policy", made, {"changes": changes, "reason": "more"})
+
+    answers = ask(
+        ("POST", "/v1/tenants/acme/tokens", ADMIN, {"name": "bea"}),
+        change(period_epsilon=64, lifetime_epsilon=64, minimum_cohort=1),
+        change(contribution_bound=1000),
+        change(lifetime_delta=1e-4),
+        change(contribution_bound=16, lifetime_epsilon=16),
+        ("GET", "/v1/tenants/acme/policy", made, None),
+    )
+    assert [status for status, _ in answers] == [201, 422, 422, 422, 200, 200]
+    refused = answers[1][1]["error"]
+    assert refused["code"] == "privacy.policy.above_ceiling"
+    assert "period_epsilon is 64; the platform allows at most 8" in refused["text"]
+    assert "minimum_cohort is 1; the platform allows no fewer than 10" in refused["text"]
+    assert answers[-1][1]["version"] == 2
 
 
 def test_a_revoked_or_unknown_token_opens_nothing(ask):
