@@ -87,14 +87,17 @@ class Judge:
         self.ends = Ends.of(every)
         self.base = self.judge(None, fully=True)
 
-    def judge(self, adapter: Path | None, *, fully: bool = True) -> Verdict:
+    def judge(
+        self, adapter: Path | None, *, fully: bool = True, without: frozenset[tuple[int, str]] = frozenset()
+    ) -> Verdict:
         """Judge an adapter, or the base.
 
         Args:
             adapter: a portable LoRA folder; None judges the plain base.
             fully: drawn answers and abilities too; without it losses, greedy answers and public text.
+            without: modules whose updates are left out.
         """
-        with served(self._decoder, adapter) as model:
+        with served(self._decoder, adapter, without=without) as model:
             found = likelihood(model, self._encoder, self._heldout, max_tokens=self._max_tokens)
             public = likelihood(model, self._encoder, unseen_users(), max_tokens=self._max_tokens).losses
             greedy = self._answers(model, [prompt for prompt, _ in self.asked])

@@ -40,7 +40,8 @@ class QualityOptions:
         plain_rates: of the plain LoRA; each is tried at the middle length with the first number of users.
         plain_passes: lengths of the plain LoRA; with few users each is multiplied (``bound.passes_of``).
         open_steps: lengths of the small family's non-private run; the best of them counts.
-        zero_starts: whether to repeat the private runs from zero, which shows what the meta start is worth.
+        ways: how releases are made: ``card`` (a vote on style, a public part, the private core on it), ``meta`` and
+            ``zero`` (no vote; the private core from the meta start, or from zero).
         answers: held-out prompts that are answered in full; 0 leaves them out.
         answer_tokens: of the longest answer.
         examples: answers shown side by side in the results, the first ones.
@@ -69,7 +70,7 @@ class QualityOptions:
     plain_rates: tuple[float, ...] = (5e-4, 1e-3, 2e-3)
     plain_passes: tuple[int, ...] = (1, 2, 3)
     open_steps: tuple[int, ...] = (12, 24, 48)
-    zero_starts: bool = True
+    ways: tuple[str, ...] = ("card", "meta", "zero")
     answers: int = 200
     answer_tokens: int = 48
     examples: int = 10
@@ -100,7 +101,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         "open_steps": (12, 24),
         "answers": 120,
         "releases": 0,
-        "zero_starts": False,
+        "ways": ("card", "zero"),
     },
     "gpu": {
         "cells": (
@@ -111,7 +112,9 @@ PROFILES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def benchmark_policy(users: int, epsilon: float, contribution_bound: int) -> TenantPrivacyPolicy:
+def benchmark_policy(
+    users: int, epsilon: float, contribution_bound: int, *, styles: bool = False
+) -> TenantPrivacyPolicy:
     """Return the policy of a tenant that spends ``epsilon`` on one release in a few full passes."""
     return TenantPrivacyPolicy(
         declared_users=users,
@@ -122,6 +125,7 @@ def benchmark_policy(users: int, epsilon: float, contribution_bound: int) -> Ten
         contribution_bound=contribution_bound,
         minimum_cohort=min(20, users),
         planned_releases=1,
+        styles=styles,
         sample_rate=1.0,  # everyone in every step: no noise from sampling, and few steps are enough
         steps=next(steps for least, steps in STEPS if users >= least),
     )

@@ -17,12 +17,15 @@ from personalization.training.engine.portable import read_factors
 
 
 @contextmanager
-def served(decoder: FrozenDecoder, adapter: Path | None) -> Iterator[FrozenDecoder]:
+def served(
+    decoder: FrozenDecoder, adapter: Path | None, *, without: frozenset[tuple[int, str]] = frozenset()
+) -> Iterator[FrozenDecoder]:
     """Give the decoder with an adapter in its weights; afterwards the weights are the base's own again, bit for bit.
 
     Args:
         decoder: a loaded base; nobody else may use it meanwhile.
         adapter: a portable LoRA directory; None gives the plain base.
+        without: layers and suffix names that keep the base's weights, as if the adapter did not have them.
 
     Raises:
         AdapterFormatError: the directory does not hold a portable adapter.
@@ -35,6 +38,8 @@ def served(decoder: FrozenDecoder, adapter: Path | None) -> Iterator[FrozenDecod
     try:
         with torch.no_grad():
             for (layer, suffix), (down, up) in factors.items():
+                if (layer, suffix) in without:
+                    continue
                 weight = decoder.linear(layer, suffix).weight
                 kept.append((weight, weight.clone()))
                 update = scaling * (up.float() @ down.float())

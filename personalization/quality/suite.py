@@ -1,9 +1,10 @@
 """The quality benchmark: what a private adapter is worth on users that training never saw.
 
 For one tenant: the base model, the best plain LoRA without privacy (``bound``), the best non-private adapter of the
-private core's own small family, the meta start alone, private adapters at several ε and numbers of users, and three
-controls: another tenant's adapter, an adapter of pure noise of the same length, and the meta start. Plans come from the
-same planner that plans real rounds, so the noise is what a round would add, its cohort count included.
+private core's own small family, the meta start alone, releases with a style card and without at several ε and numbers
+of users, what the card is worth alone (its public part, as a prompt, as a forced opening), and two controls: another
+tenant's adapter and an adapter of pure noise of the same length. Plans come from the same planner that plans real
+rounds, so the noise is what a round would add, its cohort count and its vote on style included.
 
 The meta start is made as in production, of the other tenants' private adapters. Nothing here is a release.
 """
@@ -25,6 +26,13 @@ from personalization.planning.model_shape import read_shape
 from personalization.planning.plan import PerformanceFlags, TrainingPlan
 from personalization.planning.planner import Declined, PlannerSettings, propose
 from personalization.quality.bound import Bounds
+from personalization.quality.cards import (
+    CardRelease,
+    CardReleases,
+    card_prompts,
+    forced_closings,
+    forced_openings,
+)
 from personalization.quality.data import TenantUsers, read_tenant, tenants_in
 from personalization.quality.intervals import recovery_interval
 from personalization.quality.judge import Judge, Verdict
@@ -32,6 +40,7 @@ from personalization.quality.options import QualityOptions, benchmark_policy
 from personalization.quality.targets import machine, rows_of
 from personalization.training.public.texts import unseen_users
 from personalization.training.run.bench import UserSet, Workbench
+from privacy.accounting.calibration import style_vote_of
 
 Say = Callable[[str], None]
 OPEN_RATE = 0.6  # of the small family's non-private run
@@ -69,6 +78,13 @@ class _Suite:
         self.settings = replace(self.settings, max_top_layers=shape.top_layers)
         self.bench = Workbench(
             options.base_model, shape, PerformanceFlags(threads=options.threads, half_head=True)
+        )
+        self.cards = CardReleases(
+            decoder=self.bench.decoder,
+            encoder=self.bench.encoder,
+            base_model=options.base_model,
+            flags=self.bench.flags,
+            folder=folder / "cards",
         )
         self.runs: list[dict[str, Any]] = []
         self.last_private: torch.Tensor | None = None
@@ -109,6 +125,8 @@ class _Suite:
             self._noted("meta", self._judged(meta))
         for users, epsilon in options.chosen:
             self._bound(users, meta)
+            if "card" in options.ways:
+                self._with_card(users, epsilon)
             self._private(users, epsilon, meta)
         self._controls(others, meta)
         public = self.bench.user_set(unseen_users())
@@ -148,6 +166,45 @@ class _Suite:
             self._noted("small_family", small, users=users)
         return self.bounds_of[users]
 
+    def _with_card(self, users: int, epsilon: float) -> None:
+        """Judge every release of ``users`` users with a card at one ε, and of the first what its parts are worth."""
+        policy = benchmark_policy(users, epsilon, self.options.contribution_bound, styles=True)
+        vote, plan = style_vote_of(policy), self._plan(users, epsilon, styles=True)
+        if vote is None or isinstance(plan, Declined):
+            reason = str(plan.reason) if isinstance(plan, Declined) else "no vote fits the budget"
+            self.say(f"N={users} ε={epsilon:g} with a card: declined ({reason})")
+            self.runs.append(
+                {"arm": "declined", "users": users, "epsilon": epsilon, "start": "card", "reason": reason}
+            )
+            return
+        for seed in range(self.options.seeds):
+            key = _key(f"card {self.options.tenant} {users} {epsilon:g} {seed}".encode())
+            made = self.cards.release(self.target.train[:users], plan, vote, key=key)
+            about = {"users": users, "epsilon": epsilon, "seed": seed}
+            self._noted(
+                "private", self.judge.judge(made.adapter, fully=seed == 0), **about, start="card",
+                noise_multiplier=plan.noise_multiplier, train_seconds=round(made.seconds, 1), card=made.to_document(),
+            )  # fmt: skip
+            if seed == 0:
+                self._parts(made, about)
+
+    def _parts(self, made: CardRelease, about: dict[str, Any]) -> None:
+        """Judge what a card is worth alone: its public part, its prompt, its openings forced on the plain base."""
+        own = frozenset(slot.key for slot in self.bench.geometry.slots)
+        if made.public_part is not None:
+            self._noted("card_only", self.judge.judge(made.adapter, fully=False, without=own), **about)
+        if not self.judge.asked:
+            return
+        prompts = [prompt for prompt, _ in self.judge.asked]
+        prompted = self.judge.answered(card_prompts(made.card, prompts))
+        begun = self.judge.answered(openings=forced_openings(made.card, prompts))
+        for arm, answers in (
+            ("prompt_card", prompted),
+            ("forced_prefix", forced_closings(made.card, prompts, begun)),
+        ):
+            self.runs.append({"arm": arm, **about, **self.judge.of_answers(answers)})
+            self.say(_told_answers(arm, self.runs[-1]))
+
     def _private(self, users: int, epsilon: float, meta: torch.Tensor) -> None:
         """Judge every private adapter of ``users`` users at one ε."""
         options = self.options
@@ -164,12 +221,12 @@ class _Suite:
                 }
             )
             return
-        starts = [("meta", meta)] if bool(meta.any()) else []
-        if options.zero_starts or not starts:
+        starts = [("meta", meta)] if bool(meta.any()) and "meta" in options.ways else []
+        if "zero" in options.ways:
             starts.append(("zero", self.bench.zero()))
         for start, vector in starts:
             for seed in range(options.seeds):
-                key = f"quality {options.tenant} {users} {epsilon:g} {start} {seed}".encode()
+                key = f"{start} {options.tenant} {users} {epsilon:g} {seed}".encode()
                 began = time.monotonic()
                 trained = self.bench.train(self.train.first(users), plan, start=vector, noise_key=_key(key))
                 seconds = time.monotonic() - began
@@ -248,7 +305,7 @@ class _Suite:
         """Add an adapter to the results, with its share of the plain LoRA's gain where there is one."""
         entry: dict[str, Any] = {"arm": arm, **about, **verdict.document}
         users = about.get("users")
-        told = ", ".join(f"{key} {value}" for key, value in about.items() if key != "tried")
+        told = ", ".join(f"{key} {value}" for key, value in about.items() if key not in {"tried", "card"})
         kept = ""
         if arm in {"private", "small_family"} and isinstance(users, int) and users in self.bounds_of:
             recovery = recovery_interval(
@@ -261,10 +318,7 @@ class _Suite:
         self.runs.append(entry)
         line = f"{arm} ({told}): {entry['nll']['value']:.3f}{kept}"
         if "agreement" in entry:
-            found = entry["agreement"]
-            line += "".join(
-                f", {name} {100 * found[name]['value']:.0f} %" for name in ("match", "in_set", "closing")
-            )
+            line = _told_answers(line, entry)
         self.say(f"{line}, public text {100 * entry['public_text_change']:+.1f} %")
 
     def _successive(self, meta: torch.Tensor, public: UserSet) -> list[dict[str, Any]]:
@@ -322,9 +376,15 @@ class _Suite:
         self.say(f"{what}: prefixes of {len(users)} users in {time.monotonic() - began:.0f} s")
         return found
 
-    def _plan(self, users: int, epsilon: float) -> TrainingPlan | Declined:
-        policy = benchmark_policy(users, epsilon, self.options.contribution_bound)
+    def _plan(self, users: int, epsilon: float, *, styles: bool = False) -> TrainingPlan | Declined:
+        policy = benchmark_policy(users, epsilon, self.options.contribution_bound, styles=styles)
         return propose(policy, self.shape, line_rank=self.line_rank, settings=self.settings)
+
+
+def _told_answers(line: str, entry: dict[str, Any]) -> str:
+    found = entry["agreement"]
+    shares = (f", {name} {100 * found[name]['value']:.0f} %" for name in ("match", "in_set", "closing"))
+    return line + "".join(shares) + f", degenerate {100 * entry['degenerate']['any']:.0f} %"
 
 
 def _average(released: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -47,9 +47,9 @@ def quality(
     answers: Annotated[
         int | None, typer.Option(min=0, help="Held-out prompts answered in full; the profile's by default.")
     ] = None,
-    zero_starts: Annotated[
-        bool | None, typer.Option("--zero-starts/--no-zero-starts", help="Repeat private runs from zero.")
-    ] = None,
+    ways: Annotated[
+        str, typer.Option(help="Of making releases, with commas: card, meta, zero; the profile's by default.")
+    ] = "",
     cache: Annotated[
         Path | None, typer.Option(help="Where to keep the non-private adapters for the next run.")
     ] = None,
@@ -71,7 +71,7 @@ def quality(
         "epsilons": _numbers(epsilon, float),
         "cells": _cells(cells),
         "answers": answers,
-        "zero_starts": zero_starts,
+        "ways": tuple(way for way in ways.split(",") if way),
         "cache": cache,
         "seeds": seeds,
         "meta_users": meta_users,

@@ -12,16 +12,17 @@ import copy
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from personalization.planning.plan import Family, Objective
-from personalization.training.engine.batches import Member, assemble
+from personalization.training.engine.batches import Member, MicroBatch, assemble
 from personalization.training.engine.decoder import FrozenDecoder, TokenBatch
 from personalization.training.engine.encoding import Encoder, TokenExample, TokenUser
 from personalization.training.engine.families import Geometry, Slot
-from personalization.training.engine.low_rank import Binding
+from personalization.training.engine.low_rank import Binding, TokenGroups
+from personalization.training.engine.segments import Segments
 from personalization.training.jobs.job import Example, UserExamples
 
 WEIGHT_DECAY = 0.01
@@ -63,18 +64,21 @@ def every_linear(decoder: FrozenDecoder, *, rank: int, alpha: float) -> Geometry
     return Geometry(Family.FULL, rank, alpha, tuple(range(decoder.layer_count)), tuple(slots), at)
 
 
-class HalfDecoder(FrozenDecoder):
-    """A copy of a base whose products run in bfloat16 on a CPU; attention, slow in half, in float32."""
+class SharedOpening(FrozenDecoder):
+    """A base for batches whose rows all begin with the same tokens, as a chat template makes them.
+
+    Those tokens pass through the model once for the whole batch, before all rows; each row attends to them as if they
+    were its own. Gradients are those of the rows written out in full.
+    """
 
     @classmethod
-    def of(cls, decoder: FrozenDecoder) -> FrozenDecoder:
-        """Return a half-width copy where that is faster, else the decoder itself."""
+    def of(cls, decoder: FrozenDecoder, *, half: bool) -> SharedOpening:
+        """Return a copy of a base, in bfloat16 if ``half`` asks for it and a CPU has instructions for it."""
         native = torch.cpu.get_capabilities()
-        if decoder.device.type != "cpu" or not (native.get("avx512_bf16") or native.get("amx_bf16")):
-            return decoder
-        if decoder.dtype != torch.float32:
-            return decoder
-        return cls(copy.deepcopy(decoder.model), decoder.device, torch.bfloat16)
+        able = decoder.device.type == "cpu" and (native.get("avx512_bf16") or native.get("amx_bf16"))
+        if half and able and decoder.dtype == torch.float32:
+            return cls(copy.deepcopy(decoder.model), decoder.device, torch.bfloat16)
+        return cls(decoder.model, decoder.device, decoder.dtype)
 
     def _attend(
         self,
@@ -86,8 +90,69 @@ class HalfDecoder(FrozenDecoder):
         *,
         narrow: bool,
     ) -> torch.Tensor:
-        mixed = super()._attend(query.float(), key.float(), value.float(), batch, scaling, narrow=narrow)
-        return mixed.to(query.dtype)
+        if self._softcap is not None:
+            return super()._attend(query, key, value, batch, scaling, narrow=narrow)
+        # Half kernels of attention are slow on a CPU; the products beside it are most of the work.
+        wide = torch.promote_types(query.dtype, torch.float32)
+        dtype, (query, key, value) = query.dtype, (part.to(wide) for part in (query, key, value))
+        shared = len(key) - batch.rows.tokens
+        asking, asked = (batch.labels, query) if narrow else (batch.rows, query[shared:])
+        queries = asking.pad(asked).transpose(1, 2)
+        keys, values = (
+            torch.cat([part[:shared].expand(batch.rows.count, -1, -1, -1), batch.rows.pad(part[shared:])], 1)
+            for part in (key, value)
+        )
+        at = batch.positions.index_select(0, batch.label_at) if narrow else batch.positions[shared:]
+        reach = torch.arange(keys.shape[1], device=self.device)
+        seen = (reach <= asking.pad(at[:, None]))[:, None]  # (rows, 1, queries, keys)
+        mixed = _attention(queries, keys.transpose(1, 2), values.transpose(1, 2), scaling, mask=seen)
+        out = asking.unpad(mixed.transpose(1, 2))
+        if not narrow and shared:
+            ask, know, tell = (part[:shared].transpose(0, 1)[None] for part in (query, key, value))
+            out = torch.cat([_attention(ask, know, tell, scaling)[0].transpose(0, 1), out])
+        return out.to(dtype)
+
+
+def _attention(
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    scaling: float,
+    mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    repeats = queries.shape[1] // keys.shape[1]
+    keys, values = (part.repeat_interleave(repeats, 1) if repeats > 1 else part for part in (keys, values))
+    return torch.nn.functional.scaled_dot_product_attention(
+        queries, keys, values, attn_mask=mask, is_causal=mask is None, scale=scaling
+    )
+
+
+def opened_once(micro: MicroBatch, shared: int) -> tuple[TokenBatch, torch.Tensor]:
+    """Return a batch of one user whose rows' first ``shared`` tokens, the same in all, stand once before all rows.
+
+    Returns:
+        The batch for ``SharedOpening`` and its tokens ``(tokens,)``.
+    """
+    lengths, device = micro.batch.rows.lengths, micro.tokens.device
+    starts = [sum(lengths[:row]) for row in range(len(lengths))]
+    kept = torch.cat(
+        [torch.arange(shared)]
+        + [
+            torch.arange(start + shared, start + length)
+            for start, length in zip(starts, lengths, strict=True)
+        ]
+    ).to(device)
+    place = torch.full((len(micro.tokens),), -1, dtype=torch.long, device=device)
+    place[kept] = torch.arange(len(kept), device=device)
+    one = Segments([len(kept)], device)
+    batch = replace(
+        micro.batch,
+        rows=Segments([length - shared for length in lengths], device),
+        groups=TokenGroups(one, one),
+        positions=micro.batch.positions[kept],
+        label_at=place[micro.batch.label_at],
+    )
+    return batch, micro.tokens[kept]
 
 
 class PlainLora:
@@ -100,7 +165,7 @@ class PlainLora:
     """
 
     def __init__(self, decoder: FrozenDecoder, encoder: Encoder, *, half: bool = True) -> None:
-        self._decoder = HalfDecoder.of(decoder) if half else decoder
+        self._decoder = SharedOpening.of(decoder, half=half)
         self._encoder = encoder
 
     def train(
@@ -137,11 +202,12 @@ class PlainLora:
     def gradient(self, vector: torch.Tensor, geometry: Geometry, batch: TokenUser) -> torch.Tensor:
         """Return the gradient ``(size,)`` of the mean over examples of the mean loss of their labels."""
         micro = assemble([Member(0, batch, ())], self._decoder.device, torch.float32)
+        flat, tokens = opened_once(micro, _shared(batch))
         rows = torch.empty((1, geometry.size), device=vector.device, dtype=vector.dtype)
         binding = Binding(geometry, {}, vector[None].requires_grad_(), rows)
-        hidden = self._decoder.embed(micro.tokens)
+        hidden = self._decoder.embed(tokens)
         every = range(self._decoder.layer_count)
-        out = self._decoder.run(hidden, micro.batch, every, binding, labels_only=True)
+        out = self._decoder.run(hidden, flat, every, binding, labels_only=True)
         nll = self._decoder.head.label_nll(out, micro.batch.targets)
         torch.autograd.backward(micro.terms.total(nll, None))
         binding.check_complete()
@@ -151,6 +217,14 @@ class PlainLora:
         user = UserExamples(examples=(example,))
         (found,) = self._encoder.user(user, bound=1, objective=Objective.SFT, max_tokens=max_tokens).examples
         return found
+
+
+def _shared(batch: TokenUser) -> int:
+    """Return how many tokens all rows begin with, none of them a label or the token before one."""
+    rows = [row for example in batch.examples for row in example.rows]
+    most = min(row.first_label - 1 for row in rows)
+    first = rows[0].tokens
+    return next((at for at in range(most) if any(row.tokens[at] != first[at] for row in rows)), most)
 
 
 def initial(geometry: Geometry, seed: int) -> torch.Tensor:

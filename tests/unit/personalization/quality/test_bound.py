@@ -72,7 +72,7 @@ def test_a_step_is_one_of_peft_and_adamw(base):
 
     folder, decoder, encoder = base
     people = users(4)
-    examples = [user.examples[0] for user in people]
+    examples = [user.examples[0] for user in people]  # whose prompts begin alike
     recipe = PlainRecipe(rank=2, alpha=4.0, rate=1e-2, epochs=1, batch=4, max_tokens=60, seed=3)
     vector, geometry = PlainLora(decoder, encoder, half=False).train(examples, recipe)
 

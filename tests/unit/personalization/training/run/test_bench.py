@@ -116,9 +116,12 @@ def test_the_suite_measures_every_arm(tmp_path):
     results = run_quality(options, said.append)
     assert json.loads(json.dumps(results))["format"] == FORMAT
     arms = [run["arm"] for run in results["runs"]]
-    assert set(arms) == {"base", "meta", "plain", "small_family", "private", "noise_only", "wrong_tenant"}
+    assert set(arms) == {
+        "base", "meta", "plain", "small_family", "private", "card_only", "prompt_card", "forced_prefix", "noise_only",
+        "wrong_tenant",
+    }  # fmt: skip
     starts = {run["start"] for run in results["runs"] if run["arm"] == "private"}
-    assert starts == {"meta", "zero"}
+    assert starts == {"card", "meta", "zero"}
     assert results["meta_tenants"] == ["brine"]
     assert [len(one["earlier_windows_change"]) for one in results["releases"]] == [1, 2]
     assert all(0 <= run["agreement"]["match"]["value"] <= 1 for run in results["runs"])
