@@ -2,6 +2,7 @@
 
     PrivacyError
     ├── PolicyError                  a policy value is outside its range (field, value, allowed range)
+    │   ├── PolicyCeilingError       a policy value is above what the platform allows any tenant
     │   └── UnknownTenantError       no such tenant is registered
     ├── CalibrationError             no sound noise multiplier meets the request
     ├── LedgerError
@@ -51,6 +52,12 @@ class PolicyError(PrivacyError):
 
     code = "privacy.policy.invalid"
     exit_status = 2
+
+
+class PolicyCeilingError(PolicyError):
+    """A policy value is above what the platform allows any tenant."""
+
+    code = "privacy.policy.above_ceiling"
 
 
 class UnknownTenantError(PolicyError):

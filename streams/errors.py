@@ -10,7 +10,9 @@
     ├── DeadLetterError          a dead-letter record cannot be read or replayed
     ├── DemoError                a part of the demonstration stopped or did not get done in time
     ├── ScenarioError            the demonstration cannot use the interactions it was given
-    └── AccessDeniedError        an operator's token does not allow what was asked
+    ├── AccessDeniedError        an operator's token does not allow what was asked
+    ├── MalformedRequestError    a request over HTTP is not what it must be: no JSON, no text
+    └── TooManyRequestsError     somebody asks over HTTP for more than is allowed (retryable)
 
 Every class has a stable ``code``, a ``retryable`` flag and an ``exit_status`` for the command line. A text is
 one sentence: what was asked, what is allowed, what to do. It never holds an id or text of a person.
@@ -98,3 +100,22 @@ class AccessDeniedError(StreamsError):
 
     code = "streams.access.denied"
     exit_status = 4
+
+
+class MalformedRequestError(StreamsError):
+    """A request over HTTP cannot be read."""
+
+    code = "http.json_invalid"
+    exit_status = 2
+
+
+class TooManyRequestsError(StreamsError):
+    """Somebody asks over HTTP for more than is allowed; later it may be."""
+
+    code = "http.too_many_requests"
+    retryable = True
+    exit_status = 5
+
+    def __init__(self, text: str, *, retry_after: int = 1) -> None:
+        super().__init__(text)
+        self.retry_after = retry_after

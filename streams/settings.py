@@ -27,12 +27,14 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from personalization.starts.recipe import MetaRecipe, Order, Weighting
+from privacy.policy.ceilings import PolicyCeilings
 from streams.errors import SettingsError
 
 MASTER_KEY_BYTES = 32
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
 _RECIPE = MetaRecipe()  # holds the defaults of what it computes from
+_CEILINGS = PolicyCeilings()  # the same
 
 
 class _Section(BaseModel):
@@ -280,6 +282,26 @@ class ServingSettings(_Section):
     """Name of this server in its reports; stable over restarts."""
 
 
+class CeilingSettings(_Section):
+    """What the platform allows any tenant's policy at most.
+
+    Worker, trainers and the command line must agree on it: a policy above is refused when it is set, and its rounds are
+    declined.
+    """
+
+    period_epsilon: float = Field(default=_CEILINGS.period_epsilon, ge=0.01, le=64)
+    lifetime_epsilon: float = Field(default=_CEILINGS.lifetime_epsilon, ge=0.01, le=64)
+    delta: float = Field(default=_CEILINGS.delta, ge=1e-15, le=1e-3)
+    """Of a period and of a lifetime."""
+    contribution_bound: int = Field(default=_CEILINGS.contribution_bound, ge=1, le=1000)
+    minimum_cohort: int = Field(default=_CEILINGS.minimum_cohort, ge=1)
+    """The smallest that a policy may name."""
+
+    def ceilings(self) -> PolicyCeilings:
+        """Return them as what policies are checked against."""
+        return PolicyCeilings(**self.model_dump())
+
+
 class LogSettings(_Section):
     """What is written to standard error."""
 
@@ -314,6 +336,7 @@ class Settings(BaseSettings):
     trainer: TrainerSettings = TrainerSettings()
     meta: MetaSettings = MetaSettings()
     serving: ServingSettings = ServingSettings()
+    ceilings: CeilingSettings = CeilingSettings()
     log: LogSettings = LogSettings()
 
     @field_validator("master_key")

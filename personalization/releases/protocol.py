@@ -86,6 +86,7 @@ if TYPE_CHECKING:
     from personalization.training.jobs.receipt import SignedReceipt
     from privacy.keys.keyring import Keyring
     from privacy.ledger import Ledger, Reservation
+    from privacy.policy.ceilings import PolicyCeilings
 
 _log = structlog.get_logger(__name__)
 SEED_BYTES = 32
@@ -139,6 +140,7 @@ class TrainingRounds:
         flags: of the trainer's runs, their device resolved; a repeat under others is refused.
         hardware: what they are computed on, see ``training.base.device``.
         copies: serves the meta start to a line whose round is declined; None leaves that to the upkeep.
+        ceilings: what the platform allows a policy at most; a round of a policy above them is declined.
     """
 
     def __init__(
@@ -152,6 +154,7 @@ class TrainingRounds:
         flags: PerformanceFlags | None = None,
         hardware: str = "",
         copies: MetaCopies | None = None,
+        ceilings: PolicyCeilings | None = None,
     ) -> None:
         self._engine = shop.engine
         self._clock = shop.clock
@@ -163,6 +166,7 @@ class TrainingRounds:
         self._flags = flags or PerformanceFlags()
         self._hardware = hardware
         self._copies = copies
+        self._ceilings = ceilings
 
     def prepare(self, lease: Lease) -> Prepared | Closed:
         """Bring a leased round to the point where the child can train, or close it.
@@ -303,6 +307,13 @@ class TrainingRounds:
         version = policies.current_policy(session, row.tenant_id)
         if version is None:
             return self._decline(session, row, OutcomeCode.NO_POLICY, "The tenant has no privacy policy.")
+        if self._ceilings is not None and (above := self._ceilings.exceeded(version.policy)):
+            return self._decline(
+                session,
+                row,
+                OutcomeCode.ABOVE_CEILING,
+                f"The policy is not allowed here: {'; '.join(above)}.",
+            )
         policy = within_accounts(session, row.tenant_id, row.period_index, version.policy)
         line = registry.lock_line(session, row.line_ref)
         try:

@@ -44,6 +44,7 @@ class OutcomeCode(StrEnum):
     PUBLISHED = "published"
     GATE_REJECTED = "gate_rejected"
     NO_POLICY = "no_policy"
+    ABOVE_CEILING = "above_ceiling"
     PURPOSE_NOT_ALLOWED = "purpose_not_allowed"
     BUDGET_EXHAUSTED = "budget_exhausted"
     COHORT_TOO_SMALL = "cohort_too_small"

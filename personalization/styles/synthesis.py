@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from personalization.styles.abstraction import COPY
 from personalization.styles.contents import content_of
-from personalization.styles.families import LENGTHS, NONE, PUBLIC, Feature, length_bucket
+from personalization.styles.families import LENGTHS, NONE, PUBLIC, Feature, length_bucket, prompt_kind
 from personalization.styles.frames import closings, openings
 from personalization.styles.slots import filled
 
@@ -27,6 +27,7 @@ OTHER_KINDS: Final = (
     0.15  # of prompts are of kinds that the card does not tell, so that no single form is learned
 )
 MOST_WORDS: Final = 40
+_DRAWS: Final = 8  # of a prompt, to find one of a kind
 _DIGITS: Final = (2, 3, 4, 4, 5)  # of a made-up number
 
 
@@ -57,16 +58,29 @@ def synthetic_pairs(card: StyleCard, *, count: int, seed: int) -> tuple[Syntheti
             if not kinds or rng.random() < OTHER_KINDS
             else _drawn(rng, kinds)
         )
-        content = content_of(kind, rng)
-        prompt = content.prompt
+        last_line = ""
         if line_ends and rng.random() < sum(one.share for one in line_ends):
-            prompt += "\n" + _drawn(rng, [(one.key, one.share) for one in line_ends])
-        pairs.append(
-            SyntheticPair(
-                prompt=prompt, answer=_answer(card, content, _frame(rng, heads), _frame(rng, tails), rng)
-            )
-        )
+            last_line = "\n" + _drawn(rng, [(one.key, one.share) for one in line_ends])
+        content = _content(kind, last_line, rng)
+        head, tail = _frame(rng, heads), _frame(rng, tails)
+        if any(
+            one.text and head.endswith(one.text) for one in tails
+        ):  # a whole answer: nothing comes after it
+            answer = _realized(head, list(content.names), rng).strip()
+        else:
+            answer = _answer(card, content, head, tail, rng)
+        pairs.append(SyntheticPair(prompt=content.prompt + last_line, answer=answer))
     return tuple(pairs)
+
+
+def _content(kind: str, last_line: str, rng: random.Random) -> PublicContent:
+    """Return public content whose prompt, with its last line, is of the kind, if some draws find one."""
+    content = content_of(kind, rng)
+    for _ in range(_DRAWS):
+        if prompt_kind(content.prompt + last_line) == kind:
+            break
+        content = content_of(kind, rng)
+    return content
 
 
 def _answer(card: StyleCard, content: PublicContent, head: str, tail: str, rng: random.Random) -> str:

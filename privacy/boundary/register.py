@@ -163,8 +163,9 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
     Kind.OUTCOME: (
         _fields(
             PUBLIC,
-            "Decided from the policy, the ledger and the base model's shape, before anything is read.",
-            "no_policy purpose_not_allowed budget_exhausted signal_too_small calibration_impossible",
+            "Decided from the policy, the platform's ceilings, the ledger and the base model's shape, before anything "
+            "is read.",
+            "no_policy above_ceiling purpose_not_allowed budget_exhausted signal_too_small calibration_impossible",
         ),
         _fields(CHARGED, "Decided by the noisy count that was paid for.", "cohort_too_small"),
         _fields(CHARGED, "Decided by the released weights and public text alone.", "published gate_rejected"),
@@ -289,7 +290,7 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             "discreet_ingest_latency_seconds discreet_retries discreet_lag_events "
             "discreet_oldest_unprocessed_seconds discreet_stalled_seconds discreet_buffered_events "
             "discreet_rebalances discreet_outbox_waiting discreet_outbox_parked discreet_outbox_failures "
-            "discreet_slowed_tenants",
+            "discreet_slowed_tenants discreet_failed_logins",
         ),
         _fields(
             OPERATOR,
@@ -327,6 +328,11 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             "Names of events, rounds, lines, topics and versions, and public states.",
             "event level round round_id rounds tenant tenants line_ref served_name adapter served withdrawn "
             "published chore code outcome stage what topic partition epoch port accepted share",
+        ),
+        _fields(
+            OPERATOR,
+            "From which address a wrong token came.",
+            "address",
         ),
         _fields(
             OPERATOR,

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from privacy.accounting.filters import BudgetCaps
     from privacy.ledger.tables import LedgerHeadRow
+    from privacy.policy.ceilings import PolicyCeilings
     from privacy.policy.values import TenantPrivacyPolicy
     from privacy.policy.versions import PolicyVersion
 
@@ -51,14 +52,18 @@ def set_policy(
     actor: str,
     reason: str,
     now: datetime,
+    ceilings: PolicyCeilings | None = None,
 ) -> PolicyVersion:
     """Append the next version of a tenant's policy, and join the population that it names.
 
     Raises:
         UnknownTenantError: no such tenant is registered.
         PolicyError: a value is outside its range, or actor or reason is missing.
+        PolicyCeilingError: a value is above ``ceilings``, those of the platform.
     """
-    version = policies.set_policy(session, tenant_id, changes, actor=actor, reason=reason, now=now)
+    version = policies.set_policy(
+        session, tenant_id, changes, actor=actor, reason=reason, now=now, ceilings=ceilings
+    )
     join_declared(session, tenant_id, now=now)
     return version
 

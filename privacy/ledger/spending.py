@@ -19,7 +19,7 @@ from privacy.ledger.accounts import (
     population_account_id,
 )
 from privacy.ledger.populations import memberships
-from privacy.ledger.tables import AccountRow, ReservationRow
+from privacy.ledger.tables import AccountRow, LedgerHeadRow, ReservationRow
 from privacy.ledger.values import ReservationState, SpendView
 
 if TYPE_CHECKING:
@@ -69,6 +69,14 @@ def _population_accounts(session: Session, tenant_id: str) -> list[AccountRow]:
     ids = [population_account_id(name) for name in sorted(memberships(session, tenant_id))]
     found = (session.get(AccountRow, account_id, populate_existing=True) for account_id in ids)
     return [row for row in found if row is not None]
+
+
+def spending_mark(session: Session, tenant_id: str) -> tuple[tuple[str, int | str], ...]:
+    """Return what changes whenever anything is charged to the tenant, or to a population that it is in."""
+    head = session.get(LedgerHeadRow, tenant_id, populate_existing=True)
+    own: tuple[tuple[str, int | str], ...] = () if head is None else ((tenant_id, head.digest),)
+    together = _population_accounts(session, tenant_id)
+    return own + tuple((row.entry_tenant_id, row.entry_sequence) for row in together)
 
 
 def spent_budget(session: Session, tenant_id: str, period_index: int) -> SpentBudget:

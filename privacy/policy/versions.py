@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from sqlmodel import Session
 
+    from privacy.policy.ceilings import PolicyCeilings
+
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyVersion:
@@ -107,6 +109,7 @@ def set_policy(
     actor: str,
     reason: str,
     now: datetime,
+    ceilings: PolicyCeilings | None = None,
 ) -> PolicyVersion:
     """Append the next version of a tenant's policy and audit the change.
 
@@ -117,6 +120,7 @@ def set_policy(
     Raises:
         UnknownTenantError: no such tenant is registered.
         PolicyError: a value is outside its range, or actor or reason is missing.
+        PolicyCeilingError: a value is above ``ceilings``, those of the platform.
     """
     actor = _checked_actor(actor)
     if not reason.strip():
@@ -132,6 +136,8 @@ def set_policy(
         policy = amended(policy, {"schedule.first_at": first})
     if newest is not None and policy == newest.policy:
         return newest
+    if ceilings is not None:
+        ceilings.check(policy)
     row = PolicyRow(
         tenant_id=tenant_id,
         version=newest.version + 1 if newest else 1,

@@ -1,7 +1,8 @@
 """Engines and transactions: one unit of work, committed only at the edge.
 
 SQLite runs in WAL mode, with ``BEGIN IMMEDIATE`` so that a read-check-write admission holds the write lock from its
-first read. PostgreSQL runs at READ COMMITTED; code that admits takes row locks in a fixed order.
+first read; what only reads (``reading``) takes no lock. PostgreSQL runs at READ COMMITTED; code that admits takes row
+locks in a fixed order.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from sqlalchemy.pool import ConnectionPoolEntry
 
 _WAL_POLL_SECONDS = 0.02
+_READS = "discreet_reads"
 _IDLE_IN_TRANSACTION_SECONDS = 300  # longer than any pause of ours between two statements
 
 SQLITE_PRAGMAS = (
@@ -59,7 +61,8 @@ def open_engine(url: str, *, busy_timeout_seconds: float = 30.0) -> Engine:
 
         @event.listens_for(engine, "begin")
         def _on_begin(connection) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            reads = connection.get_execution_options().get(_READS, False)
+            connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
         return engine
     return create_engine(url, pool_pre_ping=True, connect_args=_postgres_limits(make_url(url)))
@@ -101,6 +104,21 @@ def _enter_wal(cursor: DBAPICursor, busy_timeout_seconds: float) -> None:
             time.sleep(_WAL_POLL_SECONDS)
         else:
             return
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Session]:
+    """Yield a session that reads one state of the database and waits for no writer, nor any writer for it.
+
+    Raises:
+        StorageError: the database could not be reached or refused, as it does anything that writes.
+    """
+    if engine.dialect.name == "postgresql":
+        reader = engine.execution_options(postgresql_readonly=True, isolation_level="REPEATABLE READ")
+    else:
+        reader = engine.execution_options(**{_READS: True})
+    with transaction(reader) as session:
+        yield session
 
 
 @contextmanager

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from sqlmodel import Session
 
+    from privacy.policy.ceilings import PolicyCeilings
     from privacy.policy.versions import PolicyVersion, Tenant
 
 app = typer.Typer(help="Register tenants and set their privacy policies.", no_args_is_help=True)
@@ -50,7 +51,9 @@ def add(
     with _transaction() as session:
         policies.register_tenant(session, tenant, actor=who, now=now)
         if changes:
-            populations.set_policy(session, tenant, changes, actor=who, reason=reason, now=now)
+            populations.set_policy(
+                session, tenant, changes, actor=who, reason=reason, now=now, ceilings=_ceilings()
+            )
         registered = policies.tenant(session, tenant)
     _show(registered, (), as_json=as_json)
 
@@ -80,6 +83,7 @@ def set_(
             actor=actor or getpass.getuser(),
             reason=reason,
             now=datetime.now(UTC),
+            ceilings=_ceilings(),
         )
         changed = policies.tenant(session, tenant)
     _show(changed, (), as_json=as_json)
@@ -148,6 +152,12 @@ def _changes(pairs: Sequence[str]) -> dict[str, Any]:
     return changes
 
 
+def _ceilings() -> PolicyCeilings:
+    from streams.settings import load_settings
+
+    return load_settings().ceilings.ceilings()
+
+
 @contextmanager
 def _transaction() -> Iterator[Session]:
     from privacy.storage.session import transaction
@@ -178,6 +188,8 @@ def _show(
         document = _document(tenant)
         if joined:
             document["populations"] = list(joined)
+        if tenant.policy is not None:
+            document["above_ceilings"] = list(_ceilings().exceeded(tenant.policy.policy))
         if history:
             document["history"] = [version.to_document() for version in history]
         typer.echo(json.dumps(document))
@@ -198,8 +210,14 @@ def _show(
             table.add_row(name, shown, ranges[name])
     _print(table)
     typer.echo(f"Set by {version.set_by} at {version.set_at:%Y-%m-%d %H:%M:%S} UTC: {version.reason}")
+    for text in _ceilings().exceeded(version.policy):
+        typer.echo(f"Not trained until changed: {text}.")
     if joined:
         typer.echo(f"Shares a lifetime budget for good with the populations: {', '.join(joined)}")
+    _show_history(history)
+
+
+def _show_history(history: Sequence[PolicyVersion]) -> None:
     if history:
         past = _table("version", "set at (UTC)", "by", "reason", "digest")
         for entry in history:

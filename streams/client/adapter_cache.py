@@ -8,6 +8,7 @@ safetensors and JSON are taken, so nothing in an artifact can run.
 from __future__ import annotations
 
 import hashlib
+import http.client
 import json
 import os
 import shutil
@@ -22,7 +23,7 @@ from .errors import AdapterRefusedError, ArtifactFetchError, DigestMismatchError
 from .signatures import TrustedKeys
 
 Fetcher = Callable[[str, int], bytes]
-"""Reads at most the given number of bytes from a URI; raises ``OSError`` when it cannot."""
+"""Reads at most the given number of bytes from a URI; raises ``OSError`` or ``HTTPException`` when it cannot."""
 
 MANIFEST = "manifest.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -41,8 +42,11 @@ def fetch_file(uri: str, limit_bytes: int) -> bytes:
 def fetch_http(uri: str, limit_bytes: int) -> bytes:
     """Read from an ``http://`` or ``https://`` URI."""
     with urllib.request.urlopen(uri, timeout=FETCH_SECONDS) as answer:  # noqa: S310  # chosen by its scheme
+        announced = answer.length  # None where the server does not say
         content: bytes = answer.read(limit_bytes)
-        return content
+    if announced is not None and len(content) < min(limit_bytes, announced):
+        raise http.client.IncompleteRead(content, announced - len(content))
+    return content
 
 
 class AdapterCache:
@@ -157,7 +161,7 @@ class AdapterCache:
             raise ArtifactFetchError(f"an address with scheme {scheme!r} cannot be read; known are {known}")
         try:
             data = fetcher(f"{version.uri.rstrip('/')}/{entry.path}", entry.size + 1)
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:
             raise ArtifactFetchError(f"{entry.path} of an adapter cannot be read; try again") from error
         _check(data, entry)
         return data

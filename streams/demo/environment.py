@@ -50,6 +50,11 @@ class DemoEnvironment:
             "DISCREET_HTTP__PORT": str(self.worker_port),
             "DISCREET_HTTP__TOKEN": self.token,
             "DISCREET_TRAINER__BASE_MODEL": str(self.base_model),
+            # Nobody in it is real: whoever runs it may ask for any ε, and its tenants may be of any size.
+            "DISCREET_CEILINGS__PERIOD_EPSILON": "64",
+            "DISCREET_CEILINGS__LIFETIME_EPSILON": "64",
+            "DISCREET_CEILINGS__DELTA": "1e-3",
+            "DISCREET_CEILINGS__MINIMUM_COHORT": "1",
             "DISCREET_SERVING__PORT": str(self.serving_port),
             "DISCREET_SERVING__TOKEN": self.token,
             "DISCREET_SERVING__PUBLIC_KEYS": self.public_key(),

@@ -38,4 +38,4 @@ class AdapterRoutes:
             shown = [row for row in rows if operator.tenant_id is None or row.published_at <= now]
             return [version_facts(row) for row in shown]
 
-        return answer({"tenant": tenant_id, "adapters": await self._access.transact(work)})
+        return answer({"tenant": tenant_id, "adapters": await self._access.read(work)})

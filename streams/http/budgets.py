@@ -9,6 +9,7 @@ from aiohttp import web
 
 from personalization.registry.queries import audits_of
 from privacy.errors import PolicyError
+from privacy.ledger.spending import spending_mark
 from privacy.policy import versions as policies
 from privacy.reports import budgets
 from privacy.reports.statement import privacy_statement
@@ -38,23 +39,35 @@ class BudgetRoutes:
         _, tenant_id = await self._access.tenant(request)
         now = self._access.now()
         return answer(
-            await self._access.transact(lambda session: budgets.spend_document(session, tenant_id, now))
+            await self._access.read(lambda session: budgets.spend_document(session, tenant_id, now))
         )
 
     async def _plan(self, request: web.Request) -> web.Response:
-        _, tenant_id = await self._access.tenant(request)
+        operator, tenant_id = await self._access.tenant(request)
         parameters = _count(request, "parameters")
         wished, pace = _count(request, "releases"), _count(request, "per_period")
         now = self._access.now()
-        rows = await self._access.transact(
-            lambda session: budgets.budget_plan(
+
+        def work(session: Session) -> dict[str, Any]:
+            rows = budgets.budget_plan(
                 session, tenant_id, now=now, parameters=parameters, releases=wished, releases_per_period=pace
             )
-        )
-        return answer(budgets.plan_document(tenant_id, rows))
+            return budgets.plan_document(tenant_id, rows)
+
+        question = ("plan", await self._state(tenant_id), parameters, wished, pace)
+        return answer(await self._access.calculations.answer(operator.caller, question, work))
+
+    async def _state(self, tenant_id: str) -> tuple[object, ...]:
+        """Return what changes whenever a policy of the tenant or its ledger does."""
+
+        def work(session: Session) -> tuple[object, ...]:
+            version = policies.tenant(session, tenant_id).policy
+            return tenant_id, version and version.version, spending_mark(session, tenant_id)
+
+        return await self._access.read(work)
 
     async def _statement(self, request: web.Request) -> web.Response:
-        _, tenant_id = await self._access.tenant(request)
+        operator, tenant_id = await self._access.tenant(request)
         reservation_id, now = request.query.get("release"), self._access.now()
 
         def work(session: Session) -> dict[str, Any]:
@@ -70,7 +83,8 @@ class BudgetRoutes:
             )
             return {**made.to_document(), "text": made.to_text()}
 
-        return answer(await self._access.transact(work))
+        question = ("statement", await self._state(tenant_id), reservation_id)
+        return answer(await self._access.calculations.answer(operator.caller, question, work))
 
 
 def _count(request: web.Request, name: str) -> int | None:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import json
+import socket
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aiohttp import web
 
 from personalization.errors import PersonalizationError
 from privacy.errors import PolicyError, PrivacyError, StorageError, UnknownTenantError
-from streams.errors import AccessDeniedError, StreamsError
+from streams.errors import AccessDeniedError, MalformedRequestError, StreamsError, TooManyRequestsError
 from streams.http.adapters import AdapterRoutes
 from streams.http.answers import answer
+from streams.http.bodies import require_text
 from streams.http.budgets import BudgetRoutes
+from streams.http.listening import HEADER_SECONDS, BoundedListener
 from streams.http.tenants import TenantRoutes
 from streams.http.tokens import TokenRoutes
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
+    from privacy.policy.ceilings import PolicyCeilings
     from streams.http.tokens import Access
 
 MAX_REQUEST_BYTES = 65_536
@@ -44,7 +47,9 @@ class HttpServer:
         port: port; 0 picks a free one.
         probes: liveness and readiness.
         exposition: returns the metrics in Prometheus' text format.
-        access: who may use the operator API (``/v1``) and read the metrics.
+        access: who may use the operator API (``/v1``) and read the metrics; closed at the end.
+        header_seconds: time for a request's header.
+        ceilings: what the platform allows a tenant's policy at most.
     """
 
     def __init__(
@@ -55,19 +60,25 @@ class HttpServer:
         probes: Probes,
         exposition: Callable[[], bytes],
         access: Access,
+        ceilings: PolicyCeilings,
+        header_seconds: float = HEADER_SECONDS,
     ) -> None:
         self._host = host
         self._port = port
         self._probes = probes
         self._exposition = exposition
         self._access = access
-        application = web.Application(client_max_size=MAX_REQUEST_BYTES, middlewares=[_errors_as_json])
+        application = web.Application(
+            client_max_size=MAX_REQUEST_BYTES, middlewares=[_errors_as_json, _text_only]
+        )
         application.router.add_get("/healthz", self._health)
         application.router.add_get("/readyz", self._readiness)
         application.router.add_get("/metrics", self._metrics)
-        for routes in (TenantRoutes, BudgetRoutes, AdapterRoutes, TokenRoutes):
+        TenantRoutes(access, ceilings).add_to(application.router)
+        for routes in (BudgetRoutes, AdapterRoutes, TokenRoutes):
             routes(access).add_to(application.router)
-        self._runner = web.AppRunner(application, access_log=None)
+        self._application = application
+        self._header_seconds = header_seconds
 
     @property
     def port(self) -> int:
@@ -75,14 +86,16 @@ class HttpServer:
         return self._port
 
     async def __aenter__(self) -> HttpServer:
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, self._host, self._port)
-        await site.start()
-        self._port = self._runner.addresses[0][1]
+        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
+        listening = socket.create_server((self._host, self._port), family=family)
+        self._port = int(listening.getsockname()[1])
+        self._listener = BoundedListener(self._application, listening, header_seconds=self._header_seconds)
+        await self._listener.__aenter__()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._runner.cleanup()
+        await self._listener.__aexit__()
+        self._access.close()
 
     async def _health(self, _: web.Request) -> web.Response:
         return _probe(self._probes.alive, "alive", "stalled")
@@ -109,10 +122,19 @@ async def _errors_as_json(
         return await handler(request)
     except web.HTTPException as error:
         return _refusal(error.status, "http.refused", error.reason)
-    except json.JSONDecodeError:
-        return _refusal(400, "http.json_invalid", "the request's body is not JSON")
+    except TooManyRequestsError as error:
+        return _refusal(429, error.code, str(error), {"Retry-After": str(error.retry_after)})
     except (PrivacyError, StreamsError, PersonalizationError) as error:
         return _refusal(_status(error), error.code, str(error))
+
+
+@web.middleware
+async def _text_only(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Let no address through that names what no database keeps."""
+    require_text((*request.match_info.values(), *request.query, *request.query.values()))
+    return await handler(request)
 
 
 def _status(error: Exception) -> int:
@@ -121,6 +143,8 @@ def _status(error: Exception) -> int:
             return 404
         case AccessDeniedError():
             return 403
+        case MalformedRequestError():
+            return 400
         case PolicyError():
             return 422
         case StorageError():
@@ -129,7 +153,8 @@ def _status(error: Exception) -> int:
             return 409
 
 
-def _refusal(status: int, code: str, text: str) -> web.Response:
+def _refusal(status: int, code: str, text: str, headers: Mapping[str, str] | None = None) -> web.Response:
     body: dict[str, Any] = {"error": {"code": code, "text": text}}
-    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
+    if status == 401:
+        headers = {"WWW-Authenticate": "Bearer"}
     return answer(body, status=status, headers=headers)

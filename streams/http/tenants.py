@@ -15,14 +15,16 @@ from streams.http.answers import answer
 from streams.http.tokens import json_object
 
 if TYPE_CHECKING:
+    from privacy.policy.ceilings import PolicyCeilings
     from streams.http.tokens import Access
 
 
 class TenantRoutes:
     """The routes of tenants and their policies."""
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: Access, ceilings: PolicyCeilings) -> None:
         self._access = access
+        self._ceilings = ceilings
 
     def add_to(self, router: web.UrlDispatcher) -> None:
         """Add the routes."""
@@ -34,7 +36,7 @@ class TenantRoutes:
 
     async def _tenants(self, request: web.Request) -> web.Response:
         operator = await self._access.operator(request)
-        tenants = await self._access.transact(policies.list_tenants)
+        tenants = await self._access.read(policies.list_tenants)
         return answer(
             {
                 "tenants": [
@@ -51,7 +53,7 @@ class TenantRoutes:
 
     async def _policy(self, request: web.Request) -> web.Response:
         _, tenant_id = await self._access.tenant(request)
-        tenant = await self._access.transact(lambda session: policies.tenant(session, tenant_id))
+        tenant = await self._access.read(lambda session: policies.tenant(session, tenant_id))
         if tenant.policy is None:
             return answer({"tenant": tenant_id, "version": None, "policy": None})
         return answer(tenant.policy.to_document())
@@ -68,17 +70,23 @@ class TenantRoutes:
         now = self._access.now()
         version = await self._access.transact(
             lambda session: populations.set_policy(
-                session, tenant_id, changes, actor=operator.name, reason=reason, now=now
+                session,
+                tenant_id,
+                changes,
+                actor=operator.name,
+                reason=reason,
+                now=now,
+                ceilings=self._ceilings,
             )
         )
         return answer(version.to_document())
 
     async def _history(self, request: web.Request) -> web.Response:
         _, tenant_id = await self._access.tenant(request)
-        versions = await self._access.transact(lambda session: policies.policy_history(session, tenant_id))
+        versions = await self._access.read(lambda session: policies.policy_history(session, tenant_id))
         return answer({"versions": [version.to_document() for version in versions]})
 
     async def _erasures(self, request: web.Request) -> web.Response:
         _, tenant_id = await self._access.tenant(request)
-        found = await self._access.transact(lambda session: erasures.certificates(session, tenant_id))
+        found = await self._access.read(lambda session: erasures.certificates(session, tenant_id))
         return answer({"certificates": [certificate.to_document() for certificate in found]})

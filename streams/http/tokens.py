@@ -10,16 +10,28 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiohttp import web
 
 from privacy.errors import PolicyError, UnknownTenantError
-from privacy.storage.session import transaction
-from streams.errors import AccessDeniedError
+from privacy.storage.session import reading, transaction
+from streams.errors import AccessDeniedError, MalformedRequestError, TooManyRequestsError
 from streams.http.answers import answer
-from streams.storage.operator_tokens import holder_of, new_token, revoke_tokens, token_digest
+from streams.http.bodies import json_body
+from streams.http.calculations import Calculations
+from streams.http.limits import RateLimit
+from streams.http.logins import FailedLogins
+from streams.storage.operator_tokens import (
+    holder_of,
+    is_token,
+    new_token,
+    revoke_tokens,
+    token_digest,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +40,11 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
     from sqlmodel import Session
 
+    from streams.http.calculations import CalculationLimits
+
 PLATFORM = "platform operator"
+THREADS = 2  # for the database; ingest has others
+BURST, PER_SECOND = 60, 20.0  # requests of one tenant's administrators
 Result = TypeVar("Result")
 
 
@@ -38,6 +54,11 @@ class Operator:
 
     name: str
     tenant_id: str | None = None
+
+    @property
+    def caller(self) -> str:
+        """For whom limits hold: a tenant's administrators together, or the platform operator."""
+        return PLATFORM if self.tenant_id is None else f"tenant {self.tenant_id}"
 
     def check(self, tenant_id: str) -> None:
         """Refuse any tenant but one's own, in the words used for a tenant that does not exist.
@@ -56,28 +77,60 @@ class Access:
         engine: the database.
         platform_token: the platform operator's token; ``None`` leaves that door shut.
         clock: aware UTC.
+        limits: how much is calculated for whom.
+        on_failed_login: told ``refused`` or ``limited`` of each (metrics).
     """
 
-    def __init__(self, engine: Engine, platform_token: str | None, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        platform_token: str | None,
+        clock: Callable[[], datetime],
+        *,
+        limits: CalculationLimits | None = None,
+        on_failed_login: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._engine = engine
         self._platform_token = platform_token
         self.now = clock
+        self._logins = FailedLogins(on_failed_login)
+        self._requests = RateLimit(burst=BURST, per_second=PER_SECOND)
+        self._threads = ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="discreet-http")
+        self.calculations = Calculations(engine, limits)
+
+    def close(self) -> None:
+        """Give the threads up; call it when nothing is answered any more."""
+        self.calculations.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def operator(self, request: web.Request) -> Operator:
         """Return who asks.
 
         Raises:
             web.HTTPUnauthorized: there is no valid token.
+            TooManyRequestsError: too many wrong ones came from that address, or too many requests of that tenant.
         """
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() == "bearer" and token:
-            expected = self._platform_token
-            if expected is not None and hmac.compare_digest(token_digest(token), token_digest(expected)):
-                return Operator(PLATFORM)
-            known = await self.transact(lambda session: holder_of(session, token))
-            if known is not None:
-                return Operator(known.name, known.tenant_id)
+            digest = token_digest(token)
+            self._logins.check(request.remote, digest)
+            operator = await self._owner(token, digest)
+            if operator is not None:
+                self._logins.succeeded(digest)
+                if operator.tenant_id is not None and (wait := self._requests.take(operator.caller)):
+                    raise TooManyRequestsError("too many requests; wait", retry_after=math.ceil(wait))
+                return operator
+            self._logins.failed(request.remote, digest)
         raise web.HTTPUnauthorized(reason="a valid token is needed: Authorization: Bearer ...")
+
+    async def _owner(self, token: str, digest: bytes) -> Operator | None:
+        expected = self._platform_token
+        if expected is not None and hmac.compare_digest(digest, token_digest(expected)):
+            return Operator(PLATFORM)
+        if not is_token(token):
+            return None
+        known = await self.read(lambda session: holder_of(session, token))
+        return None if known is None else Operator(known.name, known.tenant_id)
 
     async def platform(self, request: web.Request) -> Operator:
         """Return the platform operator.
@@ -112,7 +165,16 @@ class Access:
             with transaction(self._engine) as session:
                 return work(session)
 
-        return await asyncio.to_thread(run)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, run)
+
+    async def read(self, work: Callable[[Session], Result]) -> Result:
+        """Return what ``work`` returns, which only reads, so that it waits for no writer; in a thread."""
+
+        def run() -> Result:
+            with reading(self._engine) as session:
+                return work(session)
+
+        return await asyncio.get_running_loop().run_in_executor(self._threads, run)
 
 
 class TokenRoutes:
@@ -152,10 +214,9 @@ async def json_object(request: web.Request) -> dict[str, Any]:
     """Return the body of a request.
 
     Raises:
-        PolicyError: it is JSON and no object.
-        json.JSONDecodeError: it is no JSON.
+        MalformedRequestError: it is no JSON object.
     """
-    body = await request.json()
+    body = await json_body(request)
     if not isinstance(body, dict):
-        raise PolicyError("the body must be a JSON object")
+        raise MalformedRequestError("the body must be a JSON object")
     return body

@@ -69,6 +69,7 @@ def trainer_of(settings: Settings, observer: TrainerObserver | None = None) -> I
                 flags=flags,
                 hardware=hardware,
                 copies=tools.meta.copies,
+                ceilings=settings.ceilings.ceilings(),
             ),
             trainer=ChildProcessTrainer(),
             options=TrainerOptions(

@@ -81,7 +81,13 @@ class Worker:
             port=settings.port,
             probes=self.liveness,
             exposition=self._services.metrics.exposition,
-            access=Access(self._services.engine, token, self._services.clock.now),
+            access=Access(
+                self._services.engine,
+                token,
+                self._services.clock.now,
+                on_failed_login=self._services.metrics.failed_login,
+            ),
+            ceilings=self._settings.ceilings.ceilings(),
         )
 
     async def _work(self) -> None:

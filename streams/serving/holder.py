@@ -3,12 +3,14 @@
 Order for one update: fetch the files, whose digests, signature and base model are checked; load them
 under the version's own served name; measure the activation probes; only then make the version the line's
 current one, and unload what the line no longer needs. Each step is reported to the acks topic. A version that
-fails is reported and skipped; the line keeps what it had.
+fails is reported and skipped; the line keeps what it had. Where trying again may help (the store did not answer, say),
+it is tried again with growing pauses, for as long as the line wants it.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -23,6 +25,11 @@ if TYPE_CHECKING:
     from streams.client import AdapterFeed, AdapterUpdate, AdapterVersionV1
 
 log = structlog.get_logger(__name__)
+
+
+POLL_SECONDS = 0.2
+FIRST_PAUSE_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 300.0
 
 
 class ModelHost(Protocol):
@@ -57,6 +64,15 @@ class Holdings:
     failures: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass
+class _Again:
+    """An update of which something failed that may succeed later."""
+
+    update: AdapterUpdate
+    attempts: int
+    at: float
+
+
 class AdapterHolder:
     """Applies updates of one feed to one model host.
 
@@ -65,6 +81,7 @@ class AdapterHolder:
         host: the model.
         fetch: returns a local directory with the verified files of a version, or raises: wrong digests, wrong
             signature, another base model.
+        monotonic: seconds that only grow.
     """
 
     def __init__(
@@ -72,7 +89,10 @@ class AdapterHolder:
         feed: AdapterFeed,
         host: ModelHost,
         fetch: Callable[[AdapterVersionV1], Path],
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._monotonic = monotonic
+        self._again: dict[str, _Again] = {}  # per line
         self._feed = feed
         self._host = host
         self._fetch = fetch
@@ -81,19 +101,42 @@ class AdapterHolder:
 
     def run(self, stop: threading.Event) -> None:
         """Apply the full state, then every change, until ``stop`` is set."""
-        for update in self._feed.follow(stop=stop.is_set, poll_seconds=0.2):
+        for update in self._feed.snapshot():
             self.apply(update)
+        self._feed.save()
+        while not stop.is_set():
+            for update in self._feed.poll(POLL_SECONDS):
+                self.apply(update)
+            self._feed.save()
+            self.try_again()
+
+    def try_again(self) -> None:
+        """Apply once more what failed and is due."""
+        for line_ref, again in list(self._again.items()):
+            if again.at <= self._monotonic():
+                self._apply(again.update, attempts=again.attempts)
+                log.info("adapter_tried_again", line_ref=line_ref, attempts=again.attempts)
 
     def apply(self, update: AdapterUpdate) -> None:
         """Bring the model to what one update wants."""
+        self._apply(update, attempts=0)
+
+    def _apply(self, update: AdapterUpdate, *, attempts: int) -> None:
+        self._again.pop(update.line_ref, None)  # a newer update takes the place of what failed before
         wanted: dict[str, AdapterVersionV1] = {}
         if update.kind is UpdateKind.SET and update.state is not None:
             versions = (update.state.adapter, update.state.candidate)
             wanted = {version.served_name: version for version in versions if version is not None}
         held = self._loaded.setdefault(update.line_ref, {})
         for name, version in wanted.items():
-            if name not in held and self._bring_in(version, update.epoch):
+            if name in held:
+                continue
+            failed = self._bring_in(version, update.epoch)
+            if failed is None:
                 held[name] = version
+            elif getattr(failed, "retryable", False):
+                pause = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(attempts, 30))
+                self._again[update.line_ref] = _Again(update, attempts + 1, self._monotonic() + pause)
         if update.state is not None and update.state.adapter.served_name in held:
             self.holdings.current[update.line_ref] = update.state.adapter.served_name
         elif update.kind is UpdateKind.WITHDRAWN:
@@ -104,8 +147,8 @@ class AdapterHolder:
             self._host.unload(name)
             self._feed.ack(version, AckStatus.UNLOADED, epoch=update.epoch)
 
-    def _bring_in(self, version: AdapterVersionV1, epoch: int) -> bool:
-        """Fetch, load and verify one version; report what happened and whether it may be served."""
+    def _bring_in(self, version: AdapterVersionV1, epoch: int) -> Exception | None:
+        """Fetch, load and verify one version, and report what happened; return why it must not be served, if so."""
         name = version.served_name
         try:
             self._host.load(name, self._fetch(version))
@@ -115,12 +158,14 @@ class AdapterHolder:
             code = str(getattr(error, "code", "serving.adapter.failed"))
             log.warning("adapter_refused", adapter=name, code=code)
             self._host.unload(name)
-            self.holdings.failures[name] = code
-            self._feed.ack(version, AckStatus.FAILED, epoch=epoch, reason=code)
-            return False
+            if self.holdings.failures.get(name) != code:  # attempts that fail alike are reported once
+                self.holdings.failures[name] = code
+                self._feed.ack(version, AckStatus.FAILED, epoch=epoch, reason=code)
+            return error
+        self.holdings.failures.pop(name, None)
         self._feed.ack(version, AckStatus.VERIFIED, epoch=epoch, probe_effect=effect)
         log.info("adapter_in_service", adapter=name)
-        return True
+        return None
 
     def _verify(self, version: AdapterVersionV1) -> float | None:
         """Return the mean absolute change of the probes' log-probability; refuse an adapter that is idle.

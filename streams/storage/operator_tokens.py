@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from sqlmodel import Session
 
 TOKEN_BYTES = 32
+_TOKEN = re.compile("[A-Za-z0-9_-]{43}")
 
 
 class TokenHolder(NamedTuple):
@@ -83,6 +85,11 @@ def holder_of(session: Session, token: str) -> TokenHolder | None:
     return None if row is None else TokenHolder(row.name, row.tenant_id)
 
 
+def is_token(text: str) -> bool:
+    """Say whether ``text`` has the form of a token that ``new_token`` makes."""
+    return _TOKEN.fullmatch(text) is not None
+
+
 def token_digest(token: str) -> bytes:
-    """Return the digest under which a token is kept and compared."""
-    return hashlib.sha256(token.encode()).digest()
+    """Return the digest under which a token is kept and compared; of whatever bytes a header held."""
+    return hashlib.sha256(token.encode(errors="surrogateescape")).digest()

@@ -129,6 +129,12 @@ class WorkerMetrics:
             ("topic", "error"),
             registry=registry,
         )
+        self._failed_logins = PrometheusCounter(
+            "discreet_failed_logins",
+            "Requests to the operator API with a wrong token.",
+            ("outcome",),
+            registry=registry,
+        )
         BOUNDARY.require(Kind.METRIC, [family.name for family in registry.collect()])
 
     def batch_done(self, topic: str, works: Sequence[Item], outcome: Counts, seconds: float) -> None:
@@ -153,6 +159,10 @@ class WorkerMetrics:
     def unsendable(self, topic: str, error: str) -> None:
         """Note that a row of the outbox failed by itself."""
         self._unsendable.labels(topic, error).inc()
+
+    def failed_login(self, outcome: str) -> None:
+        """Note a wrong token: it was ``refused``, or not even looked at (``limited``)."""
+        self._failed_logins.labels(outcome).inc()
 
     def dead_lettered(self, places: Iterable[tuple[str, str]]) -> None:
         """Note dead letters, each by (topic, reason)."""

@@ -74,6 +74,8 @@ def start(tmp_path, database_url):
             "DISCREET_TRAINER__LEASE_SECONDS": "5",
             "DISCREET_TRAINER__POLL_SECONDS": "0.2",
             "DISCREET_TRAINER__THREADS": "1",
+            "DISCREET_CEILINGS__PERIOD_EPSILON": "16",
+            "DISCREET_CEILINGS__MINIMUM_COHORT": "1",
         }
 
         def run(command):

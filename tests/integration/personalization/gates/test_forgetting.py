@@ -19,6 +19,7 @@ from personalization.registry.announcements import Act, AdapterEventKind
 from personalization.registry.tables import AdapterVersionRow
 from personalization.registry.withdrawal import withdraw_version
 from personalization.releases.protocol import Closed
+from privacy.policy.ceilings import PolicyCeilings
 from streams.http.server import HttpServer
 from streams.http.tokens import Access
 from tests.fakes.training import FakeTrainer, Workshop
@@ -145,7 +146,14 @@ def test_the_operator_reads_movement_and_public_text_over_http(shop):
     async def ask():
         access = Access(shop.engine, "token", shop.clock)
         probes = SimpleNamespace(alive=True, ready=True)
-        server = HttpServer(host="127.0.0.1", port=0, probes=probes, exposition=lambda: b"", access=access)
+        server = HttpServer(
+            host="127.0.0.1",
+            port=0,
+            probes=probes,
+            exposition=lambda: b"",
+            access=access,
+            ceilings=PolicyCeilings(),
+        )
         async with server, aiohttp.ClientSession(headers={"Authorization": "Bearer token"}) as session:
             answers = []
             for tenant in ("acme", "other", "nobody"):

@@ -16,6 +16,7 @@ from personalization.registry.tables import AdapterVersionRow
 from personalization.rounds.states import OutcomeCode, RoundState
 from personalization.rounds.tables import RoundRow
 from privacy.ledger import ReservationState
+from privacy.policy.ceilings import PolicyCeilings
 from tests.fakes.training import Workshop, failed, signed_by
 
 
@@ -108,6 +109,20 @@ def test_a_tenant_below_its_minimum_cohort_is_declined_and_not_charged(shop):
     (event,) = shop.events.committed
     assert (event.kind, event.reason_code) == (AdapterEventKind.DECLINED, "signal_too_small")
     assert event.desired_change is DesiredChange.UNCHANGED
+
+
+def test_a_round_of_a_policy_above_the_platforms_ceiling_is_declined_and_reads_and_spends_nothing(shop):
+    shop.add_tenant("loose", minimum_cohort=1)  # before the ceiling was lowered
+    round_id = shop.open_round("loose")
+
+    shop.process(protocol=shop.protocol(ceilings=PolicyCeilings(minimum_cohort=10))).run_once()
+
+    row = the_round(shop, round_id)
+    assert (row.state, row.outcome_code) == (RoundState.DECLINED, OutcomeCode.ABOVE_CEILING)
+    assert reservation_states(shop, "loose") == {}
+    assert shop.signals.reads == 0
+    (event,) = shop.events.committed
+    assert "minimum_cohort is 1; the platform allows no fewer than 10" in event.reason
 
 
 def test_too_few_users_by_the_noisy_count_are_not_trained_but_charged(shop):

@@ -51,6 +51,19 @@ def test_a_tenant_from_registration_to_history(discreet):
     assert [entry["set_by"] for entry in history] == ["ann", "bob"]
 
 
+def test_the_platforms_ceilings_hold_on_the_command_line_and_a_policy_from_before_is_shown_as_above(
+    discreet, monkeypatch
+):
+    assert discreet("add", "acme", "declared_users=300")[0] == 0
+    status, _, err = discreet("set", "acme", "period_epsilon=9", "lifetime_epsilon=9")
+    assert status == 2
+    assert "period_epsilon is 9; the platform allows at most 8" in err.replace("\n", " ")
+    monkeypatch.setenv("DISCREET_CEILINGS__PERIOD_EPSILON", "1.5")
+    assert "Not trained until changed: period_epsilon is 2" in discreet("show", "acme")[1]
+    assert len(json.loads(discreet("show", "acme", "--json")[1])["above_ceilings"]) == 1
+    assert discreet("set", "acme", "period_epsilon=1.5")[0] == 0
+
+
 def test_a_population_is_shown_and_stays_when_the_policy_no_longer_names_it(discreet):
     assert discreet("add", "beta", "declared_users=50", "population=staff")[0] == 0
     assert "staff" in discreet("show", "beta")[1]

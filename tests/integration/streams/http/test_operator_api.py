@@ -6,6 +6,7 @@ import aiohttp
 import pytest
 
 from privacy.policy import versions as policies
+from privacy.policy.ceilings import PolicyCeilings
 from privacy.storage.session import transaction
 from streams.http.server import HttpServer
 from streams.http.tokens import Access
@@ -28,7 +29,12 @@ def ask(engine):
         async def main():
             access = Access(engine, "platform-token", lambda: NOW)
             server = HttpServer(
-                host="127.0.0.1", port=0, probes=Probes(), exposition=lambda: b"x 1\n", access=access
+                host="127.0.0.1",
+                port=0,
+                probes=Probes(),
+                exposition=lambda: b"x 1\n",
+                access=access,
+                ceilings=PolicyCeilings(contribution_bound=16),
             )
             answers = []
             async with server, aiohttp.ClientSession() as session:
@@ -100,6 +106,26 @@ def test_only_the_platforms_operator_ties_a_tenant_to_a_population(ask):
     assert answers[-1][1]["policy"]["population"] == "staff"
 
 
+def test_no_tenant_goes_above_what_the_platform_allows_and_nothing_of_such_a_change_is_kept(ask):
+    def change(**changes):
+        return ("PUT", "/v1/tenants/acme/policy", made, {"changes": changes, "reason": "more"})
+
+    answers = ask(
+        ("POST", "/v1/tenants/acme/tokens", ADMIN, {"name": "bea"}),
+        change(period_epsilon=64, lifetime_epsilon=64, minimum_cohort=1),
+        change(contribution_bound=1000),
+        change(lifetime_delta=1e-4),
+        change(contribution_bound=16, lifetime_epsilon=16),
+        ("GET", "/v1/tenants/acme/policy", made, None),
+    )
+    assert [status for status, _ in answers] == [201, 422, 422, 422, 200, 200]
+    refused = answers[1][1]["error"]
+    assert refused["code"] == "privacy.policy.above_ceiling"
+    assert "period_epsilon is 64; the platform allows at most 8" in refused["text"]
+    assert "minimum_cohort is 1; the platform allows no fewer than 10" in refused["text"]
+    assert answers[-1][1]["version"] == 2
+
+
 def test_a_revoked_or_unknown_token_opens_nothing(ask):
     answers = ask(
         ("POST", "/v1/tenants/acme/tokens", ADMIN, {"name": "bea"}),
@@ -142,3 +168,36 @@ def test_budget_plan_and_statement_are_for_the_tenant_only(ask):
     assert names[:2] == ["now", "wish: 5 releases"]
     assert "no ledger" in answers[4][1]["error"]["text"]
     assert "not registered" in answers[6][1]["error"]["text"]
+
+
+def test_wrong_tokens_are_limited_and_never_wait_for_the_database(ask, engine):
+    """Each used to take the write lock of SQLite; here somebody else holds it."""
+    wrong = [("GET", "/v1/tenants", "A" * 43, None)] * 12
+    with transaction(engine) as writing:
+        policies.register_tenant(writing, "initech", actor="ann", now=NOW)
+        answers = ask(*wrong[:2], ("GET", "/v1/tenants", ADMIN, None), *wrong[2:])
+    assert [status for status, _ in answers] == [401, 401, 200, *[401] * 8, 429, 429]
+    assert answers[-1][1]["error"]["code"] == "http.too_many_requests"
+
+
+def test_the_same_plan_is_calculated_once(ask, monkeypatch):
+    calls = []
+    monkeypatch.setattr("privacy.reports.budgets.what_if", lambda *_, **__: calls.append(1) or [])
+    plan = ("GET", "/v1/tenants/acme/budget/plan", ADMIN, None)
+    change = {"changes": {"period_epsilon": 1.5}, "reason": "less"}
+    answers = ask(plan, plan, ("PUT", "/v1/tenants/acme/policy", ADMIN, change), plan)
+    assert [status for status, _ in answers] == [200] * 4
+    assert len(calls) == 2  # once for each policy
+    assert answers[0] == answers[1]
+
+
+def test_a_tenants_administrators_have_a_rate(ask):
+    answers = ask(
+        ("POST", "/v1/tenants/acme/tokens", ADMIN, {"name": "bea"}),
+        *[("GET", "/v1/tenants/nobody/policy", made, None)] * 120,
+        ("GET", "/v1/tenants", ADMIN, None),
+    )
+    statuses = [status for status, _ in answers]
+    assert statuses[1:61] == [404] * 60
+    assert 429 in statuses[61:-1]
+    assert statuses[-1] == 200

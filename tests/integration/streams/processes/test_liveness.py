@@ -8,6 +8,7 @@ import aiohttp
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer
 
+from privacy.policy.ceilings import PolicyCeilings
 from streams.broker.app import make_app
 from streams.http.server import HttpServer
 from streams.http.tokens import Access
@@ -65,6 +66,7 @@ def test_a_worker_that_hangs_is_not_alive_and_is_again_when_it_goes_on(
             probes=watch,
             exposition=metrics.exposition,
             access=Access(engine, "token", lambda: NOW),
+            ceilings=PolicyCeilings(),
         )
         tasks = [asyncio.create_task(intake.run())]
         await app.start()

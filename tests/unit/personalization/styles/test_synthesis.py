@@ -85,3 +85,17 @@ def test_found_frames_come_back_from_what_is_made_of_them():
             if frame.text and "{copy}" not in frame.text:
                 pattern = re.escape(frame.text).replace(re.escape("{n}"), r"\d+")
                 assert share_of(pairs, anchor.format(pattern)) == pytest.approx(frame.share, abs=0.08)
+
+
+def test_a_frame_that_is_a_whole_answer_gets_no_content():
+    head, tail = "{copy}: add page (#{n})", " (#{n})"
+    pairs = synthetic_pairs(framed({head: 0.9}, {tail: 0.5}, ONE_LINE), count=300, seed=5)
+    whole = [pair.answer for pair in pairs if ": add page (#" in pair.answer]
+    assert len(whole) > 200
+    assert all(answer.endswith(")") and answer.count("(#") == 1 for answer in whole)
+
+
+def test_prompts_are_of_the_kind_that_the_card_tells():
+    card = card_of(entry(Feature.OPENING, "- ", 0.9), entry(Feature.PROMPT_KIND, "question", 1.0))
+    kinds = Counter(prompt_kind(pair.prompt) for pair in synthetic_pairs(card, count=400, seed=6))
+    assert kinds["question"] > 0.8 * 400  # the rest are of other kinds on purpose

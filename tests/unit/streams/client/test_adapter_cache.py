@@ -182,6 +182,33 @@ def test_artifacts_come_over_http_and_through_own_fetchers(line, tmp_path):
     assert asked == ["s3://bucket/x/adapter_config.json", "s3://bucket/x/adapter_model.safetensors"]
 
 
+def test_a_transfer_that_broke_off_is_told_apart_from_other_bytes(cache, line):
+    class Breaks(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            self.wfile.write(b"{")
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Breaks)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        version = line.version(1)
+        version = version.model_copy(update={"uri": f"http://127.0.0.1:{server.server_port}"})
+        with pytest.raises(ArtifactFetchError) as error:
+            cache.obtain(version)
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+    assert error.value.retryable
+    assert_clean(cache)
+
+
 def test_removing_takes_a_version_off_the_disk(cache, line):
     version = line.version(1)
     cache.obtain(version)

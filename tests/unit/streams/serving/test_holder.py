@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 import urllib.error
 import urllib.request
 
 import pytest
 
 from streams.client import AdapterCache, AdapterFeed
+from streams.client.errors import ArtifactFetchError, DigestMismatchError
 from streams.client.testing import FakeLine, FakeSigner, InMemoryBroker
 from streams.contracts.codec import Decoded, decode_ack
 from streams.contracts.topics import SERVING_ACKS
@@ -153,6 +156,81 @@ def test_a_withdrawn_line_is_unloaded(broker, line, host, holder):
     _catch_up(holder)
     assert (host.loaded, holder.holdings.current) == ({}, {})
     assert _acks(broker, holder)[-1][:2] == (version.served_name, "unloaded")
+
+
+class Store:
+    """Fetches through a cache, after failing as often as it is told to."""
+
+    def __init__(self, cache, failures):
+        self.cache, self.failures = cache, list(failures)
+
+    def obtain(self, version):
+        if self.failures:
+            raise self.failures.pop(0)
+        return self.cache.obtain(version)
+
+
+@pytest.fixture
+def retrying(broker, line, host, tmp_path):
+    keys, now = [line.signer.public_key], [0.0]
+    store = Store(AdapterCache(tmp_path / "cache", trusted_keys=keys), [])
+    with AdapterFeed(broker, trusted_keys=keys, server_id="s", engine="peft") as feed:
+        holder = AdapterHolder(feed, host, store.obtain, monotonic=lambda: now[0])
+        holder.feed = feed
+        yield holder, store, now
+
+
+def test_a_fetch_that_failed_is_tried_again_with_growing_pauses(broker, line, host, retrying):
+    holder, store, now = retrying
+    away = ArtifactFetchError("the store is away; try again")
+    store.failures = [away] * 3
+    version = line.version(1)
+    line.publish(broker, version)
+    _catch_up(holder)
+    left = []
+    for now[0] in range(12):
+        holder.try_again()
+        left.append(len(store.failures))
+    assert left[:5] == [2, 1, 1, 0, 0]  # after 0, 1 and 3 s
+    assert holder.holdings.current == {line.line_ref: version.served_name}
+    assert holder.holdings.failures == {}
+    assert [ack[1] for ack in _acks(broker, holder)] == ["failed", "loaded", "verified"]
+
+
+def test_what_is_refused_for_good_or_no_longer_wanted_is_not_tried_again(broker, line, host, retrying):
+    holder, store, now = retrying
+    first, second = line.version(1), line.version(2)
+    store.failures = [DigestMismatchError("other bytes"), ArtifactFetchError("away")]
+    line.publish(broker, first)
+    _catch_up(holder)
+    now[0] = 1000.0
+    holder.try_again()
+    assert len(store.failures) == 1
+    line.publish(broker, second)
+    _catch_up(holder)
+    line.withdraw(broker)
+    _catch_up(holder)
+    now[0] = 2000.0
+    holder.try_again()
+    assert (holder.holdings.current, host.loaded) == ({}, {})
+
+
+def test_a_running_holder_serves_a_version_whose_first_fetch_failed(broker, line, host, retrying):
+    holder, store, now = retrying
+    store.failures = [ArtifactFetchError("away")]
+    line.publish(broker, line.version(1))
+    stop = threading.Event()
+    runner = threading.Thread(target=holder.run, args=(stop,))
+    runner.start()
+    try:
+        deadline = time.monotonic() + 20
+        while not host.loaded and time.monotonic() < deadline:
+            now[0] += 1
+            time.sleep(0.05)
+    finally:
+        stop.set()
+        runner.join()
+    assert host.loaded
 
 
 @pytest.fixture

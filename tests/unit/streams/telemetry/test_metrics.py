@@ -26,6 +26,7 @@ NAMES = {
     "discreet_held_events",
     "discreet_outbox_waiting",
     "discreet_outbox_parked",
+    "discreet_failed_logins",
     "process_resident_memory_bytes",
 }
 
