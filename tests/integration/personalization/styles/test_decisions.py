@@ -135,7 +135,7 @@ def test_there_is_an_end_to_what_can_be_decided(kept, clock):
 
 
 def test_no_other_decision_can_be_kept(kept, clock):
-    with pytest.raises(StorageError, match="IntegrityError|CheckViolation"), transaction(kept) as session:
+    with pytest.raises(StorageError, match=r"IntegrityError|CheckViolation"), transaction(kept) as session:
         session.add(row_of(1, "0" * 12, clock, decision="hide"))
         session.flush()
 
