@@ -19,10 +19,11 @@ def problems(report: dict) -> list[str]:
             found.append(f"the ledger entry of {name} is {tenant['ledger_state']}")
         if not tenant["nll_adapter"] < tenant["nll_base"]:
             found.append(f"{name} did not improve: {tenant['nll_base']} → {tenant['nll_adapter']}")
-        if tenant["style"] and not tenant["styled_adapter"] > tenant["styled_base"]:
-            found.append(
-                f"answers of {name} do not follow it: {tenant['styled_base']} → {tenant['styled_adapter']}"
-            )
+    base, adapted = (
+        sum(one[name] for one in report["tenants"]) for name in ("styled_base", "styled_adapter")
+    )
+    if adapted < base:
+        found.append(f"fewer answers follow their tenant with adapters than without: {base} → {adapted}")
     if len(report["tenants"]) < 3:
         found.append("fewer than three tenants were trained")
     return found
