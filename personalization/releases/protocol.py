@@ -1,7 +1,7 @@
 """One training round, in the only order of writes that keeps the guarantee under crashes.
 
-    lease  →  plan, freeze, reserve  →  start  →  read, seal, record draw  →  count, vote  →  train  →  commit, publish
-    (txn)     (txn)                     (txn)     (txn)                       (txn)           (child)   (txn)
+    lease  →  plan, freeze, reserve  →  start  →  read, seal, record draw  →  count  →  vote → train  →  commit, publish
+    (txn)     (txn)                     (txn)     (txn)                       (txn)             (child)   (txn)
 
 Every parenthesis is one committed transaction and checks the lease first. Until ``start`` nothing private
 was read: the reservation may be released and the round taken up again. After ``start`` the charge stays
@@ -117,6 +117,7 @@ class Prepared:
     job: TenantJob = field(repr=False)
     count_key: bytes = field(repr=False)
     style_key: bytes = field(repr=False)
+    voters: int = 0  # the count of users, as it was released with noise
 
     @property
     def plan(self) -> TrainingPlan:
@@ -183,7 +184,8 @@ class TrainingRounds:
         prepared = self._read(lease)
         if isinstance(prepared, Closed):
             return prepared
-        return self._count(prepared)
+        counted = self._count(prepared)
+        return counted if isinstance(counted, Closed) else _voted(counted)
 
     def finish(
         self,
@@ -451,7 +453,7 @@ class TrainingRounds:
         return snapshot
 
     def _count(self, prepared: Prepared) -> Prepared | Closed:
-        """Release the charged count of users and their vote on style; too small a cohort ends the round."""
+        """Release the charged count of users; too small a cohort ends the round, which keeps its charge."""
         terms = prepared.terms
         with transaction(self._engine) as session:
             row = rounds.hold_round(session, prepared.lease, self._clock.now())
@@ -460,8 +462,7 @@ class TrainingRounds:
             row.noisy_cohort = len(prepared.job.users) + noise
             session.add(row)
             if row.noisy_cohort >= terms.minimum_cohort:
-                card = vote_on_style(terms, prepared.job.users, prepared.style_key, voters=row.noisy_cohort)
-                return replace(prepared, job=replace(prepared.job, card=card))
+                return replace(prepared, voters=row.noisy_cohort)
             self._ledger.commit(session, prepared.reservation_id, prepared.lease.epoch, at=terms.slot.told_at)
             return self._decline(
                 session,
@@ -520,6 +521,12 @@ class TrainingRounds:
         act = Act(actor=ACTOR, reason=reason, code=code.value, now=told_at)
         announce(session, self._shop.events, line, AdapterEventKind.DECLINED, act, round_id=row.round_id)
         return Closed(code=code, reason=reason)
+
+
+def _voted(prepared: Prepared) -> Prepared:
+    """Return a round with the card that its vote gives: seconds of work with many users, so in no transaction."""
+    card = vote_on_style(prepared.terms, prepared.job.users, prepared.style_key, voters=prepared.voters)
+    return replace(prepared, job=replace(prepared.job, card=card))
 
 
 def _was_withdrawn(session: Session, version_ids: tuple[str, ...]) -> bool:
