@@ -18,9 +18,9 @@ from personalization.quality.likelihood import likelihood
 from personalization.quality.served import served
 from personalization.training.engine.decoder import FrozenDecoder
 from personalization.training.engine.encoding import Encoder
+from personalization.training.engine.plain_lora import PlainLora, PlainRecipe, without_frozen
 from personalization.training.engine.portable import export_adapter
 from personalization.training.jobs.job import Example, UserExamples
-from personalization.training.run.plain import PlainLora, PlainRecipe, without_frozen
 
 VERSION = "1"  # raise it when training changes: adapters kept before are not used any more
 SCORES = "scores.json"

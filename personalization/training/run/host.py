@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 MAX_TOKENS = 192  # of one scored or answered text
 ROWS_PER_BATCH = 16
+ANSWERS_PER_BATCH = 32
 
 
 class AdapterHost:
@@ -102,8 +103,8 @@ class AdapterHost:
         order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
         texts = [""] * len(encoded)
         with self._using(name) as model:
-            for start in range(0, len(order), ROWS_PER_BATCH):
-                batch = order[start : start + ROWS_PER_BATCH]
+            for start in range(0, len(order), ANSWERS_PER_BATCH):
+                batch = order[start : start + ANSWERS_PER_BATCH]
                 answered = self._batch_answers(model, [encoded[index] for index in batch], max_new_tokens)
                 for index, text in zip(batch, answered, strict=True):
                     texts[index] = text

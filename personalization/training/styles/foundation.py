@@ -19,7 +19,6 @@ from personalization.training.engine.batches import Member, assemble, split_user
 from personalization.training.engine.decoder import FrozenDecoder
 from personalization.training.engine.encoding import Encoder
 from personalization.training.engine.families import Factors, Geometry
-from personalization.training.engine.output_head import native_bfloat16
 from personalization.training.jobs.job import PublicPartFacts, TenantJob
 from personalization.training.metric.sparing import LARGEST_CHANGE
 from personalization.training.public.texts import public_users
@@ -74,10 +73,9 @@ def lay_foundation(
     plan = tenant.plan
     private = Geometry.of_plan(plan, decoder.shapes, decoder.layer_count)
     # Learned on a copy in bfloat16 where that is faster; what is learned is merged into the base as it is.
-    learner = halved(decoder) if flags.half_head else decoder
-    maker = PublicPart(learner, encoder, private, max_tokens=plan.max_tokens, half_head=flags.half_head)
+    maker = PublicPart(decoder, encoder, private, max_tokens=plan.max_tokens, half=flags.half_head)
     factors, facts = maker.train(tenant.card, on_step)
-    del learner, maker
+    del maker
     limit = (1.0 + LARGEST_CHANGE) * _public_loss(decoder, encoder, plan, flags)
     for halvings in range(MOST_HALVINGS + 1):
         strength = 0.5**halvings
@@ -86,13 +84,6 @@ def lay_foundation(
         if _public_loss(base, encoder, plan, flags) <= limit:
             return Foundation(decoder=base, factors=weaker, facts=replace(facts, strength=strength))
     return None
-
-
-def halved(decoder: FrozenDecoder) -> FrozenDecoder:
-    """Return a copy of a float32 base in bfloat16 where the processor multiplies that faster; else the base itself."""
-    if decoder.dtype != torch.float32 or not native_bfloat16():
-        return decoder
-    return FrozenDecoder(copy.deepcopy(decoder.model), decoder.device, torch.bfloat16)
 
 
 def merged(decoder: FrozenDecoder, factors: Factors, scaling: float) -> FrozenDecoder:

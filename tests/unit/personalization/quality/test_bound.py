@@ -8,8 +8,8 @@ import torch
 from personalization.planning.plan import PerformanceFlags
 from personalization.quality.bound import Bounds, passes_of
 from personalization.training.engine.loading import loaded_base
+from personalization.training.engine.plain_lora import PlainLora, PlainRecipe
 from personalization.training.jobs.job import Example, UserExamples
-from personalization.training.run.plain import PlainLora, PlainRecipe
 from tests.fakes.tiny_models import write_tiny_base
 
 
@@ -80,7 +80,7 @@ def test_a_step_is_one_of_peft_and_adamw(base):
         AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
         LoraConfig(r=2, lora_alpha=4, target_modules="all-linear", lora_dropout=0.0),
     )
-    from personalization.training.run.plain import initial
+    from personalization.training.engine.plain_lora import initial
 
     start = initial(geometry, 3)
     named = dict(model.named_parameters())

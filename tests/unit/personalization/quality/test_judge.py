@@ -11,10 +11,10 @@ from personalization.quality.judge import Judge
 from personalization.quality.likelihood import likelihood
 from personalization.quality.served import served
 from personalization.training.engine.loading import loaded_base
+from personalization.training.engine.plain_lora import every_linear, without_frozen
 from personalization.training.engine.portable import export_adapter
 from personalization.training.jobs.job import Example, UserExamples
 from personalization.training.run.measure import generate, nll_per_user
-from personalization.training.run.plain import every_linear, without_frozen
 from tests.fakes.tiny_models import write_tiny_base
 
 USERS = tuple(

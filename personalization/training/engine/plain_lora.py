@@ -1,6 +1,6 @@
-"""A plain LoRA on every linear layer, without any privacy: what anybody would train who had no promise to keep.
+"""A plain LoRA on linear layers of all blocks, without any privacy: for made-up and public text, or as a bound.
 
-It is what ``peft`` trains with rank r on all linear layers (A Kaiming-uniform, B zero, AdamW, a linear warm-up and a
+It is what ``peft`` trains with rank r (A Kaiming-uniform, B zero, AdamW, a linear warm-up and a
 linear fall of the rate), on the flat engine: rows lie back to back, the last layer and the head see labels only, and
 on a processor with bfloat16 instructions the frozen base multiplies in bfloat16, as a GPU would; the trained numbers
 and the optimizer stay in float32. On a tenant's own texts nothing that comes out may be released.
@@ -11,8 +11,9 @@ from __future__ import annotations
 import copy
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 
 import torch
 
@@ -22,6 +23,7 @@ from personalization.training.engine.decoder import FrozenDecoder, TokenBatch
 from personalization.training.engine.encoding import Encoder, TokenExample, TokenUser
 from personalization.training.engine.families import Geometry, Slot
 from personalization.training.engine.low_rank import Binding, TokenGroups
+from personalization.training.engine.output_head import native_bfloat16
 from personalization.training.engine.segments import Segments
 from personalization.training.jobs.job import Example, UserExamples
 
@@ -52,16 +54,21 @@ class PlainRecipe:
     seed: int = 0
 
 
-def every_linear(decoder: FrozenDecoder, *, rank: int, alpha: float) -> Geometry:
-    """Return the layout of a LoRA on all linear layers, both factors trained."""
+def every_linear(
+    decoder: FrozenDecoder, *, rank: int, alpha: float, but: Collection[tuple[int, str]] = ()
+) -> Geometry:
+    """Return the layout of a LoRA, both factors trained, on all linear layers but the given ones."""
     slots: list[Slot] = []
     at = 0
     for (layer, suffix), (d_in, d_out) in decoder.shapes.items():
+        if (layer, suffix) in but:
+            continue
         down = slice(at, at + rank * d_in)
         up = slice(down.stop, down.stop + rank * d_out)
         slots.append(Slot(layer, suffix, d_in, d_out, down, up))
         at = up.stop
-    return Geometry(Family.FULL, rank, alpha, tuple(range(decoder.layer_count)), tuple(slots), at)
+    layers = tuple(sorted({slot.layer for slot in slots}))
+    return Geometry(Family.FULL, rank, alpha, layers, tuple(slots), at)
 
 
 class SharedOpening(FrozenDecoder):
@@ -74,9 +81,7 @@ class SharedOpening(FrozenDecoder):
     @classmethod
     def of(cls, decoder: FrozenDecoder, *, half: bool) -> SharedOpening:
         """Return a copy of a base, in bfloat16 if ``half`` asks for it and a CPU has instructions for it."""
-        native = torch.cpu.get_capabilities()
-        able = decoder.device.type == "cpu" and (native.get("avx512_bf16") or native.get("amx_bf16"))
-        if half and able and decoder.dtype == torch.float32:
+        if half and decoder.device.type == "cpu" and decoder.dtype == torch.float32 and native_bfloat16():
             return cls(copy.deepcopy(decoder.model), decoder.device, torch.bfloat16)
         return cls(decoder.model, decoder.device, decoder.dtype)
 
@@ -182,8 +187,8 @@ class PlainLora:
             progress: gets steps done and steps in all.
         """
         geometry = every_linear(self._decoder, rank=recipe.rank, alpha=recipe.alpha)
-        encoded = [self._encoded(example, recipe.max_tokens) for example in examples]
-        parameter = torch.nn.Parameter(initial(geometry, recipe.seed))
+        encoded = self.encoded(examples, recipe.max_tokens)
+        parameter = torch.nn.Parameter(initial(geometry, recipe.seed).to(self._decoder.device))
         optimizer = torch.optim.AdamW([parameter], lr=recipe.rate, weight_decay=WEIGHT_DECAY)
         order = random.Random(recipe.seed)  # noqa: S311  an order of examples, no secret
         total, step = recipe.epochs * math.ceil(len(encoded) / recipe.batch), 0
@@ -191,7 +196,7 @@ class PlainLora:
             order.shuffle(encoded)
             for at in range(0, len(encoded), recipe.batch):
                 for group in optimizer.param_groups:
-                    group["lr"] = recipe.rate * _share_of_rate(step + 0.5, total)
+                    group["lr"] = recipe.rate * share_of_rate(step + 0.5, total)
                 batch = TokenUser(tuple(encoded[at : at + recipe.batch]))
                 parameter.grad = self.gradient(parameter.detach(), geometry, batch)
                 optimizer.step()
@@ -201,22 +206,35 @@ class PlainLora:
 
     def gradient(self, vector: torch.Tensor, geometry: Geometry, batch: TokenUser) -> torch.Tensor:
         """Return the gradient ``(size,)`` of the mean over examples of the mean loss of their labels."""
-        micro = assemble([Member(0, batch, ())], self._decoder.device, torch.float32)
-        flat, tokens = opened_once(micro, _shared(batch))
         rows = torch.empty((1, geometry.size), device=vector.device, dtype=vector.dtype)
         binding = Binding(geometry, {}, vector[None].requires_grad_(), rows)
-        hidden = self._decoder.embed(tokens)
-        every = range(self._decoder.layer_count)
-        out = self._decoder.run(hidden, flat, every, binding, labels_only=True)
-        nll = self._decoder.head.label_nll(out, micro.batch.targets)
-        torch.autograd.backward(micro.terms.total(nll, None))
+        torch.autograd.backward(self._mean_loss(binding, batch))
         binding.check_complete()
         return rows[0]
 
-    def _encoded(self, example: Example, max_tokens: int) -> TokenExample:
-        user = UserExamples(examples=(example,))
-        (found,) = self._encoder.user(user, bound=1, objective=Objective.SFT, max_tokens=max_tokens).examples
+    @torch.no_grad()
+    def loss(self, vector: torch.Tensor, geometry: Geometry, batches: Sequence[TokenUser]) -> float:
+        """Return the mean over batches of the mean over examples of the mean loss of their labels (nats)."""
+        binding = Binding(geometry, {}, vector[None], None)
+        return fmean(float(self._mean_loss(binding, batch)) for batch in batches)
+
+    def encoded(self, examples: Sequence[Example], max_tokens: int) -> list[TokenExample]:
+        """Return examples as rows, each truncated by itself."""
+        found: list[TokenExample] = []
+        for example in examples:
+            user = UserExamples(examples=(example,))
+            found += self._encoder.user(
+                user, bound=1, objective=Objective.SFT, max_tokens=max_tokens
+            ).examples
         return found
+
+    def _mean_loss(self, binding: Binding, batch: TokenUser) -> torch.Tensor:
+        micro = assemble([Member(0, batch, ())], self._decoder.device, torch.float32)
+        flat, tokens = opened_once(micro, _shared(batch))
+        hidden = self._decoder.embed(tokens)
+        every = range(self._decoder.layer_count)
+        out = self._decoder.run(hidden, flat, every, binding, labels_only=True)
+        return micro.terms.total(self._decoder.head.label_nll(out, micro.batch.targets), None)
 
 
 def _shared(batch: TokenUser) -> int:
@@ -243,6 +261,7 @@ def without_frozen(geometry: Geometry) -> dict[tuple[int, str], tuple[torch.Tens
     return {slot.key: (torch.empty(0), torch.empty(0)) for slot in geometry.slots}
 
 
-def _share_of_rate(step: float, total: int) -> float:
+def share_of_rate(step: float, total: int) -> float:
+    """Return the share of the largest rate at a step: up in a line at first, then down in one to nothing."""
     warm = max(1.0, WARM_UP * total)
     return step / warm if step < warm else (total - step) / (total - warm) if total > warm else 1.0
