@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from personalization.training.engine.encoding import Encoder
     from personalization.training.engine.families import Factors, Geometry
 
-PAIRS: Final = 120  # synthetic pairs of one epoch
+PAIRS: Final = 88  # synthetic pairs of one epoch
 HELD_OUT: Final = 16  # synthetic pairs of another seed, to stop on
-REHEARSED: Final = 24  # public questions among them
+REHEARSED: Final = 16  # public questions among them
 BATCH: Final = 8
 RATE: Final = 1e-3
 CHECKED_AT: Final = (0.5, 0.75, 1.0)  # of the steps: the best of these is kept
