@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from personalization.styles.abstraction import COPY
+from personalization.styles.card import is_plain
 from personalization.styles.contents import content_of
 from personalization.styles.families import LENGTHS, NONE, PUBLIC, Feature, length_bucket, prompt_kind
 from personalization.styles.frames import closings, openings
@@ -100,9 +101,12 @@ def _answer(card: StyleCard, content: PublicContent, head: str, tail: str, rng: 
 
 
 def _overlap(head: str, tail: str) -> int:
-    """Return how many characters the end of one frame shares with the start of the other; nothing fits between."""
+    """Return how many characters the end of one frame shares with the start of the other; nothing fits between.
+
+    A stop or a comma that ends the one and begins the other is no such thing: sentences stand between them.
+    """
     for size in range(min(len(head), len(tail)), 1, -1):
-        if head.endswith(tail[:size]) and tail[:size].strip():
+        if head.endswith(tail[:size]) and not is_plain(tail[:size]):
             return size
     return 0
 

@@ -38,7 +38,7 @@ PAIRS: Final = 88  # synthetic pairs of one epoch
 HELD_OUT: Final = 16  # synthetic pairs of another seed, to stop on
 REHEARSED: Final = 16  # public questions among them
 BATCH: Final = 8
-RATE: Final = 1e-3
+RATE: Final = 3e-3
 CHECKED_AT: Final = (0.5, 0.75, 1.0)  # of the steps: the best of these is kept
 _TRAIN_SEED, _HELD_OUT_SEED = 1, 2
 

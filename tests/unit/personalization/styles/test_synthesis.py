@@ -99,3 +99,15 @@ def test_prompts_are_of_the_kind_that_the_card_tells():
     card = card_of(entry(Feature.OPENING, "- ", 0.9), entry(Feature.PROMPT_KIND, "question", 1.0))
     kinds = Counter(prompt_kind(pair.prompt) for pair in synthetic_pairs(card, count=400, seed=6))
     assert kinds["question"] > 0.8 * 400  # the rest are of other kinds on purpose
+
+
+def test_content_stands_between_a_sentence_that_opens_and_one_that_closes():
+    card = framed({"Dear {copy}, we thank you. ": 0.95}, {". Yours, the bank": 0.95}, ONE_LINE)
+    whole = [
+        pair.answer
+        for pair in synthetic_pairs(card, count=200, seed=7)
+        if pair.answer.startswith("Dear ") and pair.answer.endswith(". Yours, the bank")
+    ]
+    assert len(whole) > 150
+    assert not any("thank you. Yours" in answer for answer in whole)
+    assert len({answer.partition("thank you. ")[2] for answer in whole}) > 50
