@@ -31,6 +31,9 @@ _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*|\d+")
 _INSIDE_NAMES: Final = frozenset("_./-\\")  # join the parts of one copied name, such as a path
 
 
+_BEGINS: Final = frozenset(".!?:;\n-*")  # what a sentence or an entry begins after
+
+
 @dataclass(frozen=True)
 class Segment:
     """A slot and the punctuation before it.
@@ -75,10 +78,7 @@ def segments(text: str, prompt: str) -> tuple[Segment, ...]:
         found.append(Segment(before, COPY if copied else TEXT, words))
         before, words, copied = "", "", True
 
-    named = {word for word in _WORD.findall(plain(prompt)) if word[0].isupper()} - {
-        w.capitalize() for w in _COMMON
-    }
-
+    named = _names_of(prompt)
     for token in _TOKEN.findall(plain(text)):
         if token.isspace() and "\n" not in token:
             gap = " "
@@ -108,6 +108,21 @@ def segments(text: str, prompt: str) -> tuple[Segment, ...]:
     if before:
         found.append(Segment(before, "", ""))
     return tuple(_joined(found))
+
+
+def _names_of(prompt: str) -> set[str]:
+    """Return the words of a prompt that look like names: a capital that no beginning of a sentence explains.
+
+    A word that begins a line and stands alone before a colon or a comma is one too.
+    """
+    text = plain(prompt)
+    names = set()
+    for found in _WORD.finditer(text):
+        word, before, after = found.group(), text[: found.start()].rstrip(" "), text[found.end() :]
+        begins = not before or before[-1] in _BEGINS
+        if word[0].isupper() and (not begins or after[:1] in {":", ","}):
+            names.add(word)
+    return names - {word.capitalize() for word in _COMMON}
 
 
 def _words_of(prompt: str) -> set[str]:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from streams.demo.scenario import TenantScenario
     from streams.demo.serving_client import ServingClient
 
-TURNS_PER_USER = 2  # of a held-out user's turns, the first ones
-ANSWER_TOKENS = 26
+TURNS_PER_USER = 1  # of a held-out user's turns, the first ones
+ANSWER_TOKENS = 40
 MOST_PROMPTS = 20  # of a tenant's unseen users that are answered in full
 SHOWN = 2  # answers of each tenant that are shown, the first ones
 

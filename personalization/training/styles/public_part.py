@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from personalization.training.engine.encoding import Encoder
     from personalization.training.engine.families import Factors, Geometry
 
-PAIRS: Final = 88  # synthetic pairs of one epoch
+PAIRS: Final = 72  # synthetic pairs of one epoch
 HELD_OUT: Final = 16  # synthetic pairs of another seed, to stop on
 REHEARSED: Final = 16  # public questions among them
 BATCH: Final = 8

@@ -86,3 +86,12 @@ def test_words_of_the_prompt_are_copies_and_others_are_not():
 def test_several_lines_keep_their_breaks():
     parts = segments("Summary\n\n- one\n- two", "")
     assert [part.before for part in parts] == ["", "\n- ", "\n- "]
+
+
+def test_a_name_in_the_prompt_is_a_slot_and_a_word_that_begins_a_sentence_is_none():
+    def opening(answer, prompt):
+        return next(key.shape for key in keys_of(answer, prompt) if key.feature is Feature.OPENING)
+
+    assert opening("Hey Ada! No worries", "Customer Ada writes: where is it?") == "{t} {copy}! "
+    assert opening("Hey Olga! No worries", "Olga: where is it?") == "{t} {copy}! "
+    assert opening("Dear Customer, we see", "Customer message: where is it?") == "{t}, "
