@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from streams.demo.serving_client import ServingClient
 
 TURNS_PER_USER = 1  # of a held-out user's turns, the first ones
-ANSWER_TOKENS = 40
+ANSWER_TOKENS = 36
 MOST_PROMPTS = 20  # of a tenant's unseen users that are answered in full
 SHOWN = 2  # answers of each tenant that are shown, the first ones
 
