@@ -134,7 +134,12 @@ def run_demo(
             stack.enter_context(tempfile.TemporaryDirectory(prefix="discreet-demo-"))
         )
         state.mkdir(parents=True, exist_ok=options.keep is None)
-        return _Demo(options, scenarios, stages, console, stack, state).run(now)
+        try:
+            return _Demo(options, scenarios, stages, console, stack, state).run(now)
+        except Exception as error:
+            if stop_asked():  # a library may turn the interrupt into an error of its own
+                raise KeyboardInterrupt from error
+            raise
 
 
 class _Demo:

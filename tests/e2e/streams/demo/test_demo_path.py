@@ -107,6 +107,19 @@ def test_ctrl_c_stops_every_process(tiny_base, tmp_path):
     assert _all_are_gone(state)
 
 
+def test_an_error_that_an_interrupt_provoked_is_the_interrupt(tiny_base, tmp_path, monkeypatch):
+    def broken_off(*_):
+        raise DemoError("no broker lets us in")
+
+    monkeypatch.setattr("streams.demo.run._Demo.run", broken_off)
+    asked = DemoOptions(max_users=10, base_model=str(tiny_base), keep=tmp_path / "one")
+    with pytest.raises(KeyboardInterrupt):
+        run_demo(asked, Console(file=io.StringIO()), stop_asked=lambda: True)
+    left_alone = DemoOptions(max_users=10, base_model=str(tiny_base), keep=tmp_path / "two")
+    with pytest.raises(DemoError):
+        run_demo(left_alone, Console(file=io.StringIO()))
+
+
 @pytest.mark.timeout(300)
 def test_a_process_that_dies_ends_the_demonstration_with_its_last_words(tiny_base, tmp_path, monkeypatch):
     from streams.demo.environment import DemoEnvironment
