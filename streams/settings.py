@@ -221,6 +221,12 @@ class TrainerSettings(_Section):
     """A candidate that raises the loss on public text by a larger share (0.01 is 1 %) is not published; empty: no
     limit, the change is only measured."""
 
+    http_port: int | None = Field(default=None, ge=0, le=65_535)
+    """Where liveness and metrics answer, on the address and with the token of DISCREET_HTTP__; 0 picks a free port;
+    empty: nowhere."""
+    stall_seconds: Positive = 900.0
+    """A trainer of which nothing was heard for longer (no look for work, no progress of its child) is not alive."""
+
     audit_depth: Literal["off", "mechanism", "gradients"] = "mechanism"
     """How each release is audited with canaries in a shadow of its plan: its mechanism alone (coins, clipping, noise
     and their composition), or with the model's own gradients, which costs as much as many trainings; off publishes
@@ -229,7 +235,7 @@ class TrainerSettings(_Section):
     """Trials of an audit; by default 4,096 to 32,768 by the number of steps (256 with gradients), under a tenth of a
     round's own time. More give a bound nearer to the truth."""
 
-    @field_validator("audit_canaries", mode="before")
+    @field_validator("audit_canaries", "http_port", mode="before")
     @classmethod
     def _empty_is_the_default(cls, value: object) -> object:
         return None if value == "" else value

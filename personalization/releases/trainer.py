@@ -24,6 +24,7 @@ from personalization.errors import ArtifactError, LeaseLostError, Personalizatio
 from personalization.gates.forgetting import DEFAULT_FORGETTING_LIMIT, public_checks
 from personalization.gates.gate import GateThresholds, PublicEvaluation, facts_of, judge
 from personalization.planning.plan import PerformanceFlags
+from personalization.releases.observer import TrainerObserver
 from personalization.releases.overdue import SLOT_PASSED
 from personalization.releases.protocol import Closed, Prepared
 from personalization.rounds.leases import LeaseKeeper
@@ -95,19 +96,6 @@ class AdapterTrainer(Protocol):
         """
 
 
-class TrainerObserver:
-    """Told what a trainer does; the default tells nobody. It hears nothing made from private values."""
-
-    def leased(self, leases: Sequence[Lease]) -> None:
-        """Hear that these rounds were taken."""
-
-    def progress(self, prepared: Sequence[Prepared], progress: Progress) -> None:
-        """Hear how far the child is."""
-
-    def closed(self, lease: Lease, outcome: AdapterVersion | Closed) -> None:
-        """Hear how a round ended."""
-
-
 class Trainer:
     """Takes due rounds until it is told to stop.
 
@@ -159,6 +147,7 @@ class Trainer:
         pause = self._options.poll.total_seconds()
         away = 0
         while not self._stop.is_set():
+            self._observer.turned()
             try:
                 worked = self.run_once()
             except StorageError as error:
@@ -280,13 +269,19 @@ class Trainer:
             flags=self._options.flags,
             audit=self._options.audit,
         )
-        results = self._trainer.train(
-            job,
-            on_progress=lambda progress: self._observer.progress(prepared, progress),
-            should_stop=lambda: (
-                self._kill.is_set() or any(keeper.lost(one.lease) or self._overdue(one) for one in prepared)
-            ),
-        )
+        began, succeeded = time.monotonic(), False
+        try:
+            results = self._trainer.train(
+                job,
+                on_progress=lambda progress: self._observer.progress(prepared, progress),
+                should_stop=lambda: (
+                    self._kill.is_set()
+                    or any(keeper.lost(one.lease) or self._overdue(one) for one in prepared)
+                ),
+            )
+            succeeded = True
+        finally:
+            self._observer.trained(time.monotonic() - began, succeeded=succeeded)
         return {result.job_key: result for result in results}
 
     def _without_lost(
@@ -391,6 +386,7 @@ class Trainer:
     def _give_up(self, lease: Lease, keeper: LeaseKeeper, error: Exception) -> None:
         keeper.drop(lease)
         _log.warning("round_given_up", round_id=lease.round_id, reason=str(error))
+        self._observer.given_up(lease)
 
 
 def _result_in(kept: Kept) -> TenantResult:

@@ -284,6 +284,13 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
     Kind.METRIC: (
         _fields(
             OPERATOR,
+            "Exact counts of rounds over all tenants, and how long jobs took; for the platform operator, who sees the "
+            "rounds in the database.",
+            "discreet_rounds_leased discreet_rounds_closed discreet_budget_refusals discreet_leases_lost "
+            "discreet_job_seconds discreet_trainer_silent_seconds",
+        ),
+        _fields(
+            OPERATOR,
             "Exact counts and times of the worker's own work over all tenants; for the platform operator, who runs "
             "the broker and could count there too.",
             "discreet_events discreet_dead_letters discreet_batch_events discreet_batch_seconds "

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from personalization.training.base.directory import fingerprint, resolve_base
+from streams.broker.clients import client_broker
 from streams.client import AdapterCache, AdapterFeed
 from streams.contracts.manifest import BaseFingerprintV1
 from streams.errors import SettingsError
@@ -41,13 +42,7 @@ def serve(settings: Settings, *, stop: threading.Event, on_ready: Callable[[int]
 
     directory = resolve_base(settings.trainer.base_model, settings.state / "models")
     host = AdapterHost(directory, threads=settings.trainer.threads)
-    feed = AdapterFeed(
-        settings.broker.bootstrap,
-        trusted_keys=keys,
-        server_id=settings.serving.server_id,
-        engine=ENGINE,
-    )
-    with feed:
+    with open_feed(settings, keys) as feed:
         cache = AdapterCache(settings.state / "serving", trusted_keys=keys, base=served_base(directory))
         holder = AdapterHolder(feed, host, cache.obtain)
         web = ServingWeb(
@@ -56,6 +51,20 @@ def serve(settings: Settings, *, stop: threading.Event, on_ready: Callable[[int]
         with web:
             on_ready(web.port)
             holder.run(stop)
+
+
+def open_feed(settings: Settings, keys: list[bytes]) -> AdapterFeed:
+    """Return the feed over the configured broker, encrypted and logged in as the settings say.
+
+    Raises:
+        BrokerUnreachableError: no broker answers, or it does not let us in.
+    """
+    return AdapterFeed(
+        client_broker(settings.broker),
+        trusted_keys=keys,
+        server_id=settings.serving.server_id,
+        engine=ENGINE,
+    )
 
 
 def served_base(directory: Path) -> BaseFingerprintV1:

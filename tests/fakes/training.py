@@ -21,8 +21,9 @@ from personalization.errors import LeaseLostError, TrainingFailedError
 from personalization.planning.model_shape import ModelShape
 from personalization.registry.announcements import AdapterLifecycleEvent
 from personalization.registry.publishing import Publisher
+from personalization.releases.observer import TrainerObserver
 from personalization.releases.protocol import TrainingRounds
-from personalization.releases.trainer import Trainer, TrainerObserver, TrainerOptions
+from personalization.releases.trainer import Trainer, TrainerOptions
 from personalization.rounds.queries import open_round
 from personalization.signals.snapshot import TrainingSnapshot
 from personalization.starts.shop import Shop
