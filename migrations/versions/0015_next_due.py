@@ -1,4 +1,7 @@
-"""Tenants have an indexed instant at which their schedule is looked at next; all that have a policy are looked at once."""
+"""Tenants have an indexed instant at which their schedule is looked at next.
+
+All that have a policy are looked at once.
+"""
 
 import sqlalchemy as sa
 from alembic import op

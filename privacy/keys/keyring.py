@@ -93,8 +93,8 @@ class _Staged:
 def join_batches(session: Session) -> None:
     """Wait for an erasure under way and hold off new ones until this transaction ends (SQLite always does).
 
-    Before anything is asked about users or written of them: an erasure waits for this lock and then for rows, so whoever
-    took rows first and this lock after them would wait for the erasure while it waits for the rows.
+    Before anything is asked about users or written of them: an erasure waits for this lock and then for rows, so
+    whoever took rows first and this lock after them would wait for the erasure while it waits for the rows.
     """
     if session.get_bind().dialect.name == "postgresql":
         session.exec(select(func.pg_advisory_xact_lock_shared(_BATCH_LOCK)))

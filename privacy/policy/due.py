@@ -1,4 +1,4 @@
-"""When each tenant's schedule must be looked at next: an indexed instant, so that a tick of the clock reads no policy else.
+"""When each tenant's schedule must be looked at next: an indexed instant, so that a tick reads no other policy.
 
 The instant is only a hint of when to look: what is due is decided from the policy and the public clock. It is set with
 every policy, and moved by who looked.
@@ -69,17 +69,17 @@ def due_query(now: datetime, most: int) -> Any:
 def look_again(session: Session, looked_at: Mapping[DueTenant, datetime | None]) -> None:
     """Set when each tenant is looked at next; ``None``: once it has a policy.
 
-    A tenant whose policy is being set, or that somebody else looked at, is left alone. Nobody is waited for, so that the
-    caller may hold any locks.
+    A tenant whose policy is being set, or that somebody else looked at, is left alone. Nobody is waited for, so that
+    the caller may hold any locks.
     """
     if not looked_at:
         return
     asked = wanted_tenants(session, [due.tenant_id for due in looked_at])
     free = set(
         session.exec(
-        select(TenantRow.tenant_id)
-        .join(asked, col(TenantRow.tenant_id) == asked.c.tenant_id)
-        .with_for_update(key_share=True, skip_locked=True, of=TenantRow)
+            select(TenantRow.tenant_id)
+            .join(asked, col(TenantRow.tenant_id) == asked.c.tenant_id)
+            .with_for_update(key_share=True, skip_locked=True, of=TenantRow)
         )
     )
     moved = [

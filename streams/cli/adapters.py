@@ -127,7 +127,9 @@ def withdraw(name: Name, *, reason: Reason, actor: Actor = None, as_json: AsJson
 
 @app.command()
 def announce(
-    tenant: Annotated[str | None, typer.Argument(metavar="[TENANT]", help="Only this tenant's lines.")] = None,
+    tenant: Annotated[
+        str | None, typer.Argument(metavar="[TENANT]", help="Only this tenant's lines.")
+    ] = None,
     *,
     reason: Reason = "the topic of desired states was lost",
     actor: Actor = None,

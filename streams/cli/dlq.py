@@ -17,7 +17,8 @@ app = typer.Typer(help="Look at dead letters and send them back to their topics.
 Reasons = Annotated[list[str] | None, typer.Option("--reason", help="Only letters of this reason.")]
 Topic = Annotated[str | None, typer.Option(help="Only letters that came from this topic.")]
 Tenants = Annotated[
-    list[str] | None, typer.Option("--tenant", help="Only letters of this tenant, as the record's key names it.")
+    list[str] | None,
+    typer.Option("--tenant", help="Only letters of this tenant, as the record's key names it."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")]
 

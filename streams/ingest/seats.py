@@ -1,9 +1,10 @@
 """The room in which early events wait for their consent: so many seats for each user, and nobody sits on another's.
 
-Which of a user's events may wait depends on that user's own events alone: each user has the same number of seats and the
-same number of bytes, whoever else is waiting, and an event beyond them is refused at once. The room as a whole never
-refuses anybody. Once it is full, by events or by bytes, no more of the topic is fetched until there is room again (``streams.ingest.intake.Intake.full``): others are
-late then, and not refused, while the topics that bring the consents go on.
+Which of a user's events may wait depends on that user's own events alone: each user has the same number of seats and
+the same number of bytes, whoever else is waiting, and an event beyond them is refused at once. The room as a whole
+never refuses anybody. Once it is full, by events or by bytes, no more of the topic is fetched until there is room again
+(``streams.ingest.intake.Intake.full``): others are late then, and not refused, while the topics that bring the consents
+go on.
 """
 
 from __future__ import annotations

@@ -45,9 +45,7 @@ class Work(Generic[Data]):
     def may_wait(self) -> bool:
         """Say whether the record may be held, having taken one of its user's seats for it."""
         if not self.final and not self.seated:
-            self.seated = self.room is None or self.room.seats(self.record.key).take(
-                size_of(self.record)
-            )
+            self.seated = self.room is None or self.room.seats(self.record.key).take(size_of(self.record))
         return not self.final and self.seated
 
     @property

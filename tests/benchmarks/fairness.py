@@ -162,7 +162,9 @@ async def _others(url, key, kind, *, seconds, rate):
         def slowed(self, _topic):
             pass
 
-    intake = Intake("discreet.interactions.v1", handler, IngestSettings(consent_wait_seconds=10.0), Observer())
+    intake = Intake(
+        "discreet.interactions.v1", handler, IngestSettings(consent_wait_seconds=10.0), Observer()
+    )
     loop = asyncio.create_task(intake.run())
     progress, offset, turned_away = PartitionProgress(), 0, 0
     per_step, started = max(1, int(rate * STEP_SECONDS)), time.perf_counter()
@@ -205,9 +207,7 @@ def _event(kind, step, offset, *, hog):
         return interaction(f"user-{user}", f"{kind}-{offset}", tenant=tenant, offset=offset, at=now)
     # One that is refused names a domain that no policy has; one that waits is a new user's, whose consent never comes.
     extra = {"domain": "nothing"} if kind == "refused" else {}
-    return interaction(
-        f"hog-{step}-{offset}", f"{kind}-{offset}", tenant=HOG, offset=offset, at=now, **extra
-    )
+    return interaction(f"hog-{step}-{offset}", f"{kind}-{offset}", tenant=HOG, offset=offset, at=now, **extra)
 
 
 def judged(rows):
@@ -217,15 +217,22 @@ def judged(rows):
     for row in rows:
         if row["row"] == "tick" and row["due"] <= 1 and row["median_ms"] > MUSTS["tick"]:
             broken.append(f"a tick with {row['due']} due takes {row['median_ms']:.1f} ms")
-        if row["row"] == "hog" and row["events_per_second"] < MUSTS["throughput"] * alone["events_per_second"]:
-            broken.append(f"beside the hog ({row['hog']}) others have {row['events_per_second']:.0f} events/s")
+        if (
+            row["row"] == "hog"
+            and row["events_per_second"] < MUSTS["throughput"] * alone["events_per_second"]
+        ):
+            broken.append(
+                f"beside the hog ({row['hog']}) others have {row['events_per_second']:.0f} events/s"
+            )
         if row["row"] == "hog" and row["median_ms"] > MUSTS["latency"] * alone["median_ms"]:
             broken.append(f"beside the hog ({row['hog']}) others wait {row['median_ms']:.1f} ms")
     return broken
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", type=Path, help="also write the rows there")
     parser.add_argument("--postgres", help="address of an administrator; a new database is made there")
     parser.add_argument("--seconds", type=float, default=8.0, help="of each run beside a hog")

@@ -137,7 +137,9 @@ def test_tenant_and_reason_narrow_down_what_is_sent_back_and_a_dry_run_counts_bo
     assert (both["letters"], both["tenants"]) == ({"consent_missing": 1}, {"acme": 1})
     assert received(broker, refused) == []
     assert "of no tenant: 1" in run("replay", "--dry-run", "--from-start", "--topic", refused)[1]
-    sent = asked("replay", "--from-start", "--tenant", "acme", "--tenant", "globex", "--reason", "consent_missing")
+    sent = asked(
+        "replay", "--from-start", "--tenant", "acme", "--tenant", "globex", "--reason", "consent_missing"
+    )
     assert sent["tenants"] == {"acme": 1, "globex": 1}
     assert {record.key for record in received(broker, refused)} == {b"acme/ada", b"globex/ada"}
     assert {letter["tenant"] for letter in asked("list", "--tenant", "globex")["letters"]} == {"globex"}

@@ -83,7 +83,9 @@ def many(engine, clock):
 def test_the_query_of_a_tick_uses_the_index(many, clock):
     explain = {"sqlite": "EXPLAIN QUERY PLAN ", "postgresql": "EXPLAIN "}[many.dialect.name]
     with many.connect() as connection:
-        compiled = due_query(clock.now(), 500).compile(dialect=many.dialect, compile_kwargs={"literal_binds": True})
+        compiled = due_query(clock.now(), 500).compile(
+            dialect=many.dialect, compile_kwargs={"literal_binds": True}
+        )
         plan = "\n".join(str(tuple(row)) for row in connection.execute(text(explain + str(compiled))))
     assert "ix_tenants_next_due" in plan
     assert "SCAN tenants'" not in plan

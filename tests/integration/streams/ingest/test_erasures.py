@@ -69,26 +69,24 @@ class TestBesideOtherTransactions:
 
     def test_what_a_batch_drives_out_and_an_erasure_deletes_is_no_deadlock(self, world, monkeypatch):
         more = [interaction(event_id=f"m{n}", offset=10 + n) for n in range(60)]
-        self.both(
-            world, monkeypatch, keep, "apply_bound", lambda: world.take(world.interactions, *more)
-        )
+        self.both(world, monkeypatch, keep, "apply_bound", lambda: world.take(world.interactions, *more))
         assert world.count(SignalRow) == 0
 
     def test_a_consent_that_was_half_stored_is_deleted_too(self, world, monkeypatch):
         other = consent(purpose=ConsentPurpose.EVALUATION, offset=9)
-        self.both(
-            world, monkeypatch, consents, "erased_among", lambda: world.take(world.consents, other)
-        )
+        self.both(world, monkeypatch, consents, "erased_among", lambda: world.take(world.consents, other))
         assert world.count(ConsentRow) == 0
 
 
 def wait_until_blocked(engine, future):
-    """Return when ``future`` waits for a lock of the database, or is done; SQLite does not say, and is given a moment."""
+    """Return when ``future`` waits for a lock of the database, or is done; SQLite does not say and gets a moment."""
     deadline = time.monotonic() + (10 if engine.dialect.name == "postgresql" else 0.5)
     while time.monotonic() < deadline and not future.done():
         if engine.dialect.name == "postgresql":
             with engine.connect() as connection:
-                waiting = connection.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted")).scalar_one()
+                waiting = connection.execute(
+                    text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+                ).scalar_one()
             if waiting:
                 return
         time.sleep(0.02)

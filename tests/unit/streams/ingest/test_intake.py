@@ -455,7 +455,9 @@ def test_a_room_that_is_full_by_bytes_refuses_nobody_and_asks_for_no_more():
     async def scenario(intake, _):
         seen = []
         for first in (0, 2, 4):
-            await intake.offer(sized_run(progress, first, [(b"acme/u%d" % (first + n), 100) for n in range(2)]))
+            await intake.offer(
+                sized_run(progress, first, [(b"acme/u%d" % (first + n), 100) for n in range(2)])
+            )
             await intake.drain()
             seen.append(intake.full)
         refused = list(handler.refused)
