@@ -144,6 +144,8 @@ class IngestSettings(_Section):
     """Most events in one transaction; a transaction takes what has gathered, so it is this large only in a backlog."""
     buffer_events: int = Field(default=8_000, ge=1)
     """Most events in memory waiting for a transaction, per topic; beyond it the worker stops pulling."""
+    buffer_bytes: int = Field(default=128 * 2**20, ge=1)
+    """The same in bytes of keys and values."""
     consent_wait_seconds: float = Field(default=30.0, ge=0)
     """How long an interaction may wait for its user's consent event before it is dead-lettered."""
     consent_wait_events: int = Field(default=10_000, ge=0)
@@ -151,6 +153,10 @@ class IngestSettings(_Section):
     none ever waits."""
     consent_wait_events_per_user: int = Field(default=100, ge=1)
     """Most interactions of one user waiting for consent; beyond it that user's are dead-lettered at once."""
+    consent_wait_bytes: int = Field(default=128 * 2**20, ge=1)
+    """Most bytes of interactions waiting for consent; at that number no more are fetched until some have settled."""
+    consent_wait_bytes_per_user: int = Field(default=2**20, ge=1)
+    """Most bytes of one user's interactions waiting for consent; what does not fit is dead-lettered at once."""
     policy_staleness_seconds: Positive = 2.0
     """A change of policy is in force at every worker no later than this."""
     poison_window_events: int = Field(default=1_000, ge=10)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import uuid
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from enum import Enum
+from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import and_, delete, func, or_
 from sqlmodel import col, select
@@ -23,6 +24,7 @@ from personalization.rounds.states import OWNER_SCHEDULE, Lease, OutcomeCode, Ro
 from personalization.rounds.tables import RoundRow, SealedSnapshotRow
 from privacy.errors import PolicyError
 from privacy.policy import versions as policies
+from privacy.policy.due import due_tenants, look_again
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,34 +32,67 @@ if TYPE_CHECKING:
 
     from sqlmodel import Session
 
+    from privacy.policy.due import DueTenant
     from privacy.policy.values import TenantPrivacyPolicy
 
+MOST_AT_ONCE: Final = 500
+BLOCKED_PAUSE: Final = timedelta(seconds=30)  # until a line whose last round is still open is looked at again
 
-def open_due_rounds(session: Session, now: datetime) -> tuple[str, ...]:
+
+def open_due_rounds(session: Session, now: datetime, *, most: int = MOST_AT_ONCE) -> tuple[str, ...]:
     """Open a round for every line whose schedule has come to a new slot; return the ids of the new rounds.
 
     Only the policy and the public clock decide; calling it twice opens nothing twice. A line whose last
-    round is still open gets no second one.
+    round is still open gets no second one, and is looked at again after ``BLOCKED_PAUSE``.
+
+    Args:
+        session: inside the caller's transaction.
+        now: the public clock.
+        most: tenants that are looked at in one call; the others are next.
     """
-    due = [
-        (tenant.tenant_id, domain, policy, policy.schedule.due_at(index))
-        for tenant in policies.list_tenants(session)
-        if tenant.policy is not None
-        for policy in (tenant.policy.policy,)
-        if (index := policy.schedule.due_index(now)) is not None
-        for domain in policy.domains
-    ]
-    settled = _settled(session, {slot for *_, slot in due})
-    opened = []
-    for tenant_id, domain, policy, slot in due:
-        if (tenant_id, domain, slot) in settled or (tenant_id, domain, None) in settled:
+    opened: list[str] = []
+    next_looks: dict[DueTenant, datetime | None] = {}
+    for due in due_tenants(session, now, most=most):
+        index = None if due.policy is None else due.policy.schedule.due_index(now)
+        if due.policy is None or index is None:
+            next_looks[due] = None if due.policy is None else due.policy.schedule.first_at
             continue
-        line = _locked_line(session, tenant_id, domain, now)
-        if _slot_taken(session, line, slot) or _open_round_of(session, line) is not None:
-            continue  # another scheduler was faster
-        row = _new_round(session, line, policy, opened_by=OWNER_SCHEDULE, now=now, scheduled_for=slot)
-        opened.append(row.round_id)
+        slot, following = due.policy.schedule.due_at(index), due.policy.schedule.due_at(index + 1)
+        lines = [_due_line(session, due.tenant_id, domain, slot, now) for domain in due.policy.domains]
+        for line in lines:
+            if isinstance(line, AdapterLineRow):
+                row = _new_round(
+                    session, line, due.policy, opened_by=OWNER_SCHEDULE, now=now, scheduled_for=slot
+                )
+                opened.append(row.round_id)
+        blocked = _Line.BLOCKED in lines
+        next_looks[due] = min(following, now + BLOCKED_PAUSE) if blocked else following
+    look_again(session, next_looks)
     return tuple(opened)
+
+
+class _Line(Enum):
+    """Why a line gets no round."""
+
+    SETTLED = "the slot has its round"
+    BLOCKED = "its last round is still open"
+
+
+def _due_line(
+    session: Session, tenant_id: str, domain: str, slot: datetime, now: datetime
+) -> AdapterLineRow | _Line:
+    """Return the line, locked, if it gets a round for ``slot``; locked only then."""
+    refused = _refused(session, tenant_id, domain, slot)
+    if refused is not None:
+        return refused
+    line = _locked_line(session, tenant_id, domain, now)
+    return _refused(session, tenant_id, domain, slot) or line  # another scheduler may have been faster
+
+
+def _refused(session: Session, tenant_id: str, domain: str, slot: datetime) -> _Line | None:
+    if _slot_taken(session, tenant_id, domain, slot):
+        return _Line.SETTLED
+    return None if _open_round_of(session, tenant_id, domain) is None else _Line.BLOCKED
 
 
 def open_round(session: Session, tenant_id: str, domain: str, *, actor: str, now: datetime) -> RoundRow:
@@ -77,7 +112,7 @@ def open_round(session: Session, tenant_id: str, domain: str, *, actor: str, now
             f"domain {domain!r} is not in the tenant's policy; allowed are {', '.join(policy.domains)}"
         )
     line = _locked_line(session, tenant_id, domain, now)
-    if _open_round_of(session, line) is not None:
+    if _open_round_of(session, tenant_id, domain) is not None:
         raise RoundConflictError(
             f"tenant {tenant_id!r} already has an open round for domain {domain!r}; wait until it is closed"
         )
@@ -246,21 +281,6 @@ def _locked_line(session: Session, tenant_id: str, domain: str, now: datetime) -
     return registry.lock_line(session, registry.ensure_line(session, tenant_id, domain, now=now).line_ref)
 
 
-def _settled(session: Session, slots: set[datetime]) -> set[tuple[str, str, datetime | None]]:
-    """Return (tenant, domain, slot) of rounds that exist, with None as slot where a round is still open.
-
-    Two statements however many tenants there are, so that looking at the clock every second stays cheap.
-    """
-    line = (RoundRow.tenant_id, RoundRow.domain)
-    still_open = [state.value for state in RoundState if state.open]
-    settled: set[tuple[str, str, datetime | None]] = {
-        (tenant_id, domain, None)
-        for tenant_id, domain in session.exec(select(*line).where(col(RoundRow.state).in_(still_open)))
-    }
-    rows = session.exec(select(*line, RoundRow.scheduled_for).where(col(RoundRow.scheduled_for).in_(slots)))
-    return settled | {(tenant_id, domain, slot) for tenant_id, domain, slot in rows}
-
-
 def closed_round(
     session: Session,
     line: AdapterLineRow,
@@ -279,17 +299,18 @@ def closed_round(
     return row
 
 
-def _slot_taken(session: Session, line: AdapterLineRow, slot: datetime) -> bool:
+def _slot_taken(session: Session, tenant_id: str, domain: str, slot: datetime) -> bool:
     query = select(RoundRow.round_id).where(
-        RoundRow.line_ref == line.line_ref, RoundRow.scheduled_for == slot
+        RoundRow.tenant_id == tenant_id, RoundRow.domain == domain, RoundRow.scheduled_for == slot
     )
     return session.exec(query).first() is not None
 
 
-def _open_round_of(session: Session, line: AdapterLineRow) -> str | None:
+def _open_round_of(session: Session, tenant_id: str, domain: str) -> str | None:
     return session.exec(
         select(RoundRow.round_id).where(
-            RoundRow.line_ref == line.line_ref,
+            RoundRow.tenant_id == tenant_id,
+            RoundRow.domain == domain,
             col(RoundRow.state).in_([state.value for state in RoundState if state.open]),
         )
     ).first()
@@ -317,7 +338,9 @@ def _row_of(
     """Return the next round of a locked line in a period, not yet stored."""
     last = session.exec(
         select(func.max(RoundRow.sequence)).where(
-            RoundRow.line_ref == line.line_ref, RoundRow.period_index == period_index
+            RoundRow.tenant_id == line.tenant_id,
+            RoundRow.domain == line.domain,
+            RoundRow.period_index == period_index,
         )
     ).one()
     return RoundRow(

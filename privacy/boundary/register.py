@@ -243,7 +243,8 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             "tenant tenants.tenant tenants.registered_at tenants.policy_version tenants version digest set_at "
             "set_by reason policy policy.* policy_version versions versions.tenant versions.version versions.digest "
             "versions.set_at versions.set_by versions.reason versions.policy.* name token revoked status "
-            "error.code error.text",
+            "id role created_at created_by expires_at revoked_at tokens tokens.id tokens.tenant tokens.name "
+            "tokens.role tokens.created_at tokens.created_by tokens.expires_at tokens.revoked_at error.code error.text",
         ),
         _fields(
             PUBLIC,

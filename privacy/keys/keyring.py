@@ -9,7 +9,7 @@ User keys are cached, least recently used first out. A key enters the cache when
 made it is committed, so a key of a rolled-back transaction is never used. Every batch first reads the
 erasure counts of its tenants: a count that moved empties that tenant's part of the cache, so a key that any
 process destroyed is not used again. Batches hold a shared lock until they commit and an erasure an exclusive
-one (``lock_out_batches``), so an erasure waits for the batches under way and then sees their rows.
+one (``join_batches``, ``lock_out_batches``), so an erasure waits for the batches under way and then sees their rows.
 
 Longer than 400 lines, because the cache, what a transaction stages for it and the rules between them are one thing.
 """
@@ -88,6 +88,16 @@ class _Staged:
 
     tenants: dict[str, _Tenant] = field(default_factory=dict)
     users: dict[Subject, Cipher] = field(default_factory=dict)
+
+
+def join_batches(session: Session) -> None:
+    """Wait for an erasure under way and hold off new ones until this transaction ends (SQLite always does).
+
+    Before anything is asked about users or written of them: an erasure waits for this lock and then for rows, so
+    whoever took rows first and this lock after them would wait for the erasure while it waits for the rows.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        session.exec(select(func.pg_advisory_xact_lock_shared(_BATCH_LOCK)))
 
 
 def lock_out_batches(session: Session) -> None:
@@ -263,8 +273,7 @@ class Keyring:
     ) -> Mapping[str, _Tenant]:
         """Return these tenants as of now, having dropped cached user keys of those with a new erasure."""
         names = sorted(tenant_ids)
-        if session.get_bind().dialect.name == "postgresql":
-            session.exec(select(func.pg_advisory_xact_lock_shared(_BATCH_LOCK)))
+        join_batches(session)
         asked = wanted_tenants(session, names)
         counts = dict(
             session.exec(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, Text
+from sqlalchemy import JSON, Index, Text
 from sqlmodel import Field, SQLModel
 
 from privacy.storage.types import UtcDateTime
@@ -15,10 +15,14 @@ class TenantRow(SQLModel, table=True):
     """A registered tenant; interactions of any other are refused."""
 
     __tablename__: ClassVar[Any] = "tenants"
+    __table_args__ = (Index("ix_tenants_next_due", "next_due_at", "tenant_id"),)
 
     tenant_id: str = Field(primary_key=True, max_length=63)
     registered_at: datetime = Field(sa_type=UtcDateTime)
     registered_by: str = Field(max_length=200)
+    next_due_at: datetime | None = Field(
+        default=None, sa_type=UtcDateTime
+    )  # when its schedule is looked at next
 
 
 class PolicyRow(SQLModel, table=True):

@@ -147,7 +147,8 @@ def set_policy(
         set_by=actor,
         reason=reason.strip(),
     )
-    session.add(row)
+    locked.next_due_at = max(now, policy.schedule.first_at)  # soon: a slot may be due under the new policy
+    session.add_all((row, locked))
     session.flush()
     before = newest.policy.to_document() if newest else {}
     after = policy.to_document()

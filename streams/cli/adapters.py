@@ -1,4 +1,4 @@
-"""``discreet adapters``: list and show versions, warm-start, roll back, withdraw, show the signing key."""
+"""``discreet adapters``: list, show, warm-start, roll back, withdraw, announce again, show the signing key."""
 
 from __future__ import annotations
 
@@ -123,6 +123,54 @@ def withdraw(name: Name, *, reason: Reason, actor: Actor = None, as_json: AsJson
     with current_session(settings.database_url) as session:
         names = withdraw_version(session, OutboxAdapterEvents(), name, act)
     _say_withdrawn(settings, names, as_json=as_json)
+
+
+@app.command()
+def announce(
+    tenant: Annotated[
+        str | None, typer.Argument(metavar="[TENANT]", help="Only this tenant's lines.")
+    ] = None,
+    *,
+    reason: Reason = "the topic of desired states was lost",
+    actor: Actor = None,
+    as_json: AsJson = False,
+) -> None:
+    """Send the desired state of all lines again, from the registry: after their topic was lost or made anew."""
+    from collections import Counter
+
+    from personalization.registry import queries as registry
+    from personalization.registry.announcements import Act, DesiredChange
+    from personalization.registry.restating import restate_line
+    from privacy.storage.session import transaction
+    from streams.outbox.events import OutboxAdapterEvents
+    from streams.settings import load_settings
+    from streams.storage.schema import open_current
+
+    engine = open_current(load_settings().database_url)
+    told: Counter[DesiredChange] = Counter()
+    act = Act(actor=actor or getpass.getuser(), reason=reason, now=datetime.now(UTC))
+    try:
+        with transaction(engine) as session:
+            lines = sorted(
+                line.line_ref for line in registry.list_lines(session) if tenant in (None, line.tenant_id)
+            )
+        for line_ref in lines:  # one transaction each: trainers and workers go on meanwhile
+            with transaction(engine) as session:
+                told[restate_line(session, OutboxAdapterEvents(), line_ref, act)] += 1
+    finally:
+        engine.dispose()
+    facts = {
+        "set": told[DesiredChange.SET],
+        "cleared": told[DesiredChange.CLEAR],
+        "left_out": told[DesiredChange.UNCHANGED],
+    }
+    if as_json:
+        typer.echo(json.dumps(facts))
+    else:
+        typer.echo(
+            f"Sent again: {facts['set']} lines that serve a version, {facts['cleared']} that serve the base model; "
+            f"{facts['left_out']} have nothing to tell yet. The worker's relay sends them."
+        )
 
 
 @app.command("withdraw-line")

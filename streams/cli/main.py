@@ -34,6 +34,7 @@ COMMANDS = {
     "ask": "Ask a prompt of the base model and of a tenant's adapter, side by side.",
     "broker": "Run a broker on this machine to try things out; it forgets everything (long-running).",
     "topics": "Create and describe the Kafka topics.",
+    "tokens": "Make, list and revoke tokens of the operator API.",
     "dlq": "Look at dead letters and send them back to their topics.",
     "db": "Bring the database to the newest schema and check it.",
 }

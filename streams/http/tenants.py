@@ -60,6 +60,7 @@ class TenantRoutes:
 
     async def _set_policy(self, request: web.Request) -> web.Response:
         operator, tenant_id = await self._access.tenant(request)
+        operator.check_writes()
         body = await json_object(request)
         changes, reason = body.get("changes"), body.get("reason")
         if not isinstance(changes, dict) or not isinstance(reason, str):

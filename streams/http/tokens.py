@@ -1,9 +1,9 @@
 """Who asks over HTTP, for whom a token allows it, and the tokens themselves.
 
-The platform operator's token comes from the settings and reaches every tenant. A tenant administrator's
-token is 32 random bytes of which the database holds the SHA-256 only; it reaches that tenant, and whatever
-else is asked for looks as if it did not exist. Every change is audited under the name that belongs to the
-token.
+The platform operator's token comes from the settings and reaches every tenant. Every other token is 32 random bytes of
+which the database holds the SHA-256 only (``streams.storage.operator_tokens``): it reaches the platform, or one tenant
+and then whatever else is asked for looks as if it did not exist; it reads, administers its tenant or operates, as its
+role says; and it ends. Every change is audited under the name that belongs to the token.
 """
 
 from __future__ import annotations
@@ -26,8 +26,11 @@ from streams.http.calculations import Calculations
 from streams.http.limits import RateLimit
 from streams.http.logins import FailedLogins
 from streams.storage.operator_tokens import (
+    DEFAULT_DAYS,
+    Role,
     holder_of,
     is_token,
+    list_tokens,
     new_token,
     revoke_tokens,
     token_digest,
@@ -50,10 +53,11 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Operator:
-    """Who asks: the platform operator (``tenant_id`` is ``None``) or an administrator of one tenant."""
+    """Who asks: for one tenant, or for the platform (``tenant_id`` is ``None``); and what the token allows."""
 
     name: str
     tenant_id: str | None = None
+    role: Role = Role.OPERATOR
 
     @property
     def caller(self) -> str:
@@ -68,6 +72,15 @@ class Operator:
         """
         if self.tenant_id not in (None, tenant_id):
             raise UnknownTenantError(f"tenant {tenant_id[:80]!r} is not registered")
+
+    def check_writes(self) -> None:
+        """Refuse to change anything with a token that only reads.
+
+        Raises:
+            AccessDeniedError: it does.
+        """
+        if self.role is Role.READER:
+            raise AccessDeniedError("this token only reads; ask for one of an administrator")
 
 
 class Access:
@@ -129,11 +142,12 @@ class Access:
             return Operator(PLATFORM)
         if not is_token(token):
             return None
-        known = await self.read(lambda session: holder_of(session, token))
-        return None if known is None else Operator(known.name, known.tenant_id)
+        now = self.now()
+        known = await self.read(lambda session: holder_of(session, token, now))
+        return None if known is None else Operator(known.name, known.tenant_id, known.role)
 
     async def platform(self, request: web.Request) -> Operator:
-        """Return the platform operator.
+        """Return who asks, for the platform as a whole: an operator or a reader of it.
 
         Raises:
             AccessDeniedError: the token is a tenant's.
@@ -147,7 +161,7 @@ class Access:
         return operator
 
     async def tenant(self, request: web.Request) -> tuple[Operator, str]:
-        """Return who asks and the tenant that the path names.
+        """Return who asks and the tenant that the path names; ask ``check_writes`` too where something changes.
 
         Raises:
             UnknownTenantError: the token is another tenant's.
@@ -178,30 +192,51 @@ class Access:
 
 
 class TokenRoutes:
-    """Make and revoke tokens of tenants' administrators; for the platform operator alone."""
+    """Make and revoke tokens of one tenant, for the platform operator; list them, for the tenant too."""
 
     def __init__(self, access: Access) -> None:
         self._access = access
 
     def add_to(self, router: web.UrlDispatcher) -> None:
         """Add the routes."""
+        router.add_get("/v1/tenants/{tenant}/tokens", self._list)
         router.add_post("/v1/tenants/{tenant}/tokens", self._make)
         router.add_delete("/v1/tenants/{tenant}/tokens/{name}", self._revoke)
 
+    async def _list(self, request: web.Request) -> web.Response:
+        _, tenant_id = await self._access.tenant(request)
+        now = self._access.now()
+        found = await self._access.read(
+            lambda session: list_tokens(session, tenant_id=tenant_id, good_at=now)
+        )
+        return answer({"tenant": tenant_id, "tokens": [facts.to_document() for facts in found]})
+
     async def _make(self, request: web.Request) -> web.Response:
         operator = await self._access.platform(request)
+        operator.check_writes()
         tenant_id = request.match_info["tenant"]
-        name = (await json_object(request)).get("name")
-        if not isinstance(name, str):
-            raise PolicyError('the body must be {"name": "who uses the token"}')
-        now = self._access.now()
-        token = await self._access.transact(
-            lambda session: new_token(session, tenant_id, name, actor=operator.name, now=now)
+        body = await json_object(request)
+        name, role, days = (
+            body.get("name"),
+            body.get("role", Role.ADMINISTRATOR),
+            body.get("days", DEFAULT_DAYS),
         )
-        return answer({"tenant": tenant_id, "name": name.strip(), "token": token}, status=201)
+        if not isinstance(name, str) or role not in list(Role) or type(days) is not int:
+            raise PolicyError(
+                'the body must be {"name": "who uses the token"}, and may hold role (reader or administrator) and '
+                "days (a whole number)"
+            )
+        now = self._access.now()
+        token, facts = await self._access.transact(
+            lambda session: new_token(
+                session, tenant_id, name, role=Role(role), days=days, actor=operator.name, now=now
+            )
+        )
+        return answer({**facts.to_document(), "token": token}, status=201)
 
     async def _revoke(self, request: web.Request) -> web.Response:
         operator = await self._access.platform(request)
+        operator.check_writes()
         tenant_id, name = request.match_info["tenant"], request.match_info["name"]
         now = self._access.now()
         revoked = await self._access.transact(

@@ -30,7 +30,7 @@ from sqlalchemy.exc import DataError, IntegrityError
 from privacy.errors import PrivacyError
 from streams.errors import StreamsError
 from streams.ingest.poison import FaultGuard, SlowedTenants, tenant_of
-from streams.ingest.seats import Room
+from streams.ingest.seats import Room, size_of
 from streams.ingest.work import Outcome, Work
 
 if TYPE_CHECKING:
@@ -106,6 +106,8 @@ class Intake:
         self._observer = observer
         self._runs: deque[RecordRun] = deque()
         self._buffered = 0
+        self._buffered_bytes = 0
+        self._waiting_bytes = 0  # of what waits for a consent or in the lane, after the last batch
         self._busy = False
         self._changed = asyncio.Condition()
         self._held: dict[tuple[int, int], tuple[Work[Any], PartitionProgress]] = {}
@@ -133,8 +135,15 @@ class Intake:
         """Whether no more of the topic should be fetched for now; what was fetched is still taken."""
         waiting = len(self._held) + len(self._lane)
         return (
-            self._buffered >= self._settings.buffer_events
+            not self._has_room()
             or waiting >= self._settings.consent_wait_events > 0
+            or self._waiting_bytes >= self._settings.consent_wait_bytes
+        )
+
+    def _has_room(self) -> bool:
+        return (
+            self._buffered < self._settings.buffer_events
+            and self._buffered_bytes < self._settings.buffer_bytes
         )
 
     @property
@@ -150,9 +159,10 @@ class Intake:
     async def offer(self, run: RecordRun) -> None:
         """Add a run; waits while the buffer is full."""
         async with self._changed:
-            await self._changed.wait_for(lambda: self._buffered < self._settings.buffer_events)
+            await self._changed.wait_for(self._has_room)
             self._runs.append(run)
             self._buffered += len(run.records)
+            self._buffered_bytes += _bytes_of(run)
             self._changed.notify_all()
 
     async def drain(self) -> None:
@@ -199,6 +209,7 @@ class Intake:
                 events += len(run.records)
                 taken.append(run)
             self._buffered -= events
+            self._buffered_bytes -= sum(map(_bytes_of, taken))
             self._busy = True
             self._oldest_in_work = min((run.records[0].timestamp for run in taken), default=None)
             self._changed.notify_all()
@@ -211,7 +222,9 @@ class Intake:
         held = self._due_held(now)
         apart = self._due_of_lane(now)
         room = Room(
-            self._settings.consent_wait_events_per_user, (work.record.key for work, _ in self._held.values())
+            self._settings.consent_wait_events_per_user,
+            self._settings.consent_wait_bytes_per_user,
+            (work.record for work, _ in self._held.values()),
         )
         final = not self._settings.consent_wait_seconds or not self._settings.consent_wait_events
         fresh = [(record, run.progress) for run in runs for record in self._in_turn(run)]
@@ -220,12 +233,14 @@ class Intake:
         ]
         if not held and not new:
             self._settle_through(runs)
+            self._measure()
             return
         works = [work for work, _ in (*held, *new)]
         started = time.perf_counter()
         outcome = await self._until_done(works)
         self._settle(held, new[: len(apart)], new[len(apart) :], outcome)
         self._settle_through(runs)
+        self._measure()
         if self._observer is not None:
             self._observer.batch_done(self.topic, works, outcome, time.perf_counter() - started)
         self._judge(works, outcome)
@@ -285,6 +300,10 @@ class Intake:
             if _place(work) in waits:
                 progress.hold(work.record.offset)
                 self._held[_place(work)] = work, progress
+
+    def _measure(self) -> None:
+        self._waiting_bytes = sum(size_of(work.record) for work, _ in self._held.values())
+        self._waiting_bytes += sum(size_of(record) for record, _ in self._lane)
 
     def _settle_through(self, runs: list[RecordRun]) -> None:
         for run in runs:
@@ -347,6 +366,10 @@ class Intake:
                 return result
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  # jitter, not a secret
             pause = min(pause * 2, self._settings.retry_max_seconds)
+
+
+def _bytes_of(run: RecordRun) -> int:
+    return sum(map(size_of, run.records))
 
 
 def _place(work: Work[Any]) -> tuple[int, int]:

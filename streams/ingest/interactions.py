@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 from personalization.signals.keep import Offered, keep
 from privacy.consent import standing
 from privacy.consent.admission import AdmissionRule, RefusalReason
+from privacy.keys.keyring import join_batches
 from privacy.policy.cache import WITHOUT_POLICY
 from streams.contracts.dead_letter import DeadLetterReason
 from streams.contracts.topics import INTERACTIONS
@@ -132,6 +133,7 @@ class InteractionHandler(BatchHandler[Interaction]):
         decision: Decision[Interaction],
     ) -> None:
         """Store the signals of the admitted interactions, within each user's bound."""
+        join_batches(session)  # who is not erased now is not until this is stored
         tenants = self._tenants(session, {work.event.data.tenant_id for work in works}, now)
         standings = standing.lookup(session, dict.fromkeys(work.known.subject for work in works))
         admitted: list[tuple[Work[Interaction], _Tenant]] = []

@@ -16,6 +16,7 @@ from streams.contracts.dead_letter import DeadLetter, original_headers
 from streams.contracts.topics import DEAD_LETTERS
 from streams.errors import BrokerUnavailableError
 from streams.ingest.fates import REPLAY_HEADER
+from streams.ingest.poison import tenant_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -37,10 +38,12 @@ class Replayed:
 
     Attributes:
         letters: number of letters sent back (or that would be), by reason.
+        tenants: the same by the tenant that the record's key names; the empty name where it names none.
         passed_over: letters that were not wanted; the next replay does not look at them again.
     """
 
     letters: Counter[str] = field(default_factory=Counter)
+    tenants: Counter[str] = field(default_factory=Counter)
     passed_over: int = 0
 
 
@@ -51,6 +54,11 @@ class Letter(NamedTuple):
     partition: int
     offset: int
     original: OutgoingRecord | None
+
+    @property
+    def tenant(self) -> str | None:
+        """The tenant that the record's key names, if it names one."""
+        return None if self.original is None else tenant_of(self.original.key)
 
 
 def letters(settings: BrokerSettings, *, unreplayed: bool = False) -> Iterator[Letter]:
@@ -74,7 +82,7 @@ def letters(settings: BrokerSettings, *, unreplayed: bool = False) -> Iterator[L
 
 def replay(
     settings: BrokerSettings,
-    wanted: Callable[[DeadLetter], bool],
+    wanted: Callable[[Letter], bool],
     *,
     from_start: bool = False,
     dry_run: bool = False,
@@ -113,15 +121,16 @@ def _send_back(
     consumer: KafkaConsumer,
     sender: KafkaSender,
     batch: list[Letter],
-    wanted: Callable[[DeadLetter], bool],
+    wanted: Callable[[Letter], bool],
     done: Replayed,
     *,
     dry_run: bool,
 ) -> None:
     readable = [entry for entry in batch if entry.letter is not None]
-    chosen = [entry for entry in readable if entry.letter is not None and wanted(entry.letter)]
+    chosen = [entry for entry in readable if wanted(entry)]
     done.passed_over += len(readable) - len(chosen)
     done.letters.update(entry.letter.reason.value for entry in chosen if entry.letter is not None)
+    done.tenants.update(entry.tenant or "" for entry in chosen)
     if dry_run or not batch:
         return
     if chosen:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from streams.ingest.seats import size_of
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -43,7 +45,7 @@ class Work(Generic[Data]):
     def may_wait(self) -> bool:
         """Say whether the record may be held, having taken one of its user's seats for it."""
         if not self.final and not self.seated:
-            self.seated = self.room is None or self.room.seats(self.record.key).take()
+            self.seated = self.room is None or self.room.seats(self.record.key).take(size_of(self.record))
         return not self.final and self.seated
 
     @property

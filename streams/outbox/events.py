@@ -36,19 +36,22 @@ class OutboxAdapterEvents:
 
     def append(self, session: Session, event: AdapterLifecycleEvent) -> None:
         """Add the event and, where it changes the desired state, the new state (or a tombstone)."""
-        trace = traceparent_of(event.round_id)
         happened = new_envelope(
             event_id=event.event_id,
             source=SOURCE,
             event_type=wire_kind(event).event_type,
             time=event.occurred_at,
             subject=event.line_ref,
-            traceparent=trace,
+            traceparent=traceparent_of(event.round_id),
             sequence=event.epoch,
         )
         data = adapter_event(event)
         record = released_record(Kind.ADAPTER_EVENT, encode(data, happened), data)
         add_record(session, record, event.occurred_at)
+        self.restate(session, event)
+
+    def restate(self, session: Session, event: AdapterLifecycleEvent) -> None:
+        """Add the desired state that an event implies (or a tombstone), and not the event itself."""
         if event.desired_change is DesiredChange.CLEAR:
             withdrawal = tombstone(
                 event.line_ref,
@@ -67,7 +70,7 @@ class OutboxAdapterEvents:
             event_type=ADAPTER_STATE,
             time=event.occurred_at,
             subject=event.line_ref,
-            traceparent=trace,
+            traceparent=traceparent_of(event.round_id),
             sequence=event.epoch,
         )
         record = released_record(Kind.ADAPTER_STATE, encode(state, envelope), state)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, ClassVar
 
-from sqlalchemy import BigInteger, Index, LargeBinary, Text
+from sqlalchemy import BigInteger, Index, LargeBinary, Text, UniqueConstraint
 from sqlmodel import Field, SQLModel
 
 from privacy.storage.types import UtcDateTime
@@ -30,13 +30,19 @@ class ServingAckRow(SQLModel, table=True):
 
 
 class OperatorTokenRow(SQLModel, table=True):
-    """A tenant administrator's token, by its SHA-256 (the token is 32 random bytes, shown once)."""
+    """A token of the operator API, by its SHA-256 (the token is 32 random bytes, shown once)."""
 
     __tablename__: ClassVar[Any] = "operator_tokens"
+    __table_args__ = (UniqueConstraint("token_id", name="uq_operator_token_id"),)
 
     token_digest: bytes = Field(sa_type=LargeBinary, primary_key=True)
-    tenant_id: str = Field(max_length=63, foreign_key="tenants.tenant_id")
+    token_id: str = Field(max_length=12)  # the beginning of the digest, for people to name it by
+    tenant_id: str | None = Field(
+        default=None, max_length=63, foreign_key="tenants.tenant_id"
+    )  # None: the platform
     name: str = Field(max_length=200)
+    role: str = Field(max_length=16)
     created_at: datetime = Field(sa_type=UtcDateTime)
     created_by: str = Field(max_length=200)
+    expires_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     revoked_at: datetime | None = Field(default=None, sa_type=UtcDateTime)

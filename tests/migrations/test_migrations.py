@@ -192,6 +192,39 @@ def test_a_stored_grant_from_the_future_counts_as_withdrawn_and_a_withdrawal_get
     }
 
 
+def test_a_token_from_before_stays_what_it_was_and_going_down_makes_no_reader_an_administrator(
+    empty_database_url,
+):
+    database.upgrade(empty_database_url, "0013_consent_clocks")
+    engine = open_engine(empty_database_url)
+    old, reader = bytes(range(32)), bytes(range(1, 33))
+    with engine.begin() as connection:
+        connection.execute(text("INSERT INTO tenants VALUES ('acme', '2026-03-02 09:00:00', 'ann')"))
+        connection.execute(
+            text(
+                "INSERT INTO operator_tokens (token_digest, tenant_id, name, created_at, created_by)"
+                " VALUES (:digest, 'acme', 'bea', '2026-03-02 09:00:00', 'ann')"
+            ),
+            {"digest": old},
+        )
+    database.upgrade(empty_database_url, "0014_token_roles")
+    with engine.begin() as connection:
+        kept = connection.execute(text("SELECT token_id, role, expires_at FROM operator_tokens")).one()
+        assert tuple(kept) == (old.hex()[:12], "administrator", None)
+        connection.execute(
+            text(
+                "INSERT INTO operator_tokens (token_digest, token_id, tenant_id, name, role, created_at, created_by)"
+                " VALUES (:digest, 'b', 'acme', 'cem', 'reader', '2026-03-02 09:00:00', 'ann')"
+            ),
+            {"digest": reader},
+        )
+    database.downgrade(empty_database_url, "0013_consent_clocks")
+    with engine.connect() as connection:
+        names = list(connection.execute(text("SELECT name FROM operator_tokens")).scalars())
+    engine.dispose()
+    assert names == ["bea"]
+
+
 def test_an_upgrade_of_the_newest_schema_changes_nothing(database_url):
     before = tables(database_url)
     assert database.upgrade(database_url) == database.head()

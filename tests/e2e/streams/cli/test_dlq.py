@@ -120,3 +120,50 @@ def test_an_unknown_reason_is_one_sentence_with_the_allowed_ones(run):
     status, _, error = run("list", "--reason", "because")
     assert status == 2
     assert "allowed are consent_missing" in error
+
+
+def test_tenant_and_reason_narrow_down_what_is_sent_back_and_a_dry_run_counts_both(run, broker, refused):
+    def asked(*arguments):
+        return json.loads(run(*arguments, "--topic", refused, "--json")[1])
+
+    dry = asked("replay", "--dry-run", "--from-start")
+    assert dry["letters"] == {"tenant_unknown": 2, "consent_missing": 2}
+    assert dry["tenants"] == {"acme": 2, "globex": 1, "": 1}
+    assert asked("replay", "--dry-run", "--from-start", "--tenant", "acme")["letters"] == {
+        "tenant_unknown": 1,
+        "consent_missing": 1,
+    }
+    both = asked("replay", "--dry-run", "--from-start", "--tenant", "acme", "--reason", "consent_missing")
+    assert (both["letters"], both["tenants"]) == ({"consent_missing": 1}, {"acme": 1})
+    assert received(broker, refused) == []
+    assert "of no tenant: 1" in run("replay", "--dry-run", "--from-start", "--topic", refused)[1]
+    sent = asked(
+        "replay", "--from-start", "--tenant", "acme", "--tenant", "globex", "--reason", "consent_missing"
+    )
+    assert sent["tenants"] == {"acme": 1, "globex": 1}
+    assert {record.key for record in received(broker, refused)} == {b"acme/ada", b"globex/ada"}
+    assert {letter["tenant"] for letter in asked("list", "--tenant", "globex")["letters"]} == {"globex"}
+
+
+@pytest.fixture
+def refused(broker):
+    """A topic of the test's own with letters of two tenants and of none, for two reasons."""
+    name = f"dlq-{secrets.token_hex(6)}"
+    with KafkaAdminClient(bootstrap_servers=broker) as admin:
+        for topic in (name, DEAD_LETTERS.name):
+            with contextlib.suppress(TopicAlreadyExistsError):
+                admin.create_topics(
+                    {topic: {"num_partitions": PARTITIONS, "replication_factor": 1}}, wait_for_metadata=True
+                )
+    unknown, missing = DeadLetterReason.TENANT_UNKNOWN, DeadLetterReason.CONSENT_MISSING
+    kinds = ((b"acme/ada", unknown), (b"acme/ada", missing), (b"globex/ada", missing), (None, unknown))
+    sender = KafkaSender(BrokerSettings(bootstrap=broker))
+    DeadLetterSink(sender, "workers").write(
+        [
+            Refusal(FakeRecord(b"{}", key, topic=name, offset=offset), reason, "a rule", attempts=1)
+            for offset, (key, reason) in enumerate(kinds)
+        ],
+        NOW,
+    )
+    sender.close()
+    return name

@@ -8,6 +8,7 @@ import pytest
 
 from personalization.errors import LeaseLostError, RoundConflictError
 from personalization.rounds import queries as rounds
+from personalization.rounds.queries import BLOCKED_PAUSE
 from personalization.rounds.states import OutcomeCode, RoundState
 from privacy.errors import PolicyError, UnknownTenantError
 from privacy.policy import versions as policies
@@ -56,11 +57,35 @@ def test_missed_slots_are_not_made_up_for(shop):
     assert opened(shop) == 2
 
 
-def test_a_line_with_an_open_round_gets_no_second_one(shop):
+def test_a_line_with_an_open_round_gets_no_second_one_until_that_is_closed(shop):
     shop.clock.advance(days=1)
     assert opened(shop) == 2
     shop.clock.advance(days=7)
     assert opened(shop) == 0
+    close_all(shop)
+    shop.clock.advance(seconds=BLOCKED_PAUSE.total_seconds())
+    assert opened(shop) == 2
+
+
+def test_a_domain_that_is_added_gets_the_round_of_the_slot_that_runs(shop):
+    shop.clock.advance(days=1)
+    assert opened(shop) == 2
+    with shop.session() as session:
+        domains = {"domains": ["default", "legal", "finance"]}
+        policies.set_policy(session, "acme", domains, actor="test", reason="more", now=shop.clock.now())
+    assert opened(shop) == 1
+
+
+def test_of_more_tenants_than_one_look_takes_the_others_are_next(shop):
+    schedule = {"first_at": shop.clock.now() + timedelta(days=1), "every_seconds": WEEK}
+    for number in range(4):
+        shop.add_tenant(f"beta{number}", schedule=schedule)
+    shop.clock.advance(days=1)
+    looks = []
+    for _ in range(4):
+        with shop.session() as session:
+            looks.append(len(rounds.open_due_rounds(session, shop.clock.now(), most=2)))
+    assert looks == [3, 2, 1, 0]  # acme has two lines
 
 
 def test_a_tenant_without_a_policy_is_never_trained(shop):

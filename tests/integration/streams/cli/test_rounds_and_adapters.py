@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import base64
 import json
+from datetime import timedelta
 
 import pytest
+from sqlmodel import col, select
 
 from personalization.errors import ArtifactNotFoundError
+from personalization.registry import queries as registry
+from personalization.registry.announcements import Act, DesiredChange
+from personalization.registry.restating import restate_line
+from privacy.audit import trail
 from privacy.errors import KeyUnavailableError
 from privacy.keys.keyring import Keyring
 from privacy.storage.session import transaction
 from streams.cli.main import main
+from streams.contracts.topics import ADAPTER_EVENTS, ADAPTERS
 from streams.outbox.events import OutboxAdapterEvents
+from streams.outbox.tables import OutboxRow
 from tests.fakes.training import Workshop
 
 
@@ -111,3 +119,44 @@ def test_a_database_without_keys_takes_any_master_key(engine, database_url, caps
     monkeypatch.setenv("DISCREET_DATABASE__URL", database_url)
     monkeypatch.setenv("DISCREET_MASTER_KEY", base64.b64encode(bytes(31) + b"x").decode())
     assert len(bytes.fromhex(asked(capsys, "adapters", "public-key")["public_key"])) == 32
+
+
+def states_waiting(session):
+    """The desired states in the outbox, oldest first: (epoch, value)."""
+    rows = session.exec(
+        select(OutboxRow).where(OutboxRow.topic == ADAPTERS.name).order_by(col(OutboxRow.outbox_id))
+    ).all()
+    return [(int(dict(row.headers)["ce_sequence"]), row.value) for row in rows]
+
+
+def test_the_desired_state_of_every_line_is_announced_again_with_a_higher_epoch(shop, engine, capsys):
+    with transaction(engine) as session:
+        before = states_waiting(session)
+    facts = asked(capsys, "adapters", "announce", "--reason", "topic lost", "--actor", "officer")
+    assert facts == {"set": 1, "cleared": 0, "left_out": 0}
+    with transaction(engine) as session:
+        *same, (epoch, value) = states_waiting(session)
+        events = session.exec(select(OutboxRow).where(OutboxRow.topic == ADAPTER_EVENTS.name)).all()
+        (*_, record) = trail.read(session, "acme")
+        current = registry.current_version(session, registry.find_line(session, "acme", "default"))
+    assert same == before
+    assert epoch == max(number for number, _ in before) + 1
+    assert json.loads(value)["adapter"]["version_id"] == current.version_id
+    assert len(events) == 2  # nothing happened to the line
+    assert (record.actor, record.action) == ("officer", "adapter.state_sent_again")
+
+    asked(capsys, "adapters", "withdraw-line", "acme", "--reason", "left")
+    assert asked(capsys, "adapters", "announce", "acme") == {"set": 0, "cleared": 1, "left_out": 0}
+    assert asked(capsys, "adapters", "announce", "nobody") == {"set": 0, "cleared": 0, "left_out": 0}
+    with transaction(engine) as session:
+        assert states_waiting(session)[-1] == (epoch + 2, None)
+
+
+def test_a_version_that_was_not_told_yet_is_not_announced_before_its_instant(shop, engine):
+    with transaction(engine) as session:
+        line = registry.find_line(session, "acme", "default")
+        told_at = registry.current_version(session, line).published_at
+    for seconds, change in ((-1, DesiredChange.UNCHANGED), (0, DesiredChange.SET)):
+        act = Act(actor="officer", reason="lost", now=told_at + timedelta(seconds=seconds))
+        with transaction(engine) as session:
+            assert restate_line(session, OutboxAdapterEvents(), line.line_ref, act) is change

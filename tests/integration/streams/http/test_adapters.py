@@ -20,7 +20,7 @@ def test_a_tenant_sees_a_version_from_its_slots_instant_on(engine, clock, tmp_pa
     shop.open_round()
     shop.process().run_once()
     with transaction(engine) as session:
-        token = new_token(session, "acme", "bea", actor="ann", now=clock())
+        token, _ = new_token(session, "acme", "bea", actor="ann", now=clock())
     routes = AdapterRoutes(Access(engine, "platform-token", clock))
 
     def seen(bearer):

@@ -1,6 +1,7 @@
 """The operator API over real HTTP: the platform operator sees all, a tenant's administrator one tenant."""
 
 import asyncio
+from datetime import timedelta
 
 import aiohttp
 import pytest
@@ -10,6 +11,7 @@ from privacy.policy.ceilings import PolicyCeilings
 from privacy.storage.session import transaction
 from streams.http.server import HttpServer
 from streams.http.tokens import Access
+from streams.storage.operator_tokens import Role, holder_of, new_token
 from tests.fakes.stream_records import NOW
 
 
@@ -201,3 +203,75 @@ def test_a_tenants_administrators_have_a_rate(ask):
     assert statuses[1:61] == [404] * 60
     assert 429 in statuses[61:-1]
     assert statuses[-1] == 200
+
+
+def make(**body):
+    return ("POST", "/v1/tenants/acme/tokens", ADMIN, {"name": "bea", **body})
+
+
+def test_a_reader_reads_its_tenant_and_changes_nothing(ask):
+    change = {"changes": {"contribution_bound": 4}, "reason": "fewer"}
+    answers = ask(
+        make(role="reader", days=1),
+        ("GET", "/v1/tenants/acme/policy", made, None),
+        ("GET", "/v1/tenants/acme/tokens", made, None),
+        ("PUT", "/v1/tenants/acme/policy", made, change),
+        ("GET", "/v1/tenants/globex/policy", made, None),
+        ("GET", "/v1/tenants/globex/tokens", made, None),
+        ("GET", "/metrics", made, None),
+    )
+    assert [status for status, _ in answers] == [201, 200, 200, 403, 404, 404, 403]
+    (listed,) = answers[2][1]["tokens"]
+    assert (listed["name"], listed["role"], listed["created_by"]) == ("bea", "reader", "platform operator")
+    assert listed["id"] == answers[0][1]["id"]
+    assert "token" not in listed
+
+
+def test_a_token_ends(ask, engine):
+    ((status, body),) = ask(make(days=2))
+    assert status == 201
+    with transaction(engine) as session:
+        last = NOW + timedelta(days=2) - timedelta(seconds=1)
+        assert holder_of(session, body["token"], last).name == "bea"
+        assert holder_of(session, body["token"], NOW + timedelta(days=2)) is None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"role": "operator"},
+        {"role": "root"},
+        {"role": ["reader"]},
+        {"days": 0},
+        {"days": 367},
+        {"days": True},
+    ],
+)
+def test_a_token_that_may_not_be_is_refused(ask, body):
+    assert [status for status, _ in ask(make(**body), ("GET", "/v1/tenants/acme/tokens", ADMIN, None))] == [
+        422,
+        200,
+    ]
+
+
+def test_tokens_that_reach_the_platform_read_or_operate_all_tenants(ask, engine):
+    tokens = {}
+    with transaction(engine) as session:
+        for role in (Role.READER, Role.OPERATOR):
+            tokens[role], _ = new_token(session, None, role.value, role=role, actor="ann", now=NOW)
+    change = {"changes": {"contribution_bound": 4}, "reason": "fewer"}
+    requests = [
+        ("GET", "/metrics", None),
+        ("GET", "/v1/tenants/globex/policy", None),
+        ("PUT", "/v1/tenants/globex/policy", change),
+        ("POST", "/v1/tenants/acme/tokens", {"name": "bea"}),
+        ("DELETE", "/v1/tenants/acme/tokens/bea", None),
+    ]
+    statuses = {
+        role: [status for status, _ in ask(*((method, path, token, body) for method, path, body in requests))]
+        for role, token in tokens.items()
+    }
+    assert statuses[Role.READER] == [200, 200, 403, 403, 403]
+    assert statuses[Role.OPERATOR] == [200, 200, 200, 201, 200]
+    with transaction(engine) as session:
+        assert policies.current_policy(session, "globex").set_by == "operator"

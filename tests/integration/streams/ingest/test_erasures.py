@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import pytest
+from sqlalchemy import text
 from sqlmodel import select
 
+from personalization.signals import keep
 from personalization.signals.rows import SignalRow
+from privacy.consent.tables import ConsentRow
 from privacy.erasure.certificates import deadline
 from privacy.erasure.tables import ErasureRow
 from privacy.storage.session import transaction
+from streams.contracts.consent import ConsentPurpose
+from streams.ingest import consents
 from tests.fakes.ingest_world import IngestWorld
 from tests.fakes.stream_records import NOW, consent, erasure, interaction
 
@@ -26,3 +34,59 @@ def test_a_request_from_the_future_is_carried_out_and_dated_at_its_arrival(engin
         (row,) = session.exec(select(ErasureRow))
         assert (row.requested_at, row.deadline_at) == (NOW, deadline(NOW))
         assert row.certificate["requested_at"] == NOW.isoformat()
+
+
+class TestBesideOtherTransactions:
+    """An erasure that comes while a batch of the same user is half done neither hangs with it nor misses its rows."""
+
+    @pytest.fixture
+    def world(self, engine):
+        world = IngestWorld(engine)
+        world.take(world.consents, consent())
+        world.take(world.interactions, *(interaction(event_id=f"e{n}", offset=n) for n in range(3)))
+        return world
+
+    def both(self, world, monkeypatch, place, name, first):
+        """Run ``first`` up to its call of ``name``, then an erasure until it waits or ends, then both to their ends."""
+        reached, go_on = threading.Event(), threading.Event()
+        original = getattr(place, name)
+
+        def halted(*args, **kwargs):
+            result = original(*args, **kwargs)
+            reached.set()
+            assert go_on.wait(30)
+            return result
+
+        monkeypatch.setattr(place, name, halted)
+        with ThreadPoolExecutor(2) as pool:
+            batch = pool.submit(first)
+            assert reached.wait(30)
+            erased = pool.submit(world.take, world.erasures, erasure())
+            wait_until_blocked(world.engine, erased)
+            go_on.set()
+            assert batch.result(60).dead_letters == 0
+            assert erased.result(60).effects == 1
+
+    def test_what_a_batch_drives_out_and_an_erasure_deletes_is_no_deadlock(self, world, monkeypatch):
+        more = [interaction(event_id=f"m{n}", offset=10 + n) for n in range(60)]
+        self.both(world, monkeypatch, keep, "apply_bound", lambda: world.take(world.interactions, *more))
+        assert world.count(SignalRow) == 0
+
+    def test_a_consent_that_was_half_stored_is_deleted_too(self, world, monkeypatch):
+        other = consent(purpose=ConsentPurpose.EVALUATION, offset=9)
+        self.both(world, monkeypatch, consents, "erased_among", lambda: world.take(world.consents, other))
+        assert world.count(ConsentRow) == 0
+
+
+def wait_until_blocked(engine, future):
+    """Return when ``future`` waits for a lock of the database, or is done; SQLite does not say and gets a moment."""
+    deadline = time.monotonic() + (10 if engine.dialect.name == "postgresql" else 0.5)
+    while time.monotonic() < deadline and not future.done():
+        if engine.dialect.name == "postgresql":
+            with engine.connect() as connection:
+                waiting = connection.execute(
+                    text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+                ).scalar_one()
+            if waiting:
+                return
+        time.sleep(0.02)

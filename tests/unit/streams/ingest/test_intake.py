@@ -411,3 +411,81 @@ def test_a_seat_is_free_again_when_its_event_has_settled():
         return held
 
     assert go(scenario, handler, settings) == [1, 1]
+
+
+def sized_run(progress, first, records):
+    """A run of (key, bytes of key and value together)."""
+    progress.deliver(first, first + len(records) - 1)
+    return RecordRun(
+        [
+            FakeRecord(b"x" * (size - len(key)), key, offset=first + number)
+            for number, (key, size) in enumerate(records)
+        ],
+        progress,
+    )
+
+
+def test_each_user_has_the_same_bytes_to_wait_with_whoever_else_waits():
+    settings = SETTINGS.model_copy(
+        update={"buffer_events": 1000, "consent_wait_bytes_per_user": 250, "consent_wait_seconds": 60.0}
+    )
+    handler, progress = Early(), PartitionProgress()
+    bob = [(b"acme/bob", 100), (b"acme/bob", 100), (b"acme/bob", 100), (b"acme/bob", 50), (b"acme/bob", 9)]
+
+    async def scenario(intake, _):
+        for first, records in ((0, [(b"acme/alice", 251)]), (1, bob), (6, [(b"acme/alice", 250)])):
+            await intake.offer(sized_run(progress, first, records))
+            await intake.drain()
+        return intake.held
+
+    assert go(scenario, handler, settings) == 4
+    assert [(record.key, record.offset) for record in handler.refused] == [
+        (b"acme/alice", 0),
+        (b"acme/bob", 3),
+        (b"acme/bob", 5),
+    ]
+
+
+def test_a_room_that_is_full_by_bytes_refuses_nobody_and_asks_for_no_more():
+    settings = SETTINGS.model_copy(
+        update={"buffer_events": 1000, "consent_wait_bytes": 500, "consent_wait_seconds": 0.3}
+    )
+    handler, progress = Early(), PartitionProgress()
+
+    async def scenario(intake, _):
+        seen = []
+        for first in (0, 2, 4):
+            await intake.offer(
+                sized_run(progress, first, [(b"acme/u%d" % (first + n), 100) for n in range(2)])
+            )
+            await intake.drain()
+            seen.append(intake.full)
+        refused = list(handler.refused)
+        while intake.held:
+            await asyncio.sleep(0.02)
+        await intake.drain()
+        return seen, refused, intake.full
+
+    assert go(scenario, handler, settings) == ([False, False, True], [], False)
+
+
+def test_a_buffer_that_is_full_by_bytes_makes_the_stream_wait():
+    settings = SETTINGS.model_copy(update={"buffer_events": 1000, "buffer_bytes": 300})
+    handler, progress = Recorder(), PartitionProgress()
+    handler.away = True
+
+    async def scenario(intake, _):
+        await intake.offer(sized_run(progress, 0, [(b"acme/a", 50)]))
+        while not handler.attempts:  # that run is being worked on
+            await asyncio.sleep(0.005)
+        await intake.offer(sized_run(progress, 1, [(b"acme/a", 300)]))
+        waiting = asyncio.create_task(intake.offer(sized_run(progress, 2, [(b"acme/a", 10)])))
+        await asyncio.sleep(0.05)
+        blocked, full = not waiting.done(), intake.full
+        handler.away = False
+        await waiting
+        await intake.drain()
+        return blocked, full, intake.full
+
+    assert go(scenario, handler, settings) == (True, True, False)
+    assert handler.done == [0, 1, 2]
