@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from datetime import timedelta
 
 import pytest
 
@@ -12,8 +13,12 @@ from privacy.errors import KeyUnavailableError
 from privacy.keys.keyring import Keyring
 from privacy.storage.session import transaction
 from streams.cli.main import main
-from streams.outbox.events import OutboxAdapterEvents
-from tests.fakes.training import Workshop
+from streams.client import AdapterFeed, UpdateKind
+from streams.client.testing import InMemoryBroker
+from streams.contracts.topics import ADAPTERS
+from streams.outbox.relay import OutboxRelay
+from tests.fakes.stream_records import FakeSender
+from tests.fakes.training import Workshop, outbox_events
 
 
 @pytest.fixture
@@ -21,7 +26,7 @@ def shop(engine, database_url, clock, tmp_path, monkeypatch):
     monkeypatch.setenv("DISCREET_DATABASE__URL", database_url)
     monkeypatch.setenv("DISCREET_STATE", str(tmp_path))
     monkeypatch.setenv("DISCREET_MASTER_KEY", base64.b64encode(bytes(32)).decode())
-    shop = Workshop(engine, clock, tmp_path, events=OutboxAdapterEvents())
+    shop = Workshop(engine, clock, tmp_path, events=outbox_events())
     shop.add_tenant()
     for _ in range(2):
         shop.open_round()
@@ -83,6 +88,34 @@ def test_a_line_is_withdrawn_when_its_tenant_leaves(shop, capsys):
     assert asked(capsys, *words)["withdrawn"] == []
     assert main(["adapters", "withdraw-line", "acme", "--domain", "legal", "--reason", "x"]) == 1
     assert "[personalization.line.unknown]" in capsys.readouterr().err
+
+
+def test_a_lost_topic_is_filled_again_from_the_registry(shop, capsys):
+    sender = FakeSender()
+
+    def told():
+        relay = OutboxRelay(shop.engine, sender, batch_rows=100)
+        while relay.relay_once(shop.clock.now() + timedelta(days=400)):
+            pass
+        records, sender.sent = [one for one in sender.sent if one.topic == ADAPTERS.name], []
+        broker = InMemoryBroker()
+        for record in records:
+            broker.append(record)
+        key = bytes.fromhex(asked(capsys, "adapters", "public-key")["public_key"])
+        with AdapterFeed(broker, trusted_keys=[key, shop.signer.public_key]) as feed:
+            return feed.snapshot()
+
+    told()  # lost with the topic
+    assert told() == []
+    assert len(asked(capsys, "adapters", "announce", "--reason", "The topic was lost.")["lines"]) == 1
+    (update,) = told()
+    serves = next(row for row in asked(capsys, "adapters", "list") if row["state"] == "published")
+    assert (update.kind, update.state.adapter.version_id) == (UpdateKind.SET, serves["version_id"])
+    asked(capsys, "adapters", "withdraw-line", "acme", "--reason", "The tenant left.")
+    (withdrawn,) = told()
+    assert asked(capsys, "adapters", "announce", "--reason", "The topic was lost.")["lines"]
+    (again,) = told()
+    assert (again.kind, again.epoch) == (UpdateKind.WITHDRAWN, withdrawn.epoch + 1)
 
 
 def test_an_unknown_adapter_is_one_sentence_with_a_code(shop, capsys):
