@@ -150,7 +150,7 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             PUBLIC,
             "Random or derived names, the kind of event and its order on the line.",
             "ce_specversion ce_id ce_source ce_type ce_subject ce_dataschema ce_sequence content-type "
-            "traceparent tracestate",
+            "traceparent tracestate discreet_key_id discreet_signature",
         ),
         _fields(SLOT_TIMED, "The same instant as in the event.", "ce_time"),
         _fields(

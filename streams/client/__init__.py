@@ -26,6 +26,7 @@ from .errors import (
     DigestMismatchError,
     EventRefusedError,
     PositionError,
+    RewoundLineError,
     SignatureInvalidError,
     UnsafeArtifactError,
 )
@@ -81,6 +82,7 @@ __all__ = [
     "Rating",
     "Refusal",
     "Rejected",
+    "RewoundLineError",
     "Security",
     "ServingAckV1",
     "SignatureInvalidError",

@@ -11,6 +11,7 @@
         ├── DigestMismatchError   bytes differ from the manifest
         ├── SignatureInvalidError not signed by a trusted key
         ├── UnsafeArtifactError   a file that could run code, or a path outside the directory
+        ├── RewoundLineError      what is announced lies below an epoch that was seen before
         └── ArtifactFetchError    the artifact cannot be read from its address (retryable)
 
 Every class has a stable ``code`` and a ``retryable`` flag. A text never holds an id or text of a person.
@@ -88,6 +89,12 @@ class SignatureInvalidError(AdapterRefusedError):
     """The manifest is not signed by a trusted key."""
 
     code = "client.adapter.signature_invalid"
+
+
+class RewoundLineError(AdapterRefusedError):
+    """What is announced for a line lies below an epoch that this server has seen."""
+
+    code = "client.adapter.rewound"
 
 
 class UnsafeArtifactError(AdapterRefusedError):

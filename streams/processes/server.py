@@ -64,7 +64,15 @@ def open_feed(settings: Settings, keys: list[bytes]) -> AdapterFeed:
         trusted_keys=keys,
         server_id=settings.serving.server_id,
         engine=ENGINE,
+        seen=_seen(settings),
     )
+
+
+def _seen(settings: Settings) -> Path:
+    """Return the file of the highest epochs that this server has seen, its folder made."""
+    folder = settings.state / "serving"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / "epochs.json"
 
 
 def served_base(directory: Path) -> BaseFingerprintV1:

@@ -211,7 +211,8 @@ def _shop(settings: Settings) -> Shop:
             "no base model is set; put its directory or name into DISCREET_TRAINER__BASE_MODEL"
         )
     base = BaseDirectory(resolve_base(settings.trainer.base_model, settings.state / "models"))
-    artifacts, events = DirectoryArtifactStore(settings.artifact_root), OutboxAdapterEvents()
+    signer = ManifestSigner(signing_seed(master_key))
+    artifacts, events = DirectoryArtifactStore(settings.artifact_root), OutboxAdapterEvents(signer)
     return Shop(
         engine=open_current(settings.database_url),
         clock=SystemClock(),
@@ -219,7 +220,7 @@ def _shop(settings: Settings) -> Shop:
         shape=read_shape(base.directory()),
         artifacts=artifacts,
         events=events,
-        publisher=Publisher(artifacts, ManifestSigner(signing_seed(master_key)), events),
+        publisher=Publisher(artifacts, signer, events),
     )
 
 

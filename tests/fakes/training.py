@@ -35,6 +35,7 @@ from privacy.policy import versions as policies
 from privacy.storage.session import transaction
 from streams.client.signatures import key_id, verify
 from streams.contracts.manifest import signed_bytes
+from streams.outbox.events import OutboxAdapterEvents
 
 SHAPE = ModelShape(layers=2, hidden=32, query=32, key_value=16, intermediate=64)
 POLICY = {
@@ -46,6 +47,11 @@ POLICY = {
     "steps": 4,
     "minimum_cohort": 20,
 }
+
+
+def outbox_events() -> OutboxAdapterEvents:
+    """Events of lines in the outbox, signed with a key of their own."""
+    return OutboxAdapterEvents(ManifestSigner(os.urandom(32)))
 
 
 class RecordingEvents:

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from ...contracts.adapter import AdapterStateV1
-from ...contracts.codec import encode, tombstone
+from ...contracts.codec import Record, encode, tombstone
 from ...contracts.envelope import new_envelope
 from ...contracts.manifest import MANIFEST_FORMAT, AdapterVersionV1, canonical_json, signed_bytes
+from ...contracts.signed_record import KEY_ID_HEADER, SIGNATURE_HEADER
+from ...contracts.signed_record import signed_bytes as signed_record_bytes
 from ...contracts.topics import ADAPTER_STATE
 from ..producer import EventPublisher
 from ..signatures import BASE, ORDER, Point, encode_point, key_id, multiply
@@ -97,7 +99,7 @@ class FakeLine:
             sequence=self.epoch,
         )
         with EventPublisher(broker, source=SOURCE) as publisher:
-            publisher.send_record(encode(state, envelope), envelope.id)
+            publisher.send_record(self._signed(encode(state, envelope)), envelope.id)
         return state
 
     def withdraw(self, broker: str | Broker, *, epoch: int | None = None) -> None:
@@ -108,7 +110,19 @@ class FakeLine:
             self.line_ref, self.epoch, event_id=event_id, source=SOURCE, time=datetime.now(UTC)
         )
         with EventPublisher(broker, source=SOURCE) as publisher:
-            publisher.send_record(record, event_id)
+            publisher.send_record(self._signed(record), event_id)
+
+    def _signed(self, record: Record) -> Record:
+        signature = self.signer.sign(
+            signed_record_bytes(record.topic, record.key, record.headers, record.value)
+        )
+        return record._replace(
+            headers=[
+                *record.headers,
+                (KEY_ID_HEADER, key_id(self.signer.public_key).encode()),
+                (SIGNATURE_HEADER, base64.b64encode(signature)),
+            ]
+        )
 
 
 def _safetensors(text: str) -> bytes:

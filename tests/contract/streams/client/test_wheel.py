@@ -145,7 +145,15 @@ def test_exported_names_are_those_we_promise():
             "ConsentPurpose",
             "Rating",
         ),
-        *("Refusal", "Rejected", "Security", "ServingAckV1", "SignatureInvalidError", "UnsafeArtifactError"),
+        *(
+            "Refusal",
+            "Rejected",
+            "RewoundLineError",
+            "Security",
+            "ServingAckV1",
+            "SignatureInvalidError",
+            "UnsafeArtifactError",
+        ),
         "UpdateKind",
     }
     assert all(hasattr(streams.client, name) for name in streams.client.__all__)

@@ -23,9 +23,8 @@ from privacy.ledger import ReservationState
 from privacy.ledger.tables import ReservationRow
 from privacy.storage.session import transaction
 from streams.contracts.topics import ADAPTER_EVENTS
-from streams.outbox.events import OutboxAdapterEvents
 from streams.outbox.tables import OutboxRow
-from tests.fakes.training import Workshop
+from tests.fakes.training import Workshop, outbox_events
 
 LEASE = timedelta(seconds=60)
 
@@ -36,7 +35,7 @@ class KilledError(BaseException):
 
 @pytest.fixture
 def shop(engine, clock, tmp_path):
-    shop = Workshop(engine, clock, tmp_path, events=OutboxAdapterEvents())
+    shop = Workshop(engine, clock, tmp_path, events=outbox_events())
     shop.add_tenant()
     return shop
 
@@ -97,7 +96,7 @@ def test_death_at_every_commit_charges_once_and_publishes_at_most_once(
 ):
     states = []
     for at_commit in range(1, 20):
-        shop = Workshop(engine, clock, tmp_path / str(at_commit), events=OutboxAdapterEvents())
+        shop = Workshop(engine, clock, tmp_path / str(at_commit), events=outbox_events())
         tenant = f"t{at_commit}"
         shop.add_tenant(tenant)
         round_id = shop.open_round(tenant)
