@@ -351,7 +351,9 @@ class Trainer:
         checks = public_checks(result.public_losses, result.noise_norm, self._options.max_public_text_change)
         if self._options.audit is not None:
             checks = (*checks, audit_check(audit))
-        return PublicEvaluation(checks=checks if prepared.blend is None else (*checks, prepared.blend))
+        if prepared.blend is not None:
+            checks = (*checks, prepared.blend)
+        return PublicEvaluation(checks=checks, activation=result.activation)
 
     def _forfeit(self, lease: Lease, keeper: LeaseKeeper, error: Exception) -> None:
         code = getattr(error, "code", "os.error")

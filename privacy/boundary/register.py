@@ -31,8 +31,12 @@ _MANIFEST = (
         "files.path files.media_type files.size files.sha256 lora.tensor_digest "
         "evaluation.verdict evaluation.checks evaluation.checks.name evaluation.checks.passed "
         "evaluation.checks.value evaluation.checks.threshold evaluation.checks.detail "
-        "evaluation.checks.privacy_epsilon evaluation.probes evaluation.probes.prompt evaluation.probes.completion "
-        "evaluation.probes.base_logprob evaluation.probes.adapter_logprob evaluation.probes.tolerance",
+        "evaluation.checks.privacy_epsilon evaluation.probes evaluation.probes.* evaluation.activation evaluation.activation.precision "
+        "evaluation.activation.effect evaluation.activation.tolerances evaluation.activation.tolerances.* "
+        "evaluation.activation.probes evaluation.activation.probes.prompt evaluation.activation.probes.completion "
+        "evaluation.activation.probes.tokens evaluation.activation.probes.points "
+        "evaluation.activation.probes.points.after evaluation.activation.probes.points.tokens "
+        "evaluation.activation.probes.points.base evaluation.activation.probes.points.adapter",
     ),
     _fields(CHARGED, "A count with noise, paid for beside the training.", "privacy.noisy_cohort"),
     _fields(
