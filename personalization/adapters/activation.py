@@ -14,8 +14,8 @@ from types import MappingProxyType
 from typing import Any, Final, Self
 
 # Largest mean difference, in nats, between the change that a server of this precision makes and the one measured here,
-# over all watched tokens. Measured on SmolLM2-135M (tests/benchmarks/RESULTS.md): released adapters change 1.4 nats; the
-# right one differs by 0.00001 (float32) to 0.08 (bfloat16), other tenants' by 0.88 and more.
+# over all watched tokens. Measured on SmolLM2-135M (tests/benchmarks/RESULTS.md): released adapters change 1.4 nats;
+# the right one differs by 0.00001 (float32) to 0.08 (bfloat16), other tenants' by 0.88 and more.
 TOLERANCES: Final[Mapping[str, float]] = MappingProxyType(
     {"float32": 0.01, "float16": 0.05, "bfloat16": 0.2, "quantized": 0.3}
 )
