@@ -5,7 +5,7 @@ read them once and hand them to what wires a process (``bootstrap``, ``trainer_p
 receives its own section or plain values, never all of them. Defaults are those of one machine: SQLite in the state
 directory and a broker on the loopback.
 
-Longer than 400 lines, because an operator reads the whole list in one place.
+Longer than 400 lines, because every setting of every process stands here, once.
 """
 
 from __future__ import annotations
@@ -339,8 +339,9 @@ class Settings(BaseSettings):
     master_key: SecretStr | None = None
     """32 bytes in base64; wraps every tenant's keys. Processes that need keys refuse to start without it."""
     artifacts: str = ""
-    """Directory of the content-addressed artifact store; empty means one in the state directory. It belongs to this
-    database alone: versions that the registry does not know are deleted a day after they were written."""
+    """Directory of the content-addressed artifact store, or ``s3://bucket/prefix`` (``discreet[s3]``; endpoint and
+    credentials are the environment's ``AWS_…``); empty means one in the state directory. It belongs to this database
+    alone: versions that the registry does not know are deleted a day after they were written."""
     database: DatabaseSettings = DatabaseSettings()
     broker: BrokerSettings = BrokerSettings()
     ingest: IngestSettings = IngestSettings()
@@ -371,9 +372,14 @@ class Settings(BaseSettings):
         return self.database.url or f"sqlite:///{self.state / 'discreet.sqlite3'}"
 
     @property
-    def artifact_root(self) -> Path:
-        """Directory of the artifact store, with the default filled in."""
-        return Path(self.artifacts) if self.artifacts else self.state / "artifacts"
+    def artifact_address(self) -> str:
+        """Where the artifact store is, with the default filled in."""
+        return self.artifacts or str(self.state / "artifacts")
+
+    @property
+    def artifact_copies(self) -> Path:
+        """Directory of this machine's copies of what an artifact store elsewhere holds."""
+        return self.state / "artifact-copies"
 
     def master_key_bytes(self) -> bytes:
         """Return the master key.

@@ -19,6 +19,9 @@ class TrainerObserver:
     def turned(self) -> None:
         """Hear that the trainer looks for work."""
 
+    def store_answered(self, *, ready: bool) -> None:
+        """Hear whether the artifact store takes files; while it does not, no round is begun and none is lost."""
+
     def leased(self, leases: Sequence[Lease]) -> None:
         """Hear that these rounds were taken."""
 

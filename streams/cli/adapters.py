@@ -197,12 +197,13 @@ def withdraw_line_(
 
 def _say_withdrawn(settings: Settings, names: Sequence[str], *, as_json: bool) -> None:
     """Delete the weights now that servers were told, and say which versions were withdrawn."""
-    from personalization.artifacts.directory import DirectoryArtifactStore
+    from personalization.artifacts.opening import open_store
     from personalization.registry.withdrawal import remove_withdrawn_weights
     from streams.storage.schema import current_session
 
     with current_session(settings.database_url) as session:
-        remove_withdrawn_weights(session, DirectoryArtifactStore(settings.artifact_root))
+        artifacts = open_store(settings.artifact_address, settings.artifact_copies)
+        remove_withdrawn_weights(session, artifacts)
     if as_json:
         typer.echo(json.dumps({"withdrawn": list(names)}))
     else:

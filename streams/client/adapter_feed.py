@@ -228,7 +228,7 @@ class AdapterFeed:
             status: loaded, verified, failed or unloaded.
             epoch: of the update that was acted on.
             reason: of a failure: a stable code.
-            probe_effect: of a verification: mean absolute change of log-probability on the probes.
+            probe_effect: of a verification: mean absolute change of log-probability that was measured.
         """
         if self._acks is None:
             self._acks = AckPublisher(self._broker, source=f"/serving/{self._server_id}")

@@ -12,7 +12,10 @@
         ├── SignatureInvalidError not signed by a trusted key
         ├── UnsafeArtifactError   a file that could run code, or a path outside the directory
         ├── RewoundLineError      what is announced lies below an epoch that was seen before
-        └── ArtifactFetchError    the artifact cannot be read from its address (retryable)
+        ├── ArtifactFetchError    the artifact cannot be read from its address (retryable)
+        └── AdapterUnprovenError  the model does not show that this adapter acts
+            ├── AdapterInactiveError  it answers as the base alone
+            └── WrongAdapterError     it answers as no server of this adapter would
 
 Every class has a stable ``code`` and a ``retryable`` flag. A text never holds an id or text of a person.
 """
@@ -109,3 +112,21 @@ class ArtifactFetchError(AdapterRefusedError):
     code = "client.adapter.unavailable"
     retryable = True
     exit_status = 5
+
+
+class AdapterUnprovenError(AdapterRefusedError):
+    """The model does not show that this adapter acts; do not send requests to it."""
+
+    code = "client.adapter.unproven"
+
+
+class AdapterInactiveError(AdapterUnprovenError):
+    """The adapter is loaded and the model answers as if it were not."""
+
+    code = "client.adapter.inactive"
+
+
+class WrongAdapterError(AdapterUnprovenError):
+    """The model's answers change in another way than the adapter's."""
+
+    code = "client.adapter.wrong"

@@ -10,6 +10,7 @@ from streams.broker.clients import client_broker
 from streams.client import AdapterCache, AdapterFeed
 from streams.contracts.manifest import BaseFingerprintV1
 from streams.errors import SettingsError
+from streams.serving.fetching import fetchers
 from streams.serving.holder import AdapterHolder
 from streams.serving.web import ServingWeb
 from streams.telemetry import logs
@@ -43,7 +44,9 @@ def serve(settings: Settings, *, stop: threading.Event, on_ready: Callable[[int]
     directory = resolve_base(settings.trainer.base_model, settings.state / "models")
     host = AdapterHost(directory, threads=settings.trainer.threads)
     with open_feed(settings, keys) as feed:
-        cache = AdapterCache(settings.state / "serving", trusted_keys=keys, base=served_base(directory))
+        cache = AdapterCache(
+            settings.state / "serving", trusted_keys=keys, base=served_base(directory), fetchers=fetchers()
+        )
         holder = AdapterHolder(feed, host, cache.obtain)
         web = ServingWeb(
             port=settings.serving.port, token=token.get_secret_value(), host=host, holdings=holder.holdings

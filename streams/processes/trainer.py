@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from personalization.adapters.signing import ManifestSigner, signing_seed
-from personalization.artifacts.directory import DirectoryArtifactStore
+from personalization.artifacts.opening import open_store
 from personalization.canaries.values import AuditDepth, AuditRequest
 from personalization.planning.model_shape import read_shape
 from personalization.planning.plan import PerformanceFlags
@@ -212,7 +212,10 @@ def _shop(settings: Settings) -> Shop:
         )
     base = BaseDirectory(resolve_base(settings.trainer.base_model, settings.state / "models"))
     signer = ManifestSigner(signing_seed(master_key))
-    artifacts, events = DirectoryArtifactStore(settings.artifact_root), OutboxAdapterEvents(signer)
+    artifacts, events = (
+        open_store(settings.artifact_address, settings.artifact_copies),
+        OutboxAdapterEvents(signer),
+    )
     return Shop(
         engine=open_current(settings.database_url),
         clock=SystemClock(),

@@ -70,6 +70,9 @@ class TrainerMetrics(TrainerObserver):
             buckets=(1, 5, 15, 60, 300, 900, 3600, 14_400),
             registry=registry,
         )
+        self._store_away = Gauge(
+            "discreet_artifact_store_away", "1 while the artifact store takes no files.", registry=registry
+        )
         silent = Gauge(
             "discreet_trainer_silent_seconds", "Time since the trainer was last heard of.", registry=registry
         )
@@ -89,6 +92,11 @@ class TrainerMetrics(TrainerObserver):
         """Note that it looks for work."""
         self._hear()
         self._then.turned()
+
+    def store_answered(self, *, ready: bool) -> None:
+        """Hear whether the artifact store takes files."""
+        self._store_away.set(0 if ready else 1)
+        self._then.store_answered(ready=ready)
 
     def leased(self, leases: Sequence[Lease]) -> None:
         """Count which rounds were taken."""

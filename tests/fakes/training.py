@@ -187,6 +187,10 @@ class Outcomes(TrainerObserver):
 
     def __init__(self):
         self.ended = []
+        self.store = []
+
+    def store_answered(self, *, ready):
+        self.store.append(ready)
 
     def closed(self, lease, outcome):
         self.ended.append(outcome)

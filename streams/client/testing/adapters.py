@@ -22,6 +22,23 @@ from ..transport import Broker
 
 SOURCE = "urn:discreet:fake-worker"
 DIGEST = "sha256:" + 64 * "0"
+ACTIVATION: dict[str, Any] = {
+    "precision": "float32",
+    "effect": 1.0,
+    "tolerances": {"float32": 0.01, "float16": 0.05, "bfloat16": 0.2, "quantized": 0.3},
+    "probes": [
+        {
+            "prompt": "Why does the moon have phases?",
+            "completion": "The",
+            "tokens": [1, 2, 3],
+            "points": [
+                {"after": 2, "tokens": [3, 4], "base": [-2.0, -2.0], "adapter": [-1.0, -1.0]},
+                {"after": 3, "tokens": [5, 6], "base": [-2.0, -2.0], "adapter": [-1.0, -1.0]},
+            ],
+        }
+    ],
+}
+"""What a fake server must measure: every watched token's log-probability moves from -2 to -1."""
 
 
 class FakeSigner:
@@ -197,7 +214,7 @@ def _document(line_ref: str, number: int, files: dict[str, bytes]) -> dict[str, 
             "plan_digest": DIGEST,
             "noisy_cohort": None,
         },
-        "evaluation": {"verdict": "accepted", "checks": [], "probes": []},
+        "evaluation": {"verdict": "accepted", "checks": [], "probes": [], "activation": ACTIVATION},
         "lineage": {
             "round_id": f"round-{number}",
             "period_index": number,

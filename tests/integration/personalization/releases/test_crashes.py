@@ -186,17 +186,60 @@ def test_a_trainer_that_wakes_up_late_is_fenced(shop):
     assert len(set(shop.trainer.keys)) == 1
 
 
-def test_a_full_disk_forfeits_and_publishes_nothing(shop, monkeypatch):
-    round_id = shop.open_round()
-
+def _full(monkeypatch):
     def refuse(*_arguments):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("personalization.artifacts.directory._write_synced", refuse)
-    shop.process().run_once()
 
+
+def test_with_a_full_disk_no_round_is_begun_and_nothing_is_spent(shop, monkeypatch):
+    round_id = shop.open_round()
+    _full(monkeypatch)
+    process = shop.process()
+    assert process.run_once() == 0
+    row, reservations, versions, _ = facts(shop, round_id)
+    assert (row.epoch, reservations, versions) == (0, [], [])
+    assert shop.outcomes.store == [False]
+    monkeypatch.undo()
+    assert process.run_once() == 1
+    assert facts(shop, round_id)[0].state == RoundState.DONE
+    assert shop.outcomes.store == [False, True]
+
+
+def test_a_disk_that_fills_up_while_training_delays_the_publication_and_loses_nothing(shop, monkeypatch):
+    round_id = shop.open_round()
+    monkeypatch.setattr("personalization.releases.trainer.STORE_PAUSE_SECONDS", 0.05)
+    shop.trainer.during = lambda _should_stop: _full(monkeypatch)
+    process = shop.process()
+    waits, wait = [], process._stop.wait
+
+    def pause(seconds):
+        waits.append(facts(shop, round_id)[2])
+        if len(waits) == 3:
+            monkeypatch.undo()
+        return wait(seconds)
+
+    process._stop.wait = pause
+    process.run_once()
+    assert waits == [[], [], []]
     assert_sound(shop, round_id)
-    assert facts(shop, round_id)[0].outcome_code == OutcomeCode.TRAINING_FAILED
+    assert facts(shop, round_id)[0].state == RoundState.DONE
+    assert len(shop.trainer.keys) == 1, "it was trained once"
+
+
+def test_a_trainer_that_leaves_while_the_store_is_away_leaves_the_result_to_another(shop, monkeypatch):
+    round_id = shop.open_round()
+    shop.trainer.during = lambda _should_stop: _full(monkeypatch)
+    first = shop.process("first")
+    first._stop.wait = lambda _seconds: True
+    first.run_once()
+    assert facts(shop, round_id)[2] == []
+    monkeypatch.undo()
+    shop.trainer.during = lambda _should_stop: pytest.fail("it was trained already")
+    shop.process("second").run_once()
+    assert_sound(shop, round_id)
+    assert facts(shop, round_id)[0].state == RoundState.DONE
 
 
 def test_an_orphan_of_a_lost_publication_is_swept(shop):
