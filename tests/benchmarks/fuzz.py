@@ -17,6 +17,9 @@ from pathlib import Path
 
 from sqlmodel import func, select
 
+# Before this folder, whose privacy.py is a benchmark.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
 from personalization.adapters.signing import ManifestSigner
 from privacy.keys.keyring import Keyring, new_master_key
 from privacy.policy import versions as policies

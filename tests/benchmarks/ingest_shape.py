@@ -14,12 +14,16 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+import sys
 import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
 
 from kafka import KafkaAdminClient, KafkaProducer
+
+# Before this folder, whose privacy.py is a benchmark.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from privacy.keys.keyring import new_master_key
 from streams.broker.embedded import EmbeddedBroker
