@@ -14,13 +14,10 @@ import structlog
 
 from personalization.releases.overdue import forfeit_overdue
 from personalization.rounds.queries import open_due_rounds
-from personalization.signals.rows import delete_expired_signals
 from privacy.errors import PrivacyError
-from privacy.policy import versions as policies
-from privacy.policy.cache import WITHOUT_POLICY
 from privacy.storage.session import server_now, transaction
 from streams.errors import ClockError, StreamsError
-from streams.ingest.fates import forget_processed
+from streams.processes.sweeps import Sweeper
 from streams.telemetry.tracing import round_span
 
 if TYPE_CHECKING:
@@ -95,6 +92,7 @@ class Chores:
         self._ledger = ledger
         self._events = events
         self._check_time = check_time
+        self._sweeper = Sweeper(engine, clock, scheduler, outbox, check_time)
 
     async def run(self) -> None:
         """Run all of them until cancelled; a failure is reported once and tried again at the next turn."""
@@ -127,15 +125,8 @@ class Chores:
             self._metrics.outbox.set(self._relay.waiting())
 
     def sweep(self) -> None:
-        """Delete signals past their tenant's retention, old marks of processed events and old sent rows."""
-        now = self._clock()
-        with transaction(self._engine) as session:
-            self._check_time(session, now)
-            for tenant in policies.list_tenants(session):
-                policy = tenant.policy.policy if tenant.policy is not None else WITHOUT_POLICY
-                delete_expired_signals(session, tenant.tenant_id, now - policy.retention)
-            forget_processed(session, now - timedelta(days=self._scheduler.dedup_days))
-        self._relay.forget(now - timedelta(seconds=self._outbox.keep_seconds))
+        """Delete what is past its time, unless another worker did so lately."""
+        self._sweeper.sweep()
 
 
 async def _repeat(name: str, chore: Callable[[], None], seconds: float) -> None:

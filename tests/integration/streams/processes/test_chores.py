@@ -73,7 +73,9 @@ def test_the_sweep_deletes_what_is_past_its_time_and_nothing_else(engine, chores
     chores.sweep()
     with transaction(engine) as session:
         assert session.exec(select(SignalRow.event_digest)).all() == [b"young"]
-        assert session.exec(select(ProcessedEventRow.event_digest)).all() == [b"young"]
+        fates = set(session.exec(select(ProcessedEventRow.event_digest)))
+    # On PostgreSQL a fate goes with all others of its slot (``streams.ingest.slots``).
+    assert fates == ({b"young"} if engine.dialect.name == "sqlite" else {b"young", b"old"})
 
 
 def test_a_failing_chore_is_tried_again_and_reported_once(monkeypatch):
@@ -101,7 +103,7 @@ def test_a_wrong_clock_neither_deletes_nor_opens_rounds(engine, chores):
         with transaction(engine) as session:
             scheduler.require_right_time(session, NOW)  # there is no other clock to ask
         return
-    chores._check_time = scheduler.require_right_time
+    chores._check_time = chores._sweeper._check_time = scheduler.require_right_time
     with transaction(engine) as session:
         signal = StoredSignal(b"old", "acme", "p", "default", 0, b"r", NOW - timedelta(days=99), b"sealed")
         insert_signals(session, [signal])
