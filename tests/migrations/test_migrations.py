@@ -23,7 +23,7 @@ ROOT = Path(database.__file__).resolve().parents[2]
 
 SIGNALS = "SELECT event_digest, rank FROM signals"
 FATES = "SELECT event_digest FROM processed_events"
-DATA_ALONE = {"0013_consent_clocks"}  # steps that change rows and no column
+NO_COLUMNS = {"0013_consent_clocks", "0018_versions_of_tenants"}  # steps that change rows, or an index
 
 
 def tables(url):
@@ -79,7 +79,7 @@ def test_every_step_goes_down_and_up_again(empty_database_url):
     while (revision := database.downgrade(empty_database_url, "-1")) is not None:
         before = columns(empty_database_url)
         database.upgrade(empty_database_url, "+1")
-        assert columns(empty_database_url) != before or database.current(empty_database_url) in DATA_ALONE
+        assert columns(empty_database_url) != before or database.current(empty_database_url) in NO_COLUMNS
         assert database.downgrade(empty_database_url, "-1") == revision
         assert columns(empty_database_url) == before
 
