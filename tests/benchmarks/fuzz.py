@@ -15,6 +15,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
 from sqlmodel import func, select
 
 from personalization.adapters.signing import ManifestSigner

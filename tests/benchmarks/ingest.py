@@ -40,6 +40,8 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
 import orjson
 from kafka import KafkaAdminClient, KafkaProducer
 

@@ -34,10 +34,11 @@ def noted_statements(engine):
         event.remove(engine, "before_cursor_execute", note)
 
 
-def without_index(engine, statement, parameters, *, settings=()):
+def without_index(engine, statement, parameters, *, settings=(), small=()):
     """Return what a statement reads without an index, in the database's own words.
 
-    An index that is read from end to end counts as none, unless a LIMIT ends it. ``settings`` hold for the plan alone.
+    An index that is read from end to end counts as none, unless a LIMIT ends it. ``settings`` hold for the plan alone;
+    tables in ``small`` may be read whole.
     """
     with engine.connect() as connection:
         if engine.dialect.name == "sqlite":
@@ -46,15 +47,15 @@ def without_index(engine, statement, parameters, *, settings=()):
         for setting in settings:
             connection.execute(text(f"SET LOCAL {setting}"))
         ((plans,),) = connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {statement}", parameters).all()
-        return _postgres_scans(plans[0]["Plan"], limited=False)
+        return _postgres_scans(plans[0]["Plan"], FEW_ROWS.union(small), limited=False)
 
 
-def _postgres_scans(plan, *, limited):
+def _postgres_scans(plan, small, *, limited):
     kind, table = plan["Node Type"], plan.get("Relation Name") or plan.get("Index Name") or ""
     from_end_to_end = kind.startswith(("Index", "Bitmap Index")) and "Index Cond" not in plan and not limited
-    found = [f"{kind} {table}"] if (kind == "Seq Scan" or from_end_to_end) and table not in FEW_ROWS else []
+    found = [f"{kind} {table}"] if (kind == "Seq Scan" or from_end_to_end) and table not in small else []
     for part in plan.get("Plans", ()):
-        found += _postgres_scans(part, limited=limited or kind == "Limit")
+        found += _postgres_scans(part, small, limited=limited or kind == "Limit")
     return found
 
 
