@@ -10,7 +10,8 @@
     ├── ArtifactError
     │   ├── ArtifactNotFoundError     no artifact with that digest
     │   ├── ArtifactCorruptError      bytes on disk do not match their digest
-    │   └── ArtifactFormatError       a file is not safetensors or JSON, or its name is not allowed
+    │   ├── ArtifactFormatError       a file is not safetensors or JSON, or its name is not allowed
+    │   └── ArtifactStoreAwayError    the store is full, refuses or does not answer (retryable)
     ├── StyleCardError                a style card or an edit of one is none that can be
     ├── StyleCardNotFoundError        no version of the line carries a style card
     ├── StyleEntryNotFoundError       the style card has no such entry
@@ -130,6 +131,14 @@ class ArtifactFormatError(ArtifactError):
     """A file is neither safetensors nor JSON, or its name could leave the artifact's directory."""
 
     code = "personalization.artifact.format"
+
+
+class ArtifactStoreAwayError(ArtifactError):
+    """The artifact store is full, refuses or does not answer; nothing is lost, and trying again may succeed."""
+
+    code = "personalization.artifact.store_away"
+    retryable = True
+    exit_status = 5
 
 
 class ManifestError(PersonalizationError):

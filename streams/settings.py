@@ -4,6 +4,8 @@
 read them once and hand them to what wires a process (``bootstrap``, ``trainer_process``, ``serving.process``); a part
 receives its own section or plain values, never all of them. Defaults are those of one machine: SQLite in the state
 directory and a broker on the loopback.
+
+Longer than 400 lines, because every setting of every process stands here, once.
 """
 
 from __future__ import annotations
@@ -227,6 +229,12 @@ class TrainerSettings(_Section):
     """A candidate that raises the loss on public text by a larger share (0.01 is 1 %) is not published; empty: no
     limit, the change is only measured."""
 
+    http_port: int | None = Field(default=None, ge=0, le=65_535)
+    """Where liveness and metrics answer, on the address and with the token of DISCREET_HTTP__; 0 picks a free port;
+    empty: nowhere."""
+    stall_seconds: Positive = 900.0
+    """A trainer of which nothing was heard for longer (no look for work, no progress of its child) is not alive."""
+
     audit_depth: Literal["off", "mechanism", "gradients"] = "mechanism"
     """How each release is audited with canaries in a shadow of its plan: its mechanism alone (coins, clipping, noise
     and their composition), or with the model's own gradients, which costs as much as many trainings; off publishes
@@ -235,7 +243,7 @@ class TrainerSettings(_Section):
     """Trials of an audit; by default 4,096 to 32,768 by the number of steps (256 with gradients), under a tenth of a
     round's own time. More give a bound nearer to the truth."""
 
-    @field_validator("audit_canaries", mode="before")
+    @field_validator("audit_canaries", "http_port", mode="before")
     @classmethod
     def _empty_is_the_default(cls, value: object) -> object:
         return None if value == "" else value
@@ -331,8 +339,9 @@ class Settings(BaseSettings):
     master_key: SecretStr | None = None
     """32 bytes in base64; wraps every tenant's keys. Processes that need keys refuse to start without it."""
     artifacts: str = ""
-    """Directory of the content-addressed artifact store; empty means one in the state directory. It belongs to this
-    database alone: versions that the registry does not know are deleted a day after they were written."""
+    """Directory of the content-addressed artifact store, or ``s3://bucket/prefix`` (``discreet[s3]``; endpoint and
+    credentials are the environment's ``AWS_…``); empty means one in the state directory. It belongs to this database
+    alone: versions that the registry does not know are deleted a day after they were written."""
     database: DatabaseSettings = DatabaseSettings()
     broker: BrokerSettings = BrokerSettings()
     ingest: IngestSettings = IngestSettings()
@@ -363,9 +372,14 @@ class Settings(BaseSettings):
         return self.database.url or f"sqlite:///{self.state / 'discreet.sqlite3'}"
 
     @property
-    def artifact_root(self) -> Path:
-        """Directory of the artifact store, with the default filled in."""
-        return Path(self.artifacts) if self.artifacts else self.state / "artifacts"
+    def artifact_address(self) -> str:
+        """Where the artifact store is, with the default filled in."""
+        return self.artifacts or str(self.state / "artifacts")
+
+    @property
+    def artifact_copies(self) -> Path:
+        """Directory of this machine's copies of what an artifact store elsewhere holds."""
+        return self.state / "artifact-copies"
 
     def master_key_bytes(self) -> bytes:
         """Return the master key.

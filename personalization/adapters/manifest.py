@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, Self
 
+from personalization.adapters.activation import Activation
 from personalization.adapters.parts import PRIVATE_MODULES
 from personalization.errors import ManifestError
 from privacy.canonical import canonical_json, digest_of, sha256_digest
@@ -153,23 +154,13 @@ class GateCheck:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ActivationProbe:
-    """A public prompt whose mean log-probability shows that a server applies *this* adapter."""
-
-    prompt: str
-    completion: str
-    base_logprob: float
-    adapter_logprob: float
-    tolerance: float
-
-
-@dataclass(frozen=True, kw_only=True)
 class EvaluationSummary:
-    """The verdict of the gate and the probes a server can repeat."""
+    """The verdict of the gate, and what a server measures again to prove that it applies the adapter."""
 
     verdict: str  # "accepted"; a rejected version is never registered
     checks: tuple[GateCheck, ...]
-    probes: tuple[ActivationProbe, ...] = ()
+    probes: tuple[()] = ()  # of a form that no version ever had; ``activation`` took its place
+    activation: Activation | None = None  # None of versions from before it, and where nothing measured it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,6 +228,8 @@ class AdapterManifest:
                 del document["privacy"][name]  # the bytes of versions from before it are what they were
         if document["style"] is None:
             del document["style"]
+        if document["evaluation"]["activation"] is None:
+            del document["evaluation"]["activation"]
         return canonical_json(document)
 
     def version_id(self) -> str:
@@ -294,7 +287,7 @@ def _evaluation(document: dict[str, Any]) -> EvaluationSummary:
     return EvaluationSummary(
         verdict=document["verdict"],
         checks=tuple(GateCheck(**entry) for entry in document["checks"]),
-        probes=tuple(ActivationProbe(**entry) for entry in document["probes"]),
+        activation=Activation.from_document(document["activation"]) if "activation" in document else None,
     )
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
+from personalization.artifacts.files import told_as_away
 from personalization.errors import ArtifactCorruptError, ArtifactFormatError
 
 if TYPE_CHECKING:
@@ -67,8 +68,12 @@ class Candidates:
 
         Raises:
             ArtifactCorruptError: the stored one was changed.
-            OSError: the disk is full or refuses; nothing is visible then.
+            ArtifactStoreAwayError: the disk is full or refuses; nothing is visible then.
         """
+        with told_as_away(self._folder):
+            return self._keep(reservation_id, adapter, notes)
+
+    def _keep(self, reservation_id: str, adapter: Path, notes: bytes) -> Kept:
         kept = self.find(reservation_id)
         if kept is not None:
             return kept
@@ -106,9 +111,18 @@ class Candidates:
                 shutil.rmtree(path, ignore_errors=True)
 
     def _place(self, reservation_id: str) -> Path:
-        if not _RESERVATION.match(reservation_id):
-            raise ArtifactFormatError("a reservation's id is 1 to 64 letters, digits and dashes")
+        require_reservation(reservation_id)
         return self._folder / reservation_id
+
+
+def require_reservation(reservation_id: str) -> None:
+    """Refuse what cannot name a result.
+
+    Raises:
+        ArtifactFormatError: it is not 1 to 64 letters, digits and dashes.
+    """
+    if not _RESERVATION.match(reservation_id):
+        raise ArtifactFormatError("a reservation's id is 1 to 64 letters, digits and dashes")
 
 
 def _digests(folder: Path) -> dict[str, str]:

@@ -11,52 +11,30 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import uuid
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from personalization.adapters.manifest import AdapterManifest, AdapterVersion, ArtifactFile, Signature
-from personalization.errors import (
-    ArtifactCorruptError,
-    ArtifactFormatError,
-    ArtifactNotFoundError,
-    ManifestError,
+from personalization.adapters.manifest import AdapterManifest, AdapterVersion, Signature
+from personalization.artifacts.candidates import Candidates
+from personalization.artifacts.files import (
+    MANIFEST,
+    SIGNATURE,
+    check_bytes,
+    folder_of,
+    manifest_of,
+    require_name,
+    told_as_away,
+    weights_gone,
 )
-from privacy.canonical import canonical_json, sha256_digest
+from personalization.errors import ArtifactNotFoundError
+from privacy.canonical import canonical_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
-MANIFEST = "manifest.json"
-SIGNATURE = "signature.json"
-MEDIA_TYPES = {".safetensors": "application/vnd.safetensors", ".json": "application/json"}
-_NAME = re.compile(r"^[a-z0-9_]{1,64}\.(safetensors|json)$")
-_NOT_STORED = "{!r} cannot be part of an adapter; only .safetensors and .json files are stored"
-_DIGEST = re.compile(r"^sha256:[0-9a-f]{64}$")
-
-
-def describe_files(paths: Iterable[Path]) -> tuple[ArtifactFile, ...]:
-    """Return name, media type, size and digest of each file, in the order of their names.
-
-    Raises:
-        ArtifactFormatError: a name is not a plain ``*.safetensors`` or ``*.json``, or is one the store writes.
-    """
-    described = []
-    for path in sorted(paths):
-        if not _NAME.match(path.name) or path.name in {MANIFEST, SIGNATURE} or not path.is_file():
-            raise ArtifactFormatError(_NOT_STORED.format(path.name))
-        described.append(
-            ArtifactFile(
-                path=path.name,
-                media_type=MEDIA_TYPES[path.suffix],
-                size=path.stat().st_size,
-                sha256=_hash_file(path),
-            )
-        )
-    return tuple(described)
+READY_BYTES = 1 << 20  # more than an adapter of the portable profile's own rank on one block
 
 
 class DirectoryArtifactStore:
@@ -68,6 +46,16 @@ class DirectoryArtifactStore:
         self._blobs = self.root / "sha256"
         self._staging.mkdir(parents=True, exist_ok=True)
         self._blobs.mkdir(exist_ok=True)
+        self.candidates = Candidates(self.root)
+
+    def ready(self) -> None:
+        """Write and delete as much as an adapter takes; raises as the protocol says."""
+        place = self._staging / uuid.uuid4().hex
+        with told_as_away(self.root):
+            try:
+                _write_synced(place, bytes(READY_BYTES))
+            finally:
+                place.unlink(missing_ok=True)
 
     def uri(self, version_id: str) -> str:
         """Return the ``file://`` address of a version, whether or not it is stored."""
@@ -80,8 +68,12 @@ class DirectoryArtifactStore:
             ArtifactCorruptError: a file in ``source`` does not match the manifest, or other bytes already stand
                 under this version's digest.
             ArtifactFormatError: the manifest lists a file that may not be stored.
-            OSError: the disk is full or refuses; nothing is visible then.
+            ArtifactStoreAwayError: the disk is full or refuses; nothing is visible then.
         """
+        with told_as_away(self.root):
+            return self._put(manifest, signature, source)
+
+    def _put(self, manifest: AdapterManifest, signature: Signature, source: Path) -> str:
         version_id = manifest.version_id()
         final = self._path(version_id)
         if final.exists():
@@ -92,10 +84,9 @@ class DirectoryArtifactStore:
         stage.mkdir()
         try:
             for entry in manifest.files:
-                if not _NAME.match(entry.path) or entry.path in {MANIFEST, SIGNATURE}:
-                    raise ArtifactFormatError(_NOT_STORED.format(entry.path))
+                require_name(entry.path)
                 data = (source / entry.path).read_bytes()
-                _check(data, entry)
+                check_bytes(data, entry)
                 _write_synced(stage / entry.path, data)
             _write_synced(stage / MANIFEST, manifest.to_bytes())
             _write_synced(stage / SIGNATURE, canonical_json(signature.to_document()))
@@ -124,10 +115,8 @@ class DirectoryArtifactStore:
             try:
                 data = (path / entry.path).read_bytes()
             except FileNotFoundError as error:
-                raise ArtifactNotFoundError(
-                    f"the weights of {version_id} were removed; only its manifest is kept"
-                ) from error
-            _check(data, entry)
+                raise weights_gone(version_id) from error
+            check_bytes(data, entry)
         return path
 
     def manifest(self, version_id: str) -> AdapterManifest:
@@ -141,16 +130,7 @@ class DirectoryArtifactStore:
             data = (self._path(version_id) / MANIFEST).read_bytes()
         except FileNotFoundError as error:
             raise ArtifactNotFoundError(f"no artifact {version_id} is stored; check the digest") from error
-        if sha256_digest(data) != version_id:
-            raise ArtifactCorruptError(
-                f"the manifest of {version_id} does not match its digest; restore the store"
-            )
-        try:
-            return AdapterManifest.from_bytes(data)
-        except ManifestError as error:
-            raise ArtifactCorruptError(
-                f"the manifest of {version_id} cannot be read; restore the store"
-            ) from error
+        return manifest_of(data, version_id)
 
     def load(self, version_id: str) -> AdapterVersion:
         """Return a stored version with its signature (not verified here: that needs a trusted key)."""
@@ -223,11 +203,7 @@ class DirectoryArtifactStore:
             yield f"sha256:{path.name}"
 
     def _path(self, version_id: str) -> Path:
-        if not _DIGEST.match(version_id):
-            raise ArtifactNotFoundError(
-                "a version id is sha256: and 64 hex digits; copy it from the registry"
-            )
-        return self._blobs / version_id.removeprefix("sha256:")
+        return self._blobs / folder_of(version_id)
 
 
 def _is_older(path: Path, moment: float) -> bool:
@@ -236,19 +212,6 @@ def _is_older(path: Path, moment: float) -> bool:
         return path.stat().st_mtime < moment
     except FileNotFoundError:
         return False
-
-
-def _hash_file(path: Path) -> str:
-    digest = sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _check(data: bytes, entry: ArtifactFile) -> None:
-    if len(data) != entry.size or sha256(data).hexdigest() != entry.sha256:
-        raise ArtifactCorruptError(f"the bytes of {entry.path} do not match the manifest; nothing was loaded")
 
 
 def _write_synced(path: Path, data: bytes) -> None:

@@ -23,10 +23,10 @@ from personalization.adapters.parts import private_names
 from personalization.adapters.tensors import read_tensors, tensor_digest
 from personalization.canaries.verdict import AUDIT_CHECK
 from personalization.errors import ArtifactFormatError
-from personalization.planning.plan import ALL_LINEAR
+from personalization.planning.plan import ALL_LINEAR, Family
 
 if TYPE_CHECKING:
-    from personalization.adapters.manifest import ActivationProbe
+    from personalization.adapters.activation import Activation
     from personalization.adapters.tensors import StoredTensor
     from personalization.planning.plan import TrainingPlan
 
@@ -55,7 +55,7 @@ class PublicEvaluation:
     """What public data and the released weights alone say about a candidate (free of charge)."""
 
     checks: tuple[GateCheck, ...] = ()
-    probes: tuple[ActivationProbe, ...] = ()
+    activation: Activation | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +115,7 @@ def judge(
     Args:
         directory: holds ``adapter_config.json`` and ``adapter_model.safetensors``, nothing else.
         plan: what was planned; rank, alpha and modules must match.
-        public: checks and probes made on public text.
+        public: what was measured on public text.
         thresholds: public limits.
         combined: whether a public part was made, which the adapter must then hold beside the plan's own modules.
     """
@@ -156,8 +156,8 @@ def judge(
     if reasons:
         return Rejected(reasons=reasons, checks=checks)
     return Accepted(
-        lora=_shape(tensors, plan, combined=combined),
-        evaluation=EvaluationSummary(verdict="accepted", checks=checks, probes=public.probes),
+        lora=_shape(tensors, plan, private, combined=combined),
+        evaluation=EvaluationSummary(verdict="accepted", checks=checks, activation=public.activation),
     )
 
 
@@ -256,7 +256,28 @@ def _plain_suffixes(modules: object, expected: tuple[str, ...]) -> bool:
     )
 
 
-def _shape(tensors: tuple[StoredTensor, ...], plan: TrainingPlan, *, combined: bool) -> LoraShape:
+def trained_count(tensors: tuple[StoredTensor, ...], family: Family, private: frozenset[str] | None) -> int:
+    """Return how many numbers a line's training moves: of its private modules, and of those what the family trains.
+
+    A core is stored multiplied out, so the file holds many more.
+    """
+    trained = 0
+    for tensor in tensors:
+        module, _, factor = tensor.name.rpartition(".lora_")
+        if private is not None and module not in private:
+            continue
+        size = int(np.prod(tensor.shape))
+        if factor == "B.weight":  # (outputs, rank)
+            rank = tensor.shape[1]
+            trained += rank * min(rank, tensor.shape[0]) if family is Family.CORE else size
+        elif family is Family.FULL:
+            trained += size
+    return trained
+
+
+def _shape(
+    tensors: tuple[StoredTensor, ...], plan: TrainingPlan, private: frozenset[str] | None, *, combined: bool
+) -> LoraShape:
     layers = sorted({int(match["layer"]) for tensor in tensors if (match := _KEY.match(tensor.name))})
     return LoraShape(
         family=plan.family.value,
@@ -264,7 +285,7 @@ def _shape(tensors: tuple[StoredTensor, ...], plan: TrainingPlan, *, combined: b
         alpha=plan.alpha,
         target_modules=tuple(sorted(ALL_LINEAR if combined else plan.target_modules)),
         layers=tuple(layers),
-        trainable_parameters=sum(int(np.prod(tensor.shape)) for tensor in tensors),
+        trainable_parameters=trained_count(tensors, plan.family, private),
         dtype=tensors[0].dtype,
         tensor_digest=tensor_digest(tensors),
     )

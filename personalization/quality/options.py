@@ -40,6 +40,7 @@ class QualityOptions:
         plain_rates: of the plain LoRA; each is tried at the middle length with the first number of users.
         plain_passes: lengths of the plain LoRA; with few users each is multiplied (``bound.passes_of``).
         open_steps: lengths of the small family's non-private run; the best of them counts.
+        small_family: whether the small family's non-private run is made at all.
         ways: how releases are made: ``card`` (a vote on style, a public part, the private core on it), ``meta`` and
             ``zero`` (no vote; the private core from the meta start, or from zero).
         answers: held-out prompts that are answered in full; 0 leaves them out.
@@ -70,6 +71,7 @@ class QualityOptions:
     plain_rates: tuple[float, ...] = (5e-4, 1e-3, 2e-3)
     plain_passes: tuple[int, ...] = (1, 2, 3)
     open_steps: tuple[int, ...] = (12, 24, 48)
+    small_family: bool = True
     ways: tuple[str, ...] = ("card", "meta", "zero")
     answers: int = 200
     answer_tokens: int = 48

@@ -162,8 +162,9 @@ class _Suite:
                 "plain", self.bounds_of[users], users=users,
                 rate=bound.recipe.rate, epochs=bound.recipe.epochs, tried=list(bound.tried),
             )  # fmt: skip
-            small = self._judged(self._open(self.train.first(users), users, meta), fully=False)
-            self._noted("small_family", small, users=users)
+            if self.options.small_family:
+                small = self._judged(self._open(self.train.first(users), users, meta), fully=False)
+                self._noted("small_family", small, users=users)
         return self.bounds_of[users]
 
     def _with_card(self, users: int, epsilon: float) -> None:

@@ -16,7 +16,7 @@ from personalization.adapters.manifest import (
     VersionState,
     served_name,
 )
-from personalization.artifacts.directory import describe_files
+from personalization.artifacts.files import describe_files
 from personalization.registry import queries as registry
 from personalization.registry.announcements import Act, AdapterEventKind, DesiredChange, announce
 from personalization.registry.tables import AdapterVersionRow
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from personalization.adapters.manifest import BaseFingerprint, StyleFacts
     from personalization.adapters.signing import ManifestSigner
-    from personalization.artifacts.directory import DirectoryArtifactStore
+    from personalization.artifacts.store import ArtifactStore
     from personalization.gates.gate import Accepted
     from personalization.registry.announcements import AdapterEvents
     from personalization.registry.tables import AdapterLineRow
@@ -69,9 +69,7 @@ class Origin:
 class Publisher:
     """Writes versions; holds what is the same for all of them."""
 
-    def __init__(
-        self, artifacts: DirectoryArtifactStore, signer: ManifestSigner, events: AdapterEvents
-    ) -> None:
+    def __init__(self, artifacts: ArtifactStore, signer: ManifestSigner, events: AdapterEvents) -> None:
         self._artifacts = artifacts
         self._signer = signer
         self._events = events

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Engine
 
-    from personalization.artifacts.directory import DirectoryArtifactStore
+    from personalization.artifacts.store import ArtifactStore
 
 GRACE = timedelta(
     hours=24
@@ -46,9 +46,7 @@ class ArtifactsChore:
             publication in progress has no row yet.
     """
 
-    def __init__(
-        self, engine: Engine, artifacts: DirectoryArtifactStore, *, grace: timedelta = GRACE
-    ) -> None:
+    def __init__(self, engine: Engine, artifacts: ArtifactStore, *, grace: timedelta = GRACE) -> None:
         self._engine = engine
         self._artifacts = artifacts
         self._grace = grace

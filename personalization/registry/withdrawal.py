@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from sqlmodel import Session
 
-    from personalization.artifacts.directory import DirectoryArtifactStore
+    from personalization.artifacts.store import ArtifactStore
     from personalization.registry.announcements import Act, AdapterEvents
     from personalization.registry.tables import AdapterLineRow, AdapterVersionRow
 
@@ -77,7 +77,7 @@ def withdraw_line(
     return _withdraw(session, events, line, rows, reached, act)
 
 
-def remove_withdrawn_weights(session: Session, artifacts: DirectoryArtifactStore) -> int:
+def remove_withdrawn_weights(session: Session, artifacts: ArtifactStore) -> int:
     """Delete the weights of every withdrawn version; return how many had any. Safe to repeat."""
     return sum(artifacts.remove_weights(version_id) for version_id in registry.withdrawn_ids(session))
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from sqlmodel import Session
 
-    from personalization.artifacts.directory import DirectoryArtifactStore
+    from personalization.artifacts.store import ArtifactStore
     from personalization.gates.gate import Accepted
     from personalization.registry.tables import AdapterLineRow
     from personalization.rounds.tables import RoundRow
@@ -34,7 +34,7 @@ _log = structlog.get_logger(__name__)
 
 def with_movement(
     session: Session,
-    artifacts: DirectoryArtifactStore,
+    artifacts: ArtifactStore,
     line: AdapterLineRow,
     row: RoundRow,
     directory: Path,

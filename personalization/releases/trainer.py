@@ -2,7 +2,9 @@
 
 Any number of trainers may run; a lease with an epoch says who owns a round. One failing round never takes
 the others of its job with it: they are trained again by themselves, which repeats the same draws and is
-free.
+free. While the artifact store takes no files, nothing new is begun, and what is trained waits to be published.
+
+Longer than 400 lines, because every way in which a round ends early stands beside the one in which it does not.
 """
 
 from __future__ import annotations
@@ -18,12 +20,18 @@ from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
-from personalization.artifacts.candidates import Candidates
 from personalization.canaries.verdict import audit_check, facts_of_audit
-from personalization.errors import ArtifactError, LeaseLostError, PersonalizationError, TrainingFailedError
+from personalization.errors import (
+    ArtifactError,
+    ArtifactStoreAwayError,
+    LeaseLostError,
+    PersonalizationError,
+    TrainingFailedError,
+)
 from personalization.gates.forgetting import DEFAULT_FORGETTING_LIMIT, public_checks
 from personalization.gates.gate import GateThresholds, PublicEvaluation, facts_of, judge
 from personalization.planning.plan import PerformanceFlags
+from personalization.releases.observer import TrainerObserver
 from personalization.releases.overdue import SLOT_PASSED
 from personalization.releases.protocol import Closed, Prepared
 from personalization.rounds.leases import LeaseKeeper
@@ -38,7 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from personalization.adapters.manifest import AdapterVersion, AuditFacts
-    from personalization.artifacts.candidates import Kept
+    from personalization.artifacts.store import Kept
     from personalization.canaries.values import AuditRequest
     from personalization.releases.protocol import TrainingRounds
     from personalization.rounds.states import Lease
@@ -47,6 +55,8 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 _LOST = (LeaseLostError, FencedError)
+STORE_CHECK_SECONDS = 30.0  # so long a store that took files counts as one that will
+STORE_PAUSE_SECONDS = 10.0  # between two attempts to publish what is trained
 LONGEST_KEPT = timedelta(days=62)  # longer than any round's slot
 
 
@@ -95,19 +105,6 @@ class AdapterTrainer(Protocol):
         """
 
 
-class TrainerObserver:
-    """Told what a trainer does; the default tells nobody. It hears nothing made from private values."""
-
-    def leased(self, leases: Sequence[Lease]) -> None:
-        """Hear that these rounds were taken."""
-
-    def progress(self, prepared: Sequence[Prepared], progress: Progress) -> None:
-        """Hear how far the child is."""
-
-    def closed(self, lease: Lease, outcome: AdapterVersion | Closed) -> None:
-        """Hear how a round ended."""
-
-
 class Trainer:
     """Takes due rounds until it is told to stop.
 
@@ -132,7 +129,8 @@ class Trainer:
     ) -> None:
         self._upkeep = upkeep
         self._shop = shop
-        self._candidates = Candidates(shop.artifacts.root)
+        self._candidates = shop.artifacts.candidates
+        self._next_store_check = 0.0
         self._rounds = rounds
         self._trainer = trainer
         self._options = options
@@ -159,6 +157,7 @@ class Trainer:
         pause = self._options.poll.total_seconds()
         away = 0
         while not self._stop.is_set():
+            self._observer.turned()
             try:
                 worked = self.run_once()
             except StorageError as error:
@@ -194,6 +193,8 @@ class Trainer:
         Raises:
             StorageError: the database is away; leases run out and the ledger decides.
         """
+        if not self._store_is_ready():
+            return 0
         leases = self._take()
         if not leases:
             return 0
@@ -204,6 +205,20 @@ class Trainer:
             if prepared:
                 self._train(prepared, keeper)
         return len(leases)
+
+    def _store_is_ready(self) -> bool:
+        """Say whether what would be trained could be stored, before any budget is spent on it."""
+        if time.monotonic() < self._next_store_check:
+            return True
+        try:
+            self._shop.artifacts.ready()
+        except ArtifactStoreAwayError as error:
+            _log.warning("artifact_store_away", code=error.code, reason=str(error))
+            self._observer.store_answered(ready=False)
+            return False
+        self._observer.store_answered(ready=True)
+        self._next_store_check = time.monotonic() + STORE_CHECK_SECONDS
+        return True
 
     def _take(self) -> list[Lease]:
         leases: list[Lease] = []
@@ -220,6 +235,9 @@ class Trainer:
             outcome = self._rounds.prepare(lease)
         except _LOST as error:
             self._give_up(lease, keeper, error)
+            return None
+        except ArtifactStoreAwayError as error:  # of what the round starts from; it is taken up again later
+            self._put_down(lease, keeper, error)
             return None
         except (PersonalizationError, PrivacyError) as error:
             if isinstance(error, StorageError):
@@ -258,6 +276,9 @@ class Trainer:
         for one in prepared:
             try:
                 kept = self._candidates.find(one.reservation_id)
+            except ArtifactStoreAwayError as error:
+                self._put_down(one.lease, keeper, error)
+                continue
             except ArtifactError as error:
                 self._forfeit(one.lease, keeper, error)
                 continue
@@ -280,13 +301,19 @@ class Trainer:
             flags=self._options.flags,
             audit=self._options.audit,
         )
-        results = self._trainer.train(
-            job,
-            on_progress=lambda progress: self._observer.progress(prepared, progress),
-            should_stop=lambda: (
-                self._kill.is_set() or any(keeper.lost(one.lease) or self._overdue(one) for one in prepared)
-            ),
-        )
+        began, succeeded = time.monotonic(), False
+        try:
+            results = self._trainer.train(
+                job,
+                on_progress=lambda progress: self._observer.progress(prepared, progress),
+                should_stop=lambda: (
+                    self._kill.is_set()
+                    or any(keeper.lost(one.lease) or self._overdue(one) for one in prepared)
+                ),
+            )
+            succeeded = True
+        finally:
+            self._observer.trained(time.monotonic() - began, succeeded=succeeded)
         return {result.job_key: result for result in results}
 
     def _without_lost(
@@ -304,17 +331,29 @@ class Trainer:
                 self._close(one.lease, keeper, OutcomeCode.FORFEITED, SLOT_PASSED)
             return [one for one in held if one not in late]
         for one in prepared:
-            keeper.drop(one.lease)
-            try:
-                self._rounds.put_down(one.lease)
-            except _LOST as lost:
-                self._give_up(one.lease, keeper, lost)
-            else:
-                _log.info("round_put_down", round_id=one.lease.round_id)
+            self._put_down(one.lease, keeper, None)
         return []
 
     def _finish(self, prepared: Prepared, result: TenantResult, keeper: LeaseKeeper) -> None:
         lease = prepared.lease
+        try:
+            outcome = self._published(prepared, result)
+            while outcome is None and self._waits_for_the_store(prepared, keeper):
+                outcome = self._published(prepared, result)
+            if outcome is None:
+                return
+        except _LOST as error:
+            self._give_up(lease, keeper, error)
+        except (PersonalizationError, PrivacyError, OSError) as error:
+            if isinstance(error, StorageError):
+                raise
+            self._forfeit(lease, keeper, error)
+        else:
+            self._ended(lease, keeper, outcome)
+            self._forget(prepared.reservation_id)
+
+    def _published(self, prepared: Prepared, result: TenantResult) -> AdapterVersion | Closed | None:
+        """Store, judge and publish a result; None while the artifact store is away: nothing has happened then."""
         try:
             result = _result_in(
                 self._candidates.keep(prepared.reservation_id, result.adapter, encode_results((result,)))
@@ -328,19 +367,55 @@ class Trainer:
                 self._options.thresholds,
                 combined=result.public_part is not None,
             )
-            _log.info("candidate_judged", round_id=lease.round_id, **facts_of(verdict))
+            _log.info("candidate_judged", round_id=prepared.lease.round_id, **facts_of(verdict))
             outcome = self._rounds.finish(
                 prepared, result.adapter, verdict, result.receipt, audit, result.public_part
             )
-        except _LOST as error:
-            self._give_up(lease, keeper, error)
-        except (PersonalizationError, PrivacyError, OSError) as error:
-            if isinstance(error, StorageError):
-                raise
-            self._forfeit(lease, keeper, error)
+        except ArtifactStoreAwayError as error:
+            _log.warning(
+                "artifact_store_away", round_id=prepared.lease.round_id, code=error.code, reason=str(error)
+            )
+            self._observer.store_answered(ready=False)
+            self._next_store_check = 0.0
+            return None
+        return outcome
+
+    def _waits_for_the_store(self, prepared: Prepared, keeper: LeaseKeeper) -> bool:
+        """Wait a while with a trained result in hand; say whether to try again."""
+        self._observer.turned()
+        if self._stop.wait(min(STORE_PAUSE_SECONDS, self._options.lease.total_seconds() / 3)):
+            self._put_down(prepared.lease, keeper, None)
+            return False
+        if keeper.lost(prepared.lease):
+            self._give_up(
+                prepared.lease, keeper, LeaseLostError("the lease ran out while the store was away")
+            )
+            return False
+        if self._overdue(prepared):
+            _log.warning("slot_passed", round_id=prepared.lease.round_id)
+            self._close(prepared.lease, keeper, OutcomeCode.FORFEITED, SLOT_PASSED)
+            return False
+        return True
+
+    def _put_down(self, lease: Lease, keeper: LeaseKeeper, error: ArtifactStoreAwayError | None) -> None:
+        """Leave a round for later, here or in another trainer."""
+        if error is not None:
+            _log.warning("artifact_store_away", round_id=lease.round_id, code=error.code, reason=str(error))
+            self._observer.store_answered(ready=False)
+            self._next_store_check = 0.0
+        keeper.drop(lease)
+        try:
+            self._rounds.put_down(lease)
+        except _LOST as lost:
+            self._give_up(lease, keeper, lost)
         else:
-            self._ended(lease, keeper, outcome)
-            self._candidates.forget(prepared.reservation_id)
+            _log.info("round_put_down", round_id=lease.round_id)
+
+    def _forget(self, reservation_id: str) -> None:
+        try:
+            self._candidates.forget(reservation_id)
+        except ArtifactStoreAwayError as error:  # the upkeep deletes it later
+            _log.warning("artifact_store_away", code=error.code, reason=str(error))
 
     def _audit(self, prepared: Prepared, result: TenantResult) -> AuditFacts | None:
         """Return what the canaries showed; a bound above the claim raises the alarm."""
@@ -356,7 +431,9 @@ class Trainer:
         checks = public_checks(result.public_losses, result.noise_norm, self._options.max_public_text_change)
         if self._options.audit is not None:
             checks = (*checks, audit_check(audit))
-        return PublicEvaluation(checks=checks if prepared.blend is None else (*checks, prepared.blend))
+        if prepared.blend is not None:
+            checks = (*checks, prepared.blend)
+        return PublicEvaluation(checks=checks, activation=result.activation)
 
     def _forfeit(self, lease: Lease, keeper: LeaseKeeper, error: Exception) -> None:
         code = getattr(error, "code", "os.error")
@@ -391,6 +468,7 @@ class Trainer:
     def _give_up(self, lease: Lease, keeper: LeaseKeeper, error: Exception) -> None:
         keeper.drop(lease)
         _log.warning("round_given_up", round_id=lease.round_id, reason=str(error))
+        self._observer.given_up(lease)
 
 
 def _result_in(kept: Kept) -> TenantResult:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from sqlmodel import Session
 
-    from personalization.artifacts.directory import DirectoryArtifactStore
+    from personalization.artifacts.store import ArtifactStore
     from personalization.planning.plan import TrainingPlan
     from personalization.registry.tables import AdapterLineRow, AdapterVersionRow
     from personalization.rounds.tables import RoundRow
@@ -65,7 +65,7 @@ def choose_start(
     return StartPoint(kind=ZERO)
 
 
-def open_start(artifacts: DirectoryArtifactStore, row: RoundRow, versions: Sequence[str]) -> Path | None:
+def open_start(artifacts: ArtifactStore, row: RoundRow, versions: Sequence[str]) -> Path | None:
     """Return the directory of the start's weights, checked or freshly averaged; None for a start from zero.
 
     Args:

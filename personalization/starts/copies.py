@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from personalization.adapters.manifest import Scope
+from personalization.gates.gate import PublicEvaluation
 from personalization.registry import queries as registry
 from personalization.rounds import queries as rounds
 from personalization.starts.meta_versions import META_TENANT, best_meta
@@ -131,6 +132,7 @@ class MetaCopies:
                     sentence="The meta start is served.",
                     start=META,
                     start_version_id=source.version_id,
+                    public=PublicEvaluation(activation=manifest.evaluation.activation),  # of the same weights
                 ),
                 period_index=period,
                 now=now,

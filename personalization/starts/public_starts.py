@@ -212,7 +212,8 @@ class PublicStarts:
             actor=actor,
             sentence=sentence,
             public=PublicEvaluation(
-                checks=public_checks(result.public_losses, result.noise_norm, self._limit)
+                checks=public_checks(result.public_losses, result.noise_norm, self._limit),
+                activation=result.activation,
             ),
         )
 

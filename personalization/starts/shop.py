@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
 
-    from personalization.artifacts.directory import DirectoryArtifactStore
+    from personalization.artifacts.store import ArtifactStore
     from personalization.planning.model_shape import ModelShape
     from personalization.registry.announcements import AdapterEvents
     from personalization.registry.publishing import Publisher
@@ -34,6 +34,6 @@ class Shop:
     clock: Clock
     base: BaseModelCatalog
     shape: ModelShape
-    artifacts: DirectoryArtifactStore
+    artifacts: ArtifactStore
     events: AdapterEvents
     publisher: Publisher

@@ -134,6 +134,7 @@ class TenantLevelStarts:
         recipe: MetaRecipe | None = None,
     ) -> None:
         self._engine = shop.engine
+        self._artifacts = shop.artifacts
         self._ledger = ledger
         self._versions = UntrainedVersions(shop)
         self._base_digest = shop.base.fingerprint().digest()
@@ -150,6 +151,7 @@ class TenantLevelStarts:
         Raises:
             CalibrationError: the planned meta starts do not fit into the fleet's budget.
             TrainingError: the template could not be made; nothing was reserved.
+            ArtifactStoreAwayError: the artifact store takes no files; nothing was reserved.
         """
         slot = self._policy.slot(now)
         if slot == self._done:
@@ -165,6 +167,7 @@ class TenantLevelStarts:
                 return None
         with tempfile.TemporaryDirectory(prefix="discreet-fleet-") as folder:
             template = self._template(self._plan, Path(folder))
+            self._artifacts.ready()  # before budget is spent on what could not be stored
             try:
                 with transaction(self._engine) as session:
                     reservation = self._reserve(session, mechanism, slot, epoch)

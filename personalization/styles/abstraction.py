@@ -27,7 +27,7 @@ _COMMON: Final = frozenset(
     }
 )  # fmt: skip
 _TOKEN = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*|\d+|\s+|.", re.DOTALL)
-_WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*|\d+")
+WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*|\d+")
 _INSIDE_NAMES: Final = frozenset("_./-\\")  # join the parts of one copied name, such as a path
 
 
@@ -78,7 +78,7 @@ def segments(text: str, prompt: str) -> tuple[Segment, ...]:
         found.append(Segment(before, COPY if copied else TEXT, words))
         before, words, copied = "", "", True
 
-    named = _names_of(prompt)
+    named = names_of(prompt)
     for token in _TOKEN.findall(plain(text)):
         if token.isspace() and "\n" not in token:
             gap = " "
@@ -110,14 +110,14 @@ def segments(text: str, prompt: str) -> tuple[Segment, ...]:
     return tuple(_joined(found))
 
 
-def _names_of(prompt: str) -> set[str]:
+def names_of(prompt: str) -> set[str]:
     """Return the words of a prompt that look like names: a capital that no beginning of a sentence explains.
 
     A word that begins a line and stands alone before a colon or a comma is one too.
     """
     text = plain(prompt)
     names = set()
-    for found in _WORD.finditer(text):
+    for found in WORD.finditer(text):
         word, before, after = found.group(), text[: found.start()].rstrip(" "), text[found.end() :]
         begins = not before or before[-1] in _BEGINS
         if word[0].isupper() and (not begins or after[:1] in {":", ","}):
@@ -127,7 +127,7 @@ def _names_of(prompt: str) -> set[str]:
 
 def _words_of(prompt: str) -> set[str]:
     """Return the words that an answer may copy: as written, and in small letters where they are not all big."""
-    words = {part for word in _WORD.findall(plain(prompt)) for part in (word, *word.split("-"))}
+    words = {part for word in WORD.findall(plain(prompt)) for part in (word, *word.split("-"))}
     small = {word.lower() for word in words if not word.isupper()}
     return {word for word in words | small if word.lower() not in _COMMON}
 
@@ -156,12 +156,12 @@ def literal(segment: Segment) -> str | None:
     words = segment.words
     if segment.slot != TEXT or len(words) > LONGEST_LITERAL or words.count(" ") >= MOST_WORDS:
         return None
-    if any(len(word) > 16 or _is_odd(word) for word in words.split(" ")):
+    if any(len(word) > 16 or is_odd(word) for word in words.split(" ")):
         return None
     return words
 
 
-def _is_odd(word: str) -> bool:
+def is_odd(word: str) -> bool:
     """Say whether a word mixes capitals into small letters as keys and tokens do."""
     inner = word[1:]
     return sum(char.isupper() for char in inner) >= 2 and any(char.islower() for char in word)

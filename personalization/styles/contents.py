@@ -30,6 +30,7 @@ _NAMES: Final = (
     "Lars", "Maya", "Nils", "Olga", "Pavel", "Rita", "Stefan", "Tilda", "Umar", "Vivian", "Wanda",
     "Xenia", "Yusuf", "Zelda", "Anton", "Bella", "Cyrus", "Doris", "Edgar",
 )  # fmt: skip
+_CONSONANTS: Final = (*"bdfghjklmnprstvz", "br", "ch", "dr", "kl", "qu", "sh", "st", "th", "tr")
 _VERBS: Final = (
     "add", "fix", "remove", "update", "improve", "rename", "move", "simplify", "document", "test",
     "handle", "avoid", "allow", "support", "clean", "restore", "check", "correct", "speed up",
@@ -78,11 +79,34 @@ class PublicContent:
         prompt: in one of the kinds that a card knows.
         answer: in small letters where a sentence allows it, without a stop.
         names: words of the prompt that an answer may copy, the likeliest first.
+        lead: how much of the prompt says who asks, or what for: a tenant's own beginning may stand instead.
+        led: how many of the names stand in it.
     """
 
     prompt: str
     answer: str
     names: tuple[str, ...]
+    lead: str = ""
+    led: int = 0
+
+    def begun(self, head: str, names: tuple[str, ...]) -> PublicContent:
+        """Return the same content under another beginning, which holds these names."""
+        rest = self.prompt[len(self.lead) :]
+        return PublicContent(
+            prompt=head + rest,
+            answer=self.answer,
+            names=names + self.names[self.led :],
+            lead=head,
+            led=len(names),
+        )
+
+
+def person(rng: random.Random) -> str:
+    """Return a first name; half of them are made up, so that no list of names is learned."""
+    if rng.random() < 0.5:
+        return rng.choice(_NAMES)
+    syllables = (rng.choice(_CONSONANTS) + rng.choice("aeiou") for _ in range(rng.choice((1, 2, 2, 3))))
+    return ("".join(syllables) + rng.choice(("", "n", "s", "l", "r", "m", "k"))).capitalize()
 
 
 def content_of(kind: str, rng: random.Random) -> PublicContent:
@@ -109,28 +133,44 @@ def _paths(rng: random.Random) -> PublicContent:
     folders = "/".join([*rng.sample(_AREAS, rng.choice((0, 0, 1, 2))), area])
     ending = rng.choice(_ENDINGS)
     paths = [f"{bullet}{folders}/{_cased(rng, thing)}{ending}" for thing in things]
-    prompt = "\n".join(paths)
-    if rng.random() < 0.4:  # some say what the list is
-        prompt = rng.choice(("Touched files:\n", "Files:\n", "Files of this change:\n")) + prompt
-    return PublicContent(prompt=prompt, answer=_change(rng, things[0]), names=(area, things[0], *things[1:]))
+    # Some say what the list is.
+    lead = (
+        rng.choice(("Touched files:\n", "Files:\n", "Files of this change:\n")) if rng.random() < 0.4 else ""
+    )
+    return PublicContent(
+        prompt=lead + "\n".join(paths),
+        answer=_change(rng, things[0]),
+        names=(area, things[0], *things[1:]),
+        lead=lead,
+    )
 
 
 def _record(rng: random.Random) -> PublicContent:
     area, thing, verb = rng.choice(_AREAS), rng.choice(_THINGS), rng.choice(_VERBS)
-    fields = [f"Files:\n- {area}/{thing}{rng.choice(_ENDINGS)}", f"Kind: {verb}", f"Part: {area}"]
-    prompt = "\n".join(fields[: rng.choice((2, 2, 3))])
-    return PublicContent(prompt=prompt, answer=_change(rng, thing), names=(area, thing))
+    fields = [
+        f"Part: {area}",
+        f"{rng.choice(('Task', 'Action', 'To do'))}: {verb}",
+        f"Level: {rng.choice('1234')}",
+    ]
+    listed = f"- {area}/{thing}{rng.choice(_ENDINGS)}" if rng.random() < 0.5 else f"Object: {thing}"
+    chosen = [listed, *rng.sample(fields, rng.choice((1, 1, 2)))]
+    lead, rest = rng.choice(("Files:\n", "Subject:\n", "")), "\n".join(chosen)
+    names = tuple(name for name in (area, thing) if name in rest)
+    return PublicContent(prompt=lead + rest, answer=_change(rng, thing), names=names, lead=lead)
 
 
 def _message(rng: random.Random, *, line: str) -> PublicContent:
-    name, good = rng.choice(_NAMES), rng.choice(_GOODS)
+    name, good = person(rng), rng.choice(_GOODS)
     said = rng.choice(_PROBLEMS).format(good)
     who = rng.choice((f"Customer {name} writes: ", f"{name}: ", f"From {name}: ", f"{name} asks: "))
     signed = rng.random() < 0.8  # some say no name, and then none can be copied
+    lead = f"{who}{line.strip(' ')}" if signed else ""
     return PublicContent(
-        prompt=f"{who}{line.strip(' ')}{said}" if signed else said,
+        prompt=lead + said,
         answer=rng.choice(_REMEDIES).format(good),
         names=(name, good) if signed else (good,),
+        lead=lead,
+        led=int(signed),
     )
 
 
@@ -140,7 +180,9 @@ def _title(rng: random.Random) -> PublicContent:
         (f"{area}{thing}", f"{thing.capitalize()}{area.capitalize()}", f"{area}-{thing}", thing)
     )
     head = rng.choice(("Entry: ", "For the list: ", "Name: ", "Add to the list: ", ""))
-    return PublicContent(prompt=head + name, answer=rng.choice(_PURPOSES).format(area), names=(name, area))
+    return PublicContent(
+        prompt=head + name, answer=rng.choice(_PURPOSES).format(area), names=(name, area), lead=head
+    )
 
 
 def _question(rng: random.Random) -> PublicContent:

@@ -12,24 +12,38 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from personalization.styles.abstraction import NUMBER, TEXT, Segment, literal, plain, segments
+from personalization.styles.abstraction import (
+    COPY,
+    NUMBER,
+    TEXT,
+    WORD,
+    Segment,
+    is_odd,
+    literal,
+    names_of,
+    plain,
+    segments,
+)
 
 if TYPE_CHECKING:
+    import re
     from collections.abc import Iterator
 
 NONE: Final = "none"  # no frame: an answer that begins or ends like any sentence
 LONGEST_KEY: Final = 160
 DEEPEST: Final = 3
+MOST_HEAD_WORDS: Final = 7  # of what a prompt opens with
 _FREE_WORDS: Final = 9  # a slot that is longer than this before any punctuation is no part of a frame
 
 
 class Feature(StrEnum):
-    """Families of keys; of the first six the alphabet is not public."""
+    """Families of keys; of the first seven the alphabet is not public."""
 
     OPENING = "opening"
     OPENING_WORDS = "opening_words"
     CLOSING = "closing"
     CLOSING_WORDS = "closing_words"
+    PROMPT_HEAD = "prompt_head"
     PROMPT_TAIL = "prompt_tail"
     PROMPT_KIND = "prompt_kind"
     LENGTH = "length"
@@ -85,6 +99,7 @@ _WEIGHTS: Final[dict[str, tuple[tuple[Feature, int, float], ...]]] = {
         (Feature.CLOSING_WORDS, 1, 0.25),
         (Feature.CLOSING_WORDS, 2, 0.24),
         (Feature.CLOSING_WORDS, 3, 0.20),
+        (Feature.PROMPT_HEAD, 1, 0.20),
         (Feature.PROMPT_TAIL, 1, 0.20),
         (Feature.PROMPT_KIND, 1, 0.13),
         (Feature.LENGTH, 1, 0.24),
@@ -121,8 +136,8 @@ def keys_of(answer: str, prompt: str) -> Iterator[Key]:
     parts = segments(answer, prompt)
     yield from _frame_keys(list(_heads(parts)), Feature.OPENING, Feature.OPENING_WORDS)
     yield from _frame_keys(list(_tails(parts)), Feature.CLOSING, Feature.CLOSING_WORDS)
-    tail = prompt_tail(prompt)
-    yield Key(Feature.PROMPT_TAIL, 1, tail or NONE)
+    yield Key(Feature.PROMPT_HEAD, 1, prompt_head(prompt, parts) or NONE)
+    yield Key(Feature.PROMPT_TAIL, 1, prompt_tail(prompt) or NONE)
     yield Key(Feature.PROMPT_KIND, 1, prompt_kind(prompt))
     text = plain(answer)
     yield Key(Feature.LENGTH, 1, length_bucket(len(text.split())))
@@ -224,6 +239,38 @@ def prompt_tail(prompt: str) -> str:
     tail = last[1].strip()
     known = len(tail) <= LONGEST_KEY // 4 and tail.count(" ") < 4 and not any(map(str.isdigit, tail))
     return tail if known and tail[:1].isalpha() and not tail[-1:].isalnum() else ""
+
+
+def prompt_head(prompt: str, parts: tuple[Segment, ...]) -> str:
+    """Return what a prompt opens with up to its first colon, and the space behind, where it is short; else nothing.
+
+    Names in it, and words that the answer copies, are ``{copy}``, numbers ``{n}``: so a card tells from where a name in
+    an answer comes.
+
+    Args:
+        prompt: as it was asked.
+        parts: segments of the answer to it.
+    """
+    text = plain(prompt)
+    head, colon, rest = text.partition(":")
+    if not colon or "\n" in head or len(head) > LONGEST_KEY // 4 or head.count(" ") >= MOST_HEAD_WORDS:
+        return ""
+    if any(is_odd(word) for word in head.split(" ")):
+        return ""
+    copied = {word for part in parts if part.slot == COPY for word in part.words.split(" ")}
+    named = names_of(prompt)
+
+    def told(found: re.Match[str]) -> str:
+        word = found.group()
+        if word[0].isdigit():
+            return NUMBER
+        sure = (
+            found.end() < len(escaped) or word in copied
+        )  # one before the colon may be a heading, such as "Name:"
+        return COPY if word in named and sure else word
+
+    escaped = head.replace("{", "{{").replace("}", "}}")
+    return WORD.sub(told, escaped) + colon + rest[: len(rest) - len(rest.lstrip())][:2]
 
 
 def prompt_kind(prompt: str) -> str:

@@ -40,12 +40,13 @@ def template_of(card: StyleCard) -> str:
     tails = [one for one in closings(card) if one.text][:MOST_FRAMES]
     examples = _examples(card, heads, tails) if heads or tails else []
     form = _form(card)
-    # What does not fit goes, the rarest and the last first; the commonest frames stay.
-    for shown in (2, 1, 0):
-        for kept in range(MOST_FRAMES, 0, -1):
-            text = _text(heads[:kept], tails[:kept], form, examples[:shown])
-            if text and tokens_of(text) <= MOST_TOKENS:
-                return f"{_escaped(text)}Prompt: {{{{ prompt }}}}\nAnswer:"
+    # What does not fit goes: the second example, then the rarest frames, then every example.
+    sizes = [(kept, shown) for kept in range(MOST_FRAMES, 0, -1) for shown in (2, 1)]
+    sizes += [(kept, 0) for kept in range(MOST_FRAMES, 0, -1)]
+    for kept, shown in sizes:
+        text = _text(heads[:kept], tails[:kept], form, examples[:shown])
+        if text and tokens_of(text) <= MOST_TOKENS:
+            return f"{_escaped(text)}Prompt: {{{{ prompt }}}}\nAnswer:"
     return "{{ prompt }}"
 
 

@@ -7,12 +7,13 @@ it, so that a model ties the style to the tenant's task.
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from personalization.styles.abstraction import COPY
 from personalization.styles.card import is_plain
-from personalization.styles.contents import content_of
+from personalization.styles.contents import content_of, person
 from personalization.styles.families import LENGTHS, NONE, PUBLIC, Feature, length_bucket, prompt_kind
 from personalization.styles.frames import closings, openings
 from personalization.styles.slots import filled
@@ -29,6 +30,7 @@ OTHER_KINDS: Final = (
 )
 MOST_WORDS: Final = 40
 _DRAWS: Final = 8  # of a prompt, to find one of a kind
+_CUT: Final = re.compile(r"[^\w\s{}](?=\s)")
 _DIGITS: Final = (2, 3, 4, 4, 5)  # of a made-up number
 
 
@@ -51,6 +53,7 @@ def synthetic_pairs(card: StyleCard, *, count: int, seed: int) -> tuple[Syntheti
     rng = random.Random(f"{card.digest()}/{seed}")  # noqa: S311  # public text, no secret
     heads, tails = openings(card), closings(card)
     kinds = [(one.key, one.share) for one in card.of(Feature.PROMPT_KIND)]
+    beginnings = [one for one in card.of(Feature.PROMPT_HEAD) if one.key != NONE]
     line_ends = [one for one in card.of(Feature.PROMPT_TAIL) if one.key != NONE]
     pairs = []
     for _ in range(count):
@@ -62,7 +65,10 @@ def synthetic_pairs(card: StyleCard, *, count: int, seed: int) -> tuple[Syntheti
         last_line = ""
         if line_ends and rng.random() < sum(one.share for one in line_ends):
             last_line = "\n" + _drawn(rng, [(one.key, one.share) for one in line_ends])
-        content = _content(kind, last_line, rng)
+        begins = ""
+        if beginnings and rng.random() < sum(one.share for one in beginnings):
+            begins = _drawn(rng, [(one.key, one.share) for one in beginnings])
+        content = _content(kind, begins, last_line, rng)
         head, tail = _frame(rng, heads), _frame(rng, tails)
         if any(
             one.text and head.endswith(one.text) for one in tails
@@ -74,14 +80,28 @@ def synthetic_pairs(card: StyleCard, *, count: int, seed: int) -> tuple[Syntheti
     return tuple(pairs)
 
 
-def _content(kind: str, last_line: str, rng: random.Random) -> PublicContent:
-    """Return public content whose prompt, with its last line, is of the kind, if some draws find one."""
-    content = content_of(kind, rng)
+def _content(kind: str, begins: str, last_line: str, rng: random.Random) -> PublicContent:
+    """Return public content under the card's first words, of the kind with its last line, if some draws find one."""
     for _ in range(_DRAWS):
+        content = _begun(content_of(kind, rng), begins, rng)
         if prompt_kind(content.prompt + last_line) == kind:
             break
-        content = content_of(kind, rng)
     return content
+
+
+def _begun(content: PublicContent, begins: str, rng: random.Random) -> PublicContent:
+    """Return content under a beginning of the card, with names made up where it has them."""
+    if not begins:
+        return content
+    names: list[str] = []
+
+    def filling(slot: str) -> str:
+        if slot == COPY:
+            names.append(person(rng))
+            return names[-1]
+        return _number(rng)
+
+    return content.begun(filled(begins, filling), tuple(names))
 
 
 def _answer(card: StyleCard, content: PublicContent, head: str, tail: str, rng: random.Random) -> str:
@@ -92,7 +112,7 @@ def _answer(card: StyleCard, content: PublicContent, head: str, tail: str, rng: 
     opening = _realized(head, names, rng)
     closing = _realized(tail, names, rng)
     taken = len((opening + closing).split())
-    body = _cased(_sized(card, content.answer, taken, rng), card, rng)
+    body = _cased(_sized(card, content.answer, taken, rng), head, card, rng)
     text = opening + body + closing
     if not tail:
         stop = _drawn(rng, [(one.key, one.share) for one in card.of(Feature.STOP)] or [(NONE, 1.0)])
@@ -125,7 +145,7 @@ def _sized(card: StyleCard, body: str, taken: int, rng: random.Random) -> str:
         words = words[:wanted]
     while len(words) < wanted - 2:
         more = content_of(rng.choice(("paths", "question", "lines", "title")), rng).answer.split()
-        words += [rng.choice(("and", "so that", "because")), *more]
+        words += [rng.choice(("and", "so that", "because")), more[0][0].lower() + more[0][1:], *more[1:]]
         words = words[: max(wanted, 3)]
     while len(words) > 1 and words[-1] in {
         "a",
@@ -144,12 +164,19 @@ def _sized(card: StyleCard, body: str, taken: int, rng: random.Random) -> str:
     return " ".join(words)
 
 
-def _cased(body: str, card: StyleCard, rng: random.Random) -> str:
+def _cased(body: str, head: str, card: StyleCard, rng: random.Random) -> str:
+    """Return content with a first letter as the frame asks: the card tells of what follows its first cut alone."""
     shares = [(one.key, one.share) for one in card.of(Feature.CASING) if one.key in {"lower", "capital"}]
-    if not body or not shares:
+    if not body:
         return body
-    first = body[0]
-    return (first.lower() if _drawn(rng, shares) == "lower" else first.upper()) + body[1:]
+    end = head.rstrip()[-1:]
+    if len(_CUT.findall(head)) > 1 and end in ".!?,;":
+        small = end in ",;"
+    elif shares:
+        small = _drawn(rng, shares) == "lower"
+    else:
+        return body
+    return (body[0].lower() if small else body[0].upper()) + body[1:]
 
 
 def _realized(frame: str, names: list[str], rng: random.Random) -> str:
@@ -159,10 +186,14 @@ def _realized(frame: str, names: list[str], rng: random.Random) -> str:
     def filling(slot: str) -> str:
         if slot == COPY:
             return next(copies, names[-1])
-        digits = rng.choice(_DIGITS)
-        return str(rng.randint(10 ** (digits - 1), 10**digits - 1))
+        return _number(rng)
 
     return filled(frame, filling)
+
+
+def _number(rng: random.Random) -> str:
+    digits = rng.choice(_DIGITS)
+    return str(rng.randint(10 ** (digits - 1), 10**digits - 1))
 
 
 def _frame(rng: random.Random, frames: Sequence[Frame]) -> str:

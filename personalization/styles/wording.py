@@ -38,6 +38,7 @@ _TITLES: Final = {
     Feature.OPENING_WORDS: "Words in openings",
     Feature.CLOSING: "Closings, slots open",
     Feature.CLOSING_WORDS: "Words in closings",
+    Feature.PROMPT_HEAD: "How prompts begin",
     Feature.PROMPT_TAIL: "How prompts end",
     Feature.PROMPT_KIND: "Kinds of prompts",
     Feature.LENGTH: "Length in words",
@@ -200,9 +201,9 @@ def _form_sentences(card: StyleCard) -> list[str]:
         told.append("Answers stand on " + _listed(lines, lambda key: _LINES.get(key, key)) + ".")
     if kinds := card.of(Feature.PROMPT_KIND):
         told.append("Prompts are " + _listed(kinds, lambda key: _KINDS.get(key, key)) + ".")
-    tails = [one for one in card.of(Feature.PROMPT_TAIL) if one.key != NONE]
-    if tails:
-        told.append("Prompts end with " + _listed(tails, lambda key: f"`{_shown(key)}`") + ".")
+    for feature, verb in ((Feature.PROMPT_HEAD, "begin"), (Feature.PROMPT_TAIL, "end")):
+        if ends := [one for one in card.of(feature) if one.key != NONE]:
+            told.append(f"Prompts {verb} with " + _listed(ends, lambda key: f"`{_shown(key)}`") + ".")
     return told
 
 

@@ -31,8 +31,13 @@ _MANIFEST = (
         "files.path files.media_type files.size files.sha256 lora.tensor_digest "
         "evaluation.verdict evaluation.checks evaluation.checks.name evaluation.checks.passed "
         "evaluation.checks.value evaluation.checks.threshold evaluation.checks.detail "
-        "evaluation.checks.privacy_epsilon evaluation.probes evaluation.probes.prompt evaluation.probes.completion "
-        "evaluation.probes.base_logprob evaluation.probes.adapter_logprob evaluation.probes.tolerance",
+        "evaluation.checks.privacy_epsilon evaluation.probes evaluation.probes.* "
+        "evaluation.activation evaluation.activation.precision "
+        "evaluation.activation.effect evaluation.activation.tolerances evaluation.activation.tolerances.* "
+        "evaluation.activation.probes evaluation.activation.probes.prompt evaluation.activation.probes.completion "
+        "evaluation.activation.probes.tokens evaluation.activation.probes.points "
+        "evaluation.activation.probes.points.after evaluation.activation.probes.points.tokens "
+        "evaluation.activation.probes.points.base evaluation.activation.probes.points.adapter",
     ),
     _fields(CHARGED, "A count with noise, paid for beside the training.", "privacy.noisy_cohort"),
     _fields(
@@ -150,7 +155,7 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             PUBLIC,
             "Random or derived names, the kind of event and its order on the line.",
             "ce_specversion ce_id ce_source ce_type ce_subject ce_dataschema ce_sequence content-type "
-            "traceparent tracestate",
+            "traceparent tracestate discreet_key_id discreet_signature",
         ),
         _fields(SLOT_TIMED, "The same instant as in the event.", "ce_time"),
         _fields(
@@ -283,6 +288,13 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
         ),
     ),
     Kind.METRIC: (
+        _fields(
+            OPERATOR,
+            "Exact counts of rounds over all tenants, how long jobs took, and whether files can be stored; for the "
+            "platform operator, who sees the rounds in the database.",
+            "discreet_rounds_leased discreet_rounds_closed discreet_budget_refusals discreet_leases_lost "
+            "discreet_job_seconds discreet_trainer_silent_seconds discreet_artifact_store_away",
+        ),
         _fields(
             OPERATOR,
             "Exact counts and times of the worker's own work over all tenants; for the platform operator, who runs "

@@ -20,7 +20,7 @@ from kafka.errors import (
 
 from streams.broker.records import Blame, SendFailure
 from streams.broker.tokens import KafkaPythonTokens, access_tokens
-from streams.client.kafka_broker import open_or_close
+from streams.client.kafka_broker import KafkaBroker, Security, open_or_close
 from streams.errors import BrokerUnavailableError
 
 if TYPE_CHECKING:
@@ -54,6 +54,23 @@ def client_options(settings: BrokerSettings) -> dict[str, Any]:
             options["sasl_plain_username"] = settings.sasl_username
             options["sasl_plain_password"] = settings.sasl_password.get_secret_value()
     return options
+
+
+def client_broker(settings: BrokerSettings) -> KafkaBroker:
+    """Return the broker as publishers and feeds of the SDK take it: the same address, encryption and login."""
+    tokens = settings.logs_in and settings.sasl_mechanism == "OAUTHBEARER"
+    password = settings.sasl_password
+    security = Security(
+        tls=settings.encrypted,
+        mechanism=settings.sasl_mechanism if settings.logs_in else None,
+        username=settings.sasl_username,
+        password=None if password is None else password.get_secret_value(),
+        token=KafkaPythonTokens(access_tokens(settings)).token if tokens else None,
+        ca_file=settings.ca_file,
+        certificate_file=settings.certificate_file,
+        key_file=settings.key_file,
+    )
+    return KafkaBroker(bootstrap=settings.bootstrap, security=security)
 
 
 class KafkaSender:

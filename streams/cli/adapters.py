@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from personalization.registry.tables import AdapterVersionRow
+    from streams.outbox.events import OutboxAdapterEvents
     from streams.settings import Settings
 
 app = typer.Typer(help="List adapter versions, show one, roll back, withdraw.", no_args_is_help=True)
@@ -92,14 +93,14 @@ def roll_back_(
     """Return a line to an earlier version; servers follow, the budget stays spent."""
     from personalization.registry.announcements import Act
     from personalization.registry.rollback import roll_back
-    from streams.outbox.events import OutboxAdapterEvents
     from streams.settings import load_settings
     from streams.storage.schema import current_session
 
-    with current_session(load_settings().database_url) as session:
+    settings = load_settings()
+    with current_session(settings.database_url) as session:
         version = roll_back(
             session,
-            OutboxAdapterEvents(),
+            _events(settings),
             tenant,
             domain,
             Act(actor=actor or getpass.getuser(), reason=reason, now=datetime.now(UTC)),
@@ -114,14 +115,13 @@ def withdraw(name: Name, *, reason: Reason, actor: Actor = None, as_json: AsJson
     """Withdraw a version and all trained from it; servers unload them, their weights are deleted."""
     from personalization.registry.announcements import Act
     from personalization.registry.withdrawal import withdraw_version
-    from streams.outbox.events import OutboxAdapterEvents
     from streams.settings import load_settings
     from streams.storage.schema import current_session
 
     settings = load_settings()
     act = Act(actor=actor or getpass.getuser(), reason=reason, now=datetime.now(UTC))
     with current_session(settings.database_url) as session:
-        names = withdraw_version(session, OutboxAdapterEvents(), name, act)
+        names = withdraw_version(session, _events(settings), name, act)
     _say_withdrawn(settings, names, as_json=as_json)
 
 
@@ -142,11 +142,11 @@ def announce(
     from personalization.registry.announcements import Act, DesiredChange
     from personalization.registry.restating import restate_line
     from privacy.storage.session import transaction
-    from streams.outbox.events import OutboxAdapterEvents
     from streams.settings import load_settings
     from streams.storage.schema import open_current
 
-    engine = open_current(load_settings().database_url)
+    settings = load_settings()
+    engine, events = open_current(settings.database_url), _events(settings)
     told: Counter[DesiredChange] = Counter()
     act = Act(actor=actor or getpass.getuser(), reason=reason, now=datetime.now(UTC))
     try:
@@ -156,7 +156,7 @@ def announce(
             )
         for line_ref in lines:  # one transaction each: trainers and workers go on meanwhile
             with transaction(engine) as session:
-                told[restate_line(session, OutboxAdapterEvents(), line_ref, act)] += 1
+                told[restate_line(session, events, line_ref, act)] += 1
     finally:
         engine.dispose()
     facts = {
@@ -185,25 +185,25 @@ def withdraw_line_(
     """Withdraw all versions of a line, as when a tenant leaves; servers serve the base model, weights are deleted."""
     from personalization.registry.announcements import Act
     from personalization.registry.withdrawal import withdraw_line
-    from streams.outbox.events import OutboxAdapterEvents
     from streams.settings import load_settings
     from streams.storage.schema import current_session
 
     settings = load_settings()
     act = Act(actor=actor or getpass.getuser(), reason=reason, now=datetime.now(UTC))
     with current_session(settings.database_url) as session:
-        names = withdraw_line(session, OutboxAdapterEvents(), tenant, domain, act)
+        names = withdraw_line(session, _events(settings), tenant, domain, act)
     _say_withdrawn(settings, names, as_json=as_json)
 
 
 def _say_withdrawn(settings: Settings, names: Sequence[str], *, as_json: bool) -> None:
     """Delete the weights now that servers were told, and say which versions were withdrawn."""
-    from personalization.artifacts.directory import DirectoryArtifactStore
+    from personalization.artifacts.opening import open_store
     from personalization.registry.withdrawal import remove_withdrawn_weights
     from streams.storage.schema import current_session
 
     with current_session(settings.database_url) as session:
-        remove_withdrawn_weights(session, DirectoryArtifactStore(settings.artifact_root))
+        artifacts = open_store(settings.artifact_address, settings.artifact_copies)
+        remove_withdrawn_weights(session, artifacts)
     if as_json:
         typer.echo(json.dumps({"withdrawn": list(names)}))
     else:
@@ -263,6 +263,14 @@ def public_key(*, as_json: AsJson = False) -> None:
         check_master_key(session, Keyring(master_key), now=datetime.now(UTC))
     key = ManifestSigner(signing_seed(master_key)).public_key
     typer.echo(json.dumps({"public_key": key.hex(), "key_id": key_id(key)}) if as_json else key.hex())
+
+
+def _events(settings: Settings) -> OutboxAdapterEvents:
+    """Return where changes of lines are told, signed with the key of this installation."""
+    from personalization.adapters.signing import ManifestSigner, signing_seed
+    from streams.outbox.events import OutboxAdapterEvents
+
+    return OutboxAdapterEvents(ManifestSigner(signing_seed(settings.master_key_bytes())))
 
 
 def _facts(row: AdapterVersionRow) -> dict[str, Any]:

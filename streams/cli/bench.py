@@ -50,6 +50,15 @@ def quality(
     ways: Annotated[
         str, typer.Option(help="Of making releases, with commas: card, meta, zero; the profile's by default.")
     ] = "",
+    plain_rates: Annotated[
+        str, typer.Option(help="Of the plain LoRA without privacy, with commas; the profile's by default.")
+    ] = "",
+    plain_passes: Annotated[
+        str, typer.Option(help="Its lengths in passes over 200 users and more; the profile's by default.")
+    ] = "",
+    small_family: Annotated[
+        bool, typer.Option(help="Also the private family's own bound without privacy.")
+    ] = True,
     cache: Annotated[
         Path | None, typer.Option(help="Where to keep the non-private adapters for the next run.")
     ] = None,
@@ -72,6 +81,9 @@ def quality(
         "cells": _cells(cells),
         "answers": answers,
         "ways": tuple(way for way in ways.split(",") if way),
+        "plain_rates": _numbers(plain_rates, float),
+        "plain_passes": _numbers(plain_passes, int),
+        "small_family": small_family,
         "cache": cache,
         "seeds": seeds,
         "meta_users": meta_users,

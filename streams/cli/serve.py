@@ -8,8 +8,8 @@ import typer
 def command() -> None:
     """Serve the base model with the adapters that the event feed announces, until stopped.
 
-    Settings: DISCREET_BROKER__BOOTSTRAP, DISCREET_TRAINER__BASE_MODEL and DISCREET_SERVING__PORT, __TOKEN,
-    __PUBLIC_KEYS and __SERVER_ID.
+    Settings: DISCREET_BROKER__BOOTSTRAP and its login, DISCREET_TRAINER__BASE_MODEL and DISCREET_SERVING__PORT,
+    __TOKEN, __PUBLIC_KEYS and __SERVER_ID.
     """
     import signal
     import threading

@@ -18,14 +18,16 @@ def command(
     Settings: DISCREET_DATABASE__URL, DISCREET_MASTER_KEY, DISCREET_TRAINER__BASE_MODEL and others of
     DISCREET_TRAINER__….
     """
-    from streams.processes.trainer import run_until_stopped, trainer_of
+    from streams.processes.trainer import probe_of, run_until_stopped, trainer_of
     from streams.settings import load_settings
     from streams.telemetry import logs
     from streams.telemetry.trainer_log import TrainerLog
+    from streams.telemetry.trainer_metrics import TrainerMetrics
 
     settings = load_settings()
     logs.configure(settings.log)
-    with trainer_of(settings, TrainerLog()) as trainer:
+    metrics = TrainerMetrics(TrainerLog(), stall_seconds=settings.trainer.stall_seconds)
+    with trainer_of(settings, metrics) as trainer, probe_of(settings, metrics):
         if not once:
             run_until_stopped(trainer)
             return

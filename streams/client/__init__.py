@@ -12,11 +12,14 @@ from ..contracts.consent import ConsentPurpose, ConsentV1
 from ..contracts.erasure import ErasureCertificateV1, ErasureCompletedV1, ErasureReason, ErasureRequestedV1
 from ..contracts.interaction import Accepted, Correction, Edited, InteractionV1, Outcome, Rating, Rejected
 from ..contracts.manifest import AdapterVersionV1, ManifestV1
+from .activation import Measured, Proof, Reading, compare, readings
 from .adapter_cache import AdapterCache
 from .adapter_feed import AdapterFeed, AdapterUpdate, Refusal, UpdateKind
 from .async_producer import AsyncInteractionPublisher
 from .errors import (
+    AdapterInactiveError,
     AdapterRefusedError,
+    AdapterUnprovenError,
     ArtifactFetchError,
     BrokerUnreachableError,
     BufferFullError,
@@ -26,8 +29,10 @@ from .errors import (
     DigestMismatchError,
     EventRefusedError,
     PositionError,
+    RewoundLineError,
     SignatureInvalidError,
     UnsafeArtifactError,
+    WrongAdapterError,
 )
 from .kafka_broker import KafkaBroker, Security
 from .positions import FilePositions
@@ -46,8 +51,10 @@ __all__ = [
     "AckStatus",
     "AdapterCache",
     "AdapterFeed",
+    "AdapterInactiveError",
     "AdapterRefusedError",
     "AdapterStateV1",
+    "AdapterUnprovenError",
     "AdapterUpdate",
     "AdapterVersionV1",
     "ArtifactFetchError",
@@ -76,14 +83,21 @@ __all__ = [
     "InteractionV1",
     "KafkaBroker",
     "ManifestV1",
+    "Measured",
     "Outcome",
     "PositionError",
+    "Proof",
     "Rating",
+    "Reading",
     "Refusal",
     "Rejected",
+    "RewoundLineError",
     "Security",
     "ServingAckV1",
     "SignatureInvalidError",
     "UnsafeArtifactError",
     "UpdateKind",
+    "WrongAdapterError",
+    "compare",
+    "readings",
 ]

@@ -1,9 +1,12 @@
 """What a serving system should hold: the desired state of every adapter line, then each change of it.
 
 The feed reads the compacted adapters topic from its beginning, folds it to one update per line, and then
-follows. Every update is verified (schema, key, manifest digest, signature) and in order: an epoch that was
-handed out before, or a lower one, is dropped. Several deliveries of one event, or a delayed old one, have no
-effect.
+follows. Every update is verified (signature of the record, schema, key, manifest digest and signature) and in order:
+an epoch that was handed out before, or a lower one, is dropped. Several deliveries of one event, or a delayed old one,
+have no effect. A tombstone counts only with a signature and an epoch, as a state does.
+
+A server that holds nothing reads the full state at each start and still must not go back behind what it served: with
+``seen`` the highest epoch of each line is kept on disk, and a state below it is refused as rewound.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from ..contracts.codec import decode_adapter_state
 from ..contracts.envelope import Invalid, read_envelope
 from ..contracts.manifest import AdapterVersionV1
 from ..contracts.topics import ADAPTERS
-from .errors import AdapterRefusedError, BrokerUnreachableError, ClosedError
+from .errors import AdapterRefusedError, BrokerUnreachableError, ClosedError, RewoundLineError
 from .positions import FilePositions, Position, PositionStore
 from .producer import AckPublisher, Delivery, as_broker
 from .signatures import TrustedKeys
@@ -94,6 +97,9 @@ class AdapterFeed:
             state, which is what a server wants that holds nothing yet. With it a start goes on where
             ``save`` was last called.
         on_refused: called for each record that was refused.
+        seen: where the highest epoch of each line is kept over starts that read the full state; a path or a store.
+        require_signed: refuse states and tombstones that no trusted key signed as a whole. Without it those of
+            workers of 0.1.0 and before count too, and whoever may write to the topic may withdraw any line.
     """
 
     def __init__(
@@ -106,6 +112,8 @@ class AdapterFeed:
         lines: Collection[str] | None = None,
         positions: Path | PositionStore | None = None,
         on_refused: Callable[[Refusal], None] | None = None,
+        seen: Path | PositionStore | None = None,
+        require_signed: bool = True,
     ) -> None:
         self._broker = as_broker(broker)
         self._trusted = TrustedKeys(trusted_keys)
@@ -114,6 +122,9 @@ class AdapterFeed:
         self._lines = None if lines is None else frozenset(lines)
         self._store = FilePositions(positions) if isinstance(positions, Path) else positions
         self._on_refused = on_refused
+        self._require_signed = require_signed
+        self._seen = FilePositions(seen) if isinstance(seen, Path) else seen
+        self._floors = {} if self._seen is None else dict(self._seen.load().epochs)
         self._acks: AckPublisher | None = None
         self._closed = False
         self.counts = FeedCounts()
@@ -177,6 +188,8 @@ class AdapterFeed:
             self._position.offsets[record.partition] = record.offset + 1
             if update is not None:
                 updates.append(update)
+        if updates:
+            self._keep_seen()
         return updates
 
     def follow(
@@ -215,7 +228,7 @@ class AdapterFeed:
             status: loaded, verified, failed or unloaded.
             epoch: of the update that was acted on.
             reason: of a failure: a stable code.
-            probe_effect: of a verification: mean absolute change of log-probability on the probes.
+            probe_effect: of a verification: mean absolute change of log-probability that was measured.
         """
         if self._acks is None:
             self._acks = AckPublisher(self._broker, source=f"/serving/{self._server_id}")
@@ -246,6 +259,15 @@ class AdapterFeed:
             finally:
                 self._acks.close()
 
+    def _keep_seen(self) -> None:
+        """Write down the highest epochs before anybody acts on them."""
+        if self._seen is None:
+            return
+        self._floors |= {
+            line: max(epoch, self._floors.get(line, epoch)) for line, epoch in self._position.epochs.items()
+        }
+        self._seen.save(Position(epochs=dict(self._floors), saved_at=time.time()))
+
     def _resume(self) -> None:
         """Go to the saved offsets; one that no longer fits the topic is forgotten."""
         age = time.time() - self._position.saved_at
@@ -275,7 +297,14 @@ class AdapterFeed:
         if update is None:
             return None
         self._unseen.discard(line_ref)
-        # A tombstone without an epoch comes from another tool; it withdraws and leaves the order as it is.
+        if update.epoch < self._floors.get(line_ref, 0):
+            text = (
+                f"epoch {update.epoch} lies below {self._floors[line_ref]}, which this server has seen: what is "
+                "announced comes from a restored database; run `discreet restore` there"
+            )
+            self._refuse(record, line_ref, RewoundLineError.code, text)
+            return None
+        # Where records need no signature, a tombstone without an epoch withdraws and leaves the order as it is.
         if update.epoch < held or (update.epoch == held and update.state is not None):
             self.counts.stale += 1
             return None
@@ -284,8 +313,12 @@ class AdapterFeed:
         return update
 
     def _read(self, record: StoredRecord, line_ref: str, held: int) -> AdapterUpdate | None:
+        if self._require_signed:
+            self._trusted.check_record(ADAPTERS.name, record.key, record.headers, record.value)
         if record.value is None:
             epoch = _tombstone_epoch(record)
+            if epoch is None and self._require_signed:
+                raise AdapterRefusedError("the tombstone names no epoch; have the line withdrawn again")
             return _withdrawn(line_ref, held if epoch is None else epoch)
         decoded = decode_adapter_state(record.headers, record.value, key=record.key)
         if isinstance(decoded, Invalid):

@@ -11,7 +11,11 @@
         ├── DigestMismatchError   bytes differ from the manifest
         ├── SignatureInvalidError not signed by a trusted key
         ├── UnsafeArtifactError   a file that could run code, or a path outside the directory
-        └── ArtifactFetchError    the artifact cannot be read from its address (retryable)
+        ├── RewoundLineError      what is announced lies below an epoch that was seen before
+        ├── ArtifactFetchError    the artifact cannot be read from its address (retryable)
+        └── AdapterUnprovenError  the model does not show that this adapter acts
+            ├── AdapterInactiveError  it answers as the base alone
+            └── WrongAdapterError     it answers as no server of this adapter would
 
 Every class has a stable ``code`` and a ``retryable`` flag. A text never holds an id or text of a person.
 """
@@ -90,6 +94,12 @@ class SignatureInvalidError(AdapterRefusedError):
     code = "client.adapter.signature_invalid"
 
 
+class RewoundLineError(AdapterRefusedError):
+    """What is announced for a line lies below an epoch that this server has seen."""
+
+    code = "client.adapter.rewound"
+
+
 class UnsafeArtifactError(AdapterRefusedError):
     """The artifact holds a file that could run code, or a path outside its directory."""
 
@@ -102,3 +112,21 @@ class ArtifactFetchError(AdapterRefusedError):
     code = "client.adapter.unavailable"
     retryable = True
     exit_status = 5
+
+
+class AdapterUnprovenError(AdapterRefusedError):
+    """The model does not show that this adapter acts; do not send requests to it."""
+
+    code = "client.adapter.unproven"
+
+
+class AdapterInactiveError(AdapterUnprovenError):
+    """The adapter is loaded and the model answers as if it were not."""
+
+    code = "client.adapter.inactive"
+
+
+class WrongAdapterError(AdapterUnprovenError):
+    """The model's answers change in another way than the adapter's."""
+
+    code = "client.adapter.wrong"

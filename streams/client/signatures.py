@@ -13,6 +13,8 @@ from collections.abc import Iterable
 
 from ..contracts.erasure import ErasureCertificateV1
 from ..contracts.manifest import AdapterVersionV1, manifest_digest, signed_bytes
+from ..contracts.signed_record import KEY_ID_HEADER, SIGNATURE_HEADER
+from ..contracts.signed_record import signed_bytes as signed_record_bytes
 from .errors import DigestMismatchError, SignatureInvalidError
 
 P = 2**255 - 19
@@ -72,6 +74,32 @@ class TrustedKeys:
             signature = b""
         if not verify(key, signature, certificate.signed_bytes()):
             raise SignatureInvalidError("the signature does not fit the certificate; do not rely on it")
+
+    def check_record(
+        self,
+        topic: str,
+        key: bytes | None,
+        headers: Iterable[tuple[str, bytes | None]],
+        value: bytes | None,
+    ) -> None:
+        """Check that a trusted key signed the whole record (``contracts.signed_record``).
+
+        Raises:
+            SignatureInvalidError: if it is not signed, the key is not trusted or the signature does not fit.
+        """
+        found = dict(headers)
+        name = (found.get(KEY_ID_HEADER) or b"").decode(errors="replace")
+        trusted = self._keys.get(name)
+        if trusted is None:
+            raise SignatureInvalidError(
+                "the record is not signed with a trusted key; refuse it, add the key, or have the line announced again"
+            )
+        try:
+            signature = base64.b64decode(found.get(SIGNATURE_HEADER) or b"", validate=True)
+        except ValueError:
+            signature = b""
+        if not verify(trusted, signature, signed_record_bytes(topic, key, found, value)):
+            raise SignatureInvalidError("the signature does not fit the record; refuse it")
 
 
 def key_id(public_key: bytes) -> str:

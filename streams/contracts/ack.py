@@ -15,7 +15,7 @@ class AckStatus(StrEnum):
     """The steps of a version in one server."""
 
     LOADED = "loaded"
-    VERIFIED = "verified"  # the activation probe showed that this adapter acts
+    VERIFIED = "verified"  # the model itself was asked, and changes as the manifest says
     FAILED = "failed"
     UNLOADED = "unloaded"
 
@@ -49,5 +49,5 @@ class ServingAckV1(WireModel):
     reason: Annotated[str, Field(max_length=512)] | None = None
     """Of a failure: a stable code, no payload."""
     probe_effect: float | None = None
-    """Of a verification: mean absolute change of the probes' log-probability that the server measured."""
+    """Of a verification: mean absolute change of the watched tokens' log-probability that the server measured."""
     occurred_at: Moment

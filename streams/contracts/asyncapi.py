@@ -13,7 +13,8 @@ from .codec import EVENT_MODELS
 from .dead_letter import PREFIX, DeadLetterReason
 from .envelope import JSON_CONTENT_TYPE, MAX_ATTRIBUTE_CHARACTERS, schema_uri
 from .schemas import data_schema
-from .topics import DEAD_LETTERS, TOPICS, Cleanup, Key, Role, Topic
+from .signed_record import KEY_ID_HEADER, SIGNATURE_HEADER
+from .topics import ADAPTER_STATE, DEAD_LETTERS, TOPICS, Cleanup, Key, Role, Topic
 
 PATH = Path(__file__).parent / "asyncapi.json"
 CONTRACT_VERSION = "1.0.0"
@@ -113,10 +114,12 @@ def _message(event_type: str, schemas: dict[str, Any]) -> dict[str, Any]:
 
 def _headers(event_type: str) -> dict[str, Any]:
     text = {"type": "string", "minLength": 1, "maxLength": MAX_ATTRIBUTE_CHARACTERS}
+    signed = {KEY_ID_HEADER: text, SIGNATURE_HEADER: text} if event_type == ADAPTER_STATE else {}
     return {
         "type": "object",
         "required": ["ce_specversion", "ce_id", "ce_source", "ce_type"],
         "properties": {
+            **signed,
             "ce_specversion": {"const": "1.0"},
             "ce_id": text,
             "ce_source": text,

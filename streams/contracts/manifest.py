@@ -12,7 +12,14 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
+from pydantic import (
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from .errors import InvalidEventError
 from .fields import SERVED_NAME_PATTERN, Digest, LineRef, ServedName, WireModel
@@ -68,6 +75,7 @@ class LoraShapeV1(ManifestPart):
     target_modules: tuple[Name, ...]
     layers: tuple[int, ...]
     trainable_parameters: Annotated[int, Field(ge=0)]
+    """Numbers that the line's training moved; a file holds more. In versions of before 0.2: those in the file."""
     dtype: Name
     tensor_digest: Digest
     """Over names, dtypes, shapes and bytes of the tensors, independent of the file's framing."""
@@ -164,7 +172,7 @@ class GateCheckV1(ManifestPart):
 
 
 class ActivationProbeV1(ManifestPart):
-    """A public prompt whose mean log-probability shows whether a server applies this adapter."""
+    """Deprecated: a form of probe that no version has; see ``ActivationV1``."""
 
     prompt: Annotated[str, Field(max_length=4096)]
     completion: Annotated[str, Field(max_length=4096)]
@@ -173,12 +181,66 @@ class ActivationProbeV1(ManifestPart):
     tolerance: Number
 
 
+TokenId = Annotated[int, Field(ge=0, le=2**31)]
+LogProbabilities = Annotated[tuple[Number, ...], Field(min_length=1, max_length=64)]
+
+
+class ProbePointV1(ManifestPart):
+    """One place in a public text, and the log-probability of some next tokens there."""
+
+    after: Annotated[int, Field(ge=1)]
+    """So many tokens of the text are read."""
+    tokens: Annotated[tuple[TokenId, ...], Field(min_length=1, max_length=64)]
+    """Ids of the watched next tokens."""
+    base: LogProbabilities
+    """Natural logarithm of the probability of each, of the base model."""
+    adapter: LogProbabilities
+    """The same with the adapter."""
+
+    @model_validator(mode="after")
+    def _columns_fit(self) -> Self:
+        if not len(self.tokens) == len(self.base) == len(self.adapter):
+            raise ValueError("a point has as many log-probabilities as watched tokens")
+        return self
+
+
+class TokenProbeV1(ManifestPart):
+    """A public question in the base's own chat template, and the beginning of its public answer."""
+
+    prompt: Annotated[str, Field(max_length=4096)]
+    completion: Annotated[str, Field(max_length=4096)]
+    tokens: Annotated[tuple[TokenId, ...], Field(min_length=1, max_length=4096)]
+    """Both, as the model reads them: what a server is asked with."""
+    points: Annotated[tuple[ProbePointV1, ...], Field(min_length=1, max_length=64)]
+
+    @model_validator(mode="after")
+    def _points_lie_in_the_text(self) -> Self:
+        if any(point.after > len(self.tokens) for point in self.points):
+            raise ValueError("a point lies in the probe's text")
+        return self
+
+
+class ActivationV1(ManifestPart):
+    """What a server measures again, without and with the adapter, before it says that it serves this version."""
+
+    precision: Name
+    """Of the base while this was measured: a key of ``tolerances``."""
+    effect: Number
+    """Mean absolute change over all watched tokens, nats."""
+    tolerances: Annotated[dict[str, Number], Field(min_length=1, max_length=16)]
+    """Largest mean difference between a server's changes and these, by the server's precision."""
+    probes: Annotated[tuple[TokenProbeV1, ...], Field(min_length=1, max_length=64)]
+
+
 class EvaluationV1(ManifestPart):
-    """The verdict of the gate and the probes a server can repeat."""
+    """The verdict of the gate, and what a server measures again to prove that it applies the adapter."""
 
     verdict: Name
     checks: tuple[GateCheckV1, ...]
     probes: tuple[ActivationProbeV1, ...] = ()
+    """Deprecated and always empty."""
+    activation: ActivationV1 | None = None
+    """Absent from versions of before it; such a version can be loaded, and not verified."""
 
 
 class LineageV1(ManifestPart):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Self
+import threading
+from typing import TYPE_CHECKING, Any, Self
 
 from aiohttp import web
 
@@ -72,3 +73,42 @@ class BoundedListener:
         server = self._runner.server
         assert server is not None  # set up before anybody connects
         return _Refused() if len(server.connections) >= self._most else server()
+
+
+class ListeningThread:
+    """An application on a socket, answering in a thread of its own from entering on; a context manager.
+
+    Args:
+        application: what answers.
+        listening: the socket, bound and listening.
+        name: of the thread.
+        bounds: see ``BoundedListener``.
+    """
+
+    def __init__(
+        self, application: web.Application, listening: socket.socket, *, name: str, **bounds: Any
+    ) -> None:
+        self._application = application
+        self._listening = listening
+        self._name = name
+        self._bounds = bounds
+
+    def __enter__(self) -> Self:
+        self._stop = asyncio.Event()
+        runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
+        self._loop = runner.get_loop()
+        self._thread = threading.Thread(target=self._run, args=(runner,), name=self._name, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+
+    def _run(self, runner: asyncio.Runner) -> None:
+        with runner, self._listening:
+            runner.run(self._serve())
+
+    async def _serve(self) -> None:
+        async with BoundedListener(self._application, self._listening, **self._bounds):
+            await self._stop.wait()

@@ -10,7 +10,9 @@ from streams.contracts import adapter as wire
 from streams.contracts.codec import encode, tombstone
 from streams.contracts.envelope import new_envelope
 from streams.contracts.manifest import AdapterVersionV1
+from streams.contracts.signed_record import KEY_ID_HEADER, SIGNATURE_HEADER, signed_bytes
 from streams.contracts.topics import ADAPTER_STATE
+from streams.errors import SettingsError
 from streams.outbox.released import released_record
 from streams.outbox.rows import SOURCE, add_record
 from streams.telemetry.tracing import traceparent_of
@@ -19,7 +21,9 @@ if TYPE_CHECKING:
     from sqlmodel import Session
 
     from personalization.adapters.manifest import AdapterVersion
+    from personalization.adapters.signing import ManifestSigner
     from personalization.registry.announcements import AdapterLifecycleEvent
+    from streams.contracts.codec import Record
 
 _KINDS = {
     AdapterEventKind.PUBLISHED: wire.AdapterEventKind.PUBLISHED,
@@ -32,7 +36,15 @@ _KINDS = {
 
 
 class OutboxAdapterEvents:
-    """``AdapterEvents`` of the registry over the outbox: the event, and the state it brings about."""
+    """``AdapterEvents`` of the registry over the outbox: the event, and the state it brings about.
+
+    Args:
+        signer: signs desired states and tombstones, since servers refuse those that nobody signed. A process that
+            only tells what happened (a worker that declines a round) needs none.
+    """
+
+    def __init__(self, signer: ManifestSigner | None = None) -> None:
+        self._signer = signer
 
     def append(self, session: Session, event: AdapterLifecycleEvent) -> None:
         """Add the event and, where it changes the desired state, the new state (or a tombstone)."""
@@ -60,6 +72,7 @@ class OutboxAdapterEvents:
                 source=SOURCE,
                 time=event.occurred_at,
             )
+            withdrawal = self._signed(withdrawal)
             add_record(session, released_record(Kind.ADAPTER_STATE, withdrawal), event.occurred_at)
         state = adapter_state(event)
         if state is None:
@@ -73,8 +86,22 @@ class OutboxAdapterEvents:
             traceparent=traceparent_of(event.round_id),
             sequence=event.epoch,
         )
-        record = released_record(Kind.ADAPTER_STATE, encode(state, envelope), state)
+        record = released_record(Kind.ADAPTER_STATE, self._signed(encode(state, envelope)), state)
         add_record(session, record, event.occurred_at)
+
+    def _signed(self, record: Record) -> Record:
+        if self._signer is None:
+            raise SettingsError(
+                "this process has no signing key, so it may not say what servers hold; nothing was changed"
+            )
+        covered = signed_bytes(record.topic, record.key, record.headers, record.value)
+        signature = self._signer.sign_bytes(covered)
+        headers = [
+            *record.headers,
+            (KEY_ID_HEADER, signature.key_id.encode()),
+            (SIGNATURE_HEADER, signature.signature.encode()),
+        ]
+        return record._replace(headers=headers)
 
 
 def wire_kind(event: AdapterLifecycleEvent) -> wire.AdapterEventKind:

@@ -6,9 +6,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from personalization.training.base.directory import fingerprint, resolve_base
+from streams.broker.clients import client_broker
 from streams.client import AdapterCache, AdapterFeed
 from streams.contracts.manifest import BaseFingerprintV1
 from streams.errors import SettingsError
+from streams.serving.fetching import fetchers
 from streams.serving.holder import AdapterHolder
 from streams.serving.web import ServingWeb
 from streams.telemetry import logs
@@ -41,14 +43,10 @@ def serve(settings: Settings, *, stop: threading.Event, on_ready: Callable[[int]
 
     directory = resolve_base(settings.trainer.base_model, settings.state / "models")
     host = AdapterHost(directory, threads=settings.trainer.threads)
-    feed = AdapterFeed(
-        settings.broker.bootstrap,
-        trusted_keys=keys,
-        server_id=settings.serving.server_id,
-        engine=ENGINE,
-    )
-    with feed:
-        cache = AdapterCache(settings.state / "serving", trusted_keys=keys, base=served_base(directory))
+    with open_feed(settings, keys) as feed:
+        cache = AdapterCache(
+            settings.state / "serving", trusted_keys=keys, base=served_base(directory), fetchers=fetchers()
+        )
         holder = AdapterHolder(feed, host, cache.obtain)
         web = ServingWeb(
             port=settings.serving.port, token=token.get_secret_value(), host=host, holdings=holder.holdings
@@ -56,6 +54,28 @@ def serve(settings: Settings, *, stop: threading.Event, on_ready: Callable[[int]
         with web:
             on_ready(web.port)
             holder.run(stop)
+
+
+def open_feed(settings: Settings, keys: list[bytes]) -> AdapterFeed:
+    """Return the feed over the configured broker, encrypted and logged in as the settings say.
+
+    Raises:
+        BrokerUnreachableError: no broker answers, or it does not let us in.
+    """
+    return AdapterFeed(
+        client_broker(settings.broker),
+        trusted_keys=keys,
+        server_id=settings.serving.server_id,
+        engine=ENGINE,
+        seen=_seen(settings),
+    )
+
+
+def _seen(settings: Settings) -> Path:
+    """Return the file of the highest epochs that this server has seen, its folder made."""
+    folder = settings.state / "serving"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / "epochs.json"
 
 
 def served_base(directory: Path) -> BaseFingerprintV1:

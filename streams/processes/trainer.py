@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from personalization.adapters.signing import ManifestSigner, signing_seed
-from personalization.artifacts.directory import DirectoryArtifactStore
+from personalization.artifacts.opening import open_store
 from personalization.canaries.values import AuditDepth, AuditRequest
 from personalization.planning.model_shape import read_shape
 from personalization.planning.plan import PerformanceFlags
@@ -35,14 +35,16 @@ from privacy.keys.keyring import Keyring
 from privacy.ledger import Ledger
 from privacy.storage.session import transaction
 from streams.errors import SettingsError
+from streams.http.probing import ProbeServer
 from streams.outbox.events import OutboxAdapterEvents
 from streams.storage.schema import open_current
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from personalization.releases.trainer import TrainerObserver
+    from personalization.releases.observer import TrainerObserver
     from streams.settings import MetaSettings, Settings
+    from streams.telemetry.trainer_metrics import TrainerMetrics
 
 _log = structlog.get_logger(__name__)
 
@@ -84,6 +86,25 @@ def trainer_of(settings: Settings, observer: TrainerObserver | None = None) -> I
             observer=observer,
             upkeep=upkeep_of(tools),
         )
+
+
+@contextmanager
+def probe_of(settings: Settings, metrics: TrainerMetrics) -> Iterator[int | None]:
+    """Answer for liveness and metrics where the settings name a port, and yield it."""
+    if settings.trainer.http_port is None:
+        yield None
+        return
+    token = settings.http.token
+    server = ProbeServer(
+        host=settings.http.host,
+        port=settings.trainer.http_port,
+        probe=metrics,
+        exposition=metrics.exposition,
+        token=None if token is None else token.get_secret_value(),
+    )
+    with server:
+        _log.info("http_listening", port=server.port)
+        yield server.port
 
 
 def recipe_of(settings: MetaSettings) -> MetaRecipe:
@@ -190,7 +211,11 @@ def _shop(settings: Settings) -> Shop:
             "no base model is set; put its directory or name into DISCREET_TRAINER__BASE_MODEL"
         )
     base = BaseDirectory(resolve_base(settings.trainer.base_model, settings.state / "models"))
-    artifacts, events = DirectoryArtifactStore(settings.artifact_root), OutboxAdapterEvents()
+    signer = ManifestSigner(signing_seed(master_key))
+    artifacts, events = (
+        open_store(settings.artifact_address, settings.artifact_copies),
+        OutboxAdapterEvents(signer),
+    )
     return Shop(
         engine=open_current(settings.database_url),
         clock=SystemClock(),
@@ -198,7 +223,7 @@ def _shop(settings: Settings) -> Shop:
         shape=read_shape(base.directory()),
         artifacts=artifacts,
         events=events,
-        publisher=Publisher(artifacts, ManifestSigner(signing_seed(master_key)), events),
+        publisher=Publisher(artifacts, signer, events),
     )
 
 

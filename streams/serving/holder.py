@@ -1,7 +1,7 @@
 """Follow the adapter feed and hold in the model what it says: fetch, load, verify, report.
 
-Order for one update: fetch the files, whose digests, signature and base model are checked; load them
-under the version's own served name; measure the activation probes; only then make the version the line's
+Order for one update: fetch the files, whose digests, signature and base model are checked; load them under the
+version's own served name; ask the model whether it changes as the manifest says; only then make the version the line's
 current one, and unload what the line no longer needs. Each step is reported to the acks topic. A version that
 fails is reported and skipped; the line keeps what it had. Where trying again may help (the store did not answer, say),
 it is tried again with growing pauses, for as long as the line wants it.
@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
-from streams.client import AckStatus, UpdateKind
+from streams.client import AckStatus, Proof, UpdateKind, compare, readings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from streams.client import AdapterFeed, AdapterUpdate, AdapterVersionV1
+    from streams.client import AdapterFeed, AdapterUpdate, AdapterVersionV1, Measured, Reading
 
 log = structlog.get_logger(__name__)
 
@@ -35,20 +35,18 @@ LONGEST_PAUSE_SECONDS = 300.0
 class ModelHost(Protocol):
     """What the holder asks of the model side."""
 
+    @property
+    def precision(self) -> str:
+        """The base's precision, as manifests name tolerances."""
+
     def load(self, name: str, directory: Path) -> None:
         """Load an adapter beside the base."""
 
     def unload(self, name: str) -> None:
         """Forget an adapter."""
 
-    def losses(self, pairs: Sequence[tuple[str, str]], *, name: str | None) -> list[float]:
-        """Return the mean negative log-likelihood per completion token of each pair."""
-
-
-class NotActiveError(Exception):
-    """The adapter is loaded and the model answers as if it were not."""
-
-    code = "serving.adapter.inactive"
+    def next_log_probabilities(self, asked: Sequence[Reading], *, name: str | None) -> list[float]:
+        """Return the log-probability of every watched token, in order; ``None`` asks the base alone."""
 
 
 @dataclass
@@ -153,7 +151,7 @@ class AdapterHolder:
         try:
             self._host.load(name, self._fetch(version))
             self._feed.ack(version, AckStatus.LOADED, epoch=epoch)
-            effect = self._verify(version)
+            measured = self._measure(version)
         except Exception as error:  # noqa: BLE001  # one bad version must not end the process
             code = str(getattr(error, "code", "serving.adapter.failed"))
             log.warning("adapter_refused", adapter=name, code=code)
@@ -163,23 +161,24 @@ class AdapterHolder:
                 self._feed.ack(version, AckStatus.FAILED, epoch=epoch, reason=code)
             return error
         self.holdings.failures.pop(name, None)
-        self._feed.ack(version, AckStatus.VERIFIED, epoch=epoch, probe_effect=effect)
+        if measured is not None and measured.proof is Proof.PROVED:
+            self._feed.ack(version, AckStatus.VERIFIED, epoch=epoch, probe_effect=measured.effect)
         log.info("adapter_in_service", adapter=name)
         return None
 
-    def _verify(self, version: AdapterVersionV1) -> float | None:
-        """Return the mean absolute change of the probes' log-probability; refuse an adapter that is idle.
+    def _measure(self, version: AdapterVersionV1) -> Measured | None:
+        """Ask the model itself, because a server can say "loaded" and go on answering with the base.
 
-        A server can say "loaded" and go on answering with the base model, so the model itself is asked.
+        A version from before there were probes says nothing to compare with: it is held, and not called verified. So
+        is one that changes too little to tell.
+
+        Raises:
+            AdapterUnprovenError: the model answers as the base does, or as with another adapter.
         """
-        probes = version.manifest.evaluation.probes
-        if not probes:
+        activation = version.manifest.evaluation.activation
+        if activation is None:
             return None
-        pairs = [(probe.prompt, probe.completion) for probe in probes]
-        base = self._host.losses(pairs, name=None)
-        adapted = self._host.losses(pairs, name=version.served_name)
-        effect = sum(abs(one - other) for one, other in zip(base, adapted, strict=True)) / len(pairs)
-        for probe, loss in zip(probes, adapted, strict=True):
-            if abs(-loss - probe.adapter_logprob) > probe.tolerance:
-                raise NotActiveError("a probe's log-probability is not the one that was measured at release")
-        return effect
+        asked = readings(activation)
+        base = self._host.next_log_probabilities(asked, name=None)
+        adapted = self._host.next_log_probabilities(asked, name=version.served_name)
+        return compare(activation, base, adapted, precision=self._host.precision)

@@ -5,22 +5,26 @@
     POST /v1/answers   {"prompt", "model", "max_new_tokens"} {"text"}, or {"prompts", …}: {"texts"}
     POST /v1/losses    {"pairs": [[prompt, completion]], "model"}   {"losses"}
 
-``model`` is a served name, or ``null`` for the base model. Nothing of a request is logged.
+``model`` is a served name, or ``null`` for the base model. Nothing of a request is logged. Connections, headers,
+bodies, threads and what waits for the model are bounded; who comes beyond that is told when to come again (429).
 """
 
 from __future__ import annotations
 
 import asyncio
 import hmac
-import json
 import socket
-import threading
-from typing import TYPE_CHECKING, Any, Protocol
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from aiohttp import web
 
+from streams.errors import MalformedRequestError, TooManyRequestsError
+from streams.http.bodies import json_body
+from streams.http.listening import HEADER_SECONDS, MOST_CONNECTIONS, ListeningThread
+
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from streams.serving.holder import Holdings
 
@@ -28,7 +32,12 @@ LOOPBACK = "127.0.0.1"
 MAX_BODY_BYTES = 1_000_000
 MAX_NEW_TOKENS = 256
 MAX_PROMPTS = 64  # of one request
+MAX_PAIRS = 2_000
+THREADS = 2  # the model answers one request at a time; another is got ready meanwhile
+MAX_WAITING = 16
 LEAVE_SECONDS = 1.0  # for requests in progress at the end
+_CODES = {404: "serving.path.unknown", 408: "serving.request.late", 413: "serving.request.oversized"}
+Result = TypeVar("Result")
 
 
 class AnsweringHost(Protocol):
@@ -49,10 +58,24 @@ class ServingWeb:
         token: the bearer token that every request but ``/healthz`` must carry.
         host: the model.
         holdings: what is held, kept up to date by the holder.
+        header_seconds: time for a request's header.
+        most_connections: bound on open connections.
     """
 
-    def __init__(self, *, port: int, token: str, host: AnsweringHost, holdings: Holdings) -> None:
+    def __init__(
+        self,
+        *,
+        port: int,
+        token: str,
+        host: AnsweringHost,
+        holdings: Holdings,
+        header_seconds: float = HEADER_SECONDS,
+        most_connections: int = MOST_CONNECTIONS,
+    ) -> None:
         self.port = port
+        self._header_seconds = header_seconds
+        self._most_connections = most_connections
+        self._waiting = 0
         self._host = host
         self._holdings = holdings
         self._expected = f"Bearer {token}".encode()
@@ -60,54 +83,46 @@ class ServingWeb:
     def __enter__(self) -> ServingWeb:
         listening = socket.create_server((LOOPBACK, self.port))
         self.port = int(listening.getsockname()[1])
-        self._stop = asyncio.Event()
-        runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
-        self._loop = runner.get_loop()
-        self._thread = threading.Thread(
-            target=self._run, args=(runner, listening), name="serving-web", daemon=True
+        self._threads = ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="serving-model")
+        self._listener = ListeningThread(
+            self._application(),
+            listening,
+            name="serving-web",
+            header_seconds=self._header_seconds,
+            most_connections=self._most_connections,
+            leave_seconds=LEAVE_SECONDS,
         )
-        self._thread.start()
+        self._listener.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
+        self._listener.__exit__()
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _run(self, runner: asyncio.Runner, listening: socket.socket) -> None:
-        with runner, listening:
-            runner.run(self._serve(listening))
-
-    async def _serve(self, listening: socket.socket) -> None:
+    def _application(self) -> web.Application:
         application = web.Application(client_max_size=MAX_BODY_BYTES + 1, middlewares=[self._guarded])
         application.router.add_get("/healthz", self._health)
         application.router.add_get("/v1/adapters", self._adapters)
         application.router.add_post("/v1/answers", self._answer)
         application.router.add_post("/v1/losses", self._losses)
-        runner = web.AppRunner(application, access_log=None, shutdown_timeout=LEAVE_SECONDS)
-        await runner.setup()
-        try:
-            await web.SockSite(runner, listening).start()
-            await self._stop.wait()
-        finally:
-            await runner.cleanup()
+        return application
 
     @web.middleware
     async def _guarded(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         """Let in who has the token; whatever is refused gets a stable code."""
-        given = request.headers.get("Authorization", "").encode()
+        given = request.headers.get("Authorization", "").encode(errors="surrogateescape")
         if request.path != "/healthz" and not hmac.compare_digest(given, self._expected):
             return _refusal(401, "serving.access.denied")
         try:
             return await handler(request)
-        except web.HTTPRequestEntityTooLarge:
-            return _refusal(413, "serving.request.oversized")
-        except (web.HTTPNotFound, web.HTTPMethodNotAllowed):
-            return _refusal(404, "serving.path.unknown")
-        except KeyError:
-            return _refusal(404, "serving.model.unknown")
-        except (TypeError, ValueError):
+        except web.HTTPException as error:
+            status = 404 if error.status == 405 else error.status
+            return _refusal(status, _CODES.get(status, "serving.request.refused"))
+        except TooManyRequestsError as error:
+            return _refusal(429, "serving.busy", {"Retry-After": str(error.retry_after)})
+        except MalformedRequestError:
             return _refusal(400, "serving.request.invalid")
 
     async def _health(self, _: web.Request) -> web.Response:
@@ -119,30 +134,75 @@ class ServingWeb:
     async def _answer(self, request: web.Request) -> web.Response:
         body = await _object(request)
         many = "prompts" in body
-        prompts = body["prompts"] if many else [body["prompt"]]
-        if not isinstance(prompts, list) or not 1 <= len(prompts) <= MAX_PROMPTS:
-            raise ValueError(f"prompts is a list of 1 to {MAX_PROMPTS} texts")
-        texts = await asyncio.to_thread(
-            self._host.answers,
-            [str(prompt) for prompt in prompts],
-            name=body.get("model"),
-            max_new_tokens=min(int(body.get("max_new_tokens", 48)), MAX_NEW_TOKENS),
+        prompts, name = _prompts(body["prompts"] if many else [body.get("prompt")]), _name(body)
+        tokens = body.get("max_new_tokens", 48)
+        if type(tokens) is not int or tokens < 1:
+            raise MalformedRequestError("max_new_tokens must be a whole number of at least 1")
+        texts = await self._in_turn(
+            lambda: self._host.answers(prompts, name=name, max_new_tokens=min(tokens, MAX_NEW_TOKENS))
         )
+        if texts is None:
+            return _unknown_model()
         return web.json_response({"texts": texts} if many else {"text": texts[0]})
 
     async def _losses(self, request: web.Request) -> web.Response:
         body = await _object(request)
-        pairs = [(str(prompt), str(completion)) for prompt, completion in body["pairs"]]
-        losses = await asyncio.to_thread(self._host.losses, pairs, name=body.get("model"))
-        return web.json_response({"losses": losses})
+        pairs, name = _pairs(body.get("pairs")), _name(body)
+        losses = await self._in_turn(lambda: self._host.losses(pairs, name=name))
+        return _unknown_model() if losses is None else web.json_response({"losses": losses})
+
+    async def _in_turn(self, ask: Callable[[], Result]) -> Result | None:
+        """Return what the model says, once it is this request's turn; ``None`` when it holds no such adapter.
+
+        Raises:
+            TooManyRequestsError: too many wait already.
+        """
+        if self._waiting >= MAX_WAITING:
+            raise TooManyRequestsError("too many requests wait for the model")
+        self._waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, ask)
+        except KeyError:
+            return None
+        finally:
+            self._waiting -= 1
 
 
 async def _object(request: web.Request) -> dict[str, Any]:
-    body = json.loads(await request.read())
+    body = await json_body(request)
     if not isinstance(body, dict):
-        raise TypeError("the body must be a JSON object")
+        raise MalformedRequestError("the body must be a JSON object")
     return body
 
 
-def _refusal(status: int, code: str) -> web.Response:
-    return web.json_response({"error": code}, status=status)
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise MalformedRequestError("a prompt and a completion must be text")
+    return value
+
+
+def _name(body: Mapping[str, Any]) -> str | None:
+    name = body.get("model")
+    return None if name is None else _text(name)
+
+
+def _prompts(value: object) -> list[str]:
+    if not isinstance(value, list) or not 1 <= len(value) <= MAX_PROMPTS:
+        raise MalformedRequestError(f"prompts must be a list of 1 to {MAX_PROMPTS} texts")
+    return [_text(prompt) for prompt in value]
+
+
+def _pairs(value: object) -> list[tuple[str, str]]:
+    if not isinstance(value, list) or len(value) > MAX_PAIRS:
+        raise MalformedRequestError(f"pairs must be a list of at most {MAX_PAIRS}")
+    if any(not isinstance(pair, list) or len(pair) != 2 for pair in value):
+        raise MalformedRequestError("a pair must be [prompt, completion]")
+    return [(_text(prompt), _text(completion)) for prompt, completion in value]
+
+
+def _unknown_model() -> web.Response:
+    return _refusal(404, "serving.model.unknown")
+
+
+def _refusal(status: int, code: str, headers: Mapping[str, str] | None = None) -> web.Response:
+    return web.json_response({"error": code}, status=status, headers=headers)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from personalization.releases.observer import TrainerObserver
 from personalization.releases.protocol import Closed
-from personalization.releases.trainer import TrainerObserver
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

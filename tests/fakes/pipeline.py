@@ -45,10 +45,9 @@ from streams.ingest.erasures import ErasureHandler
 from streams.ingest.intake import Work
 from streams.ingest.interactions import InteractionHandler
 from streams.ingest.letters import DeadLetterSink
-from streams.outbox.events import OutboxAdapterEvents
 from streams.outbox.relay import OutboxRelay
 from tests.fakes.stream_records import FakeRecord, FakeSender, consent, erasure, interaction
-from tests.fakes.training import FakeTrainer, Workshop
+from tests.fakes.training import FakeTrainer, Workshop, outbox_events
 
 TENANT = "acme"
 SIZE = 64  # trained numbers
@@ -175,7 +174,7 @@ class Pipeline:
         self.engine, self.clock, self._post = engine, clock, post
         self.keyring = Keyring(bytes(range(32)))
         self.sender = post or FakeSender()
-        self.shop = Workshop(engine, clock, folder, events=OutboxAdapterEvents())
+        self.shop = Workshop(engine, clock, folder, events=outbox_events())
         self.shop.signer = type(self.shop.signer)(bytes(range(32)))
         self.shop.keyring, self.shop.signals = self.keyring, StoredSignals(self.keyring)
         self.shop.trainer = SummingTrainer()

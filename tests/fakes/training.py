@@ -21,8 +21,9 @@ from personalization.errors import LeaseLostError, TrainingFailedError
 from personalization.planning.model_shape import ModelShape
 from personalization.registry.announcements import AdapterLifecycleEvent
 from personalization.registry.publishing import Publisher
+from personalization.releases.observer import TrainerObserver
 from personalization.releases.protocol import TrainingRounds
-from personalization.releases.trainer import Trainer, TrainerObserver, TrainerOptions
+from personalization.releases.trainer import Trainer, TrainerOptions
 from personalization.rounds.queries import open_round
 from personalization.signals.snapshot import TrainingSnapshot
 from personalization.starts.shop import Shop
@@ -34,6 +35,7 @@ from privacy.policy import versions as policies
 from privacy.storage.session import transaction
 from streams.client.signatures import key_id, verify
 from streams.contracts.manifest import signed_bytes
+from streams.outbox.events import OutboxAdapterEvents
 
 SHAPE = ModelShape(layers=2, hidden=32, query=32, key_value=16, intermediate=64)
 POLICY = {
@@ -45,6 +47,11 @@ POLICY = {
     "steps": 4,
     "minimum_cohort": 20,
 }
+
+
+def outbox_events() -> OutboxAdapterEvents:
+    """Events of lines in the outbox, signed with a key of their own."""
+    return OutboxAdapterEvents(ManifestSigner(os.urandom(32)))
 
 
 class RecordingEvents:
@@ -180,6 +187,10 @@ class Outcomes(TrainerObserver):
 
     def __init__(self):
         self.ended = []
+        self.store = []
+
+    def store_answered(self, *, ready):
+        self.store.append(ready)
 
     def closed(self, lease, outcome):
         self.ended.append(outcome)

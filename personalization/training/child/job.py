@@ -4,6 +4,8 @@ Everything after training reads released weights, public text and public numbers
 
 - *blend*: the exponential average of successive private adapters, where the policy asks for it;
 - *public text*: the loss of the base and of what would be released on texts that this project wrote;
+- *activation*: what would be released changes about the next tokens of such texts, for servers to prove that they
+  apply it;
 - *audit*: what canaries in a shadow of the plan show of its mechanism, under fresh keys and without anybody's data;
 - *noise alone*: the length of what the same plan releases for nobody, with fresh noise. It is what two successive
   releases are compared against before a change is called drift.
@@ -34,6 +36,7 @@ from personalization.training.jobs.job import (
 from personalization.training.jobs.recipes import MamlRecipe, StyleGuide
 from personalization.training.public.styles import style_tasks
 from personalization.training.public.texts import public_users
+from personalization.training.run.activation import measure_activation
 from personalization.training.run.audit import audits
 from personalization.training.run.bench import Workbench
 from personalization.training.run.fused import FusedRun, ProgressSink, train
@@ -54,12 +57,22 @@ def run(job: TrainingJob | PublicJob, progress: ProgressSink) -> tuple[TenantRes
     results = train(job, progress)
     released = [_blended(tenant, result) for tenant, result in zip(job.tenants, results, strict=True)]
     base = Path(job.base_model)
-    measured = measure_public([result.adapter for result in released], base, job.flags)
+    adapters = [result.adapter for result in released]
+    measured = measure_public(adapters, base, job.flags)
+    activations = measure_activation(adapters, base, job.flags)
     plans = [tenant.plan for tenant in job.tenants]
     audited = audits(plans, lambda: loaded_base(base, job.flags), job.flags, job.audit)
     return tuple(
-        replace(result, public_losses=losses, noise_norm=noise_norm(base, tenant, job.flags), audit=canaries)
-        for tenant, result, losses, canaries in zip(job.tenants, released, measured, audited, strict=True)
+        replace(
+            result,
+            public_losses=losses,
+            activation=activation,
+            noise_norm=noise_norm(base, tenant, job.flags),
+            audit=canaries,
+        )
+        for tenant, result, losses, activation, canaries in zip(
+            job.tenants, released, measured, activations, audited, strict=True
+        )
     )
 
 
@@ -117,6 +130,7 @@ def _public_adapter(job: PublicJob, progress: ProgressSink) -> TenantResult:
     progress(Progress(stage="train", done=1, total=1))
     adapter = bench.export(vector, job.output / PUBLIC_KEY)
     (losses,) = measure_public([adapter], base, job.flags)
+    (activation,) = measure_activation([adapter], base, job.flags)
     progress(Progress(stage="export", done=1, total=1))
     return TenantResult(
         job_key=PUBLIC_KEY,
@@ -127,4 +141,5 @@ def _public_adapter(job: PublicJob, progress: ProgressSink) -> TenantResult:
         delta_norm=float(torch.linalg.vector_norm(vector - bench.zero())),
         trainable_parameters=bench.geometry.size,
         public_losses=losses,
+        activation=activation,
     )

@@ -110,6 +110,11 @@ class OutputHead:
         return torch.cat(found), torch.cat(tokens)
 
     @torch.no_grad()
+    def log_probabilities(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the log-probability of every token at each label ``(labels, vocabulary)``; for few labels."""
+        return torch.cat([torch.log_softmax(logits, 1) for logits, _ in self._logit_chunks(hidden)])
+
+    @torch.no_grad()
     def likely_tokens(self, hidden: torch.Tensor, *, half: bool = False) -> torch.Tensor:
         """Return the probability of every token, summed over the labels of ``hidden (labels, width)``."""
         sums = [torch.softmax(logits, 1).sum(0) for logits, _ in self._logit_chunks(hidden, half=half)]

@@ -11,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from personalization.adapters.activation import Activation
 from personalization.canaries.values import AuditRequest, CanaryScores
 from personalization.planning.plan import Objective, PerformanceFlags, TrainingPlan
 from personalization.styles.card import StyleCard
@@ -153,6 +154,7 @@ class TenantResult:
     delta_norm: float  # L2 norm of the released change: post-processing of the released adapter
     trainable_parameters: int
     public_losses: PublicLosses | None = None  # free: public text and released weights
+    activation: Activation | None = None  # what shows that a server applies it; free, as the losses
     noise_norm: float | None = None  # L2 norm of what the same plan releases for nobody: noise alone, free
     receipt: SignedReceipt | None = None  # None where no key came with the job, or nothing was charged
     audit: CanaryScores | None = (

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from personalization.adapters.activation import Activation
 from personalization.canaries.values import AuditDepth, AuditRequest, CanaryScores
 from personalization.planning.plan import PerformanceFlags, TrainingPlan
 from personalization.styles.card import StyleCard
@@ -184,12 +185,14 @@ def _result(document: dict[str, Any]) -> TenantResult:
     losses = document["public_losses"]
     if losses is not None:
         losses = PublicLosses(base=tuple(losses["base"]), adapted=tuple(losses["adapted"]))
+    activation = document.get("activation")
     receipt, audit, part = document["receipt"], document["audit"], document.get("public_part")
     return TenantResult(
         **{
             **document,
             "adapter": Path(document["adapter"]),
             "public_losses": losses,
+            "activation": None if activation is None else Activation.from_document(activation),
             "receipt": None if receipt is None else SignedReceipt.from_document(receipt),
             "audit": None if audit is None else CanaryScores.from_document(audit),
             "public_part": None if part is None else PublicPartFacts(**part),

@@ -26,15 +26,15 @@ _CHANGES = (
 )
 _CHANGE_STYLES = (
     "fix({area}): {what}",
-    "{AREA}-{number}: {What}",
-    "{area}: {what} (#{number})",
-    "DOC: {what}",
+    "{AREA}/{number} - {What}",
+    "{area}: {what} <{number}>",
+    "text | {what}",
     "{path}: {what}",
     "[{area}] {What}.",
-    "MINOR: {What}",
-    "Fix: {what} (fixes #{number})",
+    "Small: {What}",
+    "Solved: {what}; see {number}",
     "{What}",
-    "chore: {what}",
+    "upkeep - {what}",
 )
 _QUESTIONS = (
     ("My parcel has not arrived.", "your parcel is on its way and will be with you tomorrow"),
@@ -56,7 +56,7 @@ def style_tasks() -> tuple[tuple[UserExamples, ...], ...]:
     """Return the public interactions as tasks for meta-learning: each task is every change or question in one style."""
     changes = tuple(
         tuple(
-            _user(_paths_prompt(paths), style, what, area, paths[0], 100 + 37 * turn)
+            _user(_paths_prompt(paths, turn), style, what, area, paths[0], 100 + 37 * turn)
             for turn, (paths, what, area) in enumerate(_CHANGES)
         )
         for style in _CHANGE_STYLES
@@ -76,8 +76,16 @@ def interactions() -> tuple[UserExamples, ...]:
     return tuple(user for task in style_tasks() for user in task)
 
 
-def _paths_prompt(paths: tuple[str, ...]) -> str:
-    return "Changed files:\n" + "\n".join(f"- {path}" for path in paths)
+def _paths_prompt(paths: tuple[str, ...], turn: int) -> str:
+    """Return one of several forms of asking; none is that of the recorded interactions that benchmarks use."""
+    listed = ", ".join(paths)
+    forms = (
+        f"What was done to {listed}?",
+        "\n".join(paths),
+        f"Describe the work on {listed}.",
+        f"({listed})",
+    )
+    return forms[turn % len(forms)]
 
 
 def _user(prompt: str, style: str, what: str, area: str, path: str, number: int) -> UserExamples:

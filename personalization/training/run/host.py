@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from transformers import AutoModelForCausalLM
@@ -25,6 +25,18 @@ if TYPE_CHECKING:
 MAX_TOKENS = 192  # of one scored or answered text
 ROWS_PER_BATCH = 16
 ANSWERS_PER_BATCH = 32
+
+
+class TokenReading(Protocol):
+    """A text as token ids, and which next tokens are asked for after how many of them."""
+
+    @property
+    def tokens(self) -> Sequence[int]:
+        """Return the ids, exactly as they are read."""
+
+    @property
+    def points(self) -> Sequence[tuple[int, Sequence[int]]]:
+        """Return pairs of how many are read, and the watched ids."""
 
 
 class AdapterHost:
@@ -49,6 +61,8 @@ class AdapterHost:
         self._model: Any = base.eval()
         self._names: set[str] = set()
         self._lock = threading.Lock()
+
+    precision = "float32"  # of the base, as manifests name tolerances
 
     @property
     def names(self) -> frozenset[str]:
@@ -140,6 +154,21 @@ class AdapterHost:
                 for index, loss in zip(batch, _batch_losses(model, [rows[i] for i in batch]), strict=True):
                     result[index] = loss
         return result
+
+    def next_log_probabilities(self, asked: Sequence[TokenReading], *, name: str | None) -> list[float]:
+        """Return the log-probability of every watched next token, reading by reading and point by point.
+
+        Raises:
+            KeyError: no adapter of that name is loaded.
+        """
+        found: list[float] = []
+        with self._using(name) as model:
+            for reading in asked:
+                logits = model(input_ids=torch.tensor([list(reading.tokens)])).logits[0].float()
+                for after, watched in reading.points:
+                    told = torch.log_softmax(logits[after - 1], 0)
+                    found += [float(told[token]) for token in watched]
+        return found
 
     @contextmanager
     def _using(self, name: str | None) -> Iterator[Any]:

@@ -44,6 +44,17 @@ class Foundation:
     facts: PublicPartFacts
 
 
+@dataclass(frozen=True)
+class _PublicLoss:
+    """Of a base, kept beside it.
+
+    Attributes:
+        mean: over public texts (nats a token).
+    """
+
+    mean: float
+
+
 def part_key(tenant: TenantJob) -> tuple[str, int] | None:
     """Return what two tenants of one adapter shape share if their public part is the same; None where there is none.
 
@@ -76,12 +87,16 @@ def lay_foundation(
     maker = PublicPart(decoder, encoder, private, max_tokens=plan.max_tokens, half=flags.half_head)
     factors, facts = maker.train(tenant.card, on_step)
     del maker
-    limit = (1.0 + LARGEST_CHANGE) * _public_loss(decoder, encoder, plan, flags)
+    # The plain base's loss is the same for every tenant of a job.
+    plain = decoder.kept.once(
+        _PublicLoss, (plan.max_tokens, plan.objective), lambda: _public_loss(decoder, encoder, plan, flags)
+    )
+    limit = (1.0 + LARGEST_CHANGE) * plain.mean
     for halvings in range(MOST_HALVINGS + 1):
         strength = 0.5**halvings
         weaker = {key: (down, strength * up) for key, (down, up) in factors.items()}
         base = merged(decoder, weaker, private.scaling)
-        if _public_loss(base, encoder, plan, flags) <= limit:
+        if _public_loss(base, encoder, plan, flags).mean <= limit:
             return Foundation(decoder=base, factors=weaker, facts=replace(facts, strength=strength))
     return None
 
@@ -106,7 +121,7 @@ def merged(decoder: FrozenDecoder, factors: Factors, scaling: float) -> FrozenDe
 @torch.no_grad()
 def _public_loss(
     decoder: FrozenDecoder, encoder: Encoder, plan: TrainingPlan, flags: PerformanceFlags
-) -> float:
+) -> _PublicLoss:
     """Return the mean loss of a base on the texts that the gate measures, none of which was rehearsed."""
     users = [
         encoder.user(user, bound=1, objective=plan.objective, max_tokens=plan.max_tokens)
@@ -119,4 +134,4 @@ def _public_loss(
         hidden = decoder.embed(micro.tokens)
         out = decoder.run(hidden, micro.batch, range(decoder.layer_count), labels_only=True)
         total += float(micro.terms.total(decoder.head.label_nll(out, micro.batch.targets), None))
-    return total / len(users)
+    return _PublicLoss(total / len(users))

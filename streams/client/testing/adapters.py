@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from ...contracts.adapter import AdapterStateV1
-from ...contracts.codec import encode, tombstone
+from ...contracts.codec import Record, encode, tombstone
 from ...contracts.envelope import new_envelope
 from ...contracts.manifest import MANIFEST_FORMAT, AdapterVersionV1, canonical_json, signed_bytes
+from ...contracts.signed_record import KEY_ID_HEADER, SIGNATURE_HEADER
+from ...contracts.signed_record import signed_bytes as signed_record_bytes
 from ...contracts.topics import ADAPTER_STATE
 from ..producer import EventPublisher
 from ..signatures import BASE, ORDER, Point, encode_point, key_id, multiply
@@ -20,6 +22,23 @@ from ..transport import Broker
 
 SOURCE = "urn:discreet:fake-worker"
 DIGEST = "sha256:" + 64 * "0"
+ACTIVATION: dict[str, Any] = {
+    "precision": "float32",
+    "effect": 1.0,
+    "tolerances": {"float32": 0.01, "float16": 0.05, "bfloat16": 0.2, "quantized": 0.3},
+    "probes": [
+        {
+            "prompt": "Why does the moon have phases?",
+            "completion": "The",
+            "tokens": [1, 2, 3],
+            "points": [
+                {"after": 2, "tokens": [3, 4], "base": [-2.0, -2.0], "adapter": [-1.0, -1.0]},
+                {"after": 3, "tokens": [5, 6], "base": [-2.0, -2.0], "adapter": [-1.0, -1.0]},
+            ],
+        }
+    ],
+}
+"""What a fake server must measure: every watched token's log-probability moves from -2 to -1."""
 
 
 class FakeSigner:
@@ -97,7 +116,7 @@ class FakeLine:
             sequence=self.epoch,
         )
         with EventPublisher(broker, source=SOURCE) as publisher:
-            publisher.send_record(encode(state, envelope), envelope.id)
+            publisher.send_record(self._signed(encode(state, envelope)), envelope.id)
         return state
 
     def withdraw(self, broker: str | Broker, *, epoch: int | None = None) -> None:
@@ -108,7 +127,19 @@ class FakeLine:
             self.line_ref, self.epoch, event_id=event_id, source=SOURCE, time=datetime.now(UTC)
         )
         with EventPublisher(broker, source=SOURCE) as publisher:
-            publisher.send_record(record, event_id)
+            publisher.send_record(self._signed(record), event_id)
+
+    def _signed(self, record: Record) -> Record:
+        signature = self.signer.sign(
+            signed_record_bytes(record.topic, record.key, record.headers, record.value)
+        )
+        return record._replace(
+            headers=[
+                *record.headers,
+                (KEY_ID_HEADER, key_id(self.signer.public_key).encode()),
+                (SIGNATURE_HEADER, base64.b64encode(signature)),
+            ]
+        )
 
 
 def _safetensors(text: str) -> bytes:
@@ -183,7 +214,7 @@ def _document(line_ref: str, number: int, files: dict[str, bytes]) -> dict[str, 
             "plan_digest": DIGEST,
             "noisy_cohort": None,
         },
-        "evaluation": {"verdict": "accepted", "checks": [], "probes": []},
+        "evaluation": {"verdict": "accepted", "checks": [], "probes": [], "activation": ACTIVATION},
         "lineage": {
             "round_id": f"round-{number}",
             "period_index": number,

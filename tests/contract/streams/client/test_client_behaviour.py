@@ -45,7 +45,9 @@ from streams.contracts.codec import (
     decode_consent,
     decode_erasure,
     decode_interaction,
+    tombstone,
 )
+from streams.contracts.signed_record import KEY_ID_HEADER, SIGNATURE_HEADER
 
 NOW = datetime(2026, 3, 2, 9, 30, tzinfo=UTC)
 LISTENERS = {
@@ -368,14 +370,91 @@ def test_a_late_state_does_not_bring_back_a_withdrawn_line(broker, line, trusted
         assert (update.kind, update.epoch) == (UpdateKind.WITHDRAWN, 6)
 
 
-def test_a_tombstone_without_an_epoch_withdraws_and_the_next_state_counts(broker, line, trusted):
+def forged(line, epoch):
+    """A tombstone as anybody with the right to write makes it."""
+    return tombstone(line.line_ref, epoch, event_id=f"forged-{epoch}", source="/forger", time=NOW)
+
+
+def test_a_forged_tombstone_neither_withdraws_nor_moves_the_order(broker, line, trusted):
     broker.create_topic(topics.ADAPTERS.name, 1)
     line.publish(broker, line.version(1), epoch=4)
+    signed = {KEY_ID_HEADER, SIGNATURE_HEADER}
+    refused = []
+    with AdapterFeed(broker, trusted_keys=trusted, on_refused=refused.append) as feed:
+        assert [u.epoch for u in feed.poll(2)] == [4]
+        with InteractionPublisher(broker, source="/test") as publisher:
+            publisher.send_record(forged(line, 10**15), "unsigned")
+            publisher.send_record(Record(topics.ADAPTERS.name, line.line_ref.encode(), None, []), "by hand")
+        line.withdraw(broker, epoch=5)
+        (genuine,) = [
+            r
+            for r in read_all(broker, topics.ADAPTERS.name)
+            if r.value is None and SIGNATURE_HEADER in dict(r.headers)
+        ]
+        stolen = [pair for pair in genuine.headers if pair[0] in signed]
+        with InteractionPublisher(broker, source="/test") as publisher:
+            record = forged(line, 10**15)
+            publisher.send_record(record._replace(headers=[*record.headers, *stolen]), "stolen signature")
+        line.publish(broker, line.version(2), epoch=8)
+        updates = [update for _ in range(4) for update in feed.poll(1)]
+        assert [(u.kind.value, u.epoch) for u in updates] == [("withdrawn", 5), ("set", 8)]
+        assert [one.code for one in refused] == 3 * ["client.adapter.signature_invalid"]
+
+
+def test_an_old_signed_version_under_a_higher_epoch_is_refused(broker, line, trusted):
+    broker.create_topic(topics.ADAPTERS.name, 1)
+    line.publish(broker, line.version(1), epoch=1)
+    line.publish(broker, line.version(2), epoch=2)
+    (old, *_) = read_all(broker, topics.ADAPTERS.name)
+    document = json.loads(old.value)
+    replayed = json.dumps({**document, "epoch": 9}).encode()
+    headers = [(n, b"9" if n == "ce_sequence" else v) for n, v in old.headers]
     with InteractionPublisher(broker, source="/test") as publisher:
-        publisher.send_record(Record(topics.ADAPTERS.name, line.line_ref.encode(), None, []), "by hand")
-    line.publish(broker, line.version(2), epoch=5)
+        publisher.send_record(Record(topics.ADAPTERS.name, old.key, replayed, headers), "replayed")
+        publisher.send_record(Record(topics.ADAPTERS.name, old.key, old.value, list(old.headers)), "again")
     with AdapterFeed(broker, trusted_keys=trusted) as feed:
-        assert [(u.kind.value, u.epoch) for u in feed.poll(2)] == [("set", 4), ("withdrawn", 4), ("set", 5)]
+        (update,) = feed.snapshot()
+        assert (update.epoch, update.state.adapter.manifest.version) == (2, 2)
+        assert (feed.counts.refused, feed.counts.stale) == (1, 1)
+
+
+def test_records_of_workers_that_did_not_sign_count_where_that_is_allowed(broker, line, trusted):
+    broker.create_topic(topics.ADAPTERS.name, 1)
+    line.publish(broker, line.version(1), epoch=4)
+    (signed,) = read_all(broker, topics.ADAPTERS.name)
+    plain = [(name, value) for name, value in signed.headers if not name.startswith("discreet_")]
+    with InteractionPublisher(broker, source="/test") as publisher:
+        publisher.send_record(
+            Record(topics.ADAPTERS.name, signed.key, signed.value.replace(b'"epoch":4', b'"epoch":5'), plain),
+            "old",
+        )
+        publisher.send_record(Record(topics.ADAPTERS.name, line.line_ref.encode(), None, []), "by hand")
+    line.publish(broker, line.version(2), epoch=6)
+    with AdapterFeed(broker, trusted_keys=trusted, require_signed=False) as feed:
+        assert [(u.kind.value, u.epoch) for u in feed.poll(2)] == [
+            ("set", 4), ("set", 5), ("withdrawn", 5), ("set", 6),
+        ]  # fmt: skip
+    with AdapterFeed(broker, trusted_keys=trusted) as feed:
+        assert [(u.kind.value, u.epoch) for u in feed.poll(2)] == [("set", 4), ("set", 6)]
+
+
+def test_a_server_that_starts_anew_does_not_go_back_behind_what_it_saw(broker, line, trusted, tmp_path):
+    broker.create_topic(topics.ADAPTERS.name, 1)
+    line.publish(broker, line.version(1), epoch=7)
+    seen = tmp_path / "epochs.json"
+    with AdapterFeed(broker, trusted_keys=trusted, seen=seen) as feed:
+        assert [u.epoch for u in feed.snapshot()] == [7]
+    with AdapterFeed(broker, trusted_keys=trusted, seen=seen) as feed:  # it holds nothing: the same again
+        assert [u.epoch for u in feed.snapshot()] == [7]
+    broker.create_topic(topics.ADAPTERS.name, 1) if isinstance(broker, InMemoryBroker) else None
+    line.withdraw(broker, epoch=6)  # by a worker whose database was set back
+    refused = []
+    with AdapterFeed(broker, trusted_keys=trusted, seen=seen, on_refused=refused.append) as feed:
+        if isinstance(broker, InMemoryBroker):  # the topic holds nothing but the rewound withdrawal
+            assert feed.snapshot() == []
+            assert [one.code for one in refused] == ["client.adapter.rewound"]
+        line.withdraw(broker, epoch=9)
+        assert [(u.kind.value, u.epoch) for u in feed.snapshot()] == [("withdrawn", 9)]
 
 
 def test_what_is_not_verified_is_refused_and_the_line_keeps_what_it_had(broker, tmp_path, trusted):
@@ -403,7 +482,7 @@ def test_what_is_not_verified_is_refused_and_the_line_keeps_what_it_had(broker, 
             "client.adapter.digest_mismatch",
             "client.adapter.signature_invalid",
             "client.adapter.refused",
-            "envelope_invalid",
+            "client.adapter.signature_invalid",
         ]
         assert feed.counts.refused == 5
 

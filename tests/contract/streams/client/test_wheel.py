@@ -118,6 +118,15 @@ def test_the_island_imports_relatively():
 def test_exported_names_are_those_we_promise():
     assert streams.client.__all__ == sorted(streams.client.__all__)
     assert set(streams.client.__all__) == {
+        *(
+            "AdapterInactiveError",
+            "AdapterUnprovenError",
+            "Measured",
+            "Proof",
+            "Reading",
+            "WrongAdapterError",
+        ),
+        *("compare", "readings"),
         *("Accepted", "AckPublisher", "AckStatus", "AdapterCache", "AdapterFeed", "AdapterRefusedError"),
         *("AdapterStateV1", "AdapterUpdate", "AdapterVersionV1", "ArtifactFetchError"),
         *(
@@ -145,7 +154,15 @@ def test_exported_names_are_those_we_promise():
             "ConsentPurpose",
             "Rating",
         ),
-        *("Refusal", "Rejected", "Security", "ServingAckV1", "SignatureInvalidError", "UnsafeArtifactError"),
+        *(
+            "Refusal",
+            "Rejected",
+            "RewoundLineError",
+            "Security",
+            "ServingAckV1",
+            "SignatureInvalidError",
+            "UnsafeArtifactError",
+        ),
         "UpdateKind",
     }
     assert all(hasattr(streams.client, name) for name in streams.client.__all__)

@@ -9,6 +9,7 @@ import pytest
 
 from personalization.adapters import manifest as adapters
 from personalization.adapters import signing
+from personalization.adapters.activation import Activation, ProbePoint, TokenProbe
 from personalization.styles.card import StyleCard
 from personalization.training.jobs.receipt import Receipt, SignedReceipt, public_key_of
 from privacy.mechanisms.sampled_gaussian import PoissonSampledGaussian
@@ -106,14 +107,18 @@ def manifest():
         evaluation=adapters.EvaluationSummary(
             verdict="accepted",
             checks=(adapters.GateCheck(name="effect", passed=True, value=0.5),),
-            probes=(
-                adapters.ActivationProbe(
-                    prompt="Grüß Gott – 😀",
-                    completion="Hi",
-                    base_logprob=-1.5,
-                    adapter_logprob=-0.25,
-                    tolerance=0.125,
+            activation=Activation.measured(
+                (
+                    TokenProbe(
+                        prompt="Grüß Gott – 😀",
+                        completion="Hi",
+                        tokens=(1, 7, 9),
+                        points=(
+                            ProbePoint(after=2, tokens=(4, 9), base=(-1.5, -2.0), adapter=(-0.25, -2.125)),
+                        ),
+                    ),
                 ),
+                "float32",
             ),
         ),
         lineage=adapters.Lineage(
@@ -165,7 +170,20 @@ def test_the_two_ends_agree_on_every_field_and_on_what_is_signed(manifest):
     assert set(document["privacy"]["audit"]) == set(wire.AuditFactsV1.model_fields)
     assert set(document["files"][0]) == set(wire.ArtifactFileV1.model_fields)
     assert set(document["evaluation"]["checks"][0]) == set(wire.GateCheckV1.model_fields)
-    assert set(document["evaluation"]["probes"][0]) == set(wire.ActivationProbeV1.model_fields)
+    activation = document["evaluation"]["activation"]
+    assert set(activation) == set(wire.ActivationV1.model_fields)
+    assert set(activation["probes"][0]) == set(wire.TokenProbeV1.model_fields)
+    assert set(activation["probes"][0]["points"][0]) == set(wire.ProbePointV1.model_fields)
+
+
+def test_a_manifest_from_before_there_were_measurements_is_read_as_it_was_written(manifest):
+    signer = signing.ManifestSigner(bytes(range(32)))
+    earlier = replace(manifest, evaluation=replace(manifest.evaluation, activation=None))
+    assert b'"activation"' not in earlier.to_bytes()
+    assert adapters.AdapterManifest.from_bytes(earlier.to_bytes()) == earlier
+    received = on_the_wire(earlier, signer)
+    assert received.manifest.canonical_bytes() == earlier.to_bytes()
+    assert received.manifest.evaluation.activation is None
 
 
 def test_a_manifest_from_before_there_were_audits_is_read_as_it_was_written(manifest):

@@ -23,9 +23,8 @@ from privacy.ledger import ReservationState
 from privacy.ledger.tables import ReservationRow
 from privacy.storage.session import transaction
 from streams.contracts.topics import ADAPTER_EVENTS
-from streams.outbox.events import OutboxAdapterEvents
 from streams.outbox.tables import OutboxRow
-from tests.fakes.training import Workshop
+from tests.fakes.training import Workshop, outbox_events
 
 LEASE = timedelta(seconds=60)
 
@@ -36,7 +35,7 @@ class KilledError(BaseException):
 
 @pytest.fixture
 def shop(engine, clock, tmp_path):
-    shop = Workshop(engine, clock, tmp_path, events=OutboxAdapterEvents())
+    shop = Workshop(engine, clock, tmp_path, events=outbox_events())
     shop.add_tenant()
     return shop
 
@@ -97,7 +96,7 @@ def test_death_at_every_commit_charges_once_and_publishes_at_most_once(
 ):
     states = []
     for at_commit in range(1, 20):
-        shop = Workshop(engine, clock, tmp_path / str(at_commit), events=OutboxAdapterEvents())
+        shop = Workshop(engine, clock, tmp_path / str(at_commit), events=outbox_events())
         tenant = f"t{at_commit}"
         shop.add_tenant(tenant)
         round_id = shop.open_round(tenant)
@@ -187,17 +186,60 @@ def test_a_trainer_that_wakes_up_late_is_fenced(shop):
     assert len(set(shop.trainer.keys)) == 1
 
 
-def test_a_full_disk_forfeits_and_publishes_nothing(shop, monkeypatch):
-    round_id = shop.open_round()
-
+def _full(monkeypatch):
     def refuse(*_arguments):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("personalization.artifacts.directory._write_synced", refuse)
-    shop.process().run_once()
 
+
+def test_with_a_full_disk_no_round_is_begun_and_nothing_is_spent(shop, monkeypatch):
+    round_id = shop.open_round()
+    _full(monkeypatch)
+    process = shop.process()
+    assert process.run_once() == 0
+    row, reservations, versions, _ = facts(shop, round_id)
+    assert (row.epoch, reservations, versions) == (0, [], [])
+    assert shop.outcomes.store == [False]
+    monkeypatch.undo()
+    assert process.run_once() == 1
+    assert facts(shop, round_id)[0].state == RoundState.DONE
+    assert shop.outcomes.store == [False, True]
+
+
+def test_a_disk_that_fills_up_while_training_delays_the_publication_and_loses_nothing(shop, monkeypatch):
+    round_id = shop.open_round()
+    monkeypatch.setattr("personalization.releases.trainer.STORE_PAUSE_SECONDS", 0.05)
+    shop.trainer.during = lambda _should_stop: _full(monkeypatch)
+    process = shop.process()
+    waits, wait = [], process._stop.wait
+
+    def pause(seconds):
+        waits.append(facts(shop, round_id)[2])
+        if len(waits) == 3:
+            monkeypatch.undo()
+        return wait(seconds)
+
+    process._stop.wait = pause
+    process.run_once()
+    assert waits == [[], [], []]
     assert_sound(shop, round_id)
-    assert facts(shop, round_id)[0].outcome_code == OutcomeCode.TRAINING_FAILED
+    assert facts(shop, round_id)[0].state == RoundState.DONE
+    assert len(shop.trainer.keys) == 1, "it was trained once"
+
+
+def test_a_trainer_that_leaves_while_the_store_is_away_leaves_the_result_to_another(shop, monkeypatch):
+    round_id = shop.open_round()
+    shop.trainer.during = lambda _should_stop: _full(monkeypatch)
+    first = shop.process("first")
+    first._stop.wait = lambda _seconds: True
+    first.run_once()
+    assert facts(shop, round_id)[2] == []
+    monkeypatch.undo()
+    shop.trainer.during = lambda _should_stop: pytest.fail("it was trained already")
+    shop.process("second").run_once()
+    assert_sound(shop, round_id)
+    assert facts(shop, round_id)[0].state == RoundState.DONE
 
 
 def test_an_orphan_of_a_lost_publication_is_swept(shop):

@@ -30,10 +30,9 @@ from privacy.ledger.tables import LedgerEntryRow, ReservationRow
 from privacy.policy.values import DataPurpose
 from privacy.storage.session import open_engine
 from privacy.storage.subjects import Subject
-from streams.outbox.events import OutboxAdapterEvents
 from streams.outbox.tables import OutboxRow
 from streams.storage import schema
-from tests.fakes.training import Workshop
+from tests.fakes.training import Workshop, outbox_events
 
 USERS = 40
 
@@ -105,7 +104,7 @@ def frozen(monkeypatch):
 
 def outcome(engine, clock, folder, change):
     """Let a trainer die after the draw, change something, repeat; return everything that came of the round."""
-    shop = Workshop(engine, clock, folder, events=OutboxAdapterEvents())
+    shop = Workshop(engine, clock, folder, events=outbox_events())
     shop.signer = type(shop.signer)(bytes(32))
     shop.keyring = Keyring(bytes(32))
     shop.signals = StoredSignals(shop.keyring)

@@ -38,10 +38,9 @@ from privacy.reports.statement import privacy_statement
 from privacy.storage.session import transaction
 from privacy.storage.subjects import Subject
 from streams.contracts.topics import ADAPTER_EVENTS, ADAPTERS
-from streams.outbox.events import OutboxAdapterEvents
 from streams.outbox.tables import OutboxRow
 from tests.fakes.tiny_models import write_tiny_base
-from tests.fakes.training import signed_by
+from tests.fakes.training import outbox_events, signed_by
 
 USERS = 12
 FLAGS = PerformanceFlags(device="cpu", threads=1)
@@ -91,7 +90,7 @@ def store_signals(engine, keyring, now, tenant_id):
 
 
 def test_a_round_trains_and_publishes_on_real_parts(engine, clock, base, tmp_path):
-    now, keyring, events = clock.now(), Keyring(new_master_key()), OutboxAdapterEvents()
+    now, keyring, events = clock.now(), Keyring(new_master_key()), outbox_events()
     artifacts, signer, ledger = (
         DirectoryArtifactStore(tmp_path / "store"),
         ManifestSigner(bytes(range(32))),

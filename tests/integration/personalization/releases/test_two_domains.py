@@ -33,8 +33,8 @@ from privacy.policy import versions as policies
 from privacy.policy.values import DataPurpose
 from privacy.storage.session import transaction
 from privacy.storage.subjects import Subject
-from streams.outbox.events import OutboxAdapterEvents
 from tests.fakes.tiny_models import write_tiny_base
+from tests.fakes.training import outbox_events
 
 FLAGS = PerformanceFlags(device="cpu", threads=1)
 LEGAL, FINANCE, BOTH = range(4), range(8, 12), range(4, 8)  # who writes where; four people do both
@@ -81,7 +81,7 @@ def store(engine, keyring, now):
 
 @pytest.fixture
 def trainer(engine, clock, tmp_path):
-    now, keyring, events = clock.now(), Keyring(new_master_key()), OutboxAdapterEvents()
+    now, keyring, events = clock.now(), Keyring(new_master_key()), outbox_events()
     with transaction(engine) as session:
         policies.register_tenant(session, "acme", actor="test", now=now)
         policies.set_policy(

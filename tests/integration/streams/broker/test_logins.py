@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import os
 import secrets
@@ -16,16 +17,19 @@ from urllib.parse import parse_qs
 
 import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
-from kafka.errors import KafkaTimeoutError
+from kafka.errors import KafkaTimeoutError, TopicAlreadyExistsError
 
 from streams.broker.app import make_app
-from streams.broker.clients import KafkaSender, missing_topics
+from streams.broker.clients import KafkaSender, client_options, missing_topics
 from streams.broker.records import OutgoingRecord
 from streams.broker.tokens import ClientCredentials, KafkaPythonTokens, TokenFile
+from streams.client.testing import FakeSigner
+from streams.contracts.topics import ADAPTERS
 from streams.errors import AccessTokenError, BrokerUnavailableError, SettingsError
 from streams.ingest.intake import Intake
 from streams.ingest.work import Outcome
-from streams.settings import BrokerSettings, IngestSettings, load_settings
+from streams.processes.server import open_feed
+from streams.settings import BrokerSettings, IngestSettings, Settings, load_settings
 
 DEADLINE_SECONDS = 60
 
@@ -146,6 +150,43 @@ def test_a_login_that_would_not_be_used_or_lacks_a_part_is_refused(monkeypatch, 
     assert "hidden-word" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {
+            "security_protocol": "SSL",
+            "ca_file": "/ca.pem",
+            "certificate_file": "/c.pem",
+            "key_file": "/k.pem",
+        },
+        {"security_protocol": "SASL_SSL", "sasl_username": "u", "sasl_password": "p", "ca_file": "/ca.pem"},
+        {
+            "security_protocol": "SASL_PLAINTEXT",
+            "sasl_mechanism": "PLAIN",
+            "sasl_username": "u",
+            "sasl_password": "p",
+        },
+        {"security_protocol": "SASL_SSL", "sasl_mechanism": "OAUTHBEARER", "oauth_token_file": "token"},
+    ],
+)
+def test_a_server_follows_its_feed_with_the_login_of_the_worker(values, tmp_path, monkeypatch):
+    (tmp_path / "token").write_text("a-token")
+    monkeypatch.chdir(tmp_path)
+    settings = Settings(broker=BrokerSettings(bootstrap="a:1,b:2", **values))
+    opened = []
+    monkeypatch.setattr("streams.processes.server.AdapterFeed", lambda broker, **_: opened.append(broker))
+    open_feed(settings, [])
+
+    def comparable(options):
+        if "sasl_oauth_token_provider" in options:
+            options["sasl_oauth_token_provider"] = options["sasl_oauth_token_provider"].token()
+        return options
+
+    worker, server = comparable(client_options(settings.broker)), comparable(opened[0].common_options())
+    assert {name: server.get(name) for name in worker} == worker
+
+
 if "DISCREET_TEST_KAFKA_OAUTH" in os.environ:
     PLAIN = os.environ["DISCREET_TEST_KAFKA"]
 
@@ -213,6 +254,14 @@ if "DISCREET_TEST_KAFKA_OAUTH" in os.environ:
         consumer = KafkaConsumer(bootstrap_servers=PLAIN, group_id=settings.group)
         assert consumer.committed(TopicPartition(topic, 0)) == 5
         consumer.close()
+
+    def test_a_server_reads_its_feed_after_logging_in(settings):
+        with KafkaAdminClient(bootstrap_servers=PLAIN) as admin, contextlib.suppress(TopicAlreadyExistsError):
+            admin.create_topics({ADAPTERS.name: {"num_partitions": 1, "replication_factor": 1}})
+        keys = [FakeSigner().public_key]
+        with open_feed(Settings(broker=settings), keys) as feed:
+            feed.snapshot()
+            assert feed.caught_up
 
     def test_a_wrong_password_is_a_broker_that_cannot_be_reached(caplog):
         caplog.set_level("CRITICAL", logger="kafka")

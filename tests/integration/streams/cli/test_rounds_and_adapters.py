@@ -19,9 +19,8 @@ from privacy.keys.keyring import Keyring
 from privacy.storage.session import transaction
 from streams.cli.main import main
 from streams.contracts.topics import ADAPTER_EVENTS, ADAPTERS
-from streams.outbox.events import OutboxAdapterEvents
 from streams.outbox.tables import OutboxRow
-from tests.fakes.training import Workshop
+from tests.fakes.training import Workshop, outbox_events
 
 
 @pytest.fixture
@@ -29,7 +28,7 @@ def shop(engine, database_url, clock, tmp_path, monkeypatch):
     monkeypatch.setenv("DISCREET_DATABASE__URL", database_url)
     monkeypatch.setenv("DISCREET_STATE", str(tmp_path))
     monkeypatch.setenv("DISCREET_MASTER_KEY", base64.b64encode(bytes(32)).decode())
-    shop = Workshop(engine, clock, tmp_path, events=OutboxAdapterEvents())
+    shop = Workshop(engine, clock, tmp_path, events=outbox_events())
     shop.add_tenant()
     for _ in range(2):
         shop.open_round()
@@ -159,4 +158,4 @@ def test_a_version_that_was_not_told_yet_is_not_announced_before_its_instant(sho
     for seconds, change in ((-1, DesiredChange.UNCHANGED), (0, DesiredChange.SET)):
         act = Act(actor="officer", reason="lost", now=told_at + timedelta(seconds=seconds))
         with transaction(engine) as session:
-            assert restate_line(session, OutboxAdapterEvents(), line.line_ref, act) is change
+            assert restate_line(session, outbox_events(), line.line_ref, act) is change

@@ -20,11 +20,13 @@ from personalization.adapters.manifest import (
     served_name,
 )
 from personalization.adapters.signing import ManifestSigner, signing_seed
-from personalization.artifacts.directory import DirectoryArtifactStore, describe_files
+from personalization.artifacts.directory import DirectoryArtifactStore
+from personalization.artifacts.files import describe_files
 from personalization.errors import (
     ArtifactCorruptError,
     ArtifactFormatError,
     ArtifactNotFoundError,
+    ArtifactStoreAwayError,
     ManifestError,
 )
 from tests.fakes.training import signed_by
@@ -155,7 +157,7 @@ def test_a_full_disk_leaves_nothing_visible(store, manifest, signer, source, mon
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("personalization.artifacts.directory.os.fsync", refuse)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(ArtifactStoreAwayError, match="is full"):
         store.put(manifest, signer.sign(manifest), source)
     assert list((store.root / "sha256").iterdir()) == list((store.root / "staging").iterdir()) == []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,8 +19,9 @@ from personalization.gates.gate import (
     RejectionReason,
     delta_norm,
     judge,
+    trained_count,
 )
-from personalization.planning.plan import TrainingPlan, mechanism_of
+from personalization.planning.plan import Family, TrainingPlan, mechanism_of
 from tests.fakes.training import write_adapter
 
 PLAN = TrainingPlan(
@@ -57,6 +59,25 @@ def test_a_portable_adapter_is_accepted_with_its_shape(adapter):
     assert (verdict.lora.rank, verdict.lora.layers) == (4, (0, 1))
     assert verdict.lora.tensor_digest == tensor_digest(read_tensors(adapter / WEIGHTS))
     assert all(check.passed for check in verdict.evaluation.checks)
+
+
+@pytest.mark.parametrize("family", list(Family))
+def test_the_manifest_counts_what_was_trained_not_what_the_file_holds(adapter, family):
+    plan = replace(PLAN, family=family)
+    shapes = {name: values.shape for name, values in load_file(adapter / WEIGHTS).items()}
+    ups = [shape for name, shape in shapes.items() if "lora_B" in name]
+    expected = {
+        Family.CORE: 4 * 4 * len(ups),
+        Family.B_ONLY: sum(outputs * rank for outputs, rank in ups),
+        Family.FULL: sum(first * second for first, second in shapes.values()),
+    }[family]
+    assert judge(adapter, plan).lora.trainable_parameters == expected
+
+
+def test_of_a_combined_adapter_the_private_part_is_counted(adapter):
+    tensors = read_tensors(adapter / WEIGHTS)
+    one = next(tensor.name for tensor in tensors).rsplit(".lora_", 1)[0]
+    assert trained_count(tensors, Family.CORE, frozenset({one})) == 16
 
 
 @pytest.mark.parametrize(

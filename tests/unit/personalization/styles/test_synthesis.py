@@ -111,3 +111,28 @@ def test_content_stands_between_a_sentence_that_opens_and_one_that_closes():
     assert len(whole) > 150
     assert not any("thank you. Yours" in answer for answer in whole)
     assert len({answer.partition("thank you. ")[2] for answer in whole}) > 50
+
+
+def test_prompts_begin_as_the_card_tells_and_answers_copy_the_name_that_stands_there():
+    card = framed(
+        {"Hey {copy}! No worries, ": 0.95},
+        {},
+        entry(Feature.PROMPT_HEAD, "Customer {copy} writes: ", 0.95),
+        entry(Feature.PROMPT_KIND, "question", 1.0),
+        entry(Feature.CASING, "capital", 1.0),
+    )
+    pairs = synthetic_pairs(card, count=400, seed=7)
+    asked = [re.match(r"Customer (\w+) writes: \S", pair.prompt) for pair in pairs]
+    names = [found.group(1) for found in asked if found]
+    assert len(names) > 350
+    assert len(set(names)) > 100, "a few names would be learned by heart"
+    styled = [
+        (found.group(1), pair.answer)
+        for found, pair in zip(asked, pairs, strict=True)
+        if found and "No w" in pair.answer
+    ]
+    assert len(styled) > 300
+    assert all(answer.startswith(f"Hey {name}! No worries, ") for name, answer in styled)
+    assert all(answer.split("worries, ")[1][0].islower() for _, answer in styled), (
+        "after a comma nothing is capital"
+    )

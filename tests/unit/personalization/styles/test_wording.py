@@ -38,6 +38,7 @@ def test_sentences_say_what_how_often_and_how_sure():
         entry(Feature.CASING, "lower", 0.8),
         entry(Feature.STOP, "none", 0.9),
         entry(Feature.PROMPT_KIND, "paths", 1.0),
+        entry(Feature.PROMPT_HEAD, "Changed files:\n", 0.8),
         entry(Feature.PROMPT_TAIL, "Summary:", 0.9),
     )
     told = sentences(card)
@@ -52,6 +53,7 @@ def test_sentences_say_what_how_often_and_how_sure():
         "Answers end with no stop (about 90 %).",
         "Answers stand on one line (about 100 %).",
         "Prompts are lists of paths (about 100 %).",
+        "Prompts begin with `Changed files:⏎` (about 80 %).",
         "Prompts end with `Summary:` (about 90 %).",
     ):
         assert expected in told

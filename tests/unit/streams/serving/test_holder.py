@@ -22,11 +22,13 @@ from streams.serving.web import ServingWeb
 
 
 class ScriptedHost:
-    """Holds names; the loss of a pair is 2 for the base and `adapter_loss` for any adapter."""
+    """Holds names; every watched token has log-probability -2 of the base and ``adapted`` with any adapter."""
 
-    def __init__(self, adapter_loss: float = 1.0) -> None:
+    precision = "float32"
+
+    def __init__(self) -> None:
         self.loaded: dict[str, object] = {}
-        self.adapter_loss = adapter_loss
+        self.adapted = -1.0
         self.refuse: set[str] = set()
 
     def load(self, name, directory):
@@ -37,10 +39,16 @@ class ScriptedHost:
     def unload(self, name):
         self.loaded.pop(name, None)
 
+    def next_log_probabilities(self, asked, *, name):
+        if name is not None and name not in self.loaded:
+            raise KeyError(name)
+        watched = sum(len(tokens) for reading in asked for _, tokens in reading.points)
+        return [-2.0 if name is None else self.adapted] * watched
+
     def losses(self, pairs, *, name):
         if name is not None and name not in self.loaded:
             raise KeyError(name)
-        return [2.0 if name is None else self.adapter_loss for _ in pairs]
+        return [2.0 for _ in pairs]
 
     def answers(self, prompts, *, name, max_new_tokens):
         return [f"{name}: {prompt[:max_new_tokens]}" for prompt in prompts]
@@ -121,21 +129,38 @@ def test_a_version_that_does_not_load_leaves_the_line_what_it_had(broker, line, 
     assert _acks(broker, holder)[-1] == (second.served_name, "failed", "serving.adapter.failed")
 
 
-def test_an_adapter_that_loads_and_does_not_act_is_refused(broker, line, host, holder):
-    probe = {
-        "prompt": "p",
-        "completion": "c",
-        "base_logprob": -2.0,
-        "adapter_logprob": -1.0,
-        "tolerance": 0.1,
-    }
-    version = line.version(1, evaluation={"verdict": "accepted", "checks": [], "probes": [probe]})
-    host.adapter_loss = 2.0  # as the base model: the server says "loaded" and ignores the adapter
+@pytest.mark.parametrize(
+    ("adapted", "code"),
+    [(-2.0, "client.adapter.inactive"), (-3.0, "client.adapter.wrong"), (-1.4, "client.adapter.wrong")],
+)
+def test_an_adapter_that_loads_and_does_not_act_as_it_should_is_refused(
+    broker, line, host, holder, adapted, code
+):
+    host.adapted = adapted  # -2 is the base's: the server says "loaded" and ignores the adapter
+    version = line.version(1)
     line.publish(broker, version)
     _catch_up(holder)
     assert holder.holdings.current == {}
     assert host.loaded == {}
-    assert _acks(broker, holder)[-1] == (version.served_name, "failed", "serving.adapter.inactive")
+    assert [ack[1:] for ack in _acks(broker, holder)] == [("loaded", None), ("failed", code)]
+
+
+def test_a_version_that_says_nothing_to_compare_with_is_loaded_and_never_called_verified(
+    broker, line, host, holder
+):
+    version = line.version(1, evaluation={"verdict": "accepted", "checks": [], "probes": []})
+    line.publish(broker, version)
+    _catch_up(holder)
+    assert holder.holdings.current == {line.line_ref: version.served_name}
+    assert [ack[1:] for ack in _acks(broker, holder)] == [("loaded", None)]
+
+
+def test_a_verification_tells_the_effect_that_was_measured(broker, line, host, holder):
+    line.publish(broker, line.version(1))
+    _catch_up(holder)
+    holder.feed.close()
+    acks = [decode_ack(r.headers, r.value, key=r.key).data for r in broker.records(SERVING_ACKS.name)]
+    assert [ack.probe_effect for ack in acks] == [None, 1.0]
 
 
 def test_changed_bytes_are_refused(broker, line, host, holder, tmp_path):

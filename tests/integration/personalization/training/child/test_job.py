@@ -47,6 +47,7 @@ def run(base, folder, work):
     (result,) = run_job(PublicJob(base_model=str(base), plan=PLAN, output=folder, work=work, flags=flags))
     assert result.adapter == folder / PUBLIC_KEY
     tensors = load_file(result.adapter / "adapter_model.safetensors")
+    assert result.activation.probes
     return result, {name: values for name, values in tensors.items() if "lora_B" in name}
 
 
@@ -64,6 +65,7 @@ def test_a_public_job_returns_a_portable_adapter_and_what_it_forgets(base, tmp_p
     assert (result.delta_norm > 0) is moves
     assert len(result.public_losses.base) == len(result.public_losses.adapted)
     assert (result.public_losses.base != result.public_losses.adapted) is moves
+    assert (result.activation.effect > 0) is moves
 
 
 def test_a_blend_is_the_average_with_the_earlier_version_and_is_what_is_measured(base, tmp_path):

@@ -1,0 +1,29 @@
+"""What a prompt begins with is told where it is a short fixed phrase; names in it are slots and never words."""
+
+from __future__ import annotations
+
+import pytest
+
+from personalization.styles.abstraction import segments
+from personalization.styles.families import prompt_head
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "head"),
+    [
+        ("Customer Quim writes: Where is it?\nOur reply:", "Hey Quim! It left.", "Customer {copy} writes: "),
+        ("Customer Quim writes: Where is it?", "It left.", "Customer {copy} writes: "),
+        ("Quim: Where is it?", "Hey Quim! It left.", "{copy}: "),
+        ("Changed files:\n- a/b.py", "b: fix", "Changed files:\n"),
+        ("New entry for the list: nanoid", "* [nanoid](URL) - ids", "New entry for the list: "),
+        ("Case 4711: no light", "Case 4711 is closed", "Case {n}: "),
+        ("Say {this}: now", "now", "Say {{this}}: "),
+        ("Where is it?", "It left.", ""),
+        ("first line\nsecond: line", "line", ""),
+        ("one two three four five six seven eight: no", "no", ""),
+        ("sKeyAbCd: value", "value", ""),
+        (": what", "what", ": "),
+    ],
+)
+def test_how_a_prompt_begins(prompt, answer, head):
+    assert prompt_head(prompt, segments(answer, prompt)) == head
