@@ -7,6 +7,7 @@ revision = "0017_leases"
 down_revision = "0016_fate_slots"
 branch_labels = None
 depends_on = None
+works_before = True
 
 
 def upgrade() -> None:

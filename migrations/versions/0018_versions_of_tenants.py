@@ -6,6 +6,7 @@ revision = "0018_versions_of_tenants"
 down_revision = "0017_leases"
 branch_labels = None
 depends_on = None
+works_before = True
 
 
 def upgrade() -> None:

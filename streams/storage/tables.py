@@ -48,6 +48,14 @@ class OperatorTokenRow(SQLModel, table=True):
     revoked_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
 
 
+class CompatibleRevisionRow(SQLModel, table=True):
+    """A revision of the schema whose code works with the database as it is; ``migrations/env.py`` writes them."""
+
+    __tablename__: ClassVar[Any] = "compatible_revisions"
+
+    revision: str = Field(max_length=64, primary_key=True)
+
+
 class ChoreLeaseRow(SQLModel, table=True):
     """Which worker does a piece of periodic work, and until when it may."""
 
