@@ -98,9 +98,12 @@ class Chores:
     async def run(self) -> None:
         """Run all of them until cancelled; a failure is reported once and tried again at the next turn."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(_repeat("rounds", self.open_rounds, self._scheduler.tick_seconds))
-            group.create_task(_repeat("outbox", self.relay_outbox, self._outbox.poll_seconds))
-            group.create_task(_repeat("retention", self.sweep, self._scheduler.retention_seconds))
+            for name, chore, seconds in (
+                ("rounds", self.open_rounds, self._scheduler.tick_seconds),
+                ("outbox", self.relay_outbox, self._outbox.poll_seconds),
+                ("retention", self.sweep, self._scheduler.retention_seconds),
+            ):
+                group.create_task(_repeat(name, chore, seconds, self._metrics.chore_failed))
 
     def open_rounds(self) -> None:
         """End the rounds whose slot is over and open those that are due, both on the public clock."""
@@ -133,7 +136,9 @@ class Chores:
         self._sweeper.sweep()
 
 
-async def _repeat(name: str, chore: Callable[[], None], seconds: float) -> None:
+async def _repeat(
+    name: str, chore: Callable[[], None], seconds: float, failed: Callable[[str], None] = lambda _: None
+) -> None:
     failing = False
     while True:
         try:
@@ -142,10 +147,12 @@ async def _repeat(name: str, chore: Callable[[], None], seconds: float) -> None:
             if not failing:
                 log.warning("chore_failed", chore=name, code=error.code, error=str(error))
             failing = True
+            failed(name)
         except Exception as error:  # noqa: BLE001  # a bug in one chore must not end ingest
             if not failing:
                 log.warning("chore_failed", chore=name, error=type(error).__name__)
             failing = True
+            failed(name)
         else:
             if failing:
                 log.info("chore_works_again", chore=name)

@@ -79,7 +79,7 @@ def test_the_sweep_deletes_what_is_past_its_time_and_nothing_else(engine, chores
 
 
 def test_a_failing_chore_is_tried_again_and_reported_once(monkeypatch):
-    attempts, reported = [], []
+    attempts, reported, failures = [], [], []
     monkeypatch.setattr(scheduler.log, "warning", lambda event, **_: reported.append(event))
     monkeypatch.setattr(scheduler.log, "info", lambda event, **_: reported.append(event))
 
@@ -89,13 +89,14 @@ def test_a_failing_chore_is_tried_again_and_reported_once(monkeypatch):
             raise StorageError("the database is away")
 
     async def main():
-        task = asyncio.create_task(scheduler._repeat("test", chore, 0.001))
+        task = asyncio.create_task(scheduler._repeat("test", chore, 0.001, failures.append))
         while len(attempts) < 8:
             await asyncio.sleep(0.005)
         task.cancel()
 
     asyncio.run(main())
     assert reported == ["chore_failed", "chore_works_again"]
+    assert failures == ["test"] * 5
 
 
 def test_a_wrong_clock_neither_deletes_nor_opens_rounds(engine, chores):
