@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 
 from alembic import context
-from sqlalchemy import text
+from sqlalchemy import inspect, text
 from sqlmodel import SQLModel
 
 from privacy.storage.session import open_engine
@@ -35,10 +35,17 @@ for name in TABLE_MODULES:
         importlib.import_module(name)
 
 
+def compared(_object, name, kind, _reflected, _other):
+    """Say whether a table or index is compared with the code: partitions, and what one database alone has, are not."""
+    partition = kind == "table" and name.startswith("processed_events_")
+    return not partition and (kind, name) != ("index", "ix_processed_events_at")
+
+
 def run(connection):
     context.configure(
         connection=connection,
         target_metadata=SQLModel.metadata,
+        include_object=compared,
         # Both databases roll DDL back: a migration that fails leaves the schema as it was.
         transactional_ddl=True,
         render_as_batch=connection.dialect.name == "sqlite",
@@ -47,6 +54,21 @@ def run(connection):
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _ADVISORY_LOCK})
         context.run_migrations()
+        name_compatible(connection)
+
+
+def name_compatible(connection):
+    """Write down whose code works with the schema as it is now; older code asks (``streams.storage.schema``)."""
+    if not inspect(connection).has_table("compatible_revisions"):
+        return
+    names = []
+    name = context.get_context().get_current_revision()
+    while name is not None:
+        step = context.script.get_revision(name)
+        names.append({"name": name})
+        name = step.down_revision if getattr(step.module, "works_before", False) else None
+    connection.execute(text("DELETE FROM compatible_revisions"))
+    connection.execute(text("INSERT INTO compatible_revisions (revision) VALUES (:name)"), names)
 
 
 def run_from_settings():

@@ -10,6 +10,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     ForeignKey,
+    Index,
     Integer,
     String,
     Text,
@@ -51,6 +52,7 @@ class AdapterVersionRow(SQLModel, table=True):
             "state IN ('published', 'superseded', 'rolled_back', 'withdrawn')",
             name="ck_adapter_version_state",
         ),
+        Index("ix_adapter_versions_tenant", "tenant_id", "state"),
     )
 
     version_id: str = Field(sa_column=Column(String(71), primary_key=True))  # sha256: of the manifest

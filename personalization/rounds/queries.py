@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from privacy.policy.due import DueTenant
     from privacy.policy.values import TenantPrivacyPolicy
 
-MOST_AT_ONCE: Final = 500
+MOST_AT_ONCE: Final = 50  # tenants in one transaction of a tick
 BLOCKED_PAUSE: Final = timedelta(seconds=30)  # until a line whose last round is still open is looked at again
 
 

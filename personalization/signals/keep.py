@@ -16,7 +16,7 @@ from personalization.signals.bound import Contribution
 from personalization.signals.rows import apply_bound, insert_signals
 from personalization.signals.values import LEARNED, Signal, StoredSignal, lesson
 from personalization.training.jobs.job import learns_from
-from privacy.keys.keyring import join_batches
+from privacy.keys.batch_locks import join_batches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -105,7 +105,7 @@ def keep(
         keyring: encrypts under each user's own key.
         now: the clock.
     """
-    join_batches(session)  # before what it drives out is deleted
+    join_batches(session, {one.subject.tenant_id for one in offered})  # before what it drives out is deleted
     offered = [one for one in offered if teaches(one.turn)]
     contributions: dict[UserPeriod, list[Contribution]] = defaultdict(list)
     for digest, subject, period, rank, _ in offered:

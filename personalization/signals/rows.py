@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import orjson
-from sqlalchemy import BigInteger, Index, LargeBinary, delete, func, select
+from sqlalchemy import BigInteger, Index, LargeBinary, delete, func, select, text
 from sqlmodel import Field, SQLModel
 
 from personalization.signals.bound import Contribution, reduce
@@ -147,10 +147,42 @@ def delete_user_signals(session: Session, tenant_id: str, pseudonym: str) -> int
     return _rowcount(session.execute(statement))
 
 
-def delete_expired_signals(session: Session, tenant_id: str, before: datetime) -> int:
-    """Delete the tenant's signals that occurred before ``before`` and return how many there were."""
-    statement = delete(_TABLE).where(_TABLE.c.tenant_id == tenant_id, _TABLE.c.occurred_at < before)
-    return _rowcount(session.execute(statement))
+_LIMITS = {
+    "sqlite": "SELECT value ->> 0 AS tenant_id, value ->> 1 AS until FROM json_each(:limits)",
+    "postgresql": "SELECT value ->> 0 AS tenant_id, CAST(value ->> 1 AS timestamptz) AS until"
+    " FROM json_array_elements(CAST(:limits AS json))",
+}
+# The index leads from tenant to domain to time, so it is asked for one domain of a tenant after the other.
+_EXPIRED = {
+    name: text(
+        f"WITH RECURSIVE limits AS ({limits}), lines AS ("  # noqa: S608  # from code
+        " SELECT tenant_id, until, (SELECT domain FROM signals s WHERE s.tenant_id = limits.tenant_id"
+        " ORDER BY domain LIMIT 1) AS domain FROM limits"
+        " UNION ALL SELECT tenant_id, until, (SELECT domain FROM signals s WHERE s.tenant_id = lines.tenant_id"
+        " AND s.domain > lines.domain ORDER BY domain LIMIT 1) FROM lines WHERE domain IS NOT NULL)"
+        " SELECT s.event_digest FROM lines JOIN signals s ON s.tenant_id = lines.tenant_id"
+        " AND s.domain = lines.domain AND s.occurred_at < lines.until LIMIT :most"
+        f"{' FOR UPDATE OF s SKIP LOCKED' if name == 'postgresql' else ''}"
+    )
+    for name, limits in _LIMITS.items()
+}
+
+
+def delete_expired_signals(session: Session, before: Mapping[str, datetime], *, most: int) -> int:
+    """Delete signals of each tenant that occurred before its instant, and return how many there were.
+
+    Those that somebody else is just deleting are left to them, so that nobody is waited for.
+
+    Args:
+        session: inside a transaction that does nothing else.
+        before: instant of each tenant.
+        most: signals to delete at once; if so many are found, there may be more.
+    """
+    moment = moment_writer(session)
+    limits = orjson.dumps([(tenant_id, moment(at)) for tenant_id, at in before.items()]).decode()
+    statement = _EXPIRED[session.get_bind().dialect.name]
+    found = session.connection().execute(statement, {"limits": limits, "most": most}).scalars()
+    return delete_signals(session, [bytes(digest) for digest in found])
 
 
 def signal_counts(session: Session, tenant_ids: Collection[str]) -> dict[str, int]:

@@ -303,7 +303,7 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             "discreet_ingest_latency_seconds discreet_retries discreet_lag_events "
             "discreet_oldest_unprocessed_seconds discreet_stalled_seconds discreet_buffered_events "
             "discreet_rebalances discreet_outbox_waiting discreet_outbox_parked discreet_outbox_failures "
-            "discreet_slowed_tenants discreet_failed_logins",
+            "discreet_slowed_tenants discreet_failed_logins discreet_chore_failures",
         ),
         _fields(
             OPERATOR,

@@ -16,8 +16,8 @@ from privacy.audit import trail as audit_trail
 from privacy.consent.statements import delete_statements
 from privacy.erasure.certificates import Erasure, ErasureCertificate, ErasureState
 from privacy.erasure.tables import ErasureRow
+from privacy.keys.batch_locks import lock_out_batches
 from privacy.keys.destruction import destroy_key
-from privacy.keys.keyring import lock_out_batches
 from privacy.storage.subjects import Subject
 
 if TYPE_CHECKING:
@@ -46,7 +46,8 @@ def erase(
     A person's request that was carried out before returns its certificate again; another person's request of the same
     id is another request, with a certificate of its own. Afterwards the user's key is
     destroyed for good, signals and consents are deleted, and ``erased_among`` (keys) tells ingest to refuse the
-    user. A user of whom nothing was stored is marked too.
+    user. A user of whom nothing was stored is marked too. Whoever erases users of several tenants in one transaction
+    calls ``lock_out_batches`` for all of them first.
 
     Args:
         session: inside the caller's transaction.
@@ -59,7 +60,7 @@ def erase(
         live_adapters: returns the served names of the tenant's live versions, for the certificate.
     """
     tenant_id, pseudonym = subject
-    lock_out_batches(session)
+    lock_out_batches(session, [tenant_id])
     done = session.get(ErasureRow, (tenant_id, pseudonym, erasure_id))
     if done is not None and done.certificate is not None:
         return ErasureCertificate.from_document(done.certificate)

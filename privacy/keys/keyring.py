@@ -8,8 +8,8 @@ backups included.
 User keys are cached, least recently used first out. A key enters the cache when the transaction that read or
 made it is committed, so a key of a rolled-back transaction is never used. Every batch first reads the
 erasure counts of its tenants: a count that moved empties that tenant's part of the cache, so a key that any
-process destroyed is not used again. Batches hold a shared lock until they commit and an erasure an exclusive
-one (``join_batches``, ``lock_out_batches``), so an erasure waits for the batches under way and then sees their rows.
+process destroyed is not used again. No erasure of a batch's tenants goes on beside it
+(``privacy.keys.batch_locks``).
 
 Longer than 400 lines, because the cache, what a transaction stages for it and the rules between them are one thing.
 """
@@ -24,10 +24,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import orjson
-from sqlalchemy import event, func
+from sqlalchemy import event
 from sqlmodel import col, select
 
 from privacy.errors import KeyUnavailableError, UnknownTenantError
+from privacy.keys.batch_locks import join_batches
 from privacy.keys.envelope import Cipher, associated, new_key, new_nonces
 from privacy.keys.pseudonyms import TenantHashes
 from privacy.keys.tables import TenantKeyRow
@@ -44,8 +45,6 @@ if TYPE_CHECKING:
 
 DEFAULT_CACHED_KEYS: Final = 100_000
 _STAGED: Final = "discreet.staged_keys"
-_BATCH_LOCK: Final = 7_243_002  # advisory lock number on PostgreSQL; any number of ours
-
 
 _WRAPPED_KEYS: Final = {
     name: f"SELECT w.place, k.wrapped_key FROM {placed} JOIN subject_keys k"  # noqa: S608  # from code
@@ -88,22 +87,6 @@ class _Staged:
 
     tenants: dict[str, _Tenant] = field(default_factory=dict)
     users: dict[Subject, Cipher] = field(default_factory=dict)
-
-
-def join_batches(session: Session) -> None:
-    """Wait for an erasure under way and hold off new ones until this transaction ends (SQLite always does).
-
-    Before anything is asked about users or written of them: an erasure waits for this lock and then for rows, so
-    whoever took rows first and this lock after them would wait for the erasure while it waits for the rows.
-    """
-    if session.get_bind().dialect.name == "postgresql":
-        session.exec(select(func.pg_advisory_xact_lock_shared(_BATCH_LOCK)))
-
-
-def lock_out_batches(session: Session) -> None:
-    """Wait for batches under way and hold off new ones until this transaction ends (SQLite always does)."""
-    if session.get_bind().dialect.name == "postgresql":
-        session.exec(select(func.pg_advisory_xact_lock(_BATCH_LOCK)))
 
 
 class Keyring:
@@ -273,7 +256,7 @@ class Keyring:
     ) -> Mapping[str, _Tenant]:
         """Return these tenants as of now, having dropped cached user keys of those with a new erasure."""
         names = sorted(tenant_ids)
-        join_batches(session)
+        join_batches(session, names)
         asked = wanted_tenants(session, names)
         counts = dict(
             session.exec(

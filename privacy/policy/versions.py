@@ -257,6 +257,12 @@ def list_tenants(session: Session) -> list[Tenant]:
     ]
 
 
+def tenant_ids_after(session: Session, last: str, *, most: int) -> Sequence[str]:
+    """Return the ids of the next ``most`` tenants by name, after ``last`` (empty: from the first)."""
+    statement = select(TenantRow.tenant_id).where(TenantRow.tenant_id > last)
+    return session.exec(statement.order_by(TenantRow.tenant_id).limit(most)).all()
+
+
 def newest_version_numbers(session: Session, tenant_ids: Collection[str]) -> dict[str, int]:
     """Return the number of the newest policy of those of ``tenant_ids`` that are registered; 0 where there is none."""
     asked = wanted_tenants(session, tenant_ids)

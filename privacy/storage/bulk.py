@@ -67,11 +67,18 @@ def _copy(connection: Connection, statement: str, rows: Sequence[tuple[Any, ...]
 
 
 def lookup_rows(
-    session: Session, table: str, key: str, keys: Sequence[bytes], columns: Sequence[str]
+    session: Session,
+    table: str,
+    key: str,
+    keys: Sequence[bytes],
+    columns: Sequence[str],
+    *,
+    where: str = "true",
 ) -> list[tuple[Any, ...]]:
-    """Return (key, *columns) of the rows of ``table`` whose binary ``key`` is one of ``keys``."""
+    """Return (key, *columns) of the rows of ``table`` whose binary ``key`` is one of ``keys``, and where ``where``."""
     connection = session.connection()
-    select = f"SELECT {', '.join((key, *columns))} FROM {table} WHERE {key}"  # noqa: S608  # names come from code
+    names = ", ".join((key, *columns))
+    select = f"SELECT {names} FROM {table} WHERE {where} AND {key}"  # noqa: S608  # all of it comes from code
     if connection.dialect.name == "postgresql":
         found = connection.exec_driver_sql(f"{select} = ANY(%s)", (list(keys),)) if keys else ()
         return [(bytes(row[0]), *row[1:]) for row in found]

@@ -48,6 +48,9 @@ class AckHandler(BatchHandler[ServingAckV1]):
             decode_ack(record.headers, record.value, key=record.key, max_bytes=self._max_event_bytes)
         )
 
+    def lock(self, session: Session, works: Sequence[Work[ServingAckV1]]) -> None:
+        """Take none: an acknowledgement tells of no user."""
+
     def identify(
         self,
         session: Session,  # noqa: ARG002  # signature of the base class

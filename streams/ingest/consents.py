@@ -12,8 +12,8 @@ from privacy.clock import CLOCK_TOLERANCE, from_the_future
 from privacy.consent import statements as consents
 from privacy.consent.admission import Consent
 from privacy.consent.statements import ConsentStatement
+from privacy.keys.batch_locks import join_batches
 from privacy.keys.destruction import erased_among
-from privacy.keys.keyring import join_batches
 from streams.contracts.codec import decode_consent
 from streams.contracts.consent import ConsentV1
 from streams.contracts.dead_letter import DeadLetterReason
@@ -62,6 +62,10 @@ class ConsentHandler(BatchHandler[ConsentV1]):
             decode_consent(record.headers, record.value, key=record.key, max_bytes=self._max_event_bytes)
         )
 
+    def lock(self, session: Session, works: Sequence[Work[ConsentV1]]) -> None:
+        """Hold off erasures: one that comes now finds what is stored here."""
+        join_batches(session, {work.event.data.tenant_id for work in works})
+
     def identify(
         self,
         session: Session,
@@ -80,7 +84,6 @@ class ConsentHandler(BatchHandler[ConsentV1]):
         decision: Decision[ConsentV1],
     ) -> None:
         """Record the statements of users who were not erased, but for grants from the future."""
-        join_batches(session)  # an erasure that comes now finds what is stored here
         erased = erased_among(session, {work.known.subject for work in works})
         statements: list[ConsentStatement] = []
         for work in works:

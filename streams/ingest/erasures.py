@@ -16,6 +16,7 @@ from personalization.registry import queries as registry
 from personalization.signals.rows import delete_user_signals
 from privacy.boundary.marks import Kind
 from privacy.erasure import erase as erasures
+from privacy.keys.batch_locks import lock_out_batches
 from streams.broker.records import OutgoingRecord
 from streams.contracts.codec import Decoded, decode_erasure, encode
 from streams.contracts.consent import ConsentPurpose
@@ -73,6 +74,10 @@ class ErasureHandler(BatchHandler[ErasureRequestedV1]):
         if isinstance(decoded, Decoded) and isinstance(decoded.data, ErasureCompletedV1):
             return None
         return parsed(decoded)
+
+    def lock(self, session: Session, works: Sequence[Work[ErasureRequestedV1]]) -> None:
+        """Wait for what is being stored of these tenants' users, and hold it off."""
+        lock_out_batches(session, {work.event.data.tenant_id for work in works})
 
     def identify(
         self,

@@ -70,6 +70,10 @@ class BatchHandler(abc.ABC, Generic[Data]):
         """Return the event of a record, why there is none, or ``None`` for a record that needs no effect."""
 
     @abc.abstractmethod
+    def lock(self, session: Session, works: Sequence[Work[Data]]) -> None:
+        """Take the locks that order this transaction among others, before it asks or writes anything."""
+
+    @abc.abstractmethod
     def identify(
         self, session: Session, works: Sequence[Work[Data]], now: datetime, decision: Decision[Data]
     ) -> list[Work[Data]]:
@@ -140,6 +144,7 @@ class BatchHandler(abc.ABC, Generic[Data]):
         if not works:
             return decision
         with transaction(self._engine) as session:
+            self.lock(session, works)
             named = self.identify(session, works, now, decision)
             known = fates(session, [work.known.digest for work in named])
             fresh = self._without_fate(named, known, decision)

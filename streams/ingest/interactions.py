@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 from personalization.signals.keep import Offered, keep
 from privacy.consent import standing
 from privacy.consent.admission import AdmissionRule, RefusalReason
-from privacy.keys.keyring import join_batches
+from privacy.keys.batch_locks import join_batches
 from privacy.policy.cache import WITHOUT_POLICY
 from streams.contracts.dead_letter import DeadLetterReason
 from streams.contracts.topics import INTERACTIONS
@@ -115,6 +115,10 @@ class InteractionHandler(BatchHandler[Interaction]):
         """Read an interaction."""
         return self._reader.read(record)
 
+    def lock(self, session: Session, works: Sequence[Work[Interaction]]) -> None:
+        """Hold off erasures: who is not erased now is not until this is stored."""
+        join_batches(session, {work.event.data.tenant_id for work in works})
+
     def identify(
         self,
         session: Session,
@@ -133,7 +137,6 @@ class InteractionHandler(BatchHandler[Interaction]):
         decision: Decision[Interaction],
     ) -> None:
         """Store the signals of the admitted interactions, within each user's bound."""
-        join_batches(session)  # who is not erased now is not until this is stored
         tenants = self._tenants(session, {work.event.data.tenant_id for work in works}, now)
         standings = standing.lookup(session, dict.fromkeys(work.known.subject for work in works))
         admitted: list[tuple[Work[Interaction], _Tenant]] = []

@@ -199,14 +199,9 @@ class OutboxRelay:
             self._observer.unsendable(row.topic, failure.error)
 
     def waiting(self) -> int:
-        """Return how many rows wait to be sent."""
+        """Return how many rows wait to be sent, up to ``streams.outbox.rows.MOST_COUNTED``."""
         with transaction(self._engine) as session:
             return outbox_rows.waiting(session)
-
-    def forget(self, before: datetime) -> int:
-        """Delete rows that were sent before ``before`` and return how many there were."""
-        with transaction(self._engine) as session:
-            return outbox_rows.forget_sent(session, before)
 
 
 def _id(row: OutboxRow) -> int:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 
 SOURCE = "urn:discreet:worker"
+MOST_COUNTED = 100_000
 
 # Records whose key names a user are not kept once they are sent.
 _PERSONAL_TOPICS = tuple(topic.name for topic in TOPICS if topic.holds_personal_data)
@@ -137,14 +138,23 @@ def mark_sent(session: Session, rows: Sequence[OutboxRow], now: datetime) -> Non
         session.execute(update(OutboxRow).where(sent).values(published_at=now))
 
 
-def waiting(session: Session) -> int:
-    """Return how many rows wait to be sent."""
-    return session.exec(
-        select(func.count()).select_from(OutboxRow).where(col(OutboxRow.published_at).is_(None))
-    ).one()
+def waiting(session: Session, *, most: int = MOST_COUNTED) -> int:
+    """Return how many rows wait to be sent, counted up to ``most``: it is asked all the time."""
+    rows = select(OutboxRow.outbox_id).where(col(OutboxRow.published_at).is_(None)).limit(most)
+    return session.exec(select(func.count()).select_from(rows.subquery())).one()
 
 
-def forget_sent(session: Session, before: datetime) -> int:
-    """Delete rows that were sent before ``before`` and return how many there were."""
-    statement = delete(OutboxRow).where(col(OutboxRow.published_at) < before)
+def forget_sent(session: Session, before: datetime, *, most: int) -> int:
+    """Delete at most ``most`` rows that were sent before ``before`` and return how many there were."""
+    old = (
+        select(OutboxRow.outbox_id)
+        .where(col(OutboxRow.published_at) < before)
+        .order_by(col(OutboxRow.published_at))
+        .limit(most)
+    )
+    statement = (
+        delete(OutboxRow)
+        .where(col(OutboxRow.outbox_id).in_(old))
+        .execution_options(synchronize_session=False)
+    )
     return int(session.execute(statement).rowcount)  # type: ignore[attr-defined]  # of a DELETE

@@ -14,13 +14,10 @@ import structlog
 
 from personalization.releases.overdue import forfeit_overdue
 from personalization.rounds.queries import open_due_rounds
-from personalization.signals.rows import delete_expired_signals
 from privacy.errors import PrivacyError
-from privacy.policy import versions as policies
-from privacy.policy.cache import WITHOUT_POLICY
 from privacy.storage.session import server_now, transaction
 from streams.errors import ClockError, StreamsError
-from streams.ingest.fates import forget_processed
+from streams.processes.sweeps import Sweeper
 from streams.telemetry.tracing import round_span
 
 if TYPE_CHECKING:
@@ -39,6 +36,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 LARGEST_CLOCK_DIFFERENCE = timedelta(minutes=5)
+MOST_STEPS = 20  # transactions of one tick that open rounds; the next tick goes on
 
 
 def require_right_time(session: Session, now: datetime) -> None:
@@ -95,13 +93,17 @@ class Chores:
         self._ledger = ledger
         self._events = events
         self._check_time = check_time
+        self._sweeper = Sweeper(engine, clock, scheduler, outbox, check_time)
 
     async def run(self) -> None:
         """Run all of them until cancelled; a failure is reported once and tried again at the next turn."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(_repeat("rounds", self.open_rounds, self._scheduler.tick_seconds))
-            group.create_task(_repeat("outbox", self.relay_outbox, self._outbox.poll_seconds))
-            group.create_task(_repeat("retention", self.sweep, self._scheduler.retention_seconds))
+            for name, chore, seconds in (
+                ("rounds", self.open_rounds, self._scheduler.tick_seconds),
+                ("outbox", self.relay_outbox, self._outbox.poll_seconds),
+                ("retention", self.sweep, self._scheduler.retention_seconds),
+            ):
+                group.create_task(_repeat(name, chore, seconds, self._metrics.chore_failed))
 
     def open_rounds(self) -> None:
         """End the rounds whose slot is over and open those that are due, both on the public clock."""
@@ -111,11 +113,14 @@ class Chores:
             ended = forfeit_overdue(session, self._ledger, self._events, now=now)
         for round_id in ended:
             log.warning("slot_passed", round=round_id)
-        with transaction(self._engine) as session:
-            opened = open_due_rounds(session, now)
-        for round_id in opened:
-            with round_span(round_id, "open round"):
-                log.info("round_opened", round=round_id)
+        for _ in range(MOST_STEPS):
+            with transaction(self._engine) as session:
+                opened = open_due_rounds(session, now)
+            for round_id in opened:
+                with round_span(round_id, "open round"):
+                    log.info("round_opened", round=round_id)
+            if not opened:
+                return
 
     def relay_outbox(self) -> None:
         """Send everything that waits in the outbox."""
@@ -127,18 +132,13 @@ class Chores:
             self._metrics.outbox.set(self._relay.waiting())
 
     def sweep(self) -> None:
-        """Delete signals past their tenant's retention, old marks of processed events and old sent rows."""
-        now = self._clock()
-        with transaction(self._engine) as session:
-            self._check_time(session, now)
-            for tenant in policies.list_tenants(session):
-                policy = tenant.policy.policy if tenant.policy is not None else WITHOUT_POLICY
-                delete_expired_signals(session, tenant.tenant_id, now - policy.retention)
-            forget_processed(session, now - timedelta(days=self._scheduler.dedup_days))
-        self._relay.forget(now - timedelta(seconds=self._outbox.keep_seconds))
+        """Delete what is past its time, unless another worker did so lately."""
+        self._sweeper.sweep()
 
 
-async def _repeat(name: str, chore: Callable[[], None], seconds: float) -> None:
+async def _repeat(
+    name: str, chore: Callable[[], None], seconds: float, failed: Callable[[str], None] = lambda _: None
+) -> None:
     failing = False
     while True:
         try:
@@ -147,10 +147,12 @@ async def _repeat(name: str, chore: Callable[[], None], seconds: float) -> None:
             if not failing:
                 log.warning("chore_failed", chore=name, code=error.code, error=str(error))
             failing = True
+            failed(name)
         except Exception as error:  # noqa: BLE001  # a bug in one chore must not end ingest
             if not failing:
                 log.warning("chore_failed", chore=name, error=type(error).__name__)
             failing = True
+            failed(name)
         else:
             if failing:
                 log.info("chore_works_again", chore=name)

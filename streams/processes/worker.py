@@ -146,12 +146,9 @@ class Worker:
 
     def _database_problem(self) -> str | None:
         try:
-            revision, newest = database.current(self._settings.database_url), database.head()
+            return database.problem_of(self._settings.database_url)
         except StorageError as error:
             return str(error)
-        if revision == newest:
-            return None
-        return f"the database is at revision {revision or 'none'}, not {newest}; run `discreet db upgrade`"
 
     def _key_problem(self) -> str | None:
         """Refuse to start under another master key: every event would end as a dead letter.

@@ -13,10 +13,13 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util.exc import CommandError
+from sqlalchemy import inspect
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlmodel import select
 
 from privacy.errors import StorageError
 from privacy.storage.session import open_engine, transaction
+from streams.storage.tables import CompatibleRevisionRow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,13 +90,21 @@ def head() -> str:
 def upgrade(url: str, revision: str = "head") -> str | None:
     """Bring the database at ``url`` to ``revision`` and return where it stands.
 
-    Processes that do so at the same time queue up.
+    Processes that do so at the same time queue up. A later version's schema that this code works with stays.
 
     Raises:
-        StorageError: the address is wrong, or the database cannot be reached or changed; nothing was done.
+        StorageError: the address is wrong, or the database cannot be reached or changed, or a later version of the
+            code has it; nothing was done.
     """
     with _ALEMBIC, _connection(url) as connection:
-        command.upgrade(_config(connection), revision)
+        if head() not in _compatible(connection):
+            connection.rollback()  # what was only read
+            try:
+                command.upgrade(_config(connection), revision)
+            except CommandError as error:
+                raise StorageError(
+                    f"the database cannot be brought to {revision}: {error}; was a later version here? use that one"
+                ) from error
         return MigrationContext.configure(connection).get_current_revision()
 
 
@@ -118,23 +129,43 @@ def current(url: str) -> str | None:
         return MigrationContext.configure(connection).get_current_revision()
 
 
-def open_current(url: str) -> Engine:
-    """Return an engine for the database at ``url``, having checked that its schema is the newest.
+def problem_of(url: str) -> str | None:
+    """Return why this code cannot work with the database at ``url``; ``None`` when it can.
+
+    It can with its own revision, and with a later one that names it as compatible (``migrations/env.py``).
 
     Raises:
-        StorageError: the address is wrong, the database cannot be reached, or its schema is not the newest.
+        StorageError: the address is wrong, or the database cannot be reached.
+    """
+    with _connection(url) as connection:
+        revision, ours = MigrationContext.configure(connection).get_current_revision(), head()
+        if revision == ours or ours in _compatible(connection):
+            return None
+    return (
+        f"the database is at revision {revision or 'none'} and this version needs {ours}, or a later one that works "
+        "with it; run `discreet db upgrade`, or the version that upgraded it"
+    )
+
+
+def _compatible(connection: Connection) -> set[str]:
+    if not inspect(connection).has_table(str(CompatibleRevisionRow.__tablename__)):
+        return set()
+    return set(connection.execute(select(CompatibleRevisionRow.revision)).scalars())
+
+
+def open_current(url: str) -> Engine:
+    """Return an engine for the database at ``url``, having checked that this code can work with its schema.
+
+    Raises:
+        StorageError: the address is wrong, the database cannot be reached, or its schema is another one.
     """
     if (folder := _missing_folder(url)) is not None:
         raise StorageError(
             f"there is no database yet, for its folder {folder} does not exist; run `discreet db upgrade` "
             "(a folder that DISCREET_DATABASE__URL names must be there first)"
         )
-    revision, newest = current(url), head()
-    if revision != newest:
-        raise StorageError(
-            f"the database is at revision {revision or 'none'} and this version needs {newest}; "
-            "run `discreet db upgrade`"
-        )
+    if (problem := problem_of(url)) is not None:
+        raise StorageError(problem)
     return open_engine(url)
 
 

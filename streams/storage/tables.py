@@ -1,4 +1,4 @@
-"""Tables of what servers said and of who may ask."""
+"""Tables of what servers said, of who may ask, and of who does the periodic work."""
 
 from __future__ import annotations
 
@@ -46,3 +46,21 @@ class OperatorTokenRow(SQLModel, table=True):
     created_by: str = Field(max_length=200)
     expires_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     revoked_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+
+
+class CompatibleRevisionRow(SQLModel, table=True):
+    """A revision of the schema whose code works with the database as it is; ``migrations/env.py`` writes them."""
+
+    __tablename__: ClassVar[Any] = "compatible_revisions"
+
+    revision: str = Field(max_length=64, primary_key=True)
+
+
+class ChoreLeaseRow(SQLModel, table=True):
+    """Which worker does a piece of periodic work, and until when it may."""
+
+    __tablename__: ClassVar[Any] = "chore_leases"
+
+    chore: str = Field(max_length=63, primary_key=True)
+    owner: str = Field(max_length=63)
+    expires_at: datetime = Field(sa_type=UtcDateTime)

@@ -135,6 +135,12 @@ class WorkerMetrics:
             ("outcome",),
             registry=registry,
         )
+        self._chore_failures = PrometheusCounter(
+            "discreet_chore_failures",
+            "Times that periodic work failed; it is tried again at its next turn.",
+            ("chore",),
+            registry=registry,
+        )
         BOUNDARY.require(Kind.METRIC, [family.name for family in registry.collect()])
 
     def batch_done(self, topic: str, works: Sequence[Item], outcome: Counts, seconds: float) -> None:
@@ -159,6 +165,10 @@ class WorkerMetrics:
     def unsendable(self, topic: str, error: str) -> None:
         """Note that a row of the outbox failed by itself."""
         self._unsendable.labels(topic, error).inc()
+
+    def chore_failed(self, chore: str) -> None:
+        """Note that periodic work failed."""
+        self._chore_failures.labels(chore).inc()
 
     def failed_login(self, outcome: str) -> None:
         """Note a wrong token: it was ``refused``, or not even looked at (``limited``)."""

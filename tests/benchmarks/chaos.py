@@ -42,12 +42,11 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError
 from sqlalchemy import bindparam, text
-
-# Before this folder, whose privacy.py is a benchmark.
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from privacy.errors import StorageError
 from privacy.keys.keyring import Keyring, new_master_key

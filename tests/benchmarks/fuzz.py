@@ -15,10 +15,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from sqlmodel import func, select
-
-# Before this folder, whose privacy.py is a benchmark.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from sqlmodel import func, select
 
 from personalization.adapters.signing import ManifestSigner
 from privacy.keys.keyring import Keyring, new_master_key

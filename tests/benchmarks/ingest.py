@@ -40,11 +40,10 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
 import orjson
 from kafka import KafkaAdminClient, KafkaProducer
-
-# Before this folder, whose privacy.py is a benchmark.
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from privacy.consent import statements as consents
 from privacy.consent.admission import Consent

@@ -20,10 +20,9 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from kafka import KafkaAdminClient, KafkaProducer
-
-# Before this folder, whose privacy.py is a benchmark.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from kafka import KafkaAdminClient, KafkaProducer
 
 from privacy.keys.keyring import new_master_key
 from streams.broker.embedded import EmbeddedBroker

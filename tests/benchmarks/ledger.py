@@ -26,13 +26,12 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
 import numpy as np
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import NullPool
-
-# Before this folder, whose privacy.py is a benchmark.
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from personalization.training.jobs.receipt import Receipt, SignedReceipt, public_key_of
 from privacy.accounting.composition import ACCOUNTANT, ACCOUNTANT_VERSION, best_epsilon, total_curve

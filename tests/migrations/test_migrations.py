@@ -23,7 +23,7 @@ ROOT = Path(database.__file__).resolve().parents[2]
 
 SIGNALS = "SELECT event_digest, rank FROM signals"
 FATES = "SELECT event_digest FROM processed_events"
-DATA_ALONE = {"0013_consent_clocks"}  # steps that change rows and no column
+NO_COLUMNS = {"0013_consent_clocks", "0018_versions_of_tenants"}  # steps that change rows, or an index
 
 
 def tables(url):
@@ -79,7 +79,7 @@ def test_every_step_goes_down_and_up_again(empty_database_url):
     while (revision := database.downgrade(empty_database_url, "-1")) is not None:
         before = columns(empty_database_url)
         database.upgrade(empty_database_url, "+1")
-        assert columns(empty_database_url) != before or database.current(empty_database_url) in DATA_ALONE
+        assert columns(empty_database_url) != before or database.current(empty_database_url) in NO_COLUMNS
         assert database.downgrade(empty_database_url, "-1") == revision
         assert columns(empty_database_url) == before
 
@@ -223,6 +223,38 @@ def test_a_token_from_before_stays_what_it_was_and_going_down_makes_no_reader_an
         names = list(connection.execute(text("SELECT name FROM operator_tokens")).scalars())
     engine.dispose()
     assert names == ["bea"]
+
+
+def test_fates_are_kept_by_the_way_into_slots_and_back_and_of_two_the_newer_stays(empty_database_url):
+    database.upgrade(empty_database_url, "0015_next_due")
+    engine = open_engine(empty_database_url)
+    given = {bytes([number]): f"2026-03-{number:02d} 09:30:00" for number in range(1, 20)}
+    with engine.begin() as connection:
+        connection.execute(
+            text("INSERT INTO processed_events (event_digest, processed_at) VALUES (:digest, :at)"),
+            [{"digest": digest, "at": at} for digest, at in given.items()],
+        )
+    database.upgrade(empty_database_url, "0016_fate_slots")
+    with engine.begin() as connection:
+        assert {bytes(one) for one in connection.execute(text(FATES)).scalars()} == set(given)
+        slots = connection.execute(text("SELECT slot FROM fate_slots WHERE opened_at IS NOT NULL")).scalars()
+        assert list(slots) == [0]
+        if engine.dialect.name == "postgresql":
+            connection.execute(
+                text(
+                    "INSERT INTO processed_events (event_digest, processed_at, refusal, slot)"
+                    " VALUES (:digest, '2026-05-01 09:30:00', 'newer', 3)"
+                ),
+                {"digest": bytes([1])},
+            )
+    database.downgrade(empty_database_url, "0015_next_due")
+    with engine.connect() as connection:
+        rows = connection.execute(text("SELECT event_digest, refusal FROM processed_events")).all()
+    engine.dispose()
+    assert {bytes(digest) for digest, _ in rows} == set(given)
+    assert len(rows) == len(given)
+    newer = [bytes(digest) for digest, refusal in rows if refusal == "newer"]
+    assert newer == ([bytes([1])] if empty_database_url.startswith("postgresql") else [])
 
 
 def test_an_upgrade_of_the_newest_schema_changes_nothing(database_url):

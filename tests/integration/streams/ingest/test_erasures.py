@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import pytest
@@ -16,9 +17,11 @@ from personalization.signals.rows import SignalRow
 from privacy.consent.tables import ConsentRow
 from privacy.erasure.certificates import deadline
 from privacy.erasure.tables import ErasureRow
+from privacy.keys.batch_locks import lock_out_batches, numbers
 from privacy.storage.session import transaction
 from streams.contracts.consent import ConsentPurpose
 from streams.ingest import consents
+from streams.ingest.erasures import ErasureHandler
 from tests.fakes.ingest_world import IngestWorld
 from tests.fakes.stream_records import NOW, consent, erasure, interaction
 
@@ -76,6 +79,53 @@ class TestBesideOtherTransactions:
         other = consent(purpose=ConsentPurpose.EVALUATION, offset=9)
         self.both(world, monkeypatch, consents, "erased_among", lambda: world.take(world.consents, other))
         assert world.count(ConsentRow) == 0
+
+
+class TestOfSeveralTenants:
+    """An erasure holds up its own tenant alone."""
+
+    @pytest.fixture
+    def world(self, engine):
+        assert len(numbers(["acme", "globex"])) == 2  # two locks, else the test says nothing
+        world = IngestWorld(engine, tenants=("acme", "globex"))
+        for name in ("acme", "globex"):  # both have keys from here on
+            world.take(world.consents, consent("first", tenant=name))
+        return world
+
+    def test_others_go_on_while_an_erasure_is_open_and_its_own_tenant_waits(self, world):
+        if world.engine.dialect.name == "sqlite":
+            pytest.skip("SQLite has one writer at a time")
+        with transaction(world.engine) as session, ThreadPoolExecutor(2) as pool:
+            lock_out_batches(session, ["acme"])
+            assert world.take(world.consents, consent(tenant="globex")).effects == 1
+            own = pool.submit(world.take, world.consents, consent(tenant="acme"))
+            wait_until_blocked(world.engine, own)
+            assert not own.done()
+            session.commit()
+            assert own.result(60).effects == 1
+
+    def test_requests_of_two_tenants_in_two_orders_are_no_deadlock(self, world, monkeypatch):
+        """Each transaction stops before its second erasure until the other one had the time to come there too."""
+        both = threading.Barrier(2)
+        original = ErasureHandler._erase
+
+        def late(self, session, work, now):
+            original(self, session, work, now)
+            with suppress(threading.BrokenBarrierError):
+                both.wait(0.5)
+
+        monkeypatch.setattr(ErasureHandler, "_erase", late)
+        names = ("acme", "globex")
+        with ThreadPoolExecutor(2) as pool:
+            taken = [
+                pool.submit(
+                    world.take,
+                    world.erasures,
+                    *(erasure(f"u{n}", tenant=name, request_id=f"r{n}", offset=n) for name in order),
+                )
+                for n, order in enumerate((names, names[::-1]))
+            ]
+            assert [one.result(60).effects for one in taken] == [2, 2]
 
 
 def wait_until_blocked(engine, future):

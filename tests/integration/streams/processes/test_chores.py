@@ -73,11 +73,13 @@ def test_the_sweep_deletes_what_is_past_its_time_and_nothing_else(engine, chores
     chores.sweep()
     with transaction(engine) as session:
         assert session.exec(select(SignalRow.event_digest)).all() == [b"young"]
-        assert session.exec(select(ProcessedEventRow.event_digest)).all() == [b"young"]
+        fates = set(session.exec(select(ProcessedEventRow.event_digest)))
+    # On PostgreSQL a fate goes with all others of its slot (``streams.ingest.slots``).
+    assert fates == ({b"young"} if engine.dialect.name == "sqlite" else {b"young", b"old"})
 
 
 def test_a_failing_chore_is_tried_again_and_reported_once(monkeypatch):
-    attempts, reported = [], []
+    attempts, reported, failures = [], [], []
     monkeypatch.setattr(scheduler.log, "warning", lambda event, **_: reported.append(event))
     monkeypatch.setattr(scheduler.log, "info", lambda event, **_: reported.append(event))
 
@@ -87,13 +89,14 @@ def test_a_failing_chore_is_tried_again_and_reported_once(monkeypatch):
             raise StorageError("the database is away")
 
     async def main():
-        task = asyncio.create_task(scheduler._repeat("test", chore, 0.001))
+        task = asyncio.create_task(scheduler._repeat("test", chore, 0.001, failures.append))
         while len(attempts) < 8:
             await asyncio.sleep(0.005)
         task.cancel()
 
     asyncio.run(main())
     assert reported == ["chore_failed", "chore_works_again"]
+    assert failures == ["test"] * 5
 
 
 def test_a_wrong_clock_neither_deletes_nor_opens_rounds(engine, chores):
@@ -101,7 +104,7 @@ def test_a_wrong_clock_neither_deletes_nor_opens_rounds(engine, chores):
         with transaction(engine) as session:
             scheduler.require_right_time(session, NOW)  # there is no other clock to ask
         return
-    chores._check_time = scheduler.require_right_time
+    chores._check_time = chores._sweeper._check_time = scheduler.require_right_time
     with transaction(engine) as session:
         signal = StoredSignal(b"old", "acme", "p", "default", 0, b"r", NOW - timedelta(days=99), b"sealed")
         insert_signals(session, [signal])

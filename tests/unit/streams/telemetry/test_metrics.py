@@ -27,6 +27,7 @@ NAMES = {
     "discreet_outbox_waiting",
     "discreet_outbox_parked",
     "discreet_failed_logins",
+    "discreet_chore_failures",
     "process_resident_memory_bytes",
 }
 

@@ -1,0 +1,119 @@
+"""What is past its time is deleted: by one worker of all, and in transactions that stay small.
+
+Each transaction deletes a bounded number of rows and looks at a bounded number of tenants, so that nobody waits long
+for what it locks, and whoever has to stop loses little work.
+"""
+
+from __future__ import annotations
+
+import uuid
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from personalization.signals.rows import delete_expired_signals
+from privacy.policy import versions as policies
+from privacy.policy.cache import WITHOUT_POLICY, TenantPolicies
+from privacy.storage.session import transaction
+from streams.ingest import fates
+from streams.outbox.rows import forget_sent
+from streams.storage.chore_leases import take_lease
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from datetime import datetime
+
+    from sqlalchemy.engine import Engine
+    from sqlmodel import Session
+
+    from streams.settings import OutboxSettings, SchedulerSettings
+
+ROWS: Final = 2_000  # deleted in one transaction
+TENANTS: Final = 500  # looked at in one transaction
+CHORE: Final = "sweep"
+LEASE: Final = 0.9  # of the time between two sweeps: the next one is due when the lease of this one has ended
+
+
+class _LeaseGone(Exception):  # noqa: N818  # it says where to go on, not what went wrong
+    """Another worker sweeps now."""
+
+
+class Sweeper:
+    """Deletes signals past their tenants' retention, old fates and old sent rows; every worker may have one.
+
+    Args:
+        engine: the database.
+        clock: aware UTC.
+        scheduler: pauses, and how long fates are kept.
+        outbox: how long sent rows are kept.
+        check_time: raises ``ClockError`` where the clock must not be trusted.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        clock: Callable[[], datetime],
+        scheduler: SchedulerSettings,
+        outbox: OutboxSettings,
+        check_time: Callable[[Session, datetime], None],
+    ) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._scheduler = scheduler
+        self._outbox = outbox
+        self._check_time = check_time
+        self._owner = uuid.uuid4().hex
+        self._policies = TenantPolicies(0.0)
+
+    def sweep(self) -> bool:
+        """Delete what is past its time, unless another worker did so lately; return whether this one did.
+
+        Raises:
+            ClockError: the clock must not be trusted; nothing was deleted.
+            StorageError: the database is away or refused; what was deleted so far stays deleted.
+        """
+        outbox_keep = timedelta(seconds=self._outbox.keep_seconds)
+        fates_keep = timedelta(days=self._scheduler.dedup_days)
+        try:
+            self._signals()
+            self._in_steps(lambda session, now: forget_sent(session, now - outbox_keep, most=ROWS))
+            # Last, because on PostgreSQL it may give up waiting for a long transaction.
+            self._in_steps(lambda session, now: fates.forget(session, now, fates_keep, most=ROWS))
+        except _LeaseGone:
+            return False
+        return True
+
+    def _signals(self) -> None:
+        last = ""
+        while True:
+            with self._step() as (session, now):
+                names = policies.tenant_ids_after(session, last, most=TENANTS)
+                found = self._policies.lookup(session, names)
+            if not names:
+                return
+            limits = {name: now - (found.get(name) or WITHOUT_POLICY).retention for name in names}
+            self._in_steps(partial(_expired, limits))
+            last = names[-1]
+
+    def _in_steps(self, step: Callable[[Session, datetime], int]) -> None:
+        """Call ``step``, each time in a transaction of its own, until it finds fewer than ``ROWS`` rows."""
+        found = ROWS
+        while found >= ROWS:
+            with self._step() as (session, now):
+                found = step(session, now)
+
+    @contextmanager
+    def _step(self) -> Iterator[tuple[Session, datetime]]:
+        """Yield a transaction and its time; the clock is right then, and the lease is ours."""
+        now = self._clock()
+        seconds = LEASE * self._scheduler.retention_seconds
+        with transaction(self._engine) as session:
+            self._check_time(session, now)
+            if not take_lease(session, CHORE, self._owner, now=now, seconds=seconds):
+                raise _LeaseGone
+            yield session, now
+
+
+def _expired(limits: Mapping[str, datetime], session: Session, _: datetime) -> int:
+    return delete_expired_signals(session, limits, most=ROWS)
