@@ -12,7 +12,7 @@ from privacy.storage.subjects import Subject, wanted
 from privacy.storage.upserts import insert_ignoring_conflicts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
     from datetime import datetime
 
     from sqlmodel import Session
@@ -44,6 +44,26 @@ def destroy_key(session: Session, subject: Subject, now: datetime) -> int:
         .values(erasures=col(TenantKeyRow.erasures) + 1)
     )
     return destroyed.rowcount
+
+
+def erasure_counts(session: Session, tenant_ids: Collection[str]) -> dict[str, int]:
+    """Return how often a user key was destroyed, of each tenant that has keys; it only grows."""
+    return dict(
+        session.exec(
+            select(TenantKeyRow.tenant_id, TenantKeyRow.erasures).where(
+                col(TenantKeyRow.tenant_id).in_(tenant_ids), col(TenantKeyRow.erasures) > 0
+            )
+        ).all()
+    )
+
+
+def raise_erasure_count(session: Session, tenant_id: str, least: int) -> None:
+    """Bring a tenant's count to at least ``least``: erasures that a restored backup lacks were carried out again."""
+    session.execute(
+        update(TenantKeyRow)
+        .where(col(TenantKeyRow.tenant_id) == tenant_id, col(TenantKeyRow.erasures) < least)
+        .values(erasures=least)
+    )
 
 
 def erased_among(session: Session, subjects: Iterable[tuple[str, str]]) -> frozenset[Subject]:
