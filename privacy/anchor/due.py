@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sqlalchemy.sql.dml import Insert
     from sqlmodel import Session
 
+_IDS_PER_STATEMENT = 500
 _ANCHOR_LOCK = 7_243_003  # advisory lock number on PostgreSQL; any number of ours
 
 
@@ -36,16 +37,17 @@ def mark_due(session: Session, tenant_id: str, *, pseudonym: str | None = None) 
     )
 
 
-def due_rows(session: Session, limit: int) -> Sequence[AnchorDueRow]:
-    """Return what is due, oldest first."""
+def due_rows(session: Session, limit: int | None) -> Sequence[AnchorDueRow]:
+    """Return what is due, oldest first; all of it without a limit."""
     return session.exec(select(AnchorDueRow).order_by(col(AnchorDueRow.due_id)).limit(limit)).all()
 
 
 def settle(session: Session, rows: Iterable[AnchorDueRow]) -> None:
     """Take away what is anchored by now."""
     ids = [row.due_id for row in rows]
-    if ids:
-        session.execute(delete(AnchorDueRow).where(col(AnchorDueRow.due_id).in_(ids)))
+    for start in range(0, len(ids), _IDS_PER_STATEMENT):
+        part = ids[start : start + _IDS_PER_STATEMENT]
+        session.execute(delete(AnchorDueRow).where(col(AnchorDueRow.due_id).in_(part)))
 
 
 def lock_anchor(session: Session, *, wait: bool = True) -> bool:

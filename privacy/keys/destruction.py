@@ -12,7 +12,7 @@ from privacy.storage.subjects import Subject, wanted
 from privacy.storage.upserts import insert_ignoring_conflicts
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Iterator
     from datetime import datetime
 
     from sqlmodel import Session
@@ -64,6 +64,19 @@ def raise_erasure_count(session: Session, tenant_id: str, least: int) -> None:
         .where(col(TenantKeyRow.tenant_id) == tenant_id, col(TenantKeyRow.erasures) < least)
         .values(erasures=least)
     )
+
+
+def all_erased(session: Session) -> Iterator[tuple[Subject, datetime]]:
+    """Yield every user whose key was destroyed, and when."""
+    rows = session.exec(
+        select(SubjectKeyRow.tenant_id, SubjectKeyRow.pseudonym, SubjectKeyRow.destroyed_at)
+        .where(col(SubjectKeyRow.destroyed_at).is_not(None))
+        .order_by(col(SubjectKeyRow.tenant_id), col(SubjectKeyRow.pseudonym))
+        .execution_options(yield_per=1000)
+    )
+    for tenant_id, pseudonym, destroyed_at in rows:
+        assert destroyed_at is not None
+        yield Subject(tenant_id, pseudonym), destroyed_at
 
 
 def erased_among(session: Session, subjects: Iterable[tuple[str, str]]) -> frozenset[Subject]:

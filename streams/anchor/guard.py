@@ -20,14 +20,15 @@ from privacy.boundary.marks import Kind
 from privacy.errors import RewoundError
 from privacy.ledger.anchoring import missing_entries
 from privacy.storage.session import reading, transaction
+from privacy.storage.subjects import Subject
 from streams.anchor.marks import behind, offsets_behind, offsets_held, tenants_held
 from streams.contracts.anchor import AnchorOffsetsV1, AnchorTenantV1, ErasedV1
-from streams.contracts.codec import decode_anchor
+from streams.contracts.codec import decode_anchor, decode_erased
 from streams.contracts.envelope import Invalid
 from streams.contracts.topics import ANCHOR_OFFSETS, ANCHOR_TENANT, USER_ERASED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterable
     from datetime import datetime
 
     from sqlalchemy.engine import Engine
@@ -150,19 +151,75 @@ class AnchorGuard:
         known = [one.timeline for one in self.tenants.values()]
         return max([*known, 0 if self.offsets is None else self.offsets.timeline], default=0)
 
-    def restart(self, session: Session, number: int, rows: Collection[AnchorDueRow]) -> None:
+    def behind(self, session: Session) -> dict[str, str]:
+        """Return of each owner in what the database lies below the anchor, or that it is from before a restore.
+
+        What is anchored in an earlier timeline than the database's is left out: a restore has reconciled it.
+        """
+        number = timeline(session) or 0
+        found: dict[str, str] = {}
+        owners = sorted(self.tenants)
+        for start in range(0, len(owners), OWNERS_AT_ONCE):
+            part = [
+                one for one in owners[start : start + OWNERS_AT_ONCE] if self.tenants[one].timeline >= number
+            ]
+            held = tenants_held(session, self._group, part, number)
+            chains = []
+            for owner in part:
+                anchored = self.tenants[owner]
+                if anchored.timeline > number:
+                    found[owner] = f"it is from before restore {anchored.timeline}"
+                elif (what := behind(anchored, held.get(owner))) is not None:
+                    found[owner] = what
+                elif anchored.ledger is not None:
+                    chains.append((owner, anchored.ledger.sequence, anchored.ledger.digest))
+            for owner in missing_entries(session, chains):
+                found[owner] = "the ledger does not hold the entry that is anchored"
+        return found
+
+    def erased(self) -> list[Subject]:
+        """Return every user of the register of erasures, by entries that we have signed.
+
+        Raises:
+            AnchorUnavailableError: it cannot be read to its end.
+        """
+        found = []
+        for record in self._store.erased():
+            if not record.key.startswith(self._prefix) or not self._seal.genuine(record):
+                continue
+            decoded = decode_erased(record.headers, record.value, key=record.key)
+            if not isinstance(decoded, Invalid):
+                found.append(Subject(decoded.data.tenant_id, decoded.data.pseudonym))
+        return sorted(set(found))
+
+    def restart(
+        self,
+        session: Session,
+        number: int,
+        owners: Collection[str],
+        erased: Iterable[tuple[Subject, datetime]] = (),
+    ) -> None:
         """Write everything that the database holds under a new timeline, whatever was anchored: the end of a restore.
 
-        Owners that the database does not hold any more keep their last record, under the new timeline, so that what
-        they have spent stays known.
+        Args:
+            session: the transaction of the restore, which holds the anchor's lock and commits after this.
+            number: the new timeline.
+            owners: everybody of whom the database holds anything.
+            erased: users that are added to the register, with when they were erased.
 
         Raises:
             AnchorUnavailableError: the anchor did not confirm.
         """
         with self._lock:
-            owners = sorted({*self.tenants, *(row.tenant_id for row in rows)})
-            held = tenants_held(session, self._group, owners, number)
-            self._write(list(held.values()), offsets_held(session, self._group, number), rows)
+            begin_timeline(session, number, self._now())
+            rows = due_rows(session, None)
+            names = sorted({*owners, *self.tenants})
+            for start in range(0, len(names), OWNERS_AT_ONCE):
+                part = names[start : start + OWNERS_AT_ONCE]
+                held = tenants_held(session, self._group, part, number)
+                self._write(list(held.values()), None, [])
+            self._store.write([self._entry(*subject, at) for subject, at in erased])
+            self._write([], offsets_held(session, self._group, number), rows)
             settle(session, rows)
 
     def _fold(self, record: Record) -> None:
@@ -264,16 +321,7 @@ class AnchorGuard:
         rows: Collection[AnchorDueRow],
     ) -> None:
         at = self._now()
-        records = [
-            self._seal.sealed(
-                Kind.ERASURE_REGISTER,
-                ErasedV1(group=self._group, tenant_id=row.tenant_id, pseudonym=row.pseudonym, erased_at=at),
-                USER_ERASED,
-                at,
-            )
-            for row in rows
-            if row.pseudonym is not None
-        ]
+        records = [self._entry(row.tenant_id, row.pseudonym, at) for row in rows if row.pseudonym is not None]
         records += [self._seal.sealed(Kind.ANCHOR, one, ANCHOR_TENANT, at) for one in tenants]
         if offsets is not None:
             records.append(self._seal.sealed(Kind.ANCHOR, offsets, ANCHOR_OFFSETS, at))
@@ -281,6 +329,10 @@ class AnchorGuard:
         # Known at once: whoever asks next need not wait for the topic to come round.
         self.tenants.update((one.owner, one) for one in tenants)
         self.offsets = offsets or self.offsets
+
+    def _entry(self, tenant_id: str, pseudonym: str, at: datetime) -> Record:
+        event = ErasedV1(group=self._group, tenant_id=tenant_id, pseudonym=pseudonym, erased_at=at)
+        return self._seal.sealed(Kind.ERASURE_REGISTER, event, USER_ERASED, at)
 
 
 def _follows(known: AnchorTenantV1, found: AnchorTenantV1) -> bool:

@@ -35,6 +35,7 @@ COMMANDS = {
     "broker": "Run a broker on this machine to try things out; it forgets everything (long-running).",
     "topics": "Create and describe the Kafka topics.",
     "dlq": "Look at dead letters and send them back to their topics.",
+    "restore": "Reconcile a database that was restored from a backup with what is anchored outside it.",
     "db": "Bring the database to the newest schema and check it.",
 }
 
