@@ -46,6 +46,7 @@ from tests.fakes.training import POLICY, Workshop
 
 LIBS = os.environ.get("DISCREET_TEST_KAFKA_LIBS", "")
 MORE_EVENTS = 1_000
+PATIENCE = 120
 
 
 class Drill:
@@ -53,7 +54,7 @@ class Drill:
 
     def __init__(self, folder, libs, monkeypatch):
         self.folder = folder
-        self.world = chaos.World(folder, Path(libs) if libs else None)
+        self.world = chaos.World(folder, Path(libs) if libs else None, forked=True)
         for name, value in self.world.workers._environments[0].items():
             if name.startswith("DISCREET_"):
                 monkeypatch.setenv(name, value)
@@ -95,8 +96,8 @@ class Drill:
             )
             return not names
 
-        wait_until(accounted, 60, "not everything was accounted for", 0.2)
-        wait_until(lambda: self.world.uncommitted() == 0, 60, "not everything was committed", 0.2)
+        wait_until(accounted, PATIENCE, "not everything was accounted for", 0.2)
+        wait_until(lambda: self.world.uncommitted() == 0, PATIENCE, "not everything was committed", 0.2)
 
     def release(self, *, opened=False):
         """One whole round by a trainer of this process."""
@@ -163,7 +164,7 @@ class Drill:
                 found.extend(update for update in feed.poll(0.2) if update.line_ref == line_ref)
                 return bool(found) and found[-1].epoch >= epoch
 
-            wait_until(told, 30, f"epoch {epoch} was not told", 0)
+            wait_until(told, PATIENCE, f"epoch {epoch} was not told", 0)
         return found[-1]
 
 
@@ -177,7 +178,7 @@ def drill(request, tmp_path, monkeypatch):
 @pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning"
 )  # clients that lose their connections
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_a_backup_that_is_put_back_rewinds_nothing(drill, capsys):
     world, workers = drill.world, drill.world.workers
     workers.start()
@@ -217,7 +218,7 @@ def test_a_backup_that_is_put_back_rewinds_nothing(drill, capsys):
             mark = anchor.tenants["acme"]
             return mark.erasures >= 1 and mark.lines[0].epoch == line.epoch
 
-        wait_until(anchored, 20, "not everything was anchored", 0.2)
+        wait_until(anchored, PATIENCE, "not everything was anchored", 0.2)
     drill.stop_workers()
     drill.put_back()
 
@@ -225,7 +226,7 @@ def test_a_backup_that_is_put_back_rewinds_nothing(drill, capsys):
     assert drill.spend().releases == 2
     workers.start()
     log = workers.running[0]
-    wait_until(lambda: "discreet restore" in _log_of(workers), 30, "the worker did not refuse", 0.2)
+    wait_until(lambda: "discreet restore" in _log_of(workers), PATIENCE, "the worker did not refuse", 0.2)
     fates_before = len(world.fates(list(world.sent)))
     late = [_interaction(f"late-{n}", erased, "good", choice) for n in range(8)]
     drill.publish(late)
@@ -246,7 +247,7 @@ def test_a_backup_that_is_put_back_rewinds_nothing(drill, capsys):
     # One command reconciles it.
     assert main(["restore", "--reason", "A drill.", "--dry-run", "--json"]) == 0
     assert "acme" in json.loads(capsys.readouterr().out.splitlines()[-1])["behind"]
-    wait_until(lambda: main(["restore", "--reason", "A drill.", "--json"]) == 0, 60, "not restored", 1)
+    wait_until(lambda: main(["restore", "--reason", "A drill.", "--json"]) == 0, PATIENCE, "not restored", 1)
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert told["restored"]
     assert set(told["reconciled"]["charged"]["acme"]) >= {"lifetime:acme"}
@@ -261,7 +262,7 @@ def test_a_backup_that_is_put_back_rewinds_nothing(drill, capsys):
 
     # And the installation goes on from there.
     workers.start()
-    wait_until(drill.ready, 60, "the worker is not ready", 0.2)
+    wait_until(drill.ready, PATIENCE, "the worker is not ready", 0.2)
     everything = [*before, *of_leaver, *more, request, *late]
     drill.settled(everything)
     assert drill.signals_of(erased) == 0
