@@ -34,7 +34,7 @@ def tenants_held(
     lines, policies = line_marks(session, names), newest_versions(session, names)
     found = {}
     for owner in names:
-        if not (owner in ledgers or owner in erasures or owner in lines):
+        if not (owner in ledgers or owner in erasures or owner in lines or owner in policies):
             continue
         ledger = ledgers.get(owner)
         found[owner] = AnchorTenantV1(

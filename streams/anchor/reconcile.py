@@ -16,7 +16,7 @@ from privacy.anchor.due import lock_anchor, timeline
 from privacy.erasure.again import erase_again
 from privacy.keys.destruction import all_erased, raise_erasure_count
 from privacy.ledger.anchoring import all_chains, forfeit_lost
-from privacy.policy.versions import newest_versions, registered_among
+from privacy.policy.versions import list_tenants, newest_versions, registered_among
 from streams.anchor.marks import ledger_mark, line_mark
 from streams.storage.consumed_offsets import consumed, read_from_the_start
 
@@ -111,7 +111,8 @@ def reconcile(
         read_from_the_start(session, [place for place in places if place not in stored])
     session.flush()
     erased = all_erased(session) if accept_lost_anchor else ()
-    guard.restart(session, number, {*all_chains(session), *owners_of_lines(session), *known}, erased)
+    tenants = (tenant.tenant_id for tenant in list_tenants(session))
+    guard.restart(session, number, {*all_chains(session), *owners_of_lines(session), *tenants}, erased)
     return Reconciled(
         timeline=number,
         behind=behind,

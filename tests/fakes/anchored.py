@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
 from pathlib import Path
 
@@ -34,10 +35,10 @@ class Backup:
             with engine.connect() as connection:
                 connection.connection.driver_connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             engine.dispose()
-            self._copy = f"{self._url.database}.backup"
+            self._copy = f"{self._url.database}.{secrets.token_hex(4)}"
             shutil.copyfile(self._url.database, self._copy)
         else:
-            self._copy = f"{self._url.database}_backup"
+            self._copy = f"{self._url.database}_{secrets.token_hex(4)}"
             self._admin(f"CREATE DATABASE {self._copy} TEMPLATE {self._url.database}")
 
     def put_back(self):

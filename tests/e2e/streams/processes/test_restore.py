@@ -69,7 +69,12 @@ class Drill:
         self.signer = ManifestSigner(signing_seed(key))
         now = datetime.now(UTC)
         with transaction(self.world.engine) as session:
-            changes = {**POLICY, "contribution_bound": 1000, "release_padding_seconds": 0, "planned_releases": 8}
+            changes = {
+                **POLICY,
+                "contribution_bound": 1000,
+                "release_padding_seconds": 0,
+                "planned_releases": 8,
+            }
             policies.set_policy(session, "acme", changes, actor="drill", reason="drill", now=now)
         self.shop = Workshop(
             self.world.engine, SystemClock(), folder, users=600, events=OutboxAdapterEvents(self.signer)
