@@ -14,6 +14,7 @@ from privacy.storage.session import open_engine
 # Every module that defines tables. `alembic check` compares these with the migrated database.
 TABLE_MODULES = (
     "privacy.policy.tables",
+    "privacy.anchor.tables",
     "privacy.audit.tables",
     "privacy.keys.tables",
     "privacy.consent.tables",

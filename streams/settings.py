@@ -189,6 +189,20 @@ class OutboxSettings(_Section):
     """How long to look for a topic that the broker does not know; its rows then wait apart."""
 
 
+class AnchorSettings(_Section):
+    """Where heads of ledgers and lines and consumed offsets are kept outside the database, against restored backups.
+
+    Worker, trainers and the command line must agree on it.
+    """
+
+    where: Literal["auto", "topic", "file"] = "auto"
+    """auto: in topics of the broker, but in files where the database is SQLite or the broker the embedded one."""
+    file: Path | None = None
+    """The file, if it is one; empty: beside the SQLite file, else in the state directory. Leave it out of backups."""
+    offsets_seconds: Positive = 10.0
+    """Time between two looks at the consumed offsets; so long may a database that was set back go unnoticed."""
+
+
 class SchedulerSettings(_Section):
     """How often the public clock is looked at."""
 
@@ -346,6 +360,7 @@ class Settings(BaseSettings):
     broker: BrokerSettings = BrokerSettings()
     ingest: IngestSettings = IngestSettings()
     outbox: OutboxSettings = OutboxSettings()
+    anchor: AnchorSettings = AnchorSettings()
     scheduler: SchedulerSettings = SchedulerSettings()
     http: HttpSettings = HttpSettings()
     trainer: TrainerSettings = TrainerSettings()

@@ -241,6 +241,29 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             "recorded_at",
         ),
     ),
+    Kind.ANCHOR: (
+        _fields(
+            PUBLIC,
+            "Names, and what was charged to each account: a function of public parameters and of which releases there "
+            "were.",
+            "owner timeline group policy_version ledger ledger.sequence ledger.digest ledger.accounts "
+            "ledger.accounts.* lines lines.*",
+        ),
+        _fields(
+            OPERATOR,
+            "How many users of a tenant were erased, and how many events were read; on a topic that the installation's "
+            "own processes and the operator read alone.",
+            "erasures offsets offsets.*",
+        ),
+    ),
+    Kind.ERASURE_REGISTER: (
+        _fields(
+            OPERATOR,
+            "Whose data must not come back with a backup, by keyed pseudonym and for good; on a topic that the "
+            "installation's own processes and the operator read alone.",
+            "group tenant_id pseudonym erased_at",
+        ),
+    ),
     Kind.HTTP_ANSWER: (
         _fields(
             PUBLIC,

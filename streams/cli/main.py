@@ -36,6 +36,7 @@ COMMANDS = {
     "topics": "Create and describe the Kafka topics.",
     "tokens": "Make, list and revoke tokens of the operator API.",
     "dlq": "Look at dead letters and send them back to their topics.",
+    "restore": "Reconcile a database that was restored from a backup with what is anchored outside it.",
     "db": "Bring the database to the newest schema and check it.",
 }
 
