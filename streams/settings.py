@@ -331,6 +331,8 @@ class GatewaySettings(_Section):
     """Between two pieces of a stream."""
     whole_seconds: Positive = 300.0
     """For an answer in one piece."""
+    ping_seconds: Positive = 12.0
+    """After which silence a stream says that it is still there; proxies cut what is silent, often at 60 s."""
     drain_seconds: Positive = 30.0
     """How long requests in progress may take when the gateway is told to stop."""
     look_seconds: Positive = 1.0

@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from streams.gateway.requests import Ask, Form
     from streams.gateway.upstreams import Upstream
 
-PING_SECONDS: Final = 12.0  # proxies cut what is silent for longer than 60 s
 _STREAM_HEADERS: Final = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 Result = TypeVar("Result")
 
@@ -75,7 +74,7 @@ class Shop:
     remembered: Remembered
     places: Places
     rules: Rules
-    ping_seconds: float = PING_SECONDS
+    ping_seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)

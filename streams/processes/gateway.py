@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import structlog
 
 from streams.broker.clients import client_broker
-from streams.client import AdapterFeed, AsyncInteractionPublisher, BrokerUnreachableError
+from streams.client import AdapterFeed, AsyncInteractionPublisher, BrokerUnreachableError, DeliveryError
 from streams.errors import SettingsError
 from streams.gateway.answering import Answering, Shop
 from streams.gateway.choosing import Rules, Use
@@ -32,7 +32,7 @@ from streams.telemetry import logs
 from streams.telemetry.gateway_metrics import GatewayMetrics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from pydantic import SecretStr
 
@@ -68,13 +68,15 @@ def run_gateway(settings: Settings, *, stop: threading.Event, on_ready: Callable
         read = directory_reader(engine, settings.gateway.server_id)
         with asyncio.Runner(**options()) as runner:
             runner.run(
-                _run(settings, client_broker(settings.broker), keys, read, stop=stop, on_ready=on_ready)
+                answer_until_stopped(
+                    settings, client_broker(settings.broker), keys, read, stop=stop, on_ready=on_ready
+                )
             )
     finally:
         engine.dispose()
 
 
-async def _run(
+async def answer_until_stopped(
     settings: Settings,
     broker: Broker,
     keys: list[bytes],
@@ -116,6 +118,7 @@ async def _run(
                 constrained=given.constrained,
                 applies_adapters=upstream.applies_adapters,
             ),
+            ping_seconds=given.ping_seconds,
         )
 
         def ready() -> bool:
@@ -130,7 +133,7 @@ async def _run(
             "ready": ready,
         }.items():
             metrics.watch(name, value)
-        async with AsyncInteractionPublisher(broker, source=SOURCE, block_seconds=1.0) as publisher:
+        async with _publisher(broker) as publisher:
             web = GatewayWeb(
                 Answering(shop),
                 FeedbackDesk(remembered, consents.notice, publisher),
@@ -142,7 +145,7 @@ async def _run(
                 most_bytes=given.most_body_bytes,
             )
             with _reading({"directory": watched.run, "adapters": desired.run, "consents": consents.run}):
-                await _serve(given, web, watch, remembered, stop=stop, on_ready=on_ready)
+                await _serve(given, web, watch, remembered, publisher, stop=stop, on_ready=on_ready)
     await upstream.close()
     if fallback is not None:
         await fallback.close()
@@ -153,6 +156,7 @@ async def _serve(
     web: GatewayWeb,
     watch: EngineWatch,
     remembered: Remembered,
+    publisher: AsyncInteractionPublisher,
     *,
     stop: threading.Event,
     on_ready: Callable[[int], None],
@@ -164,7 +168,7 @@ async def _serve(
     port = int(listening.getsockname()[1])
     server = GatewayServer(web.application(), listening, drain_seconds=given.drain_seconds)
     looking = asyncio.create_task(watch.run())
-    tidying = asyncio.create_task(_tidy(remembered))
+    tidying = asyncio.create_task(_tidy(remembered, publisher))
     serving = asyncio.create_task(server.serve())
     try:
         await server.started()
@@ -179,11 +183,25 @@ async def _serve(
             task.cancel()
 
 
-async def _tidy(remembered: Remembered) -> None:
-    """Drop what was kept long enough, even while nobody asks."""
+async def _tidy(remembered: Remembered, publisher: AsyncInteractionPublisher) -> None:
+    """Drop what was kept long enough, even while nobody asks, and what the publisher notes of failures."""
     while True:
         await asyncio.sleep(PAUSE_SECONDS)
         remembered.tidy()
+        with suppress(DeliveryError):  # whoever sent it was told
+            await publisher.flush(PAUSE_SECONDS)
+
+
+@asynccontextmanager
+async def _publisher(broker: Broker) -> AsyncIterator[AsyncInteractionPublisher]:
+    publisher = AsyncInteractionPublisher(broker, source=SOURCE, block_seconds=1.0)
+    await publisher.__aenter__()  # now, so that two requests cannot open it twice
+    try:
+        yield publisher
+    finally:
+        with suppress(DeliveryError):
+            await publisher.flush(PAUSE_SECONDS)
+        await publisher.close()
 
 
 @contextmanager
