@@ -47,6 +47,7 @@ class GatewayThread:
         self._stop = threading.Event()
         self._ready = threading.Event()
         self.failed: BaseException | None = None
+        self._clients: dict[tuple, openai.OpenAI] = {}
 
     def __enter__(self):
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -57,6 +58,8 @@ class GatewayThread:
         return self
 
     def __exit__(self, *_):
+        for client in self._clients.values():
+            client.close()
         self.stop()
         self._thread.join(60)
 
@@ -146,8 +149,13 @@ class GatewayThread:
         ]
 
     def client(self, token, **more):
-        """Return the official client, pointed here."""
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=token, max_retries=0, timeout=30, **more)
+        """Return the official client, pointed here; it is closed with the gateway."""
+        key = (token, *sorted(more.items()))
+        if key not in self._clients:
+            self._clients[key] = openai.OpenAI(
+                base_url=f"{self.url}/v1", api_key=token, **{"max_retries": 0, "timeout": 30, **more}
+            )
+        return self._clients[key]
 
 
 def style(prompt, pattern="", grammar=""):

@@ -11,6 +11,7 @@ import urllib.request
 import openai
 import pytest
 
+from privacy.errors import StorageError
 from streams.gateway.callers import Right
 from streams.gateway.listening import MOST_HEADER_BYTES
 from tests.fakes.engines import engine
@@ -39,7 +40,7 @@ def gateway(behind, tmp_path_factory):
         behind.control(names=list(gateway.names.values()))
         gateway.consent("acme", "ann")
         for tenant, token in gateway.tokens.items():
-            wait_until(lambda token=token: ask(gateway, token)[0] == gateway.names[tenant])  # noqa: B023
+            wait_until(lambda a=token, b=gateway.names[tenant]: ask(gateway, a)[0] == b)
         yield gateway
 
 
@@ -181,22 +182,12 @@ def test_a_token_that_was_good_is_let_in_from_an_address_that_guessed(gateway):
 
 
 def test_rights_are_asked_for(gateway):
-    callers = dict(gateway.callers)
-    for tenant, token in gateway.tokens.items():
-        assert tenant in {caller.tenant_id for caller in callers.values()}
-        assert token
-    by_token = {
-        token: next(d for d in callers if callers[d].tenant_id == t) for t, token in gateway.tokens.items()
-    }
-    digest = by_token[gateway.tokens["globex"]]
-    kept = gateway.callers[digest]
-    gateway.callers[digest] = type(kept)(tenant_id="globex", name="x", rights=frozenset({Right.FEEDBACK}))
-    try:
-        wait_until(lambda: call(gateway, "/v1/models", gateway.tokens["globex"])[0] == 403)
-        status, told = feedback(gateway, "c", token=gateway.tokens["globex"], outcome="accepted")
-        assert (status, told["result"]) == (202, "counted")
-    finally:
-        gateway.callers[digest] = kept
+    token = gateway.token("globex", rights={Right.FEEDBACK}, name="widget")
+    wait_until(lambda: call(gateway, "/v1/models", token)[0] == 403)
+    status, told, _ = call(gateway, "/v1/chat/completions", token, {"model": "discreet", "messages": HI})
+    assert (status, told["error"]["code"]) == (403, "right_missing")
+    status, told = feedback(gateway, "c", token=token, outcome="accepted")
+    assert (status, told["result"]) == (202, "counted")
 
 
 def test_a_revoked_token_is_refused_soon(gateway):
@@ -250,8 +241,8 @@ def test_one_tenant_does_not_take_all_places_and_all_together_have_a_bound(gatew
     threads = []
 
     def hang(tenant):
-        client = gateway.client(gateway.tokens[tenant]).with_options(timeout=6.0)
-        thread = threading.Thread(target=lambda: pytest.raises(openai.APIError, ask_with, client))
+        client = gateway.client(gateway.tokens[tenant], timeout=6.0)
+        thread = threading.Thread(target=ask_in_vain, args=(client,))
         thread.start()
         threads.append(thread)
 
@@ -277,8 +268,9 @@ def test_one_tenant_does_not_take_all_places_and_all_together_have_a_bound(gatew
     assert ask(gateway, gateway.tokens["acme"])[0] == gateway.names["acme"]
 
 
-def ask_with(client):
-    client.chat.completions.create(model="discreet", messages=HI)
+def ask_in_vain(client):
+    with pytest.raises(openai.APIError):
+        client.chat.completions.create(model="discreet", messages=HI)
 
 
 def test_a_header_that_never_ends_or_is_too_large_is_cut_off(gateway, monkeypatch):
@@ -288,11 +280,13 @@ def test_a_header_that_never_ends_or_is_too_large_is_cut_off(gateway, monkeypatc
         assert slow.recv(100) == b""
     with socket.create_connection(("127.0.0.1", gateway.port), timeout=30) as idle:
         assert idle.recv(100) == b""
-    with socket.create_connection(("127.0.0.1", gateway.port), timeout=30) as large:
-        with pytest.raises(ConnectionError):
-            large.sendall(b"GET /healthz HTTP/1.1\r\nX: ")
-            for _ in range(MOST_HEADER_BYTES // 1_000 * 50):
-                large.sendall(b"x" * 1_000)
+    with (
+        socket.create_connection(("127.0.0.1", gateway.port), timeout=30) as large,
+        pytest.raises(ConnectionError),
+    ):
+        large.sendall(b"GET /healthz HTTP/1.1\r\nX: ")
+        for _ in range(MOST_HEADER_BYTES // 1_000 * 50):
+            large.sendall(b"x" * 1_000)
 
 
 def test_a_large_body_after_its_header_is_not_taken_for_a_header(gateway):
@@ -336,7 +330,6 @@ def test_without_a_directory_that_can_be_trusted_nobody_is_let_in(behind, tmp_pa
     with GatewayThread(tmp_path, url=behind.url, trust_seconds=0.5) as gateway:
         token = gateway.token("acme")
         wait_until(lambda: call(gateway, "/v1/models", token)[0] == 200)
-        from privacy.errors import StorageError
 
         def away():
             raise StorageError("away")

@@ -64,7 +64,7 @@ def test_a_revoked_token_lets_nobody_in(session, clock):
 def test_making_and_revoking_stand_in_the_audit_trail(session, clock):
     made(session, clock)
     revoke_gateway_tokens(session, "acme", "backend", actor="test", now=clock.now())
-    actions = [entry.action for entry in trail.entries(session, "acme")]
+    actions = [entry.action for entry in trail.read(session, "acme")]
     assert actions[-2:] == ["gateway_token.created", "gateway_token.revoked"]
 
 
