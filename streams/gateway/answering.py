@@ -229,7 +229,7 @@ class Answering:
     def _remember(self, plan: _Plan, text: str | None, *, whole: bool) -> None:
         """Keep an answer for its user's feedback, if its user consents and its texts fit into an event."""
         prompt, user = plan.ask.prompt, plan.user
-        if user is None or not prompt or not text or plan.ask.domain is None:
+        if user is None or not prompt or text is None or plan.ask.domain is None:
             return
         if max(len(prompt), len(text)) > MAX_TEXT_CHARACTERS:
             return

@@ -58,7 +58,7 @@ class GatewayWeb:
         directory: returns what is known of tokens and lines; ``None`` while nothing can be trusted.
         metrics: counts.
         model: the name under which clients ask.
-        ready: whether everything was read that a first request needs.
+        ready: whether everything was read that a first request needs, and somebody answers.
         operator_token: the platform operator's; without it nobody reads the metrics.
         most_bytes: of a body.
     """

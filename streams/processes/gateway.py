@@ -122,7 +122,8 @@ async def answer_until_stopped(
         )
 
         def ready() -> bool:
-            return watched.current is not None and desired.caught_up and consents.caught_up
+            known = watched.current is not None and desired.caught_up and consents.caught_up
+            return known and (watch.up or fallback is not None)
 
         for name, value in {
             "requests_now": lambda: places.taken,
