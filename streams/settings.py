@@ -4,6 +4,8 @@
 read them once and hand them to what wires a process (``bootstrap``, ``trainer_process``, ``serving.process``); a part
 receives its own section or plain values, never all of them. Defaults are those of one machine: SQLite in the state
 directory and a broker on the loopback.
+
+Longer than 400 lines, because whoever operates the processes finds every setting here.
 """
 
 from __future__ import annotations

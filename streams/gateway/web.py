@@ -241,7 +241,7 @@ def _remote(request: Request) -> str | None:
 
 def _no_token() -> GatewayError:
     return GatewayError(
-        "a valid token is needed: Authorization: Bearer ...",
+        "a valid token is needed in the header Authorization, after the word Bearer",
         status=401,
         kind="authentication_error",
         word="invalid_api_key",

@@ -23,8 +23,10 @@ from streams.gateway.example_server import ExampleServerUpstream
 from streams.gateway.feedback import FeedbackDesk
 from streams.gateway.limits import Places
 from streams.gateway.listening import GatewayServer, options
+from streams.gateway.llamacpp_server import LlamaCppUpstream
 from streams.gateway.remembered import Remembered
-from streams.gateway.upstreams import LlamaCppUpstream, OpenAIUpstream, Timeouts, VllmUpstream
+from streams.gateway.upstreams import OpenAIUpstream, Timeouts
+from streams.gateway.vllm_server import VllmUpstream
 from streams.gateway.web import GatewayWeb
 from streams.processes.server import trusted_keys
 from streams.storage.schema import open_current

@@ -68,7 +68,9 @@ def test_a_folder_without_a_place_breaks_the_layers(place, tmp_path):
 def test_rooms_and_arrows_stay_within_the_plan():
     # Rooms, and arrows between them: what the house was planned with and the rooms of styles; no circles.
     most = {
-        "streams": (15, 52),  # serving listens through http and refuses with its errors
+        # serving listens through http and refuses with its errors; the gateway is a room beside serving, with arrows to
+        # http (bodies, logins), storage, telemetry, client, contracts and errors, and from processes and cli
+        "streams": (16, 60),
         "personalization": (14, 49),
         "personalization.training": (11, 31),
         "privacy": (17, 40),

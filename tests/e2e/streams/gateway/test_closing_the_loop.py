@@ -38,7 +38,7 @@ from streams.storage import schema as database
 from tests.fakes.tiny_models import write_tiny_base
 
 ROOT = Path(__file__).resolve().parents[4]
-ROUND_SECONDS = 400
+ROUND_SECONDS = START_SECONDS = 400
 USERS = 24
 UNSEEN = 12
 TENANT = f"acme-{secrets.token_hex(3)}"  # the broker may be shared
@@ -154,7 +154,7 @@ def test_edits_through_the_gateway_change_the_answers_of_unseen_users(stack):
         for user in range(USERS):
             consents.grant(tenant_id=TENANT, user_id=f"u{user}", notice_version="1")
     stack.start("worker", "serve", "gateway")
-    stack.wait(lambda: answers_at(stack.base_url), 120, "the gateway does not become ready")
+    stack.wait(lambda: answers_at(stack.base_url), START_SECONDS, "the gateway does not become ready")
     with (
         openai.OpenAI(base_url=f"{stack.base_url}/v1", api_key=tokens[TENANT], timeout=60) as client,
         openai.OpenAI(base_url=f"{stack.base_url}/v1", api_key=tokens[OTHER], timeout=60) as other,
