@@ -209,7 +209,7 @@ async def _publisher(broker: Broker) -> AsyncIterator[AsyncInteractionPublisher]
 
 @contextmanager
 def _reading(runs: dict[str, Callable[[threading.Event], None]]) -> Iterator[None]:
-    """Run each in a thread of its own, again after a pause when the broker was away, and end them together."""
+    """Run each in a thread of its own, again after a pause when it failed, and end them together."""
     ended = threading.Event()
 
     def keep_running(run: Callable[[threading.Event], None]) -> None:
@@ -218,7 +218,9 @@ def _reading(runs: dict[str, Callable[[threading.Event], None]]) -> Iterator[Non
                 run(ended)
             except BrokerUnreachableError as error:
                 log.warning("reading_again", code=error.code)
-                ended.wait(PAUSE_SECONDS)
+            except Exception as error:  # noqa: BLE001  # a thread that ended would leave what it knew for ever
+                log.error("reading_failed", error=type(error).__name__)  # noqa: TRY400  # its text may hold a record
+            ended.wait(PAUSE_SECONDS)
 
     threads = [
         threading.Thread(target=keep_running, args=(run,), name=f"gateway-{name}", daemon=True)
