@@ -11,12 +11,14 @@ from streams.client import UpdateKind
 
 if TYPE_CHECKING:
     import threading
+    from collections.abc import Callable
 
     from streams.client import AdapterFeed, AdapterStateV1, AdapterUpdate, AdapterVersionV1
 
 log = structlog.get_logger(__name__)
 
 POLL_SECONDS = 0.2
+MOST_SNAPSHOT_SECONDS = 300.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,10 +58,19 @@ class Line:
 
 
 class DesiredState:
-    """Follows the feed; one thread writes, requests only read."""
+    """Follows the feed; one thread writes, requests only read.
 
-    def __init__(self, feed: AdapterFeed) -> None:
-        self._feed = feed
+    Args:
+        open_feed: opens one that begins with the full state; called again after a failure, because what a feed has
+            handed out before it failed is not handed out again.
+        most_seconds: for reading the full state.
+    """
+
+    def __init__(
+        self, open_feed: Callable[[], AdapterFeed], *, most_seconds: float = MOST_SNAPSHOT_SECONDS
+    ) -> None:
+        self._open_feed = open_feed
+        self._most_seconds = most_seconds
         self._lines: dict[str, Line] = {}
         self.caught_up = False
 
@@ -71,14 +82,23 @@ class DesiredState:
         return self._lines.get(line_ref)
 
     def run(self, stop: threading.Event) -> None:
-        """Read the full state, then every change, until ``stop`` is set."""
-        for update in self._feed.snapshot():
-            self.apply(update)
-        self.caught_up = True
-        log.info("adapter_feed_read", total=len(self._lines))
-        while not stop.is_set():
-            for update in self._feed.poll(POLL_SECONDS):
+        """Read the full state, then every change, until ``stop`` is set.
+
+        Raises:
+            BrokerUnreachableError: the broker is away, or was for too long.
+        """
+        with self._open_feed() as feed:
+            updates = feed.snapshot(timeout_seconds=self._most_seconds)
+            kept = {update.line_ref for update in updates}
+            for update in updates:
                 self.apply(update)
+            for line_ref in [line_ref for line_ref in self._lines if line_ref not in kept]:
+                del self._lines[line_ref]  # withdrawn while nobody read
+            self.caught_up = True
+            log.info("adapter_feed_read", total=len(self._lines))
+            while not stop.is_set():
+                for update in feed.poll(POLL_SECONDS):
+                    self.apply(update)
 
     def apply(self, update: AdapterUpdate) -> None:
         """Take one update in."""

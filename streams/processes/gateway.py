@@ -97,10 +97,7 @@ async def answer_until_stopped(
     upstream, fallback = engine_of(settings), fallback_of(given)
     metrics = GatewayMetrics()
     with ExitStack() as stack:
-        feed = stack.enter_context(
-            AdapterFeed(broker, trusted_keys=keys, server_id=given.server_id, engine="gateway")
-        )
-        desired = DesiredState(feed)
+        desired = DesiredState(lambda: AdapterFeed(broker, trusted_keys=keys))
         consents = Consents(broker, forget=lambda *who: _later(loop, lambda: remembered.forget(*who)))
         stack.callback(consents.close)
         verified = _verified(watched)

@@ -104,7 +104,7 @@ class Engine:
             )
         model, by = found
         chat = request.path.endswith("/chat/completions")
-        prompt = body["messages"][-1]["content"] if chat else body["prompt"]
+        prompt = body["messages"][-1].get("content") if chat else body["prompt"]
         text = f"{by}|{prompt}" * self.repeat
         if self.pause and not body.get("stream"):
             await asyncio.sleep(self.pause)
