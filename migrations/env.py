@@ -26,6 +26,7 @@ TABLE_MODULES = (
     "personalization.signals.rows",
     "personalization.styles.tables",
     "streams.storage.tables",
+    "streams.gateway.tables",
     "streams.ingest.tables",
     "streams.outbox.tables",
 )

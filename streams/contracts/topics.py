@@ -32,6 +32,7 @@ class Role(StrEnum):
     PRODUCT = "product"
     WORKER = "worker"
     SERVING = "serving"
+    GATEWAY = "gateway"
     OPERATOR = "operator"
 
 
@@ -117,7 +118,7 @@ INTERACTIONS = Topic(
     retention_seconds=7 * DAY_SECONDS,
     partitions=12,
     event_types=(INTERACTION_RECORDED,),
-    writers=(Role.PRODUCT,),
+    writers=(Role.PRODUCT, Role.GATEWAY),
     readers=(Role.WORKER,),
     holds_personal_data=True,
     what="One answer shown to a user and what the user did with it.",
@@ -132,7 +133,7 @@ CONSENT = Topic(
     partitions=12,
     event_types=(CONSENT_GRANTED, CONSENT_WITHDRAWN),
     writers=(Role.PRODUCT, Role.WORKER),  # an erasure sends tombstones
-    readers=(Role.WORKER,),
+    readers=(Role.WORKER, Role.GATEWAY),
     holds_personal_data=True,
     what="A user agreed, or no longer agrees, to one purpose under one version of the notice.",
 )
@@ -144,7 +145,7 @@ ERASURES = Topic(
     partitions=12,
     event_types=(ERASURE_REQUESTED, ERASURE_COMPLETED),
     writers=(Role.PRODUCT, Role.WORKER),
-    readers=(Role.PRODUCT, Role.WORKER),
+    readers=(Role.PRODUCT, Role.WORKER, Role.GATEWAY),
     holds_personal_data=True,
     what="A user asks to be erased; answered with a certificate.",
 )
@@ -175,7 +176,7 @@ ADAPTERS = Topic(
     partitions=6,
     event_types=(ADAPTER_STATE,),
     writers=(Role.WORKER,),
-    readers=(Role.SERVING, Role.OPERATOR),
+    readers=(Role.SERVING, Role.GATEWAY, Role.OPERATOR),
     holds_personal_data=False,
     what="What servers should hold now; a server that starts needs only this. A tombstone withdraws a line.",
 )
