@@ -113,7 +113,7 @@ class World:
             self.bridge.apply(update)
 
     def version(self, line, number, *, seed=None, files_of=None, proof_of=None, **changes):
-        """A signed version: weights by seed, or the files of a directory; proved by its own measurement or another's."""
+        """A signed version: weights by seed, or a directory's; proved by its own measurement or another's."""
         seed = number + 100 * LINES.index(line) if seed is None else seed
         directory = files_of or self.adapter(seed)
         files = {path.name: path.read_bytes() for path in directory.iterdir()}

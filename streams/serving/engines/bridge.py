@@ -175,7 +175,7 @@ class Bridge:
             if gone or stale:
                 life.stage = Stage.WAITING if gone else Stage.LOADED
                 self._route(life.version.manifest.line_ref)
-            adopted = life.stage is Stage.WAITING and life.name in held and not life.code
+            adopted = life.stage is Stage.WAITING and life.name in held and life.try_at <= self._now()
             if adopted and self._engine.tells:
                 life.stage = Stage.LOADED  # from before this bridge began; it is proved like any other
                 life.loaded_at = self._now()
@@ -306,6 +306,7 @@ class Bridge:
             elif self._stays(life):
                 life.left_at = self._now()
             elif not life.inside:
+                self._engine.unload(life.name)  # whatever it lists: files must not go before the name
                 self._cache.remove(life.name)
                 self._drop(life)
             elif self._may_leave(life):

@@ -88,6 +88,7 @@ class LlamaCppEngine:
             AdapterMisfitError: it does not fit the base.
             EngineUnreachableError: the trial does not answer.
         """
+        self._wanted.pop(name, None)  # whatever the server did with an earlier file of this name
         file = convert(directory, self._folder / name / ADAPTER, self._base)
         try:
             self._trial.start({name: file})

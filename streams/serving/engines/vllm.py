@@ -60,6 +60,8 @@ class VllmEngine:
         answer = self._http.ask(
             "/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(directory.resolve())}
         )
+        if answer.status == 400:  # it holds the name and did not list it: what it holds, nobody knows
+            self.unload(name)
         if answer.status != 200:
             raise EngineLoadError(f"vLLM refused the adapter with status {answer.status}")
 
