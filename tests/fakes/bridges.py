@@ -19,7 +19,7 @@ from streams.serving.engines.shapes import checked_pairs
 from streams.serving.engines.vllm import VllmEngine
 from streams.serving.engines.wire import EngineHttp
 from tests.fakes.adapters_on_disk import activation_of, write_adapter
-from tests.fakes.engines import BASE, KEY, FakeLlama, FakeLlamaServer, FakeVllm, activation_of_weights
+from tests.fakes.bridged_engines import BASE, KEY, FakeLlama, FakeLlamaServer, FakeVllm, activation_of_weights
 from tests.fakes.tiny_models import write_tiny_base
 
 LINES = ("000000000001", "000000000002", "000000000003")

@@ -60,7 +60,9 @@ def test_an_engine_in_trouble_gets_no_requests_and_all_is_well_when_it_is_over(w
     for server in servers:
         server.faults = {fault}
     world.publish(ONE, second)
-    if fault != "forgetful":  # one that lists too little and acts is proved, and loaded again at the next look
+    if (
+        fault != "forgetful"
+    ):  # one that lists too little and acts is proved, and loaded again at the next look
         assert world.current(ONE) in {first.served_name, None}
         assert (second.served_name, "verified", None) not in world.acks()
     for server in servers:
