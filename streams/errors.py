@@ -5,6 +5,9 @@
     ├── BrokerUnavailableError   the broker cannot be reached or did not confirm a write (retryable)
     ├── AccessTokenError         no access token for the broker could be had (retryable)
     ├── ServingUnavailableError  the server did not answer, or does not hold an adapter (retryable)
+    ├── EngineUnreachableError   a serving engine does not answer, or not in time (retryable)
+    ├── EngineLoadError          a serving engine does not take an adapter (retryable)
+    ├── AdapterMisfitError       an adapter does not fit the base model that an engine serves
     ├── ClockError               this machine's clock and the database's disagree (retryable)
     ├── PoisonedTopicError       nearly all recent events of several tenants failed in it; the worker stops
     ├── DeadLetterError          a dead-letter record cannot be read or replayed
@@ -63,6 +66,28 @@ class ServingUnavailableError(StreamsError):
     code = "streams.serving.unavailable"
     retryable = True
     exit_status = 5
+
+
+class EngineUnreachableError(StreamsError):
+    """A serving engine does not answer, or not in time; trying again may help."""
+
+    code = "serving.engine.unreachable"
+    retryable = True
+    exit_status = 5
+
+
+class EngineLoadError(StreamsError):
+    """A serving engine does not take an adapter, whatever the reason it gives; it is tried again, ever more rarely."""
+
+    code = "serving.engine.load_refused"
+    retryable = True
+    exit_status = 5
+
+
+class AdapterMisfitError(StreamsError):
+    """An adapter does not fit the base model that an engine serves; engines would not say so."""
+
+    code = "serving.adapter.misfit"
 
 
 class ClockError(StreamsError):

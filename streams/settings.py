@@ -368,6 +368,46 @@ class GatewaySettings(_Section):
     feedback_bytes: int = Field(default=64 * 2**20, ge=4_096)
 
 
+class BridgeSettings(_Section):
+    """What a bridge needs besides the broker and the keys of ``DISCREET_SERVING__``; one bridge beside one engine."""
+
+    port: int = Field(default=6071, ge=0, le=65_535)
+    """Where it answers on the loopback; 0 picks a free port."""
+    token: SecretStr | None = None
+    """Bearer token of every request but ``/healthz``; without it the process refuses to start."""
+    base_model: str = ""
+    """Directory of the base that the engine serves, or the name of a bundled one: its digests must be the manifests'.
+    For llama.cpp too: the GGUF file was made of it."""
+    engine_url: str = "http://127.0.0.1:8000"
+    """Address of vLLM; keep it private."""
+    engine_key: SecretStr | None = None
+    """Key of the engine."""
+    engine_model: str = ""
+    """Name of the base in vLLM (``--served-model-name``)."""
+    precision: Literal["float32", "float16", "bfloat16", "quantized"] = "bfloat16"
+    """Of vLLM's base; llama.cpp's is read from the file."""
+    capacity: int = Field(default=4, ge=1, le=10_000)
+    """Most adapters in the engine at once: vLLM's ``--max-cpu-loras``."""
+    most_rank: int = Field(default=16, ge=1, le=512)
+    """Largest rank that the engine reserves: vLLM's ``--max-lora-rank``."""
+    directory: str = ""
+    """Where ``discreet bridge directory`` puts adapters."""
+    gguf: str = ""
+    """Base model of llama.cpp, a GGUF file; empty: the bundled one."""
+    engine: str = ""
+    """Where llama.cpp was installed by ``--install-engine``, or the path of a ``llama-server``."""
+    engine_port: int = Field(default=8080, ge=1, le=65_535)
+    """Where llama.cpp listens on the loopback."""
+    context: int = Field(default=4096, ge=64)
+    """Tokens of all of llama.cpp's slots together."""
+    slots: int = Field(default=2, ge=1, le=64)
+    """Requests that llama.cpp answers at once."""
+    threads: int = Field(default=1, ge=1, le=512)
+    """Of llama.cpp."""
+    linger_seconds: float = Field(default=30.0, ge=0)
+    """How long a version stays after its line left it, for requests that are on their way."""
+
+
 class CeilingSettings(_Section):
     """What the platform allows any tenant's policy at most.
 
@@ -425,6 +465,7 @@ class Settings(BaseSettings):
     meta: MetaSettings = MetaSettings()
     serving: ServingSettings = ServingSettings()
     gateway: GatewaySettings = GatewaySettings()
+    bridge: BridgeSettings = BridgeSettings()
     ceilings: CeilingSettings = CeilingSettings()
     log: LogSettings = LogSettings()
 

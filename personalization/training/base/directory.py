@@ -103,7 +103,7 @@ def resolve_base(name: str, cache: Path, progress: StageSink | None = None) -> P
         return directory
     target = cache / f"{name}-{_CONVERSION}"
     if not (target / "config.json").is_file():
-        _convert(_bundled_file(name), target, progress or (lambda _what, _done, _total: None))
+        _convert(bundled_file(name), target, progress or (lambda _what, _done, _total: None))
     return target
 
 
@@ -135,7 +135,12 @@ def fingerprint(directory: Path) -> BaseFingerprint:
         raise BaseModelError(f"the base model in {directory} is incomplete: {error}") from error
 
 
-def _bundled_file(name: str) -> Path:
+def bundled_file(name: str) -> Path:
+    """Return the file of a bundled model, inside the package that carries it.
+
+    Raises:
+        BaseModelError: the package is not installed, or holds no such file.
+    """
     distribution, suffix = BUNDLED[name]
     try:
         files = importlib.metadata.files(distribution) or []
