@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from streams.settings import OutboxSettings, SchedulerSettings
 
-ROWS: Final = 2_000  # deleted in one transaction
+ROWS: Final = 1_000  # deleted in one transaction
 TENANTS: Final = 500  # looked at in one transaction
 CHORE: Final = "sweep"
 LEASE: Final = 0.9  # of the time between two sweeps: the next one is due when the lease of this one has ended
