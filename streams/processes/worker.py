@@ -207,8 +207,8 @@ async def _chores(services: Services) -> None:
     """
     try:
         await bootstrap.chores(services).run()
-    except* RewoundError as group:
-        raise group.exceptions[0] from None
+    except ExceptionGroup as group:
+        raise next((one for one in group.exceptions if isinstance(one, RewoundError)), group) from None
 
 
 async def _crashed(app: WorkerApp) -> None:

@@ -66,6 +66,7 @@ from streams.contracts.topics import (
 )
 from streams.storage import schema as database
 from tests.benchmarks.chaos_load import MISTIMED, NAME_HEADER, TENANTS, Sent, load
+from tests.benchmarks.chaos_restore import RESTORE, restore_backup
 from tests.fakes.network import Network
 from tests.fakes.services import Kafka, Postgres, wait_until
 from tests.fakes.worker_processes import WorkerProcess
@@ -359,6 +360,7 @@ class World:
 
 WORKER_FAULTS = ("kill", "kill", "kill all", "terminate", "join", "leave", "freeze", "clock step")
 SERVICE_FAULTS = (
+    RESTORE,
     "broker restart",
     "broker freeze",
     "database restart",
@@ -414,6 +416,8 @@ def strike(world: World, kind: str, choice: random.Random) -> str:
             # With SQLite there is no second clock by which a worker could tell that its own is wrong.
             steps = [step for step in CLOCK_STEPS if world.postgres is not None or abs(step) < DAY]
             workers.set_clocks(choice.choice(steps), choice.choice((slot, None)))
+        case "restore from backup":
+            restore_backup(world, choice.uniform(0.5, 3))
         case "broker restart":
             world.kafka.restart()
         case "broker freeze":
@@ -561,6 +565,9 @@ def count(world: World, result: Run, expected: dict[str, Sent], requests: list[s
     fates, signals = world.fates(names), world.signals(names)
     letters = {name: world.letters.origins[name] for name in names if name in world.letters.origins}
     effects = {name for name, refused in fates.items() if refused is None}
+    if RESTORE in result.faults:
+        # What was refused after the backup was judged anew, perhaps otherwise: its letter had left.
+        letters = {name: origins for name, origins in letters.items() if name not in effects}
     result.events, result.effects, result.letters = len(names), len(effects), len(letters)
     result.repeated_letters = sum(world.letters.copies[name] - 1 for name in letters)
     result.lost = sum(name not in effects and name not in letters for name in names)
