@@ -14,6 +14,8 @@
     │   └── LedgerIntegrityError     the hash chain, a curve or a total does not match
     ├── BoundaryError                something would leave that has no mark
     ├── KeyUnavailableError          a key was destroyed (erasure) or cannot be unwrapped
+    │   ├── KeyServiceError          the key service does not answer or refuses (retryable)
+    │   └── KeyRotationError         a key cannot be rotated now, or not in this way
     └── StorageError                 the database cannot be reached or refused (retryable)
 
 The trees of privacy, personalization, training and streams grow from ``DiscreetError``; the client and the
@@ -127,6 +129,21 @@ class KeyUnavailableError(PrivacyError):
     """A key was destroyed by an erasure or cannot be unwrapped with the configured master key."""
 
     code = "privacy.key.unavailable"
+
+
+class KeyServiceError(KeyUnavailableError):
+    """The key service did not answer, or refused; trying again may help."""
+
+    code = "privacy.key.service"
+    retryable = True
+    exit_status = 5
+
+
+class KeyRotationError(KeyUnavailableError):
+    """A key cannot be rotated now, or not in this way; nothing was changed."""
+
+    code = "privacy.key.rotation"
+    exit_status = 2
 
 
 class StorageError(PrivacyError):

@@ -135,7 +135,7 @@ class TrainingRounds:
     Args:
         shop: what versions are made with.
         ledger: the privacy ledger.
-        keyring: wraps the noise seed with the master key.
+        keyring: wraps the noise seed with a key of the round.
         signals: reads private data.
         planner_settings: public limits.
         flags: of the trainer's runs, their device resolved; a repeat under others is refused.
@@ -362,7 +362,7 @@ class TrainingRounds:
         row.reservation_id = reservation.reservation_id
         row.terms_json, row.slot_ends_at = terms.to_json(), terms.slot.ends_at
         row.start, row.start_version_id = start.kind, start.version_id
-        row.wrapped_seed = self._keyring.wrap(seed, _seed_purpose(row))
+        row.wrapped_seed = self._keyring.wrap(seed, _seed_purpose(row), now=self._clock.now())
         session.add(row)
         return None
 

@@ -201,20 +201,22 @@ def warm_start(
 def public_key(*, as_json: AsJson = False) -> None:
     """Show the public key that serving systems need to check adapters (raw Ed25519, hexadecimal).
 
-    A master key other than the one that the database was filled under is refused.
+    Where versions signed with an earlier key are to be loaded too, servers need that one beside it: --json lists both.
     """
-    from personalization.adapters.signing import ManifestSigner, key_id, signing_seed
-    from privacy.keys.keyring import Keyring
-    from privacy.keys.master_key import check_master_key
+    from personalization.adapters.signing import key_id
+    from streams.processes.keys import adapter_signer, earlier_public_keys
     from streams.settings import load_settings
-    from streams.storage.schema import current_session
 
     settings = load_settings()
-    master_key = settings.master_key_bytes()
-    with current_session(settings.database_url) as session:
-        check_master_key(session, Keyring(master_key), now=datetime.now(UTC))
-    key = ManifestSigner(signing_seed(master_key)).public_key
-    typer.echo(json.dumps({"public_key": key.hex(), "key_id": key_id(key)}) if as_json else key.hex())
+    key = adapter_signer(settings).public_key
+    facts = {
+        "public_key": key.hex(),
+        "key_id": key_id(key),
+        "earlier": [
+            {"public_key": public, "key_id": name} for name, public in earlier_public_keys(settings).items()
+        ],
+    }
+    typer.echo(json.dumps(facts) if as_json else key.hex())
 
 
 def _facts(row: AdapterVersionRow) -> dict[str, Any]:

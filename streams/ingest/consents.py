@@ -13,6 +13,7 @@ from privacy.consent import statements as consents
 from privacy.consent.admission import Consent
 from privacy.consent.statements import ConsentStatement
 from privacy.keys.destruction import erased_among
+from privacy.keys.keyring import join_batches
 from streams.contracts.codec import decode_consent
 from streams.contracts.consent import ConsentV1
 from streams.contracts.dead_letter import DeadLetterReason
@@ -79,6 +80,7 @@ class ConsentHandler(BatchHandler[ConsentV1]):
         decision: Decision[ConsentV1],
     ) -> None:
         """Record the statements of users who were not erased, but for grants from the future."""
+        join_batches(session)  # an erasure that comes now finds what is stored here
         erased = erased_among(session, {work.known.subject for work in works})
         statements: list[ConsentStatement] = []
         for work in works:

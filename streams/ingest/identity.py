@@ -4,7 +4,8 @@ A sender's id (``source`` and ``ce_id``) counts within one user of one tenant. S
 two topics share makes two events, and nobody's event, accepted or refused, stands in for anybody else's. What a
 server reports counts within its adapter line instead, for no user does it.
 
-The digest is over the user's pseudonym, never over the user id, and stands in the database as it is.
+The digest is over the user's first pseudonym, never over the user id, and stands in the database as it is. No
+rotation of pseudonym keys changes it.
 """
 
 from __future__ import annotations
@@ -36,10 +37,12 @@ class Identity(NamedTuple):
     Attributes:
         subject: tenant and pseudonym of the user; without a pseudonym where no user did it.
         digest: 32 bytes, ``event_digest`` of it.
+        first: the user's name under the tenant's first pseudonym key, which no rotation changes.
     """
 
     subject: Subject
     digest: bytes
+    first: str = ""
 
 
 def event_digest(topic: str, subject: tuple[str, str], sender: bytes) -> bytes:
@@ -49,7 +52,7 @@ def event_digest(topic: str, subject: tuple[str, str], sender: bytes) -> bytes:
 
     Args:
         topic: that it is read from.
-        subject: (tenant, pseudonym); the pseudonym is empty where no user did it.
+        subject: (tenant, first pseudonym); the pseudonym is empty where no user did it.
         sender: ``streams.contracts.envelope.sender_digest`` of its source and id.
     """
     return hashlib.sha256(_before(topic, subject) + sender).digest()
@@ -83,13 +86,11 @@ class UserEvents:
         The events of a tenant that is not registered are refused without a mark: that tenant has no pseudonyms, and
         without the user in it an identity could be another's. Such a record is judged anew when it comes again.
         """
-        new = [work for work in works if work.identity is None]
-        if not new:
-            return list(works)
-        tenants = self._policies.lookup(session, {_tenant_of(work) for work in new})
+        tenants = self._policies.lookup(session, {_tenant_of(work) for work in works})
         keys = self._keyring.keys_of_tenants(session, tenants.keys(), now=now)
-        subjects: dict[tuple[str, str], tuple[Subject, bytes]] = {}
-        for work in new:
+        subjects: dict[tuple[str, str], tuple[Subject, bytes, str]] = {}
+        named: list[Work[Data]] = []
+        for work in works:
             data: Any = work.event.data
             key = keys.get(data.tenant_id)
             if key is None:
@@ -97,11 +98,15 @@ class UserEvents:
                 continue
             user = data.tenant_id, data.user_id
             found = subjects.get(user)
-            if found is None:
-                subject = Subject(data.tenant_id, key.hashes.pseudonym(data.user_id))
-                found = subjects[user] = subject, _before(self._topic, subject)
-            work.identity = Identity(found[0], hashlib.sha256(found[1] + work.event.sender).digest())
-        return [work for work in works if work.identity is not None]
+            if found is None:  # also of a work that waited: its user may have got another name meanwhile
+                first = key.hashes.first(data.user_id)
+                subject = Subject(data.tenant_id, key.hashes.names(first)[-1])
+                found = subjects[user] = subject, _before(self._topic, (data.tenant_id, first)), first
+            if work.identity is None or work.identity.subject != found[0]:
+                digest = hashlib.sha256(found[1] + work.event.sender).digest()
+                work.identity = Identity(found[0], digest, found[2])
+            named.append(work)
+        return named
 
 
 def _tenant_of(work: Work[Any]) -> str:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from personalization.adapters.signing import ManifestSigner, signing_seed
 from personalization.artifacts.directory import DirectoryArtifactStore
 from personalization.canaries.values import AuditDepth, AuditRequest
 from personalization.planning.model_shape import read_shape
@@ -31,12 +30,12 @@ from personalization.training.base.device import resolved
 from personalization.training.base.directory import BaseDirectory, resolve_base
 from personalization.training.child.parent import ChildProcessTrainer, gpu_name, run_public_job
 from privacy.clock import SystemClock
-from privacy.keys.keyring import Keyring
 from privacy.ledger import Ledger
 from privacy.storage.session import transaction
 from streams.errors import SettingsError
 from streams.http.probing import ProbeServer
 from streams.outbox.events import OutboxAdapterEvents
+from streams.processes.keys import adapter_signer, open_keyring
 from streams.storage.schema import open_current
 
 if TYPE_CHECKING:
@@ -54,13 +53,13 @@ def trainer_of(settings: Settings, observer: TrainerObserver | None = None) -> I
     """Yield a trainer over the configured database, base model and artifact store.
 
     Raises:
-        SettingsError: no master key or no base model is set.
+        SettingsError: no master key, no key store or no base model is set.
         BaseModelError: the base model cannot be found or read.
     """
     # A repeat on other hardware is another sample, so what "auto" means is settled here, once for the process.
     flags, hardware = resolved(_flags(settings), gpu_name)
     with start_tools(settings) as tools:
-        keyring = Keyring(settings.master_key_bytes())
+        keyring = open_keyring(settings)
         yield Trainer(
             tools.shop,
             rounds=TrainingRounds(
@@ -194,7 +193,8 @@ def start_tools(settings: Settings) -> Iterator[StartTools]:
     """Yield the meta starts and public starts over the configured database, base model and artifact store.
 
     Raises:
-        SettingsError: no master key or no base model is set, or the settings of meta starts do not fit together.
+        SettingsError: no base model is set, the signing key cannot be read, or the settings of meta starts do not fit
+            together.
         BaseModelError: the base model cannot be found or read.
     """
     shop = _shop(settings)
@@ -205,7 +205,6 @@ def start_tools(settings: Settings) -> Iterator[StartTools]:
 
 
 def _shop(settings: Settings) -> Shop:
-    master_key = settings.master_key_bytes()
     if not settings.trainer.base_model:
         raise SettingsError(
             "no base model is set; put its directory or name into DISCREET_TRAINER__BASE_MODEL"
@@ -219,7 +218,7 @@ def _shop(settings: Settings) -> Shop:
         shape=read_shape(base.directory()),
         artifacts=artifacts,
         events=events,
-        publisher=Publisher(artifacts, ManifestSigner(signing_seed(master_key)), events),
+        publisher=Publisher(artifacts, adapter_signer(settings), events),
     )
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from personalization.adapters.signing import ManifestSigner, signing_seed
 from privacy.clock import SystemClock
-from privacy.keys.keyring import Keyring
 from privacy.ledger import Ledger
 from privacy.policy.cache import TenantPolicies
 from privacy.redaction import redact_texts
@@ -22,6 +20,7 @@ from streams.ingest.letters import DeadLetterSink
 from streams.outbox.events import OutboxAdapterEvents
 from streams.outbox.relay import OutboxRelay
 from streams.processes.chores import Chores
+from streams.processes.keys import CertificateSigner, open_keyring
 from streams.telemetry.metrics import WorkerMetrics
 
 if TYPE_CHECKING:
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Engine
 
+    from privacy.keys.keyring import Keyring
     from streams.ingest.intake import Handler
     from streams.settings import Settings
 
@@ -53,6 +53,7 @@ class Services:
         self.sender.close()
         self.outbox_sender.close()
         self.engine.dispose()
+        self.keyring.store.engine.dispose()
 
 
 def open_database(settings: Settings) -> Engine:
@@ -66,13 +67,13 @@ def build(settings: Settings) -> Services:
     """Build the services of a worker.
 
     Raises:
-        SettingsError: no master key is set.
+        SettingsError: no master key is set, or no key store.
     """
-    master_key = settings.master_key_bytes()
+    keyring = open_keyring(settings)
     return Services(
         settings=settings,
         engine=open_database(settings),
-        keyring=Keyring(master_key),
+        keyring=keyring,
         clock=SystemClock(),
         sender=KafkaSender(settings.broker),
         outbox_sender=KafkaSender(settings.broker, topic_seconds=settings.outbox.topic_seconds),
@@ -116,7 +117,8 @@ def handlers(services: Services) -> Mapping[str, Handler[Any]]:
             keyring=keyring,
             policies=TenantPolicies(staleness),
             max_event_bytes=limit,
-            signer=ManifestSigner(signing_seed(settings.master_key_bytes())),
+            signer=CertificateSigner(keyring, clock),
+            backups=settings.backups.retention(),
         ),
         SERVING_ACKS.name: AckHandler(engine=engine, letters=letters, clock=clock, max_event_bytes=limit),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from alembic.util.exc import CommandError
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from privacy.errors import StorageError
+from privacy.keys.moving import move_keys
 from privacy.storage.session import open_engine, transaction
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Connection, Engine
     from sqlmodel import Session
+
+    from privacy.keys.store import KeyStore
 
 # Alembic hands the running migration to its scripts through module globals: one at a time in a process.
 # Between processes the database's own lock orders them.
@@ -95,6 +99,20 @@ def upgrade(url: str, revision: str = "head") -> str | None:
     with _ALEMBIC, _connection(url) as connection:
         command.upgrade(_config(connection), revision)
         return MigrationContext.configure(connection).get_current_revision()
+
+
+def move_keys_out(url: str, store: KeyStore) -> int:
+    """Prepare the key store, move keys that still lie in the database into it, and return how many users' keys.
+
+    Raises:
+        StorageError: one of the two cannot be reached or changed; what was moved stays moved, and nothing is lost.
+    """
+    store.prepare()
+    engine = open_engine(url)
+    try:
+        return move_keys(engine, store, now=datetime.now(UTC))
+    finally:
+        engine.dispose()
 
 
 def downgrade(url: str, revision: str) -> str | None:

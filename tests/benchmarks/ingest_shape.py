@@ -21,7 +21,7 @@ from pathlib import Path
 
 from kafka import KafkaAdminClient, KafkaProducer
 
-from privacy.keys.keyring import new_master_key
+from privacy.keys.service import new_master_key
 from streams.broker.embedded import EmbeddedBroker
 from streams.contracts.topics import INTERACTIONS
 from tests.benchmarks import ingest

@@ -23,7 +23,7 @@ from sqlmodel import func, select
 from personalization.registry.tables import AdapterVersionRow
 from personalization.rounds.tables import RoundRow
 from personalization.signals.rows import SignalRow
-from privacy.keys.keyring import new_master_key
+from privacy.keys.service import new_master_key
 from privacy.ledger import Ledger, ReservationState
 from privacy.policy import versions as policies
 from privacy.storage.session import transaction

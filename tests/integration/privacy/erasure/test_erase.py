@@ -19,11 +19,12 @@ from privacy.consent.tables import ConsentRow
 from privacy.erasure import erase as erasures
 from privacy.erasure.tables import ErasureRow
 from privacy.keys.destruction import erased_among
-from privacy.keys.keyring import Keyring, new_master_key
+from privacy.keys.keyring import Plaintext
 from privacy.keys.tables import SubjectKeyRow
 from privacy.policy import versions as policies
 from privacy.storage.session import transaction
 from privacy.storage.subjects import Subject
+from tests.fakes.keys import BACKUPS, keyring_of, store_of
 
 USER = Subject("acme", "p1")
 
@@ -101,6 +102,8 @@ def erase(engine, clock, deleted, erasure_id="r1", subject=USER):
             requested_at=clock() - timedelta(hours=1),
             actor="worker",
             now=clock(),
+            store=store_of(engine),
+            backups=BACKUPS,
             delete_signals=lambda _session, *subject: deleted.append(subject) or 3,
             live_adapters=lambda _session, _tenant: ["a-2-v1", "a-1-v1"],
         )
@@ -110,7 +113,7 @@ def erase(engine, clock, deleted, erasure_id="r1", subject=USER):
 def test_an_erasure_reaches_everything_and_says_so(engine, clock):
     record(engine, clock, [said(clock, True), said(clock, True, subject=Subject("acme", "p2"))])
     with transaction(engine) as session:
-        Keyring(new_master_key()).encrypt_many(session, [("acme", "p1", b"x")], now=clock())
+        keyring_of(engine).encrypt_many(session, [Plaintext("acme", "p1", b"row", b"x")], now=clock())
     deleted = []
     certificate = erase(engine, clock, deleted)
     assert deleted == [USER]
@@ -174,6 +177,8 @@ def test_an_erasure_that_fails_leaves_everything_as_it_was(engine, clock):
             requested_at=clock(),
             actor="worker",
             now=clock(),
+            store=store_of(engine),
+            backups=BACKUPS,
             delete_signals=fail,
         )
     assert of(engine) == {"training": True}
@@ -183,14 +188,14 @@ def test_an_erasure_that_fails_leaves_everything_as_it_was(engine, clock):
 
 @pytest.mark.usefixtures("acme")
 def test_an_erasure_waits_for_batches_under_way_and_then_sees_their_rows(engine, clock):
-    keyring = Keyring(new_master_key())
+    keyring = keyring_of(engine)
     sealed = threading.Event()
     with transaction(engine) as session:  # so that the key exists and its insertion makes nobody wait
-        keyring.encrypt_many(session, [("acme", "p1", b"x")], now=clock())
+        keyring.encrypt_many(session, [Plaintext("acme", "p1", b"row", b"x")], now=clock())
 
     def ingest():
         with transaction(engine) as session:
-            keyring.encrypt_many(session, [("acme", "p1", b"x")], now=clock())
+            keyring.encrypt_many(session, [Plaintext("acme", "p1", b"row", b"x")], now=clock())
             sealed.set()
             time.sleep(0.3)  # long enough for an erasure that does not wait to overtake
             consents.record(session, [said(clock, True)], now=clock())

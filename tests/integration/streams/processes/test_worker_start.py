@@ -6,13 +6,14 @@ import pytest
 from structlog.testing import capture_logs
 
 from privacy.errors import KeyUnavailableError, StorageError
-from privacy.keys.keyring import Keyring, new_master_key
+from privacy.keys.service import new_master_key
 from privacy.policy import versions as policies
 from privacy.storage.session import transaction
 from streams.processes import wiring as bootstrap
 from streams.processes import worker as worker_module
 from streams.processes.worker import Worker
 from streams.settings import Settings
+from tests.fakes.keys import keyring_of, store_url
 from tests.fakes.stream_records import NOW
 
 
@@ -20,6 +21,7 @@ def worker_for(database_url, master_key):
     settings = Settings(
         master_key=master_key,
         database={"url": database_url},
+        keys={"url": store_url(database_url)},
         broker={"bootstrap": "127.0.0.1:1"},  # nobody listens there
         http={"enabled": False},
     )
@@ -29,7 +31,7 @@ def worker_for(database_url, master_key):
 def test_another_master_key_is_refused_before_anything_is_read(database_url, engine):
     with transaction(engine) as session:
         policies.register_tenant(session, "acme", actor="ann", now=NOW)
-        Keyring(new_master_key()).tenant_keys(session, "acme", now=NOW)
+        keyring_of(engine).tenant_keys(session, "acme", now=NOW)
     services = worker_for(database_url, new_master_key())
     try:
         with pytest.raises(KeyUnavailableError):
