@@ -16,7 +16,8 @@ from personalization.signals.rows import SignalRow
 from personalization.signals.values import Signal, row_of
 from personalization.training.jobs.job import Example, ExampleKind, UserExamples
 from privacy.consent import statements as consents
-from privacy.keys.keyring import Sealed
+from privacy.keys.keyring import Sealed, join_batches
+from privacy.keys.renaming import hold_names
 from privacy.policy.values import DataPurpose
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ def load_training_users(
         )
         .order_by(_TABLE.c.pseudonym, _TABLE.c.rank, _TABLE.c.event_digest)
     )
+    join_batches(session)
+    hold_names(session, tenant_id)  # signals and consents are two statements; a user has one name in both
     agreed = consents.consenting(session, tenant_id, DataPurpose.TRAINING)
     stored: dict[str, deque[Sealed]] = defaultdict(deque)
     for pseudonym, ciphertext, digest, line, period, rank, occurred_at in session.execute(statement):

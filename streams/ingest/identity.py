@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from privacy.keys.renaming import rename_users
 from privacy.storage.subjects import Subject
 from streams.contracts.dead_letter import DeadLetterReason
 
@@ -90,6 +91,7 @@ class UserEvents:
         keys = self._keyring.keys_of_tenants(session, tenants.keys(), now=now)
         subjects: dict[tuple[str, str], tuple[Subject, bytes, str]] = {}
         named: list[Work[Data]] = []
+        old: dict[str, set[str]] = {}
         for work in works:
             data: Any = work.event.data
             key = keys.get(data.tenant_id)
@@ -100,12 +102,17 @@ class UserEvents:
             found = subjects.get(user)
             if found is None:  # also of a work that waited: its user may have got another name meanwhile
                 first = key.hashes.first(data.user_id)
-                subject = Subject(data.tenant_id, key.hashes.names(first)[-1])
+                names = key.hashes.names(first)
+                subject = Subject(data.tenant_id, names[-1])
+                if key.renaming:
+                    old.setdefault(data.tenant_id, set()).add(names[-2])
                 found = subjects[user] = subject, _before(self._topic, (data.tenant_id, first)), first
             if work.identity is None or work.identity.subject != found[0]:
                 digest = hashlib.sha256(found[1] + work.event.sender).digest()
                 work.identity = Identity(found[0], digest, found[2])
             named.append(work)
+        for tenant_id in sorted(old):
+            rename_users(session, self._keyring, tenant_id, keys[tenant_id], old[tenant_id], now=now)
         return named
 
 
