@@ -140,12 +140,12 @@ class ErasureCertificate:
         else:
             readable = (
                 f"Backups of the key store end by {keys}: until then, whoever holds such a backup, one of the "
-                f"database and "
+                "database and "
                 "the master key can still read the user's texts of that time; afterwards nobody can, in whatever copy."
             )
         return (
             f"{readable} Backups of the database end by {rows}: until then they hold the texts, encrypted, and "
-            f"in the clear "
+            "in the clear "
             "what the user agreed to and when interactions took place, under the keyed pseudonym."
         )
 

@@ -165,6 +165,11 @@ class Keyring:
         self._tenants: dict[str, _Tenant] = {}
         self._users: OrderedDict[Subject, Cipher] = OrderedDict()
 
+    def close(self) -> None:
+        """Close the connections to the key service and the key store."""
+        self.service.close()
+        self.store.engine.dispose()
+
     def wrap(self, secret: bytes, purpose: str, *, now: datetime) -> bytes:
         """Return ``secret`` sealed for ``purpose`` (such as a round's noise seed) with a key of its own.
 

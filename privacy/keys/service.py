@@ -53,6 +53,9 @@ class KeyService(Protocol):
             KeyServiceError: the service does not answer or refuses.
         """
 
+    def close(self) -> None:
+        """Close connections."""
+
 
 class MasterKeys:
     """``KeyService`` with master keys in memory.
@@ -104,6 +107,9 @@ class MasterKeys:
             "the master key comes from the settings: put a new one into DISCREET_MASTER_KEY of every process and the "
             "old one into DISCREET_KEYS__OLDER_MASTER_KEYS, restart them, and rotate again to wrap everything with it"
         )
+
+    def close(self) -> None:
+        """Do nothing: there are no connections."""
 
 
 def new_master_key() -> str:

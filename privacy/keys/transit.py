@@ -144,8 +144,8 @@ class TransitKeys:
             answer = self._client.request(method, f"/v1/{self._mount}/{path}", json=body, headers=headers)
         except httpx.HTTPError as error:
             raise KeyServiceError(
-                f"the key service did not answer ({type(error).__name__}); check DISCREET_KEYS__TRANSIT_URL and "
-                f"that it runs"
+                f"the key service did not answer ({type(error).__name__}); check that DISCREET_KEYS__TRANSIT_URL "
+                "is its address and that it runs"
             ) from error
         if answer.status_code == httpx.codes.BAD_REQUEST and path.startswith("decrypt/"):
             raise KeyUnavailableError(
@@ -153,14 +153,14 @@ class TransitKeys:
             )
         if not answer.is_success:
             raise KeyServiceError(
-                f"the key service refused with status {answer.status_code}; check that its engine and key exist "
-                f"and that "
-                "the token may encrypt, decrypt, read and rotate that key"
+                f"the key service refused with status {answer.status_code}; check that its engine and key exist and "
+                "that the token may encrypt, decrypt, read and rotate that key"
             )
         try:
-            data = answer.json().get("data") if answer.content else None
+            said = answer.json() if answer.content else {}
         except ValueError as error:
             raise KeyServiceError("the key service answered with something that is not JSON") from error
+        data = said.get("data") if isinstance(said, dict) else None
         return data if isinstance(data, dict) else {}
 
 

@@ -14,6 +14,7 @@ import structlog
 
 from personalization.releases.overdue import forfeit_overdue
 from personalization.rounds.queries import open_due_rounds
+from personalization.rounds.seed_keys import forget_closed_rounds
 from personalization.signals.rows import delete_expired_signals
 from privacy.errors import PrivacyError
 from privacy.policy import versions as policies
@@ -31,12 +32,15 @@ if TYPE_CHECKING:
     from sqlmodel import Session
 
     from personalization.registry.announcements import AdapterEvents
+    from privacy.keys.keyring import Keyring
     from privacy.ledger import Ledger
     from streams.outbox.relay import OutboxRelay
     from streams.settings import OutboxSettings, SchedulerSettings
     from streams.telemetry.metrics import WorkerMetrics
 
 log = structlog.get_logger(__name__)
+
+FORGET_SECONDS = 30.0
 
 LARGEST_CLOCK_DIFFERENCE = timedelta(minutes=5)
 
@@ -64,6 +68,7 @@ class Chores:
     Args:
         engine: the database.
         relay: sends the outbox.
+        keyring: has the keys of closed rounds destroyed.
         clock: aware UTC.
         scheduler: pauses and retention of bookkeeping.
         outbox: pauses and retention of sent rows.
@@ -78,6 +83,7 @@ class Chores:
         *,
         engine: Engine,
         relay: OutboxRelay,
+        keyring: Keyring,
         clock: Callable[[], datetime],
         scheduler: SchedulerSettings,
         outbox: OutboxSettings,
@@ -88,6 +94,7 @@ class Chores:
     ) -> None:
         self._engine = engine
         self._relay = relay
+        self._keyring = keyring
         self._clock = clock
         self._scheduler = scheduler
         self._outbox = outbox
@@ -101,6 +108,7 @@ class Chores:
         async with asyncio.TaskGroup() as group:
             group.create_task(_repeat("rounds", self.open_rounds, self._scheduler.tick_seconds))
             group.create_task(_repeat("outbox", self.relay_outbox, self._outbox.poll_seconds))
+            group.create_task(_repeat("round keys", self.forget_round_keys, FORGET_SECONDS))
             group.create_task(_repeat("retention", self.sweep, self._scheduler.retention_seconds))
 
     def open_rounds(self) -> None:
@@ -116,6 +124,10 @@ class Chores:
         for round_id in opened:
             with round_span(round_id, "open round"):
                 log.info("round_opened", round=round_id)
+
+    def forget_round_keys(self) -> None:
+        """Destroy the keys of closed rounds' seeds."""
+        forget_closed_rounds(self._engine, self._keyring)
 
     def relay_outbox(self) -> None:
         """Send everything that waits in the outbox."""

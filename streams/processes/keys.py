@@ -156,7 +156,7 @@ def adapter_signer(settings: Settings) -> ManifestSigner:
     except (OSError, UnicodeDecodeError, binascii.Error) as error:
         raise SettingsError(
             f"the key that adapters are signed with cannot be read from or made at {path}; allowed are 32 bytes "
-            f"in base64"
+            "in base64"
         ) from error
     if len(seed) != SEED_BYTES:
         raise SettingsError(f"{path} holds {len(seed)} bytes; allowed are exactly {SEED_BYTES} in base64")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ from personalization.registry.publishing import Publisher
 from personalization.registry.sweeping import ArtifactsChore, Tidied
 from personalization.releases.protocol import TrainingRounds
 from personalization.releases.trainer import Trainer, TrainerOptions
+from personalization.rounds.seed_keys import forget_closed_rounds
 from personalization.signals.snapshot import StoredSignals
 from personalization.starts.generations import MetaStarts, Refreshed
 from personalization.starts.public_starts import PublicStarts
@@ -58,8 +59,8 @@ def trainer_of(settings: Settings, observer: TrainerObserver | None = None) -> I
     """
     # A repeat on other hardware is another sample, so what "auto" means is settled here, once for the process.
     flags, hardware = resolved(_flags(settings), gpu_name)
-    with start_tools(settings) as tools:
-        keyring = open_keyring(settings)
+    with start_tools(settings) as tools, closing(open_keyring(settings)) as keyring:
+        keyring.store.check()
         yield Trainer(
             tools.shop,
             rounds=TrainingRounds(
@@ -83,7 +84,7 @@ def trainer_of(settings: Settings, observer: TrainerObserver | None = None) -> I
                 audit=_audit(settings),
             ),
             observer=observer,
-            upkeep=upkeep_of(tools),
+            upkeep=(*upkeep_of(tools), lambda: forget_closed_rounds(tools.shop.engine, keyring)),
         )
 
 

@@ -53,7 +53,7 @@ class Services:
         self.sender.close()
         self.outbox_sender.close()
         self.engine.dispose()
-        self.keyring.store.engine.dispose()
+        self.keyring.close()
 
 
 def open_database(settings: Settings) -> Engine:
@@ -137,6 +137,7 @@ def chores(services: Services) -> Chores:
     return Chores(
         engine=services.engine,
         relay=relay,
+        keyring=services.keyring,
         clock=services.clock,
         scheduler=settings.scheduler,
         outbox=settings.outbox,

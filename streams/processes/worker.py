@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from privacy.errors import StorageError
+from privacy.errors import KeyServiceError, StorageError
 from privacy.keys.master_key import check_master_key
 from privacy.storage.session import transaction
 from streams.broker.app import WorkerApp, make_app
@@ -162,7 +162,7 @@ class Worker:
         try:
             with transaction(self._services.engine) as session:
                 check_master_key(session, self._services.keyring, now=self._services.clock.now())
-        except StorageError as error:
+        except (StorageError, KeyServiceError) as error:
             return str(error)
         return None
 
