@@ -380,7 +380,10 @@ class ServingSettings(_Section):
     port: int = Field(default=6070, ge=0, le=65_535)
     """Where it answers on the loopback; 0 picks a free port."""
     token: SecretStr | None = None
-    """Bearer token of every request but ``/healthz``; without it the process refuses to start."""
+    """Bearer token that reaches every adapter line; without it and scoped_tokens the process refuses to start."""
+    scoped_tokens: SecretStr | None = None
+    """Tokens that reach the adapter lines named behind them and no other: ``TOKEN=LINE,LINE;TOKEN=LINE``. The
+    lines of a tenant stand in ``discreet adapters list --json``."""
     public_keys: str = ""
     """Raw Ed25519 keys in hexadecimal, separated by commas, whose signatures on adapters count."""
     server_id: str = "discreet-serve"

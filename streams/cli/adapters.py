@@ -224,6 +224,7 @@ def _facts(row: AdapterVersionRow) -> dict[str, Any]:
     return {
         "tenant": row.tenant_id,
         "domain": row.domain,
+        "line": row.line_ref,
         "version": row.version,
         "version_id": row.version_id,
         "served_name": row.served_name,

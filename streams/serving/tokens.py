@@ -1,6 +1,6 @@
-"""Who may ask a server for which adapter lines: tokens with a list of lines each, for several tenants behind one server.
+"""Who may ask a server for which adapter lines: tokens with a list of lines each, for several tenants of one server.
 
-A token that is not known, and a line or version that it does not reach, look alike from outside to those that do not exist.
+A line or version that a token does not reach looks from outside like one that does not exist.
 """
 
 from __future__ import annotations
@@ -65,16 +65,18 @@ def server_tokens(everything: str | None, scoped: str | None) -> ServerTokens:
         lines = frozenset(name.strip() for name in names.split(",") if name.strip())
         if len(token) < LEAST_CHARACTERS or not lines or not all(map(_LINE.fullmatch, lines)):
             raise SettingsError(
-                f"entry {number} of DISCREET_SERVING__SCOPED_TOKENS is not usable; allowed are TOKEN=LINE,LINE with a token "
-                f"of at least {LEAST_CHARACTERS} characters and adapter lines, separated by semicolons"
+                f"entry {number} of DISCREET_SERVING__SCOPED_TOKENS is not usable; allowed are TOKEN=LINE,LINE with a "
+                f"token of at least {LEAST_CHARACTERS} characters and adapter lines, separated by semicolons"
             )
         if _digest(token) in scopes:
-            raise SettingsError(f"the token of entry {number} of DISCREET_SERVING__SCOPED_TOKENS is given twice")
+            raise SettingsError(
+                f"the token of entry {number} of DISCREET_SERVING__SCOPED_TOKENS is given twice"
+            )
         scopes[_digest(token)] = Scope(lines)
     if not scopes:
         raise SettingsError(
-            "no token is set; put a random one into DISCREET_SERVING__TOKEN, or tokens with the adapter lines that they "
-            "reach into DISCREET_SERVING__SCOPED_TOKENS"
+            "no token is set; put a random one into DISCREET_SERVING__TOKEN, or tokens with the adapter lines that "
+            "they reach into DISCREET_SERVING__SCOPED_TOKENS"
         )
     return ServerTokens(scopes)
 
