@@ -59,3 +59,19 @@ def erased_among(session: Session, subjects: Iterable[tuple[str, str]]) -> froze
         .where(col(SubjectKeyRow.destroyed_at).is_not(None))
     )
     return frozenset(Subject(*row) for row in rows)
+
+
+def marked_users(session: Session, tenant_id: str, after: str, most: int) -> list[str]:
+    """Return up to ``most`` names of the tenant's erased users, from ``after`` on."""
+    return list(
+        session.exec(
+            select(SubjectKeyRow.pseudonym)
+            .where(
+                SubjectKeyRow.tenant_id == tenant_id,
+                SubjectKeyRow.pseudonym > after,
+                col(SubjectKeyRow.destroyed_at).is_not(None),
+            )
+            .order_by(SubjectKeyRow.pseudonym)
+            .limit(most)
+        )
+    )
