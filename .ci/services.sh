@@ -125,7 +125,9 @@ start_postgres() { # DIR
     --options="-c listen_addresses=127.0.0.1 -p $port -k $POSTGRES_DIR -c fsync=off -c max_connections=200" \
     start >/dev/null
   as_postgres "$POSTGRES_BIN/createdb" --host=127.0.0.1 --port="$port" --username=discreet discreet
+  as_postgres "$POSTGRES_BIN/createdb" --host=127.0.0.1 --port="$port" --username=discreet discreet_keys
   export DISCREET_TEST_POSTGRES="postgresql+psycopg://discreet@127.0.0.1:$port/discreet"
+  export DISCREET_TEST_POSTGRES_KEYS="postgresql+psycopg://discreet@127.0.0.1:$port/discreet_keys"
 }
 
 start_bao() { # DIR

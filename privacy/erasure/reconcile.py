@@ -1,8 +1,8 @@
 """Makes the database and the key store agree again on who was erased, after one of them was restored from a backup.
 
 A restored key store has keys again that erasures had destroyed: each user whom the database marks as erased loses that
-key again. A restored database lacks marks and has rows again: each user of whom the key store has a tombstone is marked,
-and that user's rows are deleted. In bounded transactions; running it again changes nothing.
+key again. A restored database lacks marks and has rows again: each user of whom the key store has a tombstone is
+marked, and that user's rows are deleted. In bounded transactions; running it again changes nothing.
 """
 
 from __future__ import annotations

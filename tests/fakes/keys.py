@@ -12,6 +12,7 @@ from privacy.erasure.certificates import BackupRetention
 from privacy.keys.keyring import Keyring
 from privacy.keys.service import MasterKeys, new_master_key
 from privacy.keys.store import open_store
+from privacy.storage.session import open_engine
 
 BACKUPS = BackupRetention(keys=timedelta(days=7), database=timedelta(days=30))
 
@@ -25,6 +26,14 @@ def store_url(database_url):
     return url.update_query_dict({"options": "-csearch_path=discreet_keys"}).render_as_string(
         hide_password=False
     )
+
+
+def prepared_store_url(database_url):
+    """The same address, with the tables made, for processes that are to find them."""
+    engine = open_engine(str(database_url))
+    store_of(engine)
+    engine.dispose()
+    return store_url(database_url)
 
 
 def store_of(engine):
