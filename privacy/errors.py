@@ -126,7 +126,7 @@ class BoundaryError(PrivacyError):
 
 
 class KeyUnavailableError(PrivacyError):
-    """A key was destroyed by an erasure or cannot be unwrapped with the configured master key."""
+    """A key was destroyed by an erasure, is missing, or cannot be unwrapped with the configured master key."""
 
     code = "privacy.key.unavailable"
 
