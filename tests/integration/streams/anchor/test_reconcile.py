@@ -20,6 +20,7 @@ from streams.contracts.topics import ANCHOR, ERASED
 from streams.storage.consumed_offsets import consumed, move_on
 from tests.fakes.anchored import Backup, guard_of
 from tests.fakes.ingest_world import IngestWorld
+from tests.fakes.keys import keyring_of, store_of
 from tests.fakes.stream_records import consent, erasure, interaction
 from tests.fakes.training import RecordingEvents, Workshop
 
@@ -58,11 +59,12 @@ def act(clock):
     return Act(actor="ann", reason="A backup was put back.", code="restored", now=clock.now())
 
 
-def restored(engine, broker, clock, events=None, **options):
+def restored(engine, broker, clock, events=None, keyring=None, **options):
+    keyring = keyring or keyring_of(engine)
     guard = guard_of(engine, broker, clock=clock)
     guard.refresh()
     with transaction(engine) as session:
-        replay_erasures(session, guard.erased(), now=clock.now())
+        replay_erasures(session, keyring, guard.erased(), now=clock.now())
     with transaction(engine) as session:
         return reconcile(
             session,
@@ -159,12 +161,13 @@ def test_nobody_who_was_erased_comes_back(engine, clock, broker, backup):
     assert len(IngestWorld.users(_fresh(world, engine))) == 2
     with pytest.raises(RewoundError, match="0 erasures are recorded, anchored are 1"):
         guard_of(engine, broker, clock=clock).require_newest()
-    restored(engine, broker, clock)
+    restored(engine, broker, clock, keyring=keyring_of(engine, world.master_key))
     fresh = _fresh(world, engine)
     assert len(fresh.users()) == 1
     with transaction(engine) as session:
         assert erased_among(session, [erased]) == {erased}
         assert erasure_counts(session, ["acme"])["acme"] >= 1
+    assert store_of(engine).user_keys([erased]) == {erased: None}
     outcome = fresh.take(fresh.interactions, interaction("zoe", event_id="again", offset=50))
     assert (outcome.effects, outcome.dead_letters) == (0, 1)
     guard_of(engine, broker, clock=clock).require_newest()
@@ -172,14 +175,13 @@ def test_nobody_who_was_erased_comes_back(engine, clock, broker, backup):
 
 def _fresh(world, engine):
     """The world as a process that starts now has it: no key of a user is in any cache."""
-    from privacy.keys.keyring import Keyring
     from privacy.policy.cache import TenantPolicies
     from streams.ingest.interactions import InteractionHandler
     from streams.ingest.letters import DeadLetterSink
 
     made = object.__new__(IngestWorld)
     made.engine, made.sender, made.now = engine, world.sender, world.now
-    made.keyring = Keyring(world.master_key)
+    made.keyring = keyring_of(engine, world.master_key)
     made.interactions = InteractionHandler(
         engine=engine,
         letters=DeadLetterSink(world.sender, "workers"),
