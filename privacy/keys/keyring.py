@@ -411,7 +411,8 @@ class Keyring:
                 raise UnknownTenantError(
                     f"tenant {name[:80]!r} is not registered; register it with `discreet tenants add`"
                 )
-        had = {(key.tenant_id, key.purpose) for key in self.store.tenant_keys(names)}
+        stored = self.store.tenant_keys(names)
+        had = {(key.tenant_id, key.purpose) for key in stored}
         self.store.add_tenant_keys(
             [
                 self.new_tenant_key(name, purpose, 1)
@@ -421,7 +422,12 @@ class Keyring:
             ],
             now,
         )
-        rows = [{"tenant_id": name, "erasures": 0, "created_at": now} for name in names]
+        # Some are there where the database is a backup of before the tenant had any: the newest names count.
+        newest = {key.tenant_id: key.number for key in stored if key.purpose == PSEUDONYMS}
+        rows = [
+            {"tenant_id": name, "erasures": 0, "pseudonyms": newest.get(name, 1), "created_at": now}
+            for name in names
+        ]
         insert_ignoring_conflicts(session, TenantKeyRow, rows)
 
     def new_tenant_key(self, tenant_id: str, purpose: str, number: int) -> TenantKey:

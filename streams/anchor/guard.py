@@ -199,8 +199,9 @@ class AnchorGuard:
             lock_anchor(session)
             self.refresh()
             at, prefix = self._now(), self._prefix.decode()
-            register = (record for record in self._store.erased() if self._seal.outdated(record))
-            entries = [one for record in register if (one := self._decoded_entry(record)) is not None]
+            register = {record.key: record for record in self._store.erased()}
+            outdated = (record for record in register.values() if self._seal.outdated(record))
+            entries = [one for record in outdated if (one := self._decoded_entry(record)) is not None]
             records = [self._seal.sealed(Kind.ERASURE_REGISTER, one, USER_ERASED, at) for one in entries]
             records += [
                 self._seal.sealed(Kind.ANCHOR, one, ANCHOR_TENANT, at)
