@@ -204,14 +204,14 @@ def test_what_waits_is_counted_by_user_and_a_record_that_came_back_once():
     async def scenario(intake, _):
         await intake.offer(run_of(lost, 0, 1))
         await intake.drain()
-        waiting.append(intake._waiting.of(b""))
+        waiting.append(intake._waiting.of(None))
         lost.abandoned = True
         await intake.offer(run_of(back, 0, 1))
         await intake.drain()
-        waiting.append(intake._waiting.of(b""))
+        waiting.append(intake._waiting.of(None))
         while intake.held:
             await asyncio.sleep(0.02)
-        waiting.append(intake._waiting.of(b""))
+        waiting.append(intake._waiting.of(None))
 
     go(scenario, handler)
     assert waiting == [(2, 0), (2, 0), (0, 0)]
