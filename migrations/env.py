@@ -14,6 +14,7 @@ from privacy.storage.session import open_engine
 # Every module that defines tables. `alembic check` compares these with the migrated database.
 TABLE_MODULES = (
     "privacy.policy.tables",
+    "privacy.anchor.tables",
     "privacy.audit.tables",
     "privacy.keys.tables",
     "privacy.consent.tables",
@@ -25,6 +26,7 @@ TABLE_MODULES = (
     "personalization.signals.rows",
     "personalization.styles.tables",
     "streams.storage.tables",
+    "streams.gateway.tables",
     "streams.ingest.tables",
     "streams.outbox.tables",
 )

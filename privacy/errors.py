@@ -15,6 +15,8 @@
     ├── BoundaryError                something would leave that has no mark
     ├── KeyUnavailableError          a key was destroyed (erasure) or cannot be unwrapped
     └── StorageError                 the database cannot be reached or refused (retryable)
+        ├── RewoundError             the database lies below what is anchored outside it: it was set back
+        └── AnchorUnavailableError   the anchor cannot be read or did not confirm
 
 The trees of privacy, personalization, training and streams grow from ``DiscreetError``; the client and the
 contracts, which must stay light, have trees of the same shape. A text is one sentence, in lower case and without a
@@ -135,3 +137,16 @@ class StorageError(PrivacyError):
     code = "privacy.storage.unavailable"
     retryable = True
     exit_status = 5
+
+
+class RewoundError(StorageError):
+    """The database lies below what is anchored of it; ``discreet restore`` reconciles a backup that was restored."""
+
+    code = "privacy.storage.rewound"
+    exit_status = 6
+
+
+class AnchorUnavailableError(StorageError):
+    """The anchor outside the database cannot be read, or did not confirm what it was given."""
+
+    code = "privacy.anchor.unavailable"

@@ -189,6 +189,20 @@ class OutboxSettings(_Section):
     """How long to look for a topic that the broker does not know; its rows then wait apart."""
 
 
+class AnchorSettings(_Section):
+    """Where heads of ledgers and lines and consumed offsets are kept outside the database, against restored backups.
+
+    Worker, trainers and the command line must agree on it.
+    """
+
+    where: Literal["auto", "topic", "file"] = "auto"
+    """auto: in topics of the broker, but in files where the database is SQLite or the broker the embedded one."""
+    file: Path | None = None
+    """The file, if it is one; empty: beside the SQLite file, else in the state directory. Leave it out of backups."""
+    offsets_seconds: Positive = 10.0
+    """Time between two looks at the consumed offsets; so long may a database that was set back go unnoticed."""
+
+
 class SchedulerSettings(_Section):
     """How often the public clock is looked at."""
 
@@ -296,6 +310,104 @@ class ServingSettings(_Section):
     """Name of this server in its reports; stable over restarts."""
 
 
+class GatewaySettings(_Section):
+    """The OpenAI-compatible front door of one engine."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=6080, ge=0, le=65_535)
+    """0 picks a free port."""
+    model: str = Field(default="discreet", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
+    """The name under which products ask; ``NAME/DOMAIN`` asks another of the tenant's domains, ``NAME@base`` the plain
+    base model."""
+    engine: Literal["vllm", "llamacpp", "discreet", "openai"] = "discreet"
+    """What answers: vLLM, llama.cpp's server, ``discreet serve``, or any server with OpenAI's API, which is asked with
+    prompt templates alone."""
+    url: str = "http://127.0.0.1:6070"
+    """Address of the engine, without ``/v1``."""
+    engine_token: SecretStr | None = None
+    """Bearer token for the engine; for ``discreet serve`` by default DISCREET_SERVING__TOKEN."""
+    engine_model: str = ""
+    """Name of the base model at the engine; empty: the same as ``model``."""
+    server_id: str = "discreet-serve"
+    """Server whose word counts on which versions are verified: the bridge beside the engine."""
+    fallback_url: str = ""
+    """Asked when the engine does not answer, with templates alone; empty: nobody is."""
+    fallback_token: SecretStr | None = None
+    fallback_model: str = ""
+    """Name of the model there; empty: the same as ``engine_model``."""
+    template: Literal["instead", "always", "never"] = "instead"
+    """When the prompt template of a style card is used: where no adapter is applied, always, or never."""
+    constrained: bool = True
+    """Hold answers to a style card's frames where the engine can and the request bounds its tokens."""
+    public_keys: str = ""
+    """Keys whose signatures on adapters count; empty: those of DISCREET_SERVING__PUBLIC_KEYS."""
+    most_requests: int = Field(default=256, ge=1)
+    """Requests in progress; beyond it 503."""
+    most_requests_per_tenant: int = Field(default=64, ge=1)
+    """Of one tenant; beyond it 429."""
+    most_body_bytes: int = Field(default=1_000_000, ge=1_024, le=64 * 2**20)
+    connect_seconds: Positive = 2.0
+    first_seconds: Positive = 60.0
+    """Until the first piece of a stream."""
+    between_seconds: Positive = 30.0
+    """Between two pieces of a stream."""
+    whole_seconds: Positive = 300.0
+    """For an answer in one piece."""
+    ping_seconds: Positive = 12.0
+    """After which silence a stream says that it is still there; proxies cut what is silent, often at 60 s."""
+    drain_seconds: Positive = 30.0
+    """How long requests in progress may take when the gateway is told to stop."""
+    look_seconds: Positive = 1.0
+    """Between two looks at what the engine holds and at the database; a revoked token is refused no later."""
+    trust_seconds: Positive = 300.0
+    """How long the gateway answers by what it read last while the database is away."""
+    feedback_seconds: Positive = 3_600.0
+    """How long an answer is kept, encrypted and in memory alone, for its user's feedback."""
+    feedback_answers: int = Field(default=20_000, ge=1)
+    """Most answers kept; the oldest go first."""
+    feedback_bytes: int = Field(default=64 * 2**20, ge=4_096)
+
+
+class BridgeSettings(_Section):
+    """What a bridge needs besides the broker and the keys of ``DISCREET_SERVING__``; one bridge beside one engine."""
+
+    port: int = Field(default=6071, ge=0, le=65_535)
+    """Where it answers on the loopback; 0 picks a free port."""
+    token: SecretStr | None = None
+    """Bearer token of every request but ``/healthz``; without it the process refuses to start."""
+    base_model: str = ""
+    """Directory of the base that the engine serves, or the name of a bundled one: its digests must be the manifests'.
+    For llama.cpp too: the GGUF file was made of it."""
+    engine_url: str = "http://127.0.0.1:8000"
+    """Address of vLLM; keep it private."""
+    engine_key: SecretStr | None = None
+    """Key of the engine."""
+    engine_model: str = ""
+    """Name of the base in vLLM (``--served-model-name``)."""
+    precision: Literal["float32", "float16", "bfloat16", "quantized"] = "bfloat16"
+    """Of vLLM's base; llama.cpp's is read from the file."""
+    capacity: int = Field(default=4, ge=1, le=10_000)
+    """Most adapters in the engine at once: vLLM's ``--max-cpu-loras``."""
+    most_rank: int = Field(default=16, ge=1, le=512)
+    """Largest rank that the engine reserves: vLLM's ``--max-lora-rank``."""
+    directory: str = ""
+    """Where ``discreet bridge directory`` puts adapters."""
+    gguf: str = ""
+    """Base model of llama.cpp, a GGUF file; empty: the bundled one."""
+    engine: str = ""
+    """Where llama.cpp was installed by ``--install-engine``, or the path of a ``llama-server``."""
+    engine_port: int = Field(default=8080, ge=1, le=65_535)
+    """Where llama.cpp listens on the loopback."""
+    context: int = Field(default=4096, ge=64)
+    """Tokens of all of llama.cpp's slots together."""
+    slots: int = Field(default=2, ge=1, le=64)
+    """Requests that llama.cpp answers at once."""
+    threads: int = Field(default=1, ge=1, le=512)
+    """Of llama.cpp."""
+    linger_seconds: float = Field(default=30.0, ge=0)
+    """How long a version stays after its line left it, for requests that are on their way."""
+
+
 class CeilingSettings(_Section):
     """What the platform allows any tenant's policy at most.
 
@@ -346,11 +458,14 @@ class Settings(BaseSettings):
     broker: BrokerSettings = BrokerSettings()
     ingest: IngestSettings = IngestSettings()
     outbox: OutboxSettings = OutboxSettings()
+    anchor: AnchorSettings = AnchorSettings()
     scheduler: SchedulerSettings = SchedulerSettings()
     http: HttpSettings = HttpSettings()
     trainer: TrainerSettings = TrainerSettings()
     meta: MetaSettings = MetaSettings()
     serving: ServingSettings = ServingSettings()
+    gateway: GatewaySettings = GatewaySettings()
+    bridge: BridgeSettings = BridgeSettings()
     ceilings: CeilingSettings = CeilingSettings()
     log: LogSettings = LogSettings()
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
+from privacy.anchor.due import mark_due
+
 if TYPE_CHECKING:
     from datetime import datetime
 
@@ -116,6 +118,7 @@ def announce(
     """Raise the epoch of a locked line and tell its readers what happened, in the caller's transaction."""
     line.epoch += 1
     session.add(line)
+    mark_due(session, line.tenant_id)
     events.append(
         session,
         AdapterLifecycleEvent(

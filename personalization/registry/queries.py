@@ -88,6 +88,13 @@ def list_lines(session: Session) -> Sequence[AdapterLineRow]:
     return session.exec(select(AdapterLineRow)).all()
 
 
+def line_names(session: Session) -> list[tuple[str, str, str]]:
+    """Return (owner, domain, line) of every line, in no order."""
+    return list(
+        session.exec(select(AdapterLineRow.tenant_id, AdapterLineRow.domain, AdapterLineRow.line_ref)).all()
+    )
+
+
 def versions_of(session: Session, line_ref: str) -> Sequence[AdapterVersionRow]:
     """Return every version of a line, oldest first."""
     return session.exec(

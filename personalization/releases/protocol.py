@@ -1,6 +1,6 @@
 """One training round, in the only order of writes that keeps the guarantee under crashes.
 
-    lease  →  plan, freeze, reserve  →  start  →  read, seal, record draw  →  count  →  vote → train  →  commit, publish
+    lease  →  plan, freeze, reserve  ⇒  start  →  read, seal, record draw  ⇒  count  →  vote → train  ⇒  commit, publish
     (txn)     (txn)                     (txn)     (txn)                       (txn)             (child)   (txn)
 
 Every parenthesis is one committed transaction and checks the lease first. Until ``start`` nothing private
@@ -9,6 +9,11 @@ whatever happens, and the round goes by its frozen terms (``releases.terms``), n
 With a recorded draw, a new lease holder repeats exactly the same sample at no charge: same seed, same code, and
 the data that were sealed with the draw (``releases.seal``), whoever left meanwhile. In any other case the
 reservation is forfeited and the round fails. What happens after a crash is decided from the ledger.
+
+At each double arrow the ledger's head is anchored outside the database, and confirmed, before the round goes on;
+before it reserves, the database is compared with the anchor (``privacy.anchor.port`` says why these places suffice).
+A database that was set back reads and publishes nothing, and an anchor that does not answer lets the lease run out,
+which costs nothing before ``start`` and repeats the recorded draw after it.
 
 A round that is open at the end of its public slot forfeits at that instant. What was reserved, the terms that
 are run and what the run measured of itself must agree, or nothing is published.
@@ -59,6 +64,7 @@ from personalization.styles.decisions import current_edits
 from personalization.training.jobs.job import TenantJob
 from personalization.training.jobs.receipt import public_key_of
 from privacy.accounting.calibration import schedule_of
+from privacy.anchor.port import Unanchored
 from privacy.canonical import sha256_digest
 from privacy.errors import BudgetExhaustedError, CalibrationError, RetryMismatchError
 from privacy.ledger import DrawRecord, RecoveryDecision
@@ -84,6 +90,7 @@ if TYPE_CHECKING:
     from personalization.starts.shop import Shop
     from personalization.training.jobs.job import PublicPartFacts
     from personalization.training.jobs.receipt import SignedReceipt
+    from privacy.anchor.port import Anchor
     from privacy.keys.keyring import Keyring
     from privacy.ledger import Ledger, Reservation
     from privacy.policy.ceilings import PolicyCeilings
@@ -142,6 +149,7 @@ class TrainingRounds:
         hardware: what they are computed on, see ``training.base.device``.
         copies: serves the meta start to a line whose round is declined; None leaves that to the upkeep.
         ceilings: what the platform allows a policy at most; a round of a policy above them is declined.
+        anchor: holds the heads of ledgers outside the database; without one a restored backup spends again.
     """
 
     def __init__(
@@ -156,7 +164,9 @@ class TrainingRounds:
         hardware: str = "",
         copies: MetaCopies | None = None,
         ceilings: PolicyCeilings | None = None,
+        anchor: Anchor | None = None,
     ) -> None:
+        self._anchor = anchor if anchor is not None else Unanchored()
         self._engine = shop.engine
         self._clock = shop.clock
         self._shop = shop
@@ -175,15 +185,19 @@ class TrainingRounds:
         Raises:
             LeaseLostError: another trainer owns the round by now; nothing more was written.
             FencedError: the same, seen by the ledger.
-            StorageError: the database is away; the lease runs out and the ledger decides.
+            StorageError: the database is away or was set back, or the anchor does not confirm; the lease runs out and
+                the ledger decides.
         """
+        self._anchor.check(lease.tenant_id)
         closed = self._reserve_or_recover(lease)
         if closed is not None:
             return closed
+        self._anchor.secure(lease.tenant_id)
         self._start(lease)
         prepared = self._read(lease)
         if isinstance(prepared, Closed):
             return prepared
+        self._anchor.secure(lease.tenant_id)
         counted = self._count(prepared)
         return counted if isinstance(counted, Closed) else _voted(counted)
 
@@ -212,8 +226,10 @@ class TrainingRounds:
         Raises:
             LeaseLostError: another trainer owns the round by now; nothing was published.
             LedgerIntegrityError: the reservation is not the one in the chain; nothing was published.
+            StorageError: the database is away or was set back, or the anchor does not confirm; nothing was published.
         """
         lease = prepared.lease
+        self._anchor.secure(lease.tenant_id)
         with transaction(self._engine) as session:
             row = rounds.hold_round(session, lease, self._clock.now())
             if prepared.overdue(self._clock.now()):

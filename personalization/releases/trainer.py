@@ -57,6 +57,10 @@ _log = structlog.get_logger(__name__)
 _LOST = (LeaseLostError, FencedError)
 STORE_CHECK_SECONDS = 30.0  # so long a store that took files counts as one that will
 STORE_PAUSE_SECONDS = 10.0  # between two attempts to publish what is trained
+BASE_CHANGED = (
+    "the base model's files are not those that this process started with, so nothing is trained on them; restore them, "
+    "or start the trainer again if the new ones are meant"
+)
 LONGEST_KEPT = timedelta(days=62)  # longer than any round's slot
 
 
@@ -193,7 +197,7 @@ class Trainer:
         Raises:
             StorageError: the database is away; leases run out and the ledger decides.
         """
-        if not self._store_is_ready():
+        if not self._store_is_ready() or not self._base_is_ready():
             return 0
         leases = self._take()
         if not leases:
@@ -219,6 +223,13 @@ class Trainer:
         self._observer.store_answered(ready=True)
         self._next_store_check = time.monotonic() + STORE_CHECK_SECONDS
         return True
+
+    def _base_is_ready(self) -> bool:
+        """Say whether the base model is what this process knows it as, before any budget is spent on it."""
+        if self._shop.base.unchanged():
+            return True
+        _log.error("base_changed", reason=BASE_CHANGED)
+        return False
 
     def _take(self) -> list[Lease]:
         leases: list[Lease] = []
@@ -311,6 +322,8 @@ class Trainer:
                     or any(keeper.lost(one.lease) or self._overdue(one) for one in prepared)
                 ),
             )
+            if not self._shop.base.unchanged():
+                raise TrainingFailedError(BASE_CHANGED)
             succeeded = True
         finally:
             self._observer.trained(time.monotonic() - began, succeeded=succeeded)

@@ -32,6 +32,7 @@ from personalization.starts.untrained import Untrained, UntrainedVersions
 from privacy.accounting.calibration import calibrate_tenant_level
 from privacy.accounting.composition import ACCOUNTANT, ACCOUNTANT_VERSION, best_epsilon, total_curve
 from privacy.accounting.filters import BudgetCaps
+from privacy.anchor.port import Unanchored
 from privacy.canonical import digest_of, sha256_digest
 from privacy.errors import BudgetExhaustedError
 from privacy.guarantee import FLEET, NeighboringRelation, PrivacyUnit
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from personalization.starts.averaging import Released
     from personalization.starts.generations import MetaStarts
     from personalization.starts.shop import Shop
+    from privacy.anchor.port import Anchor
     from privacy.ledger import Ledger, Reservation
     from privacy.mechanisms.tenant_gaussian import TenantGaussian
 
@@ -120,6 +122,7 @@ class TenantLevelStarts:
         template: writes the adapter of the plan's shape that changes nothing under a directory.
         policy: the fleet's public numbers.
         recipe: its ``max_delta_norm`` bounds one tenant's adapter.
+        anchor: holds the head of the fleet's ledger outside the database.
     """
 
     def __init__(
@@ -132,9 +135,11 @@ class TenantLevelStarts:
         template: Callable[[TrainingPlan, Path], Path],
         policy: TenantLevelPolicy,
         recipe: MetaRecipe | None = None,
+        anchor: Anchor | None = None,
     ) -> None:
         self._engine = shop.engine
         self._artifacts = shop.artifacts
+        self._anchor = anchor if anchor is not None else Unanchored()
         self._ledger = ledger
         self._versions = UntrainedVersions(shop)
         self._base_digest = shop.base.fingerprint().digest()
@@ -162,6 +167,7 @@ class TenantLevelStarts:
             clipping_norm=self._recipe.max_delta_norm,
         )
         epoch = int(now.timestamp())
+        self._anchor.check(FLEET)
         with transaction(self._engine) as session:
             if self._settled(session, slot, epoch):
                 return None
@@ -178,6 +184,7 @@ class TenantLevelStarts:
             if reservation is None:
                 return None
             try:
+                self._anchor.secure(FLEET)
                 with transaction(self._engine) as session:
                     name = self._release(
                         session, reservation, mechanism, template, Path(folder), slot, epoch, now

@@ -46,6 +46,8 @@ class Kind(StrEnum):
     TRACE = "trace"
     LOG = "log"
     ARTIFACT_STORE = "artifact_store"
+    ANCHOR = "anchor"
+    ERASURE_REGISTER = "erasure_register"
 
 
 @dataclass(frozen=True)

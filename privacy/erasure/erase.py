@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from sqlmodel import col, select
 
+from privacy.anchor.due import mark_due
 from privacy.audit import trail as audit_trail
 from privacy.consent.statements import delete_statements
 from privacy.erasure.certificates import Erasure, ErasureCertificate, ErasureState
@@ -66,6 +67,7 @@ def erase(
         return ErasureCertificate.from_document(done.certificate)
     erasure = Erasure(tenant_id=tenant_id, erasure_id=erasure_id, requested_at=requested_at).advanced(now)
     keys = destroy_key(session, Subject(tenant_id, pseudonym), now)
+    mark_due(session, tenant_id, pseudonym=pseudonym)
     delete_signals(session, tenant_id, pseudonym)
     delete_statements(session, tenant_id, pseudonym)
     erasure = erasure.advanced(now)

@@ -12,7 +12,7 @@ from privacy.storage.subjects import Subject, wanted
 from privacy.storage.upserts import insert_ignoring_conflicts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable, Iterator
     from datetime import datetime
 
     from sqlmodel import Session
@@ -44,6 +44,39 @@ def destroy_key(session: Session, subject: Subject, now: datetime) -> int:
         .values(erasures=col(TenantKeyRow.erasures) + 1)
     )
     return destroyed.rowcount
+
+
+def erasure_counts(session: Session, tenant_ids: Collection[str]) -> dict[str, int]:
+    """Return how often a user key was destroyed, of each tenant that has keys; it only grows."""
+    return dict(
+        session.exec(
+            select(TenantKeyRow.tenant_id, TenantKeyRow.erasures).where(
+                col(TenantKeyRow.tenant_id).in_(tenant_ids), col(TenantKeyRow.erasures) > 0
+            )
+        ).all()
+    )
+
+
+def raise_erasure_count(session: Session, tenant_id: str, least: int) -> None:
+    """Bring a tenant's count to at least ``least``: erasures that a restored backup lacks were carried out again."""
+    session.execute(
+        update(TenantKeyRow)
+        .where(col(TenantKeyRow.tenant_id) == tenant_id, col(TenantKeyRow.erasures) < least)
+        .values(erasures=least)
+    )
+
+
+def all_erased(session: Session) -> Iterator[tuple[Subject, datetime]]:
+    """Yield every user whose key was destroyed, and when."""
+    rows = session.exec(
+        select(SubjectKeyRow.tenant_id, SubjectKeyRow.pseudonym, SubjectKeyRow.destroyed_at)
+        .where(col(SubjectKeyRow.destroyed_at).is_not(None))
+        .order_by(col(SubjectKeyRow.tenant_id), col(SubjectKeyRow.pseudonym))
+        .execution_options(yield_per=1000)
+    )
+    for tenant_id, pseudonym, destroyed_at in rows:
+        assert destroyed_at is not None
+        yield Subject(tenant_id, pseudonym), destroyed_at
 
 
 def erased_among(session: Session, subjects: Iterable[tuple[str, str]]) -> frozenset[Subject]:

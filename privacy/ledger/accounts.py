@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import update
 from sqlalchemy.dialects import postgresql, sqlite
@@ -202,11 +202,16 @@ def _open(
         "orders": list(frozen.orders),
         "selection_share": frozen.selection_share,
     }
+    open_frozen(session, head, opened, now=now)
+
+
+def open_frozen(session: Session, head: LedgerHeadRow, opened: dict[str, Any], *, now: datetime) -> None:
+    """Open an account with the filter that ``opened`` (the form of its entry in the chain) names, unless it is open."""
     curve = RdpCurve.zero().to_document()
     insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
     values = {
         **opened,
-        "orders": canonical(list(frozen.orders)),
+        "orders": canonical(list(opened["orders"])),
         "curve": canonical(curve),
         "entry_tenant_id": head.tenant_id,
         "entry_sequence": head.sequence + 1,
@@ -215,7 +220,7 @@ def _open(
         insert(AccountRow).values(values).on_conflict_do_nothing().returning(col(AccountRow.account_id))
     )
     if session.execute(statement).scalar_one_or_none() is not None:
-        document = {"account": opened, "curve_digests": {target.account_id: digest_of(curve)}}
+        document = {"account": opened, "curve_digests": {opened["account_id"]: digest_of(curve)}}
         append(
             session,
             head,

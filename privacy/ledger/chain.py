@@ -15,6 +15,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm.attributes import set_committed_value
 from sqlmodel import and_, col, or_, select
 
+from privacy.anchor.due import due_insert
 from privacy.canonical import canonical_text, sha256_digest
 from privacy.errors import LedgerIntegrityError
 from privacy.ledger.tables import LedgerEntryRow, LedgerHeadRow, ReservationRow
@@ -41,6 +42,7 @@ class EntryKind(StrEnum):
     RELEASED = "released"
     RECOVERED = "recovered"
     POPULATION_JOINED = "population_joined"
+    RESTORED = "restored"
 
 
 def canonical(value: object) -> str:
@@ -183,7 +185,13 @@ def append(
     moved = {"sequence": sequence, "digest": digest}
     heads = LedgerHeadRow.__table__  # type: ignore[attr-defined]
     write_together(
-        session, [entry, update(heads).where(heads.c.tenant_id == head.tenant_id).values(moved), *along]
+        session,
+        [
+            entry,
+            due_insert(head.tenant_id),
+            update(heads).where(heads.c.tenant_id == head.tenant_id).values(moved),
+            *along,
+        ],
     )
     written(head, moved)
 

@@ -194,6 +194,17 @@ def current_policy(session: Session, tenant_id: str) -> PolicyVersion | None:
     return None if row is None else _version_of(row)
 
 
+def newest_versions(session: Session, tenant_ids: Collection[str]) -> dict[str, int]:
+    """Return the number of the newest policy of each tenant that has one."""
+    return dict(
+        session.exec(
+            select(PolicyRow.tenant_id, func.max(PolicyRow.version))
+            .where(col(PolicyRow.tenant_id).in_(tenant_ids))
+            .group_by(PolicyRow.tenant_id)
+        ).all()
+    )
+
+
 def declared_populations(session: Session, tenant_id: str) -> set[str]:
     """Return every population that any version of a tenant's policy named."""
     documents = session.exec(select(PolicyRow.document).where(PolicyRow.tenant_id == tenant_id))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from privacy.accounting.composition import best_epsilon
 from privacy.accounting.curve import RdpCurve
+from privacy.ledger.accounts import lifetime_account_id
 from privacy.ledger.chain import EntryKind
 from privacy.ledger.history import entries, lifetime_account
 
@@ -50,9 +51,14 @@ def burn_down(
     cap = min(account.epsilon, policy.lifetime_epsilon) if account is not None else policy.lifetime_epsilon
     total = RdpCurve.zero()
     past: list[tuple[datetime, float]] = []
-    for entry in entries(session, tenant_id, EntryKind.RESERVED, EntryKind.RELEASED):
-        curve = RdpCurve.from_document(json.loads(entry.document)["curve"])
-        total = total + curve if entry.kind == EntryKind.RESERVED else total - curve
+    for entry in entries(session, tenant_id, EntryKind.RESERVED, EntryKind.RELEASED, EntryKind.RESTORED):
+        document = json.loads(entry.document)
+        if entry.kind == EntryKind.RESTORED:
+            charged = document["charged"].get(lifetime_account_id(tenant_id))
+            total += RdpCurve.zero() if charged is None else RdpCurve.from_document(charged)
+        else:
+            curve = RdpCurve.from_document(document["curve"])
+            total = total + curve if entry.kind == EntryKind.RESERVED else total - curve
         if not past:
             past.append((datetime.fromisoformat(entry.recorded_at), 0.0))
         past.append((datetime.fromisoformat(entry.recorded_at), best_epsilon(total, delta)[0]))

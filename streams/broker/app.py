@@ -8,6 +8,7 @@ creation, no web pages: what the process serves over HTTP is ours (``streams.htt
 from __future__ import annotations
 
 import ssl
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import faust
@@ -20,11 +21,12 @@ from streams.broker.faust import RunConsumer, RunTransport
 from streams.broker.tokens import AiokafkaTokens, access_tokens
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator
 
     from streams.broker.receiver import Receiver
     from streams.settings import BrokerSettings
 
+StoredOffsets = Callable[[], Awaitable[Mapping[tuple[str, int], int]]]
 EMBEDDED_SESSION_SECONDS = 6.0
 RUNS_IN_QUEUE = 2  # the buffer that counts is the intake's; this one only hands over
 
@@ -32,12 +34,24 @@ RUNS_IN_QUEUE = 2  # the buffer that counts is the intake's; this one only hands
 class WorkerApp(faust.App):  # type: ignore[misc]  # faust is untyped here
     """A Faust app on our transport, with a receiver behind each topic."""
 
-    def __init__(self, *args: Any, receivers: Mapping[str, Receiver], **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        receivers: Mapping[str, Receiver],
+        stored: StoredOffsets | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.receivers = receivers
+        self.stored = stored
 
     def _new_transport(self) -> BaseTransport:
         return RunTransport(self.conf.broker_consumer, self)
+
+    def _new_consumer(self) -> RunConsumer:
+        consumer: RunConsumer = super()._new_consumer()
+        consumer.stored = self.stored
+        return consumer
 
     async def on_first_start(self) -> None:
         """Make no data directory: there are no tables."""
@@ -55,9 +69,16 @@ class WorkerApp(faust.App):  # type: ignore[misc]  # faust is untyped here
 
 
 def make_app(
-    settings: BrokerSettings, receivers: Mapping[str, Receiver], *, max_poll_records: int
+    settings: BrokerSettings,
+    receivers: Mapping[str, Receiver],
+    *,
+    max_poll_records: int,
+    stored: StoredOffsets | None = None,
 ) -> WorkerApp:
-    """Return the application with one agent for each of ``receivers`` (by topic name)."""
+    """Return the application with one agent for each of ``receivers`` (by topic name).
+
+    ``stored`` returns up to where the database has the effects of each partition.
+    """
     session = settings.session_timeout_seconds
     heartbeat = settings.heartbeat_seconds
     if settings.embedded:
@@ -68,6 +89,7 @@ def make_app(
     app = WorkerApp(
         settings.group,
         receivers=receivers,
+        stored=stored,
         broker=[URL(f"kafka://{address}") for address in settings.bootstrap.split(",")],
         broker_credentials=_credentials(settings),
         broker_session_timeout=session,

@@ -66,17 +66,20 @@ class RunConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  #
             return False
         return True
 
-    async def read_from_committed(self, tp: TP) -> None:
-        """Go back to the committed offset of ``tp``, or to its beginning where nothing was committed."""
-        await self.call_thread(self._read_from_committed, driver.ensure_aiokafka_TP(tp))
+    async def read_from_committed(self, tp: TP, stored: int | None) -> None:
+        """Go back to the committed offset of ``tp``, or to its beginning where nothing was committed.
 
-    async def _read_from_committed(self, partition: TopicPartition) -> None:
+        ``stored`` is up to where the database has its effects: where that lies lower, reading begins there.
+        """
+        await self.call_thread(self._read_from_committed, driver.ensure_aiokafka_TP(tp), stored)
+
+    async def _read_from_committed(self, partition: TopicPartition, stored: int | None) -> None:
         consumer = self._ensure_consumer()
         committed = await consumer.committed(partition)
         if committed is None:
             await consumer.seek_to_beginning(partition)
         else:
-            consumer.seek(partition, committed)
+            consumer.seek(partition, committed if stored is None else min(committed, stored))
 
 
 class RunConsumer(driver.Consumer):  # type: ignore[misc]  # faust is untyped here
@@ -85,9 +88,11 @@ class RunConsumer(driver.Consumer):  # type: ignore[misc]  # faust is untyped he
     Attributes:
         progress: one ``PartitionProgress`` for each partition that has delivered since it was assigned.
         drain: called before partitions are given up, to let work in progress finish; set by the application.
+        stored: returns up to where the database has the effects of each partition; it waits for the database.
     """
 
     drain: Callable[[], Awaitable[None]] | None = None
+    stored: Callable[[], Awaitable[Mapping[tuple[str, int], int]]] | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.progress: dict[TP, PartitionProgress] = {}
@@ -143,9 +148,23 @@ class RunConsumer(driver.Consumer):  # type: ignore[misc]  # faust is untyped he
         self._forget(revoked)
 
     async def perform_seek(self) -> None:
-        """Go back to the committed offset of every partition, as Faust does after each rebalance."""
+        """Go back to the committed offset of every partition, as Faust does after each rebalance.
+
+        Where the database has fewer effects than the group has committed (it was restored from a backup, or lost its
+        last moments with a replica) reading begins behind the last effect.
+        """
         self._forget(set(self.progress))
         await super().perform_seek()
+        stored = await self._stored_offsets()
+        for tp in self.assignment():
+            committed, held = self._committed_offset.get(tp), stored.get((tp.topic, tp.partition))
+            if committed is not None and held is not None and held < committed:
+                log.warning("read_again", topic=tp.topic, partition=tp.partition, events=committed - held)
+                await self.seek(tp, held)
+                self._committed_offset[tp] = held
+
+    async def _stored_offsets(self) -> Mapping[tuple[str, int], int]:
+        return {} if self.stored is None else await self.stored()
 
     def _forget(self, partitions: set[TP]) -> None:
         self._epoch += 1
@@ -156,9 +175,10 @@ class RunConsumer(driver.Consumer):  # type: ignore[misc]  # faust is untyped he
 
     async def _read_again(self, partitions: set[TP]) -> None:
         self._forget(partitions)
+        stored = await self._stored_offsets()
         for tp in partitions & self.assignment():
             try:
-                await self._thread.read_from_committed(tp)
+                await self._thread.read_from_committed(tp, stored.get((tp.topic, tp.partition)))
             except (KafkaError, IllegalStateError) as error:
                 # The partition was taken away meanwhile; whoever has it now starts at the committed offset.
                 log.info("seek_skipped", error=type(error).__name__)

@@ -55,6 +55,22 @@ class PartitionProgress:
             return lowest if self._settled is None else min(lowest, self._settled)
         return self._settled
 
+    def committable_after(self, last: int | None, *, freed: set[int], held: set[int]) -> int | None:
+        """Return what may be committed once more has happened than is noted here.
+
+        Args:
+            last: every record up to this offset, held ones aside, has had its effect.
+            freed: held records that have had it too.
+            held: records that are held besides.
+        """
+        settled = self._settled
+        if last is not None:
+            settled = last + 1 if settled is None else max(settled, last + 1)
+        waiting = (self._held - freed) | held
+        if settled is None or not waiting:
+            return settled if not waiting else min(waiting)
+        return min(settled, *waiting)
+
     @property
     def settled_to(self) -> int | None:
         """Offset after the last settled record, held ones aside; ``None`` when nothing was delivered."""

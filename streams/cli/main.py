@@ -31,11 +31,15 @@ COMMANDS = {
     "worker": "Ingest events, open due rounds, relay adapter events (long-running).",
     "trainer": "Train due rounds (long-running).",
     "serve": "Serve a base model with the adapters that the event feed announces (long-running).",
+    "gateway": "Answer OpenAI's API in front of an engine, each tenant with its own adapter (long-running).",
+    "bridge": "Keep vLLM, llama.cpp or a directory at what the event feed announces (long-running).",
+    "edge": "Export a version as a directory that runs offline with llama.cpp.",
     "ask": "Ask a prompt of the base model and of a tenant's adapter, side by side.",
     "broker": "Run a broker on this machine to try things out; it forgets everything (long-running).",
     "topics": "Create and describe the Kafka topics.",
     "tokens": "Make, list and revoke tokens of the operator API.",
     "dlq": "Look at dead letters and send them back to their topics.",
+    "restore": "Reconcile a database that was restored from a backup with what is anchored outside it.",
     "db": "Bring the database to the newest schema and check it.",
 }
 

@@ -121,6 +121,7 @@ def access(
     product: Annotated[str, typer.Option(help="Principal of the product's back ends.")] = "User:product",
     worker: Annotated[str, typer.Option(help="Principal of workers and trainers.")] = "User:discreet",
     serving: Annotated[str, typer.Option(help="Principal of the serving systems.")] = "User:serving",
+    gateway: Annotated[str, typer.Option(help="Principal of gateways.")] = "User:gateway",
     operator: Annotated[str, typer.Option(help="Principal of operators.")] = "User:operator",
     check: Annotated[
         bool, typer.Option("--check", help="Compare the broker's rules; exit 3 when one is missing.")
@@ -138,6 +139,7 @@ def access(
         Role.PRODUCT: product,
         Role.WORKER: worker,
         Role.SERVING: serving,
+        Role.GATEWAY: gateway,
         Role.OPERATOR: operator,
     }
     rules = rules_for(principals, group=load_settings().broker.group)

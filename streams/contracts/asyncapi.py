@@ -14,17 +14,21 @@ from .dead_letter import PREFIX, DeadLetterReason
 from .envelope import JSON_CONTENT_TYPE, MAX_ATTRIBUTE_CHARACTERS, schema_uri
 from .schemas import data_schema
 from .signed_record import KEY_ID_HEADER, SIGNATURE_HEADER
-from .topics import ADAPTER_STATE, DEAD_LETTERS, TOPICS, Cleanup, Key, Role, Topic
+from .topics import ADAPTER_STATE, ANCHOR, DEAD_LETTERS, ERASED, TOPICS, Cleanup, Key, Role, Topic
 
 PATH = Path(__file__).parent / "asyncapi.json"
 CONTRACT_VERSION = "1.0.0"
 KAFKA_BINDING_VERSION = "0.5.0"
+
+SIGNED_TYPES = {ADAPTER_STATE, *ANCHOR.event_types, *ERASED.event_types}
 
 _KEYS = {
     Key.TENANT_USER: "Tenant id, a slash, the user id.",
     Key.TENANT_USER_PURPOSE: "Tenant id, a slash, the user id, a slash, the purpose.",
     Key.ADAPTER_LINE: "Pseudonym of the adapter line.",
     Key.AS_SOURCE: "Key of the record that was refused.",
+    Key.ANCHORED: "Group, a slash, then offsets, or tenant and the owner of a chain or line with a slash between.",
+    Key.PSEUDONYM: "Group, a slash, the tenant id, a slash, the pseudonym of a user.",
 }
 
 
@@ -114,7 +118,7 @@ def _message(event_type: str, schemas: dict[str, Any]) -> dict[str, Any]:
 
 def _headers(event_type: str) -> dict[str, Any]:
     text = {"type": "string", "minLength": 1, "maxLength": MAX_ATTRIBUTE_CHARACTERS}
-    signed = {KEY_ID_HEADER: text, SIGNATURE_HEADER: text} if event_type == ADAPTER_STATE else {}
+    signed = {KEY_ID_HEADER: text, SIGNATURE_HEADER: text} if event_type in SIGNED_TYPES else {}
     return {
         "type": "object",
         "required": ["ce_specversion", "ce_id", "ce_source", "ce_type"],

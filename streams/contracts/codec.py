@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from . import topics
 from .ack import ServingAckV1
 from .adapter import AdapterEventV1, AdapterStateV1
+from .anchor import AnchorOffsetsV1, AnchorTenantV1, ErasedV1
 from .consent import ConsentV1
 from .dead_letter import DeadLetterReason
 from .envelope import DEFAULT_MAX_EVENT_BYTES, Envelope, Invalid, RawHeaders, new_envelope, read_envelope
@@ -55,6 +56,9 @@ EVENT_MODELS: Mapping[str, type[WireModel]] = {
     topics.ADAPTER_STATE: AdapterStateV1,
     **dict.fromkeys(topics.ADAPTER_EVENTS.event_types, AdapterEventV1),
     **dict.fromkeys(topics.SERVING_ACKS.event_types, ServingAckV1),
+    topics.ANCHOR_TENANT: AnchorTenantV1,
+    topics.ANCHOR_OFFSETS: AnchorOffsetsV1,
+    topics.USER_ERASED: ErasedV1,
 }
 """Which model describes the data of which event type."""
 
@@ -69,6 +73,11 @@ _STATE_TYPES: Mapping[str, type[AdapterStateV1]] = {topics.ADAPTER_STATE: Adapte
 _ADAPTER_TYPES: Mapping[str, type[AdapterEventV1]] = dict.fromkeys(
     topics.ADAPTER_EVENTS.event_types, AdapterEventV1
 )
+_ANCHOR_TYPES: Mapping[str, type[AnchorTenantV1 | AnchorOffsetsV1]] = {
+    topics.ANCHOR_TENANT: AnchorTenantV1,
+    topics.ANCHOR_OFFSETS: AnchorOffsetsV1,
+}
+_ERASED_TYPES: Mapping[str, type[ErasedV1]] = {topics.USER_ERASED: ErasedV1}
 _ACK_TYPES: Mapping[str, type[ServingAckV1]] = dict.fromkeys(topics.SERVING_ACKS.event_types, ServingAckV1)
 
 
@@ -156,6 +165,20 @@ def decode_ack(
     return decoded
 
 
+def decode_anchor(
+    headers: RawHeaders, value: bytes | None, *, key: bytes | None = None
+) -> Decoded[AnchorTenantV1 | AnchorOffsetsV1] | Invalid:
+    """Read a record of the anchor topic."""
+    return _check_line(_decode(_ANCHOR_TYPES, headers, value, MAX_ADAPTER_BYTES), key)
+
+
+def decode_erased(
+    headers: RawHeaders, value: bytes | None, *, key: bytes | None = None
+) -> Decoded[ErasedV1] | Invalid:
+    """Read a record of the register of erasures."""
+    return _check_line(_decode(_ERASED_TYPES, headers, value, MAX_ADAPTER_BYTES), key)
+
+
 def encode(
     event: WireModel,
     envelope: Envelope,
@@ -178,8 +201,8 @@ def encode(
     if topic is None or not isinstance(event, EVENT_MODELS[envelope.type]):
         raise InvalidEventError(f"{type(event).__name__} cannot be sent as {envelope.type}")
     if max_bytes is None:
-        adapter_topics = (topics.ADAPTER_EVENTS, topics.ADAPTERS)
-        max_bytes = MAX_ADAPTER_BYTES if topic in adapter_topics else DEFAULT_MAX_EVENT_BYTES
+        large = (topics.ADAPTER_EVENTS, topics.ADAPTERS, topics.ANCHOR)
+        max_bytes = MAX_ADAPTER_BYTES if topic in large else DEFAULT_MAX_EVENT_BYTES
     value = event.model_dump_json().encode()
     if len(value) > max_bytes:
         raise InvalidEventError(
@@ -212,6 +235,12 @@ def record_key(event: WireModel) -> bytes:
             return f"{event.tenant_id}/{event.user_id}/{event.purpose.value}".encode()
         case AdapterEventV1() | AdapterStateV1() | ServingAckV1():
             return event.line_ref.encode()
+        case AnchorTenantV1():
+            return f"{event.group}/tenant/{event.owner}".encode()
+        case AnchorOffsetsV1():
+            return f"{event.group}/offsets".encode()
+        case ErasedV1():
+            return f"{event.group}/{event.tenant_id}/{event.pseudonym}".encode()
         case _:
             raise InvalidEventError(f"the record key of {type(event).__name__} must be given")
 

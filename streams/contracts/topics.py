@@ -15,6 +15,8 @@ class Key(StrEnum):
     TENANT_USER_PURPOSE = "tenant/user/purpose"
     ADAPTER_LINE = "adapter line"
     AS_SOURCE = "as source"
+    ANCHORED = "group/what is anchored"
+    PSEUDONYM = "group/tenant/pseudonym"
 
 
 class Cleanup(StrEnum):
@@ -30,6 +32,7 @@ class Role(StrEnum):
     PRODUCT = "product"
     WORKER = "worker"
     SERVING = "serving"
+    GATEWAY = "gateway"
     OPERATOR = "operator"
 
 
@@ -48,6 +51,7 @@ class Topic:
         writers: roles that need WRITE.
         readers: roles that need READ.
         holds_personal_data: whether records name a user or carry a user's text.
+        compaction_seconds: of a compacted topic, how long a replaced record stays at most.
         max_message_bytes: largest record batch the broker should accept.
         what: one sentence for people.
     """
@@ -62,6 +66,7 @@ class Topic:
     readers: tuple[Role, ...]
     holds_personal_data: bool
     what: str
+    compaction_seconds: int = DAY_SECONDS
     max_message_bytes: int = 1_048_576
 
     def configs(self, *, replication: int = 1) -> dict[str, str]:
@@ -79,7 +84,7 @@ class Topic:
         if self.cleanup is Cleanup.COMPACT:
             configs["delete.retention.ms"] = milliseconds
             # A bound on how long a replaced or withdrawn record stays readable.
-            configs["max.compaction.lag.ms"] = str(DAY_SECONDS * 1000)
+            configs["max.compaction.lag.ms"] = str(self.compaction_seconds * 1000)
         else:
             configs["retention.ms"] = milliseconds
         return configs
@@ -102,6 +107,10 @@ SERVING_VERIFIED = "serving.verified.v1"
 SERVING_FAILED = "serving.failed.v1"
 SERVING_UNLOADED = "serving.unloaded.v1"
 
+ANCHOR_TENANT = "anchor.tenant.v1"
+ANCHOR_OFFSETS = "anchor.offsets.v1"
+USER_ERASED = "user.erased.v1"
+
 INTERACTIONS = Topic(
     name="discreet.interactions.v1",
     key=Key.TENANT_USER,
@@ -109,7 +118,7 @@ INTERACTIONS = Topic(
     retention_seconds=7 * DAY_SECONDS,
     partitions=12,
     event_types=(INTERACTION_RECORDED,),
-    writers=(Role.PRODUCT,),
+    writers=(Role.PRODUCT, Role.GATEWAY),
     readers=(Role.WORKER,),
     holds_personal_data=True,
     what="One answer shown to a user and what the user did with it.",
@@ -124,7 +133,7 @@ CONSENT = Topic(
     partitions=12,
     event_types=(CONSENT_GRANTED, CONSENT_WITHDRAWN),
     writers=(Role.PRODUCT, Role.WORKER),  # an erasure sends tombstones
-    readers=(Role.WORKER,),
+    readers=(Role.WORKER, Role.GATEWAY),
     holds_personal_data=True,
     what="A user agreed, or no longer agrees, to one purpose under one version of the notice.",
 )
@@ -136,7 +145,7 @@ ERASURES = Topic(
     partitions=12,
     event_types=(ERASURE_REQUESTED, ERASURE_COMPLETED),
     writers=(Role.PRODUCT, Role.WORKER),
-    readers=(Role.PRODUCT, Role.WORKER),
+    readers=(Role.PRODUCT, Role.WORKER, Role.GATEWAY),
     holds_personal_data=True,
     what="A user asks to be erased; answered with a certificate.",
 )
@@ -167,7 +176,7 @@ ADAPTERS = Topic(
     partitions=6,
     event_types=(ADAPTER_STATE,),
     writers=(Role.WORKER,),
-    readers=(Role.SERVING, Role.OPERATOR),
+    readers=(Role.SERVING, Role.GATEWAY, Role.OPERATOR),
     holds_personal_data=False,
     what="What servers should hold now; a server that starts needs only this. A tombstone withdraws a line.",
 )
@@ -197,6 +206,32 @@ DEAD_LETTERS = Topic(
     what="What could not be accepted: original key, value and headers, plus reason and origin.",
 )
 
+ANCHOR = Topic(
+    name="discreet.anchor.v1",
+    key=Key.ANCHORED,
+    cleanup=Cleanup.COMPACT,
+    retention_seconds=7 * DAY_SECONDS,
+    partitions=1,
+    event_types=(ANCHOR_TENANT, ANCHOR_OFFSETS),
+    writers=(Role.WORKER, Role.OPERATOR),
+    readers=(Role.WORKER, Role.OPERATOR),
+    holds_personal_data=False,
+    compaction_seconds=3_600,  # it is read from its start by every process
+    what="Heads of ledgers and lines, and consumed offsets: what a restored database is compared with.",
+)
+ERASED = Topic(
+    name="discreet.erased.v1",
+    key=Key.PSEUDONYM,
+    cleanup=Cleanup.COMPACT,
+    retention_seconds=7 * DAY_SECONDS,
+    partitions=1,
+    event_types=(USER_ERASED,),
+    writers=(Role.WORKER, Role.OPERATOR),
+    readers=(Role.WORKER, Role.OPERATOR),
+    holds_personal_data=True,
+    what="Which users were erased, by pseudonym: a restored backup erases them again.",
+)
+
 TOPICS: tuple[Topic, ...] = (
     INTERACTIONS,
     CONSENT,
@@ -205,4 +240,6 @@ TOPICS: tuple[Topic, ...] = (
     ADAPTERS,
     SERVING_ACKS,
     DEAD_LETTERS,
+    ANCHOR,
+    ERASED,
 )

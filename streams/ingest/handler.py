@@ -18,6 +18,7 @@ from streams.contracts.envelope import Invalid
 from streams.ingest.fates import EFFECT, Fate, decide, fates, origin, reopened
 from streams.ingest.letters import DeadLetterSink, Refusal
 from streams.ingest.work import Outcome, Work
+from streams.storage.consumed_offsets import move_on
 from streams.telemetry.tracing import ingest_span
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from sqlmodel import Session
 
     from streams.broker.records import SourceRecord
+    from streams.ingest.offsets import BatchOffsets
     from streams.ingest.parsed import Parsed
 
 Data = TypeVar("Data")
@@ -85,8 +87,10 @@ class BatchHandler(abc.ABC, Generic[Data]):
     ) -> None:
         """Bring about the effects of ``works`` (none processed before) and enter each into ``decision``."""
 
-    def process(self, works: Sequence[Work[Data]]) -> Outcome:
+    def process(self, works: Sequence[Work[Data]], offsets: BatchOffsets | None = None) -> Outcome:
         """Give every work its effect or its dead letter, or hold it.
+
+        With ``offsets`` what the batch settles is stored in the transaction of the effects.
 
         Raises:
             StorageError: the database is away; no effect happened.
@@ -99,7 +103,7 @@ class BatchHandler(abc.ABC, Generic[Data]):
         traces = (work.event.traceparent for work in waiting)
         links = [traceparent for traceparent in traces if traceparent is not None]
         with ingest_span(self._topic, links):
-            decision = self._transact(waiting, now)
+            decision = self._transact(waiting, now, offsets, letters=bool(unreadable))
             letters = unreadable + [refusal for _, refusal in decision.refused]
             self._letters.write(letters, now)
         return Outcome(
@@ -139,7 +143,9 @@ class BatchHandler(abc.ABC, Generic[Data]):
             waiting.append(work)
         return waiting, refusals
 
-    def _transact(self, works: Sequence[Work[Data]], now: datetime) -> Decision[Data]:
+    def _transact(
+        self, works: Sequence[Work[Data]], now: datetime, offsets: BatchOffsets | None, *, letters: bool
+    ) -> Decision[Data]:
         decision: Decision[Data] = Decision()
         if not works:
             return decision
@@ -154,10 +160,14 @@ class BatchHandler(abc.ABC, Generic[Data]):
                 if work.identity is not None:
                     decided[work.identity.digest] = _refused(refusal)
             decide(session, decided, known.keys(), now)
-        for work in named if known else ():
-            fate = known.get(work.known.digest, EFFECT)
-            if fate.refusal is not None and fate.refused_origin == origin(work.record):
-                decision.refused.append((work, _again(work, fate.refusal)))
+            for work in named if known else ():
+                fate = known.get(work.known.digest, EFFECT)
+                if fate.refusal is not None and fate.refused_origin == origin(work.record):
+                    decision.refused.append((work, _again(work, fate.refusal)))
+            if offsets is not None:
+                held = {(work.record.partition, work.record.offset) for work in decision.held}
+                letters = letters or bool(decision.refused)
+                move_on(session, offsets.before() if letters else offsets.after(held))
         return decision
 
     def _without_fate(

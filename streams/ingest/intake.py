@@ -30,6 +30,7 @@ from sqlalchemy.exc import DataError, IntegrityError
 
 from privacy.errors import PrivacyError
 from streams.errors import StreamsError
+from streams.ingest.offsets import BatchOffsets
 from streams.ingest.poison import FaultGuard, SlowedTenants, tenant_of
 from streams.ingest.seats import Room, Waiting, size_of
 from streams.ingest.work import Outcome, Work
@@ -57,8 +58,10 @@ Result = TypeVar("Result")
 class Handler(Protocol[Data]):
     """Turns records into effects, in one transaction per call; runs in a thread."""
 
-    def process(self, works: Sequence[Work[Data]]) -> Outcome:
+    def process(self, works: Sequence[Work[Data]], offsets: BatchOffsets | None = None) -> Outcome:
         """Give every work its effect or its dead letter, or hold it; calling it again does nothing twice.
+
+        With ``offsets`` what the batch settles is stored in the transaction of the effects.
 
         Raises:
             StorageError: the database is away; nothing happened.
@@ -244,12 +247,27 @@ class Intake:
             return
         works = [work for work, _ in (*held, *new)]
         started = time.perf_counter()
-        outcome = await self._until_done(works)
+        outcome = await self._until_done(works, self._offsets(runs, (*held, *apart)))
         self._settle(held, new[: len(apart)], new[len(apart) :], outcome)
         self._settle_through(runs)
         if self._observer is not None:
             self._observer.batch_done(self.topic, works, outcome, time.perf_counter() - started)
         self._judge(works, outcome)
+
+    def _offsets(
+        self, runs: list[RecordRun], waited: Sequence[tuple[Work[Any] | SourceRecord, PartitionProgress]]
+    ) -> BatchOffsets:
+        """Return what the batch settles; what slowed tenants sent is held in the lane already."""
+        offsets = BatchOffsets(self.topic)
+        for one, progress in waited:
+            record = one.record if isinstance(one, Work) else one
+            offsets.progress[record.partition] = progress
+            offsets.waited.add((record.partition, record.offset))
+        for run in runs:
+            last = run.records[-1]
+            offsets.progress[last.partition] = run.progress
+            offsets.last[last.partition] = last.offset
+        return offsets
 
     def _in_turn(self, run: RecordRun) -> Sequence[SourceRecord]:
         """Return the records of a run whose turn it is; those of slowed tenants go to the lane."""
@@ -349,10 +367,13 @@ class Intake:
                 self._observer.slowed(self.topic)
         self._guard.note(events.total(), (tenant_of(record.key) for record in outcome.failed))
 
-    async def _until_done(self, works: list[Work[Any]]) -> Outcome:
-        """Process ``works``, and when that fails for good, each half for itself, down to the record it is about."""
+    async def _until_done(self, works: list[Work[Any]], offsets: BatchOffsets | None = None) -> Outcome:
+        """Process ``works``, and when that fails for good, each half for itself, down to the record it is about.
+
+        Halves store no offsets: the next batch does.
+        """
         try:
-            return await self._with_retries(lambda: self._handler.process(works))
+            return await self._with_retries(lambda: self._handler.process(works, offsets))
         except Exception as error:  # noqa: BLE001  # whatever one record provokes must not stop the others
             failure = error
         if len(works) == 1:

@@ -7,6 +7,7 @@ machine's clock with the database's first, and wait while they disagree. SQLite 
 from __future__ import annotations
 
 import asyncio
+import time
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -14,10 +15,11 @@ import structlog
 
 from personalization.releases.overdue import forfeit_overdue
 from personalization.rounds.queries import open_due_rounds
-from privacy.errors import PrivacyError
+from privacy.errors import PrivacyError, RewoundError
 from privacy.storage.session import server_now, transaction
 from streams.errors import ClockError, StreamsError
 from streams.processes.sweeps import Sweeper
+from streams.settings import AnchorSettings
 from streams.telemetry.tracing import round_span
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
     from personalization.registry.announcements import AdapterEvents
     from privacy.ledger import Ledger
+    from streams.anchor.guard import AnchorGuard
     from streams.outbox.relay import OutboxRelay
     from streams.settings import OutboxSettings, SchedulerSettings
     from streams.telemetry.metrics import WorkerMetrics
@@ -68,6 +71,8 @@ class Chores:
         metrics: shows how much waits in the outbox.
         ledger: keeps the charge of a round whose slot is over.
         events: tells that such a round was closed.
+        anchor: where what moved is written down outside the database; without one nothing is.
+        anchor_settings: how often offsets are.
         check_time: raises ``ClockError`` where the clock must not be trusted.
     """
 
@@ -82,8 +87,13 @@ class Chores:
         metrics: WorkerMetrics,
         ledger: Ledger,
         events: AdapterEvents,
+        anchor: AnchorGuard | None = None,
+        anchor_settings: AnchorSettings | None = None,
         check_time: Callable[[Session, datetime], None] = require_right_time,
     ) -> None:
+        self._anchor = anchor
+        self._offsets_seconds = (anchor_settings or AnchorSettings()).offsets_seconds
+        self._offsets_at = 0.0
         self._engine = engine
         self._relay = relay
         self._clock = clock
@@ -96,9 +106,18 @@ class Chores:
         self._sweeper = Sweeper(engine, clock, scheduler, outbox, check_time)
 
     async def run(self) -> None:
-        """Run all of them until cancelled; a failure is reported once and tried again at the next turn."""
+        """Run all of them until cancelled; a failure is reported once and tried again at the next turn.
+
+        Raises:
+            RewoundError: the database was set back; nothing may go on over it.
+        """
         async with asyncio.TaskGroup() as group:
             for name, chore, seconds in (
+                *(
+                    [("anchor", self.write_anchor, self._outbox.poll_seconds)]
+                    if self._anchor is not None
+                    else []
+                ),
                 ("rounds", self.open_rounds, self._scheduler.tick_seconds),
                 ("outbox", self.relay_outbox, self._outbox.poll_seconds),
                 ("retention", self.sweep, self._scheduler.retention_seconds),
@@ -122,6 +141,20 @@ class Chores:
             if not opened:
                 return
 
+    def write_anchor(self) -> None:
+        """Anchor what moved since the last turn, and now and then the consumed offsets.
+
+        Raises:
+            RewoundError: the database lies below the anchor.
+        """
+        if self._anchor is None:
+            return
+        with_offsets = time.monotonic() - self._offsets_at >= self._offsets_seconds
+        while self._anchor.advance(offsets=with_offsets):
+            pass
+        if with_offsets:
+            self._offsets_at = time.monotonic()
+
     def relay_outbox(self) -> None:
         """Send everything that waits in the outbox."""
         try:
@@ -143,6 +176,8 @@ async def _repeat(
     while True:
         try:
             await asyncio.to_thread(chore)
+        except RewoundError:
+            raise
         except (PrivacyError, StreamsError) as error:
             if not failing:
                 log.warning("chore_failed", chore=name, code=error.code, error=str(error))

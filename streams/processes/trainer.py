@@ -34,6 +34,7 @@ from privacy.clock import SystemClock
 from privacy.keys.keyring import Keyring
 from privacy.ledger import Ledger
 from privacy.storage.session import transaction
+from streams.anchor.opening import open_anchor
 from streams.errors import SettingsError
 from streams.http.probing import ProbeServer
 from streams.outbox.events import OutboxAdapterEvents
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from personalization.releases.observer import TrainerObserver
+    from privacy.anchor.port import Anchor
+    from streams.anchor.guard import AnchorGuard
     from streams.settings import MetaSettings, Settings
     from streams.telemetry.trainer_metrics import TrainerMetrics
 
@@ -56,10 +59,13 @@ def trainer_of(settings: Settings, observer: TrainerObserver | None = None) -> I
     Raises:
         SettingsError: no master key or no base model is set.
         BaseModelError: the base model cannot be found or read.
+        RewoundError: the database lies below its anchor.
+        AnchorUnavailableError: the anchor cannot be read.
     """
     # A repeat on other hardware is another sample, so what "auto" means is settled here, once for the process.
     flags, hardware = resolved(_flags(settings), gpu_name)
     with start_tools(settings) as tools:
+        tools.anchor.require_newest()
         keyring = Keyring(settings.master_key_bytes())
         yield Trainer(
             tools.shop,
@@ -72,6 +78,7 @@ def trainer_of(settings: Settings, observer: TrainerObserver | None = None) -> I
                 hardware=hardware,
                 copies=tools.meta.copies,
                 ceilings=settings.ceilings.ceilings(),
+                anchor=tools.anchor,
             ),
             trainer=ChildProcessTrainer(),
             options=TrainerOptions(
@@ -121,7 +128,12 @@ def recipe_of(settings: MetaSettings) -> MetaRecipe:
 
 
 def tenant_level_of(
-    settings: MetaSettings, shop: Shop, *, meta: MetaStarts, public: PublicStarts
+    settings: MetaSettings,
+    shop: Shop,
+    *,
+    meta: MetaStarts,
+    public: PublicStarts,
+    anchor: Anchor | None = None,
 ) -> TenantLevelStarts | None:
     """Return the mechanism that protects each tenant as a whole, if the settings ask for it.
 
@@ -148,6 +160,7 @@ def tenant_level_of(
         template=public.template,
         policy=policy,
         recipe=recipe_of(settings),
+        anchor=anchor,
     )
 
 
@@ -186,6 +199,7 @@ class StartTools:
     shop: Shop
     meta: MetaStarts
     public: PublicStarts
+    anchor: AnchorGuard
     tenant_level: TenantLevelStarts | None = None
 
 
@@ -198,9 +212,11 @@ def start_tools(settings: Settings) -> Iterator[StartTools]:
         BaseModelError: the base model cannot be found or read.
     """
     shop = _shop(settings)
+    anchor = open_anchor(settings, shop.engine, shop.clock.now)
     try:
-        yield _tools(settings, shop)
+        yield _tools(settings, shop, anchor)
     finally:
+        anchor.close()
         shop.engine.dispose()
 
 
@@ -243,7 +259,7 @@ def _audit(settings: Settings) -> AuditRequest | None:
     )
 
 
-def _tools(settings: Settings, shop: Shop) -> StartTools:
+def _tools(settings: Settings, shop: Shop, anchor: AnchorGuard) -> StartTools:
     meta = MetaStarts(shop, recipe=recipe_of(settings.meta), averages=settings.meta.tenant_epsilon is None)
     public = PublicStarts(
         shop,
@@ -252,7 +268,8 @@ def _tools(settings: Settings, shop: Shop) -> StartTools:
         flags=_flags(settings),
         max_public_text_change=settings.trainer.max_public_text_change,
     )
-    return StartTools(shop, meta, public, tenant_level_of(settings.meta, shop, meta=meta, public=public))
+    tenant_level = tenant_level_of(settings.meta, shop, meta=meta, public=public, anchor=anchor)
+    return StartTools(shop, meta, public, anchor, tenant_level)
 
 
 def run_until_stopped(trainer: Trainer) -> None:

@@ -12,6 +12,7 @@ from privacy.ledger import Ledger
 from privacy.policy.cache import TenantPolicies
 from privacy.redaction import redact_texts
 from privacy.storage.session import open_engine
+from streams.anchor.opening import open_anchor
 from streams.broker.clients import KafkaSender
 from streams.contracts.topics import CONSENT, ERASURES, INTERACTIONS, SERVING_ACKS
 from streams.ingest.acks import AckHandler
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Engine
 
+    from streams.anchor.guard import AnchorGuard
     from streams.ingest.intake import Handler
     from streams.settings import Settings
 
@@ -47,9 +49,11 @@ class Services:
     )
     events: OutboxAdapterEvents
     metrics: WorkerMetrics
+    anchor: AnchorGuard
 
     def close(self) -> None:
         """Close connections."""
+        self.anchor.close()
         self.sender.close()
         self.outbox_sender.close()
         self.engine.dispose()
@@ -69,15 +73,17 @@ def build(settings: Settings) -> Services:
         SettingsError: no master key is set.
     """
     master_key = settings.master_key_bytes()
+    engine, clock = open_database(settings), SystemClock()
     return Services(
         settings=settings,
-        engine=open_database(settings),
+        engine=engine,
         keyring=Keyring(master_key),
-        clock=SystemClock(),
+        clock=clock,
         sender=KafkaSender(settings.broker),
         outbox_sender=KafkaSender(settings.broker, topic_seconds=settings.outbox.topic_seconds),
         events=OutboxAdapterEvents(),
         metrics=WorkerMetrics(),
+        anchor=open_anchor(settings, engine, clock.now),
     )
 
 
@@ -141,4 +147,6 @@ def chores(services: Services) -> Chores:
         metrics=services.metrics,
         ledger=Ledger(services.clock),
         events=OutboxAdapterEvents(),
+        anchor=services.anchor,
+        anchor_settings=settings.anchor,
     )

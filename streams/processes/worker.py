@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from privacy.errors import StorageError
+from privacy.errors import RewoundError, StorageError
 from privacy.keys.master_key import check_master_key
-from privacy.storage.session import transaction
+from privacy.storage.session import reading, transaction
 from streams.broker.app import WorkerApp, make_app
 from streams.broker.clients import missing_topics
 from streams.errors import BrokerUnavailableError
@@ -28,6 +28,7 @@ from streams.ingest.intake import Intake
 from streams.processes import wiring as bootstrap
 from streams.processes.liveness import Liveness
 from streams.storage import schema as database
+from streams.storage.consumed_offsets import consumed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -65,6 +66,7 @@ class Worker:
             PoisonedTopicError: nearly all events of several tenants failed in this worker.
             BrokerUnavailableError: the connection to the broker failed for good.
             KeyUnavailableError: the configured master key is not the one that the database was filled under.
+            RewoundError: the database was set back to a backup while the worker ran.
         """
         if not self._settings.http.enabled:
             await self._work()
@@ -92,10 +94,12 @@ class Worker:
 
     async def _work(self) -> None:
         app = make_app(
-            self._settings.broker, self.intakes, max_poll_records=self._settings.ingest.batch_events
+            self._settings.broker,
+            self.intakes,
+            max_poll_records=self._settings.ingest.batch_events,
+            stored=self._stored_offsets,
         )
         tasks = [asyncio.create_task(intake.run(), name=topic) for topic, intake in self.intakes.items()]
-        tasks.append(asyncio.create_task(bootstrap.chores(self._services).run(), name="chores"))
         stop = asyncio.create_task(self._stop.wait(), name="stop")
         starting = asyncio.create_task(self._start(app), name="faust")
         try:
@@ -108,8 +112,10 @@ class Worker:
                 gc.collect()
                 gc.freeze()
                 gc.set_threshold(*COLLECTOR_THRESHOLDS)
-                crash = asyncio.create_task(_crashed(app), name="faust")
-                tasks.extend((crash, asyncio.create_task(self.liveness.run(app), name="liveness")))
+                tasks.append(asyncio.create_task(_crashed(app), name="faust"))
+                tasks.append(asyncio.create_task(self.liveness.run(app), name="liveness"))
+                # Not before: they would go on over a database that was set back.
+                tasks.append(asyncio.create_task(_chores(self._services), name="chores"))
                 await asyncio.wait({stop, *tasks}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             stop.cancel()
@@ -131,7 +137,21 @@ class Worker:
         await self._wait_until_ready("database", self._database_problem)
         await self._wait_until_ready("database", self._key_problem)
         await self._wait_until_ready("broker", self._broker_problem)
+        await self._wait_until_ready("anchor", self._anchor_problem)
         await app.start()
+
+    async def _stored_offsets(self) -> Mapping[tuple[str, int], int]:
+        """Return up to where the database has the effects of each partition; waits for the database."""
+        while True:
+            try:
+                return await asyncio.to_thread(self._read_offsets)
+            except StorageError as error:
+                log.warning("waiting", what="database", problem=str(error))
+                await asyncio.sleep(LONGEST_PAUSE_SECONDS / 10)
+
+    def _read_offsets(self) -> Mapping[tuple[str, int], int]:
+        with reading(self._services.engine) as session:
+            return consumed(session)
 
     async def _wait_until_ready(self, name: str, problem_with: Callable[[], str | None]) -> None:
         """Wait until nothing is wrong any more; each problem is reported once."""
@@ -163,12 +183,32 @@ class Worker:
             return str(error)
         return None
 
+    def _anchor_problem(self) -> str | None:
+        """Say in what the database lies below its anchor; nothing is read, reserved or called ready meanwhile."""
+        try:
+            self._services.anchor.require_newest()
+        except StorageError as error:
+            return str(error)
+        return None
+
     def _broker_problem(self) -> str | None:
         try:
             missing = missing_topics(self._settings.broker, self.intakes)
         except BrokerUnavailableError as error:
             return str(error)
         return f"topics are missing: {', '.join(missing)}; run `discreet topics create`" if missing else None
+
+
+async def _chores(services: Services) -> None:
+    """Do the periodic work.
+
+    Raises:
+        RewoundError: the database was set back while the worker ran.
+    """
+    try:
+        await bootstrap.chores(services).run()
+    except ExceptionGroup as group:
+        raise next((one for one in group.exceptions if isinstance(one, RewoundError)), group) from None
 
 
 async def _crashed(app: WorkerApp) -> None:

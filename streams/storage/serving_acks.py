@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlmodel import col, or_
+from sqlmodel import col, or_, select
 
 from privacy.storage.upserts import insert_for
 from streams.storage.tables import ServingAckRow
@@ -36,3 +36,13 @@ def keep_newest(session: Session, rows: Sequence[Mapping[str, Any]]) -> None:
         where=newer,
     )
     session.connection().execute(upsert, rows)
+
+
+def verified_by(session: Session, server_id: str) -> frozenset[str]:
+    """Return the served names of the versions that a server said last to have verified."""
+    rows = session.exec(
+        select(ServingAckRow.served_name).where(
+            ServingAckRow.server_id == server_id, ServingAckRow.status == "verified"
+        )
+    )
+    return frozenset(rows)

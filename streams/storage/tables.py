@@ -64,3 +64,13 @@ class ChoreLeaseRow(SQLModel, table=True):
     chore: str = Field(max_length=63, primary_key=True)
     owner: str = Field(max_length=63)
     expires_at: datetime = Field(sa_type=UtcDateTime)
+
+
+class ConsumedOffsetRow(SQLModel, table=True):
+    """Up to where a partition has had its effects, written in the transaction of the effects; it never goes back."""
+
+    __tablename__: ClassVar[Any] = "consumed_offsets"
+
+    topic: str = Field(primary_key=True, max_length=249)
+    partition: int = Field(primary_key=True)
+    next_offset: int = Field(sa_type=BigInteger)

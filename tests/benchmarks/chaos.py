@@ -6,12 +6,15 @@
 starts its own Apache Kafka (jars in DIR, see ``.ci/services.sh``) and PostgreSQL, real worker processes, and sends real
 signals. Each worker reaches broker and database over links that can be slowed, blocked and cut, and has a clock that
 can be stepped. One run publishes a seeded mix of events on every topic a worker reads (good, repeated, malformed, of
-unknown tenants, of users who never consent, erasures, acknowledgements) and does a seeded series of faults meanwhile.
+unknown tenants, of users who never consent, with ids that other users and tenants use too, consents dated far ahead,
+erasures of users who gave something before, acknowledgements, a flood of one tenant's refused ones) and does a seeded
+series of faults meanwhile.
 Then it waits until everything is accounted for and committed, and counts:
 
 - every event has one mark in the database, an effect or a refusal, or (unreadable ones) a dead letter;
 - every effect on an interaction is a stored signal, every erasure one certificate and one answer;
 - every refusal is a dead letter of the same origin, for a reason that this event may be refused for;
+- of a user who was erased nothing is stored that came before;
 - nothing has both, nothing has two, and after the last run of a call all of that still holds for every run;
 - no log of a worker names a user or holds a text.
 
@@ -52,6 +55,7 @@ from privacy.storage.session import open_engine, transaction
 from streams.broker.embedded import EmbeddedBroker
 from streams.contracts.dead_letter import DeadLetter
 from streams.contracts.topics import (
+    ADAPTER_EVENTS,
     CONSENT,
     DEAD_LETTERS,
     ERASURE_COMPLETED,
@@ -61,7 +65,8 @@ from streams.contracts.topics import (
     TOPICS,
 )
 from streams.storage import schema as database
-from tests.benchmarks.chaos_load import MISTIMED, NAME_HEADER, Sent, load
+from tests.benchmarks.chaos_load import MISTIMED, NAME_HEADER, TENANTS, Sent, load
+from tests.benchmarks.chaos_restore import RESTORE, restore_backup
 from tests.fakes.network import Network
 from tests.fakes.services import Kafka, Postgres, wait_until
 from tests.fakes.worker_processes import WorkerProcess
@@ -72,6 +77,7 @@ READ_TOPICS = (INTERACTIONS, CONSENT, ERASURES, SERVING_ACKS)
 DAY = 86_400
 CLOCK_STEPS = (-3_600, -90, -2, 2, 90, 3_600, 400 * DAY)
 GROUP = "discreet-worker"
+UNSENDABLE_KEY, UNSENDABLE_BYTES = b"unsendable", 2_000_000  # above what a broker takes
 
 
 class Workers:
@@ -219,9 +225,10 @@ class World:
         self.engine = open_engine(self.url)
         now = datetime.now(UTC)
         with transaction(self.engine) as session:
-            policies.register_tenant(session, "acme", actor="chaos", now=now)
-            changes = {"declared_users": 1000, "contribution_bound": 1000}
-            policies.set_policy(session, "acme", changes, actor="chaos", reason="chaos", now=now)
+            for tenant in TENANTS:
+                policies.register_tenant(session, tenant, actor="chaos", now=now)
+                changes = {"declared_users": 1000, "contribution_bound": 1000}
+                policies.set_policy(session, tenant, changes, actor="chaos", reason="chaos", now=now)
         admin = KafkaAdminClient(bootstrap_servers=self.bootstrap)
         admin.create_topics(
             {topic.name: {"num_partitions": PARTITIONS, "replication_factor": 1} for topic in TOPICS}
@@ -275,7 +282,8 @@ class World:
 
     def _by_name(self, names: list[str], select: str) -> dict:
         with transaction(self.engine) as session:
-            hashes = self.keyring.tenant_keys(session, "acme", now=datetime.now(UTC)).hashes
+            now = datetime.now(UTC)
+            hashes = {name: self.keyring.tenant_keys(session, name, now=now).hashes for name in TENANTS}
         digests = {self.sent[name].digest(hashes): name for name in names}
         wanted = text(f"{select} WHERE event_digest IN :digests").bindparams(
             bindparam("digests", expanding=True)
@@ -314,8 +322,25 @@ class World:
         finally:
             consumer.close()
 
+    def hold_up(self) -> None:
+        """Put a record into the outbox that no broker takes: everything else must leave all the same."""
+        row = text(
+            "INSERT INTO outbox (topic, key, value, headers, created_at) VALUES (:topic, :key, :value, '[]', :now)"
+        )
+        values = {
+            "topic": ADAPTER_EVENTS.name,
+            "key": UNSENDABLE_KEY,
+            "value": bytes(UNSENDABLE_BYTES),
+            "now": datetime.now(UTC),
+        }
+        with suppress(StorageError), transaction(self.engine) as session:
+            session.connection().execute(row, values)
+
     def heal(self) -> None:
         """End every lasting fault."""
+        with suppress(StorageError), transaction(self.engine) as session:
+            gone = text("DELETE FROM outbox WHERE key = :key")
+            session.connection().execute(gone, {"key": UNSENDABLE_KEY})
         self.workers.set_clocks(0)
         for link in self.broker_links + self.database_links:
             link.slow(0)
@@ -335,12 +360,14 @@ class World:
 
 WORKER_FAULTS = ("kill", "kill", "kill all", "terminate", "join", "leave", "freeze", "clock step")
 SERVICE_FAULTS = (
+    RESTORE,
     "broker restart",
     "broker freeze",
     "database restart",
     "connections cut",
     "database slow",
     "database locked",
+    "unsendable record",
     "parted from broker",
     "parted from database",
     "parted from both",
@@ -389,6 +416,8 @@ def strike(world: World, kind: str, choice: random.Random) -> str:
             # With SQLite there is no second clock by which a worker could tell that its own is wrong.
             steps = [step for step in CLOCK_STEPS if world.postgres is not None or abs(step) < DAY]
             workers.set_clocks(choice.choice(steps), choice.choice((slot, None)))
+        case "restore from backup":
+            restore_backup(world, choice.uniform(0.5, 3))
         case "broker restart":
             world.kafka.restart()
         case "broker freeze":
@@ -406,6 +435,8 @@ def strike(world: World, kind: str, choice: random.Random) -> str:
                 link.slow(choice.uniform(0.02, 0.3))
         case "database locked":
             world.postgres.lock(choice.choice(("signals", "processed_events")), choice.uniform(0.5, 4))
+        case "unsendable record":
+            world.hold_up()
         case _:
             parted = {
                 "parted from broker": (world.broker_links[slot],),
@@ -435,6 +466,7 @@ class Run:
     letters: int = 0
     repeated_letters: int = 0
     erasures: int = 0
+    came_back: int = 0  # events that an erased user left before, and that are stored in the end
     lost: int = 0
     doubled: int = 0
     wrong: int = 0
@@ -445,7 +477,9 @@ class Run:
 
     @property
     def good(self) -> bool:
-        return not (self.lost or self.doubled or self.wrong or self.uncommitted or self.problems)
+        return not (
+            self.lost or self.doubled or self.wrong or self.came_back or self.uncommitted or self.problems
+        )
 
 
 def publish(world: World, events: list[Sent], result: Run, seconds: float) -> None:
@@ -531,20 +565,26 @@ def count(world: World, result: Run, expected: dict[str, Sent], requests: list[s
     fates, signals = world.fates(names), world.signals(names)
     letters = {name: world.letters.origins[name] for name in names if name in world.letters.origins}
     effects = {name for name, refused in fates.items() if refused is None}
+    if RESTORE in result.faults:
+        # What was refused after the backup was judged anew, perhaps otherwise: its letter had left.
+        letters = {name: origins for name, origins in letters.items() if name not in effects}
     result.events, result.effects, result.letters = len(names), len(effects), len(letters)
     result.repeated_letters = sum(world.letters.copies[name] - 1 for name in letters)
     result.lost = sum(name not in effects and name not in letters for name in names)
     # Two letters of one event are one when they name the same origin.
     result.doubled = len(effects & set(letters)) + sum(len(origins) > 1 for origins in letters.values())
     for name, sent in expected.items():
-        # A worker with a wrong clock may find any interaction of a known tenant too old or ahead of its time.
-        mistimed = stepped and "consent_missing" in sent.letters
+        # A worker with a wrong clock may find any interaction of a known tenant too old or ahead of its time, and any
+        # consent ahead of it.
+        mistimed = stepped and ("consent_missing" in sent.letters or sent.kind == "consent")
         allowed = sent.letters | (MISTIMED if mistimed else frozenset())
         if name in effects and not sent.effect:
             result.problems.append(f"{name} should have had no effect")
         if name in letters and not world.letters.reasons[name] <= allowed:
             result.problems.append(f"{name} was refused for {sorted(world.letters.reasons[name])}")
-        if (name in effects and sent.kind == "interaction") != (name in signals):
+        if sent.left:
+            result.came_back += name in signals
+        elif (name in effects and sent.kind == "interaction") != (name in signals):
             result.problems.append(f"{name}: mark and signal disagree")
         if fates.get(name) is not None and fates[name] not in letters.get(name, ()):
             result.problems.append(f"{name}: its mark names another place than its letter")
@@ -616,8 +656,8 @@ def summarize(paths: list[Path]) -> dict:
         ("chaos: distinct seeds", len({line["seed"] for line in runs}), "seeds", ">= 200", None),
         ("chaos: events", sum(line["events"] for line in runs), "events", None, None),
         *(
-            (f"chaos: {name}", sum(line[name] for line in runs), "events", "0", None)
-            for name in ("lost", "doubled", "wrong", "uncommitted")
+            (f"chaos: {name}", sum(line.get(name, 0) for line in runs), "events", "0", None)
+            for name in ("lost", "doubled", "wrong", "uncommitted", "came_back")
         ),
         ("chaos: fates that changed after their run", len(late), "runs", "0", not late),
         ("chaos: logs of workers that name a user or hold a text", len(leaked), "logs", "0", not leaked),

@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 OPERATING = ROOT / "streams" / "docs" / "operating.md"
 LOGINS = ROOT / "streams" / "docs" / "broker-logins.md"
+GATEWAY = ROOT / "streams" / "docs" / "gateway.md"
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 PAGES = [path for name in ("", "privacy/**/", "streams/**/") for path in sorted(ROOT.glob(f"{name}*.md"))]
 NOT_SETTINGS = {
@@ -116,11 +117,35 @@ def test_the_operators_page_runs_from_top_to_bottom(shell):
         assert said in output
 
 
+@pytest.mark.timeout(400)
+def test_the_gateways_page_runs_from_top_to_bottom(shell, tmp_path):
+    (script,), (example,) = _blocks(GATEWAY, "sh"), _blocks(GATEWAY, "python")
+    broker, server, gateway = (str(free_port()) for _ in range(3))
+    script = script.replace("discreet broker ", f"discreet broker --port {broker} ")
+    for written, free in {"9092": broker, "6080": gateway}.items():
+        script, example = script.replace(written, free), example.replace(written, free)
+    (tmp_path / "example.py").write_text(example, "utf-8")
+    output = shell(
+        f"{script}\npython example.py\nkill $(jobs -p)\nwait",
+        DISCREET_BROKER__BOOTSTRAP=f"127.0.0.1:{broker}",
+        DISCREET_SERVING__PORT=server,
+        DISCREET_GATEWAY__URL=f"http://127.0.0.1:{server}",
+        DISCREET_GATEWAY__PORT=gateway,
+    )
+    assert "HTTP/1.1 200 OK" in output
+    assert "x-discreet-reason: no_line" in output
+    for comment in re.findall(r"print\(.*\)  # (.*)", example):
+        assert f"{comment}\n" in output
+
+
 def test_no_page_shows_a_block_that_no_test_runs():
-    run_here, run_by_the_contract = {README, OPERATING, CONTRIBUTING}, ROOT / "streams/client/README.md"
+    run_here, run_by_the_contract = (
+        {README, OPERATING, CONTRIBUTING, GATEWAY},
+        ROOT / "streams/client/README.md",
+    )
     for page in PAGES:
         assert page in run_here or not _blocks(page, r"(?:ba)?sh"), page
-        assert page in (README, run_by_the_contract) or not _blocks(page, "python"), page
+        assert page in (README, GATEWAY, run_by_the_contract) or not _blocks(page, "python"), page
 
 
 def test_the_contributors_commands_are_those_of_the_starter_and_of_ci():

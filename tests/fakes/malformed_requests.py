@@ -43,6 +43,25 @@ SERVING_ROUTES = (
     Route("POST", "/v1/losses", (), ({"pairs": [["p", "c"]], "model": None},)),
     Route("GET", "/v1/nothing/{}"),
 )
+_CHAT = {
+    "model": "discreet",
+    "messages": [{"role": "user", "content": "hi"}],
+    "stream": False,
+    "stream_options": {"include_usage": True},
+    "max_tokens": 8,
+    "user": "ann",
+}
+GATEWAY_ROUTES = (
+    Route("GET", "/healthz"),
+    Route("GET", "/readyz"),
+    Route("GET", "/metrics"),
+    Route("GET", "/v1/models"),
+    Route("GET", "/v1/models/{}"),
+    Route("POST", "/v1/chat/completions", (), (_CHAT, {**_CHAT, "stream": True, "tools": [], "n": 1})),
+    Route("POST", "/v1/completions", (), ({"model": "discreet/acme", "prompt": "hi", "stop": ["x"]},)),
+    Route("POST", "/v1/feedback", (), ({"id": "c", "outcome": "edited", "final_text": "x", "user": "ann"},)),
+    Route("GET", "/v1/nothing/{}"),
+)
 _PARTS = (
     b"acme",
     b"globex",

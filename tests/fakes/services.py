@@ -169,6 +169,19 @@ class Postgres:
             else:
                 return
 
+    def dump(self, name: str) -> None:
+        """Write a backup of the database while it is used."""
+        self._run("pg_dump", *self._login(), "-Fc", "-f", str(self._directory / name), "discreet")
+
+    def put_back(self, name: str) -> None:
+        """Put a backup in the place of the database; its sessions are ended."""
+        self._run("dropdb", *self._login(), "--force", "discreet")
+        self._run("createdb", *self._login(), "discreet")
+        self._run("pg_restore", *self._login(), "-d", "discreet", str(self._directory / name))
+
+    def _login(self) -> tuple[str, ...]:
+        return "-h", "127.0.0.1", "-p", str(self.port), "-U", "discreet"
+
     def cut_connections(self) -> None:
         """End every session of others."""
         engine = create_engine(self.url)

@@ -86,6 +86,11 @@ class FixedSignals:
 class FakeBase:
     """A base model that only has a fingerprint."""
 
+    damaged = False
+
+    def unchanged(self):
+        return not self.damaged
+
     def directory(self):
         return Path("/nowhere")
 
@@ -202,6 +207,7 @@ class Workshop:
     def __init__(self, engine, clock, folder: Path, users: int = 60, events=None):
         self.engine = engine
         self.clock = clock
+        self.base = FakeBase()
         self.signals = FixedSignals(users)
         self.events = events or RecordingEvents()
         self.trainer = FakeTrainer()
@@ -227,7 +233,7 @@ class Workshop:
         return Shop(
             engine=engine or self.engine,
             clock=self.clock,
-            base=FakeBase(),
+            base=self.base,
             shape=SHAPE,
             artifacts=self.artifacts,
             events=self.events,

@@ -15,6 +15,7 @@ from streams.processes.worker import Worker
 from streams.storage import schema as database
 
 STEPS = list(ScriptDirectory.from_config(database._config()).walk_revisions())
+NAMING = "0019_compatible_revisions"  # from which on the schema names who works with it
 MARKED = [step.revision for step in STEPS if getattr(step.module, "works_before", False)]
 
 
@@ -29,8 +30,10 @@ def problem_of_worker(url):
 
 @pytest.mark.parametrize(("revision", "works"), [("0017_leases", True), ("0015_next_due", False)])
 def test_code_of_an_earlier_revision_works_if_every_step_since_allows_it(
-    database_url, monkeypatch, revision, works
+    empty_database_url, monkeypatch, revision, works
 ):
+    database_url = empty_database_url
+    database.upgrade(database_url, NAMING)
     older(monkeypatch, revision)
     problem = problem_of_worker(database_url)
     assert (problem is None) == works
@@ -57,11 +60,11 @@ def test_the_names_follow_the_schema_up_and_down(empty_database_url):
     engine = open_engine(empty_database_url)
     database.upgrade(empty_database_url, "0018_versions_of_tenants")
     assert not inspect(engine).has_table("compatible_revisions")
-    database.upgrade(empty_database_url)
+    database.upgrade(empty_database_url, NAMING)
     with engine.connect() as connection:
         names = set(connection.execute(text("SELECT revision FROM compatible_revisions")).scalars())
     engine.dispose()
-    assert {database.head(), "0018_versions_of_tenants", "0017_leases", "0016_fate_slots"} <= names
+    assert {NAMING, "0018_versions_of_tenants", "0017_leases", "0016_fate_slots"} <= names
     assert "0015_next_due" not in names
 
 

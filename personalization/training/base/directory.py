@@ -32,9 +32,15 @@ class BaseModelCatalog(Protocol):
     def fingerprint(self) -> BaseFingerprint:
         """Return the digests of that base."""
 
+    def unchanged(self) -> bool:
+        """Say whether the files still have those digests."""
+
 
 class BaseDirectory:
-    """``BaseModelCatalog`` over one local directory; the digests are computed once, at the start.
+    """``BaseModelCatalog`` over one local directory; the digests are computed at the start.
+
+    They are computed anew when a file's size or time of change differs from then, so a cache that was damaged or
+    replaced is never named by the digests of what it was.
 
     Raises:
         BaseModelError: a file of the base model is missing.
@@ -42,6 +48,7 @@ class BaseDirectory:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._seen = _looks(directory)
         self._fingerprint = fingerprint(directory)
 
     def directory(self) -> Path:
@@ -51,6 +58,28 @@ class BaseDirectory:
     def fingerprint(self) -> BaseFingerprint:
         """Return the digests."""
         return self._fingerprint
+
+    def unchanged(self) -> bool:
+        """Say whether the files still have those digests; a file that is gone or cannot be read counts as changed."""
+        try:
+            looks = _looks(self._directory)
+            if looks == self._seen:
+                return True
+            if fingerprint(self._directory) != self._fingerprint:
+                return False
+        except BaseModelError:
+            return False
+        self._seen = looks
+        return True
+
+
+def _looks(directory: Path) -> dict[str, tuple[int, int]]:
+    """Return name, size (bytes) and time of change (nanoseconds) of each file."""
+    try:
+        found = ((path.name, path.stat()) for path in sorted(directory.iterdir()) if path.is_file())
+        return {name: (stat.st_size, stat.st_ctime_ns) for name, stat in found}
+    except OSError as error:
+        raise BaseModelError(f"the base model in {directory} cannot be read: {error}") from error
 
 
 def resolve_base(name: str, cache: Path, progress: StageSink | None = None) -> Path:
@@ -74,7 +103,7 @@ def resolve_base(name: str, cache: Path, progress: StageSink | None = None) -> P
         return directory
     target = cache / f"{name}-{_CONVERSION}"
     if not (target / "config.json").is_file():
-        _convert(_bundled_file(name), target, progress or (lambda _what, _done, _total: None))
+        _convert(bundled_file(name), target, progress or (lambda _what, _done, _total: None))
     return target
 
 
@@ -106,7 +135,12 @@ def fingerprint(directory: Path) -> BaseFingerprint:
         raise BaseModelError(f"the base model in {directory} is incomplete: {error}") from error
 
 
-def _bundled_file(name: str) -> Path:
+def bundled_file(name: str) -> Path:
+    """Return the file of a bundled model, inside the package that carries it.
+
+    Raises:
+        BaseModelError: the package is not installed, or holds no such file.
+    """
     distribution, suffix = BUNDLED[name]
     try:
         files = importlib.metadata.files(distribution) or []

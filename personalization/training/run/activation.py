@@ -21,6 +21,9 @@ from personalization.training.run.measure import adapter_binding
 PROBES = 7
 POINTS = 3  # before the first tokens of the answer: where styles differ most
 WATCHED = 5  # next tokens at each point
+TOLD = (
+    15  # only tokens among so many likeliest ones, without and with the adapter: servers tell no more than 20
+)
 _DECIMALS = 5
 _PRECISIONS = {
     torch.float32: "float32",
@@ -77,17 +80,28 @@ def _activation(
     base: torch.Tensor,
     adapted: torch.Tensor,
 ) -> Activation:
-    watched = (base + adapted).topk(min(WATCHED, base.shape[1]), dim=1).indices.sort(dim=1).values
-    columns = [[tuple(row) for row in values.gather(1, watched).tolist()] for values in (base, adapted)]
+    told = (base >= _least_told(base)) & (adapted >= _least_told(adapted))
+    score = torch.where(told, base + adapted, float("-inf"))
+    likeliest = score.topk(min(WATCHED, base.shape[1]), dim=1)
+    watched = [
+        sorted(token for token, value in zip(*row, strict=True) if value > float("-inf"))
+        for row in zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True)
+    ]
     at, probes = 0, []
     for (prompt, _), row in zip(PUBLIC_PAIRS[:PROBES], rows, strict=True):
         points = []
         for after in range(row.first_label, len(row.tokens)):
-            without, with_it = (tuple(round(value, _DECIMALS) for value in column[at]) for column in columns)
-            points.append(
-                ProbePoint(after=after, tokens=tuple(watched[at].tolist()), base=without, adapter=with_it)
+            without, with_it = (
+                tuple(round(float(values[at, token]), _DECIMALS) for token in watched[at])
+                for values in (base, adapted)
             )
+            if watched[at]:
+                points.append(
+                    ProbePoint(after=after, tokens=tuple(watched[at]), base=without, adapter=with_it)
+                )
             at += 1
+        if not points:
+            continue
         read = row.tokens[: len(row.tokens) - 1]
         probes.append(
             TokenProbe(
@@ -98,3 +112,7 @@ def _activation(
             )
         )
     return Activation.measured(tuple(probes), _PRECISIONS[decoder.dtype])
+
+
+def _least_told(values: torch.Tensor) -> torch.Tensor:
+    return values.topk(min(TOLD, values.shape[1]), dim=1).values[:, -1:]

@@ -77,16 +77,22 @@ class FakeLine:
         self.epoch = 0
         self._directory = directory
 
-    def version(self, number: int, **changes: Any) -> AdapterVersionV1:
+    def version(
+        self, number: int, *, files: dict[str, bytes] | None = None, **changes: Any
+    ) -> AdapterVersionV1:
         """Write a small artifact and return its description.
 
         Args:
             number: version along the line.
+            files: the adapter's own files, by name; by default ones that no model takes.
             changes: manifest fields to replace, whole groups at a time.
         """
-        weights = _safetensors(f"{self.line_ref}/{number}")
-        config = canonical_json({"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["q_proj"]})
-        files = {"adapter_config.json": config, "adapter_model.safetensors": weights}
+        if files is None:
+            config = canonical_json(
+                {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["q_proj"]}
+            )
+            weights = _safetensors(f"{self.line_ref}/{number}")
+            files = {"adapter_config.json": config, "adapter_model.safetensors": weights}
         document: dict[str, Any] = {**_document(self.line_ref, number, files), **changes}
         manifest = canonical_json(document)
         digest = hashlib.sha256(manifest).hexdigest()

@@ -151,6 +151,7 @@ def test_exported_names_are_those_we_promise():
             "ManifestV1",
             "Outcome",
             "PositionError",
+            "RewoundLineError",
             "ConsentPurpose",
             "Rating",
         ),

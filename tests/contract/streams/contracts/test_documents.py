@@ -19,7 +19,9 @@ from streams.contracts.codec import (
     decode_ack,
     decode_adapter_event,
     decode_adapter_state,
+    decode_anchor,
     decode_consent,
+    decode_erased,
     decode_erasure,
     decode_interaction,
 )
@@ -28,8 +30,10 @@ from streams.contracts.dead_letter import DeadLetter, DeadLetterReason, original
 from streams.contracts.topics import (
     ADAPTER_EVENTS,
     ADAPTERS,
+    ANCHOR,
     CONSENT,
     DEAD_LETTERS,
+    ERASED,
     ERASURES,
     INTERACTIONS,
     SERVING_ACKS,
@@ -46,6 +50,8 @@ DECODERS = {
     ADAPTERS.name: decode_adapter_state,
     SERVING_ACKS.name: decode_ack,
     DEAD_LETTERS.name: decode_interaction,
+    ANCHOR.name: decode_anchor,
+    ERASED.name: decode_erased,
 }
 REGENERATE = "run python -m streams.contracts.write_documents"
 

@@ -116,7 +116,7 @@ def test_ours_commits_only_after_the_effect(broker, name):
     class Failing:
         """A handler with a bug that hits every third event, for ever."""
 
-        def process(self, works):
+        def process(self, works, offsets=None):
             if any(work.record.offset % 3 == 0 for work in works):
                 raise RuntimeError("a bug")
             effects.extend(("effect", work.record.offset) for work in works)

@@ -242,6 +242,30 @@ def test_a_trainer_that_leaves_while_the_store_is_away_leaves_the_result_to_anot
     assert facts(shop, round_id)[0].state == RoundState.DONE
 
 
+def test_on_a_base_model_whose_files_changed_no_round_is_begun_and_nothing_is_spent(shop):
+    round_id = shop.open_round()
+    shop.base.damaged = True
+    assert shop.process().run_once() == 0
+    row, reservations, versions, _ = facts(shop, round_id)
+    assert (row.epoch, reservations, versions) == (0, [], [])
+    shop.base.damaged = False
+    assert shop.process().run_once() == 1
+    assert facts(shop, round_id)[0].state == RoundState.DONE
+
+
+def test_a_base_model_that_changes_while_it_is_trained_on_is_never_named_as_what_it_was(shop):
+    round_id = shop.open_round()
+
+    def damage(_should_stop):
+        shop.base.damaged = True
+
+    shop.trainer.during = damage
+    shop.process().run_once()
+    assert_sound(shop, round_id)
+    row, _, versions, published = facts(shop, round_id)
+    assert (row.state, versions, published) == (RoundState.FAILED, [], [])
+
+
 def test_an_orphan_of_a_lost_publication_is_swept(shop):
     round_id = shop.open_round()
     with dying(shop.engine, 7, durable=False, error=KilledError()), pytest.raises(KilledError):

@@ -398,8 +398,8 @@ def test_a_round_sends_few_statements(engine, ledger):
         for verb, rest in ((ledger.start, ()), (ledger.record_draw, (DRAW,)), (ledger.commit, ("sha256:a",)))
     ]
     writes_are_one = engine.dialect.name == "postgresql"
-    assert reserved == (4 if writes_are_one else 9)  # on SQLite BEGIN is one of them
-    assert later == [3 if writes_are_one else 6] * 3
+    assert reserved == (4 if writes_are_one else 10)  # on SQLite BEGIN is one of them
+    assert later == [3 if writes_are_one else 7] * 3
     assert findings(engine) == []
 
 

@@ -232,7 +232,7 @@ if "DISCREET_TEST_KAFKA_OAUTH" in os.environ:
         seen = []
 
         class Handler:
-            def process(self, works):
+            def process(self, works, offsets=None):
                 seen.extend(work.record.value for work in works)
                 return Outcome(effects=len(works))
 

@@ -29,7 +29,7 @@ class Hanging:
     def __init__(self):
         self.go = threading.Event()
 
-    def process(self, works):
+    def process(self, works, offsets=None):
         self.go.wait(60)
         return Outcome(effects=len(works))
 

@@ -3,9 +3,10 @@
 import asyncio
 
 import pytest
+from sqlalchemy import text
 from structlog.testing import capture_logs
 
-from privacy.errors import KeyUnavailableError, StorageError
+from privacy.errors import KeyUnavailableError, RewoundError, StorageError
 from privacy.keys.keyring import Keyring, new_master_key
 from privacy.policy import versions as policies
 from privacy.storage.session import transaction
@@ -13,6 +14,7 @@ from streams.processes import wiring as bootstrap
 from streams.processes import worker as worker_module
 from streams.processes.worker import Worker
 from streams.settings import Settings
+from streams.storage.consumed_offsets import move_on
 from tests.fakes.stream_records import NOW
 
 
@@ -102,5 +104,25 @@ def test_a_database_that_goes_away_during_the_start_is_waited_for(database_url, 
 
     try:
         assert asyncio.run(main()) is False
+    finally:
+        services.close()
+
+
+def test_a_database_below_its_anchor_is_waited_for_and_told(database_url, engine, tmp_path, monkeypatch):
+    monkeypatch.setenv("DISCREET_ANCHOR__WHERE", "file")
+    monkeypatch.setenv("DISCREET_ANCHOR__FILE", str(tmp_path / "anchor"))
+    services = worker_for(database_url, new_master_key())
+    worker = Worker(services)
+    try:
+        with transaction(engine) as session:
+            move_on(session, {("t", 0): 5})
+        services.anchor.advance()
+        assert worker._anchor_problem() is None
+        with transaction(engine) as session:
+            session.connection().execute(text("UPDATE consumed_offsets SET next_offset = 4"))
+        assert "discreet restore" in worker._anchor_problem()
+        # And one that is set back while the worker runs ends it, whatever else its chores are about.
+        with pytest.raises(RewoundError, match="partition 0 of t was consumed up to 4"):
+            asyncio.run(asyncio.wait_for(worker_module._chores(services), 30))
     finally:
         services.close()

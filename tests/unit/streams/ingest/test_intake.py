@@ -35,7 +35,7 @@ class Recorder:
         self.poison = set()
         self.hold = set()
 
-    def process(self, works):
+    def process(self, works, offsets=None):
         self.attempts += 1
         if self.away:
             raise StorageError("away")
@@ -269,7 +269,7 @@ GUARDED = SETTINGS.model_copy(
 class Refusing(Recorder):
     """Refuses what comes of ``hog``; all others have their effect."""
 
-    def process(self, works):
+    def process(self, works, offsets=None):
         refused = [work.record for work in works if work.record.key.startswith(b"hog/")]
         self.done.extend(work.record for work in works)
         return Outcome(effects=len(works) - len(refused), refused=refused)
@@ -391,7 +391,7 @@ def test_a_key_names_its_tenant_or_none(key, tenant):
 class Early(Recorder):
     """Holds whatever may wait; nobody's consent comes."""
 
-    def process(self, works):
+    def process(self, works, offsets=None):
         held = [work for work in works if work.may_wait()]
         self.refused.extend(work.record for work in works if work not in held)
         return Outcome(held=held, refused=[work.record for work in works if work not in held])

@@ -1,0 +1,51 @@
+"""Which anchor an installation has: topics where the broker lasts, else files beside the database."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy.engine import make_url
+
+from streams.anchor.file import FileAnchor
+from streams.anchor.guard import AnchorGuard
+from streams.anchor.seal import AnchorSeal, anchor_seed
+from streams.anchor.topic import TopicAnchor
+from streams.broker.clients import client_broker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from sqlalchemy.engine import Engine
+
+    from streams.anchor.store import AnchorStore
+    from streams.settings import Settings
+
+
+def open_anchor(settings: Settings, engine: Engine, now: Callable[[], datetime]) -> AnchorGuard:
+    """Return the anchor of the configured database; nothing is connected yet.
+
+    Raises:
+        SettingsError: no master key is set.
+    """
+    return AnchorGuard(
+        engine,
+        _store(settings),
+        AnchorSeal(anchor_seed(settings.master_key_bytes())),
+        group=settings.broker.group,
+        now=now,
+    )
+
+
+def _store(settings: Settings) -> AnchorStore:
+    where = settings.anchor.where
+    sqlite = settings.database_url.startswith("sqlite")
+    if where == "topic" or (where == "auto" and not sqlite and not settings.broker.embedded):
+        return TopicAnchor(client_broker(settings.broker))
+    if settings.anchor.file is not None:
+        return FileAnchor(settings.anchor.file)
+    database = make_url(settings.database_url).database
+    if sqlite and database:
+        return FileAnchor(Path(f"{database}.anchor"))
+    return FileAnchor(settings.state / "anchor")

@@ -1,0 +1,72 @@
+"""Signatures of anchored records, with a key of their own: whoever may ingest must not be able to sign adapters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from personalization.adapters.signing import ManifestSigner
+from privacy.boundary.marks import Kind
+from privacy.boundary.register import BOUNDARY
+from streams.client.errors import SignatureInvalidError
+from streams.client.signatures import TrustedKeys
+from streams.contracts.codec import Record, encode, record_key
+from streams.contracts.envelope import new_envelope
+from streams.contracts.signed_record import KEY_ID_HEADER, SIGNATURE_HEADER, signed_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import datetime
+
+    from streams.contracts.fields import WireModel
+
+SOURCE = "urn:discreet:anchor"
+
+
+def anchor_seed(master_key: bytes) -> bytes:
+    """Return the seed of the anchor's signing key that belongs to a master key."""
+    return HKDF(algorithm=SHA256(), length=32, salt=None, info=b"discreet anchor").derive(master_key)
+
+
+class AnchorSeal:
+    """Signs and checks records of the anchor.
+
+    Args:
+        seed: 32 secret bytes, see ``anchor_seed``.
+        earlier: seeds of keys that signed before (a master key that was exchanged); what they signed still counts.
+    """
+
+    def __init__(self, seed: bytes, earlier: Iterable[bytes] = ()) -> None:
+        self._signer = ManifestSigner(seed)
+        self._trusted = TrustedKeys(
+            [self._signer.public_key, *(ManifestSigner(one).public_key for one in earlier)]
+        )
+
+    def sealed(self, kind: Kind, event: WireModel, event_type: str, at: datetime) -> Record:
+        """Return an event as a signed record.
+
+        Raises:
+            BoundaryError: a field of it has no mark.
+        """
+        BOUNDARY.release(kind, event, event.model_dump(mode="json"))
+        name = record_key(event).decode()
+        record = encode(event, new_envelope(event_id=name, source=SOURCE, event_type=event_type, time=at))
+        signature = self._signer.sign_bytes(
+            signed_bytes(record.topic, record.key, record.headers, record.value)
+        )
+        headers = [
+            *record.headers,
+            (KEY_ID_HEADER, signature.key_id.encode()),
+            (SIGNATURE_HEADER, signature.signature.encode()),
+        ]
+        return record._replace(headers=headers)
+
+    def genuine(self, record: Record) -> bool:
+        """Say whether one of our keys signed the record."""
+        try:
+            self._trusted.check_record(record.topic, record.key, record.headers, record.value)
+        except SignatureInvalidError:
+            return False
+        return True

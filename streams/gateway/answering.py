@@ -1,0 +1,375 @@
+"""One request from body to answer: choose, ask the engine, fall back where nothing has been said yet, remember.
+
+Until the first byte has left, whatever goes wrong with an adapter ends in the base model's answer, and what goes wrong
+with the engine in the fallback's or in a status. After it there is no second try: a stream that breaks off ends with an
+error that clients see.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from starlette.responses import StreamingResponse
+
+from streams.contracts.fields import MAX_TEXT_CHARACTERS
+from streams.errors import AdapterGoneError, EngineAwayError, GatewayError, WrongAnswererError
+from streams.gateway import answers
+from streams.gateway.choosing import Choice, Reason, base_instead, choose
+from streams.gateway.remembered import Shown
+from streams.gateway.requests import DEFAULT_DOMAIN, read_ask, unknown_model
+from streams.gateway.upstreams import Call
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine
+
+    from starlette.requests import Request
+    from starlette.responses import Response
+    from starlette.types import Receive, Scope, Send
+
+    from streams.gateway.callers import Caller
+    from streams.gateway.choosing import Rules
+    from streams.gateway.desired import Line
+    from streams.gateway.directory import Directory
+    from streams.gateway.engine_watch import EngineWatch
+    from streams.gateway.limits import Places
+    from streams.gateway.remembered import Remembered
+    from streams.gateway.requests import Ask, Form
+    from streams.gateway.upstreams import Upstream
+
+_STREAM_HEADERS: Final = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+Result = TypeVar("Result")
+
+
+class ClientLeftError(Exception):
+    """Whoever asked is not there any more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shop:
+    """What requests are answered with.
+
+    Attributes:
+        model: the name under which clients ask.
+        upstream: the engine.
+        fallback: asked when the engine does not answer; it applies no adapters.
+        watch: what the engine holds.
+        line: returns what an adapter line wants served.
+        notice: returns the notice under which a user consents to training, ``None`` without consent.
+        remembered: answers that feedback may come to.
+        places: bounds on requests in progress.
+        rules: of choosing.
+        ping_seconds: after which silence a stream says that it is still there.
+    """
+
+    model: str
+    upstream: Upstream
+    fallback: Upstream | None
+    watch: EngineWatch
+    line: Callable[[str], Line | None]
+    notice: Callable[[str, str], str | None]
+    remembered: Remembered
+    places: Places
+    rules: Rules
+    ping_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """A request with all that was decided about it."""
+
+    answer_id: str
+    ask: Ask
+    caller: Caller
+    user: str | None
+    line: Line | None
+    choice: Choice
+    upstream: Upstream
+
+    @property
+    def constraint(self) -> str | None:
+        """Name of the constraint that the engine is given, if it is."""
+        wanted = {"regex": self.choice.pattern, "grammar": self.choice.grammar}
+        name = self.upstream.constraint
+        plain = self.ask.prompt is not None and self.ask.bounded
+        return name if name is not None and plain and wanted[name] else None
+
+    def call(self) -> Call:
+        """Return what the engine is asked."""
+        template, prompt = self.choice.template, self.ask.prompt
+        document = self.ask.document
+        if template is not None and prompt is not None:
+            document = self.ask.with_prompt(template.render(prompt))
+        return Call(
+            form=self.ask.form,
+            document=document,
+            adapter=self.choice.adapter,
+            prompt=prompt,
+            pattern=self.choice.pattern if self.constraint == "regex" else "",
+            grammar=self.choice.grammar if self.constraint == "grammar" else "",
+            tenant=self.caller.tenant_id,
+        )
+
+    def headers(self) -> dict[str, str]:
+        """Return the headers that say how the answer was made."""
+        choice = self.choice
+        if self.ask.prompt is None and choice.template is not None:
+            choice = Choice(line_ref=choice.line_ref, adapter=choice.adapter, reason=choice.reason)
+        return answers.applied(self.answer_id, choice, self.constraint)
+
+
+class Answering:
+    """Answers requests; for one event loop."""
+
+    def __init__(self, shop: Shop) -> None:
+        self._shop = shop
+
+    async def answer(
+        self, request: Request, form: Form, body: object, caller: Caller, directory: Directory
+    ) -> tuple[Response, Reason]:
+        """Return the answer to one request, and how it was made.
+
+        Raises:
+            GatewayError: there is none, and why.
+            ClientLeftError: nobody waits for it.
+        """
+        plan = self._plan(form, body, caller, directory)
+        if not plan.ask.stream:
+            with self._shop.places.place(caller.tenant_id):
+                plan, document = await self._tried(
+                    plan, lambda one: _unless_gone(request, one.upstream.whole(one.call()))
+                )
+            return self._whole(plan, document), plan.choice.reason
+        self._shop.places.take(caller.tenant_id)  # given back when the stream has ended
+        try:
+            plan, (first, pieces) = await self._tried(plan, lambda one: _unless_gone(request, _begun(one)))
+        except BaseException:
+            self._shop.places.give_back(caller.tenant_id)
+            raise
+        stream = _Stream(
+            first,
+            pieces,
+            plan=plan,
+            ping_seconds=self._shop.ping_seconds,
+            on_end=lambda text, whole: self._ended(plan, text, whole=whole),
+        )
+        return stream, plan.choice.reason
+
+    def _ended(self, plan: _Plan, text: str | None, *, whole: bool) -> None:
+        self._shop.places.give_back(plan.caller.tenant_id)
+        self._remember(plan, text, whole=whole)
+
+    def _plan(self, form: Form, body: object, caller: Caller, directory: Directory) -> _Plan:
+        shop = self._shop
+        ask = read_ask(form, body, model=shop.model)
+        lines = directory.lines.get(caller.tenant_id, {})
+        user = caller.user(ask.user)
+        line = None
+        if ask.domain is None:
+            choice = Choice(reason=Reason.ASKED_FOR_BASE)
+        else:
+            line_ref = lines.get(ask.domain)
+            if line_ref is None and ask.domain != DEFAULT_DOMAIN:
+                raise unknown_model()
+            line = None if line_ref is None else shop.line(line_ref)
+            choice = choose(line_ref, line, subject=user, refusal=shop.watch.refusal, rules=shop.rules)
+        return _Plan(
+            answer_id=answers.new_id(form, secrets.token_hex(16)),
+            ask=ask,
+            caller=caller,
+            user=user,
+            line=line,
+            choice=choice,
+            upstream=shop.upstream,
+        )
+
+    async def _tried(
+        self, plan: _Plan, attempt: Callable[[_Plan], Coroutine[Any, Any, Result]]
+    ) -> tuple[_Plan, Result]:
+        """Return what an attempt returns, with the plan that it was made by: the adapter, the base, or the fallback."""
+        shop = self._shop
+        try:
+            try:
+                return plan, await attempt(plan)
+            except (AdapterGoneError, WrongAnswererError) as error:
+                wrong = isinstance(error, WrongAnswererError)
+                if plan.choice.adapter is not None and not wrong:
+                    shop.watch.gone(plan.choice.adapter)
+                reason = Reason.WRONG_ANSWERER if wrong else Reason.NOT_HELD
+                plan = self._base(plan, reason, shop.upstream)
+                return plan, await attempt(plan)
+        except (EngineAwayError, WrongAnswererError, AdapterGoneError) as error:
+            plan = self._base(plan, Reason.ENGINE_DOWN, shop.fallback or shop.upstream)
+            if shop.fallback is None:
+                raise _away(error, plan) from None
+            try:
+                return plan, await attempt(plan)
+            except EngineAwayError as again:
+                raise _away(again, plan) from None
+
+    def _base(self, plan: _Plan, reason: Reason, upstream: Upstream) -> _Plan:
+        return _Plan(
+            answer_id=plan.answer_id,
+            ask=plan.ask,
+            caller=plan.caller,
+            user=plan.user,
+            line=plan.line,
+            choice=base_instead(plan.choice, plan.line, reason, self._shop.rules),
+            upstream=upstream,
+        )
+
+    def _whole(self, plan: _Plan, document: dict[str, Any]) -> Response:
+        document["id"], document["model"] = plan.answer_id, plan.ask.model
+        self._remember(plan, answers.said(plan.ask.form, document), whole=True)
+        return answers.json_answer(document, headers=plan.headers())
+
+    def _remember(self, plan: _Plan, text: str | None, *, whole: bool) -> None:
+        """Keep an answer for its user's feedback, if its user consents and its texts fit into an event."""
+        prompt, user = plan.ask.prompt, plan.user
+        if user is None or not prompt or text is None or plan.ask.domain is None:
+            return
+        if max(len(prompt), len(text)) > MAX_TEXT_CHARACTERS:
+            return
+        if self._shop.notice(plan.caller.tenant_id, user) is None:
+            return
+        shown = Shown(
+            prompt=prompt,
+            completion=text,
+            domain=plan.ask.domain,
+            served_name=plan.choice.adapter,
+            whole=whole,
+        )
+        self._shop.remembered.keep(plan.answer_id, plan.caller.tenant_id, user, shown)
+
+
+class _Stream(StreamingResponse):
+    """Sends pieces under our own id and model, and the end that clients wait for.
+
+    Args:
+        first: the first piece.
+        pieces: the others.
+        plan: of the request.
+        ping_seconds: after which silence something is sent.
+        on_end: called once, however the stream ended, with what was said and whether it was said to its end.
+    """
+
+    def __init__(
+        self,
+        first: dict[str, Any] | None,
+        pieces: AsyncIterator[dict[str, Any]],
+        *,
+        plan: _Plan,
+        ping_seconds: float,
+        on_end: Callable[[str | None, bool], None],
+    ) -> None:
+        super().__init__(
+            self._frames(),
+            media_type="text/event-stream",
+            headers={**plan.headers(), **_STREAM_HEADERS},
+        )
+        self._first = first
+        self._pieces = pieces
+        self._plan = plan
+        self._ping_seconds = ping_seconds
+        self._on_end = on_end
+        self._said = answers.Transcript(plan.ask.form)
+        self._whole = False
+        self._coming: asyncio.Future[dict[str, Any] | None] | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send everything; what is held for it is given back even when nothing could be sent."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._on_end(self._said.text, self._whole)
+            await asyncio.shield(_closed(self._coming, self._pieces))
+
+    async def _frames(self) -> AsyncIterator[bytes]:
+        ask = self._plan.ask
+        piece = self._first
+        try:
+            while piece is not None:
+                if "error" in piece:
+                    raise _broken_off()
+                self._said.add(piece)
+                if ask.include_usage or piece.get("choices"):
+                    piece["id"], piece["model"] = self._plan.answer_id, ask.model
+                    if not ask.include_usage:
+                        piece.pop("usage", None)
+                    yield answers.frame(piece)
+                self._coming = asyncio.ensure_future(_next(self._pieces))
+                while not (await asyncio.wait({self._coming}, timeout=self._ping_seconds))[0]:
+                    yield answers.PING
+                piece = self._coming.result()
+            if not self._said.finished:
+                raise _broken_off()
+            self._whole = True
+            yield answers.DONE
+        except GatewayError as error:
+            yield answers.frame(answers.error_document(error))
+
+
+async def _begun(plan: _Plan) -> tuple[dict[str, Any] | None, AsyncIterator[dict[str, Any]]]:
+    """Return the first piece of a stream, and the rest; nothing of it is lost when it raises."""
+    pieces = plan.upstream.pieces(plan.call())
+    try:
+        return await _next(pieces), pieces
+    except BaseException:
+        await asyncio.shield(_closed(None, pieces))
+        raise
+
+
+async def _next(pieces: AsyncIterator[dict[str, Any]]) -> dict[str, Any] | None:
+    return await anext(pieces, None)
+
+
+async def _closed(coming: asyncio.Future[Any] | None, pieces: AsyncIterator[dict[str, Any]]) -> None:
+    """Stop waiting for the next piece, and close the way to the engine, which then stops as well."""
+    if coming is not None and not coming.done():
+        coming.cancel()
+        with contextlib.suppress(asyncio.CancelledError, GatewayError):
+            await coming
+    close = getattr(pieces, "aclose", None)
+    if close is not None:
+        await close()
+
+
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+    """Return what ``work`` returns; when the client leaves before, the work is cancelled.
+
+    Raises:
+        ClientLeftError: it did.
+    """
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_left(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ClientLeftError
+    finally:
+        for one in (task, gone):
+            if not one.done():
+                one.cancel()
+                with contextlib.suppress(asyncio.CancelledError, Exception):
+                    await one
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _away(error: GatewayError, plan: _Plan) -> EngineAwayError:
+    away = (
+        error if isinstance(error, EngineAwayError) else EngineAwayError("the engine cannot be relied on now")
+    )
+    away.headers = plan.headers()
+    return away
+
+
+def _broken_off() -> EngineAwayError:
+    return EngineAwayError("the engine broke off before the end of its answer")

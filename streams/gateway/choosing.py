@@ -1,0 +1,140 @@
+"""Choose for one request: which adapter, which template, which constraint, and say why.
+
+Nothing is chosen but from the line of the caller's own tenant. Where its adapter cannot be had, the base model answers,
+and the reason says so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from streams.gateway.templates import PromptTemplate, prompt_template
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from streams.gateway.desired import Line, Version
+
+
+class Reason(StrEnum):
+    """Why an answer was made the way it was."""
+
+    APPLIED = "applied"  # the line's adapter answers
+    CANDIDATE = "candidate"  # its candidate does, by the draw of the subject
+    NO_LINE = "no_line"  # no round was ever opened for the tenant's domain
+    NO_ADAPTER = "no_adapter"  # the line has published nothing, or was withdrawn
+    NOT_VERIFIED = "not_verified"  # the server has not verified the version, or failed to
+    NOT_HELD = "not_held"  # the engine does not hold it now
+    NO_ADAPTERS_HERE = "no_adapters_here"  # the engine applies none
+    ASKED_FOR_BASE = "asked_for_base"
+    WRONG_ANSWERER = "wrong_answerer"  # another model answered than was asked; its answer was thrown away
+    ENGINE_DOWN = "engine_down"  # the fallback answered
+
+
+class Use(StrEnum):
+    """When the template of a style card is put around a prompt."""
+
+    INSTEAD = "instead"  # where no adapter is applied
+    ALWAYS = "always"
+    NEVER = "never"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What a request is answered with.
+
+    Attributes:
+        line_ref: line of the tenant's domain, if there is one.
+        adapter: served name; ``None`` is the base model.
+        template: to put around the prompt, if any.
+        pattern: regular expression for constrained decoding; empty for none.
+        grammar: the same as GBNF.
+        reason: why.
+    """
+
+    line_ref: str | None = None
+    adapter: str | None = None
+    template: PromptTemplate | None = None
+    pattern: str = ""
+    grammar: str = ""
+    reason: Reason
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """What holds for every request of a gateway."""
+
+    template: Use = Use.INSTEAD
+    constrained: bool = True
+    applies_adapters: bool = True
+
+
+def choose(
+    line_ref: str | None,
+    line: Line | None,
+    *,
+    subject: str | None,
+    refusal: Callable[[str], Reason | None],
+    rules: Rules,
+) -> Choice:
+    """Return what to answer with.
+
+    Args:
+        line_ref: the line of the tenant's domain, ``None`` when there is none.
+        line: what it wants served.
+        subject: who asks, for the draw of candidates; without one nobody gets a candidate.
+        refusal: says why a served name cannot be had now; ``None`` when it can.
+        rules: of the gateway.
+    """
+    if line_ref is None:
+        return Choice(reason=Reason.NO_LINE)
+    if line is None or line.adapter is None:
+        return Choice(line_ref=line_ref, reason=Reason.NO_ADAPTER)
+    if not rules.applies_adapters:
+        return _without(line_ref, line.adapter, Reason.NO_ADAPTERS_HERE, rules)
+    candidate = line.candidate
+    if candidate is not None and drawn(line, subject) and refusal(candidate.served_name) is None:
+        return _with(line_ref, candidate, Reason.CANDIDATE, rules)
+    refused = refusal(line.adapter.served_name)
+    if refused is not None:
+        return _without(line_ref, line.adapter, refused, rules)
+    return _with(line_ref, line.adapter, Reason.APPLIED, rules)
+
+
+def base_instead(choice: Choice, line: Line | None, reason: Reason, rules: Rules) -> Choice:
+    """Return the choice after the adapter turned out not to be there: the base, with the line's own template."""
+    if line is None or line.adapter is None or choice.line_ref is None:
+        return replace(choice, adapter=None, reason=reason)
+    return _without(choice.line_ref, line.adapter, reason, rules)
+
+
+def drawn(line: Line, subject: str | None) -> bool:
+    """Say whether a subject gets the line's candidate; the same subject always gets the same answer."""
+    if subject is None:
+        return False
+    digest = hashlib.sha256(f"{line.salt}\0{subject}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2.0**64 * 100.0 < line.candidate_percent
+
+
+def _with(line_ref: str, version: Version, reason: Reason, rules: Rules) -> Choice:
+    return _choice(line_ref, version, version.served_name, reason, rules, wanted=rules.template is Use.ALWAYS)
+
+
+def _without(line_ref: str, version: Version, reason: Reason, rules: Rules) -> Choice:
+    return _choice(line_ref, version, None, reason, rules, wanted=rules.template is not Use.NEVER)
+
+
+def _choice(
+    line_ref: str, version: Version, adapter: str | None, reason: Reason, rules: Rules, *, wanted: bool
+) -> Choice:
+    return Choice(
+        line_ref=line_ref,
+        adapter=adapter,
+        template=prompt_template(version.template) if wanted else None,
+        pattern=version.pattern if rules.constrained else "",
+        grammar=version.grammar if rules.constrained else "",
+        reason=reason,
+    )

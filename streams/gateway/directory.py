@@ -1,0 +1,114 @@
+"""What the gateway knows from the database: tokens, whose line is which, and what a server has verified.
+
+It is read as a whole every few seconds, so that no request waits for the database. While the database is away what was
+read last counts on, for so long as is trusted: a token that was revoked meanwhile would be let in.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import structlog
+
+from personalization.registry.queries import line_names
+from privacy.errors import StorageError
+from privacy.storage.session import reading
+from streams.gateway.tokens import callers_by_digest
+from streams.storage.serving_acks import verified_by
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from sqlalchemy.engine import Engine
+    from sqlmodel import Session
+
+    from streams.gateway.callers import Caller
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Directory:
+    """One reading of the database.
+
+    Attributes:
+        callers: by the SHA-256 of their token.
+        lines: adapter line of each of a tenant's domains, by tenant.
+        verified: served names whose last word from the server is that it verified them.
+    """
+
+    callers: Mapping[bytes, Caller] = field(default_factory=dict)
+    lines: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    verified: frozenset[str] = frozenset()
+
+
+def read_directory(session: Session, server_id: str) -> Directory:
+    """Read everything at once; ``server_id`` is the server whose word on adapters counts."""
+    lines: dict[str, dict[str, str]] = defaultdict(dict)
+    for owner, domain, line_ref in line_names(session):
+        lines[owner][domain] = line_ref
+    return Directory(
+        callers=callers_by_digest(session), lines=dict(lines), verified=verified_by(session, server_id)
+    )
+
+
+class DirectoryWatch:
+    """Keeps a directory up to date, in a thread of its own.
+
+    Args:
+        read: reads one; raises ``StorageError`` while it cannot.
+        every_seconds: between two readings.
+        trust_seconds: how old a reading may be.
+        monotonic: seconds that only grow.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[], Directory],
+        *,
+        every_seconds: float,
+        trust_seconds: float,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._read = read
+        self._every = every_seconds
+        self._trust = trust_seconds
+        self._monotonic = monotonic
+        self._directory = Directory()
+        self._read_at: float | None = None
+
+    @property
+    def current(self) -> Directory | None:
+        """The last reading; ``None`` before the first one and when it is too old to be trusted."""
+        if self._read_at is None or self._monotonic() - self._read_at > self._trust:
+            return None
+        return self._directory
+
+    def refresh(self) -> None:
+        """Read once; what cannot be read leaves what is known."""
+        try:
+            self._directory = self._read()
+        except StorageError as error:
+            log.warning("directory_not_read", code=error.code)
+        else:
+            self._read_at = self._monotonic()
+
+    def run(self, stop: threading.Event) -> None:
+        """Read again and again until ``stop`` is set."""
+        while not stop.is_set():
+            self.refresh()
+            stop.wait(self._every)
+
+
+def directory_reader(engine: Engine, server_id: str) -> Callable[[], Directory]:
+    """Return what reads the directory of a database."""
+
+    def read() -> Directory:
+        with reading(engine) as session:
+            return read_directory(session, server_id)
+
+    return read

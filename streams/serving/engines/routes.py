@@ -1,0 +1,72 @@
+"""Where requests of each line go now, what is verified, and what somebody wanted; for several threads."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+MOST_WANTED = 10_000  # names that are remembered between two looks
+
+
+class Routes:
+    """Small state between the bridge and its HTTP side."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._current: dict[str, str] = {}
+        self._verified: frozenset[str] = frozenset()
+        self._failures: dict[str, str] = {}
+        self._wanted: set[str] = set()
+
+    def current(self, line: str) -> str | None:
+        """Return the served name that a line's requests go to; None is the base."""
+        with self._guard:
+            return self._current.get(line)
+
+    def set(self, line: str, name: str | None) -> None:
+        """Send a line's requests to a version, or to the base."""
+        with self._guard:
+            if name is None:
+                self._current.pop(line, None)
+            else:
+                self._current[line] = name
+                self._failures.pop(name, None)
+
+    def verify(self, names: Collection[str]) -> None:
+        """Note all that is verified now."""
+        with self._guard:
+            self._verified = frozenset(names)
+
+    def failed(self, name: str, code: str) -> None:
+        """Note why a version is not served."""
+        with self._guard:
+            self._failures[name] = code
+
+    def forget(self, name: str) -> None:
+        """Forget a version that left."""
+        with self._guard:
+            self._failures.pop(name, None)
+            self._verified -= {name}
+
+    def want(self, names: Collection[str]) -> None:
+        """Note that somebody asked for versions, whether or not they are there."""
+        with self._guard:
+            self._wanted.update(list(names)[: max(0, MOST_WANTED - len(self._wanted))])
+
+    def wanted(self) -> frozenset[str]:
+        """Return what was asked for since the last call."""
+        with self._guard:
+            found, self._wanted = frozenset(self._wanted), set()
+        return found
+
+    def document(self) -> dict[str, Any]:
+        """Return all of it, JSON-ready."""
+        with self._guard:
+            return {
+                "adapters": dict(self._current),
+                "verified": sorted(self._verified),
+                "failures": dict(self._failures),
+            }

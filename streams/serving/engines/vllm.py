@@ -1,0 +1,121 @@
+"""vLLM: adapters are loaded and forgotten while it runs, by name and path; requests ask for a name as the model.
+
+Start it with ``VLLM_ALLOW_RUNTIME_LORA_UPDATING=True``, ``--enable-lora``, ``--max-lora-rank`` and ``--max-cpu-loras``,
+and keep its port private: some of its routes load adapters without a key. What its documents do not say (it was seen):
+a load of nonsense is answered with 200, so nothing is believed that a probe did not show; a name loaded again with
+other bytes answers out of a stale cache, so a name is never used twice and nothing is loaded in place; a directory that
+is deleted while its name is listed ends the whole server at the next request.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from streams.errors import EngineLoadError, EngineUnreachableError
+from streams.serving.engines.told import watched_values
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from streams.client import Reading
+    from streams.serving.engines.wire import EngineHttp
+
+MOST_TOLD = 20  # of log-probabilities; what vLLM allows by default
+_RUNNING = re.compile(r"^vllm:lora_requests_info\{(?P<labels>.*)\} (?P<at>\S+)$", re.MULTILINE)
+_NAMES = re.compile(r'(?:running|waiting)_lora_adapters="([^"]*)"')
+
+
+class VllmEngine:
+    """One vLLM server.
+
+    Args:
+        http: its address and key.
+        model: name of the base there.
+        capacity: its ``--max-cpu-loras``.
+        precision: of its base.
+    """
+
+    kind = "vllm"
+    tells = True
+    generation = 0  # a restart is seen by the names that are gone
+
+    def __init__(self, http: EngineHttp, *, model: str, capacity: int, precision: str) -> None:
+        self._http = http
+        self._model = model
+        self.capacity = capacity
+        self.precision = precision
+
+    def held(self) -> frozenset[str]:
+        """Return the names that it lists besides its base."""
+        listed = self._http.get("/v1/models")
+        try:
+            return frozenset(str(each["id"]) for each in listed["data"] if each.get("parent") is not None)
+        except (KeyError, TypeError, AttributeError):
+            raise EngineUnreachableError("the engine does not list its models") from None
+
+    def load(self, name: str, directory: Path) -> None:
+        """Load an adapter; raises as the protocol says."""
+        answer = self._http.ask(
+            "/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(directory.resolve())}
+        )
+        if answer.status == 400:  # it holds the name and did not list it: what it holds, nobody knows
+            self.unload(name)
+        if answer.status != 200:
+            raise EngineLoadError(f"vLLM refused the adapter with status {answer.status}")
+
+    def unload(self, name: str) -> None:
+        """Forget a name; one that is not there is no error."""
+        answer = self._http.ask("/v1/unload_lora_adapter", {"lora_name": name})
+        if answer.status not in {200, 400, 404}:  # 400 and 404: it holds no such name
+            raise EngineUnreachableError(f"vLLM did not unload with status {answer.status}")
+
+    def settle(self) -> None:
+        """Do nothing: loads and unloads act at once."""
+
+    def in_flight(self, name: str) -> int | None:
+        """Return whether requests with the adapter run or wait, as its metrics say; None where they do not."""
+        answer = self._http.ask("/metrics")
+        samples = (
+            list(_RUNNING.finditer(answer.body.decode(errors="replace"))) if answer.status == 200 else []
+        )
+        if not samples:
+            return None
+        newest = max(samples, key=lambda sample: float(sample["at"]))  # the value is when it was written
+        names = [one for listed in _NAMES.findall(newest["labels"]) for one in listed.split(",")]
+        return names.count(name)
+
+    def next_log_probabilities(self, asked: Sequence[Reading], *, name: str | None) -> list[float]:
+        """Return the log-probability of every watched token; raises as the protocol says."""
+        found: list[float] = []
+        for reading in asked:
+            # One more token than is read, so that the last point has an entry as well.
+            body = {
+                "model": name or self._model,
+                "prompt": [*reading.tokens, reading.tokens[-1]],
+                "max_tokens": 1,
+                "temperature": 0,
+                "prompt_logprobs": MOST_TOLD,
+            }
+            answer = self._http.ask("/v1/completions", body)
+            if answer.status != 200:
+                kind = EngineUnreachableError if name is None or answer.status >= 502 else EngineLoadError
+                raise kind(f"vLLM answers a probe with status {answer.status}")
+            try:
+                document: Any = answer.json()
+                if document["model"] != body["model"]:
+                    raise EngineUnreachableError("another model answered than was asked")
+                (choice,) = document["choices"]
+                for after, watched in reading.points:
+                    entry = choice["prompt_logprobs"][after]
+                    told = {int(token): float(one["logprob"]) for token, one in entry.items()}
+                    if len(told) > 1:  # besides the likeliest it tells the token that stands there
+                        told = dict(sorted(told.items(), key=lambda pair: -pair[1])[:MOST_TOLD])
+                    found += watched_values(told, watched)
+            except (KeyError, TypeError, ValueError, IndexError, AttributeError):
+                raise EngineUnreachableError("vLLM tells no log-probabilities of a prompt") from None
+        return found
+
+    def close(self) -> None:
+        """Do nothing: the server is not ours to end."""

@@ -1,0 +1,86 @@
+"""What a gateway counts, for Prometheus; never per user and never with a tenant's name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+
+from privacy.boundary.marks import Kind
+from privacy.boundary.register import BOUNDARY
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class GatewayMetrics:
+    """The metrics of one gateway, in a registry of their own."""
+
+    def __init__(self) -> None:
+        registry = self._registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self._answers = Counter(
+            "discreet_gateway_answers",
+            "Answers by form and by how they were made.",
+            ("form", "reason"),
+            registry=registry,
+        )
+        self._refusals = Counter(
+            "discreet_gateway_refusals", "Requests refused, by status.", ("status",), registry=registry
+        )
+        self._seconds = Histogram(
+            "discreet_gateway_seconds",
+            "Time until an answer was there, or a stream's first piece; nearly all of it is the engine's.",
+            ("form",),
+            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+            registry=registry,
+        )
+        self._feedback = Counter(
+            "discreet_gateway_feedback",
+            "Feedback by outcome and by what became of it.",
+            ("outcome", "fate"),
+            registry=registry,
+        )
+        self._failed_logins = Counter(
+            "discreet_gateway_failed_logins",
+            "Requests with a wrong token.",
+            ("outcome",),
+            registry=registry,
+        )
+        self._gauges = {
+            name: Gauge(f"discreet_gateway_{name}", what, registry=registry)
+            for name, what in {
+                "requests_now": "Requests in progress.",
+                "remembered": "Answers kept for feedback.",
+                "remembered_bytes": "Sealed text kept for feedback.",
+                "lines": "Adapter lines that want something served.",
+                "engine_up": "1 while the engine answers.",
+                "ready": "1 when tokens, lines and consents are known.",
+            }.items()
+        }
+        BOUNDARY.require(Kind.METRIC, [family.name for family in registry.collect()])
+
+    def watch(self, name: str, value: Callable[[], float]) -> None:
+        """Let a gauge show what ``value`` returns."""
+        self._gauges[name].set_function(value)
+
+    def answered(self, form: str, reason: str, seconds: float) -> None:
+        """Note an answer."""
+        self._answers.labels(form, reason).inc()
+        self._seconds.labels(form).observe(seconds)
+
+    def refused(self, status: int) -> None:
+        """Note a request that was refused."""
+        self._refusals.labels(str(status)).inc()
+
+    def fed_back(self, outcome: str, fate: str) -> None:
+        """Note one piece of feedback."""
+        self._feedback.labels(outcome, fate).inc()
+
+    def failed_login(self, outcome: str) -> None:
+        """Note a wrong token: it was ``refused``, or not even looked at (``limited``)."""
+        self._failed_logins.labels(outcome).inc()
+
+    def exposition(self) -> bytes:
+        """Return everything in Prometheus' text format."""
+        return generate_latest(self._registry)
