@@ -174,9 +174,9 @@ def test_however_much_waits_few_of_it_are_in_any_batch_and_each_has_its_turn():
     handler.hold, sizes = set(range(early)), []
     original = handler.process
 
-    def process(works):
+    def process(works, offsets=None):
         sizes.append(len(works))
-        return original(works)
+        return original(works, offsets)
 
     handler.process = process
 
