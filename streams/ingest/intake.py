@@ -48,7 +48,8 @@ HELD_POLL_SECONDS = 0.5
 HELD_AT_ONCE = (
     200  # of those that wait for a consent, looked at again in one batch: others' events are in it too
 )
-SHORTEST_PAUSE_SECONDS = 0.1  # between two such looks
+SHORTEST_PAUSE_SECONDS = 0.25  # between two such looks, while there are new events
+IDLE_PAUSE_SECONDS = 0.1
 LOOKS_TO_EMPTY_THE_LANE = 20
 RECORD_ATTEMPTS = 3
 Data = TypeVar("Data")
@@ -205,7 +206,7 @@ class Intake:
         async with self._changed:
             if (self._held or self._lane) and not self._runs:
                 try:
-                    async with asyncio.timeout(self._pause() if self._held else HELD_POLL_SECONDS):
+                    async with asyncio.timeout(self._pause(busy=False) if self._held else HELD_POLL_SECONDS):
                         await self._changed.wait_for(lambda: bool(self._runs))
                 except TimeoutError:
                     pass
@@ -230,7 +231,7 @@ class Intake:
         now = time.monotonic()
         # Partitions that were given up meanwhile are somebody else's now: their records are not ours to touch.
         runs = [run for run in runs if not run.progress.abandoned]
-        held = self._due_held(now)
+        held = self._due_held(now, busy=bool(runs))
         apart = self._due_of_lane(now)
         room = Room(
             self._settings.consent_wait_events_per_user,
@@ -295,9 +296,9 @@ class Intake:
         self._lane_bytes -= sum(size_of(record) for record, _ in taken)
         return [entry for entry in taken if not entry[1].abandoned]
 
-    def _due_held(self, now: float) -> list[tuple[Work[Any], PartitionProgress]]:
+    def _due_held(self, now: float, *, busy: bool) -> list[tuple[Work[Any], PartitionProgress]]:
         """Return what is looked at again: a part of it, in turn, so that however much waits nobody waits for it."""
-        if not self._held or now - self._held_looked_at < self._pause():
+        if not self._held or now - self._held_looked_at < self._pause(busy=busy):
             return []
         self._held_looked_at = now
         due: list[tuple[Work[Any], PartitionProgress]] = []
@@ -311,9 +312,10 @@ class Intake:
             due.append((work, progress))
         return due
 
-    def _pause(self) -> float:
+    def _pause(self, *, busy: bool) -> float:
         """Return the seconds between two looks: few enough for each to have its turn in time, where that can be."""
-        return max(SHORTEST_PAUSE_SECONDS, HELD_POLL_SECONDS * min(1.0, HELD_AT_ONCE / len(self._held)))
+        shortest = SHORTEST_PAUSE_SECONDS if busy else IDLE_PAUSE_SECONDS
+        return max(shortest, HELD_POLL_SECONDS * min(1.0, HELD_AT_ONCE / len(self._held)))
 
     def _settle(
         self,
