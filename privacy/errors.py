@@ -14,6 +14,8 @@
     │   └── LedgerIntegrityError     the hash chain, a curve or a total does not match
     ├── BoundaryError                something would leave that has no mark
     ├── KeyUnavailableError          a key was destroyed (erasure) or cannot be unwrapped
+    │   ├── KeyServiceError          the key service does not answer or refuses (retryable)
+    │   └── KeyRotationError         a key cannot be rotated now, or not in this way
     └── StorageError                 the database cannot be reached or refused (retryable)
         ├── RewoundError             the database lies below what is anchored outside it: it was set back
         └── AnchorUnavailableError   the anchor cannot be read or did not confirm
@@ -126,9 +128,24 @@ class BoundaryError(PrivacyError):
 
 
 class KeyUnavailableError(PrivacyError):
-    """A key was destroyed by an erasure or cannot be unwrapped with the configured master key."""
+    """A key was destroyed by an erasure, is missing, or cannot be unwrapped with the configured master key."""
 
     code = "privacy.key.unavailable"
+
+
+class KeyServiceError(KeyUnavailableError):
+    """The key service did not answer, or refused; trying again may help."""
+
+    code = "privacy.key.service"
+    retryable = True
+    exit_status = 5
+
+
+class KeyRotationError(KeyUnavailableError):
+    """A key cannot be rotated now, or not in this way; nothing was changed."""
+
+    code = "privacy.key.rotation"
+    exit_status = 2
 
 
 class StorageError(PrivacyError):

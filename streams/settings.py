@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -29,6 +30,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from personalization.starts.recipe import MetaRecipe, Order, Weighting
+from privacy.erasure.certificates import BackupRetention
 from privacy.policy.ceilings import PolicyCeilings
 from streams.errors import SettingsError
 
@@ -37,6 +39,16 @@ Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
 _RECIPE = MetaRecipe()  # holds the defaults of what it computes from
 _CEILINGS = PolicyCeilings()  # the same
+
+
+def _key_bytes(text: str) -> bytes:
+    try:
+        key = base64.b64decode(text, validate=True)
+    except binascii.Error as error:
+        raise ValueError("it is not base64") from error
+    if len(key) != MASTER_KEY_BYTES:
+        raise ValueError(f"it holds {len(key)} bytes; allowed are exactly {MASTER_KEY_BYTES}")
+    return key
 
 
 class _Section(BaseModel):
@@ -50,6 +62,91 @@ class DatabaseSettings(_Section):
     """``sqlite:///path`` or ``postgresql+psycopg://user@host/name``; empty: a file in the state directory."""
     busy_timeout_seconds: Positive = 30.0
     """How long a SQLite writer waits for another one."""
+
+
+class KeySettings(_Section):
+    """Where users' keys lie, apart from their texts, and who holds the master key."""
+
+    url: str = ""
+    """Database of the key store, ``sqlite:///path`` or ``postgresql+psycopg://user@host/name``; another one than
+    DISCREET_DATABASE__URL, with backups of its own. Empty: a file beside the SQLite file; with PostgreSQL it must be
+    set."""
+    older_master_keys: SecretStr | None = None
+    """Master keys that were used before, in base64, separated by commas: what they wrapped stays readable until
+    ``discreet keys rotate master`` has wrapped it with the newest."""
+    transit_url: str = ""
+    """HashiCorp Vault or OpenBao server whose transit engine holds the master key in place of DISCREET_MASTER_KEY."""
+    transit_token: SecretStr | None = None
+    transit_token_file: Path | None = None
+    """File with the token, read for each request; an agent may renew it."""
+    transit_mount: str = "transit"
+    transit_key: str = "discreet"
+    transit_namespace: str | None = None
+    transit_ca_file: Path | None = None
+    """Certificate authorities to trust instead of the system's."""
+
+    @model_validator(mode="after")
+    def _transit_is_complete(self) -> Self:
+        tokens = (self.transit_token is not None) + (self.transit_token_file is not None)
+        if self.transit_url and tokens != 1:
+            raise ValueError("transit_url needs either transit_token or transit_token_file")
+        if self.transit_url:
+            address = urlsplit(self.transit_url)
+            here = address.hostname in ("127.0.0.1", "::1", "localhost")
+            if address.scheme != "https" and not (here and address.scheme == "http"):
+                raise ValueError("transit_url must begin with https://, because keys are sent there")
+        return self
+
+    @field_validator("older_master_keys")
+    @classmethod
+    def _older_keys_have_32_bytes(cls, value: SecretStr | None) -> SecretStr | None:
+        for key in () if value is None else value.get_secret_value().split(","):
+            _key_bytes(key.strip())
+        return value
+
+    def older_keys(self) -> list[bytes]:
+        """Return the master keys that were used before."""
+        given = "" if self.older_master_keys is None else self.older_master_keys.get_secret_value()
+        return [_key_bytes(key.strip()) for key in given.split(",") if key.strip()]
+
+
+class BackupSettings(_Section):
+    """How long backups are kept at most; erasure certificates repeat it, so it must be true.
+
+    Replicas that lag and archives of a database's log are backups too.
+    """
+
+    keys_days: float = Field(default=7.0, ge=0)
+    """Of the key store. As long as one has an erased user's key, a backup of the database can be read with it; 0
+    says that there are none."""
+    database_days: float = Field(default=30.0, ge=0)
+
+    def retention(self) -> BackupRetention:
+        """Return them as certificates take them."""
+        return BackupRetention(
+            keys=timedelta(days=self.keys_days), database=timedelta(days=self.database_days)
+        )
+
+
+class SigningSettings(_Section):
+    """The key that adapter versions are signed with; for trainers and the commands that publish, for nobody else."""
+
+    adapter_key: SecretStr | None = None
+    """32 bytes in base64. Every trainer of an installation needs the same one."""
+    adapter_key_file: Path | None = None
+    """File with the same, for who owns it alone. Empty: one in the state directory, made at first use."""
+
+    @field_validator("adapter_key")
+    @classmethod
+    def _adapter_key_has_32_bytes(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            _key_bytes(value.get_secret_value())
+        return value
+
+    @field_validator("adapter_key", "adapter_key_file", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: object) -> object:
+        return None if value == "" else value
 
 
 class SecurityProtocol(StrEnum):
@@ -303,7 +400,10 @@ class ServingSettings(_Section):
     port: int = Field(default=6070, ge=0, le=65_535)
     """Where it answers on the loopback; 0 picks a free port."""
     token: SecretStr | None = None
-    """Bearer token of every request but ``/healthz``; without it the process refuses to start."""
+    """Bearer token that reaches every adapter line; without it and scoped_tokens the process refuses to start."""
+    scoped_tokens: SecretStr | None = None
+    """Tokens that reach the adapter lines named behind them and no other: ``TOKEN=LINE,LINE;TOKEN=LINE``. The
+    lines of a tenant stand in ``discreet adapters list --json``."""
     public_keys: str = ""
     """Raw Ed25519 keys in hexadecimal, separated by commas, whose signatures on adapters count."""
     server_id: str = "discreet-serve"
@@ -449,12 +549,16 @@ class Settings(BaseSettings):
     state: Path = Path("discreet-state")
     """Directory of everything this machine keeps: SQLite file, artifacts, converted models."""
     master_key: SecretStr | None = None
-    """32 bytes in base64; wraps every tenant's keys. Processes that need keys refuse to start without it."""
+    """32 bytes in base64; wraps every tenant's keys. Processes that need keys refuse to start without it, unless
+    DISCREET_KEYS__TRANSIT_URL names a server that has one."""
     artifacts: str = ""
     """Directory of the content-addressed artifact store, or ``s3://bucket/prefix`` (``discreet[s3]``; endpoint and
     credentials are the environment's ``AWS_…``); empty means one in the state directory. It belongs to this database
     alone: versions that the registry does not know are deleted a day after they were written."""
     database: DatabaseSettings = DatabaseSettings()
+    keys: KeySettings = KeySettings()
+    backups: BackupSettings = BackupSettings()
+    signing: SigningSettings = SigningSettings()
     broker: BrokerSettings = BrokerSettings()
     ingest: IngestSettings = IngestSettings()
     outbox: OutboxSettings = OutboxSettings()
@@ -473,12 +577,7 @@ class Settings(BaseSettings):
     @classmethod
     def _master_key_has_32_bytes(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None:
-            try:
-                decoded = base64.b64decode(value.get_secret_value(), validate=True)
-            except binascii.Error as error:
-                raise ValueError("it is not base64") from error
-            if len(decoded) != MASTER_KEY_BYTES:
-                raise ValueError(f"it holds {len(decoded)} bytes; allowed are exactly {MASTER_KEY_BYTES}")
+            _key_bytes(value.get_secret_value())
         return value
 
     @property
@@ -495,6 +594,39 @@ class Settings(BaseSettings):
     def artifact_copies(self) -> Path:
         """Directory of this machine's copies of what an artifact store elsewhere holds."""
         return self.state / "artifact-copies"
+
+    @property
+    def key_store_url(self) -> str:
+        """URL of the key store, with the default filled in.
+
+        Raises:
+            SettingsError: it must be set, or names the database of the texts.
+        """
+        if self.keys.url:
+            if self.keys.url == self.database_url:
+                raise SettingsError(
+                    "DISCREET_KEYS__URL names the database of the texts; name another one, with backups of its own"
+                )
+            return self.keys.url
+        scheme, _, path = self.database_url.partition(":///")
+        if scheme != "sqlite" or not path:
+            raise SettingsError(
+                "no key store is set; put a database other than DISCREET_DATABASE__URL into DISCREET_KEYS__URL, "
+                "one whose "
+                "backups are kept for as short as DISCREET_BACKUPS__KEYS_DAYS says"
+            )
+        file = Path(path.partition("?")[0])
+        return f"sqlite:///{file.with_name(f'{file.stem}-keys{file.suffix}')}"
+
+    @property
+    def adapter_key_file(self) -> Path:
+        """File of the key that adapter versions are signed with, with the default filled in."""
+        return self.signing.adapter_key_file or self.state / "adapter-signing.key"
+
+    def master_keys(self) -> list[bytes]:
+        """Return every master key that is set, the newest first; none where a server has it."""
+        newest = [] if self.master_key is None else [self.master_key_bytes()]
+        return newest + self.keys.older_keys()
 
     def master_key_bytes(self) -> bytes:
         """Return the master key.

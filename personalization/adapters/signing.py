@@ -29,7 +29,7 @@ def key_id(public_key: bytes) -> str:
 
 
 def signing_seed(master_key: bytes) -> bytes:
-    """Return the signing seed that belongs to a master key, so that one secret is enough to keep."""
+    """Return the seed that versions were signed with until keys of their own signed them: that of the master key."""
     return HKDF(algorithm=SHA256(), length=32, salt=None, info=b"discreet adapter signing").derive(master_key)
 
 
@@ -37,7 +37,7 @@ class ManifestSigner:
     """Signs manifests with one private key.
 
     Args:
-        seed: 32 secret bytes; derive them from the master key or keep them in a secret store.
+        seed: 32 secret bytes that belong to nothing else.
     """
 
     def __init__(self, seed: bytes) -> None:

@@ -51,6 +51,7 @@ from personalization.releases.seal import seal, unseal
 from personalization.releases.style import style_facts, vote_on_style
 from personalization.releases.terms import Terms
 from personalization.rounds import queries as rounds
+from personalization.rounds.seed_keys import seed_purpose
 from personalization.rounds.slots import slot_for
 from personalization.rounds.states import OutcomeCode, RoundState
 from personalization.starts.choosing import (
@@ -142,7 +143,7 @@ class TrainingRounds:
     Args:
         shop: what versions are made with.
         ledger: the privacy ledger.
-        keyring: wraps the noise seed with the master key.
+        keyring: wraps the noise seed with a key of the round.
         signals: reads private data.
         planner_settings: public limits.
         flags: of the trainer's runs, their device resolved; a repeat under others is refused.
@@ -378,7 +379,7 @@ class TrainingRounds:
         row.reservation_id = reservation.reservation_id
         row.terms_json, row.slot_ends_at = terms.to_json(), terms.slot.ends_at
         row.start, row.start_version_id = start.kind, start.version_id
-        row.wrapped_seed = self._keyring.wrap(seed, _seed_purpose(row))
+        row.wrapped_seed = self._keyring.wrap(seed, seed_purpose(row.round_id), now=self._clock.now())
         session.add(row)
         return None
 
@@ -404,7 +405,7 @@ class TrainingRounds:
             wrong = departure(reservation, terms)
             if wrong is not None:
                 return self._forfeited(session, row, lease.epoch, wrong, NOT_AS_CHARGED)
-            seed = self._keyring.unwrap(row.wrapped_seed, _seed_purpose(row))
+            seed = self._keyring.unwrap(row.wrapped_seed, seed_purpose(row.round_id))
             snapshot = self._snapshot(session, row, terms, reservation, seed)
             draw = DrawRecord(
                 seed_commitment=sha256_digest(b"discreet noise seed\0" + seed),
@@ -554,7 +555,3 @@ def _terms_of(row: RoundRow) -> Terms:
     if row.terms_json is None:
         raise RoundTermsError("the round has no terms; it was never reserved")
     return Terms.from_json(row.terms_json)
-
-
-def _seed_purpose(row: RoundRow) -> str:
-    return f"round-seed:{row.round_id}"

@@ -2,13 +2,14 @@
 
 *What it holds*: the redacted texts of the round's users as training sees them, in their order and without any
 identifier, and their digest. It is encrypted (AES-256-GCM) under a key that is derived from the round's secret seed,
-which itself is stored wrapped by the master key. The users' own keys do not protect it: a user who is erased or
-withdraws while a round is open stays in that round's snapshot.
+which itself is stored wrapped by a key of the round in the key store. The users' own keys do not protect it: a user
+who is erased or withdraws while a round is open stays in that round's snapshot.
 
 *Until when*: it is written in the transaction that records the draw and destroyed, with the seed, in the one that
 closes the round however it ends; a round that is still open at the end of its public slot is closed then. What a crash
-after the draw leaves to do is therefore the same whoever left, joined or was erased in the meantime. A backup of the
-database that was taken meanwhile holds it for as long as it is kept, readable with the master key alone.
+after the draw leaves to do is therefore the same whoever left, joined or was erased in the meantime. The round's key is
+destroyed soon after (``personalization.rounds.seed_keys``). A backup of the database that was taken meanwhile holds the
+snapshot, readable with the master key for as long as a backup of the key store holds the round's key, and no longer.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from privacy.policy import versions as policies
 from privacy.policy.due import due_tenants, look_again
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from datetime import datetime
 
     from sqlmodel import Session
@@ -213,6 +213,18 @@ def close_round(
     row.wrapped_seed = None
     session.add(row)
     session.execute(delete(SealedSnapshotRow).where(col(SealedSnapshotRow.round_id) == row.round_id))
+
+
+def open_among(session: Session, round_ids: Collection[str]) -> set[str]:
+    """Return those of ``round_ids`` that are open."""
+    still_open = [state.value for state in RoundState if state.open]
+    return set(
+        session.exec(
+            select(RoundRow.round_id).where(
+                col(RoundRow.round_id).in_(round_ids), col(RoundRow.state).in_(still_open)
+            )
+        )
+    )
 
 
 def keep_sealed(session: Session, round_id: str, parts: Sequence[bytes]) -> None:

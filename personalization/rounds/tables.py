@@ -70,7 +70,7 @@ class RoundRow(SQLModel, table=True):
     )  # public: what is not closed by then forfeits
     start: str | None = Field(default=None, sa_column=_text(16, nullable=True))
     start_version_id: str | None = Field(default=None, sa_column=_text(71, nullable=True))
-    wrapped_seed: bytes | None = Field(default=None, sa_column=Column(LargeBinary))  # by the master key
+    wrapped_seed: bytes | None = Field(default=None, sa_column=Column(LargeBinary))  # by a key of the round
     noisy_cohort: int | None = Field(default=None, sa_column=Column(BigInteger))  # a charged release
     outcome_code: str | None = Field(default=None, sa_column=_text(64, nullable=True))
     outcome: str | None = Field(default=None, sa_column=Column(Text))  # one public sentence

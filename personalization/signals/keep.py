@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from personalization.signals.bound import Contribution
 from personalization.signals.rows import apply_bound, insert_signals
-from personalization.signals.values import LEARNED, Signal, StoredSignal, lesson
+from personalization.signals.values import LEARNED, Signal, StoredSignal, lesson, row_of
 from personalization.training.jobs.job import learns_from
 from privacy.keys.batch_locks import join_batches
+from privacy.keys.keyring import Plaintext
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -114,7 +115,14 @@ def keep(
     chosen = [one for one in offered if one.event_digest in entering]
     sealed = keyring.encrypt_many(
         session,
-        [(*subject, signal_of(turn, redact).to_bytes()) for _, subject, _, _, turn in chosen],
+        [
+            Plaintext(
+                *subject,
+                row_of(digest, turn.domain, period, rank, turn.occurred_at),
+                signal_of(turn, redact).to_bytes(),
+            )
+            for digest, subject, period, rank, turn in chosen
+        ],
         now=now,
     )
     signals = [

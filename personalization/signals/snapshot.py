@@ -13,9 +13,12 @@ import orjson
 from sqlalchemy import select
 
 from personalization.signals.rows import SignalRow
-from personalization.signals.values import Signal
+from personalization.signals.values import Signal, row_of
 from personalization.training.jobs.job import Example, ExampleKind, UserExamples
 from privacy.consent import statements as consents
+from privacy.keys.batch_locks import join_batches
+from privacy.keys.keyring import Sealed
+from privacy.keys.renaming import hold_names
 from privacy.policy.values import DataPurpose
 
 if TYPE_CHECKING:
@@ -27,15 +30,14 @@ if TYPE_CHECKING:
     from privacy.keys.keyring import Keyring
 
 _TABLE: Table = SignalRow.__table__  # type: ignore[attr-defined]  # SQLModel adds it to table classes
+_OF_ROW = ("event_digest", "domain", "period_index", "rank", "occurred_at")
 
 
 class SignalReader(Protocol):
     """Decrypts the signals of a tenant's users (``privacy.keys.keyring.Keyring`` does)."""
 
-    def decrypt_many(
-        self, session: Session, tenant_id: str, items: Sequence[tuple[str, bytes]]
-    ) -> list[bytes | None]:
-        """Return the plaintext of each (pseudonym, ciphertext); ``None`` where the user's key is gone."""
+    def decrypt_many(self, session: Session, tenant_id: str, items: Sequence[Sealed]) -> list[bytes | None]:
+        """Return the plaintext of each; ``None`` where the user's key is gone."""
 
 
 def load_training_users(
@@ -65,7 +67,7 @@ def load_training_users(
         now: the public clock, aware UTC.
     """
     statement = (
-        select(_TABLE.c.pseudonym, _TABLE.c.ciphertext)
+        select(_TABLE.c.pseudonym, _TABLE.c.ciphertext, *(_TABLE.c[name] for name in _OF_ROW))
         .where(
             _TABLE.c.tenant_id == tenant_id,
             _TABLE.c.domain == domain,
@@ -73,18 +75,21 @@ def load_training_users(
         )
         .order_by(_TABLE.c.pseudonym, _TABLE.c.rank, _TABLE.c.event_digest)
     )
+    join_batches(session, [tenant_id])
+    hold_names(session, tenant_id)  # signals and consents are two statements; a user has one name in both
     agreed = consents.consenting(session, tenant_id, DataPurpose.TRAINING)
-    stored: dict[str, deque[bytes]] = defaultdict(deque)
-    for pseudonym, ciphertext in session.execute(statement):
+    stored: dict[str, deque[Sealed]] = defaultdict(deque)
+    for pseudonym, ciphertext, digest, line, period, rank, occurred_at in session.execute(statement):
         if pseudonym in agreed:
-            stored[pseudonym].append(bytes(ciphertext))
+            row = row_of(bytes(digest), line, period, bytes(rank), occurred_at)
+            stored[pseudonym].append(Sealed(pseudonym, row, bytes(ciphertext)))
     return _within_bound(session, tenant_id, stored, contribution_bound, keyring)
 
 
 def _within_bound(
     session: Session,
     tenant_id: str,
-    stored: dict[str, deque[bytes]],
+    stored: dict[str, deque[Sealed]],
     bound: int,
     keyring: SignalReader,
 ) -> tuple[UserExamples, ...]:
@@ -92,16 +97,14 @@ def _within_bound(
     examples: dict[str, list[Example]] = {pseudonym: [] for pseudonym in sorted(stored)}
     while stored:
         chosen = [
-            (pseudonym, waiting.popleft())
+            waiting.popleft()
             for pseudonym, waiting in stored.items()
             for _ in range(min(len(waiting), bound - len(examples[pseudonym])))
         ]
-        for (pseudonym, _), plaintext in zip(
-            chosen, keyring.decrypt_many(session, tenant_id, chosen), strict=True
-        ):
+        for sealed, plaintext in zip(chosen, keyring.decrypt_many(session, tenant_id, chosen), strict=True):
             example = Signal.from_bytes(plaintext).example() if plaintext is not None else None
             if example is not None:
-                examples[pseudonym].append(example)
+                examples[sealed.pseudonym].append(example)
         # Another turn, for those alone whose place something took that teaches nothing.
         stored = {
             pseudonym: waiting

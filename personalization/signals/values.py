@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import orjson
 
 from personalization.planning.plan import Objective
 from personalization.training.jobs.job import Example, ExampleKind, learns_from
 
-if TYPE_CHECKING:
-    from datetime import datetime
-
 LEARNED: Final = Objective.SFT
 """What every plan learns by (``planning.planner`` proposes no other). What it learns nothing from is no signal: it
 takes no place in a user's bound, and a user who has nothing else is not in the cohort."""
 
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
 DISLIKED_RATING = 2
 LIKED_RATING = 4
 
@@ -119,6 +119,17 @@ def _liked(rating: int | None) -> bool | None:
     if rating is None or DISLIKED_RATING < rating < LIKED_RATING:
         return None
     return rating >= LIKED_RATING
+
+
+def row_of(event_digest: bytes, domain: str, period_index: int, rank: bytes, occurred_at: datetime) -> bytes:
+    """Return what the ciphertext of a signal is bound to, besides its user: everything that its row says of it.
+
+    So nobody who can write to the database makes one text stand for another, or in another line, period or time.
+    """
+    parts = (event_digest, domain.encode(), rank)
+    microseconds = (occurred_at - _EPOCH) // _MICROSECOND
+    numbers = period_index.to_bytes(8, "big", signed=True) + microseconds.to_bytes(8, "big", signed=True)
+    return b"signal" + numbers + b"".join(len(part).to_bytes(2, "big") + part for part in parts)
 
 
 class StoredSignal(NamedTuple):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sqlmodel import Session
 
 _IDS_PER_STATEMENT = 500
-_ANCHOR_LOCK = 7_243_003  # advisory lock number on PostgreSQL; any number of ours
+_ANCHOR_LOCK = 7_243_004  # advisory lock number on PostgreSQL; any number of ours
 
 
 def due_insert(tenant_id: str) -> Insert:

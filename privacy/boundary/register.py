@@ -204,7 +204,7 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
         _fields(
             OPERATOR,
             "When the request was carried out; said to the product that sent it.",
-            "completed_at certificate.issued_at",
+            "completed_at certificate.issued_at certificate.backups_until certificate.database_backups_until",
         ),
     ),
     Kind.CONSENT_TOMBSTONE: (
@@ -316,7 +316,8 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             "Certificates of erasure, for the platform operator and the tenant's administrator.",
             "certificates certificates.tenant_id certificates.erasure_id certificates.requested_at "
             "certificates.issued_at certificates.keys_destroyed certificates.live_adapters "
-            "certificates.audit_digest certificates.statement",
+            "certificates.audit_digest certificates.statement certificates.backups_until "
+            "certificates.database_backups_until",
         ),
         _fields(
             PUBLIC,

@@ -1,12 +1,15 @@
-"""Carry out erasures inside the caller's transaction: key, signals, consents, certificate, audit record.
+"""Carry out erasures inside the caller's transaction: signals, consents, key, certificate, audit record.
 
-Signals live in another package, so the caller passes what deletes them. Everything happens in one
-transaction: either the user is erased and the certificate stands, or nothing happened and the request is
-tried again.
+Signals live in another package, so the caller passes what deletes them. All but the key is one transaction. The key
+lies in a store of its own (``privacy.keys.store``) and is destroyed there, and that is committed, after everything that
+could fail was done and before the certificate stands. So a certificate never tells of a key that is still there, and
+where the transaction fails after all, nobody can read what it leaves; the request is tried again and counts the key
+again.
 """
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -19,6 +22,7 @@ from privacy.erasure.certificates import Erasure, ErasureCertificate, ErasureSta
 from privacy.erasure.tables import ErasureRow
 from privacy.keys.batch_locks import lock_out_batches
 from privacy.keys.destruction import destroy_key
+from privacy.keys.envelope import associated
 from privacy.storage.subjects import Subject
 
 if TYPE_CHECKING:
@@ -26,6 +30,9 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from sqlmodel import Session
+
+    from privacy.erasure.certificates import BackupRetention
+    from privacy.keys.store import KeyStore
 
     DeleteSignals = Callable[[Session, str, str], int]
     LiveAdapters = Callable[[Session, str], Sequence[str]]
@@ -39,8 +46,11 @@ def erase(
     requested_at: datetime,
     actor: str,
     now: datetime,
+    store: KeyStore,
+    backups: BackupRetention,
     delete_signals: DeleteSignals,
     live_adapters: LiveAdapters | None = None,
+    earlier_names: Sequence[str] = (),
 ) -> ErasureCertificate:
     """Erase one user and return the certificate.
 
@@ -57,8 +67,11 @@ def erase(
         requested_at: when the user asked; the legal deadline counts from it.
         actor: who carries it out, for the audit trail.
         now: the clock.
+        store: the key store, in which the user's key is destroyed.
+        backups: how long backups are kept, for the certificate.
         delete_signals: deletes the stored signals of (tenant, pseudonym) and returns how many there were.
         live_adapters: returns the served names of the tenant's live versions, for the certificate.
+        earlier_names: the user's pseudonyms under earlier keys of the tenant.
     """
     tenant_id, pseudonym = subject
     lock_out_batches(session, [tenant_id])
@@ -66,18 +79,23 @@ def erase(
     if done is not None and done.certificate is not None:
         return ErasureCertificate.from_document(done.certificate)
     erasure = Erasure(tenant_id=tenant_id, erasure_id=erasure_id, requested_at=requested_at).advanced(now)
-    keys = destroy_key(session, Subject(tenant_id, pseudonym), now)
+    names = [Subject(tenant_id, name) for name in (*earlier_names, pseudonym)]
     mark_due(session, tenant_id, pseudonym=pseudonym)
     delete_signals(session, tenant_id, pseudonym)
     delete_statements(session, tenant_id, pseudonym)
     erasure = erasure.advanced(now)
+    request = hashlib.sha256(associated("erasure", tenant_id, names[0].pseudonym, erasure_id)).digest()
+    keys = destroy_key(session, store, names, request=request, now=now)
     certificate = ErasureCertificate(
         tenant_id=tenant_id,
         erasure_id=erasure_id,
         requested_at=requested_at,
         issued_at=now,
         keys_destroyed=keys,
-    ).with_adapters(live_adapters(session, tenant_id) if live_adapters is not None else ())
+    ).with_backups(backups)
+    certificate = certificate.with_adapters(
+        live_adapters(session, tenant_id) if live_adapters is not None else ()
+    )
     # How many signals one user had is personal; certificate and trail keep that the erasure happened, and when.
     audited = audit_trail.append(
         session,

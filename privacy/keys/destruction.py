@@ -12,38 +12,38 @@ from privacy.storage.subjects import Subject, wanted
 from privacy.storage.upserts import insert_ignoring_conflicts
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator, Sequence
     from datetime import datetime
 
     from sqlmodel import Session
 
+    from privacy.keys.store import KeyStore
 
-def destroy_key(session: Session, subject: Subject, now: datetime) -> int:
-    """Destroy the user's key, leave the mark of it, tell every cache; return how many keys there were."""
-    tenant_id, pseudonym = subject
-    mark = {
-        "tenant_id": tenant_id,
-        "pseudonym": pseudonym,
-        "wrapped_key": None,
-        "created_at": now,
-        "destroyed_at": now,
-    }
+
+def destroy_key(
+    session: Session, store: KeyStore, names: Sequence[Subject], *, request: bytes, now: datetime
+) -> int:
+    """Destroy a user's key, leave the mark of it, tell every cache; return how many keys there were.
+
+    The key is gone from the key store on return, whatever becomes of the caller's transaction; the mark belongs to
+    that. A repeat after a crash in between counts the key again.
+
+    Args:
+        session: inside the caller's transaction, which locks batches out.
+        store: the key store.
+        names: all names that the user has or had, the present one last.
+        request: digest that tells this request of this user from all others.
+        now: the clock.
+    """
+    tenant_id, pseudonym = names[-1]
+    mark = {"tenant_id": tenant_id, "pseudonym": pseudonym, "created_at": now, "destroyed_at": now}
     insert_ignoring_conflicts(session, SubjectKeyRow, [mark])
-    destroyed = session.connection().execute(
-        update(SubjectKeyRow)
-        .where(
-            col(SubjectKeyRow.tenant_id) == tenant_id,
-            col(SubjectKeyRow.pseudonym) == pseudonym,
-            col(SubjectKeyRow.wrapped_key).is_not(None),
-        )
-        .values(wrapped_key=None, destroyed_at=now)
-    )
     session.connection().execute(
         update(TenantKeyRow)
         .where(col(TenantKeyRow.tenant_id) == tenant_id)
         .values(erasures=col(TenantKeyRow.erasures) + 1)
     )
-    return destroyed.rowcount
+    return store.destroy_user_keys(names, request, now)
 
 
 def erasure_counts(session: Session, tenant_ids: Collection[str]) -> dict[str, int]:
@@ -92,3 +92,19 @@ def erased_among(session: Session, subjects: Iterable[tuple[str, str]]) -> froze
         .where(col(SubjectKeyRow.destroyed_at).is_not(None))
     )
     return frozenset(Subject(*row) for row in rows)
+
+
+def marked_users(session: Session, tenant_id: str, after: str, most: int) -> list[str]:
+    """Return up to ``most`` names of the tenant's erased users, from ``after`` on."""
+    return list(
+        session.exec(
+            select(SubjectKeyRow.pseudonym)
+            .where(
+                SubjectKeyRow.tenant_id == tenant_id,
+                SubjectKeyRow.pseudonym > after,
+                col(SubjectKeyRow.destroyed_at).is_not(None),
+            )
+            .order_by(SubjectKeyRow.pseudonym)
+            .limit(most)
+        )
+    )

@@ -1,40 +1,38 @@
 """The keys of tenants and users: master key → tenant key → user key → data.
 
-The master key comes from the settings and is never stored. It wraps each tenant's two keys (one for
-pseudonyms, one that wraps user keys); the tenant's key wraps one key per user; a user's text is sealed with
-that user's key. Destroying a user's wrapped key therefore makes that user's text unreadable everywhere,
-backups included.
+The master key belongs to the key service (``privacy.keys.service``). It wraps each tenant's keys (some for pseudonyms,
+some that wrap user keys); a tenant's key wraps one key per user; a user's text is sealed with that user's key. All
+these wrapped keys lie in the key store (``privacy.keys.store``), which is no part of the database that the texts lie
+in. Destroying a user's key there makes that user's text unreadable wherever a copy of it lies, from the moment on at
+which no backup of the key store holds the key any more.
 
-User keys are cached, least recently used first out. A key enters the cache when the transaction that read or
-made it is committed, so a key of a rolled-back transaction is never used. Every batch first reads the
-erasure counts of its tenants: a count that moved empties that tenant's part of the cache, so a key that any
-process destroyed is not used again. No erasure of a batch's tenants goes on beside it
-(``privacy.keys.batch_locks``).
+User keys are cached, least recently used first out. A key enters the cache when the transaction that used it is
+committed. Every transaction first reads the erasure counts of its tenants: a count that moved empties that tenant's
+part of the cache, so a key that any process destroyed is not used again; and the generation of their keys, so that a
+rotation reaches every process. No erasure of a transaction's tenants and no begin of a rotation of theirs goes on
+beside it (``privacy.keys.batch_locks``).
 
 Longer than 400 lines, because the cache, what a transaction stages for it and the rules between them are one thing.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-import orjson
 from sqlalchemy import event
 from sqlmodel import col, select
 
 from privacy.errors import KeyUnavailableError, UnknownTenantError
 from privacy.keys.batch_locks import join_batches
-from privacy.keys.envelope import Cipher, associated, new_key, new_nonces
+from privacy.keys.envelope import Cipher, associated, new_key, new_nonces, sealed_under
 from privacy.keys.pseudonyms import TenantHashes
+from privacy.keys.store_tables import PSEUDONYMS, WRAPPING, TenantKey, UserKey
 from privacy.keys.tables import TenantKeyRow
 from privacy.policy.versions import registered_among
-from privacy.storage.bulk import insert_missing_rows, moment_writer
-from privacy.storage.subjects import PLACED_SUBJECTS, Subject, wanted_tenants
+from privacy.storage.subjects import Subject, wanted_tenants
 from privacy.storage.upserts import insert_ignoring_conflicts
 
 if TYPE_CHECKING:
@@ -43,19 +41,36 @@ if TYPE_CHECKING:
 
     from sqlmodel import Session
 
+    from privacy.keys.service import KeyService
+    from privacy.keys.store import KeyStore
+
 DEFAULT_CACHED_KEYS: Final = 100_000
 _STAGED: Final = "discreet.staged_keys"
-
-_WRAPPED_KEYS: Final = {
-    name: f"SELECT w.place, k.wrapped_key FROM {placed} JOIN subject_keys k"  # noqa: S608  # from code
-    " ON k.tenant_id = w.tenant_id AND k.pseudonym = w.pseudonym"
-    for name, placed in PLACED_SUBJECTS.items()
-}
+_CONTEXTS: Final = {WRAPPING: "tenant-key", PSEUDONYMS: "tenant-pseudonyms"}
 
 
-def new_master_key() -> str:
-    """Return a new master key as the base64 text that the settings take."""
-    return base64.b64encode(new_key()).decode()
+class Plaintext(NamedTuple):
+    """What is to be sealed.
+
+    Attributes:
+        tenant_id: whose tenant.
+        pseudonym: whose.
+        row: names the row that the value belongs to; it opens in no other.
+        value: what to seal.
+    """
+
+    tenant_id: str
+    pseudonym: str
+    row: bytes
+    value: bytes
+
+
+class Sealed(NamedTuple):
+    """A sealed value of one user of a tenant, with the row that it stands in."""
+
+    pseudonym: str
+    row: bytes
+    value: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,22 +78,46 @@ class TenantKeys:
     """A tenant's keys, unwrapped.
 
     Attributes:
-        pseudonym_key: for ``privacy.keys.pseudonyms`` and other keyed hashes of the tenant; 32 bytes.
-        cipher: wraps the tenant's user keys.
+        pseudonym_key: the first one, for keyed hashes of the tenant that must never change; 32 bytes.
         hashes: the pseudonyms and ranks of the tenant's users.
+        ciphers: what wraps or wrapped the tenant's user keys, by name; the newest is last.
+        renaming: rows may still carry names under the pseudonym key before the newest.
     """
 
     pseudonym_key: bytes = field(repr=False)
-    cipher: Cipher = field(repr=False)
     hashes: TenantHashes = field(repr=False)
+    ciphers: Mapping[bytes, Cipher] = field(repr=False)
+    renaming: bool = False
+
+    @property
+    def cipher(self) -> Cipher:
+        """What wraps new user keys."""
+        return list(self.ciphers.values())[-1]
+
+    def unwrap(self, wrapped: bytes, subject: Subject) -> bytes:
+        """Return the user's key.
+
+        Raises:
+            KeyUnavailableError: it does not open with a key of this tenant.
+        """
+        name, context = sealed_under(wrapped), user_key_context(subject)
+        if name is None:  # of before keys had names: the tenant's first key wrapped it
+            return next(iter(self.ciphers.values())).open(wrapped, context, nameless=context)
+        cipher = self.ciphers.get(name)
+        if cipher is None:
+            raise KeyUnavailableError(
+                "a user's key was wrapped by a key that the tenant does not have (any more)"
+            )
+        return cipher.open(wrapped, context)
 
 
 @dataclass(slots=True)
 class _Tenant:
-    """A tenant's keys, and its erasure count when they and its user keys were read."""
+    """A tenant's keys, with the counters under which they and its user keys were read."""
 
     keys: TenantKeys
     erasures: int
+    generation: tuple[int, int, bool]  # generation, pseudonyms, renaming
 
 
 @dataclass(slots=True)
@@ -87,34 +126,61 @@ class _Staged:
 
     tenants: dict[str, _Tenant] = field(default_factory=dict)
     users: dict[Subject, Cipher] = field(default_factory=dict)
+    keyless: set[Subject] = field(default_factory=set)
 
 
 class Keyring:
-    """Seals and opens what belongs to users, for one master key; safe to share between threads.
+    """Seals and opens what belongs to users; safe to share between threads.
 
     Args:
-        master_key: 32 bytes, or their base64 text.
+        service: has the master key.
+        store: has the wrapped keys.
         cached_keys: most user keys held in memory.
     """
 
-    def __init__(self, master_key: bytes | str, *, cached_keys: int = DEFAULT_CACHED_KEYS) -> None:
-        self._master = Cipher(_decoded(master_key))
+    def __init__(
+        self, service: KeyService, store: KeyStore, *, cached_keys: int = DEFAULT_CACHED_KEYS
+    ) -> None:
+        self.service = service
+        self.store = store
         self._limit = cached_keys
         self._lock = threading.Lock()
         self._tenants: dict[str, _Tenant] = {}
         self._users: OrderedDict[Subject, Cipher] = OrderedDict()
 
-    def wrap(self, secret: bytes, purpose: str) -> bytes:
-        """Return ``secret`` sealed with the master key for ``purpose`` (such as a round's noise seed)."""
-        return self._master.seal(secret, associated("wrapped", purpose))
+    def close(self) -> None:
+        """Close the connections to the key service and the key store."""
+        self.service.close()
+        self.store.engine.dispose()
+
+    def wrap(self, secret: bytes, purpose: str, *, now: datetime) -> bytes:
+        """Return ``secret`` sealed for ``purpose`` (such as a round's noise seed) with a key of its own.
+
+        That key lies in the key store, until ``forget``.
+        """
+        context = associated("secret", purpose)
+        wrapped = self.store.add_secret(purpose, self.service.wrap(new_key(), context), now)
+        return Cipher(self.service.unwrap(wrapped, context)).seal(secret, associated("wrapped", purpose))
 
     def unwrap(self, wrapped: bytes, purpose: str) -> bytes:
         """Return the secret that ``wrap`` sealed for the same ``purpose``.
 
         Raises:
-            KeyUnavailableError: it was wrapped by another master key or for another purpose.
+            KeyUnavailableError: its key was destroyed, or it was sealed by another installation or for another purpose.
         """
-        return self._master.open(wrapped, associated("wrapped", purpose))
+        context = associated("wrapped", purpose)
+        if sealed_under(wrapped) is None:  # of before the key store: the master key itself wrapped it
+            return self.service.unwrap(wrapped, context)
+        key = self.store.secret(purpose)
+        if key is None:
+            raise KeyUnavailableError(
+                "the key of a secret is gone from the key store; it cannot be opened again"
+            )
+        return Cipher(self.service.unwrap(key, associated("secret", purpose))).open(wrapped, context)
+
+    def forget(self, purposes: Collection[str]) -> None:
+        """Destroy the keys of what was wrapped for these purposes."""
+        self.store.destroy_secrets(purposes)
 
     def tenant_keys(self, session: Session, tenant_id: str, *, now: datetime) -> TenantKeys:
         """Return the keys of a tenant, made at first use.
@@ -130,179 +196,213 @@ class Keyring:
     ) -> Mapping[str, TenantKeys]:
         """Return the keys of each of ``tenant_ids``, made at first use, with at most a few statements for all.
 
+        The transaction has joined the batches afterwards: no rotation takes these keys' place before it ends.
+
         Raises:
             UnknownTenantError: one of them is not registered.
             KeyUnavailableError: the master key is not the one that a tenant's keys were wrapped with.
         """
-        staged = self._staged(session).tenants
-        with self._lock:
-            found = {name: self._tenants.get(name) or staged.get(name) for name in tenant_ids}
-        missing = [name for name, tenant in found.items() if tenant is None]
-        if missing:
-            found |= self._read_tenants(session, missing, make_at=now)
-        return {name: tenant.keys for name, tenant in found.items() if tenant is not None}
+        tenants = self._synchronized(session, tenant_ids, make_at=now)
+        return {name: tenant.keys for name, tenant in tenants.items()}
 
-    def encrypt_many(
-        self, session: Session, items: Sequence[tuple[str, str, bytes]], *, now: datetime
-    ) -> list[bytes]:
-        """Seal each (tenant, pseudonym, plaintext) with its user's key; users without a key get one.
+    def encrypt_many(self, session: Session, items: Sequence[Plaintext], *, now: datetime) -> list[bytes]:
+        """Seal each item with its user's key; users without a key get one, committed in the key store at once.
 
         Whole batches are meant: the number of statements does not grow with the number of items.
 
         Raises:
-            KeyUnavailableError: a user of the batch was erased (ask ``erasures.erased_among`` first); nothing
-                is sealed.
+            KeyUnavailableError: a user of the batch was erased (ask ``destroyed_among`` first); nothing is sealed.
             UnknownTenantError: a tenant of the batch is not registered.
         """
         subjects = [item[:2] for item in items]
         users = self._ciphers(session, [Subject(*user) for user in dict.fromkeys(subjects)], make_at=now)
-        bound = {subject: (cipher.seal, _of_user(subject)) for subject, cipher in users.items()}
+        bound = {subject: (cipher.seal, subject[0]) for subject, cipher in users.items()}
+        heads = {tenant_id: _row_head(tenant_id) for tenant_id in {subject[0] for subject in users}}
         sealed: list[bytes] = []
         for item, user, nonce in zip(items, subjects, new_nonces(len(items)), strict=True):
-            seal, associated_data = bound[user]  # type: ignore[index]  # a Subject equals the plain pair
-            sealed.append(seal(item[2], associated_data, nonce))
+            seal, tenant_id = bound[user]  # type: ignore[index]  # a Subject equals the plain pair
+            sealed.append(seal(item[3], heads[tenant_id] + item[2], nonce))
         return sealed
 
-    def decrypt_many(
-        self, session: Session, tenant_id: str, items: Sequence[tuple[str, bytes]]
-    ) -> list[bytes | None]:
-        """Open each (pseudonym, ciphertext) of one tenant; ``None`` where the user's key was destroyed.
+    def decrypt_many(self, session: Session, tenant_id: str, items: Sequence[Sealed]) -> list[bytes | None]:
+        """Open each value of one tenant; ``None`` where the user's key was destroyed.
 
         Raises:
             KeyUnavailableError: a value does not open although its key exists (it was changed or moved),
                 or the tenant has no keys at all.
         """
-        subjects = [Subject(tenant_id, pseudonym) for pseudonym, _ in items]
+        subjects = [Subject(tenant_id, item[0]) for item in items]
         ciphers = self._ciphers(session, subjects, make_at=None)
+        head = _row_head(tenant_id)
         return [
-            None if (cipher := ciphers.get(subject)) is None else cipher.open(item[1], _of_user(subject))
-            for subject, item in zip(subjects, items, strict=True)
+            None
+            if (cipher := ciphers.get(subject)) is None
+            else cipher.open(value, head + row, nameless=associated("user-data", *subject))
+            for subject, (_, row, value) in zip(subjects, items, strict=True)
         ]
 
-    def decrypt(self, session: Session, tenant_id: str, pseudonym: str, ciphertext: bytes) -> bytes:
+    def decrypt(self, session: Session, tenant_id: str, item: Sealed) -> bytes:
         """Open one value.
 
         Raises:
             KeyUnavailableError: the user's key was destroyed by an erasure, or the value does not open.
         """
-        plaintext = self.decrypt_many(session, tenant_id, [(pseudonym, ciphertext)])[0]
+        plaintext = self.decrypt_many(session, tenant_id, [item])[0]
         if plaintext is None:
             raise KeyUnavailableError(
                 "the user's key was destroyed by an erasure; the value cannot be read again"
             )
         return plaintext
 
-    def _ciphers(
-        self, session: Session, subjects: Sequence[Subject], *, make_at: datetime | None
-    ) -> Mapping[Subject, Cipher]:
-        """Return the ciphers of ``subjects``; without ``make_at`` those whose key is gone are left out."""
-        if not subjects:
-            return {}
+    def destroyed_among(self, session: Session, subjects: Iterable[Subject]) -> frozenset[Subject]:
+        """Return which of these users have a tombstone in the key store.
+
+        That is so of erased users, and of those whose erasure is not in the database: it crashed before its commit and
+        will be repeated, or the database was restored from a backup.
+        """
+        asked = list(dict.fromkeys(subjects))
+        found = self._found(session, asked, make_at=None)[0]
         staged = self._staged(session)
-        tenants = self._synchronized(session, {subject.tenant_id for subject in subjects}, make_at)
+        return frozenset(
+            subject for subject in asked if subject not in found and subject not in staged.keyless
+        )
+
+    def _found(
+        self, session: Session, subjects: Iterable[Subject], *, make_at: datetime | None
+    ) -> tuple[dict[Subject, Cipher], list[Subject]]:
+        """Return the ciphers of those that have a key, and the users whose key was destroyed; the others are noted."""
+        asked = list(dict.fromkeys(subjects))
+        staged = self._staged(session)
+        tenants = self._synchronized(session, {subject.tenant_id for subject in asked}, make_at=make_at)
         found: dict[Subject, Cipher] = {}
         missing: list[Subject] = []
         with self._lock:
             cached, used_last = self._users.get, self._users.move_to_end
-            for subject in dict.fromkeys(subjects):
+            for subject in asked:
                 cipher = cached(subject)
                 if cipher is not None:
                     used_last(subject)
                 else:
                     cipher = staged.users.get(subject)
-                if cipher is None:
-                    missing.append(subject)
-                else:
+                if cipher is not None:
                     found[subject] = cipher
-        if not missing:
-            return found
-        wrapped = _wrapped_keys(session, missing)
-        made: Mapping[Subject, tuple[bytes, bytes]] = {}
-        if make_at is not None:
-            absent = sorted(subject for subject in missing if subject not in wrapped)
-            made = self._make_users(session, absent, tenants, make_at)
-            # Another process may have been first: whichever row is there counts.
-            wrapped |= _wrapped_keys(session, absent)
-            if None in wrapped.values():
-                raise KeyUnavailableError(
-                    "a user of the batch was erased, so nothing can be sealed for that user; "
-                    "leave erased users out"
+                elif subject not in staged.keyless:
+                    missing.append(subject)
+        gone: list[Subject] = []
+        wrapped = self.store.user_keys(missing)
+        for subject in missing:
+            if subject not in wrapped:
+                staged.keyless.add(subject)
+            elif (key := wrapped[subject]) is None:
+                gone.append(subject)
+            else:
+                found[subject] = staged.users[subject] = Cipher(
+                    tenants[subject.tenant_id].keys.unwrap(key, subject)
                 )
-        for subject, key in wrapped.items():
-            if key is None:
-                continue
-            stored, plain = made.get(subject, (None, b""))
-            if stored != key:
-                plain = tenants[subject.tenant_id].keys.cipher.open(key, _user_key(subject))
-            found[subject] = staged.users[subject] = Cipher(plain)
+        return found, gone
+
+    def _ciphers(
+        self, session: Session, subjects: Sequence[Subject], *, make_at: datetime | None
+    ) -> Mapping[Subject, Cipher]:
+        """Return the ciphers of ``subjects``; without ``make_at`` those without a key are left out."""
+        if not subjects:
+            return {}
+        found, gone = self._found(session, subjects, make_at=make_at)
+        if make_at is None:
+            return found
+        keyless = self._staged(session).keyless
+        absent = sorted({subject for subject in subjects if subject in keyless})
+        made = self._make_users(session, absent, make_at)
+        found |= made
+        if gone or len(made) < len(absent):
+            raise KeyUnavailableError(
+                "a user of the batch was erased, so nothing can be sealed for that user; leave erased users out"
+            )
         return found
 
     def _make_users(
-        self, session: Session, subjects: Sequence[Subject], tenants: Mapping[str, _Tenant], now: datetime
-    ) -> Mapping[Subject, tuple[bytes, bytes]]:
-        """Store a new key for each of ``subjects`` that has none; return what was offered, wrapped and plain."""
+        self, session: Session, subjects: Sequence[Subject], now: datetime
+    ) -> dict[Subject, Cipher]:
+        """Store a new key for each of ``subjects``; return the ciphers of those that have a key now."""
+        if not subjects:
+            return {}
+        staged = self._staged(session)
         made: dict[Subject, tuple[bytes, bytes]] = {}
+        rows: list[UserKey] = []
         for subject in subjects:
+            cipher = staged.tenants[subject.tenant_id].keys.cipher
             key = new_key()
-            made[subject] = tenants[subject.tenant_id].keys.cipher.seal(key, _user_key(subject)), key
-        at = moment_writer(session)(now)
-        rows = [(*subject, wrapped, at, None) for subject, (wrapped, _) in made.items()]
-        columns = ("tenant_id", "pseudonym", "wrapped_key", "created_at", "destroyed_at")
-        insert_missing_rows(session, "subject_keys", columns, rows)
-        return made
+            wrapped = cipher.seal(key, user_key_context(subject))
+            made[subject] = wrapped, key
+            rows.append(UserKey(subject, wrapped, cipher.key_id))
+        self.store.add_user_keys(rows, now)
+        ciphers: dict[Subject, Cipher] = {}
+        # Another process may have been first: whichever row is there counts.
+        for subject, stored in self.store.user_keys(subjects).items():
+            offered, plain = made[subject]
+            if stored is None:
+                continue
+            if stored != offered:
+                plain = staged.tenants[subject.tenant_id].keys.unwrap(stored, subject)
+            ciphers[subject] = staged.users[subject] = Cipher(plain)
+            staged.keyless.discard(subject)
+        return ciphers
 
     def _synchronized(
-        self, session: Session, tenant_ids: Iterable[str], make_at: datetime | None
+        self, session: Session, tenant_ids: Collection[str], *, make_at: datetime | None
     ) -> Mapping[str, _Tenant]:
-        """Return these tenants as of now, having dropped cached user keys of those with a new erasure."""
-        names = sorted(tenant_ids)
-        join_batches(session, names)
-        asked = wanted_tenants(session, names)
-        counts = dict(
-            session.exec(
-                select(TenantKeyRow.tenant_id, TenantKeyRow.erasures).join(
-                    asked, col(TenantKeyRow.tenant_id) == asked.c.tenant_id
-                )
-            ).all()
-        )
+        """Return these tenants as of now, having dropped what was cached before a new erasure or rotation.
+
+        Nothing is asked of the database about a tenant that this transaction knows already: it holds off both.
+        """
         staged = self._staged(session)
-        tenants: dict[str, _Tenant] = {}
-        with self._lock:
-            for name in names:
-                count = counts.get(name)
-                known = staged.tenants.get(name) or self._tenants.get(name)
-                if known is None or count is None:
-                    continue
-                if known.erasures != count:
-                    self._forget_users(name)
-                    for subject in [subject for subject in staged.users if subject.tenant_id == name]:
-                        del staged.users[subject]
-                    known = _Tenant(known.keys, count)
-                # Staged even when cached: at commit it says under which count the user keys were read.
-                tenants[name] = staged.tenants[name] = known
-        unknown = [name for name in names if name not in tenants]
-        return {**tenants, **self._read_tenants(session, unknown, make_at=make_at)}
+        names = sorted(name for name in tenant_ids if name not in staged.tenants)
+        if names:
+            join_batches(session, names)
+            counters = _counters(session, names)
+            with self._lock:
+                for name in names:
+                    known, now = self._tenants.get(name), counters.get(name)
+                    if known is None or now is None or known.generation != now[1:]:
+                        continue
+                    if known.erasures != now[0]:
+                        self._forget_users(name)
+                        known = _Tenant(known.keys, now[0], known.generation)
+                    staged.tenants[name] = known
+            unknown = [name for name in names if name not in staged.tenants]
+            staged.tenants.update(self._read_tenants(session, unknown, counters, make_at=make_at))
+        return {name: staged.tenants[name] for name in tenant_ids}
 
     def _read_tenants(
-        self, session: Session, names: Sequence[str], *, make_at: datetime | None
+        self,
+        session: Session,
+        names: Sequence[str],
+        counters: Mapping[str, tuple[int, int, int, bool]],
+        *,
+        make_at: datetime | None,
     ) -> dict[str, _Tenant]:
         """Return the stored keys of tenants, making those that are missing when ``make_at`` is given."""
-        asked = wanted_tenants(session, names)
-        statement = select(TenantKeyRow).join(asked, col(TenantKeyRow.tenant_id) == asked.c.tenant_id)
-        statement = statement.execution_options(populate_existing=True)
-        rows = {row.tenant_id: row for row in session.exec(statement)} if names else {}
-        absent = [name for name in names if name not in rows]
+        if not names:
+            return {}
+        absent = [name for name in names if name not in counters]
         if absent:
             if make_at is None:
                 raise KeyUnavailableError(
                     f"tenant {absent[0][:80]!r} has no keys; nothing was sealed for it yet"
                 )
             self._make_tenants(session, absent, make_at)
-            # Another process may have been first: whichever row is there counts.
-            rows |= {row.tenant_id: row for row in session.exec(statement)}
-        read = {name: _Tenant(self._unwrapped(row), row.erasures) for name, row in rows.items()}
-        self._staged(session).tenants.update(read)
-        return read
+            counters = {**counters, **_counters(session, absent)}
+        stored: dict[str, list[TenantKey]] = {name: [] for name in names}
+        for key in self.store.tenant_keys(names):
+            stored[key.tenant_id].append(key)
+        return {
+            name: _Tenant(
+                self.opened(name, stored[name], pseudonyms=counters[name][2], renaming=counters[name][3]),
+                counters[name][0],
+                counters[name][1:],
+            )
+            for name in names
+        }
 
     def _make_tenants(self, session: Session, names: Sequence[str], now: datetime) -> None:
         registered = registered_among(session, names)
@@ -311,25 +411,55 @@ class Keyring:
                 raise UnknownTenantError(
                     f"tenant {name[:80]!r} is not registered; register it with `discreet tenants add`"
                 )
+        stored = self.store.tenant_keys(names)
+        had = {(key.tenant_id, key.purpose) for key in stored}
+        self.store.add_tenant_keys(
+            [
+                self.new_tenant_key(name, purpose, 1)
+                for name in names
+                for purpose in _CONTEXTS
+                if (name, purpose) not in had
+            ],
+            now,
+        )
+        # Some are there where the database is a backup of before the tenant had any: the newest names count.
+        newest = {key.tenant_id: key.number for key in stored if key.purpose == PSEUDONYMS}
         rows = [
-            {
-                "tenant_id": name,
-                "wrapped_pseudonym_key": self._master.seal(new_key(), associated("tenant-pseudonyms", name)),
-                "wrapped_key": self._master.seal(new_key(), associated("tenant-key", name)),
-                "erasures": 0,
-                "created_at": now,
-            }
+            {"tenant_id": name, "erasures": 0, "pseudonyms": newest.get(name, 1), "created_at": now}
             for name in names
         ]
         insert_ignoring_conflicts(session, TenantKeyRow, rows)
 
-    def _unwrapped(self, row: TenantKeyRow) -> TenantKeys:
-        name = row.tenant_id
-        pseudonym_key = self._master.open(row.wrapped_pseudonym_key, associated("tenant-pseudonyms", name))
+    def new_tenant_key(self, tenant_id: str, purpose: str, number: int) -> TenantKey:
+        """Return a new key of a tenant, wrapped, to be stored."""
+        wrapped = self.service.wrap(new_key(), tenant_key_context(tenant_id, purpose, number))
+        return TenantKey(tenant_id, purpose, number, wrapped)
+
+    def opened(
+        self, tenant_id: str, stored: Sequence[TenantKey], *, pseudonyms: int = 1, renaming: bool = False
+    ) -> TenantKeys:
+        """Return the keys of a tenant from the key store, unwrapped; so many of them for pseudonyms as are in use.
+
+        Raises:
+            KeyUnavailableError: the master key is not the one that they were wrapped with, or some are missing.
+        """
+        plain: dict[str, list[bytes]] = {purpose: [] for purpose in _CONTEXTS}
+        for key in stored:
+            plain[key.purpose].append(
+                self.service.unwrap(key.wrapped, tenant_key_context(tenant_id, key.purpose, key.number))
+            )
+        if not plain[WRAPPING] or len(plain[PSEUDONYMS]) < pseudonyms:
+            raise KeyUnavailableError(
+                f"the key store has no keys of tenant {tenant_id[:80]!r}, which the database knows; check that "
+                "DISCREET_KEYS__URL names the store that belongs to this database, and run `discreet db upgrade`"
+            )
+        ciphers = [Cipher(key) for key in plain[WRAPPING]]
+        first, *later = plain[PSEUDONYMS][:pseudonyms]
         return TenantKeys(
-            pseudonym_key=pseudonym_key,
-            hashes=TenantHashes(pseudonym_key, name),
-            cipher=Cipher(self._master.open(row.wrapped_key, associated("tenant-key", name))),
+            pseudonym_key=first,
+            hashes=TenantHashes(first, tenant_id, later),
+            ciphers={cipher.key_id: cipher for cipher in ciphers},
+            renaming=renaming,
         )
 
     def _staged(self, session: Session) -> _Staged:
@@ -348,13 +478,16 @@ class Keyring:
                 known = self._tenants.get(name)
                 if known is None:
                     self._tenants[name] = read  # so far no key of its users can have been kept
-                elif known.erasures < read.erasures:
+                elif known.erasures < read.erasures or known.generation < read.generation:
                     self._forget_users(name)
                     self._tenants[name] = read
             for subject, cipher in staged.users.items():
-                read_under = staged.tenants[subject.tenant_id].erasures
+                read_under = staged.tenants.get(subject.tenant_id)
                 # A thread that saw a newer erasure has the say: this key may be the destroyed one.
-                if read_under == self._tenants[subject.tenant_id].erasures:
+                if (
+                    read_under is not None
+                    and read_under.erasures == self._tenants[subject.tenant_id].erasures
+                ):
                     self._users[subject] = cipher
             while len(self._users) > self._limit:
                 self._users.popitem(last=False)
@@ -368,30 +501,31 @@ class Keyring:
 def _clear(staged: _Staged) -> None:
     staged.tenants.clear()
     staged.users.clear()
+    staged.keyless.clear()
 
 
-def _wrapped_keys(session: Session, subjects: Sequence[Subject]) -> dict[Subject, bytes | None]:
-    """Return the stored key of each subject that has a row; ``None`` where it was destroyed."""
-    if not subjects:
-        return {}
-    connection = session.connection()
-    asked = orjson.dumps([[*subject] for subject in subjects]).decode()
-    rows = connection.exec_driver_sql(_WRAPPED_KEYS[connection.dialect.name], (asked,)).all()
-    return {subjects[place]: None if key is None else bytes(key) for place, key in rows}
+def _counters(session: Session, names: Sequence[str]) -> dict[str, tuple[int, int, int, bool]]:
+    """Return (erasures, generation, pseudonyms, renaming) of each tenant that has keys."""
+    asked = wanted_tenants(session, names)
+    row = TenantKeyRow
+    statement = select(row.tenant_id, row.erasures, row.generation, row.pseudonyms, row.renaming).join(  # type: ignore[call-overload]  # no overload for five columns
+        asked, col(row.tenant_id) == asked.c.tenant_id
+    )
+    return {
+        found[0]: (found[1], found[2], found[3], bool(found[4])) for found in session.exec(statement).all()
+    }
 
 
-def _user_key(subject: Subject) -> bytes:
+def tenant_key_context(tenant_id: str, purpose: str, number: int) -> bytes:
+    """Return what a tenant's wrapped key is bound to; the first ones to what they were when there was one of each."""
+    parts = (_CONTEXTS[purpose], tenant_id)
+    return associated(*parts) if number == 1 else associated(*parts, str(number))
+
+
+def user_key_context(subject: tuple[str, str]) -> bytes:
+    """Return what a user's wrapped key is bound to."""
     return associated("user-key", *subject)
 
 
-def _of_user(subject: Subject) -> bytes:
-    return associated("user-data", *subject)
-
-
-def _decoded(master_key: bytes | str) -> bytes:
-    if isinstance(master_key, bytes):
-        return master_key
-    try:
-        return base64.b64decode(master_key, validate=True)
-    except binascii.Error as error:
-        raise KeyUnavailableError("the master key is not base64; give 32 random bytes in base64") from error
+def _row_head(tenant_id: str) -> bytes:
+    return associated("user-row", tenant_id)

@@ -70,6 +70,7 @@ class AnchorGuard:
         self._lock = threading.RLock()
         self._prefix = f"{group}/".encode()
         self._forged: set[bytes] = set()
+        self._outdated: set[bytes] = set()
         self.tenants: dict[str, AnchorTenantV1] = {}
         self.offsets: AnchorOffsetsV1 | None = None
 
@@ -183,14 +184,41 @@ class AnchorGuard:
         Raises:
             AnchorUnavailableError: it cannot be read to its end.
         """
-        found = []
-        for record in self._store.erased():
-            if not record.key.startswith(self._prefix) or not self._seal.genuine(record):
-                continue
-            decoded = decode_erased(record.headers, record.value, key=record.key)
-            if not isinstance(decoded, Invalid):
-                found.append(Subject(decoded.data.tenant_id, decoded.data.pseudonym))
-        return sorted(set(found))
+        entries = (self._decoded_entry(record) for record in self._store.erased())
+        return sorted({Subject(one.tenant_id, one.pseudonym) for one in entries if one is not None})
+
+    def renew(self) -> int:
+        """Sign anew what a former key of this installation signed, as it stands; return how many records that were.
+
+        Afterwards the former key may be forgotten.
+
+        Raises:
+            AnchorUnavailableError: the anchor cannot be read, or did not confirm.
+        """
+        with self._lock, transaction(self._engine) as session:
+            lock_anchor(session)
+            self.refresh()
+            at, prefix = self._now(), self._prefix.decode()
+            register = {record.key: record for record in self._store.erased()}
+            outdated = (record for record in register.values() if self._seal.outdated(record))
+            entries = [one for record in outdated if (one := self._decoded_entry(record)) is not None]
+            records = [self._seal.sealed(Kind.ERASURE_REGISTER, one, USER_ERASED, at) for one in entries]
+            records += [
+                self._seal.sealed(Kind.ANCHOR, one, ANCHOR_TENANT, at)
+                for owner, one in self.tenants.items()
+                if f"{prefix}tenant/{owner}".encode() in self._outdated
+            ]
+            if self.offsets is not None and f"{prefix}offsets".encode() in self._outdated:
+                records.append(self._seal.sealed(Kind.ANCHOR, self.offsets, ANCHOR_OFFSETS, at))
+            self._store.write(records)
+            self._outdated.clear()
+            return len(records)
+
+    def _decoded_entry(self, record: Record) -> ErasedV1 | None:
+        if not record.key.startswith(self._prefix) or not self._seal.genuine(record):
+            return None
+        decoded = decode_erased(record.headers, record.value, key=record.key)
+        return None if isinstance(decoded, Invalid) else decoded.data
 
     def restart(
         self,
@@ -234,6 +262,7 @@ class AnchorGuard:
             return
         self._forged.discard(record.key)
         found = decoded.data
+        (self._outdated.add if self._seal.outdated(record) else self._outdated.discard)(record.key)
         if isinstance(found, AnchorTenantV1):
             known = self.tenants.get(found.owner)
             if known is None or _follows(known, found):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from sqlalchemy.engine import make_url
 
+from privacy.keys.kept import kept_seed
 from streams.anchor.file import FileAnchor
 from streams.anchor.guard import AnchorGuard
 from streams.anchor.seal import AnchorSeal, anchor_seed
@@ -19,20 +20,28 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Engine
 
+    from privacy.keys.keyring import Keyring
     from streams.anchor.store import AnchorStore
     from streams.settings import Settings
 
 
-def open_anchor(settings: Settings, engine: Engine, now: Callable[[], datetime]) -> AnchorGuard:
+SEAL_KEY: Final = "anchor signing key"
+
+
+def open_anchor(
+    settings: Settings, engine: Engine, keyring: Keyring, now: Callable[[], datetime]
+) -> AnchorGuard:
     """Return the anchor of the configured database; nothing is connected yet.
 
-    Raises:
-        SettingsError: no master key is set.
+    It signs with a key of the key store, which a rotation of the master key leaves as it is. Records that were signed
+    with a key derived from a master key that is still set count as well, until ``AnchorGuard.renew`` signs them anew.
     """
     return AnchorGuard(
         engine,
         _store(settings),
-        AnchorSeal(anchor_seed(settings.master_key_bytes())),
+        AnchorSeal(
+            lambda: kept_seed(keyring, SEAL_KEY, now()), [anchor_seed(key) for key in settings.master_keys()]
+        ),
         group=settings.broker.group,
         now=now,
     )

@@ -14,9 +14,11 @@ from personalization.registry.anchoring import owners_of_lines, raise_lines
 from personalization.signals.rows import delete_user_signals
 from privacy.anchor.due import lock_anchor, timeline
 from privacy.erasure.again import erase_again
+from privacy.keys.batch_locks import lock_out_batches
 from privacy.keys.destruction import all_erased, raise_erasure_count
 from privacy.ledger.anchoring import all_chains, forfeit_lost
 from privacy.policy.versions import list_tenants, newest_versions, registered_among
+from privacy.storage.subjects import Subject
 from streams.anchor.marks import ledger_mark, line_mark
 from streams.storage.consumed_offsets import consumed, read_from_the_start
 
@@ -27,8 +29,8 @@ if TYPE_CHECKING:
     from sqlmodel import Session
 
     from personalization.registry.announcements import Act, AdapterEvents
+    from privacy.keys.keyring import Keyring
     from privacy.ledger import Ledger
-    from privacy.storage.subjects import Subject
     from streams.anchor.guard import AnchorGuard
 
 SUBJECTS_AT_ONCE = 500
@@ -55,13 +57,30 @@ class Reconciled:
     policies: dict[str, int]
 
 
-def replay_erasures(session: Session, subjects: Collection[Subject], *, now: datetime) -> int:
-    """Erase again those of ``subjects`` whose tenant is registered and who came back; return how many."""
-    known = registered_among(session, sorted({subject.tenant_id for subject in subjects}))
-    wanted = sorted(subject for subject in subjects if subject.tenant_id in known)
+def replay_erasures(
+    session: Session, keyring: Keyring, subjects: Collection[Subject], *, now: datetime
+) -> int:
+    """Erase again those of ``subjects`` whose tenant is registered and who came back; return how many.
+
+    They may be named as they were when they were erased; pseudonym keys that came later are known.
+    """
+    known = sorted(registered_among(session, sorted({subject.tenant_id for subject in subjects})))
+    lock_out_batches(session, known)
+    keys = keyring.keys_of_tenants(session, known, now=now)
+    wanted = sorted(
+        {
+            Subject(subject.tenant_id, keys[subject.tenant_id].hashes.brought_up(subject.pseudonym))
+            for subject in subjects
+            if subject.tenant_id in keys
+        }
+    )
     return sum(
         erase_again(
-            session, wanted[start : start + SUBJECTS_AT_ONCE], now=now, delete_signals=delete_user_signals
+            session,
+            keyring.store,
+            wanted[start : start + SUBJECTS_AT_ONCE],
+            now=now,
+            delete_signals=delete_user_signals,
         )
         for start in range(0, len(wanted), SUBJECTS_AT_ONCE)
     )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from personalization.adapters.signing import ManifestSigner
+from personalization.adapters.signing import ManifestSigner, key_id
 from privacy.boundary.marks import Kind
 from privacy.boundary.register import BOUNDARY
 from streams.client.errors import SignatureInvalidError
@@ -17,7 +18,7 @@ from streams.contracts.envelope import new_envelope
 from streams.contracts.signed_record import KEY_ID_HEADER, SIGNATURE_HEADER, signed_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from datetime import datetime
 
     from streams.contracts.fields import WireModel
@@ -26,7 +27,7 @@ SOURCE = "urn:discreet:anchor"
 
 
 def anchor_seed(master_key: bytes) -> bytes:
-    """Return the seed of the anchor's signing key that belongs to a master key."""
+    """Return the seed of the signing key that the anchor had as long as it was derived from the master key."""
     return HKDF(algorithm=SHA256(), length=32, salt=None, info=b"discreet anchor").derive(master_key)
 
 
@@ -34,15 +35,22 @@ class AnchorSeal:
     """Signs and checks records of the anchor.
 
     Args:
-        seed: 32 secret bytes, see ``anchor_seed``.
-        earlier: seeds of keys that signed before (a master key that was exchanged); what they signed still counts.
+        seed: returns 32 secret bytes; it is asked at first use, for it may ask the key store.
+        earlier: seeds of keys that signed before, see ``anchor_seed``; what they signed still counts.
     """
 
-    def __init__(self, seed: bytes, earlier: Iterable[bytes] = ()) -> None:
-        self._signer = ManifestSigner(seed)
-        self._trusted = TrustedKeys(
-            [self._signer.public_key, *(ManifestSigner(one).public_key for one in earlier)]
-        )
+    def __init__(self, seed: Callable[[], bytes], earlier: Iterable[bytes] = ()) -> None:
+        self._seed = seed
+        self._earlier = tuple(earlier)
+
+    @cached_property
+    def _signer(self) -> ManifestSigner:
+        return ManifestSigner(self._seed())
+
+    @cached_property
+    def _trusted(self) -> TrustedKeys:
+        earlier = (ManifestSigner(one).public_key for one in self._earlier)
+        return TrustedKeys([self._signer.public_key, *earlier])
 
     def sealed(self, kind: Kind, event: WireModel, event_type: str, at: datetime) -> Record:
         """Return an event as a signed record.
@@ -70,3 +78,8 @@ class AnchorSeal:
         except SignatureInvalidError:
             return False
         return True
+
+    def outdated(self, record: Record) -> bool:
+        """Say whether a key that signed before signed this genuine record, and not the present one."""
+        named = dict(record.headers).get(KEY_ID_HEADER)
+        return named != key_id(self._signer.public_key).encode()

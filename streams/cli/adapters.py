@@ -249,28 +249,30 @@ def warm_start(
 def public_key(*, as_json: AsJson = False) -> None:
     """Show the public key that serving systems need to check adapters (raw Ed25519, hexadecimal).
 
-    A master key other than the one that the database was filled under is refused.
+    Where versions signed with an earlier key are to be loaded too, servers need that one beside it: --json lists both.
     """
-    from personalization.adapters.signing import ManifestSigner, key_id, signing_seed
-    from privacy.keys.keyring import Keyring
-    from privacy.keys.master_key import check_master_key
+    from personalization.adapters.signing import key_id
+    from streams.processes.keys import adapter_signer, earlier_public_keys
     from streams.settings import load_settings
-    from streams.storage.schema import current_session
 
     settings = load_settings()
-    master_key = settings.master_key_bytes()
-    with current_session(settings.database_url) as session:
-        check_master_key(session, Keyring(master_key), now=datetime.now(UTC))
-    key = ManifestSigner(signing_seed(master_key)).public_key
-    typer.echo(json.dumps({"public_key": key.hex(), "key_id": key_id(key)}) if as_json else key.hex())
+    key = adapter_signer(settings).public_key
+    facts = {
+        "public_key": key.hex(),
+        "key_id": key_id(key),
+        "earlier": [
+            {"public_key": public, "key_id": name} for name, public in earlier_public_keys(settings).items()
+        ],
+    }
+    typer.echo(json.dumps(facts) if as_json else key.hex())
 
 
 def _events(settings: Settings) -> OutboxAdapterEvents:
-    """Return where changes of lines are told, signed with the key of this installation."""
-    from personalization.adapters.signing import ManifestSigner, signing_seed
+    """Return where changes of lines are told, signed with the key that adapters are signed with."""
     from streams.outbox.events import OutboxAdapterEvents
+    from streams.processes.keys import adapter_signer
 
-    return OutboxAdapterEvents(ManifestSigner(signing_seed(settings.master_key_bytes())))
+    return OutboxAdapterEvents(adapter_signer(settings))
 
 
 def _facts(row: AdapterVersionRow) -> dict[str, Any]:
@@ -278,6 +280,7 @@ def _facts(row: AdapterVersionRow) -> dict[str, Any]:
     return {
         "tenant": row.tenant_id,
         "domain": row.domain,
+        "line": row.line_ref,
         "version": row.version,
         "version_id": row.version_id,
         "served_name": row.served_name,

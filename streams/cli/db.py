@@ -30,11 +30,22 @@ def upgrade(
     revision: Annotated[str, typer.Option(help="Where to go; the newest by default.")] = "head",
     as_json: AsJson = False,
 ) -> None:
-    """Apply every migration that is missing; safe to run from many machines at once."""
+    """Apply every migration that is missing, and prepare the key store; safe to run from many machines at once.
+
+    Keys that still lie in the database are moved into the key store.
+    """
+    from streams.processes.keys import open_key_store
+    from streams.settings import load_settings
     from streams.storage import schema as database
 
+    store = open_key_store(load_settings())
     reached = database.upgrade(_url(), revision)
-    _say(f"The database is at revision {reached}.", {"revision": reached}, as_json=as_json)
+    facts: dict[str, object] = {"revision": reached}
+    sentence = f"The database is at revision {reached}."
+    if reached == database.head():
+        facts["keys_moved"] = moved = database.move_keys_out(_url(), store)
+        sentence += f" {moved} users' keys were moved into the key store." if moved else ""
+    _say(sentence, facts, as_json=as_json)
 
 
 @app.command()

@@ -97,5 +97,5 @@ class ErasedV1(WireModel):
 
     group: Group
     tenant_id: Owner
-    pseudonym: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    pseudonym: Annotated[str, Field(pattern="^[0-9a-z][0-9a-f]{63}$")]
     erased_at: Moment

@@ -40,7 +40,13 @@ class ErasureCertificateV1(WireModel):
     ] = None
     """Not given any more: how much a user had stored is personal. Certificates of 0.1.0 and before have it."""
     keys_destroyed: Annotated[int, Field(ge=0)]
-    """Per-user keys destroyed; without them the user's text is unreadable everywhere, backups included."""
+    """Per-user keys destroyed in the key store. A copy of the user's text is readable for whoever holds a backup of the
+    key store that has the key, and for nobody once those ended (``backups_until``)."""
+    backups_until: Moment | None = None
+    """When the last backup of the key store that may hold the key ends; not given by 0.1.0 and before."""
+    database_backups_until: Moment | None = None
+    """When the last backup of the database ends that holds the user's texts (encrypted) and, under a pseudonym, what
+    the user agreed to; not given by 0.1.0 and before."""
     live_adapters: tuple[ServedName, ...] = ()
     """Served versions released before the erasure, whose (ε, δ) statement covers this user."""
     statement: Annotated[str, Field(min_length=1, max_length=4096)]
@@ -55,9 +61,10 @@ class ErasureCertificateV1(WireModel):
         """Return what the signature covers; the audit digest in it belongs to this erasure alone."""
         unsigned = self.model_copy(update={"key_id": None, "signature": None})
         document = json.loads(unsigned.model_dump_json())
-        return canonical_json(
-            {name: document[name] for name in document if name not in {"key_id", "signature"}}
-        )
+        left_out = {"key_id", "signature"}
+        # Certificates of before these existed were signed without them.
+        left_out |= {name for name in ("backups_until", "database_backups_until") if document[name] is None}
+        return canonical_json({name: document[name] for name in document if name not in left_out})
 
 
 class ErasureCompletedV1(WireModel):

@@ -9,8 +9,8 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from personalization.adapters.signing import ManifestSigner, signing_seed
-from privacy.keys.keyring import new_master_key
+from personalization.adapters.signing import ManifestSigner
+from privacy.keys.service import new_master_key
 
 # A user whose consent never comes is refused after this long; consents are published first, so it is enough.
 CONSENT_WAIT_SECONDS = 5.0
@@ -24,13 +24,18 @@ class DemoEnvironment:
     broker: str
     base_model: Path
     master_key: str
+    adapter_key: str
     worker_port: int
     serving_port: int
     token: str
 
     def public_key(self) -> str:
         """Return the key (hexadecimal) whose signatures the server is to trust: the trainer's."""
-        return ManifestSigner(signing_seed(base64.b64decode(self.master_key))).public_key.hex()
+        return ManifestSigner(base64.b64decode(self.adapter_key)).public_key.hex()
+
+    def of_the_trainer(self) -> dict[str, str]:
+        """Return what the trainer is given besides: the key that adapters are signed with."""
+        return {"DISCREET_SIGNING__ADAPTER_KEY": self.adapter_key}
 
     def variables(self) -> dict[str, str]:
         """Return the environment of the child processes: this one's, without its own DISCREET_ settings."""
@@ -63,9 +68,9 @@ class DemoEnvironment:
         }
 
 
-def new_secrets() -> tuple[str, str]:
-    """Return a fresh master key (base64) and a fresh HTTP token."""
-    return new_master_key(), secrets.token_urlsafe(32)
+def new_secrets() -> tuple[str, str, str]:
+    """Return a fresh master key and a fresh key that adapters are signed with (base64), and a fresh HTTP token."""
+    return new_master_key(), new_master_key(), secrets.token_urlsafe(32)
 
 
 def free_port() -> int:

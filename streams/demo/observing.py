@@ -49,7 +49,7 @@ class IngestObserver:
         self._waiting = [
             event_digest(
                 INTERACTIONS.name,
-                (tenant, keys[tenant].hashes.pseudonym(user)),
+                (tenant, keys[tenant].hashes.first(user)),
                 sender_digest(SOURCE, event_id),
             )
             for tenant, user, event_id in events

@@ -100,10 +100,11 @@ class Children:
         for child in reversed(self._children):
             child.wait(max(0.1, end - time.monotonic()))
 
-    def start(self, name: str, *arguments: str) -> Child:
-        """Start ``discreet`` with ``arguments`` and keep its output in ``<name>.log``."""
+    def start(self, name: str, *arguments: str, secrets: Mapping[str, str] | None = None) -> Child:
+        """Start ``discreet`` with ``arguments`` (output: ``<name>.log``), and ``secrets`` in its environment alone."""
         log = self._logs / f"{name}.log"
-        child = Child(name, list(arguments), environment=self._environment, log=log)
+        environment = {**self._environment, **(secrets or {})}
+        child = Child(name, list(arguments), environment=environment, log=log)
         self._children.append(child)
         return child
 

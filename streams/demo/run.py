@@ -26,6 +26,8 @@ from personalization.styles.card import StyleCard
 from personalization.styles.wording import sentences
 from personalization.training.base.directory import BUNDLED, resolve_base
 from privacy.keys.keyring import Keyring
+from privacy.keys.service import MasterKeys
+from privacy.keys.store import open_store
 from privacy.ledger import Ledger
 from privacy.policy import versions as policies
 from privacy.policy.values import DEFAULT_DOMAIN
@@ -176,13 +178,13 @@ class _Demo:
         with self._stages.stage("start", "Starting broker, database, worker, trainer and server") as stage:
             base = self._base_model(stage)
             broker = self._stack.enter_context(EmbeddedBroker(log_path=self._state / "logs" / "broker.log"))
-            master_key, token = new_secrets()
-            self._master_key = master_key
+            master_key, adapter_key, token = new_secrets()
             environment = DemoEnvironment(
                 state=self._state,
                 broker=broker.bootstrap,
                 base_model=base,
                 master_key=master_key,
+                adapter_key=adapter_key,
                 worker_port=free_port(),
                 serving_port=free_port(),
                 token=token,
@@ -190,13 +192,18 @@ class _Demo:
             self._broker = broker.bootstrap
             url = f"sqlite:///{self._state / 'discreet.sqlite3'}"
             database.upgrade(url)
+            store = open_store(f"sqlite:///{self._state / 'discreet-keys.sqlite3'}")
+            store.prepare()
+            self._stack.callback(store.engine.dispose)
+            self._keyring = Keyring(MasterKeys(master_key), store)
             self._engine: Engine = open_engine(url)
             self._stack.callback(self._engine.dispose)
             variables = environment.variables()
             self._command(variables, "topics", "create", "--partitions", str(PARTITIONS))
             self._children = self._stack.enter_context(Children(variables, self._state / "logs"))
             for name in ("worker", "trainer", "serve"):
-                self._children.start(name, name)
+                secrets = environment.of_the_trainer() if name == "trainer" else None
+                self._children.start(name, name, secrets=secrets)
             register(
                 self._engine,
                 self._scenarios,
@@ -257,9 +264,7 @@ class _Demo:
         with self._stages.stage(
             "ingest", "Storing encrypted, bounded signals; refusing what has no consent"
         ) as stage:
-            observer = IngestObserver(
-                self._engine, self._broker, Keyring(self._master_key), published.interactions
-            )
+            observer = IngestObserver(self._engine, self._broker, self._keyring, published.interactions)
             self._stack.callback(observer.close)
             counts = [0, 0]
 

@@ -1,4 +1,4 @@
-"""Erasure requests: key, signals and consents go in one transaction with the certificate that answers.
+"""Erasure requests: signals and consents go in one transaction with the certificate that answers, the key before it.
 
 A request is carried out whatever its date says; one dated ahead of the clock counts as made when it arrived, so that no
 wrong clock keeps anybody from being erased or moves the legal deadline.
@@ -10,7 +10,7 @@ keeping them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from personalization.registry import queries as registry
 from personalization.signals.rows import delete_user_signals
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
     from sqlmodel import Session
 
-    from personalization.adapters.signing import ManifestSigner
+    from personalization.adapters.manifest import Signature
+    from privacy.erasure.certificates import BackupRetention
     from privacy.keys.keyring import Keyring
     from privacy.policy.cache import TenantPolicies
     from streams.broker.records import SourceRecord
@@ -45,6 +46,13 @@ if TYPE_CHECKING:
     from streams.ingest.work import Work
 
 ACTOR = "worker"
+
+
+class CertificateSigner(Protocol):
+    """What signs certificates; adapters are signed with another key, which no worker has."""
+
+    def sign_bytes(self, payload: bytes) -> Signature:
+        """Return the signature of a certificate's bytes."""
 
 
 class ErasureHandler(BatchHandler[ErasureRequestedV1]):
@@ -59,12 +67,15 @@ class ErasureHandler(BatchHandler[ErasureRequestedV1]):
         keyring: Keyring,
         policies: TenantPolicies,
         max_event_bytes: int,
-        signer: ManifestSigner,
+        signer: CertificateSigner,
+        backups: BackupRetention,
     ) -> None:
         super().__init__(ERASURES.name, engine=engine, letters=letters, clock=clock)
         self._users = UserEvents(ERASURES.name, keyring, policies)
         self._max_event_bytes = max_event_bytes
         self._signer = signer
+        self._keyring = keyring
+        self._backups = backups
 
     def parse(self, record: SourceRecord) -> Parsed[ErasureRequestedV1] | Invalid | None:
         """Read a request; ``None`` for an answer."""
@@ -102,17 +113,21 @@ class ErasureHandler(BatchHandler[ErasureRequestedV1]):
             decision.applied.append(work)
 
     def _erase(self, session: Session, work: Work[ErasureRequestedV1], now: datetime) -> None:
-        event, (subject, digest) = work.event, work.known
+        event, known = work.event, work.known
         data = event.data
+        keys = self._keyring.tenant_keys(session, data.tenant_id, now=now)
         certificate = erasures.erase(
             session,
-            subject,
+            known.subject,
             erasure_id=data.request_id,
             requested_at=min(data.occurred_at, now),
             actor=ACTOR,
             now=now,
+            store=self._keyring.store,
+            backups=self._backups,
             delete_signals=delete_user_signals,
             live_adapters=registry.live_names,
+            earlier_names=keys.hashes.names(known.first)[:-1],
         )
         said = ErasureCertificateV1(
             issued_at=certificate.issued_at,
@@ -120,6 +135,8 @@ class ErasureHandler(BatchHandler[ErasureRequestedV1]):
             live_adapters=certificate.live_adapters,
             statement=certificate.statement,
             audit_digest=certificate.audit_digest,
+            backups_until=certificate.backups_until,
+            database_backups_until=certificate.database_backups_until,
         )
         signature = self._signer.sign_bytes(said.signed_bytes())
         answer = ErasureCompletedV1(
@@ -131,7 +148,7 @@ class ErasureHandler(BatchHandler[ErasureRequestedV1]):
             ),
         )
         envelope = new_envelope(
-            event_id=f"{digest.hex()}.completed",
+            event_id=f"{known.digest.hex()}.completed",
             source=SOURCE,
             event_type=ERASURE_COMPLETED,
             time=now,

@@ -4,7 +4,8 @@ A sender's id (``source`` and ``ce_id``) counts within one user of one tenant. S
 two topics share makes two events, and nobody's event, accepted or refused, stands in for anybody else's. What a
 server reports counts within its adapter line instead, for no user does it.
 
-The digest is over the user's pseudonym, never over the user id, and stands in the database as it is.
+The digest is over the user's first pseudonym, never over the user id, and stands in the database as it is. No
+rotation of pseudonym keys changes it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from privacy.keys.renaming import rename_users
 from privacy.storage.subjects import Subject
 from streams.contracts.dead_letter import DeadLetterReason
 
@@ -36,10 +38,12 @@ class Identity(NamedTuple):
     Attributes:
         subject: tenant and pseudonym of the user; without a pseudonym where no user did it.
         digest: 32 bytes, ``event_digest`` of it.
+        first: the user's name under the tenant's first pseudonym key, which no rotation changes.
     """
 
     subject: Subject
     digest: bytes
+    first: str = ""
 
 
 def event_digest(topic: str, subject: tuple[str, str], sender: bytes) -> bytes:
@@ -49,7 +53,7 @@ def event_digest(topic: str, subject: tuple[str, str], sender: bytes) -> bytes:
 
     Args:
         topic: that it is read from.
-        subject: (tenant, pseudonym); the pseudonym is empty where no user did it.
+        subject: (tenant, first pseudonym); the pseudonym is empty where no user did it.
         sender: ``streams.contracts.envelope.sender_digest`` of its source and id.
     """
     return hashlib.sha256(_before(topic, subject) + sender).digest()
@@ -83,13 +87,12 @@ class UserEvents:
         The events of a tenant that is not registered are refused without a mark: that tenant has no pseudonyms, and
         without the user in it an identity could be another's. Such a record is judged anew when it comes again.
         """
-        new = [work for work in works if work.identity is None]
-        if not new:
-            return list(works)
-        tenants = self._policies.lookup(session, {_tenant_of(work) for work in new})
+        tenants = self._policies.lookup(session, {_tenant_of(work) for work in works})
         keys = self._keyring.keys_of_tenants(session, tenants.keys(), now=now)
-        subjects: dict[tuple[str, str], tuple[Subject, bytes]] = {}
-        for work in new:
+        subjects: dict[tuple[str, str], tuple[Subject, bytes, str]] = {}
+        named: list[Work[Data]] = []
+        old: dict[str, set[str]] = {}
+        for work in works:
             data: Any = work.event.data
             key = keys.get(data.tenant_id)
             if key is None:
@@ -97,11 +100,20 @@ class UserEvents:
                 continue
             user = data.tenant_id, data.user_id
             found = subjects.get(user)
-            if found is None:
-                subject = Subject(data.tenant_id, key.hashes.pseudonym(data.user_id))
-                found = subjects[user] = subject, _before(self._topic, subject)
-            work.identity = Identity(found[0], hashlib.sha256(found[1] + work.event.sender).digest())
-        return [work for work in works if work.identity is not None]
+            if found is None:  # also of a work that waited: its user may have got another name meanwhile
+                first = key.hashes.first(data.user_id)
+                names = key.hashes.names(first)
+                subject = Subject(data.tenant_id, names[-1])
+                if key.renaming:
+                    old.setdefault(data.tenant_id, set()).add(names[-2])
+                found = subjects[user] = subject, _before(self._topic, (data.tenant_id, first)), first
+            if work.identity is None or work.identity.subject != found[0]:
+                digest = hashlib.sha256(found[1] + work.event.sender).digest()
+                work.identity = Identity(found[0], digest, found[2])
+            named.append(work)
+        for tenant_id in sorted(old):
+            rename_users(session, self._keyring, tenant_id, keys[tenant_id], old[tenant_id], now=now)
+        return named
 
 
 def _tenant_of(work: Work[Any]) -> str:

@@ -155,8 +155,24 @@ class InteractionHandler(BatchHandler[Interaction]):
                 decision.held.append(work)
             else:
                 decision.refuse(work, *_LETTERS[reason])
+        admitted = self._with_keys(session, admitted, decision)
         self._store(session, admitted, {name: tenant.bound for name, tenant in tenants.items()}, now)
         decision.applied = [work for work, _ in admitted]
+
+    def _with_keys(
+        self,
+        session: Session,
+        admitted: list[tuple[Work[Interaction], _Tenant]],
+        decision: Decision[Interaction],
+    ) -> list[tuple[Work[Interaction], _Tenant]]:
+        """Refuse those whose user's key was destroyed although the database does not know (yet); return the others."""
+        destroyed = self._keyring.destroyed_among(session, (work.known.subject for work, _ in admitted))
+        if not destroyed:
+            return admitted
+        for work, _ in admitted:
+            if work.known.subject in destroyed:
+                decision.refuse(work, *_LETTERS[RefusalReason.SUBJECT_ERASED])
+        return [one for one in admitted if one[0].known.subject not in destroyed]
 
     def _tenants(self, session: Session, tenant_ids: Collection[str], now: datetime) -> dict[str, _Tenant]:
         tenants: dict[str, _Tenant] = {}
@@ -179,8 +195,8 @@ class InteractionHandler(BatchHandler[Interaction]):
     ) -> None:
         offered: list[Offered] = []
         for work, tenant in admitted:
-            (subject, digest), data = work.known, work.event.data
+            known, data = work.known, work.event.data
             period = (data.occurred_at - _EPOCH) // tenant.period
-            rank = tenant.hashes.eviction_rank(subject.pseudonym, work.event.sender)
-            offered.append(Offered(digest, subject, period, rank, data))
+            rank = tenant.hashes.eviction_rank(known.first, work.event.sender)
+            offered.append(Offered(known.digest, known.subject, period, rank, data))
         keep(session, offered, bounds, redact=self._redact, keyring=self._keyring, now=now)

@@ -15,6 +15,7 @@ import structlog
 
 from personalization.releases.overdue import forfeit_overdue
 from personalization.rounds.queries import open_due_rounds
+from personalization.rounds.seed_keys import forget_closed_rounds
 from privacy.errors import PrivacyError, RewoundError
 from privacy.storage.session import server_now, transaction
 from streams.errors import ClockError, StreamsError
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from sqlmodel import Session
 
     from personalization.registry.announcements import AdapterEvents
+    from privacy.keys.keyring import Keyring
     from privacy.ledger import Ledger
     from streams.anchor.guard import AnchorGuard
     from streams.outbox.relay import OutboxRelay
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from streams.telemetry.metrics import WorkerMetrics
 
 log = structlog.get_logger(__name__)
+
+FORGET_SECONDS = 30.0
 
 LARGEST_CLOCK_DIFFERENCE = timedelta(minutes=5)
 MOST_STEPS = 20  # transactions of one tick that open rounds; the next tick goes on
@@ -65,6 +69,7 @@ class Chores:
     Args:
         engine: the database.
         relay: sends the outbox.
+        keyring: has the keys of closed rounds destroyed.
         clock: aware UTC.
         scheduler: pauses and retention of bookkeeping.
         outbox: pauses and retention of sent rows.
@@ -81,6 +86,7 @@ class Chores:
         *,
         engine: Engine,
         relay: OutboxRelay,
+        keyring: Keyring,
         clock: Callable[[], datetime],
         scheduler: SchedulerSettings,
         outbox: OutboxSettings,
@@ -96,6 +102,7 @@ class Chores:
         self._offsets_at = 0.0
         self._engine = engine
         self._relay = relay
+        self._keyring = keyring
         self._clock = clock
         self._scheduler = scheduler
         self._outbox = outbox
@@ -119,6 +126,7 @@ class Chores:
                     else []
                 ),
                 ("rounds", self.open_rounds, self._scheduler.tick_seconds),
+                ("round keys", self.forget_round_keys, FORGET_SECONDS),
                 ("outbox", self.relay_outbox, self._outbox.poll_seconds),
                 ("retention", self.sweep, self._scheduler.retention_seconds),
             ):
@@ -154,6 +162,10 @@ class Chores:
             pass
         if with_offsets:
             self._offsets_at = time.monotonic()
+
+    def forget_round_keys(self) -> None:
+        """Destroy the keys of closed rounds' seeds."""
+        forget_closed_rounds(self._engine, self._keyring)
 
     def relay_outbox(self) -> None:
         """Send everything that waits in the outbox."""

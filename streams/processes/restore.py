@@ -3,7 +3,8 @@
 The order keeps it safe to be killed anywhere, since nothing starts over the database before the last step:
 
 1. the group's offsets go back to those of the database, which the broker refuses while a worker is in the group;
-2. whoever is in the register of erasures and came back is erased again;
+2. tenants whose users the key store knows under newer pseudonyms are renamed, and whoever is in the register of
+   erasures, or has a tombstone in the key store, and came back is erased again, in both;
 3. erasures and consents are read on to the end of their topics: who has withdrawn since must not be trained on, and
    who has asked to be erased a moment ago may be in no register yet;
 4. in one transaction every ledger forfeits what was spent since, lines get higher epochs and are announced, and the
@@ -21,11 +22,14 @@ from kafka import TopicPartition
 from kafka.errors import KafkaError
 from kafka.structs import OffsetAndMetadata
 
-from personalization.adapters.signing import ManifestSigner, signing_seed
 from personalization.registry.announcements import Act
+from personalization.signals.rows import delete_user_signals
+from privacy.erasure.reconcile import reconcile as reconcile_keys
 from privacy.errors import DiscreetError, RewoundError
 from privacy.keys.master_key import check_master_key
+from privacy.keys.rotation import finish_renaming
 from privacy.ledger import Ledger
+from privacy.policy.versions import list_tenants
 from privacy.storage.session import reading, transaction
 from streams.anchor.reconcile import reconcile, replay_erasures
 from streams.broker.clients import open_consumer
@@ -34,6 +38,7 @@ from streams.errors import BrokerUnavailableError
 from streams.ingest.work import Work
 from streams.outbox.events import OutboxAdapterEvents
 from streams.processes import wiring
+from streams.processes.keys import adapter_signer
 from streams.storage.consumed_offsets import consumed, move_on
 
 if TYPE_CHECKING:
@@ -98,9 +103,11 @@ def restore(
         BrokerUnavailableError: the broker does not answer, or a worker is still in the group.
         AnchorUnavailableError: the anchor cannot be read or written; run it again.
         LedgerIntegrityError: the backup's ledger does not hold together.
+        SettingsError: the key that adapters are signed with cannot be read.
         KeyUnavailableError: the master key is not the one that the database was filled under.
     """
     clock, engine, guard = services.clock, services.engine, services.anchor
+    signer = adapter_signer(services.settings)
     with transaction(engine) as session:
         check_master_key(session, services.keyring, now=clock.now())
     if not behind(services) and not accept_lost_anchor:
@@ -111,13 +118,15 @@ def restore(
     stored = {**{(one.topic, one.partition): 0 for one in anchored}, **stored}
     set_back = _set_group_back(services, stored)
     erased = guard.erased()
+    finish_renaming(engine, services.keyring, actor=actor, now=clock.now())
     with transaction(engine) as session:
-        again = replay_erasures(session, erased, now=clock.now())
+        again = replay_erasures(session, services.keyring, erased, now=clock.now())
+    again += _follow_the_key_store(services)
     handlers = wiring.handlers(services)
     replayed = {
         topic: _read_on(services, topic, handlers[topic], stored) for topic in (ERASURES.name, CONSENT.name)
     }
-    events = OutboxAdapterEvents(ManifestSigner(signing_seed(services.settings.master_key_bytes())))
+    events = OutboxAdapterEvents(signer)
     act = Act(actor=actor, reason=reason, code=CODE, now=clock.now())
     guard.refresh()
     with transaction(engine) as session:
@@ -130,6 +139,20 @@ def restore(
             accept_lost_anchor=accept_lost_anchor,
         )
     return Restored(reconciled=done, erased=again, replayed=replayed, set_back=set_back)
+
+
+def _follow_the_key_store(services: Services) -> int:
+    """Erase again whose key was destroyed, and destroy again the keys of who is erased; return how many users."""
+    engine, store = services.engine, services.keyring.store
+    with reading(engine) as session:
+        tenants = [tenant.tenant_id for tenant in list_tenants(session)]
+    again = 0
+    for tenant_id in tenants:
+        done = reconcile_keys(
+            engine, store, tenant_id, now=services.clock.now(), delete_signals=delete_user_signals
+        )
+        again += done.users + done.keys
+    return again
 
 
 def _set_group_back(services: Services, stored: Mapping[tuple[str, int], int]) -> int:

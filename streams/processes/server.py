@@ -12,6 +12,7 @@ from streams.contracts.manifest import BaseFingerprintV1
 from streams.errors import SettingsError
 from streams.serving.fetching import fetchers
 from streams.serving.holder import AdapterHolder
+from streams.serving.tokens import server_tokens
 from streams.serving.web import ServingWeb
 from streams.telemetry import logs
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
     from pathlib import Path
+
+    from pydantic import SecretStr
 
     from streams.settings import Settings
 
@@ -29,14 +32,14 @@ def serve(settings: Settings, *, stop: threading.Event, on_ready: Callable[[int]
     """Serve until ``stop`` is set; ``on_ready`` gets the port once requests are answered.
 
     Raises:
-        SettingsError: no token or no public key is set.
+        SettingsError: no token or no public key is set, or one is not usable.
         BaseModelError: the base model cannot be loaded.
         BrokerUnreachableError: no broker answers.
     """
     logs.configure(settings.log)
-    token = settings.serving.token
-    if token is None:
-        raise SettingsError("no token is set; put a random one into DISCREET_SERVING__TOKEN")
+    tokens = server_tokens(
+        *(_secret(one) for one in (settings.serving.token, settings.serving.scoped_tokens))
+    )
     keys = trusted_keys(settings.serving.public_keys)
 
     from personalization.training.run.host import AdapterHost  # noqa: PLC0415  # seconds to import torch
@@ -48,12 +51,14 @@ def serve(settings: Settings, *, stop: threading.Event, on_ready: Callable[[int]
             settings.state / "serving", trusted_keys=keys, base=served_base(directory), fetchers=fetchers()
         )
         holder = AdapterHolder(feed, host, cache.obtain)
-        web = ServingWeb(
-            port=settings.serving.port, token=token.get_secret_value(), host=host, holdings=holder.holdings
-        )
+        web = ServingWeb(port=settings.serving.port, token=tokens, host=host, holdings=holder.holdings)
         with web:
             on_ready(web.port)
             holder.run(stop)
+
+
+def _secret(value: SecretStr | None) -> str | None:
+    return None if value is None else value.get_secret_value()
 
 
 def open_feed(settings: Settings, keys: list[bytes]) -> AdapterFeed:

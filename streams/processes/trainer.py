@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import structlog
 
-from personalization.adapters.signing import ManifestSigner, signing_seed
 from personalization.artifacts.opening import open_store
 from personalization.canaries.values import AuditDepth, AuditRequest
 from personalization.planning.model_shape import read_shape
@@ -21,6 +20,7 @@ from personalization.registry.publishing import Publisher
 from personalization.registry.sweeping import ArtifactsChore, Tidied
 from personalization.releases.protocol import TrainingRounds
 from personalization.releases.trainer import Trainer, TrainerOptions
+from personalization.rounds.seed_keys import forget_closed_rounds
 from personalization.signals.snapshot import StoredSignals
 from personalization.starts.generations import MetaStarts, Refreshed
 from personalization.starts.public_starts import PublicStarts
@@ -31,13 +31,13 @@ from personalization.training.base.device import resolved
 from personalization.training.base.directory import BaseDirectory, resolve_base
 from personalization.training.child.parent import ChildProcessTrainer, gpu_name, run_public_job
 from privacy.clock import SystemClock
-from privacy.keys.keyring import Keyring
 from privacy.ledger import Ledger
 from privacy.storage.session import transaction
 from streams.anchor.opening import open_anchor
 from streams.errors import SettingsError
 from streams.http.probing import ProbeServer
 from streams.outbox.events import OutboxAdapterEvents
+from streams.processes.keys import adapter_signer, open_keyring
 from streams.storage.schema import open_current
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
     from personalization.releases.observer import TrainerObserver
     from privacy.anchor.port import Anchor
+    from privacy.keys.keyring import Keyring
     from streams.anchor.guard import AnchorGuard
     from streams.settings import MetaSettings, Settings
     from streams.telemetry.trainer_metrics import TrainerMetrics
@@ -57,7 +58,7 @@ def trainer_of(settings: Settings, observer: TrainerObserver | None = None) -> I
     """Yield a trainer over the configured database, base model and artifact store.
 
     Raises:
-        SettingsError: no master key or no base model is set.
+        SettingsError: no master key, no key store or no base model is set.
         BaseModelError: the base model cannot be found or read.
         RewoundError: the database lies below its anchor.
         AnchorUnavailableError: the anchor cannot be read.
@@ -65,8 +66,9 @@ def trainer_of(settings: Settings, observer: TrainerObserver | None = None) -> I
     # A repeat on other hardware is another sample, so what "auto" means is settled here, once for the process.
     flags, hardware = resolved(_flags(settings), gpu_name)
     with start_tools(settings) as tools:
+        keyring = tools.keyring
+        keyring.store.check()
         tools.anchor.require_newest()
-        keyring = Keyring(settings.master_key_bytes())
         yield Trainer(
             tools.shop,
             rounds=TrainingRounds(
@@ -91,7 +93,7 @@ def trainer_of(settings: Settings, observer: TrainerObserver | None = None) -> I
                 audit=_audit(settings),
             ),
             observer=observer,
-            upkeep=upkeep_of(tools),
+            upkeep=(*upkeep_of(tools), lambda: forget_closed_rounds(tools.shop.engine, keyring)),
         )
 
 
@@ -199,6 +201,7 @@ class StartTools:
     shop: Shop
     meta: MetaStarts
     public: PublicStarts
+    keyring: Keyring
     anchor: AnchorGuard
     tenant_level: TenantLevelStarts | None = None
 
@@ -208,26 +211,25 @@ def start_tools(settings: Settings) -> Iterator[StartTools]:
     """Yield the meta starts and public starts over the configured database, base model and artifact store.
 
     Raises:
-        SettingsError: no master key or no base model is set, or the settings of meta starts do not fit together.
+        SettingsError: no base model, master key or key store is set, the signing key cannot be read, or the settings of
+            meta starts do not fit together.
         BaseModelError: the base model cannot be found or read.
     """
     shop = _shop(settings)
-    anchor = open_anchor(settings, shop.engine, shop.clock.now)
-    try:
-        yield _tools(settings, shop, anchor)
-    finally:
-        anchor.close()
-        shop.engine.dispose()
+    with ExitStack() as stack:
+        stack.callback(shop.engine.dispose)
+        keyring = stack.enter_context(closing(open_keyring(settings)))
+        anchor = stack.enter_context(closing(open_anchor(settings, shop.engine, keyring, shop.clock.now)))
+        yield _tools(settings, shop, keyring, anchor)
 
 
 def _shop(settings: Settings) -> Shop:
-    master_key = settings.master_key_bytes()
     if not settings.trainer.base_model:
         raise SettingsError(
             "no base model is set; put its directory or name into DISCREET_TRAINER__BASE_MODEL"
         )
     base = BaseDirectory(resolve_base(settings.trainer.base_model, settings.state / "models"))
-    signer = ManifestSigner(signing_seed(master_key))
+    signer = adapter_signer(settings)
     artifacts, events = (
         open_store(settings.artifact_address, settings.artifact_copies),
         OutboxAdapterEvents(signer),
@@ -259,7 +261,7 @@ def _audit(settings: Settings) -> AuditRequest | None:
     )
 
 
-def _tools(settings: Settings, shop: Shop, anchor: AnchorGuard) -> StartTools:
+def _tools(settings: Settings, shop: Shop, keyring: Keyring, anchor: AnchorGuard) -> StartTools:
     meta = MetaStarts(shop, recipe=recipe_of(settings.meta), averages=settings.meta.tenant_epsilon is None)
     public = PublicStarts(
         shop,
@@ -269,7 +271,7 @@ def _tools(settings: Settings, shop: Shop, anchor: AnchorGuard) -> StartTools:
         max_public_text_change=settings.trainer.max_public_text_change,
     )
     tenant_level = tenant_level_of(settings.meta, shop, meta=meta, public=public, anchor=anchor)
-    return StartTools(shop, meta, public, anchor, tenant_level)
+    return StartTools(shop, meta, public, keyring, anchor, tenant_level)
 
 
 def run_until_stopped(trainer: Trainer) -> None:

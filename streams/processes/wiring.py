@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from personalization.adapters.signing import ManifestSigner, signing_seed
 from privacy.clock import SystemClock
-from privacy.keys.keyring import Keyring
 from privacy.ledger import Ledger
 from privacy.policy.cache import TenantPolicies
 from privacy.redaction import redact_texts
@@ -23,6 +21,7 @@ from streams.ingest.letters import DeadLetterSink
 from streams.outbox.events import OutboxAdapterEvents
 from streams.outbox.relay import OutboxRelay
 from streams.processes.chores import Chores
+from streams.processes.keys import CertificateSigner, open_keyring
 from streams.telemetry.metrics import WorkerMetrics
 
 if TYPE_CHECKING:
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Engine
 
+    from privacy.keys.keyring import Keyring
     from streams.anchor.guard import AnchorGuard
     from streams.ingest.intake import Handler
     from streams.settings import Settings
@@ -57,6 +57,7 @@ class Services:
         self.sender.close()
         self.outbox_sender.close()
         self.engine.dispose()
+        self.keyring.close()
 
 
 def open_database(settings: Settings) -> Engine:
@@ -70,20 +71,20 @@ def build(settings: Settings) -> Services:
     """Build the services of a worker.
 
     Raises:
-        SettingsError: no master key is set.
+        SettingsError: no master key is set, or no key store.
     """
-    master_key = settings.master_key_bytes()
+    keyring = open_keyring(settings)
     engine, clock = open_database(settings), SystemClock()
     return Services(
         settings=settings,
         engine=engine,
-        keyring=Keyring(master_key),
+        keyring=keyring,
         clock=clock,
         sender=KafkaSender(settings.broker),
         outbox_sender=KafkaSender(settings.broker, topic_seconds=settings.outbox.topic_seconds),
         events=OutboxAdapterEvents(),
         metrics=WorkerMetrics(),
-        anchor=open_anchor(settings, engine, clock.now),
+        anchor=open_anchor(settings, engine, keyring, clock.now),
     )
 
 
@@ -122,7 +123,8 @@ def handlers(services: Services) -> Mapping[str, Handler[Any]]:
             keyring=keyring,
             policies=TenantPolicies(staleness),
             max_event_bytes=limit,
-            signer=ManifestSigner(signing_seed(settings.master_key_bytes())),
+            signer=CertificateSigner(keyring, clock),
+            backups=settings.backups.retention(),
         ),
         SERVING_ACKS.name: AckHandler(engine=engine, letters=letters, clock=clock, max_event_bytes=limit),
     }
@@ -141,6 +143,7 @@ def chores(services: Services) -> Chores:
     return Chores(
         engine=services.engine,
         relay=relay,
+        keyring=services.keyring,
         clock=services.clock,
         scheduler=settings.scheduler,
         outbox=settings.outbox,

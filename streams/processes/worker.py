@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from privacy.errors import RewoundError, StorageError
+from privacy.errors import KeyServiceError, RewoundError, StorageError
 from privacy.keys.master_key import check_master_key
 from privacy.storage.session import reading, transaction
 from streams.broker.app import WorkerApp, make_app
@@ -179,7 +179,7 @@ class Worker:
         try:
             with transaction(self._services.engine) as session:
                 check_master_key(session, self._services.keyring, now=self._services.clock.now())
-        except StorageError as error:
+        except (StorageError, KeyServiceError) as error:
             return str(error)
         return None
 
@@ -187,7 +187,8 @@ class Worker:
         """Say in what the database lies below its anchor; nothing is read, reserved or called ready meanwhile."""
         try:
             self._services.anchor.require_newest()
-        except StorageError as error:
+            self._services.anchor.renew()
+        except (StorageError, KeyServiceError) as error:
             return str(error)
         return None
 

@@ -56,10 +56,12 @@ class Holdings:
     Attributes:
         current: served name per adapter line.
         failures: stable code of each version that could not be loaded, by served name.
+        lines: the adapter line of each version that is held, by served name.
     """
 
     current: dict[str, str] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    lines: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -144,6 +146,7 @@ class AdapterHolder:
             version = held.pop(name)
             self._host.unload(name)
             self._feed.ack(version, AckStatus.UNLOADED, epoch=update.epoch)
+        self.holdings.lines = {name: line for line, names in self._loaded.items() for name in names}
 
     def _bring_in(self, version: AdapterVersionV1, epoch: int) -> Exception | None:
         """Fetch, load and verify one version, and report what happened; return why it must not be served, if so."""

@@ -5,14 +5,14 @@
     POST /v1/answers   {"prompt", "model", "max_new_tokens"} {"text"}, or {"prompts", …}: {"texts"}
     POST /v1/losses    {"pairs": [[prompt, completion]], "model"}   {"losses"}
 
-``model`` is a served name, or ``null`` for the base model. Nothing of a request is logged. Connections, headers,
+``model`` is a served name, or ``null`` for the base model. A token reaches all lines, or those that it is for: others
+do not exist for it. Nothing of a request is logged. Connections, headers,
 bodies, threads and what waits for the model are bounded; who comes beyond that is told when to come again (429).
 """
 
 from __future__ import annotations
 
 import asyncio
-import hmac
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -22,6 +22,7 @@ from aiohttp import web
 from streams.errors import MalformedRequestError, TooManyRequestsError
 from streams.http.bodies import json_body
 from streams.http.listening import HEADER_SECONDS, MOST_CONNECTIONS, ListeningThread
+from streams.serving.tokens import Scope, ServerTokens, server_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -37,6 +38,7 @@ THREADS = 2  # the model answers one request at a time; another is got ready mea
 MAX_WAITING = 16
 LEAVE_SECONDS = 1.0  # for requests in progress at the end
 _CODES = {404: "serving.path.unknown", 408: "serving.request.late", 413: "serving.request.oversized"}
+NOTHING = Scope(frozenset())
 Result = TypeVar("Result")
 
 
@@ -55,7 +57,7 @@ class ServingWeb:
 
     Args:
         port: where to listen on the loopback; 0 picks a free port.
-        token: the bearer token that every request but ``/healthz`` must carry.
+        token: the bearer token that every request but ``/healthz`` must carry, or several with what each reaches.
         host: the model.
         holdings: what is held, kept up to date by the holder.
         header_seconds: time for a request's header.
@@ -66,7 +68,7 @@ class ServingWeb:
         self,
         *,
         port: int,
-        token: str,
+        token: str | ServerTokens,
         host: AnsweringHost,
         holdings: Holdings,
         header_seconds: float = HEADER_SECONDS,
@@ -78,7 +80,7 @@ class ServingWeb:
         self._waiting = 0
         self._host = host
         self._holdings = holdings
-        self._expected = f"Bearer {token}".encode()
+        self._tokens = server_tokens(token, None) if isinstance(token, str) else token
 
     def __enter__(self) -> ServingWeb:
         listening = socket.create_server((LOOPBACK, self.port))
@@ -112,8 +114,7 @@ class ServingWeb:
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         """Let in who has the token; whatever is refused gets a stable code."""
-        given = request.headers.get("Authorization", "").encode(errors="surrogateescape")
-        if request.path != "/healthz" and not hmac.compare_digest(given, self._expected):
+        if request.path != "/healthz" and self._scope(request) is None:
             return _refusal(401, "serving.access.denied")
         try:
             return await handler(request)
@@ -128,8 +129,19 @@ class ServingWeb:
     async def _health(self, _: web.Request) -> web.Response:
         return web.json_response({"status": "ok"})
 
-    async def _adapters(self, _: web.Request) -> web.Response:
-        return web.json_response({"adapters": self._holdings.current, "failures": self._holdings.failures})
+    async def _adapters(self, request: web.Request) -> web.Response:
+        scope = self._scope(request) or NOTHING
+        current = {line: name for line, name in self._holdings.current.items() if scope.reaches(line)}
+        # A version that failed is of no line here; who reaches all lines is told.
+        failures = self._holdings.failures if scope.lines is None else {}
+        return web.json_response({"adapters": current, "failures": failures})
+
+    def _scope(self, request: web.Request) -> Scope | None:
+        return self._tokens.scope_of(request.headers.get("Authorization", ""))
+
+    def _reaches(self, request: web.Request, name: str | None) -> bool:
+        scope = self._scope(request) or NOTHING
+        return name is None or scope.reaches(self._holdings.lines.get(name))
 
     async def _answer(self, request: web.Request) -> web.Response:
         body = await _object(request)
@@ -138,6 +150,8 @@ class ServingWeb:
         tokens = body.get("max_new_tokens", 48)
         if type(tokens) is not int or tokens < 1:
             raise MalformedRequestError("max_new_tokens must be a whole number of at least 1")
+        if not self._reaches(request, name):
+            return _unknown_model()
         texts = await self._in_turn(
             lambda: self._host.answers(prompts, name=name, max_new_tokens=min(tokens, MAX_NEW_TOKENS))
         )
@@ -148,6 +162,8 @@ class ServingWeb:
     async def _losses(self, request: web.Request) -> web.Response:
         body = await _object(request)
         pairs, name = _pairs(body.get("pairs")), _name(body)
+        if not self._reaches(request, name):
+            return _unknown_model()
         losses = await self._in_turn(lambda: self._host.losses(pairs, name=name))
         return _unknown_model() if losses is None else web.json_response({"losses": losses})
 

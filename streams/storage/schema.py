@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlmodel import select
 
 from privacy.errors import StorageError
+from privacy.keys.moving import move_keys
 from privacy.storage.session import open_engine, transaction
 from streams.storage.tables import CompatibleRevisionRow
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Connection, Engine
     from sqlmodel import Session
+
+    from privacy.keys.store import KeyStore
 
 # Alembic hands the running migration to its scripts through module globals: one at a time in a process.
 # Between processes the database's own lock orders them.
@@ -106,6 +110,20 @@ def upgrade(url: str, revision: str = "head") -> str | None:
                     f"the database cannot be brought to {revision}: {error}; was a later version here? use that one"
                 ) from error
         return MigrationContext.configure(connection).get_current_revision()
+
+
+def move_keys_out(url: str, store: KeyStore) -> int:
+    """Prepare the key store, move keys that still lie in the database into it, and return how many users' keys.
+
+    Raises:
+        StorageError: one of the two cannot be reached or changed; what was moved stays moved, and nothing is lost.
+    """
+    store.prepare()
+    engine = open_engine(url)
+    try:
+        return move_keys(engine, store, now=datetime.now(UTC))
+    finally:
+        engine.dispose()
 
 
 def downgrade(url: str, revision: str) -> str | None:

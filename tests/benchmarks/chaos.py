@@ -49,7 +49,7 @@ from kafka.errors import KafkaError
 from sqlalchemy import bindparam, text
 
 from privacy.errors import StorageError
-from privacy.keys.keyring import Keyring, new_master_key
+from privacy.keys.service import new_master_key
 from privacy.policy import versions as policies
 from privacy.storage.session import open_engine, transaction
 from streams.broker.embedded import EmbeddedBroker
@@ -67,6 +67,7 @@ from streams.contracts.topics import (
 from streams.storage import schema as database
 from tests.benchmarks.chaos_load import MISTIMED, NAME_HEADER, TENANTS, Sent, load
 from tests.benchmarks.chaos_restore import RESTORE, restore_backup
+from tests.fakes.keys import keyring_of, store_url
 from tests.fakes.network import Network
 from tests.fakes.services import Kafka, Postgres, wait_until
 from tests.fakes.worker_processes import WorkerProcess
@@ -235,7 +236,7 @@ class World:
         )
         admin.close()
         self._master_key = new_master_key()
-        self.keyring = Keyring(self._master_key)
+        self.keyring = keyring_of(self.engine, self._master_key)
         self.workers = Workers(self._environments(directory), directory, forked=forked)
         self.letters = Letters(self.bootstrap)
         self.answers = Answers(self.bootstrap)
@@ -248,6 +249,7 @@ class World:
             "DISCREET_STATE": str(directory),
             "DISCREET_MASTER_KEY": self._master_key,
             "DISCREET_DATABASE__URL": self.url,
+            "DISCREET_KEYS__URL": store_url(self.url),
             "DISCREET_BROKER__BOOTSTRAP": self.bootstrap,
             "DISCREET_BROKER__EMBEDDED": "false" if self.kafka else "true",
             "DISCREET_BROKER__GROUP": GROUP,

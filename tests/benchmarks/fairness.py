@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from sqlalchemy import insert, text, update
 
 from personalization.rounds.queries import MOST_AT_ONCE, open_due_rounds
-from privacy.keys.keyring import Keyring, new_master_key
+from privacy.keys.service import new_master_key
 from privacy.policy import versions as policies
 from privacy.policy.cache import TenantPolicies
 from privacy.policy.tables import PolicyRow, TenantRow
@@ -45,6 +45,7 @@ from streams.settings import IngestSettings
 from streams.storage import schema as database
 from tests.benchmarks.ingest import prepare_database
 from tests.benchmarks.ledger import Postgres
+from tests.fakes.keys import keyring_of
 from tests.fakes.stream_records import FakeSender, interaction
 
 TENANTS = 10_000
@@ -149,7 +150,7 @@ async def _others(url, key, kind, *, seconds, rate):
         engine=engine,
         letters=DeadLetterSink(FakeSender(), "bench"),
         clock=lambda: datetime.now(UTC),
-        keyring=Keyring(key),
+        keyring=keyring_of(engine, key),
         policies=TenantPolicies(2.0),
         redact=redact_texts,
         max_event_bytes=65_536,

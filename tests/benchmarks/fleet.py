@@ -35,7 +35,7 @@ from sqlalchemy import event, text
 
 from personalization.rounds import queries as rounds
 from privacy.keys.batch_locks import lock_out_batches, numbers
-from privacy.keys.keyring import Keyring, new_master_key
+from privacy.keys.service import new_master_key
 from privacy.ledger import Ledger
 from privacy.policy.cache import TenantPolicies
 from privacy.redaction import redact_texts
@@ -53,6 +53,7 @@ from streams.telemetry.metrics import WorkerMetrics
 from tests.benchmarks import fairness
 from tests.benchmarks.ingest import prepare_database
 from tests.benchmarks.ledger import Postgres
+from tests.fakes.keys import keyring_of
 from tests.fakes.query_plans import noted_statements, without_index
 from tests.fakes.stream_records import FakeSender, interaction
 
@@ -130,11 +131,12 @@ class Worker:
     """The handler of interactions with batches of new events of a few tenants."""
 
     def __init__(self, engine, key):
+        self.keyring = keyring_of(engine, key)
         self.handler = InteractionHandler(
             engine=engine,
             letters=DeadLetterSink(FakeSender(), "bench"),
             clock=lambda: datetime.now(UTC),
-            keyring=Keyring(key),
+            keyring=self.keyring,
             policies=TenantPolicies(2.0),
             redact=redact_texts,
             max_event_bytes=65_536,
@@ -284,6 +286,7 @@ def plans_row(engine, worker, sweeper):
     chores = Chores(
         engine=engine,
         relay=OutboxRelay(engine, FakeSender(), batch_rows=10),
+        keyring=worker.keyring,
         clock=lambda: datetime.now(UTC),
         scheduler=SchedulerSettings(),
         outbox=OutboxSettings(),

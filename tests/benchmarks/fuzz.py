@@ -20,7 +20,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from sqlmodel import func, select
 
 from personalization.adapters.signing import ManifestSigner
-from privacy.keys.keyring import Keyring, new_master_key
 from privacy.policy import versions as policies
 from privacy.policy.cache import TenantPolicies
 from privacy.redaction import redact_texts
@@ -33,6 +32,7 @@ from streams.ingest.interactions import InteractionHandler
 from streams.ingest.letters import DeadLetterSink
 from streams.ingest.work import Work
 from streams.storage import schema as database
+from tests.fakes.keys import BACKUPS, keyring_of
 from tests.fakes.malformed_events import MAX_BYTES, TOPICS, malformed
 from tests.fakes.stream_records import NOW, FakeSender, consent
 
@@ -54,11 +54,11 @@ class FuzzWorld:
             "clock": lambda: NOW,
             "max_event_bytes": MAX_BYTES,
         }
-        shared = {**plain, "keyring": Keyring(new_master_key()), "policies": TenantPolicies(60.0)}
+        shared = {**plain, "keyring": keyring_of(engine), "policies": TenantPolicies(60.0)}
         self._handlers = {
             "interactions": InteractionHandler(**shared, redact=redact_texts),
             "consent": ConsentHandler(**shared),
-            "erasures": ErasureHandler(**shared, signer=ManifestSigner(bytes(range(32)))),
+            "erasures": ErasureHandler(**shared, signer=ManifestSigner(bytes(range(32))), backups=BACKUPS),
             "serving-acks": AckHandler(**plain),
         }
         self.take([consent()], "consent")

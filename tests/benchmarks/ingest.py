@@ -48,8 +48,9 @@ from kafka import KafkaAdminClient, KafkaProducer
 from privacy.consent import statements as consents
 from privacy.consent.admission import Consent
 from privacy.consent.statements import ConsentStatement
-from privacy.keys.keyring import Keyring, new_master_key
+from privacy.keys.keyring import Keyring
 from privacy.keys.pseudonyms import pseudonym
+from privacy.keys.service import new_master_key
 from privacy.policy import versions as policies
 from privacy.policy.cache import TenantPolicies
 from privacy.redaction import redact_texts
@@ -68,6 +69,7 @@ from streams.processes.worker import COLLECTOR_THRESHOLDS
 from streams.settings import BrokerSettings, IngestSettings
 from streams.storage import schema as database
 from tests.benchmarks.ledger import Postgres
+from tests.fakes.keys import keyring_of
 from tests.fakes.services import Kafka
 from tests.fakes.stream_records import FakeSender
 
@@ -151,7 +153,10 @@ class NoKeyring:
 
     def encrypt_many(self, _session, items, *, now):
         del now
-        return [plaintext for _, _, plaintext in items]
+        return [item.value for item in items]
+
+    def destroyed_among(self, _session, _subjects):
+        return frozenset()
 
 
 def made_events(count: int, tenants: int, users: int):
@@ -181,7 +186,8 @@ def prepare_database(place: Path | str, key: str, tenants: int, users: int) -> s
     """Make the tables, tenants and consents in a new SQLite file or an empty database; return its URL."""
     url = place if isinstance(place, str) else f"sqlite:///{place}"
     database.upgrade(url)
-    engine, keyring, now = open_engine(url), Keyring(key), datetime.now(UTC)
+    engine, now = open_engine(url), datetime.now(UTC)
+    keyring = keyring_of(engine, key)
     with transaction(engine) as session:
         keys = {}
         for number in range(tenants):
@@ -204,7 +210,8 @@ def prepare_database(place: Path | str, key: str, tenants: int, users: int) -> s
 def run_ours(
     bootstrap: str, url: str, key: str, total: int, *, plain: bool, on_batch=None
 ) -> dict[str, float]:
-    engine, keyring = open_engine(url), Keyring(key)
+    engine = open_engine(url)
+    keyring = keyring_of(engine, key)
     handler = InteractionHandler(
         engine=engine,
         letters=DeadLetterSink(FakeSender(), "bench"),

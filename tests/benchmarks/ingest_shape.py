@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from kafka import KafkaAdminClient, KafkaProducer
 
-from privacy.keys.keyring import new_master_key
+from privacy.keys.service import new_master_key
 from streams.broker.embedded import EmbeddedBroker
 from streams.contracts.topics import INTERACTIONS
 from tests.benchmarks import ingest

@@ -19,10 +19,10 @@ from streams.client.testing import InMemoryBroker
 SEED = bytes(range(32))
 
 
-def guard_of(engine, broker=None, *, clock, seed=SEED, group="g"):
+def guard_of(engine, broker=None, *, clock, seed=SEED, earlier=(), group="g"):
     """A guard as a new process has it."""
     store = TopicAnchor(broker or InMemoryBroker(), read_seconds=10, confirm_seconds=10)
-    return AnchorGuard(engine, store, AnchorSeal(seed), group=group, now=clock.now)
+    return AnchorGuard(engine, store, AnchorSeal(lambda: seed, earlier), group=group, now=clock.now)
 
 
 class Backup:

@@ -9,7 +9,7 @@ from sqlmodel import func, select
 
 from personalization.adapters.signing import ManifestSigner
 from personalization.signals.snapshot import load_training_users
-from privacy.keys.keyring import Keyring, new_master_key
+from privacy.keys.service import new_master_key
 from privacy.policy import versions as policies
 from privacy.policy.cache import TenantPolicies
 from privacy.storage.session import open_engine, transaction
@@ -18,6 +18,7 @@ from streams.ingest.erasures import ErasureHandler
 from streams.ingest.interactions import InteractionHandler
 from streams.ingest.letters import DeadLetterSink
 from streams.ingest.work import Work
+from tests.fakes.keys import BACKUPS, keyring_of
 from tests.fakes.stream_records import NOW, FakeSender
 
 
@@ -25,16 +26,20 @@ class IngestWorld:
     """One database with tenants, and the three handlers over it; each tenant keeps three signals of a user."""
 
     def __init__(self, engine, *, tenants=("acme",), policy=None, master_key=None, redact=None):
-        self.engine = engine
-        self.sender = FakeSender()
-        self.master_key = master_key or new_master_key()
-        self.keyring = Keyring(self.master_key)
-        self.now = NOW
         with transaction(engine) as session:
             for tenant in tenants:
                 policies.register_tenant(session, tenant, actor="ann", now=NOW)
                 changes = {"declared_users": 500, "contribution_bound": 3, **(policy or {})}
                 policies.set_policy(session, tenant, changes, actor="ann", reason="first", now=NOW)
+        self.begin(engine, master_key or new_master_key(), redact)
+
+    def begin(self, engine, master_key, redact=None):
+        """Make the handlers, as another process over the same database would."""
+        self.engine = engine
+        self.sender = FakeSender()
+        self.master_key = master_key
+        self.keyring = keyring_of(engine, self.master_key)
+        self.now = NOW
         shared = {
             "engine": engine,
             "letters": DeadLetterSink(self.sender, "workers"),
@@ -46,7 +51,7 @@ class IngestWorld:
         self.interactions = InteractionHandler(**shared, redact=redact or _without_secrets)
         self.consents = ConsentHandler(**shared)
         self.signer = ManifestSigner(bytes(range(32)))
-        self.erasures = ErasureHandler(**shared, signer=self.signer)
+        self.erasures = ErasureHandler(**shared, signer=self.signer, backups=BACKUPS)
 
     def take(self, handler, *records, final=True):
         return handler.process([Work(record, 0.0, final) for record in records])

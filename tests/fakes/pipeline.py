@@ -30,7 +30,6 @@ from personalization.rounds import queries as rounds
 from personalization.rounds.tables import RoundRow
 from personalization.signals.snapshot import StoredSignals
 from privacy.keys import envelope
-from privacy.keys.keyring import Keyring
 from privacy.ledger import service
 from privacy.ledger.export import export_ledger
 from privacy.noise import lattice
@@ -46,6 +45,7 @@ from streams.ingest.intake import Work
 from streams.ingest.interactions import InteractionHandler
 from streams.ingest.letters import DeadLetterSink
 from streams.outbox.relay import OutboxRelay
+from tests.fakes.keys import BACKUPS, keyring_of
 from tests.fakes.stream_records import FakeRecord, FakeSender, consent, erasure, interaction
 from tests.fakes.training import FakeTrainer, Workshop, outbox_events
 
@@ -172,7 +172,7 @@ class Pipeline:
 
     def __init__(self, engine, clock, folder, *, post=None, policy=None):
         self.engine, self.clock, self._post = engine, clock, post
-        self.keyring = Keyring(bytes(range(32)))
+        self.keyring = keyring_of(engine, bytes(range(32)))
         self.sender = post or FakeSender()
         self.shop = Workshop(engine, clock, folder, events=outbox_events())
         self.shop.signer = type(self.shop.signer)(bytes(range(32)))
@@ -192,7 +192,7 @@ class Pipeline:
         self._handlers = {
             "interactions": InteractionHandler(**shared, redact=list),
             "consents": ConsentHandler(**shared),
-            "erasures": ErasureHandler(**shared, signer=self.shop.signer),
+            "erasures": ErasureHandler(**shared, signer=self.shop.signer, backups=BACKUPS),
         }
 
     def take(self, arriving, batch=5):

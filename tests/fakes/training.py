@@ -29,13 +29,13 @@ from personalization.signals.snapshot import TrainingSnapshot
 from personalization.starts.shop import Shop
 from personalization.training.jobs.job import Example, PublicLosses, TenantResult, UserExamples
 from personalization.training.jobs.receipt import Receipt, SignedReceipt
-from privacy.keys.keyring import Keyring, new_master_key
 from privacy.ledger import Ledger
 from privacy.policy import versions as policies
 from privacy.storage.session import transaction
 from streams.client.signatures import key_id, verify
 from streams.contracts.manifest import signed_bytes
 from streams.outbox.events import OutboxAdapterEvents
+from tests.fakes.keys import keyring_of
 
 SHAPE = ModelShape(layers=2, hidden=32, query=32, key_value=16, intermediate=64)
 POLICY = {
@@ -213,7 +213,7 @@ class Workshop:
         self.trainer = FakeTrainer()
         self.artifacts = DirectoryArtifactStore(folder / "artifacts")
         self.signer = ManifestSigner(os.urandom(32))
-        self.keyring = Keyring(new_master_key())
+        self.keyring = keyring_of(engine)
         self.ledger = Ledger(clock)
         self.outcomes = Outcomes()
 

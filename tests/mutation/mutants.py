@@ -59,7 +59,7 @@ ROWS: Final = "personalization/signals/rows.py"
 BOUND: Final = "personalization/signals/bound.py"
 STATEMENTS: Final = "privacy/consent/statements.py"
 ADMISSION: Final = "privacy/consent/admission.py"
-DESTRUCTION: Final = "privacy/keys/destruction.py"
+KEY_STORE: Final = "privacy/keys/store.py"
 ERASE: Final = "privacy/erasure/erase.py"
 AUDIT: Final = "personalization/canaries/verdict.py"
 ESTIMATORS: Final = "personalization/canaries/estimators.py"
@@ -89,6 +89,7 @@ T_IDENTITY: Final = "tests/integration/streams/ingest/test_identity.py"
 T_INTERACTIONS: Final = "tests/integration/streams/ingest/test_interactions.py"
 T_BOUND: Final = "tests/property/personalization/signals/test_bound.py"
 T_ADMISSION: Final = "tests/unit/privacy/consent/test_admission.py"
+T_KEY_STORE: Final = "tests/integration/privacy/keys/test_store.py"
 T_ERASE: Final = "tests/integration/privacy/erasure/test_erase.py"
 T_ESTIMATORS: Final = "tests/unit/personalization/canaries/test_estimators.py"
 T_PUBLISHED: Final = "tests/privacy_claims/personalization/releases/test_what_is_charged.py"
@@ -726,11 +727,27 @@ USERS: Final = (
     ),
     Mutant(
         name="erased-users-keep-their-key",
-        file=DESTRUCTION,
-        old=".values(wrapped_key=None, destroyed_at=now)",
-        new=".values(destroyed_at=now)",
+        file=KEY_STORE,
+        old=".values(wrapped_key=None, wrapped_by=None, destroyed_at=now, destroyed_for=request)",
+        new=".values(destroyed_at=now, destroyed_for=request)",
         why="an erased user's texts can still be read",
-        tests=(T_ERASE,),
+        tests=(T_ERASE, T_KEY_STORE),
+    ),
+    Mutant(
+        name="texts-are-not-bound-to-their-row",
+        file="privacy/keys/keyring.py",
+        old="sealed.append(seal(item[3], heads[tenant_id] + item[2], nonce))",
+        new="sealed.append(seal(item[3], heads[tenant_id], nonce))",
+        why="two texts of one user can be exchanged in the database",
+        tests=(T_KEY_STORE,),
+    ),
+    Mutant(
+        name="a-destroyed-key-is-made-again",
+        file=KEY_STORE,
+        old='                table.c.wrapped_key == bindparam("held"),\n',
+        new="",
+        why="a rotation brings back a key that an erasure destroyed meanwhile",
+        tests=("tests/integration/privacy/keys/test_rotation.py",),
     ),
     Mutant(
         name="erased-users-keep-their-signals",

@@ -38,3 +38,7 @@ def main(connection: Connection) -> None:
         connection.send_bytes(encode_failure(error))
     finally:
         connection.close()
+
+
+if __name__ == "__main__":
+    main(Connection(int(sys.argv[1])))

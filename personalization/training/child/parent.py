@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable
 
 from personalization.errors import LeaseLostError, TrainingFailedError
-from personalization.training.child import entry as child
-from personalization.training.child import probe
+from personalization.training.child import process as child
 from personalization.training.errors import ChildFailedError, TrainingError, TrainingStoppedError
 from personalization.training.jobs.job import Progress, PublicJob, TenantResult, TrainingJob
 from personalization.training.jobs.wire import decode_reply, encode_job
 
+_TRAINING = "personalization.training.child.entry"
+_PROBE = "personalization.training.child.probe"
 _POLL_SECONDS = 0.2
 _END_SECONDS = 10.0
 _PROBE_SECONDS = 120.0
@@ -38,15 +38,13 @@ def run_job(
         ChildFailedError: the process died.
         TrainingError: the child reported a failure of that class.
     """
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=child.main, args=(theirs,), name="discreet-training", daemon=True)
-    process.start()
-    theirs.close()
+    process, ours = child.start(_TRAINING)
+    stopped = False
     try:
         ours.send_bytes(encode_job(job))
         while True:
             if should_stop():
+                stopped = True
                 raise TrainingStoppedError("training was stopped because its lease is no longer held")
             if not ours.poll(_POLL_SECONDS):
                 continue
@@ -55,18 +53,14 @@ def run_job(
                 return reply
             on_progress(reply)
     except (EOFError, ConnectionError) as error:
-        process.join(_END_SECONDS)
+        child.end(process, _END_SECONDS)
         raise ChildFailedError(
-            f"the training process ended without a result (exit status {process.exitcode}); "
+            f"the training process ended without a result (exit status {process.returncode}); "
             "memory may have run out; the round's budget is forfeited"
         ) from error
     finally:
         ours.close()
-        process.join(0 if process.exitcode is None and should_stop() else 1.0)
-        if process.is_alive():
-            process.kill()
-        process.join(_END_SECONDS)
-        process.close()
+        child.end(process, 0 if stopped else 1.0)
 
 
 def run_public_job(job: PublicJob) -> TenantResult:
@@ -81,20 +75,14 @@ def run_public_job(job: PublicJob) -> TenantResult:
 
 def gpu_name() -> str | None:
     """Return the name of the GPU that a training process would use; None where torch finds none or does not answer."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=probe.main, args=(theirs,), name="discreet-probe", daemon=True)
-    process.start()
-    theirs.close()
+    process, ours = child.start(_PROBE)
     try:
         return ours.recv_bytes().decode() or None if ours.poll(_PROBE_SECONDS) else None
     except EOFError:
         return None
     finally:
         ours.close()
-        process.kill()
-        process.join(_END_SECONDS)
-        process.close()
+        child.end(process, 0)
 
 
 class ChildProcessTrainer:

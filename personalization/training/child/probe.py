@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from multiprocessing.connection import Connection
 
 
@@ -15,3 +16,7 @@ def main(connection: Connection) -> None:
         name = f"{torch.cuda.get_device_name()} {major}.{minor}"
     connection.send_bytes(name.encode())
     connection.close()
+
+
+if __name__ == "__main__":
+    main(Connection(int(sys.argv[1])))

@@ -21,7 +21,7 @@ from streams.contracts.topics import ANCHOR, ANCHOR_TENANT, ERASED, USER_ERASED
 
 KAFKA = os.environ.get("DISCREET_TEST_KAFKA", "")
 NOW = datetime(2026, 3, 2, 9, 30, tzinfo=UTC)
-SEAL = AnchorSeal(bytes(range(32)))
+SEAL = AnchorSeal(lambda: bytes(range(32)))
 
 
 class Renamed:
@@ -89,7 +89,7 @@ def test_what_is_written_is_read_by_others_and_signed(place):
     found = two.read()
     assert latest(found) == latest([tenant(erasures=1), tenant("beta")])
     assert all(SEAL.genuine(record) for record in found)
-    assert not any(AnchorSeal(bytes(32)).genuine(record) for record in found)
+    assert not any(AnchorSeal(lambda: bytes(32)).genuine(record) for record in found)
 
 
 def test_the_last_record_of_a_key_stands(place):

@@ -35,6 +35,7 @@ from streams.demo.environment import DemoEnvironment, free_port, new_secrets
 from streams.gateway.callers import Right
 from streams.gateway.tokens import new_gateway_token
 from streams.storage import schema as database
+from tests.fakes.keys import prepared_store_url
 from tests.fakes.tiny_models import write_tiny_base
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -52,12 +53,13 @@ def prompt_of(user, turn):
 
 @pytest.fixture
 def stack(tmp_path, kafka_bootstrap):
-    master_key, token = new_secrets()
+    master_key, adapter_key, token = new_secrets()
     environment = DemoEnvironment(
         state=tmp_path / "state",
         broker=kafka_bootstrap,
         base_model=write_tiny_base(tmp_path / "base"),
         master_key=master_key,
+        adapter_key=adapter_key,
         worker_port=free_port(),
         serving_port=free_port(),
         token=token,
@@ -76,6 +78,7 @@ def stack(tmp_path, kafka_bootstrap):
     (tmp_path / "state").mkdir()
     url = f"sqlite:///{tmp_path / 'state' / 'discreet.sqlite3'}"
     database.upgrade(url)
+    prepared_store_url(url)
     with topics.open_admin({"bootstrap_servers": kafka_bootstrap}) as admin:
         topics.create_topics(admin, partitions=2)
     engine = open_engine(url)
@@ -91,7 +94,7 @@ def stack(tmp_path, kafka_bootstrap):
                     process = subprocess.Popen(
                         [sys.executable, "-m", "streams.cli.main", name],
                         cwd=ROOT,
-                        env=variables,
+                        env=variables | (environment.of_the_trainer() if name == "trainer" else {}),
                         stdout=log,
                         stderr=log,
                     )

@@ -22,14 +22,12 @@ from pathlib import Path
 
 import pytest
 
-from personalization.adapters.signing import ManifestSigner, signing_seed
 from personalization.registry import queries as registry
 from personalization.registry.announcements import Act
 from personalization.registry.withdrawal import withdraw_version
 from personalization.rounds.queries import list_rounds
 from privacy.clock import SystemClock
 from privacy.errors import RewoundError
-from privacy.keys.keyring import Keyring
 from privacy.ledger.export import export_ledger
 from privacy.ledger.verify import verify_export
 from privacy.policy import versions as policies
@@ -38,6 +36,7 @@ from streams.anchor.opening import open_anchor
 from streams.cli.main import main
 from streams.client import AdapterFeed, KafkaBroker, UpdateKind
 from streams.outbox.events import OutboxAdapterEvents
+from streams.processes.keys import adapter_signer
 from streams.settings import load_settings
 from tests.benchmarks import chaos
 from tests.benchmarks.chaos_load import _erasure, _interaction, load
@@ -65,8 +64,7 @@ class Drill:
             environment["DISCREET_HTTP__PORT"] = str(self.port)
             environment["DISCREET_ANCHOR__OFFSETS_SECONDS"] = "0.5"
         self.settings = load_settings()
-        key = self.settings.master_key_bytes()
-        self.signer = ManifestSigner(signing_seed(key))
+        self.signer = adapter_signer(self.settings)
         now = datetime.now(UTC)
         with transaction(self.world.engine) as session:
             changes = {
@@ -79,10 +77,10 @@ class Drill:
         self.shop = Workshop(
             self.world.engine, SystemClock(), folder, users=600, events=OutboxAdapterEvents(self.signer)
         )
-        self.shop.signer, self.shop.keyring = self.signer, Keyring(key)
+        self.shop.signer, self.shop.keyring = self.signer, self.world.keyring
 
     def anchor(self):
-        return open_anchor(self.settings, self.world.engine, SystemClock().now)
+        return open_anchor(self.settings, self.world.engine, self.world.keyring, SystemClock().now)
 
     def publish(self, events):
         self.world.sent.update((sent.name, sent) for sent in events)

@@ -23,7 +23,7 @@ from sqlmodel import func, select
 from personalization.registry.tables import AdapterVersionRow
 from personalization.rounds.tables import RoundRow
 from personalization.signals.rows import SignalRow
-from privacy.keys.keyring import new_master_key
+from privacy.keys.service import new_master_key
 from privacy.ledger import Ledger, ReservationState
 from privacy.policy import versions as policies
 from privacy.storage.session import transaction
@@ -33,6 +33,7 @@ from streams.client import Accepted, ConsentPublisher, InteractionPublisher, Int
 from streams.contracts.codec import Decoded, decode_adapter_event
 from streams.contracts.topics import ADAPTER_EVENTS, ADAPTER_PUBLISHED
 from streams.telemetry.tracing import round_context
+from tests.fakes.keys import prepared_store_url
 from tests.fakes.tiny_models import write_tiny_base
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -67,6 +68,7 @@ def start(tmp_path, database_url):
             "DISCREET_STATE": str(tmp_path / "state"),
             "DISCREET_MASTER_KEY": new_master_key(),
             "DISCREET_DATABASE__URL": database_url,
+            "DISCREET_KEYS__URL": prepared_store_url(database_url),
             "DISCREET_BROKER__BOOTSTRAP": broker.bootstrap,
             "DISCREET_BROKER__EMBEDDED": "true",
             "DISCREET_HTTP__PORT": "0",

@@ -21,6 +21,7 @@ from personalization.starts.meta_versions import META_TENANT
 from privacy.policy import versions as policies
 from streams.processes.trainer import StartTools, trainer_of, upkeep_of
 from streams.settings import load_settings
+from tests.fakes.keys import prepared_store_url
 from tests.fakes.tiny_models import write_tiny_base
 from tests.fakes.training import SharedSubspaceTrainer, Workshop
 
@@ -37,6 +38,7 @@ def upkeep(database_url, tmp_path, monkeypatch):
     """Run the upkeep twice, of a trainer process as it is built from the environment, some hours apart."""
     monkeypatch.setenv("DISCREET_DATABASE__URL", database_url)
     monkeypatch.setenv("DISCREET_STATE", str(tmp_path))
+    monkeypatch.setenv("DISCREET_KEYS__URL", prepared_store_url(database_url))
     monkeypatch.setenv("DISCREET_MASTER_KEY", base64.b64encode(bytes(32)).decode())
     monkeypatch.setenv("DISCREET_TRAINER__BASE_MODEL", str(write_tiny_base(tmp_path / "base", layers=2)))
     monkeypatch.setenv("DISCREET_TRAINER__DEVICE", "cpu")

@@ -19,12 +19,12 @@ from personalization.rounds.states import OutcomeCode, RoundState
 from personalization.rounds.tables import RoundRow, SealedSnapshotRow
 from personalization.signals.rows import delete_user_signals, insert_signals
 from personalization.signals.snapshot import StoredSignals
-from personalization.signals.values import OutcomeKind, Signal, StoredSignal
+from personalization.signals.values import OutcomeKind, Signal, StoredSignal, row_of
 from personalization.training.base.device import resolved
 from privacy.consent import statements as consents
 from privacy.consent.admission import Consent
 from privacy.erasure.erase import erase
-from privacy.keys.keyring import Keyring
+from privacy.keys.keyring import Plaintext
 from privacy.ledger import ReservationState
 from privacy.ledger.tables import LedgerEntryRow, ReservationRow
 from privacy.policy.values import DataPurpose
@@ -32,6 +32,7 @@ from privacy.storage.session import open_engine
 from privacy.storage.subjects import Subject
 from streams.outbox.tables import OutboxRow
 from streams.storage import schema
+from tests.fakes.keys import BACKUPS, keyring_of
 from tests.fakes.training import Workshop, outbox_events
 
 USERS = 40
@@ -54,8 +55,9 @@ def say(session, keyring, number, now, *, granted=True):
     if not granted:
         return
     plain = Signal(prompt="p", completion=f"c{number}", outcome=OutcomeKind.ACCEPTED).to_bytes()
-    (ciphertext,) = keyring.encrypt_many(session, [("acme", subject(number).pseudonym, plain)], now=now)
     digest = hashlib.sha256(f"event {number}".encode()).digest()
+    row = row_of(digest, "default", 0, digest[:16], now - timedelta(hours=1))
+    (ciphertext,) = keyring.encrypt_many(session, [Plaintext(*subject(number), row, plain)], now=now)
     signal = StoredSignal(
         event_digest=digest, tenant_id="acme", pseudonym=subject(number).pseudonym, domain="default",
         period_index=0, rank=digest[:16], occurred_at=now - timedelta(hours=1), ciphertext=ciphertext,
@@ -71,10 +73,10 @@ def a_user_withdraws(session, keyring, now):
     say(session, keyring, 3, now + timedelta(seconds=1), granted=False)
 
 
-def a_user_is_erased(session, _keyring, now):
+def a_user_is_erased(session, keyring, now):
     erase(
         session, subject(3), erasure_id="e", requested_at=now, actor="test", now=now,
-        delete_signals=delete_user_signals,
+        delete_signals=delete_user_signals, store=keyring.store, backups=BACKUPS,
     )  # fmt: skip
 
 
@@ -106,7 +108,7 @@ def outcome(engine, clock, folder, change):
     """Let a trainer die after the draw, change something, repeat; return everything that came of the round."""
     shop = Workshop(engine, clock, folder, events=outbox_events())
     shop.signer = type(shop.signer)(bytes(32))
-    shop.keyring = Keyring(bytes(32))
+    shop.keyring = keyring_of(shop.engine, bytes(32))
     shop.signals = StoredSignals(shop.keyring)
     shop.add_tenant(minimum_cohort=10)
     with shop.session() as session:

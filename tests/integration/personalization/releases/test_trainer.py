@@ -24,13 +24,13 @@ from personalization.rounds.queries import open_round
 from personalization.rounds.tables import RoundRow
 from personalization.signals.rows import insert_signals
 from personalization.signals.snapshot import StoredSignals
-from personalization.signals.values import OutcomeKind, Signal, StoredSignal
+from personalization.signals.values import OutcomeKind, Signal, StoredSignal, row_of
 from personalization.starts.shop import Shop
 from personalization.training.base.directory import BaseDirectory
 from personalization.training.child.parent import ChildProcessTrainer
 from privacy.consent import statements as consents
 from privacy.consent.admission import Consent
-from privacy.keys.keyring import Keyring, new_master_key
+from privacy.keys.keyring import Plaintext
 from privacy.ledger import Ledger, ReservationState
 from privacy.policy import versions as policies
 from privacy.policy.values import DataPurpose
@@ -39,6 +39,7 @@ from privacy.storage.session import transaction
 from privacy.storage.subjects import Subject
 from streams.contracts.topics import ADAPTER_EVENTS, ADAPTERS
 from streams.outbox.tables import OutboxRow
+from tests.fakes.keys import keyring_of
 from tests.fakes.tiny_models import write_tiny_base
 from tests.fakes.training import outbox_events, signed_by
 
@@ -68,8 +69,12 @@ def store_signals(engine, keyring, now, tenant_id):
             ],
             now=now,
         )
+        digests = [hashlib.sha256(subject.pseudonym.encode()).digest() for subject in subjects]
+        rows = [row_of(one, "default", 0, one[:16], now - timedelta(hours=1)) for one in digests]
         sealed = keyring.encrypt_many(
-            session, [(tenant_id, subject.pseudonym, signal) for subject in subjects], now=now
+            session,
+            [Plaintext(*subject, row, signal) for subject, row in zip(subjects, rows, strict=True)],
+            now=now,
         )
         insert_signals(
             session,
@@ -90,7 +95,7 @@ def store_signals(engine, keyring, now, tenant_id):
 
 
 def test_a_round_trains_and_publishes_on_real_parts(engine, clock, base, tmp_path):
-    now, keyring, events = clock.now(), Keyring(new_master_key()), outbox_events()
+    now, keyring, events = clock.now(), keyring_of(engine), outbox_events()
     artifacts, signer, ledger = (
         DirectoryArtifactStore(tmp_path / "store"),
         ManifestSigner(bytes(range(32))),

@@ -18,14 +18,14 @@ from personalization.releases.trainer import Trainer, TrainerOptions
 from personalization.rounds.queries import list_rounds, open_due_rounds
 from personalization.signals.rows import insert_signals
 from personalization.signals.snapshot import StoredSignals
-from personalization.signals.values import OutcomeKind, Signal, StoredSignal
+from personalization.signals.values import OutcomeKind, Signal, StoredSignal, row_of
 from personalization.starts.shop import Shop
 from personalization.training.base.directory import BaseDirectory
 from personalization.training.child.parent import ChildProcessTrainer
 from privacy.accounting.composition import best_epsilon, total_curve
 from privacy.consent import statements as consents
 from privacy.consent.admission import Consent
-from privacy.keys.keyring import Keyring, new_master_key
+from privacy.keys.keyring import Plaintext
 from privacy.ledger import Ledger, ReservationState
 from privacy.ledger.export import export_ledger
 from privacy.ledger.verify import verify_export
@@ -33,11 +33,17 @@ from privacy.policy import versions as policies
 from privacy.policy.values import DataPurpose
 from privacy.storage.session import transaction
 from privacy.storage.subjects import Subject
+from tests.fakes.keys import keyring_of
 from tests.fakes.tiny_models import write_tiny_base
 from tests.fakes.training import outbox_events
 
 FLAGS = PerformanceFlags(device="cpu", threads=1)
 LEGAL, FINANCE, BOTH = range(4), range(8, 12), range(4, 8)  # who writes where; four people do both
+
+
+def row_of_place(subject, domain, now):
+    digest = hashlib.sha256((subject.pseudonym + domain).encode()).digest()
+    return row_of(digest, domain, 0, digest[:16], now - timedelta(hours=1))
 
 
 def store(engine, keyring, now):
@@ -63,7 +69,10 @@ def store(engine, keyring, now):
         ]
         sealed = keyring.encrypt_many(
             session,
-            [("acme", s.pseudonym, text) for (s, _), text in zip(places, plain, strict=True)],
+            [
+                Plaintext(*s, row_of_place(s, domain, now), text)
+                for (s, domain), text in zip(places, plain, strict=True)
+            ],
             now=now,
         )
         insert_signals(
@@ -81,7 +90,7 @@ def store(engine, keyring, now):
 
 @pytest.fixture
 def trainer(engine, clock, tmp_path):
-    now, keyring, events = clock.now(), Keyring(new_master_key()), outbox_events()
+    now, keyring, events = clock.now(), keyring_of(engine), outbox_events()
     with transaction(engine) as session:
         policies.register_tenant(session, "acme", actor="test", now=now)
         policies.set_policy(

@@ -24,6 +24,7 @@ from privacy.audit import trail as audit_trail
 from privacy.errors import PolicyError
 from privacy.policy import versions as policies
 from streams.cli.main import main
+from tests.fakes.keys import prepared_store_url
 from tests.fakes.tiny_models import write_tiny_base
 from tests.fakes.training import FakeTrainer, Workshop, write_adapter
 
@@ -174,6 +175,7 @@ def test_the_commands_build_and_warm_start_on_a_real_base(
 ):
     monkeypatch.setenv("DISCREET_DATABASE__URL", database_url)
     monkeypatch.setenv("DISCREET_STATE", str(tmp_path))
+    monkeypatch.setenv("DISCREET_KEYS__URL", prepared_store_url(database_url))
     monkeypatch.setenv("DISCREET_MASTER_KEY", base64.b64encode(bytes(32)).decode())
     monkeypatch.setenv("DISCREET_TRAINER__BASE_MODEL", str(write_tiny_base(tmp_path / "base", layers=2)))
     monkeypatch.setenv("DISCREET_TRAINER__DEVICE", "cpu")

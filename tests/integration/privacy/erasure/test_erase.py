@@ -19,11 +19,11 @@ from privacy.consent.tables import ConsentRow
 from privacy.erasure import erase as erasures
 from privacy.erasure.tables import ErasureRow
 from privacy.keys.destruction import erased_among
-from privacy.keys.keyring import Keyring, new_master_key
-from privacy.keys.tables import SubjectKeyRow
+from privacy.keys.keyring import Plaintext
 from privacy.policy import versions as policies
 from privacy.storage.session import transaction
 from privacy.storage.subjects import Subject
+from tests.fakes.keys import BACKUPS, keyring_of, store_of
 
 USER = Subject("acme", "p1")
 
@@ -101,6 +101,8 @@ def erase(engine, clock, deleted, erasure_id="r1", subject=USER):
             requested_at=clock() - timedelta(hours=1),
             actor="worker",
             now=clock(),
+            store=store_of(engine),
+            backups=BACKUPS,
             delete_signals=lambda _session, *subject: deleted.append(subject) or 3,
             live_adapters=lambda _session, _tenant: ["a-2-v1", "a-1-v1"],
         )
@@ -110,7 +112,7 @@ def erase(engine, clock, deleted, erasure_id="r1", subject=USER):
 def test_an_erasure_reaches_everything_and_says_so(engine, clock):
     record(engine, clock, [said(clock, True), said(clock, True, subject=Subject("acme", "p2"))])
     with transaction(engine) as session:
-        Keyring(new_master_key()).encrypt_many(session, [("acme", "p1", b"x")], now=clock())
+        keyring_of(engine).encrypt_many(session, [Plaintext("acme", "p1", b"row", b"x")], now=clock())
     deleted = []
     certificate = erase(engine, clock, deleted)
     assert deleted == [USER]
@@ -122,8 +124,7 @@ def test_an_erasure_reaches_everything_and_says_so(engine, clock):
         assert erasures.certificates(session, "acme") == [certificate]
         trail = audit_trail.read(session, "acme")
         row = session.exec(select(ErasureRow)).one()
-        (key,) = session.exec(select(SubjectKeyRow).where(SubjectKeyRow.pseudonym == "p1")).all()
-    assert key.wrapped_key is None, "the key itself is gone, not only marked"
+    assert store_of(engine).user_keys([USER]) == {USER: None}, "the key itself is gone, not only marked"
     assert verify(trail, expected_head=certificate.audit_digest) == 2
     assert "p1" not in str([record.to_document() for record in trail]) + str(certificate.to_document())
     assert row.deadline_at > row.completed_at
@@ -174,6 +175,8 @@ def test_an_erasure_that_fails_leaves_everything_as_it_was(engine, clock):
             requested_at=clock(),
             actor="worker",
             now=clock(),
+            store=store_of(engine),
+            backups=BACKUPS,
             delete_signals=fail,
         )
     assert of(engine) == {"training": True}
@@ -183,14 +186,14 @@ def test_an_erasure_that_fails_leaves_everything_as_it_was(engine, clock):
 
 @pytest.mark.usefixtures("acme")
 def test_an_erasure_waits_for_batches_under_way_and_then_sees_their_rows(engine, clock):
-    keyring = Keyring(new_master_key())
+    keyring = keyring_of(engine)
     sealed = threading.Event()
     with transaction(engine) as session:  # so that the key exists and its insertion makes nobody wait
-        keyring.encrypt_many(session, [("acme", "p1", b"x")], now=clock())
+        keyring.encrypt_many(session, [Plaintext("acme", "p1", b"row", b"x")], now=clock())
 
     def ingest():
         with transaction(engine) as session:
-            keyring.encrypt_many(session, [("acme", "p1", b"x")], now=clock())
+            keyring.encrypt_many(session, [Plaintext("acme", "p1", b"row", b"x")], now=clock())
             sealed.set()
             time.sleep(0.3)  # long enough for an erasure that does not wait to overtake
             consents.record(session, [said(clock, True)], now=clock())

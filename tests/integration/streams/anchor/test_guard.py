@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 from sqlmodel import func, select
 
+from privacy.anchor.due import mark_due
 from privacy.anchor.tables import AnchorDueRow
 from privacy.errors import AnchorUnavailableError, RewoundError
 from privacy.ledger.tables import LedgerEntryRow
 from privacy.storage.session import transaction
+from privacy.storage.subjects import Subject
 from streams.anchor.marks import tenants_held
 from streams.client.testing import InMemoryBroker
 from streams.contracts.codec import Record
@@ -238,3 +240,24 @@ def test_a_wrong_or_empty_database_is_noticed(engine, clock, broker, shop, tmp_p
         with pytest.raises(RewoundError, match="acme: the tenant is not there"):
             guard_of(empty, broker, clock=clock).require_newest()
         guard_of(empty, broker, clock=clock, group="another").require_newest()
+
+
+def test_what_a_former_key_signed_counts_until_it_is_signed_anew(engine, clock, broker, shop):
+    former = bytes(range(1, 33))
+    before = guard_of(engine, broker, clock=clock, seed=former)
+    release(shop, before)
+    user = Subject("acme", "ab" * 32)
+    with transaction(engine) as session:
+        move_on(session, {("t", 0): 4})
+        mark_due(session, "acme", pseudonym=user.pseudonym)
+    before.advance()
+    with pytest.raises(RewoundError, match="not signed by this installation"):
+        guard_of(engine, broker, clock=clock).require_newest()
+    guard = guard_of(engine, broker, clock=clock, earlier=[former])
+    guard.require_newest()
+    assert guard.erased() == [user]
+    assert [guard.renew() for _ in range(2)] == [3, 0]
+    assert guard_of(engine, broker, clock=clock, earlier=[former]).renew() == 0
+    alone = guard_of(engine, broker, clock=clock)
+    alone.require_newest()
+    assert (alone.tenants, alone.offsets, alone.erased()) == (before.tenants, before.offsets, [user])

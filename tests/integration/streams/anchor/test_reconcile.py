@@ -10,6 +10,8 @@ from personalization.registry.announcements import Act, AdapterEventKind, Desire
 from personalization.registry.withdrawal import withdraw_version
 from privacy.errors import RewoundError
 from privacy.keys.destruction import erased_among, erasure_counts
+from privacy.keys.rotation import finish_renaming, rotate_pseudonyms
+from privacy.keys.store import open_store
 from privacy.ledger import Ledger
 from privacy.ledger.export import export_ledger
 from privacy.ledger.verify import verify_export
@@ -20,7 +22,8 @@ from streams.contracts.topics import ANCHOR, ERASED
 from streams.storage.consumed_offsets import consumed, move_on
 from tests.fakes.anchored import Backup, guard_of
 from tests.fakes.ingest_world import IngestWorld
-from tests.fakes.stream_records import consent, erasure, interaction
+from tests.fakes.keys import keyring_of, store_of, store_url
+from tests.fakes.stream_records import NOW, consent, erasure, interaction
 from tests.fakes.training import RecordingEvents, Workshop
 
 
@@ -58,11 +61,12 @@ def act(clock):
     return Act(actor="ann", reason="A backup was put back.", code="restored", now=clock.now())
 
 
-def restored(engine, broker, clock, events=None, **options):
+def restored(engine, broker, clock, events=None, keyring=None, **options):
+    keyring = keyring or keyring_of(engine)
     guard = guard_of(engine, broker, clock=clock)
     guard.refresh()
     with transaction(engine) as session:
-        replay_erasures(session, guard.erased(), now=clock.now())
+        replay_erasures(session, keyring, guard.erased(), now=clock.now())
     with transaction(engine) as session:
         return reconcile(
             session,
@@ -159,27 +163,90 @@ def test_nobody_who_was_erased_comes_back(engine, clock, broker, backup):
     assert len(IngestWorld.users(_fresh(world, engine))) == 2
     with pytest.raises(RewoundError, match="0 erasures are recorded, anchored are 1"):
         guard_of(engine, broker, clock=clock).require_newest()
-    restored(engine, broker, clock)
+    restored(engine, broker, clock, keyring=keyring_of(engine, world.master_key))
     fresh = _fresh(world, engine)
     assert len(fresh.users()) == 1
     with transaction(engine) as session:
         assert erased_among(session, [erased]) == {erased}
         assert erasure_counts(session, ["acme"])["acme"] >= 1
+    assert store_of(engine).user_keys([erased]) == {erased: None}
     outcome = fresh.take(fresh.interactions, interaction("zoe", event_id="again", offset=50))
     assert (outcome.effects, outcome.dead_letters) == (0, 1)
     guard_of(engine, broker, clock=clock).require_newest()
 
 
+def test_who_comes_back_with_a_key_store_of_before_loses_the_key_again(
+    engine, clock, broker, backup, database_url
+):
+    world = IngestWorld(engine)
+    guard = guard_of(engine, broker, clock=clock)
+    world.take(world.consents, consent("zoe"))
+    world.take(world.interactions, interaction("zoe"))
+    kept = backup()
+    # PostgreSQL: the schema of the keys is in the same backup.
+    keys = Backup(store_url(database_url)) if engine.dialect.name == "sqlite" else None
+    world.take(world.erasures, erasure("zoe"))
+    guard.advance()
+    (erased,) = guard.erased()
+    put_back(engine, kept)
+    if keys is not None:
+        keys.put_back()
+    assert store_of(engine).user_keys([erased])[erased] is not None
+    assert len(_fresh(world, engine).users()) == 1
+    restored(engine, broker, clock, keyring=keyring_of(engine, world.master_key))
+    assert store_of(engine).user_keys([erased]) == {erased: None}
+    assert _fresh(world, engine).users() == ()
+    # The database knows of it, the key store does not: the register is enough.
+    if keys is not None:
+        engine.dispose()
+        keys.put_back()
+        with transaction(engine) as session:
+            keyring = keyring_of(engine, world.master_key)
+            assert [replay_erasures(session, keyring, [erased], now=NOW) for _ in range(2)] == [1, 0]
+        assert store_of(engine).user_keys([erased]) == {erased: None}
+
+
+def test_nobody_comes_back_in_a_backup_of_before_a_rotation_of_pseudonyms(
+    engine, clock, broker, backup, tmp_path
+):
+    store = engine.key_store_of_the_test = open_store(f"sqlite:///{tmp_path / 'apart.sqlite3'}")
+    store.prepare()
+    world = IngestWorld(engine)
+    guard = guard_of(engine, broker, clock=clock)
+    for user in ("zoe", "max", "ann"):
+        world.take(world.consents, consent(user))
+        world.take(world.interactions, interaction(user, event_id=user))
+    kept = backup()
+    world.take(world.erasures, erasure("zoe"))
+    for _ in range(2):
+        rotate_pseudonyms(engine, world.keyring, "acme", actor="ann", now=NOW)
+    world.take(world.erasures, erasure("max", request_id="of-max", offset=1))
+    guard.advance()
+    assert sorted(name.pseudonym[0] in "0123456789abcdef" for name in guard.erased()) == [False, True]
+    put_back(engine, kept)
+    keyring = keyring_of(engine, world.master_key)
+    assert finish_renaming(engine, keyring, actor="ann", now=NOW) == ["acme"]
+    assert finish_renaming(engine, keyring, actor="ann", now=NOW) == []
+    restored(engine, broker, clock, keyring=keyring)
+    fresh = _fresh(world, engine)
+    assert len(fresh.users()) == 1
+    outcomes = {
+        user: fresh.take(fresh.interactions, interaction(user, event_id=f"{user}-again", offset=50)).effects
+        for user in ("zoe", "max", "ann")
+    }
+    assert outcomes == {"zoe": 0, "max": 0, "ann": 1}
+    store.engine.dispose()
+
+
 def _fresh(world, engine):
     """The world as a process that starts now has it: no key of a user is in any cache."""
-    from privacy.keys.keyring import Keyring
     from privacy.policy.cache import TenantPolicies
     from streams.ingest.interactions import InteractionHandler
     from streams.ingest.letters import DeadLetterSink
 
     made = object.__new__(IngestWorld)
     made.engine, made.sender, made.now = engine, world.sender, world.now
-    made.keyring = Keyring(world.master_key)
+    made.keyring = keyring_of(engine, world.master_key)
     made.interactions = InteractionHandler(
         engine=engine,
         letters=DeadLetterSink(world.sender, "workers"),

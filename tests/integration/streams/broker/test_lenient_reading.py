@@ -13,7 +13,6 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import TopicAlreadyExistsError
 from kafka.serializer import Serializer
 
-from privacy.keys.keyring import Keyring, new_master_key
 from privacy.policy import versions as policies
 from privacy.policy.cache import TenantPolicies
 from privacy.storage.session import transaction
@@ -27,6 +26,7 @@ from streams.ingest.interactions import InteractionHandler
 from streams.ingest.letters import DeadLetterSink
 from streams.ingest.work import Work
 from streams.settings import BrokerSettings, IngestSettings
+from tests.fakes.keys import keyring_of
 from tests.fakes.stream_records import NOW, consent, interaction
 
 DEADLINE_SECONDS = 90
@@ -71,7 +71,7 @@ def ingest(bootstrap, topic, engine, expected):
         "engine": engine,
         "letters": DeadLetterSink(sender, topic),
         "clock": lambda: NOW,
-        "keyring": Keyring(new_master_key()),
+        "keyring": keyring_of(engine),
         "policies": TenantPolicies(60.0),
         "max_event_bytes": 65_536,
     }

@@ -9,17 +9,17 @@ from datetime import timedelta
 import pytest
 from sqlmodel import col, select
 
+from personalization.adapters.signing import ManifestSigner, key_id, signing_seed
 from personalization.errors import ArtifactNotFoundError
 from personalization.registry import queries as registry
 from personalization.registry.announcements import Act, DesiredChange
 from personalization.registry.restating import restate_line
 from privacy.audit import trail
-from privacy.errors import KeyUnavailableError
-from privacy.keys.keyring import Keyring
 from privacy.storage.session import transaction
 from streams.cli.main import main
 from streams.contracts.topics import ADAPTER_EVENTS, ADAPTERS
 from streams.outbox.tables import OutboxRow
+from tests.fakes.keys import store_url
 from tests.fakes.training import Workshop, outbox_events
 
 
@@ -27,6 +27,7 @@ from tests.fakes.training import Workshop, outbox_events
 def shop(engine, database_url, clock, tmp_path, monkeypatch):
     monkeypatch.setenv("DISCREET_DATABASE__URL", database_url)
     monkeypatch.setenv("DISCREET_STATE", str(tmp_path))
+    monkeypatch.setenv("DISCREET_KEYS__URL", store_url(database_url))
     monkeypatch.setenv("DISCREET_MASTER_KEY", base64.b64encode(bytes(32)).decode())
     shop = Workshop(engine, clock, tmp_path, events=outbox_events())
     shop.add_tenant()
@@ -97,27 +98,30 @@ def test_an_unknown_adapter_is_one_sentence_with_a_code(shop, capsys):
     assert "[personalization.version.unknown]" in capsys.readouterr().err
 
 
-def test_the_public_key_belongs_to_the_master_key(shop, capsys):
+def test_the_public_key_is_that_of_the_installations_own_signing_key(shop, capsys, monkeypatch, tmp_path):
     facts = asked(capsys, "adapters", "public-key")
     assert len(bytes.fromhex(facts["public_key"])) == 32
     assert asked(capsys, "adapters", "public-key") == facts
+    file = tmp_path / "adapter-signing.key"
+    assert file.stat().st_mode & 0o777 == 0o600
+    seed = base64.b64decode(file.read_text())
+    assert ManifestSigner(seed).public_key.hex() == facts["public_key"]
+    # The key that was derived from the master key until now is another one, and servers may go on trusting it.
+    derived = ManifestSigner(signing_seed(bytes(32))).public_key
+    assert facts["earlier"] == [{"public_key": derived.hex(), "key_id": key_id(derived)}]
+    assert derived.hex() != facts["public_key"]
+    monkeypatch.setenv("DISCREET_SIGNING__ADAPTER_KEY", base64.b64encode(bytes(31) + b"s").decode())
+    assert asked(capsys, "adapters", "public-key")["public_key"] == (
+        ManifestSigner(bytes(31) + b"s").public_key.hex()
+    )
 
 
-def test_the_public_key_of_another_master_key_is_not_shown(shop, capsys, monkeypatch):
-    with transaction(shop.engine) as session:
-        Keyring(bytes(32)).tenant_keys(session, "acme", now=shop.clock.now())
+def test_a_signing_key_that_others_may_read_is_refused(shop, capsys, tmp_path):
     asked(capsys, "adapters", "public-key")
-    monkeypatch.setenv("DISCREET_MASTER_KEY", base64.b64encode(bytes(31) + b"x").decode())
-    assert main(["adapters", "public-key"]) == KeyUnavailableError.exit_status
+    (tmp_path / "adapter-signing.key").chmod(0o640)
+    assert main(["adapters", "public-key"]) == 2
     captured = capsys.readouterr()
-    assert captured.out == ""
-    assert "[privacy.key.unavailable]" in captured.err
-
-
-def test_a_database_without_keys_takes_any_master_key(engine, database_url, capsys, monkeypatch):
-    monkeypatch.setenv("DISCREET_DATABASE__URL", database_url)
-    monkeypatch.setenv("DISCREET_MASTER_KEY", base64.b64encode(bytes(31) + b"x").decode())
-    assert len(bytes.fromhex(asked(capsys, "adapters", "public-key")["public_key"])) == 32
+    assert (captured.out, "[streams.settings.invalid]" in captured.err) == ("", True)
 
 
 def states_waiting(session):

@@ -22,6 +22,7 @@ from streams.processes import chores as scheduler
 from streams.processes.chores import Chores
 from streams.settings import OutboxSettings, SchedulerSettings
 from streams.telemetry.metrics import WorkerMetrics
+from tests.fakes.keys import keyring_of
 from tests.fakes.stream_records import NOW, FakeSender
 
 
@@ -39,6 +40,7 @@ def chores(engine):
     return Chores(
         engine=engine,
         relay=OutboxRelay(engine, FakeSender(), batch_rows=10),
+        keyring=keyring_of(engine),
         clock=lambda: NOW,
         scheduler=SchedulerSettings(),
         outbox=OutboxSettings(),

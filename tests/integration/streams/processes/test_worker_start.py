@@ -7,7 +7,7 @@ from sqlalchemy import text
 from structlog.testing import capture_logs
 
 from privacy.errors import KeyUnavailableError, RewoundError, StorageError
-from privacy.keys.keyring import Keyring, new_master_key
+from privacy.keys.service import new_master_key
 from privacy.policy import versions as policies
 from privacy.storage.session import transaction
 from streams.processes import wiring as bootstrap
@@ -15,6 +15,7 @@ from streams.processes import worker as worker_module
 from streams.processes.worker import Worker
 from streams.settings import Settings
 from streams.storage.consumed_offsets import move_on
+from tests.fakes.keys import keyring_of, store_url
 from tests.fakes.stream_records import NOW
 
 
@@ -22,6 +23,7 @@ def worker_for(database_url, master_key):
     settings = Settings(
         master_key=master_key,
         database={"url": database_url},
+        keys={"url": store_url(database_url)},
         broker={"bootstrap": "127.0.0.1:1"},  # nobody listens there
         http={"enabled": False},
     )
@@ -31,7 +33,7 @@ def worker_for(database_url, master_key):
 def test_another_master_key_is_refused_before_anything_is_read(database_url, engine):
     with transaction(engine) as session:
         policies.register_tenant(session, "acme", actor="ann", now=NOW)
-        Keyring(new_master_key()).tenant_keys(session, "acme", now=NOW)
+        keyring_of(engine).tenant_keys(session, "acme", now=NOW)
     services = worker_for(database_url, new_master_key())
     try:
         with pytest.raises(KeyUnavailableError):

@@ -20,3 +20,14 @@ def test_prepared_hashes_equal_the_plain_ones(key, user):
 def test_a_key_longer_than_a_block_is_refused():
     with pytest.raises(ValueError, match="65 bytes"):
         TenantHashes(b"k" * 65, "acme")
+
+
+@pytest.mark.parametrize(
+    "later", [1, 3, 25]
+)  # of 25 some begin with a letter that an earlier key has as well
+def test_a_name_of_any_key_is_brought_up_to_the_newest(later):
+    hashes = TenantHashes(b"k" * 32, "acme", [bytes([number]) * 32 for number in range(later)])
+    names = hashes.names(hashes.first("u"))
+    assert len(set(names)) == later + 1
+    for name in names[-20:] if later > 20 else names:
+        assert hashes.brought_up(name) == names[-1]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +17,7 @@ from transformers import AutoModelForCausalLM
 from personalization.planning.plan import Family, PerformanceFlags
 from personalization.training.base.directory import fingerprint, resolve_base
 from personalization.training.child import entry as child
+from personalization.training.child import parent
 from personalization.training.child.parent import run_job
 from personalization.training.errors import (
     AdapterFormatError,
@@ -161,7 +161,7 @@ def test_failure_from_elsewhere_does_not_quote_its_text():
 
 
 def test_child_that_dies_is_reported(base, tmp_path, monkeypatch):
-    monkeypatch.setattr(child, "main", os._exit)
+    monkeypatch.setattr(parent, "_TRAINING", "keyword")  # a module that does nothing and ends
     with pytest.raises(ChildFailedError, match="exit status"):
         run_job(make_job(base, tmp_path))
 
