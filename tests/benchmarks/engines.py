@@ -13,12 +13,15 @@ import argparse
 import json
 import resource
 import statistics
+import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
 
 import structlog
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from streams.client import AckStatus
 from streams.contracts.topics import ADAPTERS
