@@ -31,16 +31,11 @@ def command(
     import signal
     import threading
 
-    from streams.errors import SettingsError
-    from streams.processes.bridge import bridge
-    from streams.serving.engines.install import install_llamacpp, install_vllm
+    from streams.processes.bridge import bridge, install
     from streams.settings import load_settings
 
     if install_engine is not None:
-        if engine is EngineKind.DIRECTORY:
-            raise SettingsError("a directory needs no engine; --install-engine is for vllm and llamacpp")
-        install = install_vllm if engine is EngineKind.VLLM else install_llamacpp
-        typer.echo(shlex.join(install(install_engine)))
+        typer.echo(shlex.join(install(engine.value, install_engine)))
         return
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

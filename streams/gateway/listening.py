@@ -29,7 +29,7 @@ class _BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
-        self._headers_seen = 0
+        self._seen = 0  # ends of headers and of bodies
         self._header_bytes = 0
         self._in_header = True
         self._header_timer: asyncio.TimerHandle | None = None
@@ -42,10 +42,9 @@ class _BoundedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._in_header and self._header_timer is None:
             self._wait_for_header()
-        before, began = self._headers_seen, self._in_header
+        before = self._seen
         super().data_received(data)
-        # All of it belongs to one header; the end of a body does not.
-        if began and self._in_header and self._headers_seen == before:
+        if self._in_header and self._seen == before:  # nothing ended in it: all of it belongs to one header
             self._header_bytes += len(data)
             if self._header_bytes > MOST_HEADER_BYTES:
                 self.transport.close()
@@ -53,11 +52,12 @@ class _BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._stop_waiting()
         self._in_header = False
-        self._headers_seen += 1
+        self._seen += 1
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         self._in_header, self._header_bytes = True, 0
+        self._seen += 1
         super().on_message_complete()
 
     def _wait_for_header(self) -> None:

@@ -22,6 +22,7 @@ import asyncio
 import random
 import time
 from collections import Counter, deque
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import structlog
@@ -31,7 +32,7 @@ from privacy.errors import PrivacyError
 from streams.errors import StreamsError
 from streams.ingest.offsets import BatchOffsets
 from streams.ingest.poison import FaultGuard, SlowedTenants, tenant_of
-from streams.ingest.seats import Room, size_of
+from streams.ingest.seats import Room, Waiting, size_of
 from streams.ingest.work import Outcome, Work
 
 if TYPE_CHECKING:
@@ -44,6 +45,11 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 HELD_POLL_SECONDS = 0.5
+HELD_AT_ONCE = (
+    200  # of those that wait for a consent, looked at again in one batch: others' events are in it too
+)
+SHORTEST_PAUSE_SECONDS = 0.25  # between two such looks, while there are new events
+IDLE_PAUSE_SECONDS = 0.1
 LOOKS_TO_EMPTY_THE_LANE = 20
 RECORD_ATTEMPTS = 3
 Data = TypeVar("Data")
@@ -110,10 +116,13 @@ class Intake:
         self._runs: deque[RecordRun] = deque()
         self._buffered = 0
         self._buffered_bytes = 0
-        self._waiting_bytes = 0  # of what waits for a consent or in the lane, after the last batch
         self._busy = False
         self._changed = asyncio.Condition()
-        self._held: dict[tuple[int, int], tuple[Work[Any], PartitionProgress]] = {}
+        self._held: dict[
+            tuple[int, int], tuple[Work[Any], PartitionProgress]
+        ] = {}  # last looked at comes last
+        self._waiting = Waiting()  # of what is held
+        self._lane_bytes = 0
         self._held_looked_at = 0.0
         self._oldest_in_work: int | None = None
         self._slowed = SlowedTenants(settings.poison_window_events, settings.poison_share)
@@ -140,7 +149,7 @@ class Intake:
         return (
             not self._has_room()
             or waiting >= self._settings.consent_wait_events > 0
-            or self._waiting_bytes >= self._settings.consent_wait_bytes
+            or self._waiting.bytes + self._lane_bytes >= self._settings.consent_wait_bytes
         )
 
     def _has_room(self) -> bool:
@@ -197,7 +206,7 @@ class Intake:
         async with self._changed:
             if (self._held or self._lane) and not self._runs:
                 try:
-                    async with asyncio.timeout(HELD_POLL_SECONDS):
+                    async with asyncio.timeout(self._pause(busy=False) if self._held else HELD_POLL_SECONDS):
                         await self._changed.wait_for(lambda: bool(self._runs))
                 except TimeoutError:
                     pass
@@ -222,12 +231,12 @@ class Intake:
         now = time.monotonic()
         # Partitions that were given up meanwhile are somebody else's now: their records are not ours to touch.
         runs = [run for run in runs if not run.progress.abandoned]
-        held = self._due_held(now)
+        held = self._due_held(now, busy=bool(runs))
         apart = self._due_of_lane(now)
         room = Room(
             self._settings.consent_wait_events_per_user,
             self._settings.consent_wait_bytes_per_user,
-            (work.record for work, _ in self._held.values()),
+            self._waiting,
         )
         final = not self._settings.consent_wait_seconds or not self._settings.consent_wait_events
         fresh = [(record, run.progress) for run in runs for record in self._in_turn(run)]
@@ -236,14 +245,12 @@ class Intake:
         ]
         if not held and not new:
             self._settle_through(runs)
-            self._measure()
             return
         works = [work for work, _ in (*held, *new)]
         started = time.perf_counter()
         outcome = await self._until_done(works, self._offsets(runs, (*held, *apart)))
         self._settle(held, new[: len(apart)], new[len(apart) :], outcome)
         self._settle_through(runs)
-        self._measure()
         if self._observer is not None:
             self._observer.batch_done(self.topic, works, outcome, time.perf_counter() - started)
         self._judge(works, outcome)
@@ -272,6 +279,7 @@ class Intake:
             if tenant_of(record.key) in self._slowed:
                 run.progress.hold(record.offset)
                 self._lane.append((record, run.progress))
+                self._lane_bytes += size_of(record)
             else:
                 turn.append(record)
         return turn
@@ -285,16 +293,29 @@ class Intake:
             self._lane_looked_at = now
             due = max(due, self._settings.poison_lane_events // LOOKS_TO_EMPTY_THE_LANE + 1)
         taken = [self._lane.popleft() for _ in range(min(max(0, due), len(self._lane)))]
+        self._lane_bytes -= sum(size_of(record) for record, _ in taken)
         return [entry for entry in taken if not entry[1].abandoned]
 
-    def _due_held(self, now: float) -> list[tuple[Work[Any], PartitionProgress]]:
-        if not self._held or now - self._held_looked_at < HELD_POLL_SECONDS:
+    def _due_held(self, now: float, *, busy: bool) -> list[tuple[Work[Any], PartitionProgress]]:
+        """Return what is looked at again: a part of it, in turn, so that however much waits nobody waits for it."""
+        if not self._held or now - self._held_looked_at < self._pause(busy=busy):
             return []
         self._held_looked_at = now
-        self._held = {place: entry for place, entry in self._held.items() if not entry[1].abandoned}
-        for work, _ in self._held.values():
+        due: list[tuple[Work[Any], PartitionProgress]] = []
+        for place in list(islice(self._held, HELD_AT_ONCE)):
+            work, progress = self._held.pop(place)
+            if progress.abandoned:
+                self._waiting.remove(work.record)
+                continue
+            self._held[place] = work, progress
             work.final = now - work.since >= self._settings.consent_wait_seconds
-        return list(self._held.values())
+            due.append((work, progress))
+        return due
+
+    def _pause(self, *, busy: bool) -> float:
+        """Return the seconds between two looks: few enough for each to have its turn in time, where that can be."""
+        shortest = SHORTEST_PAUSE_SECONDS if busy else IDLE_PAUSE_SECONDS
+        return max(shortest, HELD_POLL_SECONDS * min(1.0, HELD_AT_ONCE / len(self._held)))
 
     def _settle(
         self,
@@ -308,20 +329,26 @@ class Intake:
         for work, progress in held:
             if _place(work) not in waits:
                 del self._held[_place(work)]
+                self._waiting.remove(work.record)
                 progress.release(work.record.offset)
         for work, progress in apart:  # held already, while they were in the lane
             if _place(work) in waits:
-                self._held[_place(work)] = work, progress
+                self._hold(work, progress)
             else:
                 progress.release(work.record.offset)
         for work, progress in fresh if waits else ():
             if _place(work) in waits:
                 progress.hold(work.record.offset)
-                self._held[_place(work)] = work, progress
+                self._hold(work, progress)
 
-    def _measure(self) -> None:
-        self._waiting_bytes = sum(size_of(work.record) for work, _ in self._held.values())
-        self._waiting_bytes += sum(size_of(record) for record, _ in self._lane)
+    def _hold(self, work: Work[Any], progress: PartitionProgress) -> None:
+        place = _place(work)
+        if (
+            before := self._held.pop(place, None)
+        ) is not None:  # of a partition that was given up and came back
+            self._waiting.remove(before[0].record)
+        self._held[place] = work, progress
+        self._waiting.add(work.record)
 
     def _settle_through(self, runs: list[RecordRun]) -> None:
         for run in runs:

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from streams.broker.records import SourceRecord
 
 
@@ -39,25 +37,54 @@ def size_of(record: SourceRecord) -> int:
     return len(record.key or b"") + len(record.value or b"")
 
 
+class Waiting:
+    """What waits, of each user and in all; kept up to date, since every batch asks."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self._users: dict[bytes | None, tuple[int, int]] = {}
+
+    def add(self, record: SourceRecord) -> None:
+        """Count a record."""
+        self._change(record, 1)
+
+    def remove(self, record: SourceRecord) -> None:
+        """Count a record no longer."""
+        self._change(record, -1)
+
+    def of(self, key: bytes | None) -> tuple[int, int]:
+        """Return how many events of the user with this key wait, and their bytes."""
+        return self._users.get(key, (0, 0))
+
+    def _change(self, record: SourceRecord, sign: int) -> None:
+        size = sign * size_of(record)
+        events, taken = self.of(record.key)
+        self.bytes += size
+        if events + sign:
+            self._users[record.key] = events + sign, taken + size
+        else:
+            del self._users[record.key]
+
+
 class Room:
     """Hands the users of one batch their seats.
 
     Args:
         per_user: events of each user.
         bytes_per_user: their bytes.
-        taken: what waits already.
+        waiting: what waits already.
     """
 
-    def __init__(self, per_user: int, bytes_per_user: int, taken: Iterable[SourceRecord]) -> None:
+    def __init__(self, per_user: int, bytes_per_user: int, waiting: Waiting) -> None:
         self._per_user = per_user
         self._bytes_per_user = bytes_per_user
+        self._waiting = waiting
         self._seats: dict[bytes | None, Seats] = {}
-        for record in taken:
-            self.seats(record.key).take(size_of(record))
 
     def seats(self, key: bytes | None) -> Seats:
         """Return the seats of the user whose records carry ``key``, which names tenant and user."""
         seats = self._seats.get(key)
         if seats is None:
-            seats = self._seats[key] = Seats(self._per_user, self._bytes_per_user)
+            events, taken = self._waiting.of(key)
+            seats = self._seats[key] = Seats(self._per_user - events, self._bytes_per_user - taken)
         return seats

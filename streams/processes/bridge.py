@@ -15,7 +15,7 @@ from streams.processes.server import served_base, trusted_keys
 from streams.serving.engines.bridge import Bridge
 from streams.serving.engines.folder import FolderEngine
 from streams.serving.engines.gguf_lora import read_gguf_base
-from streams.serving.engines.install import llamacpp_command
+from streams.serving.engines.install import install_llamacpp, install_vllm, llamacpp_command
 from streams.serving.engines.llama_server import LlamaServer
 from streams.serving.engines.llamacpp import LlamaCppEngine
 from streams.serving.engines.metrics import BridgeMetrics
@@ -85,6 +85,17 @@ def bridge(settings: Settings, kind: str, *, stop: threading.Event, on_ready: Ca
         ) as web:
             on_ready(web.port)
             one.run(stop)
+
+
+def install(kind: str, target: Path) -> tuple[str, ...]:
+    """Install an engine into an environment of its own in ``target``; return the command that starts it.
+
+    Raises:
+        SettingsError: there is none to install, or it could not be installed.
+    """
+    if kind == "directory":
+        raise SettingsError("a directory needs no engine; --install-engine is for vllm and llamacpp")
+    return install_vllm(target) if kind == "vllm" else install_llamacpp(target)
 
 
 def engine_of(own: BridgeSettings, kind: str, state: Path) -> Engine:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 TOLD = 64
 ADAPTER = "adapter.gguf"
+MOST_KEPT = 1_000  # answers of the base, which every version's probes ask for again
 DRAIN_SECONDS = 20.0  # for requests in progress before a restart
 FIRST_START_PAUSE = 0.5
 
@@ -66,6 +67,7 @@ class LlamaCppEngine:
         self._sleep = sleep
         self._wanted: dict[str, Path] = {}
         self._started: dict[str, Path] | None = None  # what the running server was started with
+        self._base_told: dict[tuple[int, ...], dict[int, float]] = {}  # of this start's base, by what is read
         self._pause = FIRST_START_PAUSE
         self._next_start = 0.0
         self.generation = 0
@@ -138,19 +140,28 @@ class LlamaCppEngine:
         found: list[float] = []
         for reading in asked:
             for after, watched in reading.points:
-                body = {
-                    "prompt": list(reading.tokens[:after]),
-                    "n_predict": 1,
-                    "n_probs": TOLD,
-                    "temperature": 0,
-                    "cache_prompt": False,
-                    "lora": scales(numbers, name),
-                }
-                answer = self._server.http.ask("/completion", body)
-                if answer.status != 200:
-                    raise EngineUnreachableError(f"llama.cpp answers a probe with status {answer.status}")
-                found += watched_values(_told(answer.json()), watched)
+                read = reading.tokens[:after]
+                told = self._base_told.get(read) if name is None else None
+                if told is None:
+                    told = self._next_tokens(read, scales(numbers, name))
+                if name is None and len(self._base_told) < MOST_KEPT:
+                    self._base_told[read] = told
+                found += watched_values(told, watched)
         return found
+
+    def _next_tokens(self, read: tuple[int, ...], lora: list[dict[str, float]]) -> dict[int, float]:
+        body = {
+            "prompt": list(read),
+            "n_predict": 1,
+            "n_probs": TOLD,
+            "temperature": 0,
+            "cache_prompt": False,
+            "lora": lora,
+        }
+        answer = self._server.http.ask("/completion", body)
+        if answer.status != 200:
+            raise EngineUnreachableError(f"llama.cpp answers a probe with status {answer.status}")
+        return _told(answer.json())
 
     def close(self) -> None:
         """End both servers."""
@@ -169,6 +180,7 @@ class LlamaCppEngine:
             raise EngineUnreachableError("llama.cpp ended; it is started again in a moment")
         self.generation += 1
         self._started = None
+        self._base_told.clear()
         self._next_start = self._monotonic() + self._pause
         self._pause = min(30.0, 2 * self._pause)
         try:

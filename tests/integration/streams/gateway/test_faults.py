@@ -190,6 +190,32 @@ def request(gateway, token, text, *, stream):
     return urllib.request.urlopen(asked, timeout=60)
 
 
+@pytest.mark.parametrize("pause", [0.0, 0.2])
+def test_the_end_of_a_large_body_is_not_taken_for_a_header(gateway, pause):
+    body = json.dumps({"model": "discreet", "messages": [{"role": "user", "content": "x" * 900_000}]})
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {gateway.acme}\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=30) as connection:
+        for _ in range(3):
+            connection.sendall(head.encode())
+            time.sleep(pause)
+            connection.sendall(body[:1_000].encode())
+            time.sleep(pause)
+            connection.sendall(body[1_000:].encode())
+            answer = b""
+            while b"\r\n\r\n" not in answer:
+                more = connection.recv(65_536)
+                assert more, answer
+                answer += more
+            start, _, rest = answer.partition(b"\r\n\r\n")
+            assert start.startswith(b"HTTP/1.1 200")
+            left = int(start.lower().split(b"content-length: ")[1].split(b"\r\n")[0]) - len(rest)
+            while left:
+                left -= len(connection.recv(min(left, 65_536)))
+
+
 def test_a_reader_that_does_not_read_holds_the_engine_back(gateway, behind):
     behind.control(pieces=400, repeat=200)  # 80 MB in pieces of 200 kB: more than all buffers in between
     with request(gateway, gateway.acme, "x" * 400_000, stream=True) as answer:

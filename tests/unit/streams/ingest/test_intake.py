@@ -7,7 +7,7 @@ from privacy.errors import StorageError
 from streams.broker.progress import PartitionProgress
 from streams.broker.records import RecordRun
 from streams.errors import PoisonedTopicError
-from streams.ingest.intake import Intake
+from streams.ingest.intake import HELD_AT_ONCE, Intake
 from streams.ingest.poison import MOST_TENANTS, FaultGuard, SlowedTenants, tenant_of
 from streams.ingest.work import Outcome
 from streams.settings import IngestSettings
@@ -167,6 +167,54 @@ def test_a_held_record_is_offered_again_until_its_time_is_over():
     assert go(scenario, handler) == (0, 1)
     assert handler.done == [1, 0]
     assert progress.committable == 2
+
+
+def test_however_much_waits_few_of_it_are_in_any_batch_and_each_has_its_turn():
+    handler, progress, early = Recorder(), PartitionProgress(), 950
+    handler.hold, sizes = set(range(early)), []
+    original = handler.process
+
+    def process(works, offsets=None):
+        sizes.append(len(works))
+        return original(works, offsets)
+
+    handler.process = process
+
+    async def scenario(intake, _):
+        await intake.offer(run_of(progress, *range(early)))
+        await intake.drain()
+        held = (intake.held, intake._waiting.bytes > 0)
+        while intake.held:
+            await asyncio.sleep(0.02)
+        return held, intake._waiting.bytes
+
+    settings = SETTINGS.model_copy(update={"consent_wait_events_per_user": early, "buffer_events": early})
+    assert go(scenario, handler, settings) == ((early, False), 0)
+    assert sizes[0] == early
+    assert max(sizes[1:]) <= HELD_AT_ONCE
+    assert sorted(handler.done) == list(range(early))
+    assert progress.committable == early
+
+
+def test_what_waits_is_counted_by_user_and_a_record_that_came_back_once():
+    handler, lost, back = Recorder(), PartitionProgress(), PartitionProgress()
+    handler.hold = {0, 1}
+    waiting = []
+
+    async def scenario(intake, _):
+        await intake.offer(run_of(lost, 0, 1))
+        await intake.drain()
+        waiting.append(intake._waiting.of(None))
+        lost.abandoned = True
+        await intake.offer(run_of(back, 0, 1))
+        await intake.drain()
+        waiting.append(intake._waiting.of(None))
+        while intake.held:
+            await asyncio.sleep(0.02)
+        waiting.append(intake._waiting.of(None))
+
+    go(scenario, handler)
+    assert waiting == [(2, 0), (2, 0), (0, 0)]
 
 
 def test_the_oldest_record_is_known_until_it_has_had_its_effect():
