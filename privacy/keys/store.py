@@ -16,6 +16,7 @@ A row whose key is gone stays as a tombstone: no key is ever made for that user 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -27,6 +28,7 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.engine import make_url
 
 from privacy.errors import StorageError
 from privacy.keys.store_tables import (
@@ -341,7 +343,13 @@ class KeyStore:
 
 
 def open_store(url: str, *, busy_timeout_seconds: float = 30.0) -> KeyStore:
-    """Return the key store at ``url``; its tables may still be missing (``KeyStore.prepare``)."""
+    """Return the key store at ``url``; its tables may still be missing (``KeyStore.prepare``).
+
+    A new SQLite file is made for its owner alone; its logs get the same rights.
+    """
+    file = make_url(url).database if url.startswith("sqlite") else None
+    if file and Path(file).parent.is_dir():
+        Path(file).touch(mode=0o600)
     return KeyStore(open_engine(url, busy_timeout_seconds=busy_timeout_seconds))
 
 

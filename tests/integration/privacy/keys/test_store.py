@@ -233,6 +233,7 @@ def test_a_destroyed_key_leaves_no_trace_in_the_files_of_the_store(tmp_path):
     secret = b"a wrapped key that nothing else looks like"
     store.add_user_keys([UserKey(subject, secret, b"key")], NOW)
     files = [path, path.with_name(path.name + "-wal")]
+    assert {file.stat().st_mode & 0o777 for file in files if file.exists()} == {0o600}
     assert any(secret in file.read_bytes() for file in files if file.exists())
     assert store.destroy_user_keys([subject], b"r1", NOW) == 1
     assert not any(secret in file.read_bytes() for file in files if file.exists())
