@@ -39,12 +39,15 @@ def upgrade(
     from streams.storage import schema as database
 
     store = open_key_store(load_settings())
-    reached = database.upgrade(_url(), revision)
-    facts: dict[str, object] = {"revision": reached}
-    sentence = f"The database is at revision {reached}."
-    if reached == database.head():
-        facts["keys_moved"] = moved = database.move_keys_out(_url(), store)
-        sentence += f" {moved} users' keys were moved into the key store." if moved else ""
+    try:
+        reached = database.upgrade(_url(), revision)
+        facts: dict[str, object] = {"revision": reached}
+        sentence = f"The database is at revision {reached}."
+        if reached == database.head():
+            facts["keys_moved"] = moved = database.move_keys_out(_url(), store)
+            sentence += f" {moved} users' keys were moved into the key store." if moved else ""
+    finally:
+        store.engine.dispose()
     _say(sentence, facts, as_json=as_json)
 
 

@@ -160,7 +160,9 @@ def test_nobody_who_was_erased_comes_back(engine, clock, broker, backup):
     assert "zoe" not in str(broker.records(ERASED.name))
     put_back(engine, kept)
     world.keyring = None
-    assert len(IngestWorld.users(_fresh(world, engine))) == 2
+    # A file of keys is not put back with the database, a schema of it is.
+    back = 1 if engine.dialect.name == "sqlite" else 2
+    assert len(IngestWorld.users(_fresh(world, engine))) == back
     with pytest.raises(RewoundError, match="0 erasures are recorded, anchored are 1"):
         guard_of(engine, broker, clock=clock).require_newest()
     restored(engine, broker, clock, keyring=keyring_of(engine, world.master_key))
@@ -218,6 +220,7 @@ def test_nobody_comes_back_in_a_backup_of_before_a_rotation_of_pseudonyms(
         world.take(world.interactions, interaction(user, event_id=user))
     kept = backup()
     world.take(world.erasures, erasure("zoe"))
+    guard.advance()
     for _ in range(2):
         rotate_pseudonyms(engine, world.keyring, "acme", actor="ann", now=NOW)
     world.take(world.erasures, erasure("max", request_id="of-max", offset=1))

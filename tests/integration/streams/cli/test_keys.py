@@ -118,6 +118,7 @@ def test_an_upgrade_moves_keys_out_of_the_database(engine, settings, capsys):
         policies.register_tenant(session, "acme", actor="ann", now=NOW)
         old = OldInstallation(session, base64.b64decode(FIRST), "acme", NOW)
         old.user("p1")
+    store_of(engine)  # on PostgreSQL its schema must be there; `db upgrade` makes the tables in it
     assert asked(capsys, "db", "upgrade")["keys_moved"] == 1
     assert asked(capsys, "db", "upgrade")["keys_moved"] == 0
     with transaction(engine) as session:
