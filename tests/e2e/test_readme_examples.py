@@ -33,7 +33,9 @@ GATEWAY = ROOT / "streams" / "docs" / "gateway.md"
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 PAGES = [path for name in ("", "privacy/**/", "streams/**/") for path in sorted(ROOT.glob(f"{name}*.md"))]
 NOT_SETTINGS = {
+    "DISCREET_TEST_BAO",
     "DISCREET_TEST_KAFKA",
+    "DISCREET_TEST_LLAMACPP",
     "DISCREET_TEST_POSTGRES",
     "DISCREET_HYPOTHESIS",
     "DISCREET_LEDGER_EXAMPLES",

@@ -85,6 +85,7 @@ def test_counting_notices_what_is_lost_doubled_and_wrong():
     """The harness itself: each kind of damage shows."""
     events = {sent.name: sent for sent in load(3, 60) if sent.kind == "interaction"}
     good = [name for name, sent in events.items() if sent.effect]
+    kept = [name for name in good if not events[name].left]  # the others' users are erased
     bad = [name for name, sent in events.items() if not sent.effect]
 
     letters = SimpleNamespace(
@@ -102,7 +103,7 @@ def test_counting_notices_what_is_lost_doubled_and_wrong():
             return self.marks
 
         def signals(self, names):
-            return dict.fromkeys(good, 1)
+            return dict.fromkeys(kept, 1)
 
         def certificates(self, requests):
             return 0
@@ -113,6 +114,10 @@ def test_counting_notices_what_is_lost_doubled_and_wrong():
         return result
 
     assert counted(Found()).good
+    gone = next(name for name in good if events[name].left)
+    kept.append(gone)
+    assert counted(Found()).came_back == 1
+    kept.remove(gone)
     assert counted(Found(good[1:])).lost == 1
     letters.origins[good[0]] = {"t/0/5"}
     letters.reasons[good[0]] = {"consent_missing"}
