@@ -212,6 +212,7 @@ class World:
     """Broker, database and workers, and what became of everything published so far."""
 
     def __init__(self, directory: Path, kafka_libs: Path | None, *, forked: bool = False) -> None:
+        self.backups = False  # whether backups of the database are put back too
         self.network = Network()
         self.broker_links = [self.network.link() for _ in range(SLOTS)] if kafka_libs else []
         self.database_links = [self.network.link() for _ in range(SLOTS)] if kafka_libs else []
@@ -362,7 +363,6 @@ class World:
 
 WORKER_FAULTS = ("kill", "kill", "kill all", "terminate", "join", "leave", "freeze", "clock step")
 SERVICE_FAULTS = (
-    RESTORE,
     "broker restart",
     "broker freeze",
     "database restart",
@@ -379,6 +379,8 @@ SERVICE_FAULTS = (
 def faults(world: World, choice: random.Random) -> list[tuple[str, float]]:
     """Choose a series of faults, each with the pause before it in seconds."""
     kinds = [*WORKER_FAULTS, *(SERVICE_FAULTS if world.kafka is not None else ())]
+    if world.backups and world.postgres is not None:
+        kinds.append(RESTORE)
     return [(choice.choice(kinds), choice.uniform(0.1, 1.2)) for _ in range(choice.randint(3, 5))]
 
 
@@ -699,6 +701,7 @@ def main() -> int:
     parser.add_argument(
         "--fork", action="store_true", help="fork workers from one that has imported the code"
     )
+    parser.add_argument("--backups", action="store_true", help="also put backups of the database back")
     parser.add_argument("--append", type=Path, help="add one line for each run to this file")
     parser.add_argument("--summary", type=Path, nargs="+", help="only sum up what such files hold")
     parser.add_argument("--json", type=Path)
@@ -719,6 +722,7 @@ def main() -> int:
             lines.write(json.dumps(facts) + "\n")
 
     world = World(directory, options.kafka_libs, forked=options.fork)
+    world.backups = options.backups
     try:
         for seed in range(options.seed, options.seed + options.runs):
             if time.monotonic() - started > options.minutes * 60:

@@ -16,20 +16,11 @@ import pytest
 
 from tests.benchmarks import chaos
 from tests.benchmarks.chaos_load import load
-from tests.benchmarks.chaos_restore import RESTORE
 
 LIBS = os.environ.get("DISCREET_TEST_KAFKA_LIBS", "")
 PLANS = {
     "embedded": ["kill", "clock step", "terminate"],
-    "kafka": [
-        "kill",
-        "clock step",
-        "parted from both",
-        "database restart",
-        "broker restart",
-        "leave",
-        RESTORE,
-    ],
+    "kafka": ["kill", "clock step", "parted from both", "database restart", "broker restart", "leave"],
 }
 
 
