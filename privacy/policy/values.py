@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, Final, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 from pydantic import (
     AwareDatetime,
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 DAY_SECONDS: Final = 86_400
 TENANT_ID: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}\Z")
 DOMAIN: Final = TENANT_ID
+_METRIC: Final = re.compile(r"[a-z][a-z0-9_]{0,62}\Z")
 DEFAULT_DOMAIN: Final = "default"
 # With an expected cohort of 5, a Poisson draw is empty with probability e^-5 (0.7 %): noise for nothing.
 SMALLEST_EXPECTED_COHORT: Final = 5.0
@@ -154,6 +155,60 @@ class Schedule(_Validated):
 
 
 _Epsilon = Annotated[float, Field(ge=0.01, le=64)]
+
+
+class RolloutPolicy(_Validated):
+    """How a new version reaches the tenant's users; without steps, everybody at once.
+
+    Attributes:
+        steps: percentages of users that get a candidate one after the other, rising; none: everybody at once.
+        bake_seconds: how long a candidate stays at each step.
+        guards: operational metrics of the candidate that must be there at every step, and the most that each may be.
+        served: whether a server must have verified a candidate before anybody gets it.
+        hold_seconds: how long a held rollout waits for a person before it is rolled back.
+        decide: ``checks`` (public checks, guards and people) or ``reactions`` (a charged comparison of what users did
+            with the answers, too).
+        epsilon_share: share of the budget of each account that such comparisons may spend; nothing is taken for
+            ``checks``.
+        looks: how many times a comparison looks at reactions, at public times one bake apart.
+    """
+
+    steps: tuple[float, ...] = Field(
+        default=(), max_length=20, description="at most 20 rising percentages above 0, at most 100"
+    )
+    bake_seconds: int = Field(default=3600, ge=0, le=30 * DAY_SECONDS, description="0 to 2,592,000 seconds")
+    guards: dict[str, float] = Field(
+        default_factory=dict,
+        max_length=16,
+        description="at most 16 metrics (1 to 63 characters a-z, 0-9 and _), each with the most that it may be",
+    )
+    served: bool = Field(default=True, description="true or false")
+    hold_seconds: int = Field(
+        default=7 * DAY_SECONDS, ge=1, le=366 * DAY_SECONDS, description="1 to 31,622,400 seconds"
+    )
+    decide: Literal["checks", "reactions"] = Field(default="checks", description="one of checks, reactions")
+    epsilon_share: float = Field(default=0.2, ge=0.01, le=0.5, description="0.01 to 0.5")
+    looks: int = Field(default=4, ge=1, le=16, description="1 to 16 looks")
+
+    @classmethod
+    def _prefix(cls) -> str:
+        return "rollout"
+
+    @field_validator("steps")
+    @classmethod
+    def _rising(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if any(not 0 < step <= 100 for step in value) or list(value) != sorted(set(value)):
+            raise ValueError("not rising percentages")
+        return value
+
+    @field_validator("guards")
+    @classmethod
+    def _named(cls, value: dict[str, float]) -> dict[str, float]:
+        if not all(_METRIC.match(name) for name in value):
+            raise ValueError("not names of metrics")
+        return value
+
+
 _Delta = Annotated[float, Field(ge=1e-15, le=1e-3)]
 
 
@@ -191,6 +246,7 @@ class TenantPrivacyPolicy(_Validated):
         styles: whether each release also learns what answers look like (openings, closings, lengths, terms), by one
             charged vote of its users. Habits that only a few users have are never told; what many share may be, and is
             the tenant's own to read and to strike out.
+        rollout: how a new version reaches users: everybody at once, or in steps that guards can stop.
     """
 
     declared_users: int = Field(ge=1, le=1_000_000_000, description="1 to 1,000,000,000 users")
@@ -242,6 +298,9 @@ class TenantPrivacyPolicy(_Validated):
     )
     previous_share: float = Field(default=0.0, ge=0, le=0.95, description="0 to 0.95")
     styles: bool = Field(default=True, description="true or false")
+    rollout: RolloutPolicy = Field(
+        default=RolloutPolicy(), description="an object with steps, bake_seconds, guards and more"
+    )
 
     @field_validator("population")
     @classmethod
@@ -326,13 +385,14 @@ class TenantPrivacyPolicy(_Validated):
         """
         document = self.to_document()
         for name in _LATER_FIELDS:
-            if document[name] == type(self).model_fields[name].default:
+            if getattr(self, name) == type(self).model_fields[name].default:
                 del document[name]
         return digest_of(document, ascii_only=True)
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_LATER_FIELDS: Final = ("release_padding_seconds", "population", "styles")
+_PARTS: Final = ("schedule", "rollout")
+_LATER_FIELDS: Final = ("release_padding_seconds", "population", "styles", "rollout")
 
 
 def period_index(at: datetime, period_seconds: int) -> int:
@@ -349,19 +409,20 @@ def period_index(at: datetime, period_seconds: int) -> int:
 def amended(policy: TenantPrivacyPolicy | None, changes: Mapping[str, Any]) -> TenantPrivacyPolicy:
     """Return ``policy`` (or the defaults) with ``changes`` applied and everything validated again.
 
-    Fields of the schedule may be given as ``{"schedule": {"first_at": …}}`` or as
+    Fields of the schedule (and of the rollout) may be given as ``{"schedule": {"first_at": …}}`` or as
     ``{"schedule.first_at": …}``; those left out keep their value.
 
     Raises:
         PolicyError: a field is unknown, or a value is outside its range or does not fit the other values.
     """
     document: dict[str, Any] = policy.to_document() if policy is not None else {}
-    schedule = dict(document.pop("schedule", {}))
+    parts: dict[str, dict[str, Any]] = {name: dict(document.pop(name, {})) for name in _PARTS}
     for name, value in changes.items():
-        if name == "schedule" and isinstance(value, Mapping | Schedule):
-            schedule |= dict(value)
-        elif name.startswith("schedule."):
-            schedule[name.removeprefix("schedule.")] = value
+        part, _, field = name.partition(".")
+        if name in parts and isinstance(value, Mapping | Schedule | RolloutPolicy):
+            parts[name] |= dict(value)
+        elif part in parts and field:
+            parts[part][field] = value
         else:
             document[name] = value
-    return TenantPrivacyPolicy.from_document({"schedule": schedule, **document})
+    return TenantPrivacyPolicy.from_document({**parts, **document})

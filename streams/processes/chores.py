@@ -1,4 +1,4 @@
-"""What happens by the clock: rounds are opened, the outbox is relayed, what is past its time is deleted.
+"""What happens by the clock: rounds are opened, rollouts moved, the outbox is relayed, what is past its time deleted.
 
 A clock that is wrong must neither delete what is not past its time nor open rounds ahead of it. So both compare this
 machine's clock with the database's first, and wait while they disagree. SQLite has no clock but this machine's.
@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from personalization.registry.rollout_tick import RolloutTick
 from personalization.releases.overdue import forfeit_overdue
 from personalization.rounds.queries import open_due_rounds
 from privacy.errors import PrivacyError
 from privacy.storage.session import server_now, transaction
 from streams.errors import ClockError, StreamsError
 from streams.processes.sweeps import Sweeper
+from streams.storage import serving_acks
 from streams.telemetry.tracing import round_span
 
 if TYPE_CHECKING:
@@ -67,7 +69,7 @@ class Chores:
         outbox: pauses and retention of sent rows.
         metrics: shows how much waits in the outbox.
         ledger: keeps the charge of a round whose slot is over.
-        events: tells that such a round was closed.
+        events: tells that such a round was closed, and of rollouts what happened; signed.
         check_time: raises ``ClockError`` where the clock must not be trusted.
     """
 
@@ -93,6 +95,7 @@ class Chores:
         self._ledger = ledger
         self._events = events
         self._check_time = check_time
+        self._rollouts = RolloutTick(engine, events, serving_acks.counts_of)
         self._sweeper = Sweeper(engine, clock, scheduler, outbox, check_time)
 
     async def run(self) -> None:
@@ -100,6 +103,7 @@ class Chores:
         async with asyncio.TaskGroup() as group:
             for name, chore, seconds in (
                 ("rounds", self.open_rounds, self._scheduler.tick_seconds),
+                ("rollouts", self.move_rollouts, self._scheduler.tick_seconds),
                 ("outbox", self.relay_outbox, self._outbox.poll_seconds),
                 ("retention", self.sweep, self._scheduler.retention_seconds),
             ):
@@ -121,6 +125,12 @@ class Chores:
                     log.info("round_opened", round=round_id)
             if not opened:
                 return
+
+    def move_rollouts(self) -> None:
+        """Look at the rollouts that are due and move those that are decided, on the public clock."""
+        ticked = self._rollouts.run(now=self._clock(), check=self._check_time)
+        if ticked.moved:
+            log.info("rollouts_moved", total=ticked.moved)
 
     def relay_outbox(self) -> None:
         """Send everything that waits in the outbox."""

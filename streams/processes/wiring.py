@@ -76,7 +76,7 @@ def build(settings: Settings) -> Services:
         clock=SystemClock(),
         sender=KafkaSender(settings.broker),
         outbox_sender=KafkaSender(settings.broker, topic_seconds=settings.outbox.topic_seconds),
-        events=OutboxAdapterEvents(),
+        events=OutboxAdapterEvents(ManifestSigner(signing_seed(master_key))),
         metrics=WorkerMetrics(),
     )
 
@@ -140,5 +140,5 @@ def chores(services: Services) -> Chores:
         outbox=settings.outbox,
         metrics=services.metrics,
         ledger=Ledger(services.clock),
-        events=OutboxAdapterEvents(),
+        events=services.events,
     )
