@@ -88,6 +88,12 @@ def store(
     return row
 
 
+def list_all(session: Session, tenant_id: str | None = None) -> Sequence[RolloutRow]:
+    """Return the rollouts of one tenant's lines, or of all."""
+    query = select(RolloutRow).order_by(col(RolloutRow.line_ref))
+    return session.exec(query if tenant_id is None else query.where(RolloutRow.tenant_id == tenant_id)).all()
+
+
 def due(session: Session, now: datetime, *, most: int) -> Sequence[RolloutRow]:
     """Return rollouts that are to be looked at, those that have waited longest first; nothing is locked."""
     return session.exec(

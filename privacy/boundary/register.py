@@ -283,6 +283,12 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
         ),
         _fields(SLOT_TIMED, "The public instant of the version's slot.", "adapters.published_at"),
         _fields(
+            CHARGED,
+            "How rollouts stand, as their events say.",
+            "rollouts rollouts.tenant rollouts.domain rollouts.line_ref rollouts.stage rollouts.step rollouts.percent "
+            "rollouts.mode rollouts.flag rollouts.candidate rollouts.entered_at rollouts.verdict",
+        ),
+        _fields(
             OPERATOR,
             "Certificates of erasure, for the platform operator and the tenant's administrator.",
             "certificates certificates.tenant_id certificates.erasure_id certificates.requested_at "

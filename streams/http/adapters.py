@@ -1,4 +1,4 @@
-"""Adapters over HTTP: every version of a tenant, with its state, its cost and what public text says."""
+"""Adapters over HTTP: every version of a tenant, with its state and cost, and how rollouts stand."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from personalization.registry import queries as registry
-from personalization.registry.facts import version_facts
+from personalization.registry.facts import rollout_facts, version_facts
 from privacy.policy import versions as policies
 from streams.http.answers import answer
 
@@ -26,6 +26,7 @@ class AdapterRoutes:
     def add_to(self, router: web.UrlDispatcher) -> None:
         """Add the routes."""
         router.add_get("/v1/tenants/{tenant}/adapters", self._adapters)
+        router.add_get("/v1/tenants/{tenant}/rollouts", self._rollouts)
 
     async def _adapters(self, request: web.Request) -> web.Response:
         operator, tenant_id = await self._access.tenant(request)
@@ -39,3 +40,12 @@ class AdapterRoutes:
             return [version_facts(row) for row in shown]
 
         return answer({"tenant": tenant_id, "adapters": await self._access.read(work)})
+
+    async def _rollouts(self, request: web.Request) -> web.Response:
+        _, tenant_id = await self._access.tenant(request)
+
+        def work(session: Session) -> list[dict[str, Any]]:
+            policies.tenant(session, tenant_id)
+            return rollout_facts(session, tenant_id)
+
+        return answer({"tenant": tenant_id, "rollouts": await self._access.read(work)})
