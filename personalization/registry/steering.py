@@ -64,7 +64,7 @@ def leave_candidate(
 
 def roll_back_newest(
     session: Session, events: AdapterEvents, tenant_id: str, domain: str, act: Act
-) -> AdapterVersion | None:
+) -> AdapterVersion:
     """Leave the newest thing of a line: its candidate if one runs, else the version that it serves.
 
     Returns:
@@ -73,8 +73,7 @@ def roll_back_newest(
     line = registry.require_line(session, tenant_id, domain)
     if rollouts.value_of(rollouts.find(session, line.line_ref)).running:
         leave_candidate(session, events, tenant_id, domain, act)
-        current = registry.current_version(session, line)
-        return None if current is None else registry.read_version(current)
+        return registry.read_version(registry.find_version(session, str(line.current_version_id)))
     return roll_back(session, events, tenant_id, domain, act)
 
 

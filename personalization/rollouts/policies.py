@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from personalization.rollouts.values import Decide, Plan
+from personalization.rollouts.values import Plan
 
 if TYPE_CHECKING:
     from privacy.policy.values import TenantPrivacyPolicy
@@ -21,5 +21,4 @@ def plan_for(policy: TenantPrivacyPolicy) -> Plan | None:
         guards=tuple(sorted(asked.guards.items())),
         served=asked.served,
         hold_seconds=asked.hold_seconds,
-        decide=Decide(asked.decide),
     )

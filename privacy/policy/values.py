@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Self
 
 from pydantic import (
     AwareDatetime,
@@ -166,11 +166,6 @@ class RolloutPolicy(_Validated):
         guards: operational metrics of the candidate that must be there at every step, and the most that each may be.
         served: whether a server must have verified a candidate before anybody gets it.
         hold_seconds: how long a held rollout waits for a person before it is rolled back.
-        decide: ``checks`` (public checks, guards and people) or ``reactions`` (a charged comparison of what users did
-            with the answers, too).
-        epsilon_share: share of the budget of each account that such comparisons may spend; nothing is taken for
-            ``checks``.
-        looks: how many times a comparison looks at reactions, at public times one bake apart.
     """
 
     steps: tuple[float, ...] = Field(
@@ -186,9 +181,6 @@ class RolloutPolicy(_Validated):
     hold_seconds: int = Field(
         default=7 * DAY_SECONDS, ge=1, le=366 * DAY_SECONDS, description="1 to 31,622,400 seconds"
     )
-    decide: Literal["checks", "reactions"] = Field(default="checks", description="one of checks, reactions")
-    epsilon_share: float = Field(default=0.2, ge=0.01, le=0.5, description="0.01 to 0.5")
-    looks: int = Field(default=4, ge=1, le=16, description="1 to 16 looks")
 
     @classmethod
     def _prefix(cls) -> str:

@@ -66,7 +66,7 @@ class LineFlags:
         if theirs.reason == Reason.ERROR:
             self._failed()
             return own
-        return own.lower(LineFlag.read(theirs.value))
+        return own.lesser(LineFlag.read(theirs.value))
 
 
 def operators_provider(name: str) -> FeatureProvider | None:

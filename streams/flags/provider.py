@@ -38,7 +38,7 @@ class LineFlag(StrEnum):
         except ValueError:
             return cls.OFF
 
-    def lower(self, other: LineFlag) -> LineFlag:
+    def lesser(self, other: LineFlag) -> LineFlag:
         """Return the one of both that shows less."""
         order = list(LineFlag)
         return min(self, other, key=order.index)

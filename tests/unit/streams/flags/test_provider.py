@@ -40,8 +40,8 @@ def test_flags_are_texts():
             ask(FLAG_KEY, default, LINE)
 
 
-def test_the_lower_flag_shows_less():
+def test_the_lesser_flag_shows_less():
     order = [LineFlag.OFF, LineFlag.SHADOW, LineFlag.CANARY_ONLY, LineFlag.ON]
     for place, flag in enumerate(order):
         for other in order[place:]:
-            assert flag.lower(other) is other.lower(flag) is flag
+            assert flag.lesser(other) is other.lesser(flag) is flag
