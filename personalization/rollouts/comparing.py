@@ -1,10 +1,10 @@
 """Decide from released sums whether users take a candidate better or worse: free, because it reads nothing private.
 
-The bound is a confidence sequence (a normal mixture, Howard et al., Annals of Statistics 49(2), 2021; Robbins 1970), so
+The bound is a confidence sequence (a normal mixture: Robbins 1970; Howard et al., Annals of Statistics 49(2), 2021), so
 looking again and again does not cheat: over all looks together a candidate that is taken alike is called better or
-worse with probability at most ``ALPHA``. It holds for the sum of two things at once, how users differ and the noise of the
-mechanism: the variance that the sequence is built with is the released sum of squares, moved up by a quantile of its own
-noise (which costs ``SPENT`` of the probability), plus the variance of the noise in the effect.
+worse with probability at most ``ALPHA``. It holds for the sum of two things, how users differ and the noise of the
+mechanism: the variance that the sequence is built with is the released sum of squares, moved up by a quantile of its
+own noise (which costs ``SPENT`` of the probability), plus the variance of the noise in the effect.
 
 Where one arm answers much more often than its share (``MOST_IMBALANCE`` standard deviations), what is compared are
 different people, and nothing is decided.

@@ -1,16 +1,16 @@
 """A comparison of two arms by users' reactions, looked at several times, for the price of one Gaussian.
 
-**Guarantee.** Each user belongs to one arm and to one look (that of their first reaction) and adds one vector of L2 norm
-at most 1, in whole units, to that look's sum. So adding or removing one user changes the released sums of one look
-alone, by at most 1, and every look's sums have Gaussian noise of standard deviation ``noise_multiplier``: all looks together
-are one Gaussian mechanism of that noise, by parallel composition, however many there are. The looks are taken at public
-times; a look that was closed by a count would tell that count.
+**Guarantee.** Each user belongs to one arm and to one look (that of their first reaction) and adds one vector of L2
+norm at most 1, in whole units, to that look's sum. So adding or removing one user changes the released sums of one look
+alone, by at most 1, and every look's sums have Gaussian noise of standard deviation ``noise_multiplier``: all looks
+together are one Gaussian mechanism of that noise, by parallel composition, however many there are. The looks are taken
+at public times; a look that was closed by a count would tell that count.
 
-**What the caller must have done**: the arm comes from the salted draw of the user's own name; the value of a user is the
-mean of that user's own first few reactions; the arm's share and the centre are public (a released acceptance, or one
-half). What is compared are four sums: of y = ±w·(x − c), which is positive where the candidate is taken better; of its
-square; of the users; and of the arms' signs, which says whether one arm answers more often than its share. ``w`` is one
-half over the share of the user's arm.
+**What the caller must have done**: the arm comes from the salted draw of the user's own name; the value of a user is
+the mean of that user's own first few reactions; the arm's share and the centre are public (a released acceptance, or
+one half). What is compared are four sums: of y = ±w·(x − c), which is positive where the candidate is taken better; of
+its square; of the users; and of the arms' signs, which says whether one arm answers more often than its share. ``w`` is
+one half over the share of the user's arm.
 
 The design and its simulation are described for the decision (``personalization.rollouts.comparing``).
 """

@@ -11,15 +11,11 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, Self
 
 from pydantic import (
     AwareDatetime,
-    BaseModel,
-    ConfigDict,
     Field,
-    ValidationError,
-    ValidatorFunctionWrapHandler,
     field_validator,
     model_validator,
 )
@@ -27,14 +23,12 @@ from pydantic import (
 from privacy.canonical import digest_of
 from privacy.errors import PolicyError
 from privacy.guarantee import FLEET
-
-if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
+from privacy.policy.rollout import RolloutPolicy
+from privacy.policy.validated import Validated
 
 DAY_SECONDS: Final = 86_400
 TENANT_ID: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}\Z")
 DOMAIN: Final = TENANT_ID
-_METRIC: Final = re.compile(r"[a-z][a-z0-9_]{0,62}\Z")
 DEFAULT_DOMAIN: Final = "default"
 # With an expected cohort of 5, a Poisson draw is empty with probability e^-5 (0.7 %): noise for nothing.
 SMALLEST_EXPECTED_COHORT: Final = 5.0
@@ -74,47 +68,7 @@ def checked_tenant_id(tenant_id: str) -> str:
     return tenant_id
 
 
-def _spelled_out(error: ErrorDetails, prefix: str, allowed: Mapping[str, str]) -> tuple[str, str]:
-    """Return the field of one pydantic error, and ``field is value; allowed is range``."""
-    field = str(error["loc"][0]) if error["loc"] else ""
-    name = ".".join(part for part in (prefix, field) if part)
-    if error["type"] == "extra_forbidden":
-        known = ", ".join(".".join(part for part in (prefix, other) if part) for other in allowed)
-        return name, f"{name} is not a policy field; allowed are {known}"
-    if error["type"] == "missing":
-        return name, f"{name} is not given; allowed is {allowed[field]}"
-    text = allowed.get(field, f"an object with {' and '.join(allowed)}")
-    return name, f"{name or 'the policy'} is {error['input']!r}; allowed is {text}"
-
-
-class _Validated(BaseModel):
-    """A frozen value whose refusals are ``PolicyError`` with the field, the value and the allowed range."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
-
-    @classmethod
-    def allowed_ranges(cls) -> dict[str, str]:
-        """Return what each field allows, in words."""
-        return {name: field.description or "a value" for name, field in cls.model_fields.items()}
-
-    @classmethod
-    def _prefix(cls) -> str:
-        return ""
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _refuse_in_our_words(cls, data: Any, handler: ValidatorFunctionWrapHandler) -> Self:
-        # PolicyError is no ValueError, so pydantic lets it pass unchanged to whoever builds the value.
-        try:
-            return handler(data)  # type: ignore[no-any-return]  # pydantic's handler is untyped
-        except ValidationError as error:
-            ranges = cls.allowed_ranges()
-            # One sentence per field, even where pydantic tells of each item of a list.
-            texts = dict(_spelled_out(detail, cls._prefix(), ranges) for detail in error.errors())
-            raise PolicyError("; ".join(texts.values())) from None
-
-
-class Schedule(_Validated):
+class Schedule(Validated):
     """When releases are due on the public clock, whatever data there is."""
 
     first_at: AwareDatetime = Field(
@@ -155,56 +109,10 @@ class Schedule(_Validated):
 
 
 _Epsilon = Annotated[float, Field(ge=0.01, le=64)]
-
-
-class RolloutPolicy(_Validated):
-    """How a new version reaches the tenant's users; without steps, everybody at once.
-
-    Attributes:
-        steps: percentages of users that get a candidate one after the other, rising; none: everybody at once.
-        bake_seconds: how long a candidate stays at each step.
-        guards: operational metrics of the candidate that must be there at every step, and the most that each may be.
-        served: whether a server must have verified a candidate before anybody gets it.
-        hold_seconds: how long a held rollout waits for a person before it is rolled back.
-    """
-
-    steps: tuple[float, ...] = Field(
-        default=(), max_length=20, description="at most 20 rising percentages above 0, at most 100"
-    )
-    bake_seconds: int = Field(default=3600, ge=0, le=30 * DAY_SECONDS, description="0 to 2,592,000 seconds")
-    guards: dict[str, float] = Field(
-        default_factory=dict,
-        max_length=16,
-        description="at most 16 metrics (1 to 63 characters a-z, 0-9 and _), each with the most that it may be",
-    )
-    served: bool = Field(default=True, description="true or false")
-    hold_seconds: int = Field(
-        default=7 * DAY_SECONDS, ge=1, le=366 * DAY_SECONDS, description="1 to 31,622,400 seconds"
-    )
-
-    @classmethod
-    def _prefix(cls) -> str:
-        return "rollout"
-
-    @field_validator("steps")
-    @classmethod
-    def _rising(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if any(not 0 < step <= 100 for step in value) or list(value) != sorted(set(value)):
-            raise ValueError("not rising percentages")
-        return value
-
-    @field_validator("guards")
-    @classmethod
-    def _named(cls, value: dict[str, float]) -> dict[str, float]:
-        if not all(_METRIC.match(name) for name in value):
-            raise ValueError("not names of metrics")
-        return value
-
-
 _Delta = Annotated[float, Field(ge=1e-15, le=1e-3)]
 
 
-class TenantPrivacyPolicy(_Validated):
+class TenantPrivacyPolicy(Validated):
     """All that a tenant has decided about privacy; see each field's description for what is allowed.
 
     Attributes:

@@ -1,4 +1,7 @@
-"""``discreet adapters``: list, show, warm-start, steer rollouts, roll back, withdraw, announce again, show the key."""
+"""``discreet adapters``: list, show, warm-start, steer rollouts, roll back, withdraw, announce again, show the key.
+
+Longer than 400 lines, because every verb of versions and rollouts stands here with its own help text, and no logic.
+"""
 
 from __future__ import annotations
 
