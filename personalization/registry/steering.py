@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from personalization.adapters.manifest import AdapterVersion
     from personalization.registry.announcements import Act, AdapterEvents
     from personalization.registry.tables import AdapterLineRow
+    from personalization.rollouts.evidence import Reading
 
 
 def promote(session: Session, events: AdapterEvents, tenant_id: str, domain: str, act: Act) -> Rollout:
@@ -109,6 +110,23 @@ def set_flag(
     if stands.flag is flag:
         raise RolloutError(f"the flag of the line is {flag.value} already; nothing was changed")
     return _changed(session, events, line, replace(stands, flag=flag), act, f"rollout.flag.{flag.value}")
+
+
+def measure(session: Session, tenant_id: str, name: str, reading: Reading) -> None:
+    """Keep the newest reading of a guard metric of a version; its rollout is looked at in the next tick.
+
+    Args:
+        session: the caller's transaction.
+        tenant_id: whose version.
+        name: served name or version id.
+        reading: what was measured.
+
+    Raises:
+        VersionNotFoundError: the tenant has no such version.
+        RolloutError: the reading is no finite number, or has no proper name.
+    """
+    row = registry.find_version(session, name, tenant_id=tenant_id)
+    rollouts.read_guard(session, row.line_ref, row.version_id, reading)
 
 
 def _serving(session: Session, tenant_id: str, domain: str) -> tuple[AdapterLineRow, Rollout]:

@@ -283,8 +283,8 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
         ),
         _fields(SLOT_TIMED, "The public instant of the version's slot.", "adapters.published_at"),
         _fields(
-            CHARGED,
-            "How rollouts stand, as their events say.",
+            OPERATOR,
+            "How rollouts stand now, which changes when training ends; for the platform operator and the tenant's own.",
             "rollouts rollouts.tenant rollouts.domain rollouts.line_ref rollouts.stage rollouts.step rollouts.percent "
             "rollouts.mode rollouts.flag rollouts.candidate rollouts.entered_at rollouts.verdict",
         ),
