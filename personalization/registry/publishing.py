@@ -131,7 +131,7 @@ class Publisher:
         line.last_version = number
         if candidate.trained:
             line.rank = candidate.accepted.lora.rank
-        plan = None if before is None else succession.plan_of(session, line)
+        plan = None if before is None else succession.plan_of(session, line, trained=candidate.trained)
         if before is not None and plan is not None:
             row.state = VersionState.CANDIDATE.value
             session.add(row)

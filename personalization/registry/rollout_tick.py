@@ -18,6 +18,7 @@ from personalization.registry.announcements import Act
 from personalization.registry.succession import carry_out
 from personalization.rollouts import rows as rollouts
 from personalization.rollouts.deciding import LOOK, decide, look_at
+from privacy.errors import PrivacyError, StorageError
 from privacy.storage.session import transaction
 
 if TYPE_CHECKING:
@@ -83,7 +84,9 @@ class RolloutTick:
             for line_ref in moving:
                 try:
                     moved += self._move(line_ref, now)
-                except PersonalizationError as error:
+                except StorageError:
+                    raise
+                except (PersonalizationError, PrivacyError) as error:
                     failed += 1
                     _log.warning("chore_failed", chore="rollouts", code=error.code, line_ref=line_ref)
                     self._skip(line_ref, now)

@@ -44,15 +44,19 @@ KINDS: Final = {
 }
 
 
-def plan_of(session: Session, line: AdapterLineRow) -> Plan | None:
-    """Return how the line's next version is to be rolled out; ``None``: to everybody at once."""
+def plan_of(session: Session, line: AdapterLineRow, *, trained: bool) -> Plan | None:
+    """Return how the line's next version is to be rolled out; ``None``: to everybody at once.
+
+    What was not trained on the tenant's users (a copy of a meta start, a start from public data) goes to everybody at
+    once whatever the policy says, but not on a line that is not to move.
+    """
+    stands = rollouts.value_of(rollouts.find(session, line.line_ref))
+    if not trained:
+        return None if stands.mode is Mode.FREE else WAITS
     version = policies.current_policy(session, line.tenant_id)
     plan = None if version is None else plan_for(version.policy)
-    if plan is not None:
-        return plan
-    stands = rollouts.value_of(rollouts.find(session, line.line_ref))
     moves = stands.mode is Mode.FREE and stands.flag in {Flag.ON, Flag.OFF}
-    return None if moves else WAITS
+    return WAITS if plan is None and not moves else plan
 
 
 def begin(

@@ -7,13 +7,13 @@ import math
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import bindparam, update
-from sqlmodel import col, select
+from sqlmodel import col, or_, select
 
 from personalization.errors import RolloutError
 from personalization.rollouts.deciding import look_at
 from personalization.rollouts.evidence import Evidence, Reading, Verdict
 from personalization.rollouts.tables import GuardReadingRow, RolloutRow
-from personalization.rollouts.values import Flag, Mode, Plan, Rollout, Stage
+from personalization.rollouts.values import RUNNING, Flag, Mode, Plan, Rollout, Stage
 from privacy.storage.upserts import insert_for
 
 if TYPE_CHECKING:
@@ -92,6 +92,18 @@ def list_all(session: Session, tenant_id: str | None = None) -> Sequence[Rollout
     """Return the rollouts of one tenant's lines, or of all."""
     query = select(RolloutRow).order_by(col(RolloutRow.line_ref))
     return session.exec(query if tenant_id is None else query.where(RolloutRow.tenant_id == tenant_id)).all()
+
+
+def lines_that_stay(session: Session) -> frozenset[str]:
+    """Return the lines that are pinned or frozen, or on which a rollout runs: nothing else may be put on them."""
+    running = [stage.value for stage in RUNNING]
+    return frozenset(
+        session.exec(
+            select(RolloutRow.line_ref).where(
+                or_(col(RolloutRow.mode) != Mode.FREE.value, col(RolloutRow.stage).in_(running))
+            )
+        )
+    )
 
 
 def due(session: Session, now: datetime, *, most: int) -> Sequence[RolloutRow]:
