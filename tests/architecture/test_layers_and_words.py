@@ -68,10 +68,7 @@ def test_a_folder_without_a_place_breaks_the_layers(place, tmp_path):
 def test_rooms_and_arrows_stay_within_the_plan():
     # Rooms, and arrows between them: what the house was planned with and the rooms of styles; no circles.
     most = {
-        "streams": (
-            16,
-            54,
-        ),  # serving listens through http and refuses with its errors; flags are read by gateways
+        "streams": (16, 55),  # serving listens through http and refuses with its errors; gateways read flags
         "personalization": (15, 52),  # and rollouts, below the registry that carries them out
         "personalization.training": (11, 31),
         "privacy": (17, 40),

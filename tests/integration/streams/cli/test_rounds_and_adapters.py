@@ -163,9 +163,10 @@ def test_a_version_that_was_not_told_yet_is_not_announced_before_its_instant(sho
 
 def test_rollouts_are_set_steered_and_listed(shop, capsys):
     given = ("rollout.steps=5,50", "rollout.guards=error_rate:0.05", "release_padding_seconds=0")
-    policy = asked(capsys, "tenants", "set", "acme", *given, "--reason", "steps")
-    assert policy["policy"]["rollout"]["steps"] == [5.0, 50.0]
-    assert policy["policy"]["rollout"]["guards"] == {"error_rate": 0.05}
+    asked(capsys, "tenants", "set", "acme", *given, "--reason", "steps")
+    policy = asked(capsys, "tenants", "show", "acme")["policy"]["policy"]
+    assert policy["rollout"]["steps"] == [5.0, 50.0]
+    assert policy["rollout"]["guards"] == {"error_rate": 0.05}
     assert main(["tenants", "show", "acme"]) == 0
     assert "rollout.steps" in capsys.readouterr().out
     assert main(["adapters", "promote", "acme", "--reason", "now"]) == 3
