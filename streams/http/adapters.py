@@ -64,7 +64,8 @@ class AdapterRoutes:
         if (
             not isinstance(served_name, str)
             or not isinstance(name, str)
-            or type(value) not in (int, float)
+            or isinstance(value, bool)
+            or not isinstance(value, int | float)
             or set(body) != {"served_name", "name", "value"}
         ):
             raise RolloutError(
