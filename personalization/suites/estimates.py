@@ -54,7 +54,7 @@ def clustered_mean(
         by_cluster.setdefault(cluster, []).append(value)
     means = np.array([np.mean(each) for each in by_cluster.values()])
     mean, count = float(means.mean()), len(means)
-    if count < 2:  # noqa: PLR2004  # one cluster says nothing about others
+    if count < 2:  # one cluster says nothing about others
         return Estimate(mean=mean, low=-math.inf, high=math.inf, clusters=count)
     half = float(t.ppf(0.5 + confidence / 2, count - 1) * means.std(ddof=1) / math.sqrt(count))
     return Estimate(mean=mean, low=mean - half, high=mean + half, clusters=count)

@@ -1,4 +1,4 @@
-"""The suites' items, from the data files beside this module; of the project's own writing, so free to use and to ship."""
+"""The suites' items, from the data files beside this module; of the project's own writing, so free to ship."""
 
 from __future__ import annotations
 

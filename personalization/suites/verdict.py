@@ -8,16 +8,18 @@ which this base can show nothing is ``not measurable``, never ``pass``: a model 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from personalization.adapters.manifest import GateCheck
 from personalization.suites.estimates import clustered_mean, rank_test
-from personalization.suites.values import HIGHER_IS_BETTER, Axis, AxisScores, SuiteScores
+from personalization.suites.values import HIGHER_IS_BETTER, Axis, AxisScores, SuiteDepth, SuiteScores
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from personalization.adapters.manifest import AdapterManifest
 
 DIGITS: Final = 10
 LEAST_MEASURABLE: Final = 4  # items; with fewer an axis is not measurable
@@ -69,6 +71,19 @@ class SuiteMargins:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SuiteTerms:
+    """How much a gate asks of a candidate, and what it takes; public numbers.
+
+    Attributes:
+        depth: how many items are asked; at ``OFF`` none, and nothing is refused for them.
+        margins: limits.
+    """
+
+    depth: SuiteDepth = SuiteDepth.OFF
+    margins: SuiteMargins = field(default_factory=SuiteMargins)
+
+
+@dataclass(frozen=True, kw_only=True)
 class AxisFinding:
     """One axis, judged.
 
@@ -102,7 +117,7 @@ class AxisFinding:
         measured = self.verdict is not AxisVerdict.NOT_MEASURABLE
         interval = f" [{self.low:.3f}, {self.high:.3f}]" if math.isfinite(self.low + self.high) else ""
         return GateCheck(
-            name=f"{SUITE_CHECK}.{self.axis.value}" + ("" if self.against == "base" else ".before"),
+            name=f"{SUITE_CHECK}_{self.axis.value}" + ("" if self.against == "base" else "_before"),
             passed=self.verdict not in refused,
             value=round(self.loss, 6) if measured else None,
             threshold=self.margin,
@@ -133,31 +148,41 @@ def judge_suites(
 
 
 def suite_checks(
-    scores: SuiteScores | None,
-    margins: SuiteMargins,
-    before: SuiteScores | None = None,
-    *,
-    required: bool = False,
+    scores: SuiteScores | None, terms: SuiteTerms, before: SuiteScores | None = None
 ) -> tuple[GateCheck, ...]:
     """Return the gate's checks.
 
     Args:
-        scores: None where the suites were not asked.
-        margins: public limits.
+        scores: None where the suites were not asked; a gate that asks fails such a candidate.
+        terms: public limits.
         before: of the version before.
-        required: whether a candidate that was not measured fails.
     """
+    if terms.depth is SuiteDepth.OFF:
+        return ()
     if scores is None:
-        return (GateCheck(name=SUITE_CHECK, passed=False, detail="not measured"),) if required else ()
-    refuse = margins.refuse_inconclusive
-    return tuple(one.check(refuse_inconclusive=refuse) for one in judge_suites(scores, margins, before))
+        return (GateCheck(name=SUITE_CHECK, passed=False, detail="not measured"),)
+    refuse = terms.margins.refuse_inconclusive
+    return tuple(one.check(refuse_inconclusive=refuse) for one in judge_suites(scores, terms.margins, before))
+
+
+def suites_of(manifest: AdapterManifest) -> SuiteScores | None:
+    """Return what a version scored when it was made; None where this code cannot compare with it."""
+    document = manifest.evaluation.suites
+    if document is None:
+        return None
+    try:
+        return SuiteScores.from_document(document)
+    except (KeyError, ValueError, TypeError):  # a later version's axis that this one does not know
+        return None
 
 
 def _alike(scores: SuiteScores, before: SuiteScores) -> bool:
     return scores.digest == before.digest
 
 
-def _finding(scores: AxisScores, margins: SuiteMargins, reference: Sequence[float], against: str) -> AxisFinding:
+def _finding(
+    scores: AxisScores, margins: SuiteMargins, reference: Sequence[float], against: str
+) -> AxisFinding:
     kept = [number for number, measurable in enumerate(scores.measurable) if measurable]
     margin = margins.of(scores.axis)
     here = [scores.adapted[number] for number in kept]

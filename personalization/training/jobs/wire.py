@@ -12,6 +12,7 @@ from personalization.adapters.activation import Activation
 from personalization.canaries.values import AuditDepth, AuditRequest, CanaryScores
 from personalization.planning.plan import PerformanceFlags, TrainingPlan
 from personalization.styles.card import StyleCard
+from personalization.suites.values import SuiteDepth, SuiteScores
 from personalization.training import errors
 from personalization.training.errors import ChildFailedError, TrainingError
 from personalization.training.jobs.job import (
@@ -57,6 +58,7 @@ def encode_job(job: TrainingJob | PublicJob) -> bytes:
             "output": str(job.output),
             "flags": asdict(job.flags),
             "audit": None if job.audit is None else asdict(job.audit),
+            "suites": job.suites.value,
         }
     ).encode()
 
@@ -74,6 +76,7 @@ def _encode_public(job: PublicJob) -> bytes:
             "output": str(job.output),
             "work": work,
             "flags": asdict(job.flags),
+            "suites": job.suites.value,
         }
     ).encode()
 
@@ -89,6 +92,7 @@ def _decode_public(document: dict[str, Any]) -> PublicJob:
         output=Path(document["output"]),
         work=work,
         flags=PerformanceFlags(**document["flags"]),
+        suites=SuiteDepth(document["suites"]),
     )
 
 
@@ -117,6 +121,7 @@ def decode_job(data: bytes) -> TrainingJob | PublicJob:
         output=Path(document["output"]),
         flags=PerformanceFlags(**document["flags"]),
         audit=_request(document["audit"]),
+        suites=SuiteDepth(document["suites"]),
     )
 
 
@@ -154,6 +159,7 @@ def _result_document(result: TenantResult) -> dict[str, Any]:
         "adapter": str(result.adapter),
         "receipt": None if result.receipt is None else result.receipt.to_document(),
         "audit": None if result.audit is None else result.audit.to_document(),
+        "suites": None if result.suites is None else result.suites.to_document(),
     }
 
 
@@ -187,6 +193,7 @@ def _result(document: dict[str, Any]) -> TenantResult:
         losses = PublicLosses(base=tuple(losses["base"]), adapted=tuple(losses["adapted"]))
     activation = document.get("activation")
     receipt, audit, part = document["receipt"], document["audit"], document.get("public_part")
+    suites = document.get("suites")
     return TenantResult(
         **{
             **document,
@@ -196,5 +203,6 @@ def _result(document: dict[str, Any]) -> TenantResult:
             "receipt": None if receipt is None else SignedReceipt.from_document(receipt),
             "audit": None if audit is None else CanaryScores.from_document(audit),
             "public_part": None if part is None else PublicPartFacts(**part),
+            "suites": None if suites is None else SuiteScores.from_document(suites),
         }
     )

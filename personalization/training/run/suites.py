@@ -237,7 +237,11 @@ def _secret(encoder: Encoder, canary: Canary) -> _Secret:
         rows = [encoder.row(canary.prompt, canary.completion(place, each), MAX_TOKENS) for each in _DIGITS]
         if any(len(row.tokens) != len(whole.tokens) for row in rows):
             continue
-        differ = [at for at, several in enumerate(zip(*(row.tokens for row in rows), strict=True)) if len(set(several)) > 1]
+        differ = [
+            at
+            for at, several in enumerate(zip(*(row.tokens for row in rows), strict=True))
+            if len(set(several)) > 1
+        ]
         if len(differ) != 1 or len({row.tokens[differ[0]] for row in rows}) != len(_DIGITS):
             continue
         places.append(differ[0] - whole.first_label)
