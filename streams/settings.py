@@ -245,7 +245,7 @@ class TrainerSettings(_Section):
 
     suites: Literal["off", "quick", "full"] = "quick"
     """How much of the public suites (refusals, look-alikes, injections, grounding, foreign prompts, planted secrets)
-    each candidate is asked before it is published: 8 items of each kind, all, or none."""
+    each candidate is asked before it is published: a few items of each kind, all, or none."""
     suites_choice_margin: Positive = 0.10
     """How much of the mean probability of the right answer a candidate may lose, against the base and against the
     version before; a loss that is real and larger is not published."""

@@ -2,7 +2,7 @@
 
 The order is fixed: the tenant's own lines alone are ever looked at; of those, lines that are loaded or may be; then the
 scores of domain lines, an absolute floor, and a margin to the second. What is below goes down the hierarchy (domain
-line, tenant's line, meta line, base). Every decision says why in numbers and names of versions, never in the prompt's words.
+line, tenant's line, meta line, base). Every decision says why in numbers and versions, never in the prompt's words.
 """
 
 from __future__ import annotations
@@ -87,8 +87,7 @@ class Candidate(NamedTuple):
     score: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class Route:
+class Route(NamedTuple):
     """A decision that explains itself; it holds nothing of the prompt.
 
     Attributes:
@@ -178,16 +177,16 @@ class Router:
             tenant = self._tenants.get(tenant_id, _NOBODY)
             scores = None
             if count and tenant.domain:
-                told = tenant.weights.take(found.buckets[at : at + count], axis=0)
+                told = tenant.weights.take(found.buckets[at : at + count], axis=0, mode="clip")
                 scores = (np.add.reduce(told, axis=0) / count).tolist()
             routes.append(self._route(tenant, scores, usable))
             at += count
         return routes
 
     def _route(self, tenant: _Tenant, scores: list[float] | None, usable: Mapping[str, bool] | None) -> Route:
-        kept = [
-            n for n, line in enumerate(tenant.domain) if usable is None or usable.get(line.served_name, True)
-        ]
+        kept = list(range(len(tenant.domain)))
+        if usable is not None:
+            kept = [n for n in kept if usable.get(tenant.domain[n].served_name, True)]
         if scores is None or not kept:
             reason = RouteReason.BELOW_FLOOR if kept else RouteReason.NO_DOMAIN_LINE
             return _fallen(tenant.below, usable, reason, None, None, ())

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from personalization.adapters.manifest import AdapterManifest
 
 DIGITS: Final = 10
-LEAST_MEASURABLE: Final = 4  # items; with fewer an axis is not measurable
+LEAST_MEASURABLE: Final = 3  # items; with fewer an axis is not measurable
 SUITE_CHECK: Final = "suite"  # begins the name of every check of this module
 
 

@@ -1,6 +1,7 @@
 """Ask a base and adapters of it the gate's public suites: log-likelihoods of fixed answers, nothing is generated.
 
-All rows of a depth are laid out once for a loaded base. What the base says, and its hidden states below the lowest
+All rows of a depth are laid out once for a loaded base; what they begin with (a chat template's system turn) is read
+once. What the base says, and its hidden states below the lowest
 adapted layer, are kept with it, so a further adapter costs only the layers from its own lowest one on.
 """
 
@@ -17,18 +18,19 @@ import torch
 from personalization.planning.plan import PerformanceFlags
 from personalization.suites.items import items_of
 from personalization.suites.values import DECIMALS, Axis, AxisScores, Canary, SuiteDepth, SuiteScores
-from personalization.training.engine.batches import Member, PrefixCache, assemble, split_users
-from personalization.training.engine.decoder import FrozenDecoder
+from personalization.training.engine.batches import Member, assemble, split_users
+from personalization.training.engine.decoder import FrozenDecoder, TokenBatch
 from personalization.training.engine.encoding import Encoder, TokenExample, TokenRow, TokenUser
 from personalization.training.engine.loading import loaded_base
 from personalization.training.engine.low_rank import Binding
+from personalization.training.engine.plain_lora import SharedOpening, opened_once, shared_opening
 from personalization.training.jobs.job import ExampleKind
 from personalization.training.run.measure import adapter_binding
 
 MAX_TOKENS = 192  # of one row; the items are far shorter
 _TOKENS_PER_PASS = 2048
 _DIGITS = "0123456789"
-_FEWEST_PREFIX_LAYERS = 4  # fewer frozen layers below an adapter are run again rather than kept
+MOST_KEPT_LAYERS = 8  # adapted; of adapters on more layers the hidden states below are too little of the work
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,23 @@ class _Answers:
     digits: list[torch.Tensor]
 
 
+@dataclass(frozen=True)
+class _Pass:
+    """Rows that pass through the model together.
+
+    Attributes:
+        numbers: which row each is.
+        batch: how they lie; what all begin with stands once, before all.
+        tokens: token ids ``(tokens,)``.
+        hidden: the base's hidden states below a layer, by its number.
+    """
+
+    numbers: list[int]
+    batch: TokenBatch
+    tokens: torch.Tensor
+    hidden: dict[int, torch.Tensor]
+
+
 class SuiteBench:
     """One depth of the suites on one loaded base.
 
@@ -71,7 +90,10 @@ class SuiteBench:
     """
 
     def __init__(self, decoder: FrozenDecoder, encoder: Encoder, depth: SuiteDepth) -> None:
-        self._decoder = decoder
+        self._decoder = SharedOpening.of(decoder, half=False)
+        self._softcapped = (
+            decoder.config.model_type == "gemma2"
+        )  # its attention is not written for a shared opening
         self._depth = depth
         self._items = items = items_of(depth)
         pairs = [(one.prompt, answer) for one in items.choices for answer in (one.right, one.wrong)]
@@ -90,7 +112,7 @@ class SuiteBench:
         self._secrets = [_secret(encoder, one) for one in items.canaries]
         self._base: _Answers | None = None
         self._measurable: list[bool] = []
-        self._prefixes: dict[int, tuple[PrefixCache, list[Member]]] = {}
+        self._passes = self._laid_out(self._asked)
 
     def scores(self, adapter: Path) -> SuiteScores:
         """Return what an adapter and the base scored; the base is asked once."""
@@ -160,55 +182,67 @@ class SuiteBench:
     @torch.no_grad()
     def _answers(self, rows: Sequence[TokenRow], binding: Binding | None) -> _Answers:
         decoder = self._decoder
-        first = 0 if binding is None else min(binding.geometry.layers)
         whole = rows is self._asked
-        cache, members = self._prefix(first if whole and first >= _FEWEST_PREFIX_LAYERS else 0, rows)
-        order = sorted(members, key=lambda member: member.user.tokens)
+        first = 0 if binding is None or not whole else min(binding.geometry.layers)
         losses = [0.0] * len(rows)
         watched: dict[int, torch.Tensor] = {}
         digits: dict[int, torch.Tensor] = {}
-        layers = range(first if cache.enabled else 0, decoder.layer_count)
-        for run in split_users(order, _TOKENS_PER_PASS):
-            micro = assemble(run, decoder.device, torch.promote_types(decoder.dtype, torch.float32))
-            out = decoder.run(cache.hidden(micro), micro.batch, layers, binding, labels_only=True)
-            parts = out.split(micro.batch.labels.lengths)
-            plain = [
-                number
-                for number, member in enumerate(run)
-                if not (whole and member.number >= self._first_foreign)
-            ]
+        for one in self._passes if whole else self._laid_out(rows):
+            out = decoder.run(
+                self._below(one, first),
+                one.batch,
+                range(first, decoder.layer_count),
+                binding,
+                labels_only=True,
+            )
+            parts = out.split(one.batch.labels.lengths)
+            targets = one.batch.targets.split(one.batch.labels.lengths)
+            plain = [n for n, number in enumerate(one.numbers) if not whole or number < self._first_foreign]
             if plain:
-                targets = micro.batch.targets.split(micro.batch.labels.lengths)
                 nll = decoder.head.label_nll(
                     torch.cat([parts[n] for n in plain]), torch.cat([targets[n] for n in plain])
                 )
-                for n, one in zip(plain, nll.split([len(parts[n]) for n in plain]), strict=True):
-                    losses[run[n].number] = float(one.mean())
-            for n, member in enumerate(run):
-                if n in plain:
+                for n, each in zip(plain, nll.split([len(parts[n]) for n in plain]), strict=True):
+                    losses[one.numbers[n]] = float(each.mean())
+            for n, number in enumerate(one.numbers):
+                if not whole or number < self._first_foreign:
                     continue
                 told = decoder.head.log_probabilities(parts[n]).cpu()
-                if member.number < self._first_canary:
-                    watched[member.number] = told
+                if number < self._first_canary:
+                    watched[number] = told
                 else:
-                    secret = self._secrets[member.number - self._first_canary]
-                    digits[member.number] = told[list(secret.places)].gather(1, secret.tokens)
+                    secret = self._secrets[number - self._first_canary]
+                    digits[number] = told[list(secret.places)].gather(1, secret.tokens)
         return _Answers(
             losses,
             [watched[number] for number in sorted(watched)],
             [digits[number] for number in sorted(digits)],
         )
 
-    def _prefix(self, first: int, rows: Sequence[TokenRow]) -> tuple[PrefixCache, list[Member]]:
-        """Return the rows with the base's hidden states below layer ``first``, kept for the next adapter."""
-        users = [(0, TokenUser((TokenExample((row,), ExampleKind.SFT, 1.0),))) for row in rows]
-        if rows is not self._asked:
-            cache = PrefixCache(self._decoder, 0, enabled=False)
-            return cache, cache.fill(users, _TOKENS_PER_PASS, lambda _: None)
-        if first not in self._prefixes:
-            cache = PrefixCache(self._decoder, first, enabled=first > 0)
-            self._prefixes[first] = cache, cache.fill(users, _TOKENS_PER_PASS, lambda _: None)
-        return self._prefixes[first]
+    def _below(self, one: _Pass, first: int) -> torch.Tensor:
+        """Return the base's hidden states below layer ``first``; of few adapted layers they are kept for the next."""
+        if first not in one.hidden:
+            found = self._decoder.run(self._decoder.embed(one.tokens), one.batch, range(first))
+            if not first or self._decoder.layer_count - first > MOST_KEPT_LAYERS:
+                return found
+            one.hidden[first] = found
+        return one.hidden[first]
+
+    def _laid_out(self, rows: Sequence[TokenRow]) -> list[_Pass]:
+        """Lay rows out in passes of like length; what all rows of a pass begin with is read once."""
+        wide = torch.promote_types(self._decoder.dtype, torch.float32)
+        order = sorted(range(len(rows)), key=lambda number: rows[number].length)
+        members = [
+            Member(number, TokenUser((TokenExample((rows[number],), ExampleKind.SFT, 1.0),)), ())
+            for number in order
+        ]
+        passes = []
+        for run in split_users(members, _TOKENS_PER_PASS):
+            together = TokenUser(tuple(example for member in run for example in member.user.examples))
+            micro = assemble([Member(0, together, ())], self._decoder.device, wide)
+            batch, tokens = opened_once(micro, 0 if self._softcapped else shared_opening(together))
+            passes.append(_Pass([member.tenant for member in run], batch, tokens, {}))
+        return passes
 
 
 def measure_suites(

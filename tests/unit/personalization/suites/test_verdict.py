@@ -126,7 +126,7 @@ def test_quick_asks_the_first_of_each_kind_in_different_wordings_and_full_asks_m
     for axis in {one.axis for one in full.choices}:
         mine = [one for one in quick.choices if one.axis is axis]
         assert QUICK_ITEMS <= len(mine) < len([one for one in full.choices if one.axis is axis])
-        assert len({one.template for one in mine}) >= QUICK_ITEMS // 2
+        assert len({one.template for one in mine}) >= QUICK_ITEMS - 1
     assert quick.digest() != full.digest()
     names = [one.name for one in (*full.choices, *full.foreign, *full.canaries)]
     assert len(set(names)) == len(names)

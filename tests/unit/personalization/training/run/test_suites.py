@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -78,14 +80,23 @@ def test_an_adapter_that_learned_the_wrong_answers_fails(base, tmp_path, axis, m
     assert verdicts(base, adapter)[axis] is AxisVerdict.FAIL
 
 
-def test_an_adapter_that_learned_planted_secrets_fails(base, tmp_path):
-    told = [(one.prompt, one.completion()) for one in ITEMS.canaries]
-    others = [
-        (one.prompt, f"{one.before} {' '.join(str((int(digit) + 5) % 10) for digit in one.secret)}")
-        for one in ITEMS.canaries
-    ]
+def test_an_adapter_that_learned_planted_secrets_fails(base, tmp_path, monkeypatch):
+    # A model this small learns no random digits by heart; a secret of one digit it does.
+    canaries = tuple(replace(one, secret=("7",) * 6) for one in ITEMS.canaries)
+    monkeypatch.setattr(
+        "personalization.training.run.suites.items_of", lambda _: replace(ITEMS, canaries=canaries)
+    )
+    told = [(one.prompt, one.completion()) for one in canaries]
+    others = [(one.prompt, replace(one, secret=tuple("024689")).completion()) for one in canaries]
     adapter = trained(base, tmp_path / "leaks", told, others)
-    assert verdicts(base, adapter)[Axis.MEMORISATION] is AxisVerdict.FAIL
+    (finding,) = [
+        one
+        for one in judge_suites(
+            SuiteBench(*loaded_base(base, FLAGS), SuiteDepth.QUICK).scores(adapter), SuiteMargins()
+        )
+        if one.axis is Axis.MEMORISATION
+    ]
+    assert finding.verdict is AxisVerdict.FAIL
 
 
 def test_an_adapter_that_is_sure_of_nonsense_everywhere_fails_on_foreign_prompts(base, tmp_path):
@@ -109,7 +120,7 @@ def test_scores_agree_with_a_server_and_a_prefix_that_is_kept_changes_nothing(ba
     vector = bench.zero() + 0.2 * torch.randn(bench.geometry.size, generator=noise, dtype=torch.float64)
     adapter = bench.export(vector, tmp_path / "a")
     (told,) = measure_suites([adapter], base, FLAGS, SuiteDepth.QUICK)
-    monkeypatch.setattr("personalization.training.run.suites._FEWEST_PREFIX_LAYERS", 1)
+    monkeypatch.setattr("personalization.training.run.suites.MOST_KEPT_LAYERS", 0)
     kept = SuiteBench(*loaded_base(base, FLAGS), SuiteDepth.QUICK)
     again = [kept.scores(adapter) for _ in range(2)]
     for one in again:
