@@ -60,7 +60,7 @@ def trainer_of(settings: Settings, observer: TrainerObserver | None = None) -> I
         BaseModelError: the base model cannot be found or read.
     """
     # A repeat on other hardware is another sample, so what "auto" means is settled here, once for the process.
-    flags, hardware = resolved(_flags(settings), gpu_name)
+    flags, hardware = resolved(flags_of(settings), gpu_name)
     with start_tools(settings) as tools:
         keyring = Keyring(settings.master_key_bytes())
         yield Trainer(
@@ -230,7 +230,8 @@ def _shop(settings: Settings) -> Shop:
     )
 
 
-def _flags(settings: Settings) -> PerformanceFlags:
+def flags_of(settings: Settings) -> PerformanceFlags:
+    """Return how a child of this process computes."""
     return PerformanceFlags(
         device=settings.trainer.device,
         threads=settings.trainer.threads,
@@ -267,7 +268,7 @@ def _tools(settings: Settings, shop: Shop) -> StartTools:
         shop,
         run=run_public_job,
         copies=meta.copies,
-        flags=_flags(settings),
+        flags=flags_of(settings),
         max_public_text_change=settings.trainer.max_public_text_change,
         suites=suites_of_settings(settings),
     )

@@ -30,6 +30,7 @@ from personalization.training.jobs.job import (
     Progress,
     PublicJob,
     PublicLosses,
+    SuiteJob,
     TenantJob,
     TenantResult,
     TrainingJob,
@@ -48,14 +49,16 @@ from personalization.training.starts.synthetic import WARM_START_STEPS, syntheti
 from privacy.noise.keystream import KEY_BYTES
 
 
-def run(job: TrainingJob | PublicJob, progress: ProgressSink) -> tuple[TenantResult, ...]:
-    """Run a job of either kind to its end.
+def run(job: TrainingJob | PublicJob | SuiteJob, progress: ProgressSink) -> tuple[TenantResult, ...]:
+    """Run a job of any kind to its end.
 
     Raises:
         TrainingError: see ``train``.
     """
     if isinstance(job, PublicJob):
         return (_public_adapter(job, progress),)
+    if isinstance(job, SuiteJob):
+        return _asked_again(job)
     results = train(job, progress)
     released = [_blended(tenant, result) for tenant, result in zip(job.tenants, results, strict=True)]
     base = Path(job.base_model)
@@ -106,6 +109,27 @@ def noise_norm(base_model: Path, tenant: TenantJob, flags: PerformanceFlags) -> 
         decoder, encoder, [nobody], flags, lambda _: None, refreshed_at=(0,), spare_public_text=False
     )
     return float(torch.linalg.vector_norm(fused.train()[0] - fused.start[0])) * (1.0 - tenant.blend_share)
+
+
+def _asked_again(job: SuiteJob) -> tuple[TenantResult, ...]:
+    base = Path(job.base_model)
+    adapters = list(job.adapters.values())
+    measured = measure_public(adapters, base, job.flags)
+    asked = measure_suites(adapters, base, job.flags, job.depth)
+    return tuple(
+        TenantResult(
+            job_key=name,
+            adapter=adapter,
+            steps=0,
+            sample_rate=0.0,
+            noise_multiplier=0.0,
+            delta_norm=0.0,
+            trainable_parameters=0,
+            public_losses=losses,
+            suites=suites,
+        )
+        for (name, adapter), losses, suites in zip(job.adapters.items(), measured, asked, strict=True)
+    )
 
 
 def _blended(tenant: TenantJob, result: TenantResult) -> TenantResult:

@@ -104,6 +104,23 @@ PUBLIC_KEY = "public"
 
 
 @dataclass(frozen=True, kw_only=True)
+class SuiteJob:
+    """Ask released adapters the public suites again: nothing private is read, nothing is trained.
+
+    Attributes:
+        base_model: a directory with config, tokenizer and safetensors.
+        adapters: portable adapters of the base, by name; each is one result.
+        depth: how much is asked.
+        flags: device and threads.
+    """
+
+    base_model: str
+    adapters: dict[str, Path]
+    depth: SuiteDepth
+    flags: PerformanceFlags = field(default_factory=PerformanceFlags)
+
+
+@dataclass(frozen=True, kw_only=True)
 class PublicLosses:
     """Mean loss on each public text (nats per token), of the base and with the adapter that is released."""
 

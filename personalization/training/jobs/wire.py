@@ -22,6 +22,7 @@ from personalization.training.jobs.job import (
     PublicJob,
     PublicLosses,
     PublicPartFacts,
+    SuiteJob,
     TenantJob,
     TenantResult,
     TrainingJob,
@@ -31,8 +32,11 @@ from personalization.training.jobs.receipt import SignedReceipt
 from personalization.training.jobs.recipes import MamlRecipe, StyleGuide
 
 
-def encode_job(job: TrainingJob | PublicJob) -> bytes:
+def encode_job(job: TrainingJob | PublicJob | SuiteJob) -> bytes:
     """Encode a job; secret keys travel as base64 inside the pipe and nowhere else."""
+    if isinstance(job, SuiteJob):
+        adapters = {name: str(path) for name, path in job.adapters.items()}
+        return json.dumps({**asdict(job), "adapters": adapters}).encode()
     if isinstance(job, PublicJob):
         return _encode_public(job)
     tenants = [
@@ -96,9 +100,16 @@ def _decode_public(document: dict[str, Any]) -> PublicJob:
     )
 
 
-def decode_job(data: bytes) -> TrainingJob | PublicJob:
+def decode_job(data: bytes) -> TrainingJob | PublicJob | SuiteJob:
     """Read ``encode_job``'s bytes back to an equal job."""
     document = json.loads(data)
+    if "adapters" in document:
+        return SuiteJob(
+            base_model=document["base_model"],
+            adapters={name: Path(path) for name, path in document["adapters"].items()},
+            depth=SuiteDepth(document["depth"]),
+            flags=PerformanceFlags(**document["flags"]),
+        )
     if "tenants" not in document:
         return _decode_public(document)
     tenants = tuple(
