@@ -1,4 +1,4 @@
-"""``discreet adapters``: list, show, evaluate, warm-start, roll back, withdraw, announce again, show the signing key."""
+"""``discreet adapters``: list, show, evaluate, warm-start, roll back, withdraw, announce, show the signing key."""
 
 from __future__ import annotations
 

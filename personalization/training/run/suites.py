@@ -195,14 +195,14 @@ class SuiteBench:
                 binding,
                 labels_only=True,
             )
-            parts = out.split(one.batch.labels.lengths)
-            targets = one.batch.targets.split(one.batch.labels.lengths)
+            parts = torch.split(out, one.batch.labels.lengths)
+            targets = torch.split(one.batch.targets, one.batch.labels.lengths)
             plain = [n for n, number in enumerate(one.numbers) if not whole or number < self._first_foreign]
             if plain:
                 nll = decoder.head.label_nll(
                     torch.cat([parts[n] for n in plain]), torch.cat([targets[n] for n in plain])
                 )
-                for n, each in zip(plain, nll.split([len(parts[n]) for n in plain]), strict=True):
+                for n, each in zip(plain, torch.split(nll, [len(parts[n]) for n in plain]), strict=True):
                     losses[one.numbers[n]] = float(each.mean())
             for n, number in enumerate(one.numbers):
                 if not whole or number < self._first_foreign:
