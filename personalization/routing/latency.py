@@ -119,7 +119,7 @@ class LeverTimes:
                 self._totals[lever] /= 2
 
     def quantile(self, lever: Lever, share: float) -> float | None:
-        """Return the time that so large a share of a lever's uses stayed below, milliseconds; None of one never used."""
+        """Return the time that a share of a lever's uses stayed below, milliseconds; None of one never used."""
         with self._lock:
             total, counts = self._totals[lever], tuple(self._counts[lever])
         if not total:
