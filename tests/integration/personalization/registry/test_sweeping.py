@@ -42,6 +42,8 @@ def upkeep(database_url, tmp_path, monkeypatch):
     monkeypatch.setenv("DISCREET_MASTER_KEY", base64.b64encode(bytes(32)).decode())
     monkeypatch.setenv("DISCREET_TRAINER__BASE_MODEL", str(write_tiny_base(tmp_path / "base", layers=2)))
     monkeypatch.setenv("DISCREET_TRAINER__DEVICE", "cpu")
+    monkeypatch.setenv("DISCREET_ANCHOR__WHERE", "file")
+    monkeypatch.setenv("DISCREET_ANCHOR__FILE", str(tmp_path / "anchor"))
 
     counter = [0.0]
     monkeypatch.setattr("personalization.registry.sweeping.monotonic", lambda: counter[0])
@@ -138,7 +140,7 @@ def test_a_row_that_is_committed_while_the_store_is_looked_through_keeps_its_fil
 
 def test_a_generation_and_its_copy_go_with_the_tenant_that_leaves(shop):
     shop.trainer = SharedSubspaceTrainer()
-    tools = StartTools(shop.tools(), MetaStarts(shop.tools()), public=None)
+    tools = StartTools(shop.tools(), MetaStarts(shop.tools()), public=None, keyring=None, anchor=None)
     trainer = shop.process(upkeep=upkeep_of(tools))
     for tenant in ("one", "two", "three"):
         shop.add_tenant(tenant, sharing_opt_in=True)

@@ -64,6 +64,7 @@ def clock(world):
     chores = Chores(
         engine=engine,
         relay=OutboxRelay(engine, FakeSender(), batch_rows=10),
+        keyring=world.keyring,
         clock=lambda: NOW,
         scheduler=SchedulerSettings(),
         outbox=OutboxSettings(),

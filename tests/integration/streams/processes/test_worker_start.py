@@ -15,7 +15,7 @@ from streams.processes import worker as worker_module
 from streams.processes.worker import Worker
 from streams.settings import Settings
 from streams.storage.consumed_offsets import move_on
-from tests.fakes.keys import keyring_of, store_url
+from tests.fakes.keys import keyring_of, prepared_store_url, store_url
 from tests.fakes.stream_records import NOW
 
 
@@ -113,6 +113,7 @@ def test_a_database_that_goes_away_during_the_start_is_waited_for(database_url, 
 def test_a_database_below_its_anchor_is_waited_for_and_told(database_url, engine, tmp_path, monkeypatch):
     monkeypatch.setenv("DISCREET_ANCHOR__WHERE", "file")
     monkeypatch.setenv("DISCREET_ANCHOR__FILE", str(tmp_path / "anchor"))
+    prepared_store_url(database_url)
     services = worker_for(database_url, new_master_key())
     worker = Worker(services)
     try:
