@@ -21,6 +21,7 @@ from sqlalchemy import event
 from sqlmodel import Session, select
 
 from personalization.adapters.files import WEIGHTS
+from personalization.adapters.signing import ManifestSigner
 from personalization.registry import announcements
 from personalization.registry import queries as lines
 from personalization.registry.tables import AdapterVersionRow
@@ -44,10 +45,11 @@ from streams.ingest.erasures import ErasureHandler
 from streams.ingest.intake import Work
 from streams.ingest.interactions import InteractionHandler
 from streams.ingest.letters import DeadLetterSink
+from streams.outbox.events import OutboxAdapterEvents
 from streams.outbox.relay import OutboxRelay
 from tests.fakes.keys import BACKUPS, keyring_of
 from tests.fakes.stream_records import FakeRecord, FakeSender, consent, erasure, interaction
-from tests.fakes.training import FakeTrainer, Workshop, outbox_events
+from tests.fakes.training import FakeTrainer, Workshop
 
 TENANT = "acme"
 SIZE = 64  # trained numbers
@@ -174,8 +176,9 @@ class Pipeline:
         self.engine, self.clock, self._post = engine, clock, post
         self.keyring = keyring_of(engine, bytes(range(32)))
         self.sender = post or FakeSender()
-        self.shop = Workshop(engine, clock, folder, events=outbox_events())
-        self.shop.signer = type(self.shop.signer)(bytes(range(32)))
+        signer = ManifestSigner(bytes(range(32)))
+        self.shop = Workshop(engine, clock, folder, events=OutboxAdapterEvents(signer))
+        self.shop.signer = signer
         self.shop.keyring, self.shop.signals = self.keyring, StoredSignals(self.keyring)
         self.shop.trainer = SummingTrainer()
         self.shop.add_tenant(TENANT, **{**POLICY, **(policy or {})})
