@@ -29,6 +29,7 @@ RELEASE_CODE = (
     "personalization.training",
     "personalization.planning",
     "personalization.canaries.values",
+    "personalization.adapters.activation",
     "personalization.adapters.factors",
     "personalization.adapters.files",
     "personalization.adapters.parts",

@@ -80,11 +80,15 @@ def _without_secrets(texts):
 
 @contextmanager
 def copied_engine(template, folder):
-    """An engine over a new copy of a migrated SQLite database, for the many examples of one property."""
+    """An engine over a new copy of a migrated SQLite database and its keys, for the many examples of one property."""
     path = folder / "copy.db"
-    for suffix in ("", "-wal", "-shm"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    for name in (path.name, "copy-keys.db"):
+        for suffix in ("", "-wal", "-shm"):
+            path.with_name(name + suffix).unlink(missing_ok=True)
     shutil.copyfile(template, path)
+    keys = template.with_name(f"{template.stem}-keys{template.suffix}")
+    if keys.is_file():
+        shutil.copyfile(keys, path.with_name("copy-keys.db"))
     engine = open_engine(f"sqlite:///{path}")
     try:
         yield engine

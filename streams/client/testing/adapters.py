@@ -78,15 +78,22 @@ class FakeLine:
         self._directory = directory
 
     def version(
-        self, number: int, *, files: dict[str, bytes] | None = None, **changes: Any
+        self,
+        number: int,
+        *,
+        files: dict[str, bytes] | list[dict[str, Any]] | None = None,
+        **changes: Any,
     ) -> AdapterVersionV1:
         """Write a small artifact and return its description.
 
         Args:
             number: version along the line.
-            files: the adapter's own files, by name; by default ones that no model takes.
+            files: the adapter's own files, by name; by default ones that no model takes. A list replaces the manifest's
+                entries instead, whatever the files are.
             changes: manifest fields to replace, whole groups at a time.
         """
+        if isinstance(files, list):
+            changes["files"], files = files, None
         if files is None:
             config = canonical_json(
                 {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["q_proj"]}

@@ -21,8 +21,10 @@ from hypothesis import strategies as st
 from sqlmodel import select
 
 from personalization.signals.rows import SignalRow
+from personalization.signals.values import row_of
 from privacy.consent.tables import ConsentRow
 from privacy.erasure.tables import ErasureRow
+from privacy.keys.keyring import Sealed
 from privacy.storage.session import transaction
 from streams.broker.progress import PartitionProgress
 from streams.broker.records import RecordRun
@@ -206,7 +208,10 @@ def kept(world):
             hashes = world.keyring.tenant_keys(session, tenant, now=NOW).hashes
             names[tenant, hashes.pseudonym(user)] = tenant, user
         for row in session.exec(select(SignalRow).order_by(SignalRow.event_digest)):
-            (plain,) = world.keyring.decrypt_many(session, row.tenant_id, [(row.pseudonym, row.ciphertext)])
+            place = row_of(row.event_digest, row.domain, row.period_index, row.rank, row.occurred_at)
+            (plain,) = world.keyring.decrypt_many(
+                session, row.tenant_id, [Sealed(row.pseudonym, place, row.ciphertext)]
+            )
             found[names[row.tenant_id, row.pseudonym]]["signals"].append(
                 (row.event_digest, row.domain, row.period_index, row.rank, row.occurred_at, plain)
             )

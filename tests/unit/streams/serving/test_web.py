@@ -147,7 +147,7 @@ def test_slow_connections_are_closed_and_take_no_threads(web):
         connection.sendall(b"POST /v1/answers HT")
     with connect(web) as refused:
         assert refused.recv(1) == b""  # one too many
-    assert threading.active_count() == before
+    assert threading.active_count() <= before  # of tests before some may end meanwhile
     for connection in slow:
         assert connection.recv(1) == b""
         connection.close()
