@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from streams.processes.wiring import Services
 
 POLL_MILLISECONDS = 500
-IDLE_POLLS = 3
+IDLE_POLLS = 60  # half a minute without a record; a broker that has just come back takes its time
 CODE = "restored"
 
 
@@ -189,7 +189,7 @@ def _read_on(
     """Give every record of ``topic`` its effect that the database has not consumed; return how many there were.
 
     Raises:
-        BrokerUnavailableError: the broker stopped answering.
+        BrokerUnavailableError: the broker stopped answering before the topic's end.
     """
     consumer = open_consumer(services.settings.broker, auto_offset_reset="earliest")
     try:
@@ -210,6 +210,11 @@ def _read_on(
             if polled:
                 _give(handler, [Work(record, 0.0, final=True) for record in polled])
                 done += len(polled)
+        if any(consumer.position(place) < ends[place] for place in places):
+            # Whoever has withdrawn or asked to be erased may stand behind what was read.
+            raise BrokerUnavailableError(
+                f"{topic} was read on by {done} records and not to its end, since the broker gave no more; run it again"
+            )
         with transaction(services.engine) as session:
             move_on(session, {(topic, place.partition): consumer.position(place) for place in places})
     except KafkaError as error:

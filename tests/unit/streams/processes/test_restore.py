@@ -1,0 +1,85 @@
+"""A restore reads erasures and consents to the end of their topics, or does not go on."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from kafka import TopicPartition
+
+from streams.errors import BrokerUnavailableError
+from streams.processes import restore
+
+TOPIC = "erasures"
+
+
+class Broker:
+    """One partition of three records, of which a consumer is given the first few and then nothing more."""
+
+    def __init__(self, gives):
+        self._gives = gives
+        self._at = 0
+        self.closed = False
+
+    def partitions_for_topic(self, _topic):
+        return {0}
+
+    def assign(self, _places):
+        pass
+
+    def beginning_offsets(self, places):
+        return dict.fromkeys(places, 0)
+
+    def end_offsets(self, places):
+        return dict.fromkeys(places, 3)
+
+    def seek(self, _place, offset):
+        self._at = offset
+
+    def position(self, _place):
+        return self._at
+
+    def poll(self, _milliseconds):
+        if self._at >= self._gives:
+            return {}
+        self._at += 1
+        return {TopicPartition(TOPIC, 0): [f"record {self._at}"]}
+
+    def close(self):
+        self.closed = True
+
+
+def read_on(monkeypatch, gives, moved):
+    broker, given = Broker(gives), []
+    monkeypatch.setattr(restore, "open_consumer", lambda *_, **__: broker)
+    monkeypatch.setattr(restore, "IDLE_POLLS", 3)
+    handler = SimpleNamespace(process=lambda works: given.extend(work.record for work in works))
+    services = SimpleNamespace(settings=SimpleNamespace(broker=None), engine=None)
+    monkeypatch.setattr(restore, "transaction", lambda _: Session())
+    monkeypatch.setattr(restore, "move_on", lambda _, offsets: moved.append(offsets))
+    try:
+        restore._read_on(services, TOPIC, handler, {})
+    finally:
+        assert broker.closed
+        assert len(given) == gives
+
+
+class Session:
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return False
+
+
+def test_what_was_read_to_its_end_is_kept_as_consumed(monkeypatch):
+    moved = []
+    read_on(monkeypatch, 3, moved)
+    assert moved == [{(TOPIC, 0): 3}]
+
+
+def test_a_broker_that_falls_silent_before_the_end_ends_the_restore(monkeypatch):
+    moved = []
+    with pytest.raises(BrokerUnavailableError, match="not to its end"):
+        read_on(monkeypatch, 2, moved)
+    assert moved == []
