@@ -135,6 +135,7 @@ class Trainer:
         self._shop = shop
         self._candidates = shop.artifacts.candidates
         self._next_store_check = 0.0
+        self._in_the_way: set[str] = set()  # what keeps rounds from being begun, as far as it was said
         self._rounds = rounds
         self._trainer = trainer
         self._options = options
@@ -217,9 +218,12 @@ class Trainer:
         try:
             self._shop.artifacts.ready()
         except ArtifactStoreAwayError as error:
-            _log.warning("artifact_store_away", code=error.code, reason=str(error))
+            if "store" not in self._in_the_way:  # said once, and not at every poll of a night
+                _log.warning("artifact_store_away", code=error.code, reason=str(error))
+            self._in_the_way.add("store")
             self._observer.store_answered(ready=False)
             return False
+        self._in_the_way.discard("store")
         self._observer.store_answered(ready=True)
         self._next_store_check = time.monotonic() + STORE_CHECK_SECONDS
         return True
@@ -227,8 +231,11 @@ class Trainer:
     def _base_is_ready(self) -> bool:
         """Say whether the base model is what this process knows it as, before any budget is spent on it."""
         if self._shop.base.unchanged():
+            self._in_the_way.discard("base")
             return True
-        _log.error("base_changed", reason=BASE_CHANGED)
+        if "base" not in self._in_the_way:
+            _log.error("base_changed", reason=BASE_CHANGED)
+        self._in_the_way.add("base")
         return False
 
     def _take(self) -> list[Lease]:

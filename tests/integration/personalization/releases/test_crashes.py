@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 from sqlmodel import Session, select
+from structlog.testing import capture_logs
 
 from personalization.errors import LeaseLostError, RoundError
 from personalization.registry.tables import AdapterVersionRow
@@ -246,7 +247,10 @@ def test_a_trainer_that_leaves_while_the_store_is_away_leaves_the_result_to_anot
 def test_on_a_base_model_whose_files_changed_no_round_is_begun_and_nothing_is_spent(shop):
     round_id = shop.open_round()
     shop.base.damaged = True
-    assert shop.process().run_once() == 0
+    process = shop.process()
+    with capture_logs() as logs:
+        assert [process.run_once() for _ in range(5)] == [0] * 5
+    assert [entry["event"] for entry in logs] == ["base_changed"]
     row, reservations, versions, _ = facts(shop, round_id)
     assert (row.epoch, reservations, versions) == (0, [], [])
     shop.base.damaged = False
