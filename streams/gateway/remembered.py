@@ -1,7 +1,8 @@
 """What was asked and shown, kept until its user says what became of it: encrypted, bounded, and not for long.
 
-The key is made when the process starts and never leaves it, so what is kept ends with the process, and a copy of its
-swapped memory tells nothing. Oldest go first when there is no room. Only users who consented are kept at all.
+The key is made when the process starts and never leaves it, so what is kept ends with the process; whoever can read the
+process's memory can read it all the same. When there is no room, tenants with more than an even share give up their
+oldest answers first, so a flood drives out nobody else's. Only users who consented are kept at all.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import hashlib
 import json
 import os
 import time
-from collections import OrderedDict, defaultdict
+from collections import Counter, OrderedDict, defaultdict
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidTag
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _NONCE_BYTES = 12
+LOOKED_AT = 64  # of the oldest answers, for one of a tenant that holds much; after a flood most are
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +48,7 @@ class Shown:
 @dataclass(frozen=True, slots=True)
 class _Kept:
     until: float
+    tenant: str
     who: bytes
     nonce: bytes
     sealed: bytes
@@ -76,6 +80,8 @@ class Remembered:
         self._names = os.urandom(32)  # key of the digests of users
         self._kept: OrderedDict[str, _Kept] = OrderedDict()  # oldest first
         self._of: dict[bytes, set[str]] = defaultdict(set)
+        self._of_tenant: dict[str, OrderedDict[str, None]] = {}  # oldest first
+        self._bytes_of: Counter[str] = Counter()
         self.bytes = 0
 
     def __len__(self) -> int:
@@ -91,11 +97,24 @@ class Remembered:
             return
         who = self._who(tenant_id, user_id)
         self._drop(answer_id)
-        self._kept[answer_id] = _Kept(self._monotonic() + self._seconds, who, nonce, sealed)
+        self._kept[answer_id] = _Kept(self._monotonic() + self._seconds, tenant_id, who, nonce, sealed)
         self._of[who].add(answer_id)
+        self._of_tenant.setdefault(tenant_id, OrderedDict())[answer_id] = None
+        self._bytes_of[tenant_id] += len(sealed)
         self.bytes += len(sealed)
         while len(self._kept) > self._most or self.bytes > self._most_bytes:
-            self._drop(next(iter(self._kept)))
+            self._drop(self._next_to_go(tenant_id))
+
+    def _next_to_go(self, tenant_id: str) -> str:
+        """Return whose place an answer of this tenant takes: the oldest of a tenant with more than its even share."""
+        if self._has_much(tenant_id):
+            return next(iter(self._of_tenant[tenant_id]))
+        oldest = list(islice(self._kept, LOOKED_AT))
+        return next((one for one in oldest if self._has_much(self._kept[one].tenant)), oldest[0])
+
+    def _has_much(self, tenant_id: str) -> bool:
+        tenants, answers = len(self._of_tenant), len(self._of_tenant.get(tenant_id, ()))
+        return answers * tenants > self._most or self._bytes_of[tenant_id] * tenants > self._most_bytes
 
     def recall(self, answer_id: str, tenant_id: str, user_id: str) -> Shown | None:
         """Return an answer to its own user; what is unknown, too old or another's all looks alike."""
@@ -128,6 +147,11 @@ class Remembered:
         if kept is None:
             return
         self.bytes -= len(kept.sealed)
+        self._bytes_of[kept.tenant] -= len(kept.sealed)
+        theirs = self._of_tenant[kept.tenant]
+        del theirs[answer_id]
+        if not theirs:
+            del self._of_tenant[kept.tenant], self._bytes_of[kept.tenant]
         mine = self._of[kept.who]
         mine.discard(answer_id)
         if not mine:

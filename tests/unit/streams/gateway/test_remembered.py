@@ -70,6 +70,25 @@ def test_bytes_are_bounded(seconds):
     assert len(store) > 0
 
 
+@pytest.mark.parametrize("bounds", [{"most": 12}, {"most": 1_000, "most_bytes": 3_000}])
+def test_a_flood_of_one_tenant_drives_out_its_own_answers_alone(seconds, bounds):
+    store = kept(seconds, **bounds)
+    for number in range(3):
+        store.keep(f"quiet-{number}", "acme", "ann", shown())
+    for number in range(200):
+        store.keep(f"flood-{number}", "hog", f"user-{number}", shown())
+    assert all(store.recall(f"quiet-{number}", "acme", "ann") for number in range(3))
+    assert store.recall("flood-199", "hog", "user-199") is not None
+    store.keep("late", "globex", "joe", shown())  # and whoever comes later finds room
+    assert store.recall("late", "globex", "joe") is not None
+    for number in range(200):
+        store.forget("hog", f"user-{number}")
+    assert len(store) == 4
+    store.forget("acme", "ann")
+    store.forget("globex", "joe")
+    assert (store.bytes, dict(store._of_tenant), dict(store._bytes_of)) == (0, {}, {})
+
+
 def test_a_user_is_forgotten_at_once_and_alone(seconds):
     store = kept(seconds)
     for number in range(3):
