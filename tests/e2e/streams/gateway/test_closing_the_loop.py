@@ -35,6 +35,7 @@ from streams.demo.environment import DemoEnvironment, free_port, new_secrets
 from streams.gateway.callers import Right
 from streams.gateway.tokens import new_gateway_token
 from streams.storage import schema as database
+from tests.conftest import KAFKA
 from tests.fakes.keys import prepared_store_url
 from tests.fakes.tiny_models import write_tiny_base
 
@@ -49,6 +50,12 @@ EDIT = "aaaa"  # what all of the tenant's users make of every answer; a tiny mod
 
 def prompt_of(user, turn):
     return f"what about part {user * 7 + turn} of {chr(97 + user % 26)}?"
+
+
+@pytest.fixture
+def kafka_bootstrap(request):
+    """Apache Kafka where there is one, else the embedded broker: one run takes the better part of a minute."""
+    return KAFKA or request.getfixturevalue("embedded_bootstrap")
 
 
 @pytest.fixture

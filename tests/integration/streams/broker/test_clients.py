@@ -53,7 +53,7 @@ def test_a_record_too_large_for_the_client_goes_into_no_other_records_way(kafka_
 
 def test_a_record_too_large_for_its_topic_spoils_only_one_turn(kafka_bootstrap, topic, sender):
     if kafka_bootstrap != KAFKA:
-        pytest.skip("the embedded broker takes it")
+        pytest.skip("the embedded one takes it")
     huge = record(topic, b"x" * 2 * 2**20)
     sender.send_each(
         [record(topic, b"1"), huge, record(topic, b"2")]
@@ -69,7 +69,7 @@ def test_a_record_that_the_client_cannot_write_is_to_blame(topic, sender):
 
 def test_a_topic_that_is_missing_is_to_blame_and_waited_for_once(kafka_bootstrap, topic, sender):
     if kafka_bootstrap != KAFKA:
-        pytest.skip("the embedded broker makes a topic of every name")
+        pytest.skip("the embedded one makes a topic of every name")
     nowhere = f"nowhere-{secrets.token_hex(6)}"
     sender.send_each([record(topic)])  # connected
     began = time.monotonic()

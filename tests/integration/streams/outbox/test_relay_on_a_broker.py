@@ -23,7 +23,7 @@ GOOD = 20
 
 def test_one_row_too_large_neither_stops_nor_multiplies_the_others(engine, kafka_bootstrap):
     if kafka_bootstrap != KAFKA:
-        pytest.skip("the embedded broker takes it")
+        pytest.skip("the embedded one takes it")
     topic = f"relay-{secrets.token_hex(6)}"
     with KafkaAdminClient(bootstrap_servers=KAFKA) as admin:
         admin.create_topics({topic: {"num_partitions": 2, "replication_factor": 1}}, wait_for_metadata=True)
