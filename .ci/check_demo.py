@@ -22,8 +22,8 @@ def problems(report: dict) -> list[str]:
     asked, base, adapted = (
         sum(one[name] for one in report["tenants"]) for name in ("prompts", "styled_base", "styled_adapter")
     )
-    # So few users leave one tenant or another without a whole frame; most answers follow all the same.
-    if not (adapted > base and 2 * adapted >= asked):
+    # So few users leave one tenant or another without a whole frame; many answers follow all the same.
+    if not (adapted > base and 3 * adapted >= asked):
         found.append(
             f"of {asked} answers, {base} follow their tenant without adapters and {adapted} with them"
         )
