@@ -16,7 +16,7 @@ from typing import Any
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from personalization.planning.plan import PerformanceFlags, TrainingPlan
-from personalization.quality.answers import Answer
+from personalization.training.engine.answers import Answer
 from personalization.styles.abstraction import COPY, NUMBER, TEXT
 from personalization.styles.card import StyleCard
 from personalization.styles.discovery import discover

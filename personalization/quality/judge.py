@@ -13,7 +13,7 @@ from typing import Any
 
 from personalization.quality.abilities.exam import Abilities, abilities
 from personalization.quality.agreement import Ends, agreement, degenerate, openings_apart
-from personalization.quality.answers import Answer, answers_to
+from personalization.training.engine.answers import Answer, answers_to
 from personalization.quality.data import texts
 from personalization.quality.intervals import difference_interval, mean_interval
 from personalization.quality.likelihood import Likelihood, likelihood

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from personalization.quality.answers import Answer, answers_to
+from personalization.training.engine.answers import Answer, answers_to
 from personalization.quality.likelihood import TOKENS_PER_PASS
 from personalization.training.engine.batches import Member, assemble, split_users
 from personalization.training.engine.decoder import FrozenDecoder

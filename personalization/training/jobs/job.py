@@ -118,6 +118,8 @@ class PublicPartFacts:
         loss_before: mean loss per token on held-out synthetic pairs, of the base.
         loss_after: the same with the part as it was learned.
         strength: share of what was learned that is released: less than 1 where public text would have lost too much.
+        private_strength: share of the private part that is released beside it: less than 1 where answers to made-up
+            prompts would have gone in circles with all of it.
     """
 
     pairs: int
@@ -126,6 +128,7 @@ class PublicPartFacts:
     loss_before: float
     loss_after: float
     strength: float = 1.0
+    private_strength: float = 1.0
 
     def to_document(self) -> dict[str, Any]:
         """Return a JSON-ready copy."""

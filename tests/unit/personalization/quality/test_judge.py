@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from personalization.planning.plan import PerformanceFlags
-from personalization.quality.answers import answers_to
+from personalization.training.engine.answers import answers_to
 from personalization.quality.judge import Judge
 from personalization.quality.likelihood import likelihood
 from personalization.quality.served import served
