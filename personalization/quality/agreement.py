@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from personalization.training.engine.answers import Answer
 from personalization.quality.conventions import Conventions
 from personalization.quality.intervals import mean_interval
 from personalization.styles.degeneration import (
@@ -21,6 +20,7 @@ from personalization.styles.degeneration import (
     has_endless_number,
     is_wordless,
 )
+from personalization.training.engine.answers import Answer
 
 LENGTH_FACTOR = 1.5  # an answer is as long as the user's within this factor, in words
 OTHER = "other"

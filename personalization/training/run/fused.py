@@ -423,9 +423,7 @@ class FusedRun:
 
         def share_at(strength: float) -> float:
             factors = self.geometry.factors(self.geometry.weakened(vector, strength), self.frozen)
-            return unsound_share(
-                merged(self.decoder, factors, self.geometry.scaling), self.encoder, prompts
-            )
+            return unsound_share(merged(self.decoder, factors, self.geometry.scaling), self.encoder, prompts)
 
         strength = soundest(share_at, lambda: unsound_share(self.decoder, self.encoder, prompts))
         self.strengths.append(strength)

@@ -122,6 +122,4 @@ def test_a_release_holds_as_much_of_the_private_part_as_was_chosen(base, tmp_pat
     assert weak.delta_norm == pytest.approx(STRENGTHS[2] * whole.delta_norm, rel=1e-6)
     full, part = core(whole.adapter), core(weak.adapter)
     for suffix in FEED_FORWARD:
-        torch.testing.assert_close(
-            part[2, suffix], STRENGTHS[2] * full[2, suffix], rtol=1e-4, atol=1e-8
-        )
+        torch.testing.assert_close(part[2, suffix], STRENGTHS[2] * full[2, suffix], rtol=1e-4, atol=1e-8)
