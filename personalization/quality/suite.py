@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -107,8 +108,6 @@ class _Suite:
             most_abilities=options.abilities,
         )
         self._noted("base", self.judge.base)
-        self.train = self._prefixed(f"{options.tenant}, training", target.train)
-        self.choosing = self._prefixed(f"{options.tenant}, choosing", target.choosing)
         self.bounds = Bounds(
             decoder=self.bench.decoder,
             encoder=self.bench.encoder,
@@ -152,6 +151,17 @@ class _Suite:
             "seconds": round(time.monotonic() - self.began, 1),
         }
         return {**results, "rows": rows_of(results)}
+
+    # Prefixes are for adapters of the private family alone; releases with a card read texts, as a round does.
+    @cached_property
+    def train(self) -> UserSet:
+        """The users that are trained on."""
+        return self._prefixed(f"{self.options.tenant}, training", self.target.train)
+
+    @cached_property
+    def choosing(self) -> UserSet:
+        """The users that choose among the small family's lengths."""
+        return self._prefixed(f"{self.options.tenant}, choosing", self.target.choosing)
 
     def _bound(self, users: int, meta: torch.Tensor) -> Verdict:
         """Return the verdict on the plain LoRA of so many users, and note it and the small family's once."""

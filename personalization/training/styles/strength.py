@@ -9,6 +9,7 @@ noisy, so it is post-processing.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import TYPE_CHECKING, Final
 
 from personalization.styles.degeneration import degenerate_share
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
 
 STRENGTHS: Final = (1.0, 0.8, 0.6, 0.45, 0.3)  # of a private part, the most first
 ASKED: Final = 32  # prompts
-ANSWER_TOKENS: Final = 40
-MORE: Final = 0.02  # of answers may be degenerate beyond those of the public part alone
+ANSWER_TOKENS: Final = 36
+# Of answers may be degenerate beyond those of the public part alone: no less than chance does among so few.
+MORE: Final = 0.08
 _SEED: Final = 3  # of the prompts; others than a public part is trained or stopped on
 
 
@@ -49,17 +51,25 @@ def unsound_share(decoder: FrozenDecoder, encoder: Encoder, prompts: Sequence[st
 def soundest(share_at: Callable[[float], float], without: Callable[[], float]) -> float:
     """Return the largest strength whose share of degenerate answers is within the limit, or the one with the least.
 
+    The share is taken to rise with the strength, so it is halved to the answer.
+
     Args:
         share_at: works out the share at a strength; dear, so it is asked for as few as will do.
         without: works out the share of the public part alone, which the limit is reckoned from; asked for only where
             the whole private part is above the limit of a public part without any.
     """
-    limit = MORE
-    shares: dict[float, float] = {}
-    for strength in STRENGTHS:
-        shares[strength] = share_at(strength)
-        if strength == STRENGTHS[0] and shares[strength] > limit:
-            limit += without()
-        if shares[strength] <= limit:
-            return strength
+    whole = STRENGTHS[0]
+    shares = {whole: share_at(whole)}
+    if shares[whole] <= MORE:
+        return whole
+    limit = without() + MORE
+
+    def within(strength: float) -> bool:
+        if strength not in shares:
+            shares[strength] = share_at(strength)
+        return shares[strength] <= limit
+
+    place = bisect_left(STRENGTHS, True, key=within)
+    if place < len(STRENGTHS):
+        return STRENGTHS[place]
     return min(shares, key=lambda strength: (shares[strength], -strength))

@@ -34,16 +34,18 @@ def test_a_sound_private_part_is_released_whole_after_one_look():
 
 
 def test_the_largest_strength_within_the_limit_is_taken():
-    assert told([0.5, 0.3, 0.01, 0.0, 0.0]) == (STRENGTHS[2], list(STRENGTHS[:3]))
+    assert told([0.5, 0.3, 0.01, 0.0, 0.0]) == (STRENGTHS[2], [1.0, STRENGTHS[2], STRENGTHS[1]])
+    assert told([0.5, 0.01, 0.0, 0.0, 0.0])[0] == STRENGTHS[1]
+    assert told([0.5, 0.3, 0.3, 0.3, 0.02])[0] == STRENGTHS[4]
 
 
 def test_the_limit_is_that_of_the_public_part_alone():
-    assert told([0.25, 0.2, 0.0, 0.0, 0.0], without=0.25) == (1.0, [1.0])
-    assert told([0.5, 0.25, 0.0, 0.0, 0.0], without=0.24) == (STRENGTHS[1], list(STRENGTHS[:2]))
+    assert told([0.25, 0.2, 0.0, 0.0, 0.0], without=0.25)[0] == 1.0
+    assert told([0.5, 0.25, 0.0, 0.0, 0.0], without=0.24)[0] == STRENGTHS[1]
 
 
 def test_where_none_is_within_it_the_soundest_is_taken_and_of_two_the_stronger():
-    assert told([0.5, 0.4, 0.3, 0.3, 0.4]) == (STRENGTHS[2], list(STRENGTHS))
+    assert told([0.5, 0.4, 0.3, 0.3, 0.4])[0] == STRENGTHS[2]
 
 
 def test_prompts_are_made_of_the_card_and_nothing_is_trained_on_them():
@@ -81,7 +83,7 @@ def test_answers_in_circles_are_counted_on_the_model_itself(base):
 
 
 def test_a_release_holds_as_much_of_the_private_part_as_was_chosen(base, tmp_path, monkeypatch):
-    for name, value in (("PAIRS", 16), ("HELD_OUT", 8), ("REHEARSED", 8)):
+    for name, value in (("PAIRS", 16), ("HELD_OUT", 8), ("REHEARSED", 6), ("INSTRUCTED", 2)):
         monkeypatch.setattr(public_part, name, value)
     monkeypatch.setattr(foundation, "LARGEST_CHANGE", 1e9)
     monkeypatch.setattr(fused, "LARGEST_CHANGE", 1e9)
@@ -114,8 +116,8 @@ def test_a_release_holds_as_much_of_the_private_part_as_was_chosen(base, tmp_pat
 
     monkeypatch.setattr(fused, "unsound_share", shares(0.0))
     whole = released("whole")
-    monkeypatch.setattr(fused, "unsound_share", shares(0.9, 0.1, 0.5, 0.0))
-    weak = released("weak")  # whole, without, at 0.8, at 0.6
+    monkeypatch.setattr(fused, "unsound_share", shares(0.9, 0.1, 0.0, 0.5))
+    weak = released("weak")  # whole, without, at 0.6, at 0.8
     assert whole.public_part.private_strength == 1.0
     assert weak.public_part.private_strength == STRENGTHS[2]
     assert len(set(seen[1:])) == 4  # four models were looked at
