@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import re
 
+from personalization.styles.card import StyleCard, StyleEntry
+from personalization.styles.families import Feature
 from personalization.styles.recovery import LONG_NUMBER, MOST_LEFT, recoveries
 from personalization.styles.synthesis import synthetic_pairs
-from tests.fakes.tiny_models import style_card
 
-CARD = style_card()
+SHAPE, FOUND = "{t}-{n}: ", {"share": 0.95, "sureness": 5.0}
+CARD = StyleCard(
+    entries=(
+        StyleEntry(feature=Feature.OPENING, key=SHAPE, **FOUND),
+        StyleEntry(feature=Feature.OPENING_WORDS, key=SHAPE, words="TASK", **FOUND),
+    ),
+    voters=100,
+    noise_multiplier=4.0,
+    delta=1e-6,
+)
 
 
 def test_they_are_made_of_the_card_and_a_seed():

@@ -1,3 +1,9 @@
+"""Text to token rows."""
+
+from __future__ import annotations
+
+from personalization.training.engine.encoding import Encoder
+from tests.fakes.tiny_models import tiny_tokenizer
 
 
 def test_of_a_continuation_only_the_rest_is_predicted():
