@@ -116,21 +116,6 @@ class Encoder:
                 before = before[len(before) - room :]
         return TokenRow((*before, *answer), len(before))
 
-    def continuation(self, prompt: str, begun: str, rest: str, max_tokens: int) -> TokenRow | None:
-        """Encode an answer of which only the rest is predicted; None where it does not fit whole.
-
-        Args:
-            prompt: the user's turn.
-            begun: what the answer says so far.
-            rest: what follows it, the space in front included.
-            max_tokens: truncation length, as in ``row``.
-        """
-        parts = [list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (begun, rest)]
-        if len(parts[0]) + len(parts[1]) + 1 > max_tokens // 2:
-            return None
-        row = self.row(prompt, begun, max_tokens - len(parts[1]))
-        return TokenRow((*row.tokens[:-1], *parts[1], self.end_token), len(row.tokens) - 1)
-
     def user(self, user: UserExamples, *, bound: int, objective: Objective, max_tokens: int) -> TokenUser:
         """Encode the examples of one user that the objective uses.
 

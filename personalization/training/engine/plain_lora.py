@@ -25,7 +25,7 @@ from personalization.training.engine.families import Geometry, Slot
 from personalization.training.engine.low_rank import Binding, TokenGroups
 from personalization.training.engine.output_head import native_bfloat16
 from personalization.training.engine.segments import Segments
-from personalization.training.jobs.job import Example, ExampleKind, UserExamples
+from personalization.training.jobs.job import Example, UserExamples
 
 WEIGHT_DECAY = 0.01
 WARM_UP = 0.05  # of the steps
@@ -227,16 +227,6 @@ class PlainLora:
                 user, bound=1, objective=Objective.SFT, max_tokens=max_tokens
             ).examples
         return found
-
-    def continued(self, texts: Sequence[tuple[str, str, str]], max_tokens: int) -> list[TokenExample]:
-        """Return answers of which only the rest is learned as rows, those that fit whole.
-
-        Args:
-            texts: prompts, what the answers say so far, and the rest.
-            max_tokens: truncation length of one.
-        """
-        rows = (self._encoder.continuation(*one, max_tokens) for one in texts)
-        return [TokenExample((row,), ExampleKind.SFT, 1.0) for row in rows if row is not None]
 
     def _mean_loss(self, binding: Binding, batch: TokenUser) -> torch.Tensor:
         micro = assemble([Member(0, batch, ())], self._decoder.device, torch.float32)

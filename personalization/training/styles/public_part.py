@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Final
 import torch
 
 from personalization.styles.frames import is_poor
-from personalization.styles.recovery import recoveries
 from personalization.styles.synthesis import synthetic_pairs
-from personalization.training.engine.encoding import TokenExample, TokenUser
+from personalization.training.engine.encoding import TokenUser
 from personalization.training.engine.plain_lora import (
     WEIGHT_DECAY,
     PlainLora,
@@ -39,11 +38,10 @@ PAIRS: Final = 72  # synthetic pairs of one epoch
 HELD_OUT: Final = 16  # synthetic pairs of another seed, to stop on
 REHEARSED: Final = 16  # public questions among them
 INSTRUCTED: Final = 16  # public instructions beside those
-RECOVERIES: Final = 16  # made-up answers that get out of a repetition
 BATCH: Final = 8
 RATE: Final = 3e-3
 CHECKED_AT: Final = (0.5, 0.75, 1.0)  # of the steps: the best of these is kept
-_TRAIN_SEED, _HELD_OUT_SEED, _RECOVERY_SEED = 1, 2, 4
+_TRAIN_SEED, _HELD_OUT_SEED = 1, 2
 
 
 def worth_making(card: StyleCard | None) -> bool:
@@ -84,17 +82,10 @@ class PublicPart:
             for users, count in ((protected_users(), REHEARSED), (instruction_users(), INSTRUCTED))
             for user in rng.sample(users, count)
         ]
-        rows = self._lora.encoded([*_made(card, PAIRS, _TRAIN_SEED), *rehearsed], self._max_tokens)
-        rows += self._lora.continued(
-            [
-                (one.prompt, one.begun, one.rest)
-                for one in recoveries(card, count=RECOVERIES, seed=_RECOVERY_SEED)
-            ],
-            self._max_tokens,
-        )
-        rng.shuffle(rows)
-        batches = _batches(rows)
-        held_out = _batches(self._lora.encoded(_made(card, HELD_OUT, _HELD_OUT_SEED), self._max_tokens))
+        texts = [*_made(card, PAIRS, _TRAIN_SEED), *rehearsed]
+        rng.shuffle(texts)
+        batches = self._batches(texts)
+        held_out = self._batches(_made(card, HELD_OUT, _HELD_OUT_SEED))
         parameter = torch.nn.Parameter(initial(self.geometry, rng.getrandbits(48)).to(self._device))
         before = self._lora.loss(parameter.detach(), self.geometry, held_out)
         best, kept, at = before, parameter.detach().clone(), 0
@@ -119,9 +110,9 @@ class PublicPart:
         )
         return self.geometry.factors(kept.double(), without_frozen(self.geometry)), facts
 
-
-def _batches(rows: Sequence[TokenExample]) -> list[TokenUser]:
-    return [TokenUser(tuple(rows[at : at + BATCH])) for at in range(0, len(rows), BATCH)]
+    def _batches(self, texts: Sequence[Example]) -> list[TokenUser]:
+        rows = self._lora.encoded(texts, self._max_tokens)
+        return [TokenUser(tuple(rows[at : at + BATCH])) for at in range(0, len(rows), BATCH)]
 
 
 def _made(card: StyleCard, count: int, seed: int) -> list[Example]:
