@@ -148,6 +148,10 @@ class BatchHandler(abc.ABC, Generic[Data]):
     ) -> Decision[Data]:
         decision: Decision[Data] = Decision()
         if not works:
+            if offsets is not None and (before := offsets.before()):
+                # Else a partition of nothing but unreadable records would be read from its start again and again.
+                with transaction(self._engine) as session:
+                    move_on(session, before)
             return decision
         with transaction(self._engine) as session:
             self.lock(session, works)

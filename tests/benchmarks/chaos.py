@@ -49,7 +49,9 @@ from kafka.errors import KafkaError
 from sqlalchemy import bindparam, text
 
 from privacy.errors import StorageError
-from privacy.keys.service import new_master_key
+from privacy.keys.keyring import Keyring
+from privacy.keys.service import MasterKeys, new_master_key
+from privacy.keys.store import open_store
 from privacy.policy import versions as policies
 from privacy.storage.session import open_engine, transaction
 from streams.broker.embedded import EmbeddedBroker
@@ -67,9 +69,9 @@ from streams.contracts.topics import (
 from streams.storage import schema as database
 from tests.benchmarks.chaos_load import MISTIMED, NAME_HEADER, TENANTS, Sent, load
 from tests.benchmarks.chaos_restore import RESTORE, restore_backup
-from tests.fakes.keys import keyring_of, store_url
+from tests.fakes.keys import store_url
 from tests.fakes.network import Network
-from tests.fakes.services import Kafka, Postgres, wait_until
+from tests.fakes.services import KEYS_DATABASE, Kafka, Postgres, wait_until
 from tests.fakes.worker_processes import WorkerProcess
 
 PARTITIONS = 4
@@ -237,7 +239,12 @@ class World:
         )
         admin.close()
         self._master_key = new_master_key()
-        self.keyring = keyring_of(self.engine, self._master_key)
+        self.keys_url = (
+            self.postgres.url_at(self.postgres.port, KEYS_DATABASE) if self.postgres else store_url(self.url)
+        )
+        store = open_store(self.keys_url)
+        store.prepare()
+        self.keyring = Keyring(MasterKeys(self._master_key), store)
         self.workers = Workers(self._environments(directory), directory, forked=forked)
         self.letters = Letters(self.bootstrap)
         self.answers = Answers(self.bootstrap)
@@ -250,7 +257,7 @@ class World:
             "DISCREET_STATE": str(directory),
             "DISCREET_MASTER_KEY": self._master_key,
             "DISCREET_DATABASE__URL": self.url,
-            "DISCREET_KEYS__URL": store_url(self.url),
+            "DISCREET_KEYS__URL": self.keys_url,
             "DISCREET_BROKER__BOOTSTRAP": self.bootstrap,
             "DISCREET_BROKER__EMBEDDED": "false" if self.kafka else "true",
             "DISCREET_BROKER__GROUP": GROUP,
@@ -271,6 +278,7 @@ class World:
                 **shared,
                 "DISCREET_BROKER__BOOTSTRAP": f"127.0.0.1:{self.broker_links[slot].port}",
                 "DISCREET_DATABASE__URL": self.postgres.url_at(self.database_links[slot].port),
+                "DISCREET_KEYS__URL": self.postgres.url_at(self.database_links[slot].port, KEYS_DATABASE),
             }
             for slot in range(SLOTS)
         ]
@@ -355,6 +363,7 @@ class World:
         self.letters.close()
         self.answers.close()
         self.engine.dispose()
+        self.keyring.close()
         self.network.close()
         for part in (self.kafka, self.postgres, self._embedded):
             if part is not None:

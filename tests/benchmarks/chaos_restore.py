@@ -29,6 +29,7 @@ def restore_backup(world, seconds: float) -> None:
         **workers._environments[0],
         "DISCREET_BROKER__BOOTSTRAP": world.bootstrap,
         "DISCREET_DATABASE__URL": world.url,
+        "DISCREET_KEYS__URL": world.keys_url,
         "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
     }
     said = []

@@ -21,6 +21,7 @@ from streams.broker.embedded import answers
 from tests.fakes.network import Link
 
 START_ATTEMPTS = 10
+KEYS_DATABASE = "discreet_keys"  # a backup of the other one that is put back leaves it as it is
 
 KAFKA_PROPERTIES = """
 process.roles=broker,controller
@@ -138,12 +139,13 @@ class Postgres:
                 parent.chmod(0o755)
         self._run("initdb", "-D", f"{directory}/data", "-U", "discreet", "-A", "trust", "--no-sync")
         self._control("start")
-        self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "discreet", "discreet")
+        for name in ("discreet", KEYS_DATABASE):
+            self._run("createdb", *self._login(), name)
         self.url = self.url_at(self.port)
 
-    def url_at(self, port: int) -> str:
-        """Return its address along another way."""
-        return f"postgresql+psycopg://discreet@127.0.0.1:{port}/discreet"
+    def url_at(self, port: int, database: str = "discreet") -> str:
+        """Return the address of one of its databases, along another way where the port is another's."""
+        return f"postgresql+psycopg://discreet@127.0.0.1:{port}/{database}"
 
     def _run(self, tool: str, *arguments: str) -> None:
         command = [str(self._bin / tool), *arguments]

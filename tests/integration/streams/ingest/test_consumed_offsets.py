@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from privacy.errors import StorageError
@@ -55,6 +57,11 @@ def test_a_batch_with_letters_is_stored_when_the_letters_are_written(world):
     assert stored(world) == 10  # the next batch moves it on
     take(world, event(12))
     assert stored(world) == 13
+
+
+def test_a_partition_of_unreadable_records_alone_is_known_too(world):
+    take(world, replace(event(10), value=b"{"))
+    assert stored(world) == 10  # not read from its start again with every rebalance
 
 
 def test_what_waits_is_not_passed(world):
