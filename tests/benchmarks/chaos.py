@@ -31,13 +31,14 @@ import platform
 import random
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,6 +48,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError
 from sqlalchemy import bindparam, text
+from sqlalchemy.engine import make_url
 
 from privacy.errors import StorageError
 from privacy.keys.keyring import Keyring
@@ -71,7 +73,7 @@ from tests.benchmarks.chaos_load import MISTIMED, NAME_HEADER, TENANTS, Sent, lo
 from tests.benchmarks.chaos_restore import RESTORE, restore_backup
 from tests.fakes.keys import store_url
 from tests.fakes.network import Network
-from tests.fakes.services import KEYS_DATABASE, Kafka, Postgres, wait_until
+from tests.fakes.services import KEYS_DATABASE, Disk, Kafka, Postgres, wait_until
 from tests.fakes.worker_processes import WorkerProcess
 
 PARTITIONS = 4
@@ -213,16 +215,23 @@ class Answers(Reader):
 class World:
     """Broker, database and workers, and what became of everything published so far."""
 
-    def __init__(self, directory: Path, kafka_libs: Path | None, *, forked: bool = False) -> None:
+    def __init__(
+        self, directory: Path, kafka_libs: Path | None, *, forked: bool = False, own_disk: bool = False
+    ) -> None:
         self.backups = False  # whether backups of the database are put back too
+        self.disk = None  # what the databases lie on, where it can be filled
+        if own_disk:
+            with suppress(PermissionError):
+                self.disk = Disk(directory / "disk", DISK_MEGABYTES)
+        beside = directory / "disk" if self.disk else directory
         self.network = Network()
         self.broker_links = [self.network.link() for _ in range(SLOTS)] if kafka_libs else []
         self.database_links = [self.network.link() for _ in range(SLOTS)] if kafka_libs else []
         self.kafka = Kafka(kafka_libs, directory / "kafka", self.broker_links) if kafka_libs else None
-        self.postgres = Postgres(directory / "postgres") if kafka_libs else None
+        self.postgres = Postgres(beside / "postgres") if kafka_libs else None
         self._embedded = None if kafka_libs else EmbeddedBroker()
         self.bootstrap = self.kafka.bootstrap if self.kafka else self._embedded.start()
-        self.url = self.postgres.url if self.postgres else f"sqlite:///{directory / 'chaos.sqlite3'}"
+        self.url = self.postgres.url if self.postgres else f"sqlite:///{beside / 'chaos.sqlite3'}"
         for link in self.database_links:
             link.lead_to(self.postgres.port)
         database.upgrade(self.url)
@@ -333,6 +342,15 @@ class World:
         finally:
             consumer.close()
 
+    def without_keys(self, seconds: float) -> None:
+        """Let nobody reach the key store for a while."""
+        if self.postgres is not None:
+            self.postgres.shut_off(KEYS_DATABASE, seconds)
+            return
+        with closing(sqlite3.connect(make_url(self.keys_url).database, timeout=30)) as connection:
+            connection.execute("BEGIN EXCLUSIVE")
+            time.sleep(seconds)
+
     def hold_up(self) -> None:
         """Put a record into the outbox that no broker takes: everything else must leave all the same."""
         row = text(
@@ -368,8 +386,11 @@ class World:
         for part in (self.kafka, self.postgres, self._embedded):
             if part is not None:
                 part.stop()
+        if self.disk is not None:
+            self.disk.close()
 
 
+DISK_MEGABYTES = 400
 WORKER_FAULTS = ("kill", "kill", "kill all", "terminate", "join", "leave", "freeze", "clock step")
 SERVICE_FAULTS = (
     "broker restart",
@@ -387,7 +408,9 @@ SERVICE_FAULTS = (
 
 def faults(world: World, choice: random.Random) -> list[tuple[str, float]]:
     """Choose a series of faults, each with the pause before it in seconds."""
-    kinds = [*WORKER_FAULTS, *(SERVICE_FAULTS if world.kafka is not None else ())]
+    kinds = [*WORKER_FAULTS, "key store away", *(SERVICE_FAULTS if world.kafka is not None else ())]
+    if world.disk is not None:
+        kinds.append("full disk")
     if world.backups and world.postgres is not None:
         kinds.append(RESTORE)
     return [(choice.choice(kinds), choice.uniform(0.1, 1.2)) for _ in range(choice.randint(3, 5))]
@@ -429,6 +452,14 @@ def strike(world: World, kind: str, choice: random.Random) -> str:
             # With SQLite there is no second clock by which a worker could tell that its own is wrong.
             steps = [step for step in CLOCK_STEPS if world.postgres is not None or abs(step) < DAY]
             workers.set_clocks(choice.choice(steps), choice.choice((slot, None)))
+        case "key store away":
+            world.without_keys(choice.uniform(0.5, 4))
+        case "full disk":
+            world.disk.fill()
+            time.sleep(choice.uniform(0.5, 4))
+            world.disk.empty()
+            if world.postgres is not None:
+                world.postgres.revive()
         case "restore from backup":
             restore_backup(world, choice.uniform(0.5, 3))
         case "broker restart":
@@ -664,9 +695,9 @@ def summarize(paths: list[Path]) -> dict:
     for line in lines:
         exits.update(line.get("worker_exits", {}))
     rows = [
-        ("chaos: runs", len(runs), "runs", ">= 200", len(runs) >= 200),
+        ("chaos: runs", len(runs), "runs", ">= 300", len(runs) >= 300),
         ("chaos: good runs", len(good), "runs", "all", len(good) == len(runs)),
-        ("chaos: distinct seeds", len({line["seed"] for line in runs}), "seeds", ">= 200", None),
+        ("chaos: distinct seeds", len({line["seed"] for line in runs}), "seeds", ">= 300", None),
         ("chaos: events", sum(line["events"] for line in runs), "events", None, None),
         *(
             (f"chaos: {name}", sum(line.get(name, 0) for line in runs), "events", "0", None)
@@ -730,7 +761,7 @@ def main() -> int:
         with append.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(facts) + "\n")
 
-    world = World(directory, options.kafka_libs, forked=options.fork)
+    world = World(directory, options.kafka_libs, forked=options.fork, own_disk=True)
     world.backups = options.backups
     try:
         for seed in range(options.seed, options.seed + options.runs):
