@@ -5,7 +5,7 @@
 
 starts its own Apache Kafka (jars in DIR, see ``.ci/services.sh``) and PostgreSQL, real worker processes, and sends real
 signals. Each worker reaches broker and database over links that can be slowed, blocked and cut, and has a clock that
-can be stepped. One run publishes a seeded mix of events on every topic a worker reads (good, repeated, malformed, of
+can be stepped; where it may make one (as root), the databases lie on a small disk that can be filled. One run publishes a seeded mix of events on every topic a worker reads (good, repeated, malformed, of
 unknown tenants, of users who never consent, with ids that other users and tenants use too, consents dated far ahead,
 erasures of users who gave something before, acknowledgements, a flood of one tenant's refused ones) and does a seeded
 series of faults meanwhile.
@@ -589,8 +589,8 @@ def run(world: World, seed: int, *, events_per_run: int, patience_seconds: float
 
     result.uncommitted = -1
     try:
-        wait_until(accounted, patience_seconds, "not everything was accounted for", 0.25)
-        wait_until(committed, patience_seconds, "not everything was committed", 0.25)
+        wait_until(accounted, patience_seconds, "not everything was accounted for", 0.5)
+        wait_until(committed, patience_seconds, "not everything was committed", 0.5)
     except TimeoutError as error:
         result.problems.append(str(error))
     erasures = [name for name in names if expected[name].kind == "erasure"]
