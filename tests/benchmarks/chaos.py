@@ -5,10 +5,10 @@
 
 starts its own Apache Kafka (jars in DIR, see ``.ci/services.sh``) and PostgreSQL, real worker processes, and sends real
 signals. Each worker reaches broker and database over links that can be slowed, blocked and cut, and has a clock that
-can be stepped; where it may make one (as root), the databases lie on a small disk that can be filled. One run publishes a seeded mix of events on every topic a worker reads (good, repeated, malformed, of
-unknown tenants, of users who never consent, with ids that other users and tenants use too, consents dated far ahead,
-erasures of users who gave something before, acknowledgements, a flood of one tenant's refused ones) and does a seeded
-series of faults meanwhile.
+can be stepped; where it may make one (as root), the databases lie on a small disk that can be filled. One run publishes
+a seeded mix of events on every topic a worker reads (good, repeated, malformed, of unknown tenants, of users who never
+consent, with ids that other users and tenants use too, consents dated far ahead, erasures of users who gave something
+before, acknowledgements, a flood of one tenant's refused ones) and does a seeded series of faults meanwhile.
 Then it waits until everything is accounted for and committed, and counts:
 
 - every event has one mark in the database, an effect or a refusal, or (unreadable ones) a dead letter;
