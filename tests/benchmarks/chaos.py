@@ -37,10 +37,13 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections import Counter
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from http.client import HTTPException
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -73,7 +76,7 @@ from tests.benchmarks.chaos_load import MISTIMED, NAME_HEADER, TENANTS, Sent, lo
 from tests.benchmarks.chaos_restore import RESTORE, restore_backup
 from tests.fakes.keys import store_url
 from tests.fakes.network import Network
-from tests.fakes.services import KEYS_DATABASE, Disk, Kafka, Postgres, wait_until
+from tests.fakes.services import KEYS_DATABASE, Disk, Kafka, Postgres, free_port, wait_until
 from tests.fakes.worker_processes import WorkerProcess
 
 PARTITIONS = 4
@@ -82,7 +85,19 @@ READ_TOPICS = (INTERACTIONS, CONSENT, ERASURES, SERVING_ACKS)
 DAY = 86_400
 CLOCK_STEPS = (-3_600, -90, -2, 2, 90, 3_600, 400 * DAY)
 GROUP = "discreet-worker"
+LOOK_SECONDS = 3.0  # between two looks at the workers' liveness
 UNSENDABLE_KEY, UNSENDABLE_BYTES = b"unsendable", 2_000_000  # above what a broker takes
+
+
+def says_that_it_hangs(port: int) -> bool:
+    """Ask a worker's liveness probe; one that does not answer may be frozen or starting, and has time."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=1):
+            return False
+    except urllib.error.HTTPError as error:
+        return error.code == 503
+    except (OSError, HTTPException):
+        return False
 
 
 class Workers:
@@ -96,6 +111,7 @@ class Workers:
         self.clocks = [directory / f"clock-{slot}" for slot in range(len(environments))]
         self.set_clocks(0)
         self._number = 0
+        self._looked = time.monotonic()
         self.running: list[WorkerProcess] = []
         self.exits: Counter[str] = Counter()
 
@@ -116,15 +132,26 @@ class Workers:
         number = self._number * len(self._environments) + slot
         self._number += 1
         log = self.logs / f"worker-{number}.log"
-        process = WorkerProcess(number, self._environments[slot], log, self.clocks[slot], forked=self._forked)
+        environment = self._environments[slot]
+        port = int(environment["DISCREET_HTTP__PORT"]) or free_port()
+        environment = {**environment, "DISCREET_HTTP__PORT": str(port)}
+        process = WorkerProcess(number, environment, log, self.clocks[slot], forked=self._forked)
+        process.port = port
         self.running.append(process)
 
     def reap(self) -> None:
-        """Start again what ended by itself."""
+        """Start again what ended by itself, and now and then what says that it hangs."""
+        look = time.monotonic() - self._looked >= LOOK_SECONDS
+        if look:
+            self._looked = time.monotonic()
         for process in list(self.running):
             if process.poll() is not None:
                 self.exits[f"ended with {process.poll()}"] += 1
                 self.running.remove(process)
+                self.start()
+            elif look and says_that_it_hangs(process.port):
+                self.exits["said that it hangs, and was replaced"] += 1
+                self.end(process, signal.SIGKILL)
                 self.start()
 
     def end(self, process: WorkerProcess, number: signal.Signals) -> None:
@@ -279,6 +306,7 @@ class World:
             "DISCREET_INGEST__RETRY_MAX_SECONDS": "1",
             "DISCREET_SCHEDULER__RETENTION_SECONDS": "5",
             "DISCREET_HTTP__PORT": "0",
+            "DISCREET_HTTP__STALL_SECONDS": "30",
         }
         if not self.kafka:
             return [shared] * SLOTS
