@@ -107,6 +107,14 @@ _VERSION = (
     ),
 )
 
+_ROLLOUT = _fields(
+    CHARGED,
+    "Where a rollout stands: decided from the policy, the clock, public checks, servers' acknowledgements, people and "
+    "guards (the tenant's own operational metrics); users' reactions enter through a charged comparison alone.",
+    "rollout.stage rollout.candidate_percent rollout.salt rollout.state rollout.mode rollout.flag "
+    "rollout.candidate_version_id rollout.steps rollout.bake_seconds",
+)
+
 REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
     Kind.MANIFEST: _MANIFEST,
     Kind.ADAPTER_CONFIG: (
@@ -132,9 +140,9 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
         _fields(
             PUBLIC,
             "Names, the order of the line's events, and who asked.",
-            "adapter kind line_ref epoch rollout rollout.stage rollout.candidate_percent rollout.salt "
-            "left_version_id revoked_version_ids actor round_id",
+            "adapter kind line_ref epoch rollout left_version_id revoked_version_ids actor round_id",
         ),
+        _ROLLOUT,
         _fields(
             CHARGED,
             "How a round ended (see outcome), in one public sentence; the only number in it is the noisy count.",
@@ -148,8 +156,9 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
         _fields(
             PUBLIC,
             "Names and order, as in adapter events.",
-            "line_ref epoch candidate rollout.stage rollout.candidate_percent rollout.salt revoked_version_ids",
+            "line_ref epoch candidate revoked_version_ids",
         ),
+        _ROLLOUT,
         _fields(SLOT_TIMED, "The public instant of the round's slot, or when a person acted.", "updated_at"),
     ),
     Kind.ENVELOPE: (
@@ -311,6 +320,12 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             "adapters.public_text_change adapters.drift adapters.drift.*",
         ),
         _fields(SLOT_TIMED, "The public instant of the version's slot.", "adapters.published_at"),
+        _fields(
+            OPERATOR,
+            "How rollouts stand now, which changes when training ends; for the platform operator and the tenant's own.",
+            "rollouts rollouts.tenant rollouts.domain rollouts.line_ref rollouts.stage rollouts.step rollouts.percent "
+            "rollouts.mode rollouts.flag rollouts.candidate rollouts.entered_at rollouts.verdict",
+        ),
         _fields(
             OPERATOR,
             "Certificates of erasure, for the platform operator and the tenant's administrator.",
