@@ -14,6 +14,7 @@ from personalization.rollouts.deciding import look_at
 from personalization.rollouts.evidence import Evidence, Reading, Verdict
 from personalization.rollouts.tables import GuardReadingRow, RolloutRow
 from personalization.rollouts.values import RUNNING, Flag, Mode, Plan, Rollout, Stage
+from privacy.policy.rollout import GUARDS
 from privacy.storage.upserts import insert_for
 
 if TYPE_CHECKING:
@@ -168,12 +169,12 @@ def read_guard(session: Session, line_ref: str, version_id: str, reading: Readin
     """Keep the newest reading of a guard, and have the rollout looked at.
 
     Raises:
-        RolloutError: the value is not a finite number.
+        RolloutError: the value is not a finite number, or it is no guard.
     """
-    if not math.isfinite(reading.value) or not reading.name or len(reading.name) > 63:
+    if not math.isfinite(reading.value) or reading.name not in GUARDS:
         raise RolloutError(
-            f"the reading of guard {reading.name[:63]!r} is {reading.value}; allowed is a finite number, and a name of "
-            "1 to 63 characters"
+            f"the reading of guard {reading.name[:63]!r} is {reading.value}; allowed is a finite number of one of "
+            f"{', '.join(GUARDS)}"
         )
     insert = insert_for(session, GuardReadingRow)
     statement = insert.on_conflict_do_update(

@@ -108,9 +108,10 @@ _VERSION = (
 )
 
 _ROLLOUT = _fields(
-    CHARGED,
-    "Where a rollout stands: decided from the policy, the clock, public checks, servers' acknowledgements, people and "
-    "guards (the tenant's own operational metrics); users' reactions enter through a charged comparison alone.",
+    OPERATOR,
+    "Where a rollout stands, for the operator's own servers: decided from the policy, the clock, public checks, what "
+    "servers acknowledge and people. Where a policy names guards, a rollout also stops for errors and slow answers, "
+    "which are counted over all requests and which epsilon does not cover. Users' reactions decide nothing.",
     "rollout.stage rollout.candidate_percent rollout.salt rollout.state rollout.mode rollout.flag "
     "rollout.candidate_version_id rollout.steps rollout.bake_seconds",
 )

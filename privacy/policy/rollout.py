@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import math
 from typing import Final
 
 from pydantic import Field, field_validator
@@ -10,7 +10,12 @@ from pydantic import Field, field_validator
 from privacy.policy.validated import Validated
 
 DAY_SECONDS: Final = 86_400
-_METRIC: Final = re.compile(r"[a-z][a-z0-9_]{0,62}\Z")
+GUARDS: Final = (
+    "error_rate", "timeout_rate", "probe_error_rate", "latency_p50_ms", "latency_p95_ms", "latency_p99_ms",
+    "queue_p95_ms", "cost_per_answer",
+)  # fmt: skip
+"""What may stop a rollout without a charge: whether, how fast and how dearly servers answer. What users do with the
+answers is not among it, whatever it is called."""
 
 
 class RolloutPolicy(Validated):
@@ -30,8 +35,8 @@ class RolloutPolicy(Validated):
     bake_seconds: int = Field(default=3600, ge=0, le=30 * DAY_SECONDS, description="0 to 2,592,000 seconds")
     guards: dict[str, float] = Field(
         default_factory=dict,
-        max_length=16,
-        description="at most 16 metrics (1 to 63 characters a-z, 0-9 and _), each with the most that it may be",
+        max_length=len(GUARDS),
+        description=f"of {', '.join(GUARDS)}, each with the most that it may be",
     )
     served: bool = Field(default=True, description="true or false")
     hold_seconds: int = Field(
@@ -52,8 +57,8 @@ class RolloutPolicy(Validated):
     @field_validator("guards")
     @classmethod
     def _named(cls, value: dict[str, float]) -> dict[str, float]:
-        if not all(_METRIC.match(name) for name in value):
-            raise ValueError("not names of metrics")
+        if not set(value) <= set(GUARDS) or not all(math.isfinite(most) for most in value.values()):
+            raise ValueError("not guards with finite numbers")
         return value
 
     def __hash__(self) -> int:

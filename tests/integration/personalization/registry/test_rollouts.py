@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from contextlib import suppress
 
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from personalization.errors import RolloutError
+from personalization.errors import RolloutError, VersionNotFoundError, VersionStateError
 from personalization.registry import queries as registry
 from personalization.registry import steering
 from personalization.registry.restating import restate_line
@@ -19,6 +20,8 @@ from privacy.audit import trail
 from privacy.errors import StorageError
 from tests.fakes.rollouts import RolloutShop, told_of
 from tests.integration.personalization.releases.test_crashes import KilledError, dying
+
+ONE_DATABASE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)  # where SQL does not matter
 
 
 @pytest.fixture
@@ -82,6 +85,7 @@ def test_a_candidate_goes_through_its_steps_and_is_promoted(shop):
     assert_replayed(shop)
 
 
+@ONE_DATABASE
 @pytest.mark.parametrize("value", [0.5, None], ids=["breached", "absent"])
 def test_a_bad_or_missing_guard_rolls_back_before_a_larger_share_saw_it(shop, value):
     first, candidate = to_canary(shop)
@@ -97,6 +101,7 @@ def test_a_bad_or_missing_guard_rolls_back_before_a_larger_share_saw_it(shop, va
     assert_replayed(shop)
 
 
+@ONE_DATABASE
 def test_a_server_that_cannot_load_it_ends_the_rollout(shop):
     shop.publish()
     candidate = shop.publish()
@@ -108,6 +113,7 @@ def test_a_server_that_cannot_load_it_ends_the_rollout(shop):
     assert_replayed(shop)
 
 
+@ONE_DATABASE
 def test_a_newer_candidate_takes_the_place_of_one_that_runs(shop):
     first, candidate = to_canary(shop)
     newer = shop.publish()
@@ -116,6 +122,7 @@ def test_a_newer_candidate_takes_the_place_of_one_that_runs(shop):
     assert_replayed(shop)
 
 
+@ONE_DATABASE
 def test_a_pinned_line_does_not_move_and_goes_on_when_let_go(shop):
     first, candidate = to_canary(shop)
     with shop.session() as session:
@@ -135,6 +142,7 @@ def test_a_pinned_line_does_not_move_and_goes_on_when_let_go(shop):
     assert_replayed(shop)
 
 
+@ONE_DATABASE
 def test_a_pinned_line_without_steps_does_not_move_by_a_new_release(engine, clock, tmp_path):
     shop = RolloutShop(engine, clock, tmp_path, **{"rollout.steps": ()})
     first = shop.publish()
@@ -151,6 +159,7 @@ def test_a_pinned_line_without_steps_does_not_move_by_a_new_release(engine, cloc
     assert_replayed(shop)
 
 
+@ONE_DATABASE
 def test_without_steps_a_version_goes_to_everybody_at_once_and_its_events_say_nothing_of_rollouts(
     engine, clock, tmp_path
 ):
@@ -162,6 +171,7 @@ def test_without_steps_a_version_goes_to_everybody_at_once_and_its_events_say_no
     assert_replayed(shop)
 
 
+@ONE_DATABASE
 def test_a_frozen_line_stays_at_its_share_but_a_guard_still_reaches_it(shop):
     _, candidate = to_canary(shop)
     with shop.session() as session:
@@ -175,6 +185,7 @@ def test_a_frozen_line_stays_at_its_share_but_a_guard_still_reaches_it(shop):
     assert_replayed(shop)
 
 
+@ONE_DATABASE
 def test_people_hold_promote_and_leave_with_a_trail(shop):
     first, candidate = to_canary(shop)
     with shop.session() as session:
@@ -209,6 +220,7 @@ def test_people_hold_promote_and_leave_with_a_trail(shop):
     assert [action for action in actions if action in expected] == expected
 
 
+@ONE_DATABASE
 def test_a_flag_is_in_the_desired_state_and_bounds_the_share(shop):
     _, candidate = to_canary(shop)
     bake(shop, candidate)
@@ -223,6 +235,7 @@ def test_a_flag_is_in_the_desired_state_and_bounds_the_share(shop):
     assert_replayed(shop)
 
 
+@ONE_DATABASE
 def test_a_withdrawn_candidate_is_never_served_again(shop):
     first, candidate = to_canary(shop)
     with shop.session() as session:
@@ -236,6 +249,7 @@ def test_a_withdrawn_candidate_is_never_served_again(shop):
     assert_replayed(shop)
 
 
+@ONE_DATABASE
 def test_withdrawing_what_is_served_ends_a_rollout_against_it(shop):
     first, candidate = to_canary(shop)
     with shop.session() as session:
@@ -246,6 +260,7 @@ def test_withdrawing_what_is_served_ends_a_rollout_against_it(shop):
     assert_replayed(shop)
 
 
+@ONE_DATABASE
 def test_a_withdrawn_line_and_a_roll_back_end_a_rollout(shop):
     first, candidate = to_canary(shop)
     with shop.session() as session:
@@ -261,6 +276,7 @@ def test_a_withdrawn_line_and_a_roll_back_end_a_rollout(shop):
     assert_replayed(shop)
 
 
+@ONE_DATABASE
 def test_a_state_that_is_sent_again_has_its_candidate(shop):
     _, candidate = to_canary(shop)
     before = shop.desired()
@@ -283,6 +299,7 @@ def test_two_workers_move_a_line_once(shop):
     assert len(shop.told()) == told
 
 
+@ONE_DATABASE
 def test_a_line_that_cannot_be_moved_does_not_hold_up_the_others(shop, monkeypatch):
     to_canary(shop)
     shop.clock.advance(seconds=60)
@@ -325,3 +342,46 @@ def test_death_at_every_commit_changes_nothing(engine, clock, tmp_path, durable,
     }
     assert [one["rollout"]["state"] for one in shop.told() if one["rollout"]] == moves[ending]
     assert shop.serving() == (candidate if ending == "promoted" else first)
+
+
+@ONE_DATABASE
+@pytest.mark.parametrize("seed", range(3))
+def test_any_story_can_be_told_from_its_events_alone(engine, clock, tmp_path, seed):
+    """Whatever people, servers, guards and the clock do, in any order, with deaths in between."""
+    shop = RolloutShop(engine, clock, tmp_path)
+    shop.publish()
+    chance, left = random.Random(seed), 2
+
+    def person(verb, *arguments):
+        with suppress(RolloutError, VersionStateError, VersionNotFoundError), shop.session() as session:
+            verb(session, shop.events, "acme", "default", *arguments, shop.act())
+
+    for _ in range(30):
+        candidate = shop.stands().candidate
+        move = chance.randrange(11)
+        if move == 0 and left:
+            left -= 1
+            shop.publish()
+        elif move == 1:
+            person(steering.set_mode, chance.choice(list(Mode)))
+        elif move == 2:
+            person(steering.set_flag, chance.choice(list(Flag)))
+        elif move == 3:
+            person(chance.choice([steering.promote, steering.hold, steering.roll_back_newest]))
+        elif move == 4 and candidate is not None:
+            with suppress(VersionStateError), shop.session() as session:
+                withdraw_version(session, shop.events, candidate, shop.act())
+        elif candidate is not None:
+            shop.verify(candidate)
+            shop.clock.advance(seconds=chance.choice([1, 61]))
+            if chance.random() < 0.8:
+                shop.measure(candidate, chance.choice([0.0, 0.0, 0.0, 1.0]))
+            with (
+                dying(
+                    engine, chance.choice([1, 2]), durable=chance.random() < 0.5,
+                    error=chance.choice([KilledError(), OperationalError("commit", {}, Exception("gone"))]),
+                ),
+                suppress(KilledError, StorageError, OperationalError),
+            ):  # fmt: skip
+                shop.run_tick()
+        assert_replayed(shop)
