@@ -156,12 +156,12 @@ def test_a_tenant_id_may_have_63_characters():
 
 @pytest.mark.parametrize("name", ["acceptance", "error_rate_of_users", "rating"])
 def test_what_users_do_with_answers_is_no_guard(name):
-    with pytest.raises(PolicyError, match="rollout.guards"):
+    with pytest.raises(PolicyError, match="guards"):
         amended(None, {"declared_users": 100, "rollout.guards": {name: 0.5}})
 
 
 def test_steps_of_a_rollout_rise_and_are_off_by_default():
     policy = amended(None, {"declared_users": 100})
     assert policy.rollout.steps == ()
-    with pytest.raises(PolicyError, match="rollout.steps"):
+    with pytest.raises(PolicyError, match="steps"):
         amended(policy, {"rollout.steps": [50, 5]})
