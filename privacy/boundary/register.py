@@ -350,7 +350,8 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             "discreet_gateway_answers discreet_gateway_refusals discreet_gateway_seconds discreet_gateway_feedback "
             "discreet_gateway_failed_logins discreet_gateway_requests_now discreet_gateway_remembered "
             "discreet_gateway_remembered_bytes discreet_gateway_lines discreet_gateway_engine_up "
-            "discreet_gateway_ready",
+            "discreet_gateway_ready discreet_gateway_shadows discreet_gateway_shadow_seconds "
+            "discreet_gateway_flag_failures",
         ),
         _fields(
             OPERATOR,

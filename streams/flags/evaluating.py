@@ -7,6 +7,7 @@ that fails, or does not know the line, changes nothing and is counted: the line 
 from __future__ import annotations
 
 from importlib.metadata import entry_points
+from itertools import count
 from typing import TYPE_CHECKING, Final
 
 from openfeature import api
@@ -21,10 +22,8 @@ if TYPE_CHECKING:
 
     from openfeature.provider import FeatureProvider
 
-    from streams.contracts.adapter import AdapterStateV1
-
 GROUP: Final = "discreet.flag_providers"  # of entry points: each is a function without arguments, or a class
-OWN, OPERATOR = "discreet-own", "discreet-operator"  # OpenFeature's domains
+_NUMBERS: Final = count()  # OpenFeature's domains belong to the process, and a process may have two of us
 
 
 class LineFlags:
@@ -42,12 +41,14 @@ class LineFlags:
         operators: FeatureProvider | None = None,
         failed: Callable[[], None] = lambda: None,
     ) -> None:
-        api.set_provider(DesiredStateFlags(flag_of), OWN)
-        self._own = api.get_client(OWN)
+        number = next(_NUMBERS)
+        own, theirs = f"discreet-own-{number}", f"discreet-operator-{number}"
+        api.set_provider(DesiredStateFlags(flag_of), own)
+        self._own = api.get_client(own)
         self._operators = None
         if operators is not None:
-            api.set_provider(operators, OPERATOR)
-            self._operators = api.get_client(OPERATOR)
+            api.set_provider(operators, theirs)
+            self._operators = api.get_client(theirs)
         self._failed = failed
 
     def flag(self, line_ref: str, *, tenant_id: str, domain: str) -> LineFlag:
@@ -85,20 +86,3 @@ def operators_provider(name: str) -> FeatureProvider | None:
         )
     provider: FeatureProvider = found[name].load()()
     return provider
-
-
-def allowed_share(state: AdapterStateV1, flag: LineFlag) -> float | None:
-    """Return which share of subjects may get a state's candidate, in percent; ``None``: the base model answers all.
-
-    Args:
-        state: what the line wants served.
-        flag: what it may show.
-    """
-    if flag is LineFlag.OFF:
-        return None
-    if flag is LineFlag.SHADOW or state.candidate is None:
-        return 0.0
-    share = state.rollout.candidate_percent
-    if flag is LineFlag.CANARY_ONLY:
-        return min(share, state.rollout.steps[0]) if state.rollout.steps else 0.0
-    return share

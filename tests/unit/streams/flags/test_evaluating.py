@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from importlib.metadata import EntryPoint, EntryPoints
-from types import SimpleNamespace
 
 import pytest
 from openfeature.provider.in_memory_provider import InMemoryFlag, InMemoryProvider
 
 from streams.errors import SettingsError
 from streams.flags import evaluating
-from streams.flags.evaluating import LineFlags, allowed_share, operators_provider
+from streams.flags.evaluating import LineFlags, operators_provider
 from streams.flags.provider import FLAG_KEY, LineFlag
 
 LINE = "abcdef012345"
@@ -68,10 +67,6 @@ def test_a_provider_is_plugged_in_by_its_entry_point(monkeypatch):
         operators_provider("another")
 
 
-@pytest.mark.parametrize(
-    ("flag", "share"),
-    [(LineFlag.OFF, None), (LineFlag.SHADOW, 0.0), (LineFlag.CANARY_ONLY, 5.0), (LineFlag.ON, 25.0)],
-)
-def test_a_flag_bounds_the_share_of_the_candidate(flag, share):
-    rollout = SimpleNamespace(candidate_percent=25.0, steps=(5.0, 25.0))
-    assert allowed_share(SimpleNamespace(candidate=object(), rollout=rollout), flag) == share
+def test_two_of_them_in_one_process_do_not_answer_for_each_other():
+    one, two = LineFlags({LINE: "on"}.get), LineFlags({LINE: "shadow"}.get)
+    assert (ask(one), ask(two)) == (LineFlag.ON, LineFlag.SHADOW)
