@@ -180,6 +180,13 @@ class RolloutError(PersonalizationError):
     exit_status = 3
 
 
+class StoryError(PersonalizationError):
+    """A file is not the story of a version."""
+
+    code = "personalization.story.unreadable"
+    exit_status = 2
+
+
 class TrainingFailedError(PersonalizationError):
     """The training child ended without a result; whatever it was charged stays charged."""
 

@@ -50,6 +50,26 @@ def verified_by(session: Session, server_id: str) -> frozenset[str]:
     return frozenset(rows)
 
 
+def said_of(session: Session, version_id: str) -> list[dict[str, Any]]:
+    """Return what each server said last about a version, by server, JSON-ready."""
+    rows = session.exec(
+        select(ServingAckRow)
+        .where(ServingAckRow.version_id == version_id)
+        .order_by(col(ServingAckRow.server_id))
+    )
+    return [
+        {
+            "server_id": row.server_id,
+            "engine": row.engine,
+            "status": row.status,
+            "reason": row.reason,
+            "probe_effect": row.probe_effect,
+            "at": row.occurred_at.isoformat(),
+        }
+        for row in rows
+    ]
+
+
 def counts_of(session: Session, line_refs: Collection[str]) -> dict[str, tuple[int, int]]:
     """Return, of each version of these lines that servers spoke of, how many verified it and how many failed to."""
     counts: dict[str, tuple[int, int]] = {}
