@@ -285,6 +285,14 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             "x-discreet-reason",
         ),
         _fields(
+            OPERATOR,
+            "Exact serving quality of the last day at one gateway, to the tenant's own back end, which sent every "
+            "request and every piece of feedback itself; epsilon does not cover it, it is stored nowhere, and it "
+            "decides nothing.",
+            "hours kpis kpis.domain kpis.version kpis.answers kpis.completion kpis.latency_p50 kpis.latency_p95 "
+            "kpis.tokens kpis.feedback kpis.acceptance kpis.edit_distance kpis.ratings kpis.rating",
+        ),
+        _fields(
             CHARGED,
             "Answers of the base model and of released versions, to who asked; what models say about their training "
             "is what the versions' statements bound.",

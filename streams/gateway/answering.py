@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from streams.gateway.desired import Line
     from streams.gateway.directory import Directory
     from streams.gateway.engine_watch import EngineWatch
+    from streams.gateway.kpis import Kpis
     from streams.gateway.limits import Places
     from streams.gateway.remembered import Remembered
     from streams.gateway.requests import Ask, Form
@@ -66,6 +68,7 @@ class Shop:
         ping_seconds: after which silence a stream says that it is still there.
         flagged: returns what a line's flag leaves of it for a tenant's domain.
         shadow: asks candidates silently.
+        kpis: count answers.
     """
 
     model: str
@@ -80,6 +83,7 @@ class Shop:
     ping_seconds: float
     flagged: Callable[[Line, str, str], Line]
     shadow: Shadow
+    kpis: Kpis
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +97,7 @@ class _Plan:
     line: Line | None
     choice: Choice
     upstream: Upstream
+    started: float  # on the monotonic clock
 
     @property
     def constraint(self) -> str | None:
@@ -191,6 +196,7 @@ class Answering:
             line=line,
             choice=choice,
             upstream=shop.upstream,
+            started=time.monotonic(),
         )
 
     async def _tried(
@@ -218,25 +224,27 @@ class Answering:
                 raise _away(again, plan) from None
 
     def _base(self, plan: _Plan, reason: Reason, upstream: Upstream) -> _Plan:
-        return _Plan(
-            answer_id=plan.answer_id,
-            ask=plan.ask,
-            caller=plan.caller,
-            user=plan.user,
-            line=plan.line,
-            choice=base_instead(plan.choice, plan.line, reason, self._shop.rules),
-            upstream=upstream,
-        )
+        choice = base_instead(plan.choice, plan.line, reason, self._shop.rules)
+        return replace(plan, choice=choice, upstream=upstream)
 
     def _whole(self, plan: _Plan, document: dict[str, Any]) -> Response:
         document["id"], document["model"] = plan.answer_id, plan.ask.model
-        self._after(plan, answers.said(plan.ask.form, document), whole=True)
+        self._after(plan, answers.said(plan.ask.form, document), whole=True, tokens=answers.tokens(document))
         return answers.json_answer(document, headers=plan.headers())
 
-    def _after(self, plan: _Plan, text: str | None, *, whole: bool) -> None:
-        """Keep an answer that was given, and have a candidate answer the same silently where the line wants it."""
-        self._remember(plan, text, whole=whole)
+    def _after(self, plan: _Plan, text: str | None, *, whole: bool, tokens: int | None = None) -> None:
+        """Count and keep an answer that was given, and have a candidate answer silently where the line wants it."""
         shop = self._shop
+        if plan.ask.domain is not None:
+            shop.kpis.answered(
+                plan.caller.tenant_id,
+                plan.ask.domain,
+                plan.choice.adapter,
+                seconds=time.monotonic() - plan.started,
+                tokens=tokens,
+                whole=whole,
+            )
+        self._remember(plan, text, whole=whole)
         silent = silently(plan.choice, plan.line, shop.rules)
         if silent is None or silent.adapter is None or text is None or not whole:
             return

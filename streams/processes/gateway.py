@@ -23,6 +23,7 @@ from streams.gateway.engine_watch import EngineWatch
 from streams.gateway.example_server import ExampleServerUpstream
 from streams.gateway.feedback import FeedbackDesk
 from streams.gateway.flagged import FlaggedLines
+from streams.gateway.kpis import Kpis
 from streams.gateway.limits import Places
 from streams.gateway.listening import GatewayServer, options
 from streams.gateway.llamacpp_server import LlamaCppUpstream
@@ -107,7 +108,7 @@ async def answer_until_stopped(
         watch = EngineWatch(upstream, verified, every_seconds=given.look_seconds)
         places = Places(most=given.most_requests, most_per_tenant=given.most_requests_per_tenant)
         flags = LineFlags(desired.flag, operators_provider(settings.flags.provider), metrics.flag_failed)
-        shadow = Shadow(metrics.shadowed)
+        shadow, kpis = Shadow(metrics.shadowed), Kpis()
         shop = Shop(
             model=given.model,
             upstream=upstream,
@@ -125,6 +126,7 @@ async def answer_until_stopped(
             ping_seconds=given.ping_seconds,
             flagged=FlaggedLines(flags),
             shadow=shadow,
+            kpis=kpis,
         )
 
         def ready() -> bool:
@@ -143,7 +145,8 @@ async def answer_until_stopped(
         async with _publisher(broker) as publisher:
             web = GatewayWeb(
                 Answering(shop),
-                FeedbackDesk(remembered, consents.notice, publisher),
+                FeedbackDesk(remembered, consents.notice, publisher, kpis),
+                kpis,
                 directory=lambda: watched.current,
                 metrics=metrics,
                 model=given.model,
