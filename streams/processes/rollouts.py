@@ -14,6 +14,7 @@ import structlog
 
 from personalization.errors import PersonalizationError
 from personalization.registry.rollout_tick import RolloutTick
+from personalization.releases.observer import TrainerObserver
 from privacy.errors import PrivacyError
 from streams.errors import StreamsError
 from streams.processes.chores import require_right_time
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from personalization.starts.shop import Shop
 
 _log = structlog.get_logger(__name__)
+CHORE = "rollouts"
 LEAVE_SECONDS = 30.0
 
 
@@ -35,14 +37,14 @@ class RolloutMover:
     Args:
         shop: database, clock, and where transitions are told, signed.
         seconds: pause between two ticks.
-        failed: told of each tick that failed.
+        observer: told of each tick that failed.
     """
 
-    def __init__(self, shop: Shop, *, seconds: float, failed: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, shop: Shop, *, seconds: float, observer: TrainerObserver | None = None) -> None:
         self._clock: Callable[[], datetime] = shop.clock.now
         self._tick = RolloutTick(shop.engine, shop.events, serving_acks.counts_of)
         self._seconds = seconds
-        self._failed = failed
+        self._observer = observer or TrainerObserver()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="discreet-rollouts", daemon=True)
 
@@ -71,6 +73,6 @@ class RolloutMover:
             try:
                 self.move()
             except (PersonalizationError, PrivacyError, StreamsError) as error:
-                self._failed()
-                _log.warning("chore_failed", chore="rollouts", code=error.code)
+                self._observer.chore_failed(CHORE)
+                _log.warning("chore_failed", chore=CHORE, code=error.code)
             self._stop.wait(self._seconds)

@@ -70,7 +70,9 @@ def trainer_of(settings: Settings, observer: TrainerObserver | None = None) -> I
         keyring = tools.keyring
         keyring.store.check()
         tools.anchor.require_newest()
-        stack.enter_context(RolloutMover(tools.shop, seconds=settings.scheduler.tick_seconds))
+        stack.enter_context(
+            RolloutMover(tools.shop, seconds=settings.scheduler.tick_seconds, observer=observer)
+        )
         yield Trainer(
             tools.shop,
             rounds=TrainingRounds(

@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from personalization.releases.observer import TrainerObserver
 from personalization.rollouts.values import Stage
 from privacy.errors import StorageError
 from streams.processes.rollouts import RolloutMover
@@ -20,7 +21,9 @@ def test_the_thread_moves_what_is_due_and_goes_on_after_a_failure(engine, clock,
     candidate = shop.publish()
     shop.verify(candidate)
     moved, failures = threading.Event(), []
-    mover = RolloutMover(shop.tools(), seconds=0.01, failed=lambda: failures.append(1))
+    observer = TrainerObserver()
+    observer.chore_failed = failures.append
+    mover = RolloutMover(shop.tools(), seconds=0.01, observer=observer)
     whole = mover.move
 
     def sometimes():
@@ -32,7 +35,7 @@ def test_the_thread_moves_what_is_due_and_goes_on_after_a_failure(engine, clock,
     monkeypatch.setattr(mover, "move", sometimes)
     with mover:
         assert moved.wait(20)
-    assert failures == [1]
+    assert failures == ["rollouts"]
     assert shop.stands().stage is Stage.CANARY
     shop.clock.advance(seconds=600)
     assert shop.stands().stage is Stage.CANARY, "nothing moves after the mover was left"
