@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 STRENGTHS: Final = (1.0, 0.8, 0.6, 0.45, 0.3)  # of a private part, the most first
 ASKED: Final = 32  # prompts
+MOST_TEXTS: Final = 3  # of one prompt
 ANSWER_TOKENS: Final = 36
 # Of answers may be degenerate beyond those of the public part alone: no less than chance does among so few.
 MORE: Final = 0.08
@@ -32,8 +33,12 @@ _SEED: Final = 3  # of the prompts; others than a public part is trained or stop
 
 
 def probe_prompts(card: StyleCard) -> tuple[str, ...]:
-    """Return made-up prompts of a card that nothing was trained on."""
-    return tuple(pair.prompt for pair in synthetic_pairs(card, count=ASKED, seed=_SEED))
+    """Return made-up prompts of a card that nothing was trained on, each of one to three texts.
+
+    People's prompts are longer and odder than made-up ones, and it is on such that answers go in circles first.
+    """
+    texts = [pair.prompt for pair in synthetic_pairs(card, count=ASKED * MOST_TEXTS, seed=_SEED)]
+    return tuple("\n".join(texts[at :: ASKED][: 1 + at % MOST_TEXTS]) for at in range(ASKED))
 
 
 def unsound_share(decoder: FrozenDecoder, encoder: Encoder, prompts: Sequence[str]) -> float:

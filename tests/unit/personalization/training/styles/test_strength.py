@@ -59,6 +59,9 @@ def test_prompts_are_made_of_the_card_and_nothing_is_trained_on_them():
         for one in public_part._made(card, public_part.PAIRS, seed)
     }
     assert len(made & set(prompts)) < len(prompts) / 4  # short ones may come twice by chance
+    # Two thirds are longer than any that is trained on.
+    longer = sum("\n" in prompt for prompt in prompts)
+    assert longer >= len(prompts) // 2
 
 
 @pytest.fixture(scope="module")
