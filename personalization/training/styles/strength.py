@@ -38,7 +38,7 @@ def probe_prompts(card: StyleCard) -> tuple[str, ...]:
     People's prompts are longer and odder than made-up ones, and it is on such that answers go in circles first.
     """
     texts = [pair.prompt for pair in synthetic_pairs(card, count=ASKED * MOST_TEXTS, seed=_SEED)]
-    return tuple("\n".join(texts[at :: ASKED][: 1 + at % MOST_TEXTS]) for at in range(ASKED))
+    return tuple("\n".join(texts[at::ASKED][: 1 + at % MOST_TEXTS]) for at in range(ASKED))
 
 
 def unsound_share(decoder: FrozenDecoder, encoder: Encoder, prompts: Sequence[str]) -> float:
