@@ -1,6 +1,6 @@
 """What no user would write: answers in circles, numbers that do not end, one text for all prompts, none at all.
 
-The benchmark counts them by these rules, and a release is weakened by them on made-up prompts.
+Rules without a model; the benchmark counts by them.
 """
 
 from __future__ import annotations

@@ -114,13 +114,6 @@ class Geometry:
                 vector[slot.down] = frozen[slot.key][0].double().flatten()
         return vector
 
-    def weakened(self, vector: torch.Tensor, strength: float) -> torch.Tensor:
-        """Return the vector ``(size,)`` whose updates ``B A`` are those of another, times ``strength``."""
-        weaker = vector.clone()
-        for slot in self.slots:
-            weaker[slot.up] *= strength
-        return weaker
-
     def factors(
         self, vector: torch.Tensor, frozen: Frozen
     ) -> dict[tuple[int, str], tuple[torch.Tensor, torch.Tensor]]:

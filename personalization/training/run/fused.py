@@ -49,8 +49,7 @@ from personalization.training.metric.frozen import LoadedShape
 from personalization.training.metric.metric import REFRESHED_AT, Metric
 from personalization.training.metric.sparing import LARGEST_CHANGE, bounded, pulled_back
 from personalization.training.public.texts import protected_users, public_users
-from personalization.training.styles.foundation import Foundation, lay_foundation, merged, part_key
-from personalization.training.styles.strength import probe_prompts, soundest, unsound_share
+from personalization.training.styles.foundation import Foundation, lay_foundation, part_key
 
 ProgressSink = Callable[[Progress], None]
 
@@ -123,9 +122,7 @@ def train_on(
                 delta_norm=float(torch.linalg.vector_norm(delta)),
                 trainable_parameters=fused.geometry.size,
                 receipt=_signed(fused.receipts[number], tenant),
-                public_part=None
-                if foundation is None
-                else replace(foundation.facts, private_strength=fused.strengths[number]),
+                public_part=None if foundation is None else foundation.facts,
             )
             progress(Progress(stage="export", done=len(results), total=len(job.tenants)))
     return tuple(results[tenant.job_key] for tenant in job.tenants)
@@ -173,8 +170,6 @@ class FusedRun:
         start: where each tenant starts ``(tenants, size)``, float64 on the CPU.
         steps: the longest schedule.
         receipts: what was measured of each tenant's run, once it has ended; None where there was no noise.
-        strengths: share of each tenant's private part that is released, once the run has ended: less than 1 where
-            greedy answers to made-up prompts would go in circles with all of it. Of the foundation's tenants alone.
         refreshed_at: steps before which the public metric is worked out anew, where the plan asks for one.
         spare_public_text: whether such a plan's iterates and release are moved to where public texts lose little.
     """
@@ -191,7 +186,6 @@ class FusedRun:
     start: torch.Tensor = field(init=False)
     steps: int = field(init=False)
     receipts: list[Receipt | None] = field(init=False, default_factory=list)
-    strengths: list[float] = field(init=False, default_factory=list)
     _metric: Metric | None = field(init=False, default=None)
     _plain_shape: LoadedShape = field(init=False)
 
@@ -406,34 +400,17 @@ class FusedRun:
                     "spent"
                 )
             released[number] += tenant.plan.shrinkage * delta
-        if self.foundation is not None:
-            return torch.stack([self._sound(self._within_limit(one)) for one in released])
         if self._metric is None or not self.spare_public_text:
             return released
+        if self.foundation is not None:
+            return torch.stack([self._within_limit(one, self._metric) for one in released])
         protected, gated = (
             PublicCurvature.kept(texts, self.shape) for texts in (protected_users(), public_users())
         )
         return torch.stack([pulled_back(one, self._metric.curvature, protected, gated) for one in released])
 
-    def _sound(self, vector: torch.Tensor) -> torch.Tensor:
-        """Return as much of a release on the foundation as leaves its greedy answers sound, and note how much."""
-        card = self.tenants[0].card  # the same for all tenants of a foundation
-        assert card is not None
-        prompts = probe_prompts(card)
-
-        def share_at(strength: float) -> float:
-            factors = self.geometry.factors(self.geometry.weakened(vector, strength), self.frozen)
-            return unsound_share(merged(self.decoder, factors, self.geometry.scaling), self.encoder, prompts)
-
-        strength = soundest(share_at, lambda: unsound_share(self.decoder, self.encoder, prompts))
-        self.strengths.append(strength)
-        return self.geometry.weakened(vector, strength)
-
-    def _within_limit(self, vector: torch.Tensor) -> torch.Tensor:
+    def _within_limit(self, vector: torch.Tensor, metric: Metric) -> torch.Tensor:
         """Return a release on the foundation, moved back only where it is above the plain base's limit."""
-        metric = self._metric
-        if metric is None or not self.spare_public_text:
-            return vector
         vector, zero = bounded(vector), torch.zeros_like(vector)
         gated, gated_plain = (
             PublicCurvature.kept(public_users(), shape) for shape in (self.shape, self._plain_shape)

@@ -33,7 +33,7 @@ from personalization.training.run import fused
 from personalization.training.run.fused import train
 from personalization.training.run.host import AdapterHost
 from personalization.training.run.measure import nll_per_user
-from personalization.training.styles import foundation, public_part, strength
+from personalization.training.styles import foundation, public_part
 from personalization.training.styles.foundation import lay_foundation, merged, part_key
 from tests.fakes.tiny_models import (
     damped_plan,
@@ -57,7 +57,6 @@ def few_pairs(monkeypatch):
     monkeypatch.setattr(public_part, "HELD_OUT", 8)
     monkeypatch.setattr(public_part, "REHEARSED", 6)
     monkeypatch.setattr(public_part, "INSTRUCTED", 2)
-    monkeypatch.setattr(strength, "ASKED", 4)
 
 
 @pytest.fixture(autouse=True)
