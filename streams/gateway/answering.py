@@ -20,6 +20,7 @@ from streams.contracts.fields import MAX_TEXT_CHARACTERS
 from streams.errors import AdapterGoneError, EngineAwayError, GatewayError, WrongAnswererError
 from streams.gateway import answers
 from streams.gateway.choosing import Choice, Reason, base_instead, choose, silently
+from streams.gateway.flagged import under
 from streams.gateway.remembered import Shown
 from streams.gateway.requests import DEFAULT_DOMAIN, read_ask, unknown_model
 from streams.gateway.upstreams import Call
@@ -187,6 +188,7 @@ class Answering:
             line = None if line_ref is None else shop.line(line_ref)
             if line is not None:
                 line = shop.flagged(line, caller.tenant_id, ask.domain)
+                line = under(line, line.flag.lesser(directory.flags.get(line.line_ref, line.flag)))
             choice = choose(line_ref, line, subject=user, refusal=shop.watch.refusal, rules=shop.rules)
         return _Plan(
             answer_id=answers.new_id(form, secrets.token_hex(16)),
