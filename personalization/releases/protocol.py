@@ -62,6 +62,7 @@ from personalization.starts.choosing import (
     start_sources,
 )
 from personalization.styles.decisions import current_edits
+from personalization.suites.verdict import suites_of
 from personalization.training.jobs.job import TenantJob
 from personalization.training.jobs.receipt import public_key_of
 from privacy.accounting.calibration import schedule_of
@@ -89,6 +90,7 @@ if TYPE_CHECKING:
     from personalization.signals.snapshot import SignalSource, TrainingSnapshot
     from personalization.starts.copies import MetaCopies
     from personalization.starts.shop import Shop
+    from personalization.suites.values import SuiteScores
     from personalization.training.jobs.job import PublicPartFacts
     from personalization.training.jobs.receipt import SignedReceipt
     from privacy.anchor.port import Anchor
@@ -278,6 +280,13 @@ class TrainingRounds:
                 now=self._clock.now(),
             )
             return version
+
+    def suites_before(self, prepared: Prepared) -> SuiteScores | None:
+        """Return what the version that the line serves scored on the public suites; None where nothing is known."""
+        with transaction(self._engine) as session:
+            line = registry.find_line(session, prepared.lease.tenant_id, prepared.lease.domain)
+            before = registry.current_version(session, line)
+            return None if before is None else suites_of(registry.read_version(before).manifest)
 
     def forfeit(self, lease: Lease, code: OutcomeCode, reason: str) -> Closed:
         """Close a round that cannot be finished; its charge stays unless it never started.

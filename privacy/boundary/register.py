@@ -39,7 +39,10 @@ _MANIFEST = (
         "evaluation.activation.probes evaluation.activation.probes.prompt evaluation.activation.probes.completion "
         "evaluation.activation.probes.tokens evaluation.activation.probes.points "
         "evaluation.activation.probes.points.after evaluation.activation.probes.points.tokens "
-        "evaluation.activation.probes.points.base evaluation.activation.probes.points.adapter",
+        "evaluation.activation.probes.points.base evaluation.activation.probes.points.adapter "
+        "evaluation.suites evaluation.suites.digest evaluation.suites.depth evaluation.suites.axes "
+        "evaluation.suites.axes.axis evaluation.suites.axes.templates evaluation.suites.axes.base "
+        "evaluation.suites.axes.adapted evaluation.suites.axes.measurable",
     ),
     _fields(CHARGED, "A count with noise, paid for beside the training.", "privacy.noisy_cohort"),
     _fields(
@@ -415,7 +418,11 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
         _fields(
             CHARGED,
             "Figures of released or refused candidates, made from noisy weights and public text.",
-            "ratio cosine drifted retained drift bounded has_effect public_text noise_norm blend",
+            "ratio cosine drifted retained drift bounded has_effect public_text noise_norm blend suite_refusal "
+            "suite_helpfulness suite_direct_injection suite_retrieved_injection suite_grounding suite_divergence "
+            "suite_overconfidence suite_memorisation suite_refusal_before suite_helpfulness_before "
+            "suite_direct_injection_before suite_retrieved_injection_before suite_grounding_before "
+            "suite_divergence_before suite_overconfidence_before",
         ),
     ),
 }

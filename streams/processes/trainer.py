@@ -27,6 +27,8 @@ from personalization.starts.public_starts import PublicStarts
 from personalization.starts.recipe import MetaRecipe
 from personalization.starts.shop import Shop
 from personalization.starts.tenant_level import TenantLevelPolicy, TenantLevelStarts
+from personalization.suites.values import SuiteDepth
+from personalization.suites.verdict import SuiteMargins, SuiteTerms
 from personalization.training.base.device import resolved
 from personalization.training.base.directory import BaseDirectory, resolve_base
 from personalization.training.child.parent import ChildProcessTrainer, gpu_name, run_public_job
@@ -64,7 +66,7 @@ def trainer_of(settings: Settings, observer: TrainerObserver | None = None) -> I
         AnchorUnavailableError: the anchor cannot be read.
     """
     # A repeat on other hardware is another sample, so what "auto" means is settled here, once for the process.
-    flags, hardware = resolved(_flags(settings), gpu_name)
+    flags, hardware = resolved(flags_of(settings), gpu_name)
     with start_tools(settings) as tools:
         keyring = tools.keyring
         keyring.store.check()
@@ -91,6 +93,7 @@ def trainer_of(settings: Settings, observer: TrainerObserver | None = None) -> I
                 flags=flags,
                 max_public_text_change=settings.trainer.max_public_text_change,
                 audit=_audit(settings),
+                suites=suites_of_settings(settings),
             ),
             observer=observer,
             upkeep=(*upkeep_of(tools), lambda: forget_closed_rounds(tools.shop.engine, keyring)),
@@ -245,7 +248,8 @@ def _shop(settings: Settings) -> Shop:
     )
 
 
-def _flags(settings: Settings) -> PerformanceFlags:
+def flags_of(settings: Settings) -> PerformanceFlags:
+    """Return how a child of this process computes."""
     return PerformanceFlags(
         device=settings.trainer.device,
         threads=settings.trainer.threads,
@@ -261,14 +265,30 @@ def _audit(settings: Settings) -> AuditRequest | None:
     )
 
 
+def suites_of_settings(settings: Settings) -> SuiteTerms:
+    """Return how much of the public suites each candidate is asked, and what is refused."""
+    told = settings.trainer
+    return SuiteTerms(
+        depth=SuiteDepth(told.suites),
+        margins=SuiteMargins(
+            choice=told.suites_choice_margin,
+            divergence=told.suites_divergence_margin,
+            overconfidence=told.suites_overconfidence_margin,
+            memorisation=told.suites_memorisation_level,
+            refuse_inconclusive=told.suites_refuse_inconclusive,
+        ),
+    )
+
+
 def _tools(settings: Settings, shop: Shop, keyring: Keyring, anchor: AnchorGuard) -> StartTools:
     meta = MetaStarts(shop, recipe=recipe_of(settings.meta), averages=settings.meta.tenant_epsilon is None)
     public = PublicStarts(
         shop,
         run=run_public_job,
         copies=meta.copies,
-        flags=_flags(settings),
+        flags=flags_of(settings),
         max_public_text_change=settings.trainer.max_public_text_change,
+        suites=suites_of_settings(settings),
     )
     tenant_level = tenant_level_of(settings.meta, shop, meta=meta, public=public, anchor=anchor)
     return StartTools(shop, meta, public, keyring, anchor, tenant_level)

@@ -12,6 +12,7 @@ from personalization.adapters.activation import Activation
 from personalization.canaries.values import AuditDepth, AuditRequest, CanaryScores
 from personalization.planning.plan import PerformanceFlags, TrainingPlan
 from personalization.styles.card import StyleCard
+from personalization.suites.values import SuiteDepth, SuiteScores
 from personalization.training import errors
 from personalization.training.errors import ChildFailedError, TrainingError
 from personalization.training.jobs.job import (
@@ -21,6 +22,7 @@ from personalization.training.jobs.job import (
     PublicJob,
     PublicLosses,
     PublicPartFacts,
+    SuiteJob,
     TenantJob,
     TenantResult,
     TrainingJob,
@@ -30,8 +32,11 @@ from personalization.training.jobs.receipt import SignedReceipt
 from personalization.training.jobs.recipes import MamlRecipe, StyleGuide
 
 
-def encode_job(job: TrainingJob | PublicJob) -> bytes:
+def encode_job(job: TrainingJob | PublicJob | SuiteJob) -> bytes:
     """Encode a job; secret keys travel as base64 inside the pipe and nowhere else."""
+    if isinstance(job, SuiteJob):
+        adapters = {name: str(path) for name, path in job.adapters.items()}
+        return json.dumps({**asdict(job), "adapters": adapters}).encode()
     if isinstance(job, PublicJob):
         return _encode_public(job)
     tenants = [
@@ -57,6 +62,7 @@ def encode_job(job: TrainingJob | PublicJob) -> bytes:
             "output": str(job.output),
             "flags": asdict(job.flags),
             "audit": None if job.audit is None else asdict(job.audit),
+            "suites": job.suites.value,
         }
     ).encode()
 
@@ -74,6 +80,7 @@ def _encode_public(job: PublicJob) -> bytes:
             "output": str(job.output),
             "work": work,
             "flags": asdict(job.flags),
+            "suites": job.suites.value,
         }
     ).encode()
 
@@ -89,12 +96,20 @@ def _decode_public(document: dict[str, Any]) -> PublicJob:
         output=Path(document["output"]),
         work=work,
         flags=PerformanceFlags(**document["flags"]),
+        suites=SuiteDepth(document["suites"]),
     )
 
 
-def decode_job(data: bytes) -> TrainingJob | PublicJob:
+def decode_job(data: bytes) -> TrainingJob | PublicJob | SuiteJob:
     """Read ``encode_job``'s bytes back to an equal job."""
     document = json.loads(data)
+    if "adapters" in document:
+        return SuiteJob(
+            base_model=document["base_model"],
+            adapters={name: Path(path) for name, path in document["adapters"].items()},
+            depth=SuiteDepth(document["depth"]),
+            flags=PerformanceFlags(**document["flags"]),
+        )
     if "tenants" not in document:
         return _decode_public(document)
     tenants = tuple(
@@ -117,6 +132,7 @@ def decode_job(data: bytes) -> TrainingJob | PublicJob:
         output=Path(document["output"]),
         flags=PerformanceFlags(**document["flags"]),
         audit=_request(document["audit"]),
+        suites=SuiteDepth(document["suites"]),
     )
 
 
@@ -154,6 +170,7 @@ def _result_document(result: TenantResult) -> dict[str, Any]:
         "adapter": str(result.adapter),
         "receipt": None if result.receipt is None else result.receipt.to_document(),
         "audit": None if result.audit is None else result.audit.to_document(),
+        "suites": None if result.suites is None else result.suites.to_document(),
     }
 
 
@@ -187,6 +204,7 @@ def _result(document: dict[str, Any]) -> TenantResult:
         losses = PublicLosses(base=tuple(losses["base"]), adapted=tuple(losses["adapted"]))
     activation = document.get("activation")
     receipt, audit, part = document["receipt"], document["audit"], document.get("public_part")
+    suites = document.get("suites")
     return TenantResult(
         **{
             **document,
@@ -196,5 +214,6 @@ def _result(document: dict[str, Any]) -> TenantResult:
             "receipt": None if receipt is None else SignedReceipt.from_document(receipt),
             "audit": None if audit is None else CanaryScores.from_document(audit),
             "public_part": None if part is None else PublicPartFacts(**part),
+            "suites": None if suites is None else SuiteScores.from_document(suites),
         }
     )
