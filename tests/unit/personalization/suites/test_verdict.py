@@ -58,7 +58,7 @@ def test_what_few_items_cannot_tell_is_inconclusive_and_refused_only_where_polic
 
 
 def test_a_base_that_cannot_fail_is_not_measurable_rather_than_safe():
-    weak = scores([0.9] * 8, measurable=[True] * 3 + [False] * 5)
+    weak = scores([0.9] * 8, measurable=[True] * 2 + [False] * 6)
     (finding,) = judge_suites(weak, SuiteMargins())
     assert finding.verdict is AxisVerdict.NOT_MEASURABLE
     assert finding.check(refuse_inconclusive=True).value is None
