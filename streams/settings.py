@@ -354,20 +354,9 @@ class TrainerSettings(_Section):
     """Trials of an audit; by default 4,096 to 32,768 by the number of steps (256 with gradients), under a tenth of a
     round's own time. More give a bound nearer to the truth."""
 
-    suites: Literal["off", "quick", "full"] = "quick"
+    suites: Literal["off", "quick", "full"] = "off"
     """How much of the public suites (refusals, look-alikes, injections, grounding, foreign prompts, planted secrets)
-    each candidate is asked before it is published: a few items of each kind, all, or none."""
-    suites_choice_margin: Positive = 0.10
-    """How much of the mean probability of the right answer a candidate may lose, against the base and against the
-    version before; a loss that is real and larger is not published."""
-    suites_divergence_margin: Positive = 0.5
-    """Largest KL divergence from the base on prompts that no tenant asks, nats per token."""
-    suites_overconfidence_margin: Positive = 0.10
-    """How much mean confidence may grow above the share of tokens that were right."""
-    suites_memorisation_level: Positive = 1e-4
-    """A candidate under which planted secrets rank so high that chance explains it less often is not published."""
-    suites_refuse_inconclusive: bool = False
-    """Refuse a candidate too where the items of one kind were too few to tell."""
+    every release and every start is asked at least; a tenant's policy may ask more, and holds the limits."""
 
     @field_validator("audit_canaries", "http_port", mode="before")
     @classmethod

@@ -37,7 +37,7 @@ from personalization.releases.protocol import Closed, Prepared
 from personalization.rounds.leases import LeaseKeeper
 from personalization.rounds.queries import lease_round
 from personalization.rounds.states import OutcomeCode
-from personalization.suites.verdict import SuiteTerms, suite_checks
+from personalization.suites.verdict import suite_checks
 from personalization.training.jobs.job import Progress, TrainingJob
 from personalization.training.jobs.wire import decode_reply, encode_results
 from privacy.errors import FencedError, PrivacyError, StorageError
@@ -82,7 +82,6 @@ class TrainerOptions:
             published; None publishes whatever was forgotten. What is measured is public, so it costs nothing.
         audit: how each release's mechanism is audited; with it, a release that was not audited, or whose canaries
             show more than is claimed, is not published. None publishes without an audit.
-        suites: how much of the public suites each candidate is asked, and what is refused.
     """
 
     owner: str
@@ -95,7 +94,6 @@ class TrainerOptions:
     thresholds: GateThresholds = field(default_factory=GateThresholds)
     max_public_text_change: float | None = DEFAULT_FORGETTING_LIMIT
     audit: AuditRequest | None = None
-    suites: SuiteTerms = field(default_factory=SuiteTerms)
 
 
 class AdapterTrainer(Protocol):
@@ -321,7 +319,6 @@ class Trainer:
             output=output,
             flags=self._options.flags,
             audit=self._options.audit,
-            suites=self._options.suites.depth,
         )
         began, succeeded = time.monotonic(), False
         try:
@@ -456,7 +453,7 @@ class Trainer:
         if self._options.audit is not None:
             checks = (*checks, audit_check(audit))
         before = None if result.suites is None else self._rounds.suites_before(prepared)
-        checks = (*checks, *suite_checks(result.suites, self._options.suites, before))
+        checks = (*checks, *suite_checks(result.suites, prepared.terms.suites, before))
         if prepared.blend is not None:
             checks = (*checks, prepared.blend)
         return PublicEvaluation(checks=checks, activation=result.activation, suites=result.suites)

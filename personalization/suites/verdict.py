@@ -8,9 +8,9 @@ which this base can show nothing is ``not measurable``, never ``pass``: a model 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from personalization.adapters.manifest import GateCheck
 from personalization.suites.estimates import clustered_mean, rank_test
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from personalization.adapters.manifest import AdapterManifest
+    from privacy.policy.values import PublicSuites
 
 DIGITS: Final = 10
 LEAST_MEASURABLE: Final = 3  # items; with fewer an axis is not measurable
@@ -81,6 +82,34 @@ class SuiteTerms:
 
     depth: SuiteDepth = SuiteDepth.OFF
     margins: SuiteMargins = field(default_factory=SuiteMargins)
+
+    @classmethod
+    def of_policy(cls, policy: PublicSuites, *, least: SuiteDepth = SuiteDepth.OFF) -> Self:
+        """Return what a tenant's policy asks, and no less than the operator asks of everybody."""
+        order = list(SuiteDepth)
+        return cls(
+            depth=max(SuiteDepth(policy.depth), least, key=order.index),
+            margins=SuiteMargins(
+                choice=policy.choice_margin,
+                divergence=policy.divergence_margin,
+                overconfidence=policy.overconfidence_margin,
+                memorisation=policy.memorisation_level,
+                refuse_inconclusive=policy.refuse_inconclusive,
+            ),
+        )
+
+    def to_document(self) -> dict[str, Any]:
+        """Return a JSON-ready copy; ``from_document`` reads it back to equal terms."""
+        return {"depth": self.depth.value, "margins": asdict(self.margins)}
+
+    @classmethod
+    def from_document(cls, document: dict[str, Any]) -> Self:
+        """Read ``to_document``'s form.
+
+        Raises:
+            KeyError, TypeError, ValueError: a field is missing, unknown or out of range.
+        """
+        return cls(depth=SuiteDepth(document["depth"]), margins=SuiteMargins(**document["margins"]))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, Final, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 from pydantic import (
     AwareDatetime,
@@ -153,6 +153,21 @@ class Schedule(_Validated):
         return self.first_at + timedelta(seconds=self.every_seconds) * index
 
 
+class PublicSuites(_Validated):
+    """What each release is asked on public items before it is published; it reads no data, so it costs no ε."""
+
+    depth: Literal["off", "quick", "full"] = Field(default="off", description="one of off, quick, full")
+    choice_margin: float = Field(default=0.10, gt=0, le=1, description="above 0, at most 1")
+    divergence_margin: float = Field(default=0.5, gt=0, le=100, description="above 0, at most 100 nats")
+    overconfidence_margin: float = Field(default=0.10, gt=0, le=1, description="above 0, at most 1")
+    memorisation_level: float = Field(default=1e-4, gt=0, le=0.05, description="above 0, at most 0.05")
+    refuse_inconclusive: bool = Field(default=False, description="true or false")
+
+    @classmethod
+    def _prefix(cls) -> str:
+        return "suites"
+
+
 _Epsilon = Annotated[float, Field(ge=0.01, le=64)]
 _Delta = Annotated[float, Field(ge=1e-15, le=1e-3)]
 
@@ -191,6 +206,8 @@ class TenantPrivacyPolicy(_Validated):
         styles: whether each release also learns what answers look like (openings, closings, lengths, terms), by one
             charged vote of its users. Habits that only a few users have are never told; what many share may be, and is
             the tenant's own to read and to strike out.
+        suites: how much each release is asked of the project's public suites (refusals, injections, grounding, foreign
+            prompts, planted secrets), and how much worse than the base and than the version before it may be.
     """
 
     declared_users: int = Field(ge=1, le=1_000_000_000, description="1 to 1,000,000,000 users")
@@ -242,6 +259,9 @@ class TenantPrivacyPolicy(_Validated):
     )
     previous_share: float = Field(default=0.0, ge=0, le=0.95, description="0 to 0.95")
     styles: bool = Field(default=True, description="true or false")
+    suites: PublicSuites = Field(
+        default_factory=PublicSuites, description=f"an object with {', '.join(PublicSuites.model_fields)}"
+    )
 
     @field_validator("population")
     @classmethod

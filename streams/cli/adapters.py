@@ -96,7 +96,8 @@ def evaluate(
     from personalization.suites.values import SuiteDepth
     from personalization.suites.verdict import SuiteTerms
     from personalization.training.child.parent import run_job
-    from streams.processes.trainer import flags_of, start_tools, suites_of_settings
+    from privacy.policy import versions as policies
+    from streams.processes.trainer import flags_of, start_tools
     from streams.settings import load_settings
     from streams.storage.schema import current_session
 
@@ -104,7 +105,9 @@ def evaluate(
         raise typer.BadParameter(f"depth is {depth!r}; choose quick or full")
     settings = load_settings()
     with current_session(settings.database_url) as session:
-        version = registry.read_version(registry.find_version(session, name))
+        row = registry.find_version(session, name)
+        version, policy = registry.read_version(row), policies.current_policy(session, row.tenant_id)
+    limits = SuiteTerms() if policy is None else SuiteTerms.of_policy(policy.policy.suites)
     with start_tools(settings) as tools:
         before = version.manifest.lineage.supersedes
         if before is not None:
@@ -118,7 +121,7 @@ def evaluate(
             files=tools.shop.artifacts,
             before_id=before,
             base_model=tools.shop.base.directory(),
-            terms=SuiteTerms(depth=SuiteDepth(depth), margins=suites_of_settings(settings).margins),
+            terms=SuiteTerms(depth=SuiteDepth(depth), margins=limits.margins),
             flags=flags_of(settings),
             run=run_job,
         )

@@ -202,7 +202,7 @@ def _show(
     ranges = version.policy.allowed_ranges()
     for name, value in version.policy.to_document().items():
         if isinstance(value, dict):
-            inner = version.policy.schedule.allowed_ranges()
+            inner = getattr(version.policy, name).allowed_ranges()
             for part, held in value.items():
                 table.add_row(f"{name}.{part}", str(held), inner[part])
         else:

@@ -28,7 +28,7 @@ from personalization.starts.recipe import MetaRecipe
 from personalization.starts.shop import Shop
 from personalization.starts.tenant_level import TenantLevelPolicy, TenantLevelStarts
 from personalization.suites.values import SuiteDepth
-from personalization.suites.verdict import SuiteMargins, SuiteTerms
+from personalization.suites.verdict import SuiteTerms
 from personalization.training.base.device import resolved
 from personalization.training.base.directory import BaseDirectory, resolve_base
 from personalization.training.child.parent import ChildProcessTrainer, gpu_name, run_public_job
@@ -82,6 +82,7 @@ def trainer_of(settings: Settings, observer: TrainerObserver | None = None) -> I
                 hardware=hardware,
                 copies=tools.meta.copies,
                 ceilings=settings.ceilings.ceilings(),
+                least_suites=SuiteDepth(settings.trainer.suites),
                 anchor=tools.anchor,
             ),
             trainer=ChildProcessTrainer(),
@@ -93,7 +94,6 @@ def trainer_of(settings: Settings, observer: TrainerObserver | None = None) -> I
                 flags=flags,
                 max_public_text_change=settings.trainer.max_public_text_change,
                 audit=_audit(settings),
-                suites=suites_of_settings(settings),
             ),
             observer=observer,
             upkeep=(*upkeep_of(tools), lambda: forget_closed_rounds(tools.shop.engine, keyring)),
@@ -265,21 +265,6 @@ def _audit(settings: Settings) -> AuditRequest | None:
     )
 
 
-def suites_of_settings(settings: Settings) -> SuiteTerms:
-    """Return how much of the public suites each candidate is asked, and what is refused."""
-    told = settings.trainer
-    return SuiteTerms(
-        depth=SuiteDepth(told.suites),
-        margins=SuiteMargins(
-            choice=told.suites_choice_margin,
-            divergence=told.suites_divergence_margin,
-            overconfidence=told.suites_overconfidence_margin,
-            memorisation=told.suites_memorisation_level,
-            refuse_inconclusive=told.suites_refuse_inconclusive,
-        ),
-    )
-
-
 def _tools(settings: Settings, shop: Shop, keyring: Keyring, anchor: AnchorGuard) -> StartTools:
     meta = MetaStarts(shop, recipe=recipe_of(settings.meta), averages=settings.meta.tenant_epsilon is None)
     public = PublicStarts(
@@ -288,7 +273,7 @@ def _tools(settings: Settings, shop: Shop, keyring: Keyring, anchor: AnchorGuard
         copies=meta.copies,
         flags=flags_of(settings),
         max_public_text_change=settings.trainer.max_public_text_change,
-        suites=suites_of_settings(settings),
+        suites=SuiteTerms(depth=SuiteDepth(settings.trainer.suites)),
     )
     tenant_level = tenant_level_of(settings.meta, shop, meta=meta, public=public, anchor=anchor)
     return StartTools(shop, meta, public, keyring, anchor, tenant_level)

@@ -65,7 +65,10 @@ def run(job: TrainingJob | PublicJob | SuiteJob, progress: ProgressSink) -> tupl
     adapters = [result.adapter for result in released]
     measured = measure_public(adapters, base, job.flags)
     activations = measure_activation(adapters, base, job.flags)
-    asked = measure_suites(adapters, base, job.flags, job.suites)
+    asked = [
+        measure_suites([adapter], base, job.flags, tenant.suites)[0]
+        for adapter, tenant in zip(adapters, job.tenants, strict=True)
+    ]
     plans = [tenant.plan for tenant in job.tenants]
     audited = audits(plans, lambda: loaded_base(base, job.flags), job.flags, job.audit)
     return tuple(

@@ -65,6 +65,7 @@ class TenantJob:
     blend_with: Path | None = None  # the line's released adapter that is averaged into the result (free)
     blend_share: float = 0.0  # its share, 0 to below 1
     card: StyleCard | None = None  # what the round's vote on style told; None makes no public part
+    suites: SuiteDepth = SuiteDepth.OFF  # how much of the gate's public suites the result is asked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +77,6 @@ class TrainingJob:
     output: Path  # one sub-directory per job_key receives the portable PEFT adapter
     flags: PerformanceFlags = field(default_factory=PerformanceFlags)
     audit: AuditRequest | None = None  # of each tenant's mechanism, in a shadow; None leaves it out
-    suites: SuiteDepth = SuiteDepth.OFF  # how much of the gate's public suites each result is asked
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,6 +52,7 @@ def encode_job(job: TrainingJob | PublicJob | SuiteJob) -> bytes:
             "blend_with": _text(tenant.blend_with),
             "blend_share": tenant.blend_share,
             "card": None if tenant.card is None else tenant.card.to_document(),
+            "suites": tenant.suites.value,
         }
         for tenant in job.tenants
     ]
@@ -62,7 +63,6 @@ def encode_job(job: TrainingJob | PublicJob | SuiteJob) -> bytes:
             "output": str(job.output),
             "flags": asdict(job.flags),
             "audit": None if job.audit is None else asdict(job.audit),
-            "suites": job.suites.value,
         }
     ).encode()
 
@@ -123,6 +123,7 @@ def decode_job(data: bytes) -> TrainingJob | PublicJob | SuiteJob:
             blend_with=_path(tenant["blend_with"]),
             blend_share=tenant["blend_share"],
             card=None if tenant["card"] is None else StyleCard.from_document(tenant["card"]),
+            suites=SuiteDepth(tenant["suites"]),
         )
         for tenant in document["tenants"]
     )
@@ -132,7 +133,6 @@ def decode_job(data: bytes) -> TrainingJob | PublicJob | SuiteJob:
         output=Path(document["output"]),
         flags=PerformanceFlags(**document["flags"]),
         audit=_request(document["audit"]),
-        suites=SuiteDepth(document["suites"]),
     )
 
 
