@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from personalization.adapters.manifest import AdapterManifest
-    from privacy.policy.values import PublicSuites
+    from privacy.policy.suites import PublicSuites
 
 DIGITS: Final = 10
 LEAST_MEASURABLE: Final = 3  # items; with fewer an axis is not measurable

@@ -133,14 +133,15 @@ def evaluate(
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("suite", "against", "items", "reference", "version", "loss (95 %)", "limit", "verdict")
+    table = Table()
+    for column in ("suite", "against", "items", "score", "worse by (95 %)", "limit", "verdict"):
+        table.add_column(column, no_wrap=column in {"suite", "verdict"})
     for one in found.findings:
         table.add_row(
             one.axis.value,
             one.against,
             str(one.items),
-            f"{one.reference:.3f}",
-            f"{one.candidate:.3f}",
+            f"{one.reference:.3f} → {one.candidate:.3f}",
             f"{one.loss:+.3f} [{one.low:+.3f}, {one.high:+.3f}]",
             f"{one.margin:g}",
             one.verdict.value,

@@ -152,3 +152,17 @@ def test_a_tenant_id_is_a_slug(name):
 
 def test_a_tenant_id_may_have_63_characters():
     assert checked_tenant_id("0" + "a-" * 31) == "0" + "a-" * 31
+
+
+def test_limits_of_the_suites_are_changed_one_by_one_and_are_no_part_of_earlier_digests():
+    policy = amended(None, {"declared_users": 100})
+    assert policy.suites.depth == "off"
+    changed = amended(policy, {"suites.depth": "quick", "suites.choice_margin": "0.2"})
+    assert (changed.suites.depth, changed.suites.choice_margin, changed.suites.divergence_margin) == (
+        "quick",
+        0.2,
+        0.5,
+    )
+    assert changed.digest() != policy.digest()
+    with pytest.raises(PolicyError, match=r"suites\.depth"):
+        amended(policy, {"suites.depth": "some"})
