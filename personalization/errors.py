@@ -177,9 +177,3 @@ class TrainingFailedError(PersonalizationError):
     """The training child ended without a result; whatever it was charged stays charged."""
 
     code = "personalization.training.failed"
-
-
-class PrototypeError(PersonalizationError):
-    """A line's prompts do not say what it is about."""
-
-    code = "personalization.prototype"

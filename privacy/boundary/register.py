@@ -278,6 +278,13 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             "x-discreet-reason",
         ),
         _fields(
+            OPERATOR,
+            "Which of a tenant's lines a prompt was sent to, how well it fits it, and what was left out for the "
+            "tenant's latency budget; to who asked, of the own request.",
+            "x-discreet-route x-discreet-route-reason x-discreet-route-score x-discreet-route-margin "
+            "x-discreet-route-version x-discreet-dropped",
+        ),
+        _fields(
             CHARGED,
             "Answers of the base model and of released versions, to who asked; what models say about their training "
             "is what the versions' statements bound.",
@@ -337,7 +344,8 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             "discreet_gateway_answers discreet_gateway_refusals discreet_gateway_seconds discreet_gateway_feedback "
             "discreet_gateway_failed_logins discreet_gateway_requests_now discreet_gateway_remembered "
             "discreet_gateway_remembered_bytes discreet_gateway_lines discreet_gateway_engine_up "
-            "discreet_gateway_ready",
+            "discreet_gateway_ready discreet_gateway_routes discreet_gateway_levers_dropped "
+            "discreet_gateway_lever_seconds",
         ),
         _fields(
             OPERATOR,

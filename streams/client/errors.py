@@ -130,3 +130,9 @@ class WrongAdapterError(AdapterUnprovenError):
     """The model's answers change in another way than the adapter's."""
 
     code = "client.adapter.wrong"
+
+
+class PrototypeError(ClientError):
+    """A line's prompts do not say what it is about."""
+
+    code = "client.prototype"

@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from starlette.responses import StreamingResponse
 
+from streams.client.routing import Lever
 from streams.contracts.fields import MAX_TEXT_CHARACTERS
 from streams.errors import AdapterGoneError, EngineAwayError, GatewayError, WrongAnswererError
 from streams.gateway import answers
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
     from starlette.types import Receive, Scope, Send
 
+    from streams.gateway.budgeted import LatencyBudgets
     from streams.gateway.callers import Caller
     from streams.gateway.choosing import Rules
     from streams.gateway.desired import Line
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
     from streams.gateway.limits import Places
     from streams.gateway.remembered import Remembered
     from streams.gateway.requests import Ask, Form
+    from streams.gateway.routed import DomainRouting, Routed
     from streams.gateway.upstreams import Upstream
 
 _STREAM_HEADERS: Final = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
@@ -63,6 +67,8 @@ class Shop:
         places: bounds on requests in progress.
         rules: of choosing.
         ping_seconds: after which silence a stream says that it is still there.
+        routing: chooses among a tenant's lines where a request names none.
+        budgets: drops what would take longer than a tenant allows.
     """
 
     model: str
@@ -75,6 +81,8 @@ class Shop:
     places: Places
     rules: Rules
     ping_seconds: float
+    routing: DomainRouting
+    budgets: LatencyBudgets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +96,18 @@ class _Plan:
     line: Line | None
     choice: Choice
     upstream: Upstream
+    routed: Routed | None = None
+    dropped: tuple[Lever, ...] = ()
+
+    @property
+    def levers(self) -> frozenset[Lever]:
+        """What is done for the request beside the base's own answer."""
+        wanted = {
+            Lever.CONSTRAINT: self.constraint is not None,
+            Lever.TEMPLATE: self.choice.template is not None and self.ask.prompt is not None,
+            Lever.ADAPTER: self.choice.adapter is not None,
+        }
+        return frozenset(lever for lever, used in wanted.items() if used)
 
     @property
     def constraint(self) -> str | None:
@@ -118,7 +138,12 @@ class _Plan:
         choice = self.choice
         if self.ask.prompt is None and choice.template is not None:
             choice = Choice(line_ref=choice.line_ref, adapter=choice.adapter, reason=choice.reason)
-        return answers.applied(self.answer_id, choice, self.constraint)
+        told = answers.applied(self.answer_id, choice, self.constraint)
+        if self.routed is not None:
+            told |= self.routed.headers()
+        if self.dropped:
+            told[answers.DROPPED_HEADER] = ",".join(lever.value for lever in self.dropped)
+        return told
 
 
 class Answering:
@@ -167,6 +192,17 @@ class Answering:
         ask = read_ask(form, body, model=shop.model)
         lines = directory.lines.get(caller.tenant_id, {})
         user = caller.user(ask.user)
+        routed = None
+        if ask.domain == DEFAULT_DOMAIN:
+            routed = shop.routing.route(
+                caller.tenant_id,
+                lines,
+                ask.prompt,
+                line=shop.line,
+                usable=lambda name: shop.rules.applies_adapters and shop.watch.refusal(name) is None,
+            )
+            if routed is not None:
+                ask = replace(ask, domain=routed.domain)
         line = None
         if ask.domain is None:
             choice = Choice(reason=Reason.ASKED_FOR_BASE)
@@ -176,15 +212,32 @@ class Answering:
                 raise unknown_model()
             line = None if line_ref is None else shop.line(line_ref)
             choice = choose(line_ref, line, subject=user, refusal=shop.watch.refusal, rules=shop.rules)
-        return _Plan(
-            answer_id=answers.new_id(form, secrets.token_hex(16)),
-            ask=ask,
-            caller=caller,
-            user=user,
-            line=line,
-            choice=choice,
-            upstream=shop.upstream,
+        return self._within_budget(
+            _Plan(
+                answer_id=answers.new_id(form, secrets.token_hex(16)),
+                ask=ask,
+                caller=caller,
+                user=user,
+                line=line,
+                choice=choice,
+                upstream=shop.upstream,
+                routed=routed,
+            )
         )
+
+    def _within_budget(self, plan: _Plan) -> _Plan:
+        """Return the plan without what would take longer than its tenant allows."""
+        fit = self._shop.budgets.fit(plan.caller.tenant_id, plan.levers, stream=plan.ask.stream)
+        if not fit.dropped:
+            return plan
+        choice = plan.choice
+        if Lever.ADAPTER in fit.dropped:
+            choice = base_instead(choice, plan.line, Reason.OVER_BUDGET, self._shop.rules)
+        if Lever.CONSTRAINT in fit.dropped:
+            choice = replace(choice, pattern="", grammar="")
+        if Lever.TEMPLATE in fit.dropped or Lever.ADAPTER in fit.dropped:
+            choice = replace(choice, template=None)
+        return replace(plan, choice=choice, dropped=fit.dropped)
 
     async def _tried(
         self, plan: _Plan, attempt: Callable[[_Plan], Coroutine[Any, Any, Result]]
@@ -193,7 +246,7 @@ class Answering:
         shop = self._shop
         try:
             try:
-                return plan, await attempt(plan)
+                return plan, await self._timed(plan, attempt)
             except (AdapterGoneError, WrongAnswererError) as error:
                 wrong = isinstance(error, WrongAnswererError)
                 if plan.choice.adapter is not None and not wrong:
@@ -210,15 +263,15 @@ class Answering:
             except EngineAwayError as again:
                 raise _away(again, plan) from None
 
+    async def _timed(self, plan: _Plan, attempt: Callable[[_Plan], Coroutine[Any, Any, Result]]) -> Result:
+        start = time.monotonic()
+        result = await attempt(plan)
+        self._shop.budgets.observe(plan.levers, time.monotonic() - start, stream=plan.ask.stream)
+        return result
+
     def _base(self, plan: _Plan, reason: Reason, upstream: Upstream) -> _Plan:
-        return _Plan(
-            answer_id=plan.answer_id,
-            ask=plan.ask,
-            caller=plan.caller,
-            user=plan.user,
-            line=plan.line,
-            choice=base_instead(plan.choice, plan.line, reason, self._shop.rules),
-            upstream=upstream,
+        return replace(
+            plan, choice=base_instead(plan.choice, plan.line, reason, self._shop.rules), upstream=upstream
         )
 
     def _whole(self, plan: _Plan, document: dict[str, Any]) -> Response:

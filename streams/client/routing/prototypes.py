@@ -1,31 +1,29 @@
 """What a line is about, from prompts that are public or that its operator wrote: log-odds of hashed features.
 
-Each line is compared with the project's own public questions, the same for every line, so lines are made and replaced
-one by one. Nothing private is read: prompts come from the operator, or from the prompt forms of a released style card.
+Each line is compared with public questions of the project's own writing, the same for every line, so lines are made and
+replaced one by one. Nothing private is read: prompts come from the operator, or from the prompt forms of a released
+style card.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass, field
 from functools import lru_cache
+from importlib import resources
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from personalization.errors import PrototypeError
-from personalization.routing.features import BUCKETS, FEATURES_VERSION, features_of
-from personalization.styles.synthesis import synthetic_pairs
-from personalization.training.public.texts import PUBLIC_PAIRS, protected_users
-from privacy.canonical import digest_of
+from ..errors import PrototypeError
+from .features import BUCKETS, FEATURES_VERSION, features_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from personalization.styles.card import StyleCard
-
 FEWEST_PROMPTS: Final = 3
-CARD_PROMPTS: Final = 48
 _SMOOTHING: Final = 0.5  # of a count, so that what one prompt says once does not decide alone
 _LARGEST: Final = 3.0  # of one feature's log-odds
 
@@ -65,12 +63,8 @@ def prototype_of(prompts: Sequence[str]) -> Prototype:
     odds = np.log((counts + _SMOOTHING) / (total + _SMOOTHING * BUCKETS)) - background
     seen = counts > 0
     weights = np.where(seen, np.clip(odds, -_LARGEST, _LARGEST), np.minimum(odds, 0.0).clip(-0.5))
-    return Prototype(version=digest_of([FEATURES_VERSION, kept]), weights=weights.astype(np.float32))
-
-
-def prompts_of_card(card: StyleCard) -> tuple[str, ...]:
-    """Return prompts of the forms that a released style card tells; post-processing of it, so free."""
-    return tuple(sorted({pair.prompt for pair in synthetic_pairs(card, count=CARD_PROMPTS, seed=0)}))
+    told = json.dumps([FEATURES_VERSION, kept], ensure_ascii=False).encode()
+    return Prototype(version="sha256:" + hashlib.sha256(told).hexdigest(), weights=weights.astype(np.float32))
 
 
 def _shares(prompts: Sequence[str]) -> npt.NDArray[np.float64]:
@@ -84,7 +78,7 @@ def _shares(prompts: Sequence[str]) -> npt.NDArray[np.float64]:
 @lru_cache(maxsize=1)
 def _background() -> npt.NDArray[np.float64]:
     """Return the log-share of each bucket in public questions."""
-    questions = [user.examples[0].prompt for user in protected_users()] + [pair[0] for pair in PUBLIC_PAIRS]
+    questions = json.loads((resources.files(__package__) / "questions.json").read_text("utf-8"))
     counts = _shares(questions)
     shares: npt.NDArray[np.float64] = np.log((counts + _SMOOTHING) / (counts.sum() + _SMOOTHING * BUCKETS))
     return shares

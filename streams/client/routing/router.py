@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from personalization.routing.features import BUCKETS, FEATURES_VERSION, features_of
+from .features import BUCKETS, FEATURES_VERSION, features_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
-    from personalization.routing.prototypes import Prototype
+    from .prototypes import Prototype
 
 
 class Level(StrEnum):
@@ -150,11 +150,21 @@ class Router:
             self._lines.setdefault(line.tenant_id, {})[line.line_ref] = line
             self._settle(line.tenant_id)
 
+    def replace(self, tenant_id: str, lines: Iterable[RouteLine]) -> None:
+        """Take these for all lines that a tenant has."""
+        with self._lock:
+            self._lines[tenant_id] = {line.line_ref: line for line in lines}
+            self._settle(tenant_id)
+
     def drop(self, tenant_id: str, line_ref: str) -> None:
         """Forget a line: it is withdrawn, or may not serve; one that is not known is no error."""
         with self._lock:
             self._lines.get(tenant_id, {}).pop(line_ref, None)
             self._settle(tenant_id)
+
+    def knows(self, tenant_id: str) -> bool:
+        """Return whether a tenant has a domain line."""
+        return bool(self._tenants.get(tenant_id, _NOBODY).domain)
 
     def decide(self, tenant_id: str, prompt: str, *, usable: Mapping[str, bool] | None = None) -> Route:
         """Return which line answers a prompt; see ``decide_many``."""

@@ -7,13 +7,13 @@ import math
 import numpy as np
 import pytest
 
-from personalization.routing.latency import DROP_ORDER, Lever, LeverTimes, choose_levers
+from streams.client.routing.latency import DROP_ORDER, Lever, LeverTimes, choose_levers
 
 COSTS = {
     Lever.SHADOW: 40.0,
     Lever.COLD_ADAPTER: 300.0,
     Lever.RETRIEVAL: 20.0,
-    Lever.EXAMPLES: 15.0,
+    Lever.TEMPLATE: 15.0,
     Lever.ADAPTER: 5.0,
 }
 
@@ -31,7 +31,7 @@ def test_every_lever_has_a_place_in_the_order():
         (450.0, [Lever.SHADOW]),
         (145.0, [Lever.SHADOW, Lever.COLD_ADAPTER]),
         (125.0, [Lever.SHADOW, Lever.COLD_ADAPTER, Lever.RETRIEVAL]),
-        (100.0, [Lever.SHADOW, Lever.COLD_ADAPTER, Lever.RETRIEVAL, Lever.EXAMPLES, Lever.ADAPTER]),
+        (100.0, [Lever.SHADOW, Lever.COLD_ADAPTER, Lever.RETRIEVAL, Lever.TEMPLATE, Lever.ADAPTER]),
     ],
 )
 def test_levers_go_in_the_stated_order_until_the_budget_holds(budget, dropped):

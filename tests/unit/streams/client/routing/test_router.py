@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from personalization.errors import PrototypeError
-from personalization.routing.features import BUCKETS, MOST_BYTES, features_of
-from personalization.routing.prototypes import prompts_of_card, prototype_of
-from personalization.routing.router import Level, RouteLine, Router, RouteReason, RouterSettings
+from streams.client.errors import PrototypeError
+from streams.client.routing.features import BUCKETS, MOST_BYTES, features_of
+from streams.client.routing.prototypes import prompts_of_card, prototype_of
+from streams.client.routing.router import Level, RouteLine, Router, RouteReason, RouterSettings
 from tests.fakes.tiny_models import style_card
 
 ROWS = [
     json.loads(line)
-    for line in (Path(__file__).parents[3] / "data" / "routing.jsonl").read_text("utf-8").splitlines()
+    for line in (Path(__file__).parents[4] / "data" / "routing.jsonl").read_text("utf-8").splitlines()
 ]
 DOMAINS = ("legal", "finance", "operations")
 ASKED = [row for row in ROWS if row["part"] == "asked"]

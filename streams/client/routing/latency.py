@@ -1,7 +1,7 @@
 """A tenant's latency budget: what a choice costs, and which levers are dropped, in a stated order, to stay within it.
 
 Costs are what this process measured, per lever, as a p99: a budget is a promise about slow requests. The function that
-chooses is pure. Nothing is dropped that a tenant's rules need: the base and its instructions always stay.
+chooses is pure. The base's own answer always stays.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ class Lever(StrEnum):
     """What may be done for a request beside the base's own answer."""
 
     SHADOW = "shadow"  # a candidate answers silently; nothing of it is shown
-    COMPOSITION = "composition"  # two lines are averaged
     COLD_ADAPTER = "cold_adapter"  # the adapter must be loaded before it can answer
     RETRIEVAL = "retrieval"  # the user's memory is looked up
-    EXAMPLES = "examples"  # answers in the prompt, which the engine has to read
+    CONSTRAINT = "constraint"  # answers are held to a pattern or grammar while they are made
+    TEMPLATE = "template"  # words and examples around the prompt, which the engine has to read
     ADAPTER = "adapter"  # an adapter that is loaded
 
 
 # The first is dropped first: what the user sees least, then what costs most for what it gives.
 DROP_ORDER: Final = (
-    Lever.SHADOW, Lever.COMPOSITION, Lever.COLD_ADAPTER, Lever.RETRIEVAL, Lever.EXAMPLES, Lever.ADAPTER,
+    Lever.SHADOW, Lever.COLD_ADAPTER, Lever.RETRIEVAL, Lever.CONSTRAINT, Lever.TEMPLATE, Lever.ADAPTER,
 )  # fmt: skip
 
 
@@ -93,14 +93,17 @@ _LARGEST_MS: Final = _FIRST_MS * _GROWTH ** (_BUCKETS - 1)
 
 
 class LeverTimes:
-    """How long each lever took lately: p50 and p99 within a quarter of the truth, in bounded memory."""
+    """How long each lever took lately: p50 and p99 within a quarter of the truth, in bounded memory.
+
+    ``None`` stands for plain answers, which no lever was used for.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._counts = {lever: [0.0] * _BUCKETS for lever in Lever}
-        self._totals = dict.fromkeys(Lever, 0.0)
+        self._counts: dict[Lever | None, list[float]] = {lever: [0.0] * _BUCKETS for lever in (None, *Lever)}
+        self._totals: dict[Lever | None, float] = dict.fromkeys((None, *Lever), 0.0)
 
-    def observe(self, lever: Lever, milliseconds: float) -> None:
+    def observe(self, lever: Lever | None, milliseconds: float) -> None:
         """Take one measured time.
 
         Raises:
@@ -118,7 +121,17 @@ class LeverTimes:
                 self._counts[lever] = [count / 2 for count in self._counts[lever]]
                 self._totals[lever] /= 2
 
-    def quantile(self, lever: Lever, share: float) -> float | None:
+    def forget(self, lever: Lever | None) -> None:
+        """Begin anew with one lever, or with plain answers."""
+        with self._lock:
+            self._counts[lever] = [0.0] * _BUCKETS
+            self._totals[lever] = 0.0
+
+    def count(self, lever: Lever | None) -> float:
+        """Return how many times count; old ones count less."""
+        return self._totals[lever]
+
+    def quantile(self, lever: Lever | None, share: float) -> float | None:
         """Return the time that a share of a lever's uses stayed below, milliseconds; None of one never used."""
         with self._lock:
             total, counts = self._totals[lever], tuple(self._counts[lever])
@@ -135,10 +148,3 @@ class LeverTimes:
         """Return each measured lever's cost for ``choose_levers``."""
         found = {lever: self.quantile(lever, share) for lever in Lever}
         return {lever: value for lever, value in found.items() if value is not None}
-
-    def document(self) -> dict[str, dict[str, float]]:
-        """Return p50 and p99 of each measured lever, for metrics and for people."""
-        return {
-            lever.value: {"p50_ms": self.quantile(lever, 0.5) or 0.0, "p99_ms": value}
-            for lever, value in self.costs().items()
-        }
