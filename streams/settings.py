@@ -472,8 +472,8 @@ class GatewaySettings(_Section):
     feedback_bytes: int = Field(default=64 * 2**20, ge=4_096)
     routes: Path | None = None
     """A file with prompts that say what domains are about, one JSON object a line: ``tenant`` (``*`` is every one),
-    ``domain``, ``prompt``. With it, a request to ``NAME`` of a tenant with several lines goes to the domain that its prompt
-    fits; a domain without such prompts is known by its style card's prompt forms."""
+    ``domain``, ``prompt``. With it, a request to ``NAME`` of a tenant with several lines goes to the domain that its
+    prompt fits; a domain without such prompts is known by its style card's prompt forms."""
     route_floor: Positive = 0.2
     """Smallest score, mean log-odds of a prompt's features in nats, at which a domain's line answers."""
     route_margin: Positive = 0.05

@@ -88,7 +88,7 @@ class DomainRouting:
         line: Callable[[str], Line | None],
         usable: Callable[[str], bool],
     ) -> Routed | None:
-        """Return where a request goes; ``None`` leaves it where it is: one line, no prompt, or no domain line that is known.
+        """Return where a request goes; ``None`` leaves it: routing is off, one line, no prompt, no domain that is known.
 
         Args:
             tenant_id: whose request.
@@ -130,12 +130,21 @@ class DomainRouting:
         return self._router.knows(tenant_id)
 
     def _line(self, tenant_id: str, domain: str, line_ref: str, version: Version) -> RouteLine | None:
-        common = {"tenant_id": tenant_id, "line_ref": line_ref, "served_name": version.served_name}
+        level, prototype = Level.DOMAIN, None
         if domain == DEFAULT_DOMAIN:
-            return RouteLine(**common, level=Level.META if version.meta else Level.TENANT)
-        prototype = self._written.get((tenant_id, domain)) or self._written.get((EVERYBODY, domain))
-        prototype = prototype or self._of_card(version)
-        return None if prototype is None else RouteLine(**common, level=Level.DOMAIN, prototype=prototype)
+            level = Level.META if version.meta else Level.TENANT
+        else:
+            written = self._written.get((tenant_id, domain)) or self._written.get((EVERYBODY, domain))
+            prototype = written or self._of_card(version)
+            if prototype is None:
+                return None
+        return RouteLine(
+            tenant_id=tenant_id,
+            line_ref=line_ref,
+            served_name=version.served_name,
+            level=level,
+            prototype=prototype,
+        )
 
     def _of_card(self, version: Version) -> Prototype | None:
         if not version.card:

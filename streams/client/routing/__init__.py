@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from ..errors import PrototypeError
 from .latency import DROP_ORDER, LatencyChoice, Lever, LeverTimes, choose_levers
-from .prototypes import Prototype, PrototypeError, prototype_of
+from .prototypes import Prototype, prototype_of
 from .router import Candidate, Level, Route, RouteLine, Router, RouteReason, RouterSettings
 
 __all__ = [
