@@ -88,7 +88,7 @@ class DomainRouting:
         line: Callable[[str], Line | None],
         usable: Callable[[str], bool],
     ) -> Routed | None:
-        """Return where a request goes; ``None`` leaves it: routing is off, one line, no prompt, no domain that is known.
+        """Return where a request goes; ``None`` leaves it: routing is off, one line, no prompt, no known domain.
 
         Args:
             tenant_id: whose request.

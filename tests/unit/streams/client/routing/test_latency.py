@@ -70,7 +70,9 @@ def test_quantiles_are_right_within_a_quarter_and_old_times_fade():
     for share in (0.5, 0.99):
         exact = float(np.quantile(drawn, share))
         assert exact * 0.99 <= times.quantile(Lever.RETRIEVAL, share) <= exact * 1.26
-    assert set(times.document()["retrieval"]) == {"p50_ms", "p99_ms"}
+    assert times.costs() == {Lever.RETRIEVAL: times.quantile(Lever.RETRIEVAL, 0.99)}
     for _ in range(60_000):
         times.observe(Lever.RETRIEVAL, 0.01)
     assert times.quantile(Lever.RETRIEVAL, 0.99) < 0.1
+    times.forget(Lever.RETRIEVAL)
+    assert (times.count(Lever.RETRIEVAL), times.costs()) == (0, {})

@@ -10,9 +10,8 @@ import pytest
 
 from streams.client.errors import PrototypeError
 from streams.client.routing.features import BUCKETS, MOST_BYTES, features_of
-from streams.client.routing.prototypes import prompts_of_card, prototype_of
+from streams.client.routing.prototypes import prototype_of
 from streams.client.routing.router import Level, RouteLine, Router, RouteReason, RouterSettings
-from tests.fakes.tiny_models import style_card
 
 ROWS = [
     json.loads(line)
@@ -131,10 +130,15 @@ def test_a_prototype_needs_prompts_and_its_version_tells_none():
     assert one.version == prototype_of(known("legal")[::-1]).version
 
 
-def test_a_style_cards_prompt_forms_make_a_prototype():
-    prompts = prompts_of_card(style_card())
-    assert len(prompts) >= 3
-    assert prototype_of(prompts).weights.shape == (BUCKETS,)
+def test_replacing_a_tenants_lines_forgets_the_others():
+    router = Router()
+    router.put(line("legal"))
+    assert router.knows("acme")
+    router.replace("acme", [line("finance")])
+    asked = router.decide("acme", "Draft a clause for the contract.")
+    assert [one.line_ref for one in asked.candidates] == ["l-finance"]
+    router.replace("acme", [])
+    assert not router.knows("acme")
 
 
 def test_the_base_is_no_line_and_only_domain_lines_have_prototypes():
