@@ -1,4 +1,4 @@
-"""What costs too much for a tenant's budget is dropped in order, measured costs decide, and what got faster is found."""
+"""What costs too much for a budget is dropped in order; measured costs decide, and what got faster is found."""
 
 from __future__ import annotations
 
