@@ -7,6 +7,7 @@
     ├── BrokerUnreachableError    no broker answers (retryable)
     ├── ClosedError               the object was closed before
     ├── PositionError             a saved position cannot be read
+    ├── PrototypeError            a line's prompts do not say what it is about
     └── AdapterRefusedError       an adapter version must not be loaded
         ├── DigestMismatchError   bytes differ from the manifest
         ├── SignatureInvalidError not signed by a trusted key

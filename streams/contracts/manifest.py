@@ -13,34 +13,21 @@ import json
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
     ValidationError,
-    model_serializer,
     model_validator,
 )
 
 from .errors import InvalidEventError
 from .fields import SERVED_NAME_PATTERN, Digest, LineRef, ServedName, WireModel
+from .manifest_part import ManifestPart, Name, Number
+from .suites import SuitesV1
 
 MANIFEST_FORMAT = "discreet.adapter-manifest.v1"
 PAYLOAD_TYPE = b"application/vnd.discreet.adapter-manifest.v1+json"
 FILE_NAME_PATTERN = r"^[a-z0-9_]{1,64}\.(safetensors|json)$"
 
-Name = Annotated[str, Field(max_length=256)]
-Number = int | float
 DigestOrEmpty = Annotated[str, Field(pattern=r"^(sha256:[0-9a-f]{64})?$")]
-
-
-class ManifestPart(WireModel):
-    """Base of the parts of a manifest; keeps what it does not know and writes only what it was given."""
-
-    model_config = ConfigDict(extra="allow")
-
-    @model_serializer(mode="wrap")
-    def _as_given(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {name: value for name, value in serialize(self).items() if name in self.model_fields_set}
 
 
 class ArtifactFileV1(ManifestPart):
@@ -230,38 +217,6 @@ class ActivationV1(ManifestPart):
     tolerances: Annotated[dict[str, Number], Field(min_length=1, max_length=16)]
     """Largest mean difference between a server's changes and these, by the server's precision."""
     probes: Annotated[tuple[TokenProbeV1, ...], Field(min_length=1, max_length=64)]
-
-
-SuiteScores = Annotated[tuple[Number, ...], Field(max_length=4096)]
-
-
-class SuiteAxisV1(ManifestPart):
-    """One question about the version, item by item."""
-
-    axis: Name
-    templates: Annotated[tuple[Name, ...], Field(max_length=4096)]
-    """Wording of each item: items of one wording are one cluster."""
-    base: SuiteScores
-    """Score of the base at each item."""
-    adapted: SuiteScores
-    """The same with the adapter."""
-    measurable: Annotated[tuple[bool, ...], Field(max_length=4096)]
-    """Whether the base can show a failure at the item at all."""
-
-    @model_validator(mode="after")
-    def _columns_fit(self) -> Self:
-        if not len(self.templates) == len(self.base) == len(self.adapted) == len(self.measurable):
-            raise ValueError("an axis has one score of each kind for each item")
-        return self
-
-
-class SuitesV1(ManifestPart):
-    """What base and version scored on public suites, from public items and released weights alone."""
-
-    digest: Digest
-    """Of the items; only scores of equal digests are compared."""
-    depth: Name
-    axes: Annotated[tuple[SuiteAxisV1, ...], Field(max_length=32)]
 
 
 class EvaluationV1(ManifestPart):
