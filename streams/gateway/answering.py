@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from starlette.responses import StreamingResponse
 
-from streams.client.routing import Lever
 from streams.contracts.fields import MAX_TEXT_CHARACTERS
 from streams.errors import AdapterGoneError, EngineAwayError, GatewayError, WrongAnswererError
 from streams.gateway import answers
 from streams.gateway.choosing import Choice, Reason, base_instead, choose
+from streams.gateway.planned import Plan
 from streams.gateway.remembered import Shown
 from streams.gateway.requests import DEFAULT_DOMAIN, read_ask, unknown_model
-from streams.gateway.upstreams import Call
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -40,8 +39,8 @@ if TYPE_CHECKING:
     from streams.gateway.engine_watch import EngineWatch
     from streams.gateway.limits import Places
     from streams.gateway.remembered import Remembered
-    from streams.gateway.requests import Ask, Form
-    from streams.gateway.routed import DomainRouting, Routed
+    from streams.gateway.requests import Form
+    from streams.gateway.routed import DomainRouting
     from streams.gateway.upstreams import Upstream
 
 _STREAM_HEADERS: Final = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
@@ -85,67 +84,6 @@ class Shop:
     budgets: LatencyBudgets
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Plan:
-    """A request with all that was decided about it."""
-
-    answer_id: str
-    ask: Ask
-    caller: Caller
-    user: str | None
-    line: Line | None
-    choice: Choice
-    upstream: Upstream
-    routed: Routed | None = None
-    dropped: tuple[Lever, ...] = ()
-
-    @property
-    def levers(self) -> frozenset[Lever]:
-        """What is done for the request beside the base's own answer."""
-        wanted = {
-            Lever.CONSTRAINT: self.constraint is not None,
-            Lever.TEMPLATE: self.choice.template is not None and self.ask.prompt is not None,
-            Lever.ADAPTER: self.choice.adapter is not None,
-        }
-        return frozenset(lever for lever, used in wanted.items() if used)
-
-    @property
-    def constraint(self) -> str | None:
-        """Name of the constraint that the engine is given, if it is."""
-        wanted = {"regex": self.choice.pattern, "grammar": self.choice.grammar}
-        name = self.upstream.constraint
-        plain = self.ask.prompt is not None and self.ask.bounded
-        return name if name is not None and plain and wanted[name] else None
-
-    def call(self) -> Call:
-        """Return what the engine is asked."""
-        template, prompt = self.choice.template, self.ask.prompt
-        document = self.ask.document
-        if template is not None and prompt is not None:
-            document = self.ask.with_prompt(template.render(prompt))
-        return Call(
-            form=self.ask.form,
-            document=document,
-            adapter=self.choice.adapter,
-            prompt=prompt,
-            pattern=self.choice.pattern if self.constraint == "regex" else "",
-            grammar=self.choice.grammar if self.constraint == "grammar" else "",
-            tenant=self.caller.tenant_id,
-        )
-
-    def headers(self) -> dict[str, str]:
-        """Return the headers that say how the answer was made."""
-        choice = self.choice
-        if self.ask.prompt is None and choice.template is not None:
-            choice = Choice(line_ref=choice.line_ref, adapter=choice.adapter, reason=choice.reason)
-        told = answers.applied(self.answer_id, choice, self.constraint)
-        if self.routed is not None:
-            told |= self.routed.headers()
-        if self.dropped:
-            told[answers.DROPPED_HEADER] = ",".join(lever.value for lever in self.dropped)
-        return told
-
-
 class Answering:
     """Answers requests; for one event loop."""
 
@@ -183,11 +121,11 @@ class Answering:
         )
         return stream, plan.choice.reason
 
-    def _ended(self, plan: _Plan, text: str | None, *, whole: bool) -> None:
+    def _ended(self, plan: Plan, text: str | None, *, whole: bool) -> None:
         self._shop.places.give_back(plan.caller.tenant_id)
         self._remember(plan, text, whole=whole)
 
-    def _plan(self, form: Form, body: object, caller: Caller, directory: Directory) -> _Plan:
+    def _plan(self, form: Form, body: object, caller: Caller, directory: Directory) -> Plan:
         shop = self._shop
         ask = read_ask(form, body, model=shop.model)
         lines = directory.lines.get(caller.tenant_id, {})
@@ -212,36 +150,21 @@ class Answering:
                 raise unknown_model()
             line = None if line_ref is None else shop.line(line_ref)
             choice = choose(line_ref, line, subject=user, refusal=shop.watch.refusal, rules=shop.rules)
-        return self._within_budget(
-            _Plan(
-                answer_id=answers.new_id(form, secrets.token_hex(16)),
-                ask=ask,
-                caller=caller,
-                user=user,
-                line=line,
-                choice=choice,
-                upstream=shop.upstream,
-                routed=routed,
-            )
+        plan = Plan(
+            answer_id=answers.new_id(form, secrets.token_hex(16)),
+            ask=ask,
+            caller=caller,
+            user=user,
+            line=line,
+            choice=choice,
+            upstream=shop.upstream,
+            routed=routed,
         )
-
-    def _within_budget(self, plan: _Plan) -> _Plan:
-        """Return the plan without what would take longer than its tenant allows."""
-        fit = self._shop.budgets.fit(plan.caller.tenant_id, plan.levers, stream=plan.ask.stream)
-        if not fit.dropped:
-            return plan
-        choice = plan.choice
-        if Lever.ADAPTER in fit.dropped:
-            choice = base_instead(choice, plan.line, Reason.OVER_BUDGET, self._shop.rules)
-        if Lever.CONSTRAINT in fit.dropped:
-            choice = replace(choice, pattern="", grammar="")
-        if Lever.TEMPLATE in fit.dropped or Lever.ADAPTER in fit.dropped:
-            choice = replace(choice, template=None)
-        return replace(plan, choice=choice, dropped=fit.dropped)
+        return plan.within(shop.budgets.fit(caller.tenant_id, plan.levers, stream=ask.stream), shop.rules)
 
     async def _tried(
-        self, plan: _Plan, attempt: Callable[[_Plan], Coroutine[Any, Any, Result]]
-    ) -> tuple[_Plan, Result]:
+        self, plan: Plan, attempt: Callable[[Plan], Coroutine[Any, Any, Result]]
+    ) -> tuple[Plan, Result]:
         """Return what an attempt returns, with the plan that it was made by: the adapter, the base, or the fallback."""
         shop = self._shop
         try:
@@ -263,23 +186,23 @@ class Answering:
             except EngineAwayError as again:
                 raise _away(again, plan) from None
 
-    async def _timed(self, plan: _Plan, attempt: Callable[[_Plan], Coroutine[Any, Any, Result]]) -> Result:
+    async def _timed(self, plan: Plan, attempt: Callable[[Plan], Coroutine[Any, Any, Result]]) -> Result:
         start = time.monotonic()
         result = await attempt(plan)
         self._shop.budgets.observe(plan.levers, time.monotonic() - start, stream=plan.ask.stream)
         return result
 
-    def _base(self, plan: _Plan, reason: Reason, upstream: Upstream) -> _Plan:
+    def _base(self, plan: Plan, reason: Reason, upstream: Upstream) -> Plan:
         return replace(
             plan, choice=base_instead(plan.choice, plan.line, reason, self._shop.rules), upstream=upstream
         )
 
-    def _whole(self, plan: _Plan, document: dict[str, Any]) -> Response:
+    def _whole(self, plan: Plan, document: dict[str, Any]) -> Response:
         document["id"], document["model"] = plan.answer_id, plan.ask.model
         self._remember(plan, answers.said(plan.ask.form, document), whole=True)
         return answers.json_answer(document, headers=plan.headers())
 
-    def _remember(self, plan: _Plan, text: str | None, *, whole: bool) -> None:
+    def _remember(self, plan: Plan, text: str | None, *, whole: bool) -> None:
         """Keep an answer for its user's feedback, if its user consents and its texts fit into an event."""
         prompt, user = plan.ask.prompt, plan.user
         if user is None or not prompt or text is None or plan.ask.domain is None:
@@ -314,7 +237,7 @@ class _Stream(StreamingResponse):
         first: dict[str, Any] | None,
         pieces: AsyncIterator[dict[str, Any]],
         *,
-        plan: _Plan,
+        plan: Plan,
         ping_seconds: float,
         on_end: Callable[[str | None, bool], None],
     ) -> None:
@@ -365,7 +288,7 @@ class _Stream(StreamingResponse):
             yield answers.frame(answers.error_document(error))
 
 
-async def _begun(plan: _Plan) -> tuple[dict[str, Any] | None, AsyncIterator[dict[str, Any]]]:
+async def _begun(plan: Plan) -> tuple[dict[str, Any] | None, AsyncIterator[dict[str, Any]]]:
     """Return the first piece of a stream, and the rest; nothing of it is lost when it raises."""
     pieces = plan.upstream.pieces(plan.call())
     try:
@@ -416,7 +339,7 @@ async def _left(request: Request) -> None:
         pass
 
 
-def _away(error: GatewayError, plan: _Plan) -> EngineAwayError:
+def _away(error: GatewayError, plan: Plan) -> EngineAwayError:
     away = (
         error if isinstance(error, EngineAwayError) else EngineAwayError("the engine cannot be relied on now")
     )
