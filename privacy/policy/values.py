@@ -23,6 +23,7 @@ from pydantic import (
 from privacy.canonical import digest_of
 from privacy.errors import PolicyError
 from privacy.guarantee import FLEET
+from privacy.policy.rollout import RolloutPolicy
 from privacy.policy.suites import PublicSuites
 from privacy.policy.validated import Validated
 
@@ -146,6 +147,7 @@ class TenantPrivacyPolicy(Validated):
         styles: whether each release also learns what answers look like (openings, closings, lengths, terms), by one
             charged vote of its users. Habits that only a few users have are never told; what many share may be, and is
             the tenant's own to read and to strike out.
+        rollout: how a new version reaches users: everybody at once, or in steps that guards can stop.
         suites: how much each release is asked of the project's public suites, and how much worse than the base and than
             the version before it may be.
     """
@@ -199,6 +201,9 @@ class TenantPrivacyPolicy(Validated):
     )
     previous_share: float = Field(default=0.0, ge=0, le=0.95, description="0 to 0.95")
     styles: bool = Field(default=True, description="true or false")
+    rollout: RolloutPolicy = Field(
+        default=RolloutPolicy(), description="an object with steps, bake_seconds, guards and more"
+    )
     suites: PublicSuites = Field(
         default=PublicSuites(), description="an object with depth, choice_margin and more"
     )
@@ -292,8 +297,8 @@ class TenantPrivacyPolicy(Validated):
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_PARTS: Final = ("schedule", "suites")
-_LATER_FIELDS: Final = ("release_padding_seconds", "population", "styles", "suites")
+_PARTS: Final = ("schedule", "rollout", "suites")
+_LATER_FIELDS: Final = ("release_padding_seconds", "population", "styles", "rollout", "suites")
 
 
 def period_index(at: datetime, period_seconds: int) -> int:
@@ -310,7 +315,7 @@ def period_index(at: datetime, period_seconds: int) -> int:
 def amended(policy: TenantPrivacyPolicy | None, changes: Mapping[str, Any]) -> TenantPrivacyPolicy:
     """Return ``policy`` (or the defaults) with ``changes`` applied and everything validated again.
 
-    Fields of the schedule (and of the suites) may be given as ``{"schedule": {"first_at": …}}`` or as
+    Fields of the schedule (and of the rollout and the suites) may be given as ``{"schedule": {"first_at": …}}`` or as
     ``{"schedule.first_at": …}``; those left out keep their value.
 
     Raises:
@@ -320,7 +325,7 @@ def amended(policy: TenantPrivacyPolicy | None, changes: Mapping[str, Any]) -> T
     parts: dict[str, dict[str, Any]] = {name: dict(document.pop(name, {})) for name in _PARTS}
     for name, value in changes.items():
         part, _, field = name.partition(".")
-        if name in parts and isinstance(value, Mapping | Schedule | PublicSuites):
+        if name in parts and isinstance(value, Mapping | Schedule | RolloutPolicy | PublicSuites):
             parts[name] |= dict(value)
         elif part in parts and field:
             parts[part][field] = value

@@ -19,7 +19,7 @@ from starlette.responses import StreamingResponse
 from streams.contracts.fields import MAX_TEXT_CHARACTERS
 from streams.errors import AdapterGoneError, EngineAwayError, GatewayError, WrongAnswererError
 from streams.gateway import answers
-from streams.gateway.choosing import Choice, Reason, base_instead, choose
+from streams.gateway.choosing import Choice, Reason, base_instead, choose, silently
 from streams.gateway.planned import Plan
 from streams.gateway.remembered import Shown
 from streams.gateway.requests import DEFAULT_DOMAIN, read_ask, unknown_model
@@ -37,10 +37,12 @@ if TYPE_CHECKING:
     from streams.gateway.desired import Line
     from streams.gateway.directory import Directory
     from streams.gateway.engine_watch import EngineWatch
+    from streams.gateway.kpis import Kpis
     from streams.gateway.limits import Places
     from streams.gateway.remembered import Remembered
     from streams.gateway.requests import Form
     from streams.gateway.routed import DomainRouting
+    from streams.gateway.shadowing import Shadow
     from streams.gateway.upstreams import Upstream
 
 _STREAM_HEADERS: Final = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
@@ -66,6 +68,9 @@ class Shop:
         places: bounds on requests in progress.
         rules: of choosing.
         ping_seconds: after which silence a stream says that it is still there.
+        flagged: returns what a line's flag leaves of it for a tenant's domain.
+        shadow: asks candidates silently.
+        kpis: count answers.
         routing: chooses among a tenant's lines where a request names none.
         budgets: drops what would take longer than a tenant allows.
     """
@@ -80,6 +85,9 @@ class Shop:
     places: Places
     rules: Rules
     ping_seconds: float
+    flagged: Callable[[Line, str, str], Line]
+    shadow: Shadow
+    kpis: Kpis
     routing: DomainRouting
     budgets: LatencyBudgets
 
@@ -123,7 +131,7 @@ class Answering:
 
     def _ended(self, plan: Plan, text: str | None, *, whole: bool) -> None:
         self._shop.places.give_back(plan.caller.tenant_id)
-        self._remember(plan, text, whole=whole)
+        self._after(plan, text, whole=whole)
 
     def _plan(self, form: Form, body: object, caller: Caller, directory: Directory) -> Plan:
         shop = self._shop
@@ -136,7 +144,7 @@ class Answering:
                 caller.tenant_id,
                 lines,
                 ask.prompt,
-                line=shop.line,
+                line=lambda domain, ref: self._line(caller.tenant_id, domain, ref),
                 usable=lambda name: shop.rules.applies_adapters and shop.watch.refusal(name) is None,
             )
             if routed is not None:
@@ -148,7 +156,7 @@ class Answering:
             line_ref = lines.get(ask.domain)
             if line_ref is None and ask.domain != DEFAULT_DOMAIN:
                 raise unknown_model()
-            line = None if line_ref is None else shop.line(line_ref)
+            line = None if line_ref is None else self._line(caller.tenant_id, ask.domain, line_ref)
             choice = choose(line_ref, line, subject=user, refusal=shop.watch.refusal, rules=shop.rules)
         plan = Plan(
             answer_id=answers.new_id(form, secrets.token_hex(16)),
@@ -159,8 +167,14 @@ class Answering:
             choice=choice,
             upstream=shop.upstream,
             routed=routed,
+            started=time.monotonic(),
         )
         return plan.within(shop.budgets.fit(caller.tenant_id, plan.levers, stream=ask.stream), shop.rules)
+
+    def _line(self, tenant_id: str, domain: str, line_ref: str) -> Line | None:
+        """Return what a line wants served, as far as its flag lets it."""
+        line = self._shop.line(line_ref)
+        return None if line is None else self._shop.flagged(line, tenant_id, domain)
 
     async def _tried(
         self, plan: Plan, attempt: Callable[[Plan], Coroutine[Any, Any, Result]]
@@ -199,8 +213,27 @@ class Answering:
 
     def _whole(self, plan: Plan, document: dict[str, Any]) -> Response:
         document["id"], document["model"] = plan.answer_id, plan.ask.model
-        self._remember(plan, answers.said(plan.ask.form, document), whole=True)
+        self._after(plan, answers.said(plan.ask.form, document), whole=True, tokens=answers.tokens(document))
         return answers.json_answer(document, headers=plan.headers())
+
+    def _after(self, plan: Plan, text: str | None, *, whole: bool, tokens: int | None = None) -> None:
+        """Count and keep an answer that was given, and have a candidate answer silently where the line wants it."""
+        shop = self._shop
+        if plan.ask.domain is not None:
+            shop.kpis.answered(
+                plan.caller.tenant_id,
+                plan.ask.domain,
+                plan.choice.adapter,
+                seconds=time.monotonic() - plan.started,
+                tokens=tokens,
+                whole=whole,
+            )
+        self._remember(plan, text, whole=whole)
+        silent = silently(plan.choice, plan.line, shop.rules)
+        if silent is None or silent.adapter is None or text is None or not whole:
+            return
+        if plan.choice.reason is Reason.APPLIED and shop.watch.refusal(silent.adapter) is None:
+            shop.shadow.ask(shop.upstream, replace(plan, choice=silent).call(), text)
 
     def _remember(self, plan: Plan, text: str | None, *, whole: bool) -> None:
         """Keep an answer for its user's feedback, if its user consents and its texts fit into an event."""

@@ -31,6 +31,7 @@ class Plan:
     line: Line | None
     choice: Choice
     upstream: Upstream
+    started: float  # on the monotonic clock
     routed: Routed | None = None
     dropped: tuple[Lever, ...] = ()
 

@@ -20,6 +20,7 @@ from personalization.styles.synthesis import synthetic_pairs
 from streams.client.errors import PrototypeError
 from streams.client.routing import Level, Prototype, RouteLine, Router, prototype_of
 from streams.errors import SettingsError
+from streams.flags.provider import LineFlag
 from streams.gateway.answers import ROUTE_HEADERS
 from streams.gateway.requests import DEFAULT_DOMAIN
 
@@ -85,7 +86,7 @@ class DomainRouting:
         lines: Mapping[str, str],
         prompt: str | None,
         *,
-        line: Callable[[str], Line | None],
+        line: Callable[[str, str], Line | None],
         usable: Callable[[str], bool],
     ) -> Routed | None:
         """Return where a request goes; ``None`` leaves it: routing is off, one line, no prompt, no known domain.
@@ -94,7 +95,7 @@ class DomainRouting:
             tenant_id: whose request.
             lines: the tenant's own, by domain; no other is ever looked at.
             prompt: its text; ``None`` where there is no single one.
-            line: returns what a line wants served.
+            line: returns what the line of a domain wants served, as far as its flag lets it.
             usable: says whether a served name can be had now.
         """
         if not self._on or len(lines) < 2 or prompt is None:
@@ -102,7 +103,9 @@ class DomainRouting:
         served = {
             domain: version
             for domain, ref in lines.items()
-            if (wanted := line(ref)) is not None and (version := wanted.adapter) is not None
+            if (wanted := line(domain, ref)) is not None
+            and wanted.flag is not LineFlag.OFF
+            and (version := wanted.adapter) is not None
         }
         if not self._learn(tenant_id, lines, served):
             return None

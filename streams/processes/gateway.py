@@ -15,6 +15,7 @@ from streams.broker.clients import client_broker
 from streams.client import AdapterFeed, AsyncInteractionPublisher, BrokerUnreachableError, DeliveryError
 from streams.client.routing import Lever, RouterSettings
 from streams.errors import SettingsError
+from streams.flags.evaluating import LineFlags, operators_provider
 from streams.gateway.answering import Answering, Shop
 from streams.gateway.budgeted import LatencyBudgets
 from streams.gateway.choosing import Rules, Use
@@ -24,11 +25,14 @@ from streams.gateway.directory import Directory, DirectoryWatch, directory_reade
 from streams.gateway.engine_watch import EngineWatch
 from streams.gateway.example_server import ExampleServerUpstream
 from streams.gateway.feedback import FeedbackDesk
+from streams.gateway.flagged import FlaggedLines
+from streams.gateway.kpis import Kpis
 from streams.gateway.limits import Places
 from streams.gateway.listening import GatewayServer, options
 from streams.gateway.llamacpp_server import LlamaCppUpstream
 from streams.gateway.remembered import Remembered
 from streams.gateway.routed import DomainRouting, read_routes
+from streams.gateway.shadowing import Shadow
 from streams.gateway.upstreams import OpenAIUpstream, Timeouts
 from streams.gateway.vllm_server import VllmUpstream
 from streams.gateway.web import GatewayWeb
@@ -109,6 +113,8 @@ async def answer_until_stopped(
         watch = EngineWatch(upstream, verified, every_seconds=given.look_seconds)
         budgets = _budgets(given, metrics)
         places = Places(most=given.most_requests, most_per_tenant=given.most_requests_per_tenant)
+        flags = LineFlags(desired.flag, operators_provider(settings.flags.provider), metrics.flag_failed)
+        shadow, kpis = Shadow(metrics.shadowed), Kpis()
         shop = Shop(
             model=given.model,
             upstream=upstream,
@@ -124,6 +130,9 @@ async def answer_until_stopped(
                 applies_adapters=upstream.applies_adapters,
             ),
             ping_seconds=given.ping_seconds,
+            flagged=FlaggedLines(flags),
+            shadow=shadow,
+            kpis=kpis,
             routing=DomainRouting(
                 None if given.routes is None else read_routes(given.routes),
                 RouterSettings(floor=given.route_floor, margin=given.route_margin),
@@ -148,7 +157,8 @@ async def answer_until_stopped(
         async with _publisher(broker) as publisher:
             web = GatewayWeb(
                 Answering(shop),
-                FeedbackDesk(remembered, consents.notice, publisher),
+                FeedbackDesk(remembered, consents.notice, publisher, kpis),
+                kpis,
                 directory=lambda: watched.current,
                 metrics=metrics,
                 model=given.model,
@@ -158,6 +168,7 @@ async def answer_until_stopped(
             )
             with _reading({"directory": watched.run, "adapters": desired.run, "consents": consents.run}):
                 await _serve(given, web, watch, remembered, publisher, stop=stop, on_ready=on_ready)
+    await shadow.close()
     await upstream.close()
     if fallback is not None:
         await fallback.close()

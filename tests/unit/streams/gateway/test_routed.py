@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -10,6 +11,7 @@ import pytest
 
 from streams.client.routing import Level, RouteReason, RouterSettings
 from streams.errors import SettingsError
+from streams.flags.provider import LineFlag
 from streams.gateway.answers import ROUTE_HEADERS
 from streams.gateway.desired import Line, Version
 from streams.gateway.routed import DomainRouting, prototypes_of, read_routes
@@ -45,7 +47,11 @@ class Asked:
 
     def __call__(self, prompt, lines=LINES):
         return self.routing.route(
-            "acme", lines, prompt, line=self.serves.get, usable=lambda name: name not in self.missing
+            "acme",
+            lines,
+            prompt,
+            line=lambda _, ref: self.serves.get(ref),
+            usable=lambda name: name not in self.missing,
         )
 
 
@@ -72,6 +78,9 @@ def test_a_line_that_cannot_be_had_is_not_chosen_and_a_new_version_is_known_at_o
     ask, prompt = Asked(), "Draft a clause for the contract."
     assert ask(prompt).domain == "legal"
     ask.missing.add("a-ref-legal")
+    assert ask(prompt).domain != "legal"
+    ask.missing.clear()
+    ask.serves[LINES["legal"]] = replace(served("ref-legal"), flag=LineFlag.OFF)
     assert ask(prompt).domain != "legal"
     ask.serves[LINES["legal"]] = Line(line_ref="ref-legal", adapter=Version(served_name="a-next"))
     assert (ask(prompt).domain, ask(prompt).route.served_name) == ("legal", "a-next")
