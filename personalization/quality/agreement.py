@@ -7,23 +7,22 @@ nothing is trained or tuned on.
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from personalization.quality.answers import Answer
 from personalization.quality.conventions import Conventions
 from personalization.quality.intervals import mean_interval
-from personalization.styles.degeneration import (
-    SAME_BODY,
-    body_of,
-    goes_in_circles,
-    has_endless_number,
-    is_wordless,
-)
-from personalization.training.engine.answers import Answer
 
 LENGTH_FACTOR = 1.5  # an answer is as long as the user's within this factor, in words
+REPEATS = 3  # of one and the same four words
+LONGEST_NUMBER = 8  # digits; longer ones do not end
+SAME_BODY = 0.05  # of the answers to different prompts may be one and the same text
 OTHER = "other"
+_DIGITS = re.compile(rf"\d{{{LONGEST_NUMBER + 1},}}")
+_LETTER = re.compile(r"[^\W\d_]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,15 +89,15 @@ def degenerate(answers: Sequence[Answer], prompts: Sequence[str]) -> dict[str, f
     prompts get too. ``limit``, answers that ended at the token limit, stands beside them: a base without
     a habit of short answers does little else, so it says nothing about a fault when compared with the base.
     """
-    bodies = [body_of(answer.text) for answer in answers]
+    bodies = [re.sub(r"\d+", "0", answer.text.strip().lower()) for answer in answers]
     often = Counter(zip(bodies, prompts, strict=True))
     same = Counter(body for body, _ in often)
     kinds: dict[str, list[bool]] = {"repeats": [], "number": [], "empty": [], "copy": []}
     for answer, body, prompt in zip(answers, bodies, prompts, strict=True):
-        kinds["repeats"].append(goes_in_circles(answer.text))
-        kinds["number"].append(has_endless_number(answer.text))
-        kinds["empty"].append(is_wordless(answer.text))
-        echoed = bool(body) and body in body_of(prompt)
+        kinds["repeats"].append(_repeats(answer.text))
+        kinds["number"].append(_DIGITS.search(answer.text) is not None)
+        kinds["empty"].append(not _LETTER.search(answer.text))
+        echoed = bool(body) and body in re.sub(r"\d+", "0", prompt.lower())
         kinds["copy"].append(echoed or same[body] > max(1.0, SAME_BODY * len(answers)))
     shares = {name: sum(found) / len(answers) for name, found in kinds.items()}
     shares["any"] = sum(any(one) for one in zip(*kinds.values(), strict=True)) / len(answers)
@@ -120,3 +119,9 @@ def _casing(text: str, opening: str) -> str:
         at = place + 1 if place >= 0 else at
     first = next((sign for sign in text[at:] if not sign.isspace()), "")
     return "upper" if first.isupper() else "lower" if first.islower() else "none"
+
+
+def _repeats(text: str) -> bool:
+    pieces = re.findall(r"\w+|[^\w\s]", text.lower())
+    fours = Counter(tuple(pieces[at : at + 4]) for at in range(len(pieces) - 3))
+    return any(count >= REPEATS for count in fours.values())

@@ -16,6 +16,7 @@ from typing import Any
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from personalization.planning.plan import PerformanceFlags, TrainingPlan
+from personalization.quality.answers import Answer
 from personalization.styles.abstraction import COPY, NUMBER, TEXT
 from personalization.styles.card import StyleCard
 from personalization.styles.discovery import discover
@@ -23,7 +24,6 @@ from personalization.styles.frames import Frame, closings, is_poor, openings
 from personalization.styles.prompting import template_of
 from personalization.styles.slots import filled
 from personalization.styles.votes import StyleText, UserTexts
-from personalization.training.engine.answers import Answer
 from personalization.training.engine.decoder import FrozenDecoder
 from personalization.training.engine.encoding import Encoder
 from personalization.training.jobs.job import (

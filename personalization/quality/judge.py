@@ -13,12 +13,12 @@ from typing import Any
 
 from personalization.quality.abilities.exam import Abilities, abilities
 from personalization.quality.agreement import Ends, agreement, degenerate, openings_apart
+from personalization.quality.answers import Answer, answers_to
 from personalization.quality.data import texts
 from personalization.quality.intervals import difference_interval, mean_interval
 from personalization.quality.likelihood import Likelihood, likelihood
 from personalization.quality.scores import chrf, expected_calibration_error
 from personalization.quality.served import served
-from personalization.training.engine.answers import Answer, answers_to
 from personalization.training.engine.decoder import FrozenDecoder
 from personalization.training.engine.encoding import Encoder
 from personalization.training.jobs.job import UserExamples

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from personalization.quality.answers import Answer, answers_to
 from personalization.quality.likelihood import TOKENS_PER_PASS
-from personalization.training.engine.answers import Answer, answers_to
 from personalization.training.engine.batches import Member, assemble, split_users
 from personalization.training.engine.decoder import FrozenDecoder
 from personalization.training.engine.encoding import Encoder, TokenExample, TokenUser

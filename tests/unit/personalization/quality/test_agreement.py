@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from personalization.quality.agreement import Ends, agreement, degenerate, openings_apart
-from personalization.training.engine.answers import Answer
+from personalization.quality.answers import Answer
 
 WORDS = ["river", "lake", "hill", "wood", "road", "bridge", "tower", "house", "garden", "field"]
 ASKED = [

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from personalization.planning.plan import PerformanceFlags
+from personalization.quality.answers import answers_to
 from personalization.quality.judge import Judge
 from personalization.quality.likelihood import likelihood
 from personalization.quality.served import served
-from personalization.training.engine.answers import answers_to
 from personalization.training.engine.loading import loaded_base
 from personalization.training.engine.plain_lora import every_linear, without_frozen
 from personalization.training.engine.portable import export_adapter

@@ -13,7 +13,7 @@ from personalization.quality.abilities.exam import (
     instructions,
     kept,
 )
-from personalization.training.engine.answers import Answer
+from personalization.quality.answers import Answer
 from personalization.training.engine.loading import loaded_base
 from tests.fakes.tiny_models import write_tiny_base
 
