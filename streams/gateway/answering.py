@@ -20,6 +20,7 @@ from streams.contracts.fields import MAX_TEXT_CHARACTERS
 from streams.errors import AdapterGoneError, EngineAwayError, GatewayError, WrongAnswererError
 from streams.gateway import answers
 from streams.gateway.choosing import Choice, Reason, base_instead, choose, silently
+from streams.gateway.flagged import under
 from streams.gateway.planned import Plan
 from streams.gateway.remembered import Shown
 from streams.gateway.requests import DEFAULT_DOMAIN, read_ask, unknown_model
@@ -144,7 +145,7 @@ class Answering:
                 caller.tenant_id,
                 lines,
                 ask.prompt,
-                line=lambda domain, ref: self._line(caller.tenant_id, domain, ref),
+                line=lambda domain, ref: self._line(directory, caller.tenant_id, domain, ref),
                 usable=lambda name: shop.rules.applies_adapters and shop.watch.refusal(name) is None,
             )
             if routed is not None:
@@ -156,7 +157,7 @@ class Answering:
             line_ref = lines.get(ask.domain)
             if line_ref is None and ask.domain != DEFAULT_DOMAIN:
                 raise unknown_model()
-            line = None if line_ref is None else self._line(caller.tenant_id, ask.domain, line_ref)
+            line = None if line_ref is None else self._line(directory, caller.tenant_id, ask.domain, line_ref)
             choice = choose(line_ref, line, subject=user, refusal=shop.watch.refusal, rules=shop.rules)
         plan = Plan(
             answer_id=answers.new_id(form, secrets.token_hex(16)),
@@ -171,10 +172,13 @@ class Answering:
         )
         return plan.within(shop.budgets.fit(caller.tenant_id, plan.levers, stream=ask.stream), shop.rules)
 
-    def _line(self, tenant_id: str, domain: str, line_ref: str) -> Line | None:
-        """Return what a line wants served, as far as its flag lets it."""
+    def _line(self, directory: Directory, tenant_id: str, domain: str, line_ref: str) -> Line | None:
+        """Return what a line wants served, as far as the lower of its two flags lets it: the feed's, the database's."""
         line = self._shop.line(line_ref)
-        return None if line is None else self._shop.flagged(line, tenant_id, domain)
+        if line is None:
+            return None
+        line = self._shop.flagged(line, tenant_id, domain)
+        return under(line, line.flag.lesser(directory.flags.get(line_ref, line.flag)))
 
     async def _tried(
         self, plan: Plan, attempt: Callable[[Plan], Coroutine[Any, Any, Result]]
