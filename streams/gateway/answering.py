@@ -18,7 +18,7 @@ from starlette.responses import StreamingResponse
 from streams.contracts.fields import MAX_TEXT_CHARACTERS
 from streams.errors import AdapterGoneError, EngineAwayError, GatewayError, WrongAnswererError
 from streams.gateway import answers
-from streams.gateway.choosing import Choice, Reason, base_instead, choose
+from streams.gateway.choosing import Choice, Reason, asked_for, base_instead, choose
 from streams.gateway.remembered import Shown
 from streams.gateway.requests import DEFAULT_DOMAIN, read_ask, unknown_model
 from streams.gateway.upstreams import Call
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from streams.gateway.remembered import Remembered
     from streams.gateway.requests import Ask, Form
     from streams.gateway.upstreams import Upstream
+    from streams.gateway.wanted import Wanted
 
 _STREAM_HEADERS: Final = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 Result = TypeVar("Result")
@@ -57,6 +58,7 @@ class Shop:
         upstream: the engine.
         fallback: asked when the engine does not answer; it applies no adapters.
         watch: what the engine holds.
+        wanted: is told which versions requests ask for, whether or not the engine holds them.
         line: returns what an adapter line wants served.
         notice: returns the notice under which a user consents to training, ``None`` without consent.
         remembered: answers that feedback may come to.
@@ -69,6 +71,7 @@ class Shop:
     upstream: Upstream
     fallback: Upstream | None
     watch: EngineWatch
+    wanted: Wanted
     line: Callable[[str], Line | None]
     notice: Callable[[str, str], str | None]
     remembered: Remembered
@@ -175,6 +178,7 @@ class Answering:
             if line_ref is None and ask.domain != DEFAULT_DOMAIN:
                 raise unknown_model()
             line = None if line_ref is None else shop.line(line_ref)
+            shop.wanted.note(asked_for(line, user))
             choice = choose(line_ref, line, subject=user, refusal=shop.watch.refusal, rules=shop.rules)
         return _Plan(
             answer_id=answers.new_id(form, secrets.token_hex(16)),

@@ -104,6 +104,15 @@ def choose(
     return _with(line_ref, line.adapter, Reason.APPLIED, rules)
 
 
+def asked_for(line: Line | None, subject: str | None) -> tuple[str, ...]:
+    """Return the served names that a request would be answered by if all of them could be had."""
+    if line is None or line.adapter is None:
+        return ()
+    if line.candidate is not None and drawn(line, subject):
+        return (line.candidate.served_name, line.adapter.served_name)
+    return (line.adapter.served_name,)
+
+
 def base_instead(choice: Choice, line: Line | None, reason: Reason, rules: Rules) -> Choice:
     """Return the choice after the adapter turned out not to be there: the base, with the line's own template."""
     if line is None or line.adapter is None or choice.line_ref is None:

@@ -18,10 +18,11 @@ import gguf
 from streams.errors import EngineLoadError
 from streams.serving.engines.gguf_lora import WEIGHTS_DIGEST
 from streams.serving.engines.wire import EngineHttp
+from tests.fakes.adapters_on_disk import acts
+from tests.fakes.engines import BASE, likely
 
 KEY = "engine-key"
-BASE = "tiny-base"
-TOKENS = 16  # that the fake model tells
+LAYERS = 3  # of the tiny base
 FAULTS = (
     "idle",  # takes adapters and answers as the base (layer 99, lm_head)
     "wrong",  # answers with another adapter than the one that was asked for
@@ -38,7 +39,7 @@ class FakeEngine:
 
     def __init__(self) -> None:
         self.adapters: dict[str, Path] = {}
-        self.digests: dict[str, str] = {}  # of the weights of each adapter
+        self.digests: dict[str, str | None] = {}  # of the weights of each adapter that changes anything
         self.faults: set[str] = set()
         self.running: list[str] = []  # requests that use an adapter now
         self.asked: list[tuple[str, Any]] = []
@@ -108,15 +109,6 @@ class FakeEngine:
         return likely(digest, after)
 
 
-def likely(digest, after):
-    """What a fake model says: of the base, or moved by an adapter whose weights have this digest."""
-    base = {token: -2.0 - (token * 7 + after) % 11 / 10 for token in range(TOKENS)}
-    if digest is None:
-        return base
-    moves = bytes.fromhex(digest)
-    return {token: value + (moves[token] % 7 - 3) / 3 for token, value in base.items()}
-
-
 def activation_of_weights(weights: bytes) -> dict[str, Any]:
     """What the trainer's child would have measured of an adapter on the fake model."""
     digest = hashlib.sha256(weights).hexdigest()
@@ -169,7 +161,7 @@ class FakeVllm(FakeEngine):
                 return 400, {"error": {"message": "has already been loaded", "code": 400}}
             self.adapters[name] = directory
             weights = (directory / "adapter_model.safetensors").read_bytes()
-            self.digests[name] = hashlib.sha256(weights).hexdigest()
+            self.digests[name] = hashlib.sha256(weights).hexdigest() if acts(weights, LAYERS) else None
             return 200, f"Success: LoRA adapter '{name}' added successfully."
         if path == "/v1/unload_lora_adapter":
             if self.adapters.pop(body["lora_name"], None) is None:
@@ -262,7 +254,8 @@ class FakeLlamaServer:
             if "500" in self.engine.faults or path.read_bytes()[:4] != b"GGUF":
                 raise EngineLoadError("llama.cpp ended at its start with status 1")
             reader = gguf.GGUFReader(path)
-            self.engine.digests[name] = str(reader.fields[WEIGHTS_DIGEST].contents())
+            changes = any(tensor.data.any() for tensor in reader.tensors if tensor.name.endswith("lora_b"))
+            self.engine.digests[name] = str(reader.fields[WEIGHTS_DIGEST].contents()) if changes else None
             self.engine.adapters[name] = path
             self.engine.scales[name] = 0.0
         self.engine.start()
