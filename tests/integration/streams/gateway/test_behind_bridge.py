@@ -78,7 +78,7 @@ class BridgeThread:
         self.shape = read_shape(base)
         self.routes = Routes()
         self.deaths = 0
-        self._read, self._last = 0, {}
+        self._seen, self._last = {}, {}
         self.start()
 
     def start(self):
@@ -129,11 +129,11 @@ class BridgeThread:
         """Return what the bridge's reports say that it has verified last, as the gateway's database would."""
         with contextlib.suppress(AttributeError):
             self.feed._acks.flush()
-        records = self.gateway.broker.records(SERVING_ACKS.name)
-        for record in records[self._read :]:
-            ack = decode_ack(record.headers, record.value, key=record.key).data
-            self._last[ack.served_name] = ack.status.value
-        self._read = len(records)
+        for record in self.gateway.broker.records(SERVING_ACKS.name):  # in order for each line
+            if id(record) not in self._seen:
+                self._seen[id(record)] = record
+                ack = decode_ack(record.headers, record.value, key=record.key).data
+                self._last[ack.served_name] = ack.status.value
         return {name for name, status in self._last.items() if status == "verified"}
 
 
