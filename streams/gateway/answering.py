@@ -347,19 +347,29 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> R
     Raises:
         ClientLeftError: it did.
     """
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_left(request))
+    own = asyncio.current_task()
+    assert own is not None  # a coroutine runs in one
+    watch = asyncio.ensure_future(_left(request))
+    left = over = False
+
+    def leave(_: object) -> None:
+        nonlocal left
+        if not over:  # whoever awaits below is cancelled there, and nowhere later
+            left = True
+            own.cancel()
+
+    watch.add_done_callback(leave)
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise ClientLeftError
+        return await work
+    except asyncio.CancelledError:
+        if left and own.cancelling() == 1:  # by nobody else
+            raise ClientLeftError from None
+        raise
     finally:
-        for one in (task, gone):
-            if not one.done():
-                one.cancel()
-                with contextlib.suppress(asyncio.CancelledError, Exception):
-                    await one
+        over = True
+        watch.cancel()
+        if left:
+            own.uncancel()
 
 
 async def _left(request: Request) -> None:

@@ -19,7 +19,7 @@ from streams.errors import EngineLoadError
 from streams.serving.engines.gguf_lora import WEIGHTS_DIGEST
 from streams.serving.engines.wire import EngineHttp
 from tests.fakes.adapters_on_disk import acts
-from tests.fakes.engines import BASE, likely
+from tests.fakes.engines import BASE, likely, told_next
 
 KEY = "engine-key"
 LAYERS = 3  # of the tiny base
@@ -138,9 +138,9 @@ class FakeVllm(FakeEngine):
 
     def answer(self, path, body, keyed):
         if path == "/metrics":
-            names = ",".join(self.running)
-            form = 'vllm:lora_requests_info{{max_lora="2",running_lora_adapters="{}",waiting_lora_adapters=""}} {}\n'
-            return 200, form.format("old", 1.0) + form.format(names, 2.0)
+            names = ",".join(self.running)  # what runs is listed among what waits as well; old samples stay for ever
+            form = 'vllm:lora_requests_info{{max_lora="2",running_lora_adapters="{0}",waiting_lora_adapters="{0}"}} {1}\n'
+            return 200, form.format("old", 1.7959618298528035e09) + form.format(names, 1.795961830123558e09)
         if not keyed:
             return 401, {"error": "Unauthorized"}
         if path == "/v1/models":
@@ -182,12 +182,14 @@ class FakeVllm(FakeEngine):
         model = "someone-else" if "renamed" in self.faults else body["model"]
         if isinstance(body["prompt"], str):
             return 200, {"model": model, "choices": [{"text": f"{name}: {body['prompt']}"}]}
-        told: list[Any] = [None]
-        for after in range(1, len(body["prompt"])):
-            values = self._values(name, after)
-            told.append({str(token): {"logprob": value, "rank": 1} for token, value in values.items()})
-        choice = {"text": "", "prompt_logprobs": None if "mute" in self.faults else told}
-        return 200, {"model": model, "choices": [choice]}
+        if "prompt_logprobs" in body and self.running:
+            self.deaths.append("prompt_logprobs beside an adapter's request")  # its batch does not fit: the worker ends
+            threading.Thread(target=self.kill).start()
+            return None, None
+        choices = told_next(body["prompt"], lambda after: self._values(name, after))
+        if "mute" in self.faults:
+            choices = [{**choice, "logprobs": None} for choice in choices]
+        return 200, {"model": model, "choices": choices}
 
 
 class FakeLlama(FakeEngine):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 
 from personalization.planning.model_shape import read_shape
@@ -24,6 +23,7 @@ from streams.serving.engines.wire import EngineHttp
 from tests.fakes.adapters_on_disk import activation_of, write_adapter
 from tests.fakes.bridged_engines import BASE, KEY, FakeLlama, FakeLlamaServer, FakeVllm, activation_of_weights
 from tests.fakes.real_vllm import MODEL, REAL_VLLM, real_vllm
+from tests.fakes.tiny_gguf import write_tiny_gguf
 from tests.fakes.tiny_models import write_tiny_base
 
 LINES = ("000000000001", "000000000002", "000000000003")
@@ -32,7 +32,6 @@ REAL_BASE = "smollm2-135m-instruct"
 
 
 _measured: dict[bytes, dict] = {}  # on the real base, once for all tests
-read_base = cache(read_gguf_base)
 
 
 def kinds():
@@ -42,9 +41,21 @@ def kinds():
 
 
 class World:
-    """One engine, its bridge, and a broker."""
+    """One engine, its bridge, and a broker.
 
-    def __init__(self, kind: str, folder: Path, *, capacity: int = 4, base: Path | None = None) -> None:
+    Real engines answer with tiny random weights, llama.cpp with the bundled model where ``gguf`` is its file.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        folder: Path,
+        *,
+        capacity: int = 4,
+        base: Path | None = None,
+        gguf: Path | None = None,
+    ) -> None:
+        self.gguf = gguf
         self.kind, self.folder, self.capacity = kind, folder, capacity
         self.real = kind.startswith("real-")
         self.broker = InMemoryBroker()
@@ -62,11 +73,11 @@ class World:
     def _base(self):
         if self.kind == "real-vllm":
             return real_vllm().base
-        if self.real:
+        if self.kind == "real-llamacpp" and self.gguf is not None:
             from personalization.training.base.directory import resolve_base
 
             return resolve_base(REAL_BASE, Path.home() / ".cache" / "discreet" / "models")
-        return write_tiny_base(self.folder / "base")
+        return write_tiny_base(self.folder / "base", hidden=128 if self.real else 32)
 
     def _engine(self):
         if self.kind == "vllm":
@@ -85,21 +96,12 @@ class World:
             )
             servers = FakeLlamaServer(self.fake), FakeLlamaServer(FakeLlama())
         else:
-            from personalization.training.base.directory import bundled_file
-
-            file = bundled_file(REAL_BASE)
+            file = self.gguf or write_tiny_gguf(self.base, self.folder / "tiny.gguf")
             command = [
                 *llamacpp_command(os.environ[REAL_LLAMACPP]),
-                "-m",
-                str(file),
-                "-c",
-                "2048",
-                "-np",
-                "2",
-                "-t",
-                "1",
+                *("-m", str(file), "-c", "2048", "-np", "2", "-t", "1"),
             ]
-            base = read_base(file)
+            base = read_gguf_base(file)
             servers = [
                 LlamaServer(command, port=0, key=KEY, log=self.folder / f"{name}.log")
                 for name in ("server", "trial")
@@ -144,7 +146,7 @@ class World:
     def adapter(self, seed):
         directory = self.folder / "adapters" / f"seed-{seed}"
         if not directory.exists():
-            write_adapter(self.base, directory, seed=seed, scale=3.0 if self.kind == "real-llamacpp" else 0.5)
+            write_adapter(self.base, directory, seed=seed, scale=0.5 if self.gguf is None else 3.0)
         return directory
 
     def proof(self, directory):

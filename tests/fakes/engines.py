@@ -36,6 +36,23 @@ def likely(digest: str | None, after: int) -> dict[int, float]:
     return {token: value + (moves[token] % 7 - 3) / 3 for token, value in base.items()}
 
 
+def told_next(prompts: list[list[int]], values) -> list[dict]:
+    """Return the choices of vLLM for prompts of tokens: what may come next, by the numbers of tokens."""
+    return [
+        {
+            "index": number,
+            "text": "x",
+            "logprobs": {
+                "tokens": ["token_id:0"],
+                "top_logprobs": [
+                    {f"token_id:{token}": value for token, value in values(len(prompt)).items()}
+                ],
+            },
+        }
+        for number, prompt in enumerate(prompts)
+    ]
+
+
 class Engine:
     """What all of them share; each kind says who answers a request."""
 
@@ -197,15 +214,15 @@ class Vllm(Engine):
         return web.Response(text='vllm:lora_requests_info{running_lora_adapters="",waiting_lora_adapters=""} 1\n')
 
     def probed(self, body: dict) -> dict:
-        """Return what the fake model says of a prompt's tokens, moved by the weights of the adapter that is asked for."""
-        digest, told = self.loaded.get(body["model"]), [None]
-        for after in range(1, len(body["prompt"])):
-            values = likely(digest, after)
-            told.append({str(token): {"logprob": value} for token, value in values.items()})
-        return {"model": body["model"], "choices": [{"text": "", "prompt_logprobs": told}]}
+        """Return what the fake model says comes next, moved by the weights of the adapter that is asked for."""
+        digest = self.loaded.get(body["model"])
+        return {
+            "model": body["model"],
+            "choices": told_next(body["prompt"], lambda after: likely(digest, after)),
+        }
 
     async def _answer(self, request: web.Request, body: dict) -> web.StreamResponse:
-        if "prompt_logprobs" in body and not self.fault and body["model"] in (BASE, *self.names):
+        if isinstance(body.get("prompt"), list) and not self.fault and body["model"] in (BASE, *self.names):
             return web.json_response(self.probed(body))
         return await super()._answer(request, body)
 
@@ -213,7 +230,7 @@ class Vllm(Engine):
         return [{"id": name, "root": f"/adapters/{name}", "parent": BASE} for name in self.names]
 
     def answerer(self, body: dict) -> tuple[str, str] | None:
-        plain = "prompt_logprobs" not in body
+        plain = not isinstance(body.get("prompt"), list)
         if plain and ("lora" in body or "user" in body or len(body.get("cache_salt", "")) < 40):
             raise AssertionError(sorted(body))
         model = body["model"]
