@@ -114,7 +114,9 @@ class DiskQueue:
                     confirmed = self._sent(sink, batch, timeout_seconds)
                     sent += len(confirmed)
                     after = max(batch)
-                    if not confirmed:  # nothing gets through: later is better than the whole queue against a wall
+                    if (
+                        not confirmed
+                    ):  # nothing gets through: later is better than the whole queue against a wall
                         break
             finally:
                 sink.close(timeout_seconds)

@@ -172,9 +172,7 @@ async def _serve(
     listening = socket.create_server((given.host, given.port), family=family, backlog=512)
     port = int(listening.getsockname()[1])
     server = GatewayServer(web.application(), listening, drain_seconds=given.drain_seconds)
-    beside = [
-        asyncio.create_task(work) for work in (watch.run(), wanted.run(), _tidy(remembered, publisher))
-    ]
+    beside = [asyncio.create_task(work) for work in (watch.run(), wanted.run(), _tidy(remembered, publisher))]
     serving = asyncio.create_task(server.serve())
     try:
         await server.started()

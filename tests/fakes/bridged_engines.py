@@ -138,7 +138,9 @@ class FakeVllm(FakeEngine):
 
     def answer(self, path, body, keyed):
         if path == "/metrics":
-            names = ",".join(self.running)  # what runs is listed among what waits as well; old samples stay for ever
+            names = ",".join(
+                self.running
+            )  # what runs is listed among what waits as well; old samples stay for ever
             form = 'vllm:lora_requests_info{{max_lora="2",running_lora_adapters="{0}",waiting_lora_adapters="{0}"}} {1}\n'
             return 200, form.format("old", 1.7959618298528035e09) + form.format(names, 1.795961830123558e09)
         if not keyed:
@@ -183,7 +185,9 @@ class FakeVllm(FakeEngine):
         if isinstance(body["prompt"], str):
             return 200, {"model": model, "choices": [{"text": f"{name}: {body['prompt']}"}]}
         if "prompt_logprobs" in body and self.running:
-            self.deaths.append("prompt_logprobs beside an adapter's request")  # its batch does not fit: the worker ends
+            self.deaths.append(
+                "prompt_logprobs beside an adapter's request"
+            )  # its batch does not fit: the worker ends
             threading.Thread(target=self.kill).start()
             return None, None
         choices = told_next(body["prompt"], lambda after: self._values(name, after))
@@ -234,6 +238,9 @@ class FakeLlama(FakeEngine):
             if "mute" in self.faults:
                 del document["completion_probabilities"]
             return 200, document
+        if "messages" in body:
+            text = f"{name}: {body['messages'][-1]['content']}"
+            return 200, {"choices": [{"message": {"role": "assistant", "content": text}}], "model": BASE}
         return 200, {"content": f"{name}: {body.get('prompt')}", "model": BASE}
 
 

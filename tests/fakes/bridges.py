@@ -36,7 +36,11 @@ _measured: dict[bytes, dict] = {}  # on the real base, once for all tests
 
 def kinds():
     """Which engines the suite runs on: the fakes always, the real ones where the environment names them."""
-    real = [name for name, where in (("real-llamacpp", REAL_LLAMACPP), ("real-vllm", REAL_VLLM)) if os.environ.get(where)]
+    real = [
+        name
+        for name, where in (("real-llamacpp", REAL_LLAMACPP), ("real-vllm", REAL_VLLM))
+        if os.environ.get(where)
+    ]
     return ["vllm", "llamacpp", *real]
 
 
@@ -204,8 +208,10 @@ class World:
         end = time.monotonic() + 60
         while not self.engine.in_flight(name) and time.monotonic() < end:
             time.sleep(0.01)
-        yield
-        thread.join(300)
+        try:
+            yield
+        finally:
+            thread.join(300)
         assert pieces[-1] == b"data: [DONE]\n", "it was answered to its end"
 
     def close(self):

@@ -211,7 +211,9 @@ class Vllm(Engine):
         return web.Response(text="Success")
 
     async def metrics(self, _: web.Request) -> web.Response:
-        return web.Response(text='vllm:lora_requests_info{running_lora_adapters="",waiting_lora_adapters=""} 1\n')
+        return web.Response(
+            text='vllm:lora_requests_info{running_lora_adapters="",waiting_lora_adapters=""} 1\n'
+        )
 
     def probed(self, body: dict) -> dict:
         """Return what the fake model says comes next, moved by the weights of the adapter that is asked for."""

@@ -24,6 +24,7 @@ REAL_VLLM = "DISCREET_TEST_VLLM"  # where `discreet bridge vllm --install-engine
 START_SECONDS = 900.0
 KEY, MODEL = "engine-key", "tiny-base"
 MOST_RANK, CAPACITY = 16, 4
+MOST_TOKENS = 2_048
 
 
 class RealVllm:
@@ -32,6 +33,9 @@ class RealVllm:
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="discreet-vllm-"))
         self.base = write_tiny_base(self._folder / "base", hidden=256)
+        config = json.loads((self.base / "config.json").read_text())
+        config["max_position_embeddings"] = MOST_TOKENS  # so that a request can last for a while
+        (self.base / "config.json").write_text(json.dumps(config))
         self.port = free_port()
         self.http = EngineHttp(f"http://127.0.0.1:{self.port}", KEY, timeout_seconds=120)
         self.log = self._folder / "vllm.log"
@@ -46,7 +50,7 @@ class RealVllm:
             *vllm_command(os.environ[REAL_VLLM]),
             *("--model", str(self.base), "--served-model-name", MODEL, "--host", "127.0.0.1"),
             *("--port", str(self.port), "--api-key", KEY, "--dtype", "float32"),
-            *("--max-model-len", "256", "--max-num-batched-tokens", "256", "--max-num-seqs", "4"),
+            *("--max-model-len", str(MOST_TOKENS), "--max-num-batched-tokens", "256", "--max-num-seqs", "4"),
             *("--enable-lora", "--max-lora-rank", str(MOST_RANK)),
             *("--max-loras", "2", "--max-cpu-loras", str(CAPACITY)),
         ]
@@ -84,7 +88,7 @@ class RealVllm:
             self._process.wait()
             self._process = None
 
-    def request(self, name: str, tokens: int = 200):
+    def request(self, name: str, tokens: int = 1_500):
         """Begin a streamed request with an adapter in a thread; return the thread and the list of its pieces."""
         body = {"model": name, "prompt": [1, 2, 3], "max_tokens": tokens, "ignore_eos": True, "stream": True}
         request = urllib.request.Request(

@@ -67,11 +67,16 @@ def vllm_command(engine: str) -> tuple[str, ...]:
     """
     python = _python(Path(engine))
     if not python.is_file():
-        raise SettingsError(
-            "no vLLM is there; install one with discreet bridge vllm --install-engine DIR"
-        )
+        raise SettingsError("no vLLM is there; install one with discreet bridge vllm --install-engine DIR")
     named = [f"{name}={value}" for name, value in VLLM_ENVIRONMENT.items()]
-    return ("env", *named, str(python.absolute()), "-m", "vllm.entrypoints.openai.api_server", "--enforce-eager")
+    return (
+        "env",
+        *named,
+        str(python.absolute()),
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        "--enforce-eager",
+    )
 
 
 def llamacpp_command(engine: str) -> tuple[str, ...]:

@@ -99,7 +99,9 @@ class VllmEngine:
                 "temperature": 0,
                 "logprobs": MOST_TOLD,
                 "return_tokens_as_token_ids": True,
-                "cache_salt": secrets.token_hex(32),  # read by the weights that are asked about, not found in a cache
+                "cache_salt": secrets.token_hex(
+                    32
+                ),  # read by the weights that are asked about, not found in a cache
             }
             answer = self._http.ask("/v1/completions", body)
             if answer.status != 200:

@@ -160,9 +160,7 @@ class Files:
             tenant: [
                 {
                     path.name: path.read_bytes()
-                    for path in write_adapter(
-                        base, folder / f"{tenant}-{n}", seed=100 * number + n
-                    ).iterdir()
+                    for path in write_adapter(base, folder / f"{tenant}-{n}", seed=100 * number + n).iterdir()
                 }
                 for n in range(each)
             ]
@@ -282,7 +280,9 @@ def check(answers, files, unrest, requests):
     assert len(answers) == requests, "every request was answered, at the latest when it was tried again"
     wrong = [one for one in answers if one[1] != "base" and files.owner[one[1]] != one[0]]
     assert wrong == []
-    assert [one for one in answers if (one[1] == "base") != (one[2] == "base")] == [], "headers tell the truth"
+    assert [one for one in answers if (one[1] == "base") != (one[2] == "base")] == [], (
+        "headers tell the truth"
+    )
     assert [one for one in answers if one[2] in unrest.forged] == [], "a forged version never answers"
     for tenant in TENANTS:
         assert {by for who, by, *_ in answers if who == tenant} - {"base"}, "its own adapter did answer"
@@ -321,7 +321,9 @@ def test_places_of_the_engine_go_to_who_asks(base, tmp_path):
         ) as gateway,
     ):
         token = gateway.token("acme")
-        names = {domain: files.publish(gateway, "acme", n, domain=domain) for n, domain in enumerate(domains, 1)}
+        names = {
+            domain: files.publish(gateway, "acme", n, domain=domain) for n, domain in enumerate(domains, 1)
+        }
         gateway.bridge = bridge = BridgeThread(
             gateway, behind.url, tmp_path / "cache", base, capacity=2, stay=0.2
         )

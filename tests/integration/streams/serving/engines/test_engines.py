@@ -85,7 +85,9 @@ def test_a_layer_that_the_base_does_not_have_is_refused_before_it_is_loaded(worl
     assert (world.current(ONE), world.engine.held()) == (None, frozenset())
 
 
-def test_a_layer_that_the_base_does_not_have_is_caught_by_asking_where_nothing_else_catches_it(world, tmp_path):
+def test_a_layer_that_the_base_does_not_have_is_caught_by_asking_where_nothing_else_catches_it(
+    world, tmp_path
+):
     """vLLM takes such a file with 200 and lists its name; llama.cpp's converter does not make one."""
     world.open_bridge(check=False)
     bad = world.version(

@@ -5,15 +5,23 @@ On the real llama.cpp too where there is one; see ``test_engines.py``.
 
 from __future__ import annotations
 
+import gc
 import os
+import re
+import shutil
+import warnings
+from pathlib import Path
 
 import pytest
 
 from personalization.signals.rows import SignalRow
 from privacy.storage.session import open_engine
+from streams.broker import topics
+from streams.broker.embedded import EmbeddedBroker
 from streams.client import ConsentPublisher, DiskQueue, InteractionPublisher
 from streams.client.testing import InMemoryBroker
 from streams.contracts.topics import CONSENT, INTERACTIONS
+from streams.demo.environment import free_port
 from streams.serving.engines import edge
 from streams.serving.engines.install import llamacpp_command
 from streams.serving.engines.llama_server import LlamaServer
@@ -24,6 +32,7 @@ from tests.fakes.stream_records import NOW, FakeRecord
 from tests.fakes.tiny_gguf import write_tiny_gguf
 
 SOURCE = "/acme/edge-7"
+PAGE = Path(edge.__file__).parents[2] / "docs" / "edge.md"
 
 
 @pytest.fixture(params=[kind for kind in kinds() if "llamacpp" in kind])
@@ -45,8 +54,6 @@ def world(request, tmp_path, monkeypatch):
 
 @pytest.fixture
 def cloud(sqlite_template, tmp_path):
-    import shutil
-
     shutil.copyfile(sqlite_template, tmp_path / "cloud.db")
     engine = open_engine(f"sqlite:///{tmp_path / 'cloud.db'}")
     yield IngestWorld(engine)
@@ -107,11 +114,11 @@ def test_an_edge_answers_offline_and_its_events_count_once_later(world, cloud, t
                     "prompt": prompt,
                     "completion": answer or "-",
                     "outcome": {"kind": "edited", "final_text": f"better {number}"},
-                    "adapter_version": version.served_name,
+                    "served_name": version.served_name,
                     "notice_version": "1",
                     "occurred_at": NOW,
                 }
-                publisher.publish({k: v for k, v in event.items() if k != "adapter_version"}).wait(10)
+                publisher.publish(event).wait(10)
         assert queue.hand_over() == (0, 4), "there is no network"
         queue.close()
 
@@ -143,3 +150,40 @@ def test_an_edge_answers_offline_and_its_events_count_once_later(world, cloud, t
         assert asked(server, "question 0")
     finally:
         server.stop()
+
+
+class Keyless(FakeLlama):
+    """As the directory's README starts it."""
+
+    def answer(self, path, body, keyed):
+        return super().answer(path, body, True)
+
+
+def test_the_page_of_the_edge_runs(world, tmp_path, monkeypatch, capsys, caplog):
+    caplog.set_level("CRITICAL", logger="kafka")  # records of the log would keep sockets
+    if world.real:
+        pytest.skip("the page is run once, on the fake")
+    directory = edge.export(
+        world.version(LINES[0], 1), world.adapter(1), world.gguf, tmp_path / "edge", command=world.command
+    ).directory
+    llama, port = FakeLlamaServer(Keyless()), free_port()
+    llama.start({"edge": directory / edge.ADAPTER})
+    offline, back = re.findall(r"^```python\n(.*?)^```", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    offline = offline.replace("http://127.0.0.1:8080", llama.engine.url)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    try:
+        with warnings.catch_warnings():  # kafka-python leaves sockets behind when nobody answers
+            warnings.simplefilter("ignore", ResourceWarning)
+            exec(compile(offline.replace("127.0.0.1:9092", f"127.0.0.1:{port}"), str(PAGE), "exec"), names)
+            for _ in range(5):  # one pass frees coroutines, a later one their sockets
+                gc.collect()
+        with EmbeddedBroker(port=port) as broker:
+            with topics.open_admin({"bootstrap_servers": broker.bootstrap}) as admin:
+                topics.create_topics(admin, partitions=1)
+            exec(compile(back, str(PAGE), "exec"), names)
+    finally:
+        llama.stop()
+    printed = capsys.readouterr().out
+    for told in re.findall(r"print\(.*\)  # (.*)", PAGE.read_text("utf-8")):
+        assert told in printed
