@@ -1,8 +1,8 @@
 """Events wait on disk while there is no broker, and are handed to it later; for machines that are often offline.
 
-A ``DiskQueue`` stands where a broker does. A publisher over it is told that an event is delivered once the event is safe
-on this disk (SQLite, synced). ``hand_over`` sends what waits, in order, and removes an event only after the broker has
-confirmed it: a machine that dies in between sends it again under the same id, and the receiver counts it once.
+A ``DiskQueue`` stands where a broker does. A publisher over it is told that an event is delivered once the event is
+safe on this disk (SQLite, synced). ``hand_over`` sends what waits, in order, and removes an event only after the broker
+has confirmed it: a machine that dies in between sends it again under the same id, and the receiver counts it once.
 
 The file holds what users wrote, in plain text and readable by its owner alone: it belongs on an encrypted disk.
 """
@@ -183,10 +183,10 @@ class _DiskSink:
         self._queue.keep(record)
         on_done(None)
 
-    def flush(self, timeout_seconds: float) -> None:  # noqa: ARG002  # all of it is on disk already
+    def flush(self, timeout_seconds: float) -> None:  # all of it is on disk already
         """Do nothing."""
 
-    def close(self, timeout_seconds: float) -> None:  # noqa: ARG002  # the queue is its maker's to close
+    def close(self, timeout_seconds: float) -> None:  # the queue is its maker's to close
         """Do nothing."""
 
 

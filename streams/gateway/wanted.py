@@ -47,8 +47,8 @@ class NobodyToTell:
 class BridgeWanted:
     """One bridge's ``POST /v1/wanted``; for one event loop.
 
-    Names that could not be handed over are kept, each once, and go with the next request: a bridge that began anew hears
-    of them as well.
+    Names that could not be handed over are kept, each once, and go with the next request: a bridge that began anew
+    hears of them as well.
 
     Args:
         url: address of the bridge.

@@ -141,7 +141,7 @@ class FakeVllm(FakeEngine):
             names = ",".join(
                 self.running
             )  # what runs is listed among what waits as well; old samples stay for ever
-            form = 'vllm:lora_requests_info{{max_lora="2",running_lora_adapters="{0}",waiting_lora_adapters="{0}"}} {1}\n'
+            form = 'vllm:lora_requests_info{{running_lora_adapters="{0}",waiting_lora_adapters="{0}"}} {1}\n'
             return 200, form.format("old", 1.7959618298528035e09) + form.format(names, 1.795961830123558e09)
         if not keyed:
             return 401, {"error": "Unauthorized"}

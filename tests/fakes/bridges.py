@@ -117,7 +117,7 @@ class World:
         )  # fmt: skip
 
     def open_bridge(self, *, check=True):
-        """Begin a bridge anew over the same engine and directory; without its check it loads whatever an engine takes."""
+        """Begin a bridge anew over the same engine and directory; unchecked it loads whatever an engine takes."""
         if self.bridge is not None:
             self.feed.close()
         checked = checked_pairs if check else (lambda *_, **__: None)

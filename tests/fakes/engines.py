@@ -179,8 +179,8 @@ async def _write(response: web.StreamResponse, document: dict) -> None:
 class Vllm(Engine):
     """An adapter is a model; with the fault ``swap`` another one answers, under its own name.
 
-    A bridge may load adapters: then answers are by the digest of the weights that were read, whatever their name is, and
-    probes are answered as these weights say.
+    A bridge may load adapters: then answers are by the digest of the weights that were read, whatever their name is,
+    and probes are answered as these weights say.
     """
 
     def __init__(self) -> None:

@@ -1,8 +1,9 @@
-"""One real vLLM for all tests of a run: starting it takes minutes, so it is started once, and again when it is killed."""
+"""One real vLLM for all tests of a run: starting it takes minutes, so that is done once, and when it is killed."""
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import os
 import signal
@@ -81,10 +82,8 @@ class RealVllm:
     def kill(self) -> None:
         """End all of its processes, as a crash of the machine would."""
         if self._process is not None:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
             self._process.wait()
             self._process = None
 

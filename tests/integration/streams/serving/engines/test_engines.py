@@ -1,7 +1,7 @@
 """One suite for every engine, fake and real: what a bridge does with it, and what it never lets through.
 
-On the real ones: ``DISCREET_TEST_LLAMACPP=DIR python -m pytest tests/integration/streams/serving/engines``, and the same
-with ``DISCREET_TEST_VLLM=DIR``, one at a time; ``discreet bridge … --install-engine DIR`` makes the directories.
+On the real ones: ``DISCREET_TEST_LLAMACPP=DIR python -m pytest tests/integration/streams/serving/engines``, and with
+``DISCREET_TEST_VLLM=DIR`` in a run of its own; ``discreet bridge … --install-engine DIR`` makes the directories.
 """
 
 from __future__ import annotations
