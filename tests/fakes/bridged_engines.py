@@ -31,6 +31,7 @@ FAULTS = (
     "forgetful",  # says that it loaded and does not list the name
     "mute",  # tells no log-probabilities
     "renamed",  # answers under another model's name
+    "mixing",  # answers for the base with an adapter, as vLLM on a CPU does in one batch with an adapter's request
 )
 
 
@@ -103,6 +104,8 @@ class FakeEngine:
 
     def _values(self, name, after):
         """Log-probabilities of the likeliest next tokens, of the base or of an adapter, as its weights say."""
+        if name is None and "mixing" in self.faults and self.adapters:
+            name = list(self.adapters)[-1]
         digest = None if name is None or "idle" in self.faults else self.digests[name]
         if digest is not None and "wrong" in self.faults:
             digest = hashlib.sha256(digest.encode()).hexdigest()
@@ -169,7 +172,7 @@ class FakeVllm(FakeEngine):
             if self.adapters.pop(body["lora_name"], None) is None:
                 return 404, {"error": {"message": "cannot be found", "code": 404}}
             return 200, "Success"
-        if path == "/v1/completions":
+        if path in {"/v1/completions", "/v1/chat/completions"}:
             return self._complete(body)
         return 404, {"error": "Not Found"}
 
@@ -182,6 +185,9 @@ class FakeVllm(FakeEngine):
             threading.Thread(target=self.kill).start()
             return None, None
         model = "someone-else" if "renamed" in self.faults else body["model"]
+        if "messages" in body:
+            text = f"{name}: {body['messages'][-1]['content']}"
+            return 200, {"model": model, "choices": [{"message": {"role": "assistant", "content": text}}]}
         if isinstance(body["prompt"], str):
             return 200, {"model": model, "choices": [{"text": f"{name}: {body['prompt']}"}]}
         if "prompt_logprobs" in body and self.running:

@@ -204,15 +204,11 @@ class World:
             yield
             self.fake.running = []
             return
-        thread, pieces = real_vllm().request(name)
-        end = time.monotonic() + 60
-        while not self.engine.in_flight(name) and time.monotonic() < end:
-            time.sleep(0.01)
-        try:
+        with real_vllm().busy(name):
+            end = time.monotonic() + 60
+            while not self.engine.in_flight(name) and time.monotonic() < end:
+                time.sleep(0.01)
             yield
-        finally:
-            thread.join(300)
-        assert pieces[-1] == b"data: [DONE]\n", "it was answered to its end"
 
     def close(self):
         self.feed.close()

@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import threading
 import time
-import urllib.request
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -51,7 +51,7 @@ class RealVllm:
             *vllm_command(os.environ[REAL_VLLM]),
             *("--model", str(self.base), "--served-model-name", MODEL, "--host", "127.0.0.1"),
             *("--port", str(self.port), "--api-key", KEY, "--dtype", "float32"),
-            *("--max-model-len", str(MOST_TOKENS), "--max-num-batched-tokens", "256", "--max-num-seqs", "4"),
+            *("--max-model-len", str(MOST_TOKENS), "--max-num-batched-tokens", "256"),
             *("--enable-lora", "--max-lora-rank", str(MOST_RANK)),
             *("--max-loras", "2", "--max-cpu-loras", str(CAPACITY)),
         ]
@@ -87,23 +87,29 @@ class RealVllm:
             self._process.wait()
             self._process = None
 
-    def request(self, name: str, tokens: int = 1_500):
-        """Begin a streamed request with an adapter in a thread; return the thread and the list of its pieces."""
-        body = {"model": name, "prompt": [1, 2, 3], "max_tokens": tokens, "ignore_eos": True, "stream": True}
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}/v1/completions",
-            json.dumps(body).encode(),
-            {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"},
-        )
-        pieces: list[bytes] = []
+    @contextmanager
+    def busy(self, name: str):
+        """Have a request with an adapter run or wait at any time until the end of the block; each is answered."""
+        body = {"model": name, "prompt": [1, 2, 3], "max_tokens": 24, "ignore_eos": True}
+        ended, counts = threading.Event(), [0, 0, 0]
 
-        def read():
-            with urllib.request.urlopen(request, timeout=300) as answer:
-                pieces.extend(line for line in answer if line.strip())
+        def ask(number):
+            while not ended.is_set():
+                answer = self.http.ask("/v1/completions", body, seconds=300)
+                assert answer.status == 200
+                assert answer.json()["usage"]["completion_tokens"] == body["max_tokens"]
+                counts[number] += 1
 
-        thread = threading.Thread(target=read, daemon=True)
-        thread.start()
-        return thread, pieces
+        threads = [threading.Thread(target=ask, args=(number,), daemon=True) for number in range(len(counts))]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            for thread in threads:
+                thread.join(300)
+        assert min(counts) > 0, "every one was answered, and none with an error"
 
 
 @cache

@@ -76,6 +76,8 @@ def vllm_command(engine: str) -> tuple[str, ...]:
         "-m",
         "vllm.entrypoints.openai.api_server",
         "--enforce-eager",
+        "--max-num-seqs",
+        "1",  # see vllm.py: in a batch with another request the base answers with somebody's adapter
     )
 
 

@@ -6,6 +6,10 @@ a load of nonsense is answered with 200, so nothing is believed that a probe did
 other bytes answers out of a stale cache, so a name is never used twice and nothing is loaded in place; a directory that
 is deleted while its name is listed ends the whole server at the next request; and so does, on CPUs, a request for
 ``prompt_logprobs`` in one batch with another of an adapter, so probes ask for the next token alone, as clients do.
+
+**On CPUs (0.32.0) a request to the base that is computed in one batch with one to an adapter is answered with an
+adapter**: its kernels take "none" for the last place. No route can mend that, so there it runs one request at a time
+(``--max-num-seqs 1``, which the command of ``install.py`` has); a probe beside others' requests finds it out.
 """
 
 from __future__ import annotations

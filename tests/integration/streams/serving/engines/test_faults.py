@@ -38,6 +38,7 @@ def vllm(tmp_path, base):
     [
         ("idle", "client.adapter.inactive"),
         ("wrong", "client.adapter.wrong"),
+        ("mixing", "client.adapter.inactive"),
     ],
 )
 def test_an_engine_that_says_loaded_and_answers_otherwise_gets_no_requests(world, fault, code):
