@@ -125,7 +125,9 @@ def install() -> None:
     step(2, "installing the installer", [*pip_install, "-r", str(INSTALLER_LIST)], base)
     uv = [str(PYTHON), "-m", "uv", "pip", "install", "--python", str(PYTHON), "--no-deps", "--no-config"]
     with_index = {**base, **index_settings()}
-    step(3, "installing the packages", [*uv, "--require-hashes", "-r", str(PACKAGE_LIST)], with_index)
+    # Compiled once here: where Python may not write what it compiles, every process would compile torch again.
+    packages = ["--require-hashes", "--compile-bytecode", "-r", str(PACKAGE_LIST)]
+    step(3, "installing the packages", [*uv, *packages], with_index)
     step(4, "installing discreet", [*uv, "--no-build-isolation", "--editable", str(ROOT)], with_index)
     STAMP.write_text(wanted_stamp(), "utf-8")
 

@@ -273,19 +273,31 @@ class AnchorGuard:
         ):
             self.offsets = found
 
+    def lost(self, session: Session) -> str | None:
+        """Say why the anchor, as far as it was read, can tell nothing about this database; ``None`` where it can."""
+        if self.tenants or self.offsets is not None:
+            return None
+        if self._forged:  # also where the key store was set back to before the signing key
+            return (
+                "what is anchored is not signed by this installation; put its key store back, or, if the database is "
+                "the newest, find out who wrote it and run `discreet restore --accept-lost-anchor`"
+            )
+        if timeline(session) is not None:
+            return (
+                "the anchor holds nothing, though this database was anchored; put its topic or file back, or, if the "
+                "database is the newest, run `discreet restore --accept-lost-anchor`"
+            )
+        return None
+
     def _timeline(self, session: Session) -> int:
         """Return in which timeline the database is, having compared it with the anchor's.
 
         Raises:
-            RewoundError: it is an earlier one, or the anchor is empty though the database was anchored.
+            RewoundError: it is an earlier one, or the anchor is lost.
         """
-        own = timeline(session)
-        newest = self.newest_timeline()
-        if own is not None and not (self.tenants or self._forged) and self.offsets is None:
-            raise RewoundError(
-                "the anchor holds nothing, though this database was anchored; put its topic or file back, or, if the "
-                "database is the newest, run `discreet restore --accept-lost-anchor`"
-            )
+        if (lost := self.lost(session)) is not None:
+            raise RewoundError(lost)
+        own, newest = timeline(session), self.newest_timeline()
         if (own or 0) < newest:
             raise RewoundError(f"the database is from before restore {newest}; {WHAT_TO_DO}")
         return own or 0

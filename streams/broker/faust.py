@@ -69,7 +69,8 @@ class RunConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  #
     async def read_from_committed(self, tp: TP, stored: int | None) -> None:
         """Go back to the committed offset of ``tp``, or to its beginning where nothing was committed.
 
-        ``stored`` is up to where the database has its effects: where that lies lower, reading begins there.
+        ``stored`` is up to where the database has its effects: where that lies lower, reading begins there, and at the
+        beginning where it has none. ``None``: nobody asks the database.
         """
         await self.call_thread(self._read_from_committed, driver.ensure_aiokafka_TP(tp), stored)
 
@@ -151,20 +152,25 @@ class RunConsumer(driver.Consumer):  # type: ignore[misc]  # faust is untyped he
         """Go back to the committed offset of every partition, as Faust does after each rebalance.
 
         Where the database has fewer effects than the group has committed (it was restored from a backup, or lost its
-        last moments with a replica) reading begins behind the last effect.
+        last moments with a replica) reading begins behind the last effect. A partition that the database does not know
+        is read from its beginning, for the backup may be from before its first record.
         """
         self._forget(set(self.progress))
         await super().perform_seek()
         stored = await self._stored_offsets()
         for tp in self.assignment():
-            committed, held = self._committed_offset.get(tp), stored.get((tp.topic, tp.partition))
+            committed, held = self._committed_offset.get(tp), self._held_of(tp, stored)
             if committed is not None and held is not None and held < committed:
                 log.warning("read_again", topic=tp.topic, partition=tp.partition, events=committed - held)
                 await self.seek(tp, held)
                 self._committed_offset[tp] = held
 
-    async def _stored_offsets(self) -> Mapping[tuple[str, int], int]:
-        return {} if self.stored is None else await self.stored()
+    async def _stored_offsets(self) -> Mapping[tuple[str, int], int] | None:
+        return None if self.stored is None else await self.stored()
+
+    def _held_of(self, tp: TP, stored: Mapping[tuple[str, int], int] | None) -> int | None:
+        """Return up to where the database has the effects of ``tp``; ``None`` where nobody asks it."""
+        return None if stored is None else stored.get((tp.topic, tp.partition), 0)
 
     def _forget(self, partitions: set[TP]) -> None:
         self._epoch += 1
@@ -178,7 +184,7 @@ class RunConsumer(driver.Consumer):  # type: ignore[misc]  # faust is untyped he
         stored = await self._stored_offsets()
         for tp in partitions & self.assignment():
             try:
-                await self._thread.read_from_committed(tp, stored.get((tp.topic, tp.partition)))
+                await self._thread.read_from_committed(tp, self._held_of(tp, stored))
             except (KafkaError, IllegalStateError) as error:
                 # The partition was taken away meanwhile; whoever has it now starts at the committed offset.
                 log.info("seek_skipped", error=type(error).__name__)

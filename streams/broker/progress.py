@@ -17,10 +17,11 @@ class PartitionProgress:
     those records are delivered again and recognised by their event id.
     """
 
-    __slots__ = ("_delivered", "_held", "_settled", "abandoned")
+    __slots__ = ("_delivered", "_held", "_settled", "abandoned", "stored")
 
     def __init__(self) -> None:
         self.abandoned = False  # given up or read again: whoever holds its records drops them
+        self.stored: int | None = None  # what the database was given and has committed
         self._delivered: int | None = None  # offset after the last delivered record
         self._settled: int | None = None  # offset after the last settled record, held ones aside
         self._held: set[int] = set()

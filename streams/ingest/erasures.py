@@ -156,7 +156,7 @@ class ErasureHandler(BatchHandler[ErasureRequestedV1]):
         )
         user = f"{data.tenant_id}/{data.user_id}"
         record = encode(answer, envelope, key=user.encode())
-        add_record(session, released_record(Kind.CERTIFICATE, record, answer), now)
+        add_record(session, released_record(Kind.CERTIFICATE, record, answer), None)
         for purpose in ConsentPurpose:
             tombstone = OutgoingRecord(CONSENT.name, f"{user}/{purpose.value}".encode(), None, [])
-            add_record(session, released_record(Kind.CONSENT_TOMBSTONE, tombstone), now)
+            add_record(session, released_record(Kind.CONSENT_TOMBSTONE, tombstone), None)

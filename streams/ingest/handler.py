@@ -94,6 +94,7 @@ class BatchHandler(abc.ABC, Generic[Data]):
 
         Raises:
             StorageError: the database is away; no effect happened.
+            RewoundError: the database was set back while this worker ran; no effect happened.
             BrokerUnavailableError: dead letters could not be written; called again, it writes them.
         """
         now = self._clock()
@@ -148,7 +149,13 @@ class BatchHandler(abc.ABC, Generic[Data]):
     ) -> Decision[Data]:
         decision: Decision[Data] = Decision()
         if not works:
+            if offsets is not None and (before := offsets.before()):
+                # Else a partition of nothing but unreadable records would be read from its start again and again.
+                with transaction(self._engine) as session:
+                    move_on(session, before, at_least=offsets.stored())
+                offsets.committed(before)
             return decision
+        reached: Mapping[tuple[str, int], int] = {}
         with transaction(self._engine) as session:
             self.lock(session, works)
             named = self.identify(session, works, now, decision)
@@ -167,7 +174,10 @@ class BatchHandler(abc.ABC, Generic[Data]):
             if offsets is not None:
                 held = {(work.record.partition, work.record.offset) for work in decision.held}
                 letters = letters or bool(decision.refused)
-                move_on(session, offsets.before() if letters else offsets.after(held))
+                reached = offsets.before() if letters else offsets.after(held)
+                move_on(session, reached, at_least=offsets.stored())
+        if offsets is not None:
+            offsets.committed(reached)
         return decision
 
     def _without_fate(

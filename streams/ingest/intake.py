@@ -7,7 +7,8 @@ partial failure:
 
 - the database or the broker is away (a retryable error): tried again with growing pauses, reported once;
 - anything else: the batch is halved until the failing record stands alone, which is then dead-lettered;
-- nearly all events of several tenants fail so: the loop ends with ``PoisonedTopicError`` and the worker stops.
+- nearly all events of several tenants fail so: the loop ends with ``PoisonedTopicError`` and the worker stops;
+- the database was set back under its hands: the loop ends with ``RewoundError``, and so does the worker.
 
 Nobody's events decide what becomes of another's. An early event takes one of its own user's seats
 (``streams.ingest.seats``); a tenant whose events are nearly all refused is served behind the others
@@ -28,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import structlog
 from sqlalchemy.exc import DataError, IntegrityError
 
-from privacy.errors import PrivacyError
+from privacy.errors import PrivacyError, RewoundError
 from streams.errors import StreamsError
 from streams.ingest.offsets import BatchOffsets
 from streams.ingest.poison import FaultGuard, SlowedTenants, tenant_of
@@ -190,6 +191,7 @@ class Intake:
 
         Raises:
             PoisonedTopicError: too large a share of events could not be accepted.
+            RewoundError: the database was set back to a backup.
         """
         while True:
             runs = await self._next_runs()
@@ -376,6 +378,8 @@ class Intake:
         """
         try:
             return await self._with_retries(lambda: self._handler.process(works, offsets))
+        except RewoundError:
+            raise
         except Exception as error:  # noqa: BLE001  # whatever one record provokes must not stop the others
             failure = error
         if len(works) == 1:
@@ -400,6 +404,8 @@ class Intake:
         while True:
             try:
                 result = await asyncio.to_thread(call)
+            except RewoundError:
+                raise
             except (PrivacyError, StreamsError) as error:
                 attempts += 1
                 if not error.retryable or (attempts == RECORD_ATTEMPTS and _lies_in_the_record(error)):

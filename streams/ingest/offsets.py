@@ -35,6 +35,20 @@ class BatchOffsets:
     last: dict[int, int] = field(default_factory=dict)
     waited: set[Place] = field(default_factory=set)
 
+    def stored(self) -> Mapping[tuple[str, int], int]:
+        """Return what earlier batches have stored."""
+        return {
+            (self.topic, partition): progress.stored
+            for partition, progress in self.progress.items()
+            if progress.stored is not None
+        }
+
+    def committed(self, offsets: Mapping[tuple[str, int], int]) -> None:
+        """Note that the transaction that stored ``offsets`` is committed."""
+        for (_, partition), offset in offsets.items():
+            progress = self.progress[partition]
+            progress.stored = max(offset, progress.stored or 0)
+
     def before(self) -> Mapping[tuple[str, int], int]:
         """Return what may be stored whatever becomes of the batch."""
         return {

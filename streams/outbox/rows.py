@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from sqlalchemy import delete, exists, func, or_, update
@@ -13,7 +14,6 @@ from streams.outbox.tables import OutboxRow
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime
     from typing import Protocol
 
     from sqlmodel import Session
@@ -42,13 +42,17 @@ if TYPE_CHECKING:
 
 SOURCE = "urn:discreet:worker"
 MOST_COUNTED = 100_000
+AT_ONCE = datetime(1970, 1, 1, tzinfo=UTC)
 
 # Records whose key names a user are not kept once they are sent.
 _PERSONAL_TOPICS = tuple(topic.name for topic in TOPICS if topic.holds_personal_data)
 
 
-def add_record(session: Session, released: Released[Sendable], at: datetime) -> None:
-    """Add one record to the caller's transaction; it leaves once that is committed, and not before ``at``."""
+def add_record(session: Session, released: Released[Sendable], at: datetime | None) -> None:
+    """Add one record to the caller's transaction; it leaves once that is committed, and not before ``at``.
+
+    ``None``: at once. What answers a person must not wait for the hour that a worker's wrong clock shows.
+    """
     record = released.value
     session.add(
         OutboxRow(
@@ -56,7 +60,7 @@ def add_record(session: Session, released: Released[Sendable], at: datetime) -> 
             key=record.key or b"",
             value=record.value,
             headers=[[name, value.decode()] for name, value in record.headers],
-            created_at=at,
+            created_at=at or AT_ONCE,
         )
     )
 

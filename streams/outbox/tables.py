@@ -28,5 +28,5 @@ class OutboxRow(SQLModel, table=True):
     key: bytes = Field(sa_type=LargeBinary)
     value: bytes | None = Field(default=None, sa_type=LargeBinary)  # None is a tombstone
     headers: list[list[str]] = Field(sa_type=JSON)  # (name, text) pairs
-    created_at: datetime = Field(sa_type=UtcDateTime)
+    created_at: datetime = Field(sa_type=UtcDateTime)  # it leaves not before; 1970: at once
     published_at: datetime | None = Field(default=None, sa_type=UtcDateTime)

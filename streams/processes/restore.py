@@ -42,7 +42,7 @@ from streams.processes.keys import adapter_signer
 from streams.storage.consumed_offsets import consumed, move_on
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from streams.anchor.reconcile import Reconciled
     from streams.ingest.intake import Handler
@@ -102,6 +102,7 @@ def restore(
     Raises:
         BrokerUnavailableError: the broker does not answer, or a worker is still in the group.
         AnchorUnavailableError: the anchor cannot be read or written; run it again.
+        RewoundError: the anchor is gone or forged, and nobody has said that the database is the newest.
         LedgerIntegrityError: the backup's ledger does not hold together.
         SettingsError: the key that adapters are signed with cannot be read.
         KeyUnavailableError: the master key is not the one that the database was filled under.
@@ -113,16 +114,16 @@ def restore(
     if not behind(services) and not accept_lost_anchor:
         return None
     with reading(engine) as session:
+        if (lost := guard.lost(session)) is not None and not accept_lost_anchor:
+            raise RewoundError(lost)
         stored = consumed(session)
-    anchored = () if guard.offsets is None else guard.offsets.offsets
-    stored = {**{(one.topic, one.partition): 0 for one in anchored}, **stored}
-    set_back = _set_group_back(services, stored)
+    handlers = wiring.handlers(services)
+    set_back = _set_group_back(services, handlers, stored)
     erased = guard.erased()
     finish_renaming(engine, services.keyring, actor=actor, now=clock.now())
     with transaction(engine) as session:
         again = replay_erasures(session, services.keyring, erased, now=clock.now())
     again += _follow_the_key_store(services)
-    handlers = wiring.handlers(services)
     replayed = {
         topic: _read_on(services, topic, handlers[topic], stored) for topic in (ERASURES.name, CONSENT.name)
     }
@@ -155,20 +156,29 @@ def _follow_the_key_store(services: Services) -> int:
     return again
 
 
-def _set_group_back(services: Services, stored: Mapping[tuple[str, int], int]) -> int:
+def _set_group_back(
+    services: Services, topics: Collection[str], stored: Mapping[tuple[str, int], int]
+) -> int:
     """Commit the database's offsets for the group where they lie lower; return by how many events they do.
 
+    A partition that the database does not know goes back to its beginning: the backup may be from before its first
+    record, and that record from after the last time that offsets were anchored.
     The embedded broker takes no commit from outside a group; there the workers alone begin where the database ends.
     """
     settings = services.settings.broker
     consumer = open_consumer(settings, group=settings.group)
     try:
-        places = [TopicPartition(*place) for place in sorted(stored)]
+        places = [
+            TopicPartition(topic, number)
+            for topic in sorted(topics)
+            for number in sorted(consumer.partitions_for_topic(topic) or ())
+        ]
         committed = {place: consumer.committed(place) for place in places}
+        held = {place: stored.get((place.topic, place.partition), 0) for place in places}
         lower = {
-            place: stored[place.topic, place.partition]
+            place: held[place]
             for place, offset in committed.items()
-            if offset is not None and stored[place.topic, place.partition] < offset
+            if offset is not None and held[place] < offset
         }
         if lower and not settings.embedded:
             consumer.assign(list(lower))

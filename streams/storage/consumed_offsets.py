@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from sqlmodel import col, select
 
+from privacy.errors import RewoundError
 from privacy.storage.upserts import insert_for, insert_ignoring_conflicts
 from streams.storage.tables import ConsumedOffsetRow
 
@@ -22,10 +23,36 @@ if TYPE_CHECKING:
 Partition = tuple[str, int]
 
 
-def move_on(session: Session, offsets: Mapping[Partition, int]) -> None:
-    """Keep the next offset of each partition; one below the stored (of a worker that came late) changes nothing."""
+def move_on(
+    session: Session, offsets: Mapping[Partition, int], *, at_least: Mapping[Partition, int] | None = None
+) -> None:
+    """Keep the next offset of each partition; one below the stored (of a worker that came late) changes nothing.
+
+    Args:
+        session: the transaction of the effects.
+        offsets: up to where they reach then.
+        at_least: what the caller stored before. Where that is gone the database was set back under its hands, and a
+            higher offset would hide what it lacks.
+
+    Raises:
+        RewoundError: it was.
+    """
     if not offsets:
         return
+    if at_least:
+        found = session.exec(
+            select(ConsumedOffsetRow).where(
+                col(ConsumedOffsetRow.topic).in_({topic for topic, _ in at_least})
+            )
+        )
+        held = {(row.topic, row.partition): row.next_offset for row in found}
+        for (topic, partition), offset in sorted(at_least.items()):
+            if held.get((topic, partition), 0) < offset:
+                raise RewoundError(
+                    f"partition {partition} of {topic} was consumed up to {offset} and the database no longer says so: "
+                    "it was set back while this worker ran; stop all workers and trainers, run `discreet restore`, and "
+                    "start them again"
+                )
     insert = insert_for(session, ConsumedOffsetRow)
     statement = insert.on_conflict_do_update(
         index_elements=["topic", "partition"],

@@ -1,7 +1,12 @@
-"""Bring a database to the newest schema, from a checkout or from the installed wheel."""
+"""Bring a database to the newest schema, from a checkout or from the installed wheel.
+
+Alembic is imported where a schema is changed, and nowhere else: every command and process looks whether its database
+is one that it can work with, and Alembic takes longer to import than that takes.
+"""
 
 from __future__ import annotations
 
+import re
 import threading
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -9,12 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from alembic.util.exc import CommandError
-from sqlalchemy import inspect
+from sqlalchemy import inspect, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlmodel import select
 
@@ -26,6 +26,7 @@ from streams.storage.tables import CompatibleRevisionRow
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from alembic.config import Config
     from sqlalchemy.engine import Connection, Engine
     from sqlmodel import Session
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 # Alembic hands the running migration to its scripts through module globals: one at a time in a process.
 # Between processes the database's own lock orders them.
 _ALEMBIC = threading.Lock()
+_REVISIONS = re.compile(r'^(revision|down_revision) = "(\w+)"$', re.MULTILINE)
 
 
 def migrations_directory() -> Path:
@@ -53,6 +55,8 @@ def migrations_directory() -> Path:
 
 
 def _config(connection: Connection | None = None) -> Config:
+    from alembic.config import Config  # see the module's docstring
+
     config = Config()
     # Alembic substitutes %(…)s in options, so a percent sign of the path is doubled.
     config.set_main_option("script_location", str(migrations_directory()).replace("%", "%%"))
@@ -84,11 +88,22 @@ def _connection(url: str) -> Iterator[Connection]:
 
 
 def head() -> str:
-    """Return the newest revision that this version of the code knows."""
-    revision = ScriptDirectory.from_config(_config()).get_current_head()
-    if revision is None:
-        raise StorageError("the migration history is empty; install discreet again")
-    return revision
+    """Return the newest revision that this version of the code knows, as its migrations' texts say.
+
+    Raises:
+        StorageError: the history is missing, empty, or has several ends.
+    """
+    named: set[str] = set()
+    followed: set[str | None] = set()
+    for path in (migrations_directory() / "versions").glob("*.py"):
+        written = dict(_REVISIONS.findall(path.read_text("utf-8")))
+        named.add(written["revision"])
+        followed.add(written.get("down_revision"))
+    if len(ends := named - followed) != 1:
+        raise StorageError(
+            f"the migration history has {len(ends)} newest revisions and must have one; install discreet again"
+        )
+    return ends.pop()
 
 
 def upgrade(url: str, revision: str = "head") -> str | None:
@@ -100,6 +115,9 @@ def upgrade(url: str, revision: str = "head") -> str | None:
         StorageError: the address is wrong, or the database cannot be reached or changed, or a later version of the
             code has it; nothing was done.
     """
+    from alembic import command  # see the module's docstring
+    from alembic.util.exc import CommandError
+
     with _ALEMBIC, _connection(url) as connection:
         if head() not in _compatible(connection):
             connection.rollback()  # what was only read
@@ -109,7 +127,7 @@ def upgrade(url: str, revision: str = "head") -> str | None:
                 raise StorageError(
                     f"the database cannot be brought to {revision}: {error}; was a later version here? use that one"
                 ) from error
-        return MigrationContext.configure(connection).get_current_revision()
+        return _revision(connection)
 
 
 def move_keys_out(url: str, store: KeyStore) -> int:
@@ -132,9 +150,11 @@ def downgrade(url: str, revision: str) -> str | None:
     Raises:
         StorageError: as for ``upgrade``.
     """
+    from alembic import command  # see the module's docstring
+
     with _ALEMBIC, _connection(url) as connection:
         command.downgrade(_config(connection), revision)
-        return MigrationContext.configure(connection).get_current_revision()
+        return _revision(connection)
 
 
 def current(url: str) -> str | None:
@@ -144,7 +164,7 @@ def current(url: str) -> str | None:
         StorageError: the address is wrong, or the database cannot be reached.
     """
     with _connection(url) as connection:
-        return MigrationContext.configure(connection).get_current_revision()
+        return _revision(connection)
 
 
 def problem_of(url: str) -> str | None:
@@ -156,13 +176,22 @@ def problem_of(url: str) -> str | None:
         StorageError: the address is wrong, or the database cannot be reached.
     """
     with _connection(url) as connection:
-        revision, ours = MigrationContext.configure(connection).get_current_revision(), head()
+        revision, ours = _revision(connection), head()
         if revision == ours or ours in _compatible(connection):
             return None
     return (
         f"the database is at revision {revision or 'none'} and this version needs {ours}, or a later one that works "
         "with it; run `discreet db upgrade`, or the version that upgraded it"
     )
+
+
+def _revision(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    revision: str | None = connection.execute(
+        text("SELECT version_num FROM alembic_version")
+    ).scalar_one_or_none()
+    return revision
 
 
 def _compatible(connection: Connection) -> set[str]:
@@ -216,6 +245,9 @@ def check(url: str) -> None:
     Raises:
         StorageError: they differ, or the database is not at the newest revision.
     """
+    from alembic import command  # see the module's docstring
+    from alembic.util.exc import CommandError
+
     with _ALEMBIC, _connection(url) as connection:
         try:
             command.check(_config(connection))

@@ -5,10 +5,10 @@
 
 starts its own Apache Kafka (jars in DIR, see ``.ci/services.sh``) and PostgreSQL, real worker processes, and sends real
 signals. Each worker reaches broker and database over links that can be slowed, blocked and cut, and has a clock that
-can be stepped. One run publishes a seeded mix of events on every topic a worker reads (good, repeated, malformed, of
-unknown tenants, of users who never consent, with ids that other users and tenants use too, consents dated far ahead,
-erasures of users who gave something before, acknowledgements, a flood of one tenant's refused ones) and does a seeded
-series of faults meanwhile.
+can be stepped; where it may make one (as root), the databases lie on a small disk that can be filled. One run publishes
+a seeded mix of events on every topic a worker reads (good, repeated, malformed, of unknown tenants, of users who never
+consent, with ids that other users and tenants use too, consents dated far ahead, erasures of users who gave something
+before, acknowledgements, a flood of one tenant's refused ones) and does a seeded series of faults meanwhile.
 Then it waits until everything is accounted for and committed, and counts:
 
 - every event has one mark in the database, an effect or a refusal, or (unreadable ones) a dead letter;
@@ -31,15 +31,19 @@ import platform
 import random
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections import Counter
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from http.client import HTTPException
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -47,9 +51,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError
 from sqlalchemy import bindparam, text
+from sqlalchemy.engine import make_url
 
 from privacy.errors import StorageError
-from privacy.keys.service import new_master_key
+from privacy.keys.keyring import Keyring
+from privacy.keys.service import MasterKeys, new_master_key
+from privacy.keys.store import open_store
 from privacy.policy import versions as policies
 from privacy.storage.session import open_engine, transaction
 from streams.broker.embedded import EmbeddedBroker
@@ -67,9 +74,9 @@ from streams.contracts.topics import (
 from streams.storage import schema as database
 from tests.benchmarks.chaos_load import MISTIMED, NAME_HEADER, TENANTS, Sent, load
 from tests.benchmarks.chaos_restore import RESTORE, restore_backup
-from tests.fakes.keys import keyring_of, store_url
+from tests.fakes.keys import store_url
 from tests.fakes.network import Network
-from tests.fakes.services import Kafka, Postgres, wait_until
+from tests.fakes.services import KEYS_DATABASE, Disk, Kafka, Postgres, free_port, wait_until
 from tests.fakes.worker_processes import WorkerProcess
 
 PARTITIONS = 4
@@ -78,7 +85,19 @@ READ_TOPICS = (INTERACTIONS, CONSENT, ERASURES, SERVING_ACKS)
 DAY = 86_400
 CLOCK_STEPS = (-3_600, -90, -2, 2, 90, 3_600, 400 * DAY)
 GROUP = "discreet-worker"
+LOOK_SECONDS = 3.0  # between two looks at the workers' liveness
 UNSENDABLE_KEY, UNSENDABLE_BYTES = b"unsendable", 2_000_000  # above what a broker takes
+
+
+def says_that_it_hangs(port: int) -> bool:
+    """Ask a worker's liveness probe; one that does not answer may be frozen or starting, and has time."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=1):
+            return False
+    except urllib.error.HTTPError as error:
+        return error.code == 503
+    except (OSError, HTTPException):
+        return False
 
 
 class Workers:
@@ -92,6 +111,7 @@ class Workers:
         self.clocks = [directory / f"clock-{slot}" for slot in range(len(environments))]
         self.set_clocks(0)
         self._number = 0
+        self._looked = time.monotonic()
         self.running: list[WorkerProcess] = []
         self.exits: Counter[str] = Counter()
 
@@ -112,15 +132,26 @@ class Workers:
         number = self._number * len(self._environments) + slot
         self._number += 1
         log = self.logs / f"worker-{number}.log"
-        process = WorkerProcess(number, self._environments[slot], log, self.clocks[slot], forked=self._forked)
+        environment = self._environments[slot]
+        port = int(environment["DISCREET_HTTP__PORT"]) or free_port()
+        environment = {**environment, "DISCREET_HTTP__PORT": str(port)}
+        process = WorkerProcess(number, environment, log, self.clocks[slot], forked=self._forked)
+        process.port = port
         self.running.append(process)
 
     def reap(self) -> None:
-        """Start again what ended by itself."""
+        """Start again what ended by itself, and now and then what says that it hangs."""
+        look = time.monotonic() - self._looked >= LOOK_SECONDS
+        if look:
+            self._looked = time.monotonic()
         for process in list(self.running):
             if process.poll() is not None:
                 self.exits[f"ended with {process.poll()}"] += 1
                 self.running.remove(process)
+                self.start()
+            elif look and says_that_it_hangs(process.port):
+                self.exits["said that it hangs, and was replaced"] += 1
+                self.end(process, signal.SIGKILL)
                 self.start()
 
     def end(self, process: WorkerProcess, number: signal.Signals) -> None:
@@ -211,16 +242,23 @@ class Answers(Reader):
 class World:
     """Broker, database and workers, and what became of everything published so far."""
 
-    def __init__(self, directory: Path, kafka_libs: Path | None, *, forked: bool = False) -> None:
+    def __init__(
+        self, directory: Path, kafka_libs: Path | None, *, forked: bool = False, own_disk: bool = False
+    ) -> None:
         self.backups = False  # whether backups of the database are put back too
+        self.disk = None  # what the databases lie on, where it can be filled
+        if own_disk:
+            with suppress(PermissionError):
+                self.disk = Disk(directory / "disk", DISK_MEGABYTES)
+        beside = directory / "disk" if self.disk else directory
         self.network = Network()
         self.broker_links = [self.network.link() for _ in range(SLOTS)] if kafka_libs else []
         self.database_links = [self.network.link() for _ in range(SLOTS)] if kafka_libs else []
         self.kafka = Kafka(kafka_libs, directory / "kafka", self.broker_links) if kafka_libs else None
-        self.postgres = Postgres(directory / "postgres") if kafka_libs else None
+        self.postgres = Postgres(beside / "postgres") if kafka_libs else None
         self._embedded = None if kafka_libs else EmbeddedBroker()
         self.bootstrap = self.kafka.bootstrap if self.kafka else self._embedded.start()
-        self.url = self.postgres.url if self.postgres else f"sqlite:///{directory / 'chaos.sqlite3'}"
+        self.url = self.postgres.url if self.postgres else f"sqlite:///{beside / 'chaos.sqlite3'}"
         for link in self.database_links:
             link.lead_to(self.postgres.port)
         database.upgrade(self.url)
@@ -237,7 +275,12 @@ class World:
         )
         admin.close()
         self._master_key = new_master_key()
-        self.keyring = keyring_of(self.engine, self._master_key)
+        self.keys_url = (
+            self.postgres.url_at(self.postgres.port, KEYS_DATABASE) if self.postgres else store_url(self.url)
+        )
+        store = open_store(self.keys_url)
+        store.prepare()
+        self.keyring = Keyring(MasterKeys(self._master_key), store)
         self.workers = Workers(self._environments(directory), directory, forked=forked)
         self.letters = Letters(self.bootstrap)
         self.answers = Answers(self.bootstrap)
@@ -250,7 +293,7 @@ class World:
             "DISCREET_STATE": str(directory),
             "DISCREET_MASTER_KEY": self._master_key,
             "DISCREET_DATABASE__URL": self.url,
-            "DISCREET_KEYS__URL": store_url(self.url),
+            "DISCREET_KEYS__URL": self.keys_url,
             "DISCREET_BROKER__BOOTSTRAP": self.bootstrap,
             "DISCREET_BROKER__EMBEDDED": "false" if self.kafka else "true",
             "DISCREET_BROKER__GROUP": GROUP,
@@ -263,6 +306,7 @@ class World:
             "DISCREET_INGEST__RETRY_MAX_SECONDS": "1",
             "DISCREET_SCHEDULER__RETENTION_SECONDS": "5",
             "DISCREET_HTTP__PORT": "0",
+            "DISCREET_HTTP__STALL_SECONDS": "30",
         }
         if not self.kafka:
             return [shared] * SLOTS
@@ -271,6 +315,7 @@ class World:
                 **shared,
                 "DISCREET_BROKER__BOOTSTRAP": f"127.0.0.1:{self.broker_links[slot].port}",
                 "DISCREET_DATABASE__URL": self.postgres.url_at(self.database_links[slot].port),
+                "DISCREET_KEYS__URL": self.postgres.url_at(self.database_links[slot].port, KEYS_DATABASE),
             }
             for slot in range(SLOTS)
         ]
@@ -325,6 +370,15 @@ class World:
         finally:
             consumer.close()
 
+    def without_keys(self, seconds: float) -> None:
+        """Let nobody reach the key store for a while."""
+        if self.postgres is not None:
+            self.postgres.shut_off(KEYS_DATABASE, seconds)
+            return
+        with closing(sqlite3.connect(make_url(self.keys_url).database, timeout=30)) as connection:
+            connection.execute("BEGIN EXCLUSIVE")
+            time.sleep(seconds)
+
     def hold_up(self) -> None:
         """Put a record into the outbox that no broker takes: everything else must leave all the same."""
         row = text(
@@ -355,12 +409,16 @@ class World:
         self.letters.close()
         self.answers.close()
         self.engine.dispose()
+        self.keyring.close()
         self.network.close()
         for part in (self.kafka, self.postgres, self._embedded):
             if part is not None:
                 part.stop()
+        if self.disk is not None:
+            self.disk.close()
 
 
+DISK_MEGABYTES = 400
 WORKER_FAULTS = ("kill", "kill", "kill all", "terminate", "join", "leave", "freeze", "clock step")
 SERVICE_FAULTS = (
     "broker restart",
@@ -378,7 +436,9 @@ SERVICE_FAULTS = (
 
 def faults(world: World, choice: random.Random) -> list[tuple[str, float]]:
     """Choose a series of faults, each with the pause before it in seconds."""
-    kinds = [*WORKER_FAULTS, *(SERVICE_FAULTS if world.kafka is not None else ())]
+    kinds = [*WORKER_FAULTS, "key store away", *(SERVICE_FAULTS if world.kafka is not None else ())]
+    if world.disk is not None:
+        kinds.append("full disk")
     if world.backups and world.postgres is not None:
         kinds.append(RESTORE)
     return [(choice.choice(kinds), choice.uniform(0.1, 1.2)) for _ in range(choice.randint(3, 5))]
@@ -420,6 +480,14 @@ def strike(world: World, kind: str, choice: random.Random) -> str:
             # With SQLite there is no second clock by which a worker could tell that its own is wrong.
             steps = [step for step in CLOCK_STEPS if world.postgres is not None or abs(step) < DAY]
             workers.set_clocks(choice.choice(steps), choice.choice((slot, None)))
+        case "key store away":
+            world.without_keys(choice.uniform(0.5, 4))
+        case "full disk":
+            world.disk.fill()
+            time.sleep(choice.uniform(0.5, 4))
+            world.disk.empty()
+            if world.postgres is not None:
+                world.postgres.revive()
         case "restore from backup":
             restore_backup(world, choice.uniform(0.5, 3))
         case "broker restart":
@@ -549,8 +617,8 @@ def run(world: World, seed: int, *, events_per_run: int, patience_seconds: float
 
     result.uncommitted = -1
     try:
-        wait_until(accounted, patience_seconds, "not everything was accounted for", 0.25)
-        wait_until(committed, patience_seconds, "not everything was committed", 0.25)
+        wait_until(accounted, patience_seconds, "not everything was accounted for", 0.5)
+        wait_until(committed, patience_seconds, "not everything was committed", 0.5)
     except TimeoutError as error:
         result.problems.append(str(error))
     erasures = [name for name in names if expected[name].kind == "erasure"]
@@ -655,9 +723,9 @@ def summarize(paths: list[Path]) -> dict:
     for line in lines:
         exits.update(line.get("worker_exits", {}))
     rows = [
-        ("chaos: runs", len(runs), "runs", ">= 200", len(runs) >= 200),
+        ("chaos: runs", len(runs), "runs", ">= 300", len(runs) >= 300),
         ("chaos: good runs", len(good), "runs", "all", len(good) == len(runs)),
-        ("chaos: distinct seeds", len({line["seed"] for line in runs}), "seeds", ">= 200", None),
+        ("chaos: distinct seeds", len({line["seed"] for line in runs}), "seeds", ">= 300", None),
         ("chaos: events", sum(line["events"] for line in runs), "events", None, None),
         *(
             (f"chaos: {name}", sum(line.get(name, 0) for line in runs), "events", "0", None)
@@ -721,7 +789,7 @@ def main() -> int:
         with append.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(facts) + "\n")
 
-    world = World(directory, options.kafka_libs, forked=options.fork)
+    world = World(directory, options.kafka_libs, forked=options.fork, own_disk=True)
     world.backups = options.backups
     try:
         for seed in range(options.seed, options.seed + options.runs):

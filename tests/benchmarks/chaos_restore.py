@@ -14,6 +14,7 @@ from tests.fakes.services import wait_until
 RESTORE = "restore from backup"
 BACKUP = "chaos-backup"
 PATIENCE_SECONDS = 120
+SESSION_SECONDS = 4.5  # a little longer than the killed workers' sessions
 
 
 def restore_backup(world, seconds: float) -> None:
@@ -23,12 +24,14 @@ def restore_backup(world, seconds: float) -> None:
     workers = world.workers
     for process in list(workers.running):
         workers.end(process, signal.SIGKILL)
+    killed = time.monotonic()
     world.engine.dispose()
     world.postgres.put_back(BACKUP)
     environment = {
         **workers._environments[0],
         "DISCREET_BROKER__BOOTSTRAP": world.bootstrap,
         "DISCREET_DATABASE__URL": world.url,
+        "DISCREET_KEYS__URL": world.keys_url,
         "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
     }
     said = []
@@ -41,6 +44,7 @@ def restore_backup(world, seconds: float) -> None:
         said.append(done.stdout or done.stderr)
         return done.returncode == 0
 
+    time.sleep(max(0.0, killed + SESSION_SECONDS - time.monotonic()))
     wait_until(restored, PATIENCE_SECONDS, "the backup was not reconciled", 1.0)
     json.loads(said[-1].splitlines()[-1])
     workers.start()

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import statistics
 import sys
 import tempfile
@@ -43,7 +42,7 @@ from streams.ingest.interactions import InteractionHandler
 from streams.ingest.letters import DeadLetterSink
 from streams.settings import IngestSettings
 from streams.storage import schema as database
-from tests.benchmarks.ingest import prepare_database
+from tests.benchmarks.ingest import prepare_database, write
 from tests.benchmarks.ledger import Postgres
 from tests.fakes.keys import keyring_of
 from tests.fakes.stream_records import FakeSender, interaction
@@ -220,23 +219,51 @@ def _event(kind, step, offset, *, hog):
     return interaction(f"hog-{step}-{offset}", f"{kind}-{offset}", tenant=HOG, offset=offset, at=now, **extra)
 
 
+def judged_row(name, value, unit, *, least=None, most=None):
+    """Return one row in the house's form."""
+    must = f">= {least:g}" if least is not None else f"<= {most:g}" if most is not None else None
+    ok = None if must is None else (least is None or value >= least) and (most is None or value <= most)
+    return {"name": name, "value": round(value, 3), "unit": unit, "must": must, "ok": ok}
+
+
+def judged_ticks(rows):
+    """Return the house's rows of the ticks among ``rows``."""
+    return [
+        judged_row(
+            f"tick with {row['tenants']:,} tenants, {row['due']} due",
+            row["median_ms"],
+            "ms, median",
+            most=MUSTS["tick"] if row["due"] <= 1 else None,
+        )
+        for row in rows
+        if row["row"] == "tick"
+    ]
+
+
 def judged(rows):
-    """Return what does not keep its promise."""
-    alone = next(row for row in rows if row.get("hog") == "none")
-    broken = []
-    for row in rows:
-        if row["row"] == "tick" and row["due"] <= 1 and row["median_ms"] > MUSTS["tick"]:
-            broken.append(f"a tick with {row['due']} due takes {row['median_ms']:.1f} ms")
-        if (
-            row["row"] == "hog"
-            and row["events_per_second"] < MUSTS["throughput"] * alone["events_per_second"]
-        ):
-            broken.append(
-                f"beside the hog ({row['hog']}) others have {row['events_per_second']:.0f} events/s"
+    """Return the house's rows: what was measured, what it must be, and whether it is."""
+    judged, hogs = judged_ticks(rows), {row["hog"]: row for row in rows if row["row"] == "hog"}
+    alone = hogs.pop("none")
+    judged.append(judged_row("others alone: events/s", alone["events_per_second"], "1/s"))
+    judged.append(judged_row("others alone: latency", alone["median_ms"], "ms, median"))
+    for kind, row in hogs.items():
+        judged.append(
+            judged_row(
+                f"others beside a hog ({kind}): throughput ÷ alone",
+                row["events_per_second"] / alone["events_per_second"],
+                "ratio",
+                least=MUSTS["throughput"],
             )
-        if row["row"] == "hog" and row["median_ms"] > MUSTS["latency"] * alone["median_ms"]:
-            broken.append(f"beside the hog ({row['hog']}) others wait {row['median_ms']:.1f} ms")
-    return broken
+        )
+        judged.append(
+            judged_row(
+                f"others beside a hog ({kind}): latency ÷ alone",
+                row["median_ms"] / alone["median_ms"],
+                "ratio of medians",
+                most=MUSTS["latency"],
+            )
+        )
+    return judged
 
 
 def main():
@@ -264,14 +291,15 @@ def main():
         key = new_master_key()
         url = prepare_database(places[1], key, TENANTS_SENDING, USERS)
         rows += hog_rows(url, key, seconds=options.seconds, rate=options.rate)
-    for row in rows:
-        print(json.dumps(row))
-    broken = judged(rows)
-    for text_ in broken:
-        print(f"broken: {text_}")
-    if options.json:
-        options.json.write_text(json.dumps({"rows": rows, "broken": broken}, indent=1), "utf-8")
-    return 1 if broken else 0
+    found = judged(rows)
+    settings = {
+        "database": "PostgreSQL" if options.postgres else "SQLite",
+        "rate": options.rate,
+        "seconds": options.seconds,
+        "measured": rows,
+    }
+    write(options.json, settings, found)
+    return 1 if any(row["ok"] is False for row in found) else 0
 
 
 if __name__ == "__main__":

@@ -43,6 +43,8 @@ from streams.client.testing import FakeLine, InMemoryBroker
 from streams.contracts.codec import encode
 from streams.contracts.envelope import new_envelope
 from streams.contracts.manifest import signed_bytes
+from streams.contracts.signed_record import KEY_ID_HEADER, SIGNATURE_HEADER
+from streams.contracts.signed_record import signed_bytes as signed_record_bytes
 from streams.contracts.topics import ADAPTER_STATE
 from streams.gateway.desired import DesiredState
 from tests.fakes.engines import BASE, EngineProcess
@@ -213,7 +215,12 @@ def cold_start(lines: int) -> dict[str, float]:
         envelope = new_envelope(
             event_id=f"e{number}", source="/bench", event_type=ADAPTER_STATE, time=now, sequence=1
         )
-        sink.send(encode(state, envelope), lambda _: None)
+        record = encode(state, envelope)
+        signed = base64.b64encode(
+            key.sign(signed_record_bytes(record.topic, record.key, record.headers, record.value))
+        )
+        named = [(KEY_ID_HEADER, key_id(public).encode()), (SIGNATURE_HEADER, signed)]
+        sink.send(record._replace(headers=[*record.headers, *named]), lambda _: None)
     desired = DesiredState(lambda: AdapterFeed(broker, trusted_keys=[public]), most_seconds=600.0)
     stop = threading.Event()
     started, used = time.perf_counter(), time.process_time()

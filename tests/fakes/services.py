@@ -21,6 +21,7 @@ from streams.broker.embedded import answers
 from tests.fakes.network import Link
 
 START_ATTEMPTS = 10
+KEYS_DATABASE = "discreet_keys"  # a backup of the other one that is put back leaves it as it is
 
 KAFKA_PROPERTIES = """
 process.roles=broker,controller
@@ -121,6 +122,38 @@ class Kafka:
         self.process.wait()
 
 
+class Disk:
+    """A small disk (in memory) that can be filled to the last byte; only root can make one.
+
+    Raises:
+        PermissionError: we must not mount anything.
+    """
+
+    def __init__(self, directory: Path, megabytes: int) -> None:
+        directory.mkdir(parents=True)
+        command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=0755", "tmpfs", str(directory)]
+        if os.getuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode:
+            raise PermissionError("a disk of its own can be made by root alone, outside most containers")
+        self.directory = directory
+        self._ballast = directory / "ballast"
+
+    def fill(self) -> None:
+        """Leave no room for anything."""
+        with self._ballast.open("wb", buffering=0) as ballast:
+            for size in (1 << 20, 1 << 12):
+                with suppress(OSError):
+                    while ballast.write(bytes(size)) == size:
+                        pass
+
+    def empty(self) -> None:
+        """Give the room back."""
+        self._ballast.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Let it go, with everything on it, once nobody uses it any more."""
+        subprocess.run(["umount", "-l", str(self.directory)], check=False)
+
+
 class Postgres:
     """One PostgreSQL cluster that can be restarted, blocked, and whose connections can be cut."""
 
@@ -138,12 +171,13 @@ class Postgres:
                 parent.chmod(0o755)
         self._run("initdb", "-D", f"{directory}/data", "-U", "discreet", "-A", "trust", "--no-sync")
         self._control("start")
-        self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "discreet", "discreet")
+        for name in ("discreet", KEYS_DATABASE):
+            self._run("createdb", *self._login(), name)
         self.url = self.url_at(self.port)
 
-    def url_at(self, port: int) -> str:
-        """Return its address along another way."""
-        return f"postgresql+psycopg://discreet@127.0.0.1:{port}/discreet"
+    def url_at(self, port: int, database: str = "discreet") -> str:
+        """Return the address of one of its databases, along another way where the port is another's."""
+        return f"postgresql+psycopg://discreet@127.0.0.1:{port}/{database}"
 
     def _run(self, tool: str, *arguments: str) -> None:
         command = [str(self._bin / tool), *arguments]
@@ -153,6 +187,7 @@ class Postgres:
 
     def _control(self, verb: str) -> None:
         options = f"-c listen_addresses=127.0.0.1 -p {self.port} -k {self._directory} -c max_connections=200"
+        options += " -c min_wal_size=32MB -c max_wal_size=96MB"
         place = ("-D", f"{self._directory}/data", "-l", f"{self._directory}/log")
         self._run("pg_ctl", *place, "-w", "-t", "120", "-o", options, verb)
 
@@ -168,6 +203,25 @@ class Postgres:
                 time.sleep(1)
             else:
                 return
+
+    def revive(self) -> None:
+        """Start it again where it has ended by itself."""
+        with suppress(subprocess.CalledProcessError):
+            self._run("pg_ctl", "-D", f"{self._directory}/data", "status")
+            return
+        self._control("start")
+
+    def shut_off(self, database: str, seconds: float) -> None:
+        """Let nobody connect to one of its databases for a while."""
+        engine = create_engine(self.url, isolation_level="AUTOCOMMIT")
+        with suppress(OperationalError), engine.connect() as connection:
+            connection.execute(text(f"ALTER DATABASE {database} ALLOW_CONNECTIONS false"))
+            ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name"
+            connection.execute(text(ended), {"name": database})
+            threading.Event().wait(seconds)
+        with engine.connect() as connection:
+            connection.execute(text(f"ALTER DATABASE {database} ALLOW_CONNECTIONS true"))
+        engine.dispose()
 
     def dump(self, name: str) -> None:
         """Write a backup of the database while it is used."""

@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
 
 from privacy.errors import StorageError
@@ -61,6 +62,30 @@ def leftovers(url):
         count = connection.execute(text(query)).scalar_one()
     engine.dispose()
     return count
+
+
+def test_the_head_is_the_one_that_alembic_finds():
+    assert database.head() == ScriptDirectory.from_config(database._config()).get_current_head()
+
+
+def test_a_history_with_two_ends_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "versions").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "versions" / f"{name}.py").write_text(
+            f'revision = "{name}"\ndown_revision = None\n', "utf-8"
+        )
+    monkeypatch.setattr(database, "migrations_directory", lambda: tmp_path)
+    with pytest.raises(StorageError, match="has 2 newest revisions"):
+        database.head()
+
+
+def test_looking_at_a_database_does_not_import_alembic(database_url):
+    script = "import sys; from streams.storage import schema; schema.open_current(sys.argv[1]); print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script, database_url], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert "sqlalchemy" in done.stdout.split()
+    assert "alembic" not in done.stdout.split()
 
 
 def test_up_matches_the_code_and_down_leaves_nothing(empty_database_url):

@@ -59,6 +59,7 @@ class Drill:
                 monkeypatch.setenv(name, value)
         monkeypatch.setenv("DISCREET_BROKER__BOOTSTRAP", self.world.bootstrap)
         monkeypatch.setenv("DISCREET_DATABASE__URL", self.world.url)
+        monkeypatch.setenv("DISCREET_KEYS__URL", self.world.keys_url)
         self.port = 20_000 + os.getpid() % 20_000
         for environment in self.world.workers._environments:
             environment["DISCREET_HTTP__PORT"] = str(self.port)

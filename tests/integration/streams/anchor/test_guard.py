@@ -253,6 +253,8 @@ def test_what_a_former_key_signed_counts_until_it_is_signed_anew(engine, clock, 
     before.advance()
     with pytest.raises(RewoundError, match="not signed by this installation"):
         guard_of(engine, broker, clock=clock).check("acme")
+    with pytest.raises(RewoundError, match="not signed by this installation"):  # nor does a worker start
+        guard_of(engine, broker, clock=clock).require_newest()
     guard = guard_of(engine, broker, clock=clock, earlier=[former])
     guard.require_newest()
     assert guard.erased() == [user]

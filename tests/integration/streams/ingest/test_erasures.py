@@ -6,7 +6,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import text
@@ -20,8 +20,10 @@ from privacy.erasure.tables import ErasureRow
 from privacy.keys.batch_locks import lock_out_batches, numbers
 from privacy.storage.session import transaction
 from streams.contracts.consent import ConsentPurpose
+from streams.contracts.topics import CONSENT, ERASURES
 from streams.ingest import consents
 from streams.ingest.erasures import ErasureHandler
+from streams.outbox.relay import OutboxRelay
 from tests.fakes.ingest_world import IngestWorld
 from tests.fakes.stream_records import NOW, consent, erasure, interaction
 
@@ -37,6 +39,17 @@ def test_a_request_from_the_future_is_carried_out_and_dated_at_its_arrival(engin
         (row,) = session.exec(select(ErasureRow))
         assert (row.requested_at, row.deadline_at) == (NOW, deadline(NOW))
         assert row.certificate["requested_at"] == NOW.isoformat()
+
+
+def test_the_answer_of_a_worker_whose_clock_is_ahead_does_not_wait_for_that_hour(engine):
+    world = IngestWorld(engine)
+    world.take(world.consents, consent())
+    world.now = NOW + timedelta(hours=1)
+    assert world.take(world.erasures, erasure()).effects == 1
+    OutboxRelay(engine, world.sender, batch_rows=10).relay_once(
+        NOW
+    )  # of another worker, whose clock is right
+    assert {record.topic for record in world.sender.sent} == {ERASURES.name, CONSENT.name}
 
 
 class TestBesideOtherTransactions:

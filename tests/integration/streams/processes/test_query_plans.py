@@ -81,14 +81,17 @@ def clock(world):
 
 
 def test_every_statement_has_an_index(world):
-    with noted_statements(world.engine) as noted:
+    store = world.keyring.store.engine
+    with noted_statements(world.engine) as noted, noted_statements(store) as of_keys:
         ingest(world)
         clock(world)
     assert len(noted) > 50
+    assert len(of_keys) > 3
     found = {
         statement: scans
-        for statement, parameters in noted.items()
-        if (scans := without_index(world.engine, statement, parameters, settings=ROW_BY_ROW))
+        for engine, statements in ((world.engine, noted), (store, of_keys))
+        for statement, parameters in statements.items()
+        if (scans := without_index(engine, statement, parameters, settings=ROW_BY_ROW))
     }
     assert found == {}
 

@@ -104,6 +104,64 @@ def test_a_commit_that_the_broker_refused(consumer, noted):
     assert asyncio.run(refused()) == noted
 
 
+@pytest.mark.parametrize(
+    ("stored", "begins"),
+    [
+        ({tuple(TOPIC): 4}, 4),  # a backup was put back
+        ({tuple(TOPIC): 9}, 7),
+        ({("discreet.consent.v1", 0): 4}, 0),  # a backup of before the partition's first record
+        ({}, 0),
+        (None, 7),  # nobody asks the database
+    ],
+)
+def test_reading_begins_where_the_effects_end(stored, begins):
+    async def seek():
+        async def held():
+            return stored
+
+        async def committed():
+            return {TOPIC: 7}
+
+        async def note(tp, offset):
+            sought[tp] = offset
+
+        with our_app() as app:
+            used, sought = app.run_consumer, {TOPIC: 7}
+            used.stored = None if stored is None else held
+            used.assignment, used.seek_to_committed, used.seek = lambda: {TOPIC}, committed, note
+            await used.perform_seek()
+            return sought[TOPIC], used._committed_offset[TOPIC]
+
+    assert asyncio.run(seek()) == (begins, begins)
+
+
+@pytest.mark.parametrize(("stored", "begins"), [({tuple(TOPIC): 4}, 4), ({}, 0), (None, 7)])
+def test_what_could_not_be_handed_over_is_read_again_from_where_the_effects_end(stored, begins):
+    async def read_again():
+        async def held():
+            return stored
+
+        async def committed(_partition):
+            return 7
+
+        async def at_once(call, *arguments):
+            return await call(*arguments)
+
+        with our_app() as app:
+            used, sought = app.run_consumer, []
+            used.stored = None if stored is None else held
+            used.assignment = lambda: {TOPIC}
+            thread = used._thread
+            thread._consumer = SimpleNamespace(
+                committed=committed, seek=lambda _partition, offset: sought.append(offset)
+            )
+            thread.call_thread = at_once
+            await used._read_again({TOPIC})
+            return sought
+
+    assert asyncio.run(read_again()) == [begins]
+
+
 @pytest.mark.parametrize(("consumer", "crashes"), [("stock", True), ("ours", False)])
 def test_a_partition_whose_position_is_not_known_yet(consumer, crashes):
     """Stock Faust's watch for livelocks ends the worker then."""

@@ -3,7 +3,7 @@ import asyncio
 import pytest
 from sqlalchemy.exc import DataError
 
-from privacy.errors import StorageError
+from privacy.errors import RewoundError, StorageError
 from streams.broker.progress import PartitionProgress
 from streams.broker.records import RecordRun
 from streams.errors import PoisonedTopicError
@@ -114,6 +114,20 @@ def test_one_bad_record_is_refused_alone_and_the_others_have_their_effect():
     assert handler.done == [0, 2]
     assert handler.refused == [(1, "RuntimeError")]
     assert progress.committable == 3
+
+
+def test_a_database_that_was_set_back_ends_the_loop_and_settles_nothing():
+    handler, progress = Recorder(), PartitionProgress()
+    handler.failures = [RewoundError("set back")]
+
+    async def scenario(intake, loop):
+        await intake.offer(run_of(progress, 0, 1))
+        await loop
+
+    with pytest.raises(RewoundError):
+        go(scenario, handler)
+    assert (handler.done, handler.refused, handler.attempts) == ([], [], 1)
+    assert progress.committable == 0
 
 
 def test_what_the_database_cannot_store_is_not_tried_for_ever():

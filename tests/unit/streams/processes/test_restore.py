@@ -83,3 +83,36 @@ def test_a_broker_that_falls_silent_before_the_end_ends_the_restore(monkeypatch)
     with pytest.raises(BrokerUnavailableError, match="not to its end"):
         read_on(monkeypatch, 2, moved)
     assert moved == []
+
+
+class Group:
+    """A broker that holds a group's offsets, of topics with two partitions each."""
+
+    def __init__(self, committed):
+        self._committed = committed
+        self.set_back = {}
+
+    def partitions_for_topic(self, _topic):
+        return {0, 1}
+
+    def committed(self, place):
+        return self._committed.get((place.topic, place.partition))
+
+    def assign(self, _places):
+        pass
+
+    def commit(self, offsets):
+        self.set_back = {(place.topic, place.partition): held.offset for place, held in offsets.items()}
+
+    def close(self):
+        pass
+
+
+def test_the_group_goes_back_to_what_the_backup_holds_and_to_the_start_of_what_it_does_not_know(monkeypatch):
+    """A partition whose first record came after the backup and after the last anchored offsets stands in neither."""
+    group = Group({("acks", 0): 3, ("acks", 1): 5, ("consent", 0): 7})
+    monkeypatch.setattr(restore, "open_consumer", lambda *_, **__: group)
+    services = SimpleNamespace(settings=SimpleNamespace(broker=SimpleNamespace(group="g", embedded=False)))
+    stored = {("acks", 1): 4, ("consent", 0): 7}
+    assert restore._set_group_back(services, ["acks", "consent"], stored) == 3 + 1
+    assert group.set_back == {("acks", 0): 0, ("acks", 1): 4}
