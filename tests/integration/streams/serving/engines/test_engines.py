@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pytest
 
+from streams.client import readings
 from tests.fakes.adapters_on_disk import on_layer, silenced, swapped
 from tests.fakes.bridges import LINES, World, kinds
 
@@ -143,6 +144,21 @@ def test_a_version_in_use_stays_until_its_last_request_ended(world):
     world.catch_up()
     assert world.engine.held() == {second.served_name}
     assert not world.cache.path(first.served_name).exists()
+
+
+def test_beside_anothers_request_the_base_is_the_base(world):
+    """In one batch with an adapter's request vLLM on a CPU answers for the base with whoever has the last place."""
+    if "llamacpp" in world.kind:
+        pytest.skip("every request to llama.cpp names the scale of each adapter")
+    versions = [world.version(line, 1) for line in (ONE, TWO)]
+    for line, version in zip((ONE, TWO), versions, strict=True):
+        world.publish(line, version)
+    asked = readings(versions[0].manifest.evaluation.activation)
+    alone = world.engine.next_log_probabilities(asked, name=None)
+    for version in versions:
+        with world.busy(version.served_name):
+            beside = world.engine.next_log_probabilities(asked, name=None)
+        assert beside == pytest.approx(alone, abs=1e-3)
 
 
 def test_a_withdrawn_line_is_not_routed_and_leaves_at_once(world):
