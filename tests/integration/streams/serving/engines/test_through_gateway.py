@@ -30,13 +30,14 @@ def url_of(world):
 
 
 def told(gateway, token, *, model="discreet", user="never seen before"):
-    """Return the version that answered, and its words with how sure it was of them."""
+    """Return the version that answered, and its words with what else it thought of."""
     raw = gateway.client(token, timeout=120).chat.completions.with_raw_response.create(
-        model=model, messages=QUESTION, max_tokens=4, temperature=0, logprobs=True, user=user
+        model=model, messages=QUESTION, max_tokens=4, temperature=0, logprobs=True, top_logprobs=5, user=user
     )
     (choice,) = raw.parse().choices
-    sure = [one.logprob for one in choice.logprobs.content] if choice.logprobs else []
-    return raw.headers["x-discreet-version"], (choice.message.content, [round(one, 3) for one in sure])
+    content = choice.logprobs.content if choice.logprobs else []
+    thought = [[(other.token, round(other.logprob, 2)) for other in one.top_logprobs] for one in content]
+    return raw.headers["x-discreet-version"], (choice.message.content, thought)
 
 
 def test_each_tenant_is_answered_by_its_own_adapter_and_the_base_by_none(world, tmp_path):
