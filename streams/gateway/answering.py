@@ -20,6 +20,7 @@ from streams.contracts.fields import MAX_TEXT_CHARACTERS
 from streams.errors import AdapterGoneError, EngineAwayError, GatewayError, WrongAnswererError
 from streams.gateway import answers
 from streams.gateway.choosing import Choice, Reason, asked_for, base_instead, choose, silently
+from streams.gateway.leaving import unless_gone
 from streams.gateway.remembered import Shown
 from streams.gateway.requests import DEFAULT_DOMAIN, read_ask, unknown_model
 from streams.gateway.upstreams import Call
@@ -46,10 +47,6 @@ if TYPE_CHECKING:
 
 _STREAM_HEADERS: Final = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 Result = TypeVar("Result")
-
-
-class ClientLeftError(Exception):
-    """Whoever asked is not there any more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,12 +150,12 @@ class Answering:
         if not plan.ask.stream:
             with self._shop.places.place(caller.tenant_id):
                 plan, document = await self._tried(
-                    plan, lambda one: _unless_gone(request, one.upstream.whole(one.call()))
+                    plan, lambda one: unless_gone(request, one.upstream.whole(one.call()))
                 )
             return self._whole(plan, document), plan.choice.reason
         self._shop.places.take(caller.tenant_id)  # given back when the stream has ended
         try:
-            plan, (first, pieces) = await self._tried(plan, lambda one: _unless_gone(request, _begun(one)))
+            plan, (first, pieces) = await self._tried(plan, lambda one: unless_gone(request, _begun(one)))
         except BaseException:
             self._shop.places.give_back(caller.tenant_id)
             raise
@@ -364,42 +361,6 @@ async def _closed(coming: asyncio.Future[Any] | None, pieces: AsyncIterator[dict
     close = getattr(pieces, "aclose", None)
     if close is not None:
         await close()
-
-
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
-    """Return what ``work`` returns; when the client leaves before, the work is cancelled.
-
-    Raises:
-        ClientLeftError: it did.
-    """
-    own = asyncio.current_task()
-    assert own is not None  # a coroutine runs in one
-    watch = asyncio.ensure_future(_left(request))
-    left = over = False
-
-    def leave(_: object) -> None:
-        nonlocal left
-        if not over:  # whoever awaits below is cancelled there, and nowhere later
-            left = True
-            own.cancel()
-
-    watch.add_done_callback(leave)
-    try:
-        return await work
-    except asyncio.CancelledError:
-        if left and own.cancelling() == 1:  # by nobody else
-            raise ClientLeftError from None
-        raise
-    finally:
-        over = True
-        watch.cancel()
-        if left:
-            own.uncancel()
-
-
-async def _left(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _away(error: GatewayError, plan: _Plan) -> EngineAwayError:
