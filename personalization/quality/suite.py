@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -107,8 +108,6 @@ class _Suite:
             most_abilities=options.abilities,
         )
         self._noted("base", self.judge.base)
-        self.train = self._prefixed(f"{options.tenant}, training", target.train)
-        self.choosing = self._prefixed(f"{options.tenant}, choosing", target.choosing)
         self.bounds = Bounds(
             decoder=self.bench.decoder,
             encoder=self.bench.encoder,
@@ -153,6 +152,17 @@ class _Suite:
         }
         return {**results, "rows": rows_of(results)}
 
+    # Prefixes are for adapters of the private family alone; releases with a card read texts, as a round does.
+    @cached_property
+    def train(self) -> UserSet:
+        """The users that are trained on."""
+        return self._prefixed(f"{self.options.tenant}, training", self.target.train)
+
+    @cached_property
+    def choosing(self) -> UserSet:
+        """The users that choose among the small family's lengths."""
+        return self._prefixed(f"{self.options.tenant}, choosing", self.target.choosing)
+
     def _bound(self, users: int, meta: torch.Tensor) -> Verdict:
         """Return the verdict on the plain LoRA of so many users, and note it and the small family's once."""
         if users not in self.bounds_of:
@@ -173,10 +183,7 @@ class _Suite:
         vote, plan = style_vote_of(policy), self._plan(users, epsilon, styles=True)
         if vote is None or isinstance(plan, Declined):
             reason = str(plan.reason) if isinstance(plan, Declined) else "no vote fits the budget"
-            self.say(f"N={users} ε={epsilon:g} with a card: declined ({reason})")
-            self.runs.append(
-                {"arm": "declined", "users": users, "epsilon": epsilon, "start": "card", "reason": reason}
-            )
+            self._declined(reason, users=users, epsilon=epsilon, start="card")
             return
         for seed in range(self.options.seeds):
             key = _key(f"card {self.options.tenant} {users} {epsilon:g} {seed}".encode())
@@ -211,16 +218,7 @@ class _Suite:
         options = self.options
         plan = self._plan(users, epsilon)
         if isinstance(plan, Declined):
-            self.say(f"N={users} ε={epsilon:g}: declined ({plan.reason})")
-            self.runs.append(
-                {
-                    "arm": "declined",
-                    "users": users,
-                    "epsilon": epsilon,
-                    "signal": plan.clarity,
-                    "reason": plan.reason,
-                }
-            )
+            self._declined(str(plan.reason), users=users, epsilon=epsilon, signal=plan.clarity)
             return
         starts = [("meta", meta)] if bool(meta.any()) and "meta" in options.ways else []
         if "zero" in options.ways:
@@ -237,6 +235,10 @@ class _Suite:
                     users=users, epsilon=epsilon, start=start, seed=seed,
                     noise_multiplier=plan.noise_multiplier, train_seconds=round(seconds, 1),
                 )  # fmt: skip
+
+    def _declined(self, reason: str, **about: object) -> None:
+        self.say(f"declined ({reason}): " + ", ".join(f"{key} {value}" for key, value in about.items()))
+        self.runs.append({"arm": "declined", **about, "reason": reason})
 
     def _controls(self, others: dict[str, torch.Tensor], meta: torch.Tensor) -> None:
         options = self.options
@@ -324,8 +326,7 @@ class _Suite:
 
     def _successive(self, meta: torch.Tensor, public: UserSet) -> list[dict[str, Any]]:
         """Release once per window of time, each from the average of the releases before; measure what is forgotten."""
-        options, count = self.options, self.options.releases
-        users = options.most_users
+        options, count, users = self.options, self.options.releases, self.options.most_users
         plan = self._plan(users, max(epsilon for _, epsilon in options.chosen))
         if isinstance(plan, Declined):
             return []
