@@ -173,6 +173,20 @@ class VersionStateError(RegistryError):
     exit_status = 3
 
 
+class RolloutError(PersonalizationError):
+    """The verb does not apply to the rollout of a line as it stands, or a reading cannot be."""
+
+    code = "personalization.rollout.state"
+    exit_status = 3
+
+
+class StoryError(PersonalizationError):
+    """A file is not the story of a version."""
+
+    code = "personalization.story.unreadable"
+    exit_status = 2
+
+
 class TrainingFailedError(PersonalizationError):
     """The training child ended without a result; whatever it was charged stays charged."""
 

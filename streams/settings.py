@@ -273,6 +273,14 @@ class IngestSettings(_Section):
     """How long shutdown and rebalancing wait for transactions in progress."""
 
 
+class FlagSettings(_Section):
+    """Who decides what a line may show."""
+
+    provider: str = ""
+    """Name of an entry point of the group ``discreet.flag_providers``: an OpenFeature provider that may lower the flag
+    of a line. Empty: desired states alone decide."""
+
+
 class OutboxSettings(_Section):
     """How events leave."""
 
@@ -563,6 +571,7 @@ class Settings(BaseSettings):
     ingest: IngestSettings = IngestSettings()
     outbox: OutboxSettings = OutboxSettings()
     anchor: AnchorSettings = AnchorSettings()
+    flags: FlagSettings = FlagSettings()
     scheduler: SchedulerSettings = SchedulerSettings()
     http: HttpSettings = HttpSettings()
     trainer: TrainerSettings = TrainerSettings()

@@ -28,6 +28,7 @@ SERVED_NAME = re.compile(r"^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$")
 class VersionState(StrEnum):
     """Where a published version stands in the registry."""
 
+    CANDIDATE = "candidate"  # may succeed what the line serves; some users get it meanwhile
     PUBLISHED = "published"  # what the line serves now
     SUPERSEDED = "superseded"  # an earlier version; a roll-back may return to it
     ROLLED_BACK = "rolled_back"  # left by a roll-back; never served again

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
+from personalization.errors import RegistryError
+from personalization.registry import queries as registry
+from personalization.rollouts import rows as rollouts
 from privacy.anchor.due import mark_due
 
 if TYPE_CHECKING:
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
 
     from personalization.adapters.manifest import AdapterVersion
     from personalization.registry.tables import AdapterLineRow
+    from personalization.rollouts.values import Rollout
 
 
 class AdapterEventKind(StrEnum):
@@ -57,6 +61,8 @@ class AdapterLifecycleEvent:
         reason: one public sentence.
         actor: who asked: "schedule", "trainer", or an operator's name.
         round_id: the round that led here, if any.
+        rollout: where the rollout of the line stands after it; ``None`` for a line that never had one.
+        candidate: the version that a share of the subjects gets, when ``desired_change`` is SET.
     """
 
     event_id: str
@@ -75,6 +81,8 @@ class AdapterLifecycleEvent:
     reason: str = ""
     actor: str = ""
     round_id: str | None = None
+    rollout: Rollout | None = None
+    candidate: AdapterVersion | None = None
 
 
 class AdapterEvents(Protocol):
@@ -115,10 +123,14 @@ def announce(
     revoked_version_ids: tuple[str, ...] = (),
     round_id: str | None = None,
 ) -> None:
-    """Raise the epoch of a locked line and tell its readers what happened, in the caller's transaction."""
+    """Raise the epoch of a locked line and tell its readers what happened, in the caller's transaction.
+
+    How the line's rollout stands is read here, so no event and no desired state forgets its candidate.
+    """
     line.epoch += 1
     session.add(line)
     mark_due(session, line.tenant_id)
+    rollout, candidate = standing(session, line)
     events.append(
         session,
         AdapterLifecycleEvent(
@@ -138,5 +150,25 @@ def announce(
             reason=act.reason,
             actor=act.actor,
             round_id=round_id,
+            rollout=rollout,
+            candidate=candidate if change is DesiredChange.SET else None,
         ),
     )
+
+
+def standing(session: Session, line: AdapterLineRow) -> tuple[Rollout | None, AdapterVersion | None]:
+    """Return where the rollout of a locked line stands and, while one runs, its candidate.
+
+    Raises:
+        RegistryError: the candidate is not registered.
+    """
+    row = rollouts.find(session, line.line_ref)
+    if row is None:
+        return None, None
+    rollout = rollouts.value_of(row)
+    if not rollout.running:
+        return rollout, None
+    found = registry.get_version(session, rollout.candidate or "")
+    if found is None:
+        raise RegistryError(f"the candidate of line {line.line_ref!r} is not registered; check the database")
+    return rollout, registry.read_version(found)

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 from personalization.gates.drift import drift_document
 from personalization.gates.forgetting import PUBLIC_TEXT_CHECK
 from personalization.registry import queries as registry
+from personalization.rollouts import rows as rollouts
 
 if TYPE_CHECKING:
+    from sqlmodel import Session
+
     from personalization.registry.tables import AdapterVersionRow
 
 
@@ -31,3 +34,28 @@ def version_facts(row: AdapterVersionRow) -> dict[str, object]:
         "drift": drift_document(manifest),
         "published_at": row.published_at.isoformat(),
     }
+
+
+def rollout_facts(session: Session, tenant_id: str | None = None) -> list[dict[str, object]]:
+    """Return how the rollouts of one tenant's lines (or of all lines) stand, JSON-ready; by tenant and domain."""
+    facts: list[dict[str, object]] = []
+    domains = {line.line_ref: line.domain for line in registry.list_lines(session)}
+    for row in rollouts.list_all(session, tenant_id):
+        stands = rollouts.value_of(row)
+        found = None if stands.candidate is None else registry.get_version(session, stands.candidate)
+        facts.append(
+            {
+                "tenant": row.tenant_id,
+                "domain": domains[row.line_ref],
+                "line_ref": row.line_ref,
+                "stage": stands.stage.value,
+                "step": stands.step,
+                "percent": stands.percent,
+                "mode": stands.mode.value,
+                "flag": stands.flag.value,
+                "candidate": None if found is None else found.served_name,
+                "entered_at": None if stands.entered_at is None else stands.entered_at.isoformat(),
+                "verdict": row.verdict,
+            }
+        )
+    return sorted(facts, key=lambda one: (str(one["tenant"]), str(one["domain"])))

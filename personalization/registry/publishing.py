@@ -18,7 +18,9 @@ from personalization.adapters.manifest import (
 )
 from personalization.artifacts.files import describe_files
 from personalization.registry import queries as registry
+from personalization.registry import succession
 from personalization.registry.announcements import Act, AdapterEventKind, DesiredChange, announce
+from personalization.registry.leaving import leave
 from personalization.registry.tables import AdapterVersionRow
 from privacy.boundary.marks import Kind
 from privacy.boundary.register import BOUNDARY
@@ -79,6 +81,9 @@ class Publisher:
     ) -> AdapterVersion:
         """Register the candidate as the line's next version and tell everyone, in the caller's transaction.
 
+        Where the tenant's policy asks for steps, the version begins a rollout, and the line goes on serving what it
+        served. The first version of a line always goes to everybody: there is no other that the rest could get.
+
         The files are stored before the transaction ends; if it does not commit, they are an orphan that
         the artifacts chore removes after its grace, and the same number is given to the next candidate.
 
@@ -122,12 +127,31 @@ class Publisher:
             signature=signature,
         )
         act = Act(actor=candidate.actor, reason="A new version passed the gate.", code="published", now=now)
-        if before is not None:
-            session.add(leave(before, VersionState.SUPERSEDED, replace(act, reason="superseded")))
-        session.add(_row_of(version, line, origin, candidate, now))
+        row = _row_of(version, line, origin, candidate, now)
         line.last_version = number
         if candidate.trained:
             line.rank = candidate.accepted.lora.rank
+        plan = None if before is None else succession.plan_of(session, line, trained=candidate.trained)
+        if before is not None and plan is not None:
+            row.state = VersionState.CANDIDATE.value
+            session.add(row)
+            succession.begin(session, self._events, line, version, plan, act)
+            announce(
+                session,
+                self._events,
+                line,
+                AdapterEventKind.PUBLISHED,
+                act,
+                version=version,
+                change=DesiredChange.SET,
+                desired=registry.read_version(before),
+                round_id=origin.round_id,
+            )
+            return version
+        succession.end(session, self._events, line, act)
+        if before is not None:
+            session.add(leave(before, VersionState.SUPERSEDED, replace(act, reason="superseded")))
+        session.add(row)
         line.current_version_id = version.version_id
         announce(
             session,
@@ -141,22 +165,6 @@ class Publisher:
             round_id=origin.round_id,
         )
         return version
-
-
-def leave(row: AdapterVersionRow, state: VersionState, act: Act) -> AdapterVersionRow:
-    """Record that a version is no longer the line's current one."""
-    row.state = state.value
-    row.left_at = act.now
-    row.left_reason = act.reason
-    row.left_by = act.actor
-    return row
-
-
-def take_up_again(row: AdapterVersionRow) -> AdapterVersionRow:
-    """Record that an earlier version is the line's current one again."""
-    row.state = VersionState.PUBLISHED.value
-    row.left_at = row.left_reason = row.left_by = None
-    return row
 
 
 def _require_marks(manifest: AdapterManifest, directory: Path) -> None:

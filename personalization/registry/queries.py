@@ -138,8 +138,8 @@ def audits_of(session: Session, tenant_id: str) -> dict[str, dict[str, Any]]:
 
 
 def live_names(session: Session, tenant_id: str) -> list[str]:
-    """Return the served names of a tenant's versions that are served or could be rolled back to."""
-    live = (VersionState.PUBLISHED.value, VersionState.SUPERSEDED.value)
+    """Return the served names of a tenant's versions that are served, may be, or could be rolled back to."""
+    live = (VersionState.CANDIDATE.value, VersionState.PUBLISHED.value, VersionState.SUPERSEDED.value)
     return list(
         session.exec(
             select(AdapterVersionRow.served_name).where(
@@ -169,13 +169,15 @@ def started_from(session: Session, version_ids: Collection[str]) -> Sequence[Ada
 
 
 def served_starts(session: Session) -> dict[str, tuple[str, str | None]]:
-    """Return what stands behind every version that is served now: its reservation and the version it started from."""
+    """Return what stands behind every version that somebody is served: its reservation, and what it started from."""
     rows = session.exec(
         select(
             AdapterVersionRow.version_id,
             AdapterVersionRow.reservation_id,
             AdapterVersionRow.start_version_id,
-        ).where(AdapterVersionRow.state == VersionState.PUBLISHED.value)
+        ).where(
+            col(AdapterVersionRow.state).in_((VersionState.CANDIDATE.value, VersionState.PUBLISHED.value))
+        )
     )
     return {version_id: (reservation_id, start) for version_id, reservation_id, start in rows}
 

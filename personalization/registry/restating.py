@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from personalization.adapters.manifest import VersionState
 from personalization.registry import queries as registry
-from personalization.registry.announcements import AdapterEventKind, AdapterLifecycleEvent, DesiredChange
+from personalization.registry.announcements import (
+    AdapterEventKind,
+    AdapterLifecycleEvent,
+    DesiredChange,
+    standing,
+)
 from privacy.audit import trail as audit_trail
 
 if TYPE_CHECKING:
@@ -51,6 +56,7 @@ def restate_line(session: Session, states: AdapterStates, line_ref: str, act: Ac
     revoked = [row.version_id for row in rows if row.state == VersionState.WITHDRAWN.value]
     line.epoch += 1
     session.add(line)
+    rollout, candidate = standing(session, line)
     states.restate(
         session,
         AdapterLifecycleEvent(
@@ -67,6 +73,8 @@ def restate_line(session: Session, states: AdapterStates, line_ref: str, act: Ac
             reason_code=act.code,
             reason=act.reason,
             actor=act.actor,
+            rollout=rollout,
+            candidate=candidate if change is DesiredChange.SET else None,
         ),
     )
     audit_trail.append(

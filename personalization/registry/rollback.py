@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 from personalization.adapters.manifest import VersionState
 from personalization.errors import VersionNotFoundError, VersionStateError
 from personalization.registry import queries as registry
+from personalization.registry import succession
 from personalization.registry.announcements import AdapterEventKind, DesiredChange, announce
-from personalization.registry.publishing import leave, take_up_again
+from personalization.registry.leaving import leave, take_up_again
+from personalization.rollouts.values import Stage
 from privacy.audit import trail as audit_trail
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ def roll_back(
     *,
     to_version: int | None = None,
 ) -> AdapterVersion:
-    """Make an earlier version the line's current one and return it.
+    """Make an earlier version the line's current one and return it; a rollout that runs is rolled back too.
 
     Args:
         session: the caller's transaction.
@@ -53,6 +55,7 @@ def roll_back(
             f"tenant {tenant_id!r} serves the base model in domain {domain!r}; nothing to leave"
         )
     target = _target(rows, current, to_version)
+    succession.end(session, events, line, act, promoted=Stage.ROLLED_BACK)
     leave(current, VersionState.ROLLED_BACK, act)
     session.add_all((current, take_up_again(target)))
     line.current_version_id = target.version_id

@@ -49,7 +49,7 @@ class AdapterVersionRow(SQLModel, table=True):
         UniqueConstraint("line_ref", "version", name="uq_adapter_version_number"),
         UniqueConstraint("served_name", name="uq_adapter_version_served_name"),
         CheckConstraint(
-            "state IN ('published', 'superseded', 'rolled_back', 'withdrawn')",
+            "state IN ('candidate', 'published', 'superseded', 'rolled_back', 'withdrawn')",
             name="ck_adapter_version_state",
         ),
         Index("ix_adapter_versions_tenant", "tenant_id", "state"),

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from personalization.adapters.manifest import BLEND_CHECK, VersionState
 from personalization.errors import VersionStateError
 from personalization.registry import queries as registry
+from personalization.registry import succession
 from personalization.registry.announcements import AdapterEventKind, DesiredChange, announce
-from personalization.registry.publishing import leave, take_up_again
+from personalization.registry.leaving import leave, take_up_again
 from privacy.audit import trail as audit_trail
 from privacy.policy.values import Start
 
@@ -94,6 +95,7 @@ def _withdraw(
         return ()
     serves_one = any(row.version_id == line.current_version_id for row in reached)
     left_version_id = line.current_version_id if serves_one else None
+    succession.withdraw(session, line, rows, {row.version_id for row in reached}, act)
     for row in reached:
         session.add(leave(row, VersionState.WITHDRAWN, act))
     change, desired = DesiredChange.UNCHANGED, None

@@ -34,5 +34,8 @@ class TrainerObserver:
     def closed(self, lease: Lease, outcome: AdapterVersion | Closed) -> None:
         """Hear how a round ended."""
 
+    def chore_failed(self, chore: str) -> None:
+        """Hear that work which goes on beside the rounds failed, and is tried again."""
+
     def given_up(self, lease: Lease) -> None:
         """Hear that another trainer may hold a round that this one had."""

@@ -215,6 +215,11 @@ def close_round(
     session.execute(delete(SealedSnapshotRow).where(col(SealedSnapshotRow.round_id) == row.round_id))
 
 
+def find_round(session: Session, round_id: str) -> RoundRow | None:
+    """Return a round, ``None`` where there is none of that id; nothing is locked."""
+    return session.get(RoundRow, round_id)
+
+
 def open_among(session: Session, round_ids: Collection[str]) -> set[str]:
     """Return those of ``round_ids`` that are open."""
     still_open = [state.value for state in RoundState if state.open]

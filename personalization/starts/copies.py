@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from personalization.adapters.manifest import Scope
 from personalization.gates.gate import PublicEvaluation
 from personalization.registry import queries as registry
+from personalization.rollouts import rows as rollouts
 from personalization.rounds import queries as rounds
 from personalization.starts.meta_versions import META_TENANT, best_meta
 from personalization.starts.untrained import NO_RESERVATION, Untrained, UntrainedVersions
@@ -55,6 +56,7 @@ class MetaCopies:
         """
         held = {(line.tenant_id, line.domain): line for line in registry.list_lines(session)}
         current = registry.served_starts(session)
+        staying = rollouts.lines_that_stay(session)
         best: dict[tuple[str, int | None], str | None] = {}
         served = []
         for tenant in policies.list_tenants(session):
@@ -67,6 +69,8 @@ class MetaCopies:
                 serves = None if line is None else line.current_version_id
                 reservation, start = current.get(serves or "", (None, None))
                 if reservation is not None and reservation != NO_RESERVATION:
+                    continue
+                if line is not None and line.line_ref in staying:
                     continue
                 if (domain, rank) not in best:
                     found = best_meta(session, self._base_digest, domain, rank)
@@ -89,6 +93,8 @@ class MetaCopies:
         line = registry.find_line(session, tenant_id, domain)
         current = registry.current_version(session, line)
         if current is not None and not is_copy(current):
+            return None
+        if line is not None and line.line_ref in rollouts.lines_that_stay(session):
             return None
         source = best_meta(session, self._base_digest, domain, None if line is None else line.rank)
         if source is None:

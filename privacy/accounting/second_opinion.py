@@ -21,6 +21,7 @@ from dp_accounting.pld import privacy_loss_distribution as distribution
 from privacy.accounting.curve import ORDERS
 from privacy.mechanisms.documents import Mechanism
 from privacy.mechanisms.gaussian import Gaussian
+from privacy.mechanisms.noisy_comparison import NoisyComparison
 from privacy.mechanisms.partition_selection import PartitionSelection
 from privacy.mechanisms.sampled_gaussian import PoissonSampledGaussian
 from privacy.mechanisms.selection import PureSelection, RepeatAndSelect, TrialsDistribution
@@ -33,7 +34,7 @@ PLD_DELTA: Final = 1e-6  # at which single mechanisms are compared, plus their o
 SLACK: Final = 1e-10  # largest absolute one: dp_accounting loses digits where a divergence is near 0
 
 
-def dp_event_of(mechanism: Mechanism) -> Any:
+def dp_event_of(mechanism: Mechanism) -> Any:  # noqa: PLR0911  # one for each kind
     """Return the dp_accounting event of a mechanism."""
     if isinstance(mechanism, PoissonSampledGaussian):
         step = dp_accounting.PoissonSampledDpEvent(
@@ -44,6 +45,9 @@ def dp_event_of(mechanism: Mechanism) -> Any:
         return dp_accounting.SelfComposedDpEvent(
             dp_accounting.GaussianDpEvent(mechanism.noise_multiplier), mechanism.count
         )
+    if isinstance(mechanism, NoisyComparison):
+        # a user is in one look alone, so all looks are one Gaussian
+        return dp_accounting.GaussianDpEvent(mechanism.noise_multiplier)
     if isinstance(mechanism, TenantGaussian):
         return dp_accounting.GaussianDpEvent(mechanism.noise_multiplier)
     if isinstance(mechanism, PartitionSelection):
@@ -163,7 +167,7 @@ def _losses(mechanism: Mechanism, interval: float, delta: float) -> Any:
             mechanism.standard_deviation, sensitivity=mechanism.sensitivity, **grid
         )
         return statistic.self_compose(mechanism.count)
-    if isinstance(mechanism, TenantGaussian):
+    if isinstance(mechanism, TenantGaussian | NoisyComparison):
         return distribution.from_gaussian_mechanism(mechanism.noise_multiplier, **grid)
     if isinstance(mechanism, PartitionSelection):
         noise = distribution.from_gaussian_mechanism(mechanism.noise_multiplier, **grid)

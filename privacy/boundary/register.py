@@ -107,6 +107,15 @@ _VERSION = (
     ),
 )
 
+_ROLLOUT = _fields(
+    OPERATOR,
+    "Where a rollout stands, for the operator's own servers: decided from the policy, the clock, public checks, what "
+    "servers acknowledge and people. Where a policy names guards, a rollout also stops for errors and slow answers, "
+    "which are counted over all requests and which epsilon does not cover. Users' reactions decide nothing.",
+    "rollout.stage rollout.candidate_percent rollout.salt rollout.state rollout.mode rollout.flag "
+    "rollout.candidate_version_id rollout.steps rollout.bake_seconds",
+)
+
 REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
     Kind.MANIFEST: _MANIFEST,
     Kind.ADAPTER_CONFIG: (
@@ -132,9 +141,9 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
         _fields(
             PUBLIC,
             "Names, the order of the line's events, and who asked.",
-            "adapter kind line_ref epoch rollout rollout.stage rollout.candidate_percent rollout.salt "
-            "left_version_id revoked_version_ids actor round_id",
+            "adapter kind line_ref epoch rollout left_version_id revoked_version_ids actor round_id",
         ),
+        _ROLLOUT,
         _fields(
             CHARGED,
             "How a round ended (see outcome), in one public sentence; the only number in it is the noisy count.",
@@ -148,8 +157,9 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
         _fields(
             PUBLIC,
             "Names and order, as in adapter events.",
-            "line_ref epoch candidate rollout.stage rollout.candidate_percent rollout.salt revoked_version_ids",
+            "line_ref epoch candidate revoked_version_ids",
         ),
+        _ROLLOUT,
         _fields(SLOT_TIMED, "The public instant of the round's slot, or when a person acted.", "updated_at"),
     ),
     Kind.ENVELOPE: (
@@ -275,6 +285,14 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             "x-discreet-reason",
         ),
         _fields(
+            OPERATOR,
+            "Exact serving quality of the last day at one gateway, to the tenant's own back end, which sent every "
+            "request and every piece of feedback itself; epsilon does not cover it, it is stored nowhere, and it "
+            "decides nothing.",
+            "hours kpis kpis.domain kpis.version kpis.answers kpis.completion kpis.latency_p50 kpis.latency_p95 "
+            "kpis.tokens kpis.feedback kpis.acceptance kpis.edit_distance kpis.ratings kpis.rating",
+        ),
+        _fields(
             CHARGED,
             "Answers of the base model and of released versions, to who asked; what models say about their training "
             "is what the versions' statements bound.",
@@ -313,6 +331,12 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
         _fields(SLOT_TIMED, "The public instant of the version's slot.", "adapters.published_at"),
         _fields(
             OPERATOR,
+            "How rollouts stand now, which changes when training ends; for the platform operator and the tenant's own.",
+            "rollouts rollouts.tenant rollouts.domain rollouts.line_ref rollouts.stage rollouts.step rollouts.percent "
+            "rollouts.mode rollouts.flag rollouts.candidate rollouts.entered_at rollouts.verdict",
+        ),
+        _fields(
+            OPERATOR,
             "Certificates of erasure, for the platform operator and the tenant's administrator.",
             "certificates certificates.tenant_id certificates.erasure_id certificates.requested_at "
             "certificates.issued_at certificates.keys_destroyed certificates.live_adapters "
@@ -334,7 +358,8 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             "discreet_gateway_answers discreet_gateway_refusals discreet_gateway_seconds discreet_gateway_feedback "
             "discreet_gateway_failed_logins discreet_gateway_requests_now discreet_gateway_remembered "
             "discreet_gateway_remembered_bytes discreet_gateway_lines discreet_gateway_engine_up "
-            "discreet_gateway_ready",
+            "discreet_gateway_ready discreet_gateway_shadows discreet_gateway_shadow_seconds "
+            "discreet_gateway_flag_failures",
         ),
         _fields(
             OPERATOR,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from privacy.errors import UnknownMechanismError
 from privacy.mechanisms.gaussian import Gaussian
+from privacy.mechanisms.noisy_comparison import NoisyComparison
 from privacy.mechanisms.partition_selection import PartitionSelection
 from privacy.mechanisms.private_read import read_document
 from privacy.mechanisms.sampled_gaussian import PoissonSampledGaussian
@@ -21,7 +22,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 Mechanism = (
-    PoissonSampledGaussian | Gaussian | PureSelection | RepeatAndSelect | TenantGaussian | PartitionSelection
+    PoissonSampledGaussian
+    | Gaussian
+    | PureSelection
+    | RepeatAndSelect
+    | TenantGaussian
+    | PartitionSelection
+    | NoisyComparison
 )
 
 _TYPES: Final[dict[str, type[Mechanism]]] = {
@@ -33,6 +40,7 @@ _TYPES: Final[dict[str, type[Mechanism]]] = {
         RepeatAndSelect,
         TenantGaussian,
         PartitionSelection,
+        NoisyComparison,
     )
 }
 

@@ -28,6 +28,7 @@ PURPOSE_GRADIENT: Final = b"grad"
 PURPOSE_TENANTS: Final = b"tens"  # the tenant-level sum of released adapters
 PURPOSE_COUNT: Final = bytes(4)  # the noisy count of a round's users
 PURPOSE_STYLE: Final = b"styl"  # the vote on what answers look like
+PURPOSE_COMPARISON: Final = b"comp"  # sums of users' reactions to two versions
 
 _UNIT_BITS = (1 << 52) - 1
 

@@ -11,15 +11,11 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, Self
 
 from pydantic import (
     AwareDatetime,
-    BaseModel,
-    ConfigDict,
     Field,
-    ValidationError,
-    ValidatorFunctionWrapHandler,
     field_validator,
     model_validator,
 )
@@ -27,9 +23,8 @@ from pydantic import (
 from privacy.canonical import digest_of
 from privacy.errors import PolicyError
 from privacy.guarantee import FLEET
-
-if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
+from privacy.policy.rollout import RolloutPolicy
+from privacy.policy.validated import Validated
 
 DAY_SECONDS: Final = 86_400
 TENANT_ID: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}\Z")
@@ -73,47 +68,7 @@ def checked_tenant_id(tenant_id: str) -> str:
     return tenant_id
 
 
-def _spelled_out(error: ErrorDetails, prefix: str, allowed: Mapping[str, str]) -> tuple[str, str]:
-    """Return the field of one pydantic error, and ``field is value; allowed is range``."""
-    field = str(error["loc"][0]) if error["loc"] else ""
-    name = ".".join(part for part in (prefix, field) if part)
-    if error["type"] == "extra_forbidden":
-        known = ", ".join(".".join(part for part in (prefix, other) if part) for other in allowed)
-        return name, f"{name} is not a policy field; allowed are {known}"
-    if error["type"] == "missing":
-        return name, f"{name} is not given; allowed is {allowed[field]}"
-    text = allowed.get(field, f"an object with {' and '.join(allowed)}")
-    return name, f"{name or 'the policy'} is {error['input']!r}; allowed is {text}"
-
-
-class _Validated(BaseModel):
-    """A frozen value whose refusals are ``PolicyError`` with the field, the value and the allowed range."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
-
-    @classmethod
-    def allowed_ranges(cls) -> dict[str, str]:
-        """Return what each field allows, in words."""
-        return {name: field.description or "a value" for name, field in cls.model_fields.items()}
-
-    @classmethod
-    def _prefix(cls) -> str:
-        return ""
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _refuse_in_our_words(cls, data: Any, handler: ValidatorFunctionWrapHandler) -> Self:
-        # PolicyError is no ValueError, so pydantic lets it pass unchanged to whoever builds the value.
-        try:
-            return handler(data)  # type: ignore[no-any-return]  # pydantic's handler is untyped
-        except ValidationError as error:
-            ranges = cls.allowed_ranges()
-            # One sentence per field, even where pydantic tells of each item of a list.
-            texts = dict(_spelled_out(detail, cls._prefix(), ranges) for detail in error.errors())
-            raise PolicyError("; ".join(texts.values())) from None
-
-
-class Schedule(_Validated):
+class Schedule(Validated):
     """When releases are due on the public clock, whatever data there is."""
 
     first_at: AwareDatetime = Field(
@@ -157,7 +112,7 @@ _Epsilon = Annotated[float, Field(ge=0.01, le=64)]
 _Delta = Annotated[float, Field(ge=1e-15, le=1e-3)]
 
 
-class TenantPrivacyPolicy(_Validated):
+class TenantPrivacyPolicy(Validated):
     """All that a tenant has decided about privacy; see each field's description for what is allowed.
 
     Attributes:
@@ -191,6 +146,7 @@ class TenantPrivacyPolicy(_Validated):
         styles: whether each release also learns what answers look like (openings, closings, lengths, terms), by one
             charged vote of its users. Habits that only a few users have are never told; what many share may be, and is
             the tenant's own to read and to strike out.
+        rollout: how a new version reaches users: everybody at once, or in steps that guards can stop.
     """
 
     declared_users: int = Field(ge=1, le=1_000_000_000, description="1 to 1,000,000,000 users")
@@ -242,6 +198,9 @@ class TenantPrivacyPolicy(_Validated):
     )
     previous_share: float = Field(default=0.0, ge=0, le=0.95, description="0 to 0.95")
     styles: bool = Field(default=True, description="true or false")
+    rollout: RolloutPolicy = Field(
+        default=RolloutPolicy(), description="an object with steps, bake_seconds, guards and more"
+    )
 
     @field_validator("population")
     @classmethod
@@ -326,13 +285,14 @@ class TenantPrivacyPolicy(_Validated):
         """
         document = self.to_document()
         for name in _LATER_FIELDS:
-            if document[name] == type(self).model_fields[name].default:
+            if getattr(self, name) == type(self).model_fields[name].default:
                 del document[name]
         return digest_of(document, ascii_only=True)
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_LATER_FIELDS: Final = ("release_padding_seconds", "population", "styles")
+_PARTS: Final = ("schedule", "rollout")
+_LATER_FIELDS: Final = ("release_padding_seconds", "population", "styles", "rollout")
 
 
 def period_index(at: datetime, period_seconds: int) -> int:
@@ -349,19 +309,20 @@ def period_index(at: datetime, period_seconds: int) -> int:
 def amended(policy: TenantPrivacyPolicy | None, changes: Mapping[str, Any]) -> TenantPrivacyPolicy:
     """Return ``policy`` (or the defaults) with ``changes`` applied and everything validated again.
 
-    Fields of the schedule may be given as ``{"schedule": {"first_at": …}}`` or as
+    Fields of the schedule (and of the rollout) may be given as ``{"schedule": {"first_at": …}}`` or as
     ``{"schedule.first_at": …}``; those left out keep their value.
 
     Raises:
         PolicyError: a field is unknown, or a value is outside its range or does not fit the other values.
     """
     document: dict[str, Any] = policy.to_document() if policy is not None else {}
-    schedule = dict(document.pop("schedule", {}))
+    parts: dict[str, dict[str, Any]] = {name: dict(document.pop(name, {})) for name in _PARTS}
     for name, value in changes.items():
-        if name == "schedule" and isinstance(value, Mapping | Schedule):
-            schedule |= dict(value)
-        elif name.startswith("schedule."):
-            schedule[name.removeprefix("schedule.")] = value
+        part, _, field = name.partition(".")
+        if name in parts and isinstance(value, Mapping | Schedule | RolloutPolicy):
+            parts[name] |= dict(value)
+        elif part in parts and field:
+            parts[part][field] = value
         else:
             document[name] = value
-    return TenantPrivacyPolicy.from_document({"schedule": schedule, **document})
+    return TenantPrivacyPolicy.from_document({**parts, **document})

@@ -379,7 +379,7 @@ def _boundary_lines(groups: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def mechanism_sentence(document: dict[str, Any]) -> str:
+def mechanism_sentence(document: dict[str, Any]) -> str:  # noqa: PLR0911  # one for each kind
     """Say in one line what a mechanism event did."""
     purpose = document["purpose"].replace("_", " ")
     if document["type"] == "poisson_sampled_gaussian":
@@ -403,6 +403,12 @@ def mechanism_sentence(document: dict[str, Any]) -> str:
             f"{purpose}: one vote of each user, of length at most 1, on what answers look like, with Gaussian noise of "
             f"standard deviation {document['noise_multiplier']:g}; only what stands above a threshold is told, which a "
             f"user's own keys, at most {document['unknown_keys']}, pass with probability {document['delta']:g} at most"
+        )
+    if document["type"] == "noisy_comparison":
+        return (
+            f"{purpose}: users' reactions to two versions, each user in one arm and in one of at most "
+            f"{document['looks']} looks with a vector of length at most 1, with Gaussian noise of standard deviation "
+            f"{document['noise_multiplier']:g}"
         )
     if document["type"] == "pure_selection":
         return f"{purpose}: a choice of pure epsilon {document['epsilon']:g}"

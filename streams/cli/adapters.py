@@ -1,4 +1,7 @@
-"""``discreet adapters``: list, show, warm-start, roll back, withdraw, announce again, show the signing key."""
+"""``discreet adapters``: list, show, warm-start, steer rollouts, roll back, withdraw, announce again, show the key.
+
+Longer than 400 lines, because every verb of versions and rollouts stands here with its own help text, and no logic.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +13,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from personalization.rollouts.values import Flag, Mode
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from personalization.registry.tables import AdapterVersionRow
+    from personalization.rollouts.values import Rollout
     from streams.outbox.events import OutboxAdapterEvents
     from streams.settings import Settings
 
-app = typer.Typer(help="List adapter versions, show one, roll back, withdraw.", no_args_is_help=True)
+app = typer.Typer(
+    help="List adapter versions, show one, steer rollouts, roll back, withdraw.", no_args_is_help=True
+)
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")]
 Actor = Annotated[str | None, typer.Option(help="Who asks; your login name by default.")]
 Reason = Annotated[str, typer.Option(help="Why, in one public sentence; servers and auditors see it.")]
+Tenant = Annotated[str, typer.Argument(metavar="TENANT", help="Whose line.")]
+Domain = Annotated[str, typer.Option(help="Which line.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Served name or version id.")]
 
 
@@ -90,24 +100,180 @@ def roll_back_(
     actor: Actor = None,
     as_json: AsJson = False,
 ) -> None:
-    """Return a line to an earlier version; servers follow, the budget stays spent."""
+    """Leave the line's candidate, or return to an earlier version; servers follow, the budget stays spent."""
     from personalization.registry.announcements import Act
     from personalization.registry.rollback import roll_back
+    from personalization.registry.steering import roll_back_newest
     from streams.settings import load_settings
     from streams.storage.schema import current_session
 
     settings = load_settings()
+    act = Act(actor=actor or getpass.getuser(), reason=reason, now=datetime.now(UTC))
     with current_session(settings.database_url) as session:
-        version = roll_back(
-            session,
-            _events(settings),
-            tenant,
-            domain,
-            Act(actor=actor or getpass.getuser(), reason=reason, now=datetime.now(UTC)),
-            to_version=to,
-        )
+        if to is None:
+            version = roll_back_newest(session, _events(settings), tenant, domain, act)
+        else:
+            version = roll_back(session, _events(settings), tenant, domain, act, to_version=to)
     facts = {"served_name": version.served_name, "version": version.version}
-    typer.echo(json.dumps(facts) if as_json else f"The line serves {version.served_name} again.")
+    typer.echo(json.dumps(facts) if as_json else f"The line serves {version.served_name}.")
+
+
+@app.command()
+def promote(
+    tenant: Tenant,
+    *,
+    reason: Reason,
+    domain: Domain = "default",
+    actor: Actor = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give the line's candidate to everybody now, whatever its step."""
+    from personalization.registry.steering import promote as verb
+
+    _steer(verb, tenant, domain, reason, actor, as_json=as_json)
+
+
+@app.command()
+def hold(
+    tenant: Tenant,
+    *,
+    reason: Reason,
+    domain: Domain = "default",
+    actor: Actor = None,
+    as_json: AsJson = False,
+) -> None:
+    """Keep the line's candidate at its share until somebody decides; time alone never moves it forward."""
+    from personalization.registry.steering import hold as verb
+
+    _steer(verb, tenant, domain, reason, actor, as_json=as_json)
+
+
+@app.command()
+def pin(
+    tenant: Tenant,
+    *,
+    reason: Reason,
+    domain: Domain = "default",
+    actor: Actor = None,
+    as_json: AsJson = False,
+) -> None:
+    """Have the line serve its version to everybody, and no candidate to anybody, until it is resumed."""
+    _steer(_mode(Mode.PINNED), tenant, domain, reason, actor, as_json=as_json)
+
+
+@app.command()
+def freeze(
+    tenant: Tenant,
+    *,
+    reason: Reason,
+    domain: Domain = "default",
+    actor: Actor = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let nothing on the line move forward until it is resumed; a breached guard still rolls back."""
+    _steer(_mode(Mode.FROZEN), tenant, domain, reason, actor, as_json=as_json)
+
+
+@app.command()
+def resume(
+    tenant: Tenant,
+    *,
+    reason: Reason,
+    domain: Domain = "default",
+    actor: Actor = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let a held, pinned or frozen line move again; its candidate bakes anew at its step."""
+    _steer(_mode(Mode.FREE), tenant, domain, reason, actor, as_json=as_json)
+
+
+@app.command()
+def flag(
+    tenant: Tenant,
+    value: Annotated[Flag, typer.Argument(metavar="FLAG", help="off, shadow, canary_only or on.")],
+    *,
+    reason: Reason,
+    domain: Domain = "default",
+    actor: Actor = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what the line may show: off (the base model answers), shadow, canary_only, on."""
+    from personalization.registry.steering import set_flag
+
+    _steer(
+        lambda session, events, tenant_id, name, act: set_flag(session, events, tenant_id, name, value, act),
+        tenant,
+        domain,
+        reason,
+        actor,
+        as_json=as_json,
+    )
+
+
+@app.command()
+def rollouts(
+    *, tenant: Annotated[str | None, typer.Option(help="Only this tenant's.")] = None, as_json: AsJson = False
+) -> None:
+    """List how the rollouts of lines stand."""
+    from personalization.registry.facts import rollout_facts
+    from streams.settings import load_settings
+    from streams.storage.schema import current_session
+
+    with current_session(load_settings().database_url) as session:
+        facts = rollout_facts(session, tenant)
+    if as_json:
+        typer.echo(json.dumps(facts))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("tenant", "domain", "stage", "percent", "mode", "flag", "candidate", "since")
+    for row in facts:
+        table.add_row(*(str(row[name] if row[name] is not None else "") for name in (
+            "tenant", "domain", "stage", "percent", "mode", "flag", "candidate", "entered_at",
+        )))  # fmt: skip
+    Console().print(table)
+
+
+def _mode(mode: Mode) -> Callable[..., Rollout]:
+    from personalization.registry.steering import set_mode
+
+    return lambda session, events, tenant_id, domain, act: set_mode(
+        session, events, tenant_id, domain, mode, act
+    )
+
+
+def _steer(
+    verb: Callable[..., Rollout],
+    tenant: str,
+    domain: str,
+    reason: str,
+    actor: str | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Do what a person decided about a rollout, and say how it stands then."""
+    from personalization.registry.announcements import Act
+    from streams.settings import load_settings
+    from streams.storage.schema import current_session
+
+    settings = load_settings()
+    act = Act(actor=actor or getpass.getuser(), reason=reason, now=datetime.now(UTC))
+    with current_session(settings.database_url) as session:
+        stands = verb(session, _events(settings), tenant, domain, act)
+    facts = {
+        "stage": stands.stage.value,
+        "percent": stands.percent,
+        "mode": stands.mode.value,
+        "flag": stands.flag.value,
+        "candidate": stands.candidate,
+    }
+    typer.echo(
+        json.dumps(facts)
+        if as_json
+        else f"The rollout is {stands.stage.value} at {stands.percent:g} %; the line is {stands.mode.value}, its flag "
+        f"{stands.flag.value}."
+    )
 
 
 @app.command()

@@ -24,6 +24,7 @@ COMMANDS = {
     "tenants": "Register tenants and set their privacy policies.",
     "budget": "Show what was spent of each tenant's privacy budget.",
     "adapters": "List adapter versions and show one.",
+    "explain": "Tell the story of one version on one page, with what proves it offline.",
     "keys": "Show, rotate and reconcile the keys that texts are encrypted with.",
     "styles": "Show a tenant's style card; strike or fix entries of it.",
     "meta": "Build meta starts, bring them up to date and list them.",

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Register tenants and set their privacy policies.", no_args_is_help=True)
 
-_LISTS = ("purposes", "domains")
+_LISTS = ("purposes", "domains", "rollout.steps")
+_MAPPINGS = {"rollout.guards"}  # NAME:NUMBER,…
 TenantName = Annotated[str, typer.Argument(metavar="TENANT", help="Name of the tenant: a-z, 0-9 and -.")]
 Pairs = Annotated[
     list[str] | None,
@@ -148,7 +149,12 @@ def _changes(pairs: Sequence[str]) -> dict[str, Any]:
             raise PolicyError(
                 f"{pair[:80]!r} is not a change; allowed is field=value, such as declared_users=500"
             )
-        changes[name] = [item for item in value.split(",") if item] if name in _LISTS else value
+        if name in _LISTS:
+            changes[name] = [item for item in value.split(",") if item]
+        elif name in _MAPPINGS:
+            changes[name] = dict(item.partition(":")[::2] for item in value.split(",") if item)
+        else:
+            changes[name] = value
     return changes
 
 
@@ -202,7 +208,7 @@ def _show(
     ranges = version.policy.allowed_ranges()
     for name, value in version.policy.to_document().items():
         if isinstance(value, dict):
-            inner = version.policy.schedule.allowed_ranges()
+            inner = getattr(version.policy, name).allowed_ranges()
             for part, held in value.items():
                 table.add_row(f"{name}.{part}", str(held), inner[part])
         else:

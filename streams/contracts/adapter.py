@@ -28,18 +28,34 @@ from .topics import (
 )
 
 Epoch = Annotated[int, Field(ge=0, le=2**62)]
+Word = Annotated[str, Field(max_length=16, pattern="^[a-z_]*$")]
 
 
 class RolloutV1(WireModel):
     """How traffic is split between the version of the line and a candidate for its succession.
 
     A request goes to the candidate when ``hash(salt, subject)`` falls into its percentage, so one subject
-    always sees the same version.
+    always sees the same version. Every event of a line that was ever rolled out carries all of this, so that the
+    events alone tell how each of its rollouts went.
     """
 
     stage: Annotated[int, Field(ge=0)] = 0
+    """Which step of the plan the candidate is at, from 1 on; 0 before the first."""
     candidate_percent: Annotated[float, Field(ge=0, le=100)] = 0.0
     salt: Annotated[str, Field(max_length=64)] = ""
+    state: Word = ""
+    """candidate, canary, held, promoted, superseded, rolled_back, withdrawn, none; empty in records from before."""
+    mode: Word = "free"
+    """free, pinned (the line serves its version and no candidate) or frozen (nothing moves forward)."""
+    flag: Word = "on"
+    """on, canary_only (the first step at most), shadow (the candidate answers silently) or off (the base model does).
+    A value that a reader does not know means off."""
+    candidate_version_id: Digest | None = None
+    """The version that the rollout is, or was, about."""
+    steps: Annotated[tuple[Annotated[float, Field(gt=0, le=100)], ...], Field(max_length=20)] = ()
+    """Percentages that the candidate goes through."""
+    bake_seconds: Annotated[int, Field(ge=0)] = 0
+    """How long it stays at each."""
 
 
 class AdapterStateV1(WireModel):

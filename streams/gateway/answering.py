@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from starlette.responses import StreamingResponse
@@ -18,7 +19,7 @@ from starlette.responses import StreamingResponse
 from streams.contracts.fields import MAX_TEXT_CHARACTERS
 from streams.errors import AdapterGoneError, EngineAwayError, GatewayError, WrongAnswererError
 from streams.gateway import answers
-from streams.gateway.choosing import Choice, Reason, base_instead, choose
+from streams.gateway.choosing import Choice, Reason, base_instead, choose, silently
 from streams.gateway.remembered import Shown
 from streams.gateway.requests import DEFAULT_DOMAIN, read_ask, unknown_model
 from streams.gateway.upstreams import Call
@@ -35,9 +36,11 @@ if TYPE_CHECKING:
     from streams.gateway.desired import Line
     from streams.gateway.directory import Directory
     from streams.gateway.engine_watch import EngineWatch
+    from streams.gateway.kpis import Kpis
     from streams.gateway.limits import Places
     from streams.gateway.remembered import Remembered
     from streams.gateway.requests import Ask, Form
+    from streams.gateway.shadowing import Shadow
     from streams.gateway.upstreams import Upstream
 
 _STREAM_HEADERS: Final = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
@@ -63,6 +66,9 @@ class Shop:
         places: bounds on requests in progress.
         rules: of choosing.
         ping_seconds: after which silence a stream says that it is still there.
+        flagged: returns what a line's flag leaves of it for a tenant's domain.
+        shadow: asks candidates silently.
+        kpis: count answers.
     """
 
     model: str
@@ -75,6 +81,9 @@ class Shop:
     places: Places
     rules: Rules
     ping_seconds: float
+    flagged: Callable[[Line, str, str], Line]
+    shadow: Shadow
+    kpis: Kpis
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +97,7 @@ class _Plan:
     line: Line | None
     choice: Choice
     upstream: Upstream
+    started: float  # on the monotonic clock
 
     @property
     def constraint(self) -> str | None:
@@ -160,7 +170,7 @@ class Answering:
 
     def _ended(self, plan: _Plan, text: str | None, *, whole: bool) -> None:
         self._shop.places.give_back(plan.caller.tenant_id)
-        self._remember(plan, text, whole=whole)
+        self._after(plan, text, whole=whole)
 
     def _plan(self, form: Form, body: object, caller: Caller, directory: Directory) -> _Plan:
         shop = self._shop
@@ -175,6 +185,8 @@ class Answering:
             if line_ref is None and ask.domain != DEFAULT_DOMAIN:
                 raise unknown_model()
             line = None if line_ref is None else shop.line(line_ref)
+            if line is not None:
+                line = shop.flagged(line, caller.tenant_id, ask.domain)
             choice = choose(line_ref, line, subject=user, refusal=shop.watch.refusal, rules=shop.rules)
         return _Plan(
             answer_id=answers.new_id(form, secrets.token_hex(16)),
@@ -184,6 +196,7 @@ class Answering:
             line=line,
             choice=choice,
             upstream=shop.upstream,
+            started=time.monotonic(),
         )
 
     async def _tried(
@@ -211,20 +224,32 @@ class Answering:
                 raise _away(again, plan) from None
 
     def _base(self, plan: _Plan, reason: Reason, upstream: Upstream) -> _Plan:
-        return _Plan(
-            answer_id=plan.answer_id,
-            ask=plan.ask,
-            caller=plan.caller,
-            user=plan.user,
-            line=plan.line,
-            choice=base_instead(plan.choice, plan.line, reason, self._shop.rules),
-            upstream=upstream,
-        )
+        choice = base_instead(plan.choice, plan.line, reason, self._shop.rules)
+        return replace(plan, choice=choice, upstream=upstream)
 
     def _whole(self, plan: _Plan, document: dict[str, Any]) -> Response:
         document["id"], document["model"] = plan.answer_id, plan.ask.model
-        self._remember(plan, answers.said(plan.ask.form, document), whole=True)
+        self._after(plan, answers.said(plan.ask.form, document), whole=True, tokens=answers.tokens(document))
         return answers.json_answer(document, headers=plan.headers())
+
+    def _after(self, plan: _Plan, text: str | None, *, whole: bool, tokens: int | None = None) -> None:
+        """Count and keep an answer that was given, and have a candidate answer silently where the line wants it."""
+        shop = self._shop
+        if plan.ask.domain is not None:
+            shop.kpis.answered(
+                plan.caller.tenant_id,
+                plan.ask.domain,
+                plan.choice.adapter,
+                seconds=time.monotonic() - plan.started,
+                tokens=tokens,
+                whole=whole,
+            )
+        self._remember(plan, text, whole=whole)
+        silent = silently(plan.choice, plan.line, shop.rules)
+        if silent is None or silent.adapter is None or text is None or not whole:
+            return
+        if plan.choice.reason is Reason.APPLIED and shop.watch.refusal(silent.adapter) is None:
+            shop.shadow.ask(shop.upstream, replace(plan, choice=silent).call(), text)
 
     def _remember(self, plan: _Plan, text: str | None, *, whole: bool) -> None:
         """Keep an answer for its user's feedback, if its user consents and its texts fit into an event."""

@@ -95,6 +95,13 @@ def said(form: Form, document: Mapping[str, Any]) -> str | None:
     return text if isinstance(text, str) else None
 
 
+def tokens(document: Mapping[str, Any]) -> int | None:
+    """Return how many tokens an answer has, if its engine tells."""
+    usage = document.get("usage")
+    count = usage.get("completion_tokens") if isinstance(usage, dict) else None
+    return count if type(count) is int and count >= 0 else None
+
+
 class Transcript:
     """What a stream has said so far."""
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from streams.flags.provider import LineFlag
 from streams.gateway.templates import PromptTemplate, prompt_template
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class Reason(StrEnum):
     NOT_VERIFIED = "not_verified"  # the server has not verified the version, or failed to
     NOT_HELD = "not_held"  # the engine does not hold it now
     NO_ADAPTERS_HERE = "no_adapters_here"  # the engine applies none
+    SWITCHED_OFF = "switched_off"  # the line's flag is off
     ASKED_FOR_BASE = "asked_for_base"
     WRONG_ANSWERER = "wrong_answerer"  # another model answered than was asked; its answer was thrown away
     ENGINE_DOWN = "engine_down"  # the fallback answered
@@ -91,8 +93,9 @@ def choose(
     """
     if line_ref is None:
         return Choice(reason=Reason.NO_LINE)
-    if line is None or line.adapter is None:
-        return Choice(line_ref=line_ref, reason=Reason.NO_ADAPTER)
+    if line is None or line.adapter is None or line.flag is LineFlag.OFF:
+        off = line is not None and line.flag is LineFlag.OFF
+        return Choice(line_ref=line_ref, reason=Reason.SWITCHED_OFF if off else Reason.NO_ADAPTER)
     if not rules.applies_adapters:
         return _without(line_ref, line.adapter, Reason.NO_ADAPTERS_HERE, rules)
     candidate = line.candidate
@@ -102,6 +105,13 @@ def choose(
     if refused is not None:
         return _without(line_ref, line.adapter, refused, rules)
     return _with(line_ref, line.adapter, Reason.APPLIED, rules)
+
+
+def silently(choice: Choice, line: Line | None, rules: Rules) -> Choice | None:
+    """Return the choice of a line's candidate that answers silently beside a choice; ``None`` where none does."""
+    if line is None or line.candidate is None or line.flag is not LineFlag.SHADOW or choice.line_ref is None:
+        return None
+    return _with(choice.line_ref, line.candidate, Reason.CANDIDATE, rules)
 
 
 def base_instead(choice: Choice, line: Line | None, reason: Reason, rules: Rules) -> Choice:

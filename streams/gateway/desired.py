@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from streams.client import UpdateKind
+from streams.flags.provider import LineFlag
 
 if TYPE_CHECKING:
     import threading
@@ -48,6 +49,8 @@ class Line:
         candidate: its possible successor.
         candidate_percent: share of subjects that get the candidate.
         salt: of the drawing of subjects.
+        first_step: share of the candidate's first step, which it never exceeds under the flag canary_only.
+        flag: what the line may show at all.
     """
 
     line_ref: str
@@ -55,6 +58,8 @@ class Line:
     candidate: Version | None = None
     candidate_percent: float = 0.0
     salt: str = ""
+    first_step: float = 0.0
+    flag: LineFlag = LineFlag.ON
 
 
 class DesiredState:
@@ -80,6 +85,11 @@ class DesiredState:
     def line(self, line_ref: str) -> Line | None:
         """Return what a line wants; ``None`` for one that was withdrawn or never published anything."""
         return self._lines.get(line_ref)
+
+    def flag(self, line_ref: str) -> str | None:
+        """Return the flag of a line; ``None`` for one that wants nothing served."""
+        line = self._lines.get(line_ref)
+        return None if line is None else line.flag.value
 
     def run(self, stop: threading.Event) -> None:
         """Read the full state, then every change, until ``stop`` is set.
@@ -120,6 +130,8 @@ def line_of(state: AdapterStateV1) -> Line:
         candidate=None if candidate is None else _version(candidate),
         candidate_percent=state.rollout.candidate_percent,
         salt=state.rollout.salt,
+        first_step=state.rollout.steps[0] if state.rollout.steps else 0.0,
+        flag=LineFlag.read(state.rollout.flag),
     )
 
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from streams.client import Delivery, Outcome
     from streams.gateway.callers import Caller
+    from streams.gateway.kpis import Kpis
     from streams.gateway.remembered import Remembered
 
 KINDS: Final = ("accepted", "edited", "rejected", "rating", "correction")
@@ -114,6 +115,7 @@ class FeedbackDesk:
         remembered: the answers.
         notice: returns the version of the notice under which a user consents, ``None`` without consent.
         publisher: where interactions go.
+        kpis: count what users made of answers.
         clock: aware UTC.
     """
 
@@ -122,12 +124,14 @@ class FeedbackDesk:
         remembered: Remembered,
         notice: Callable[[str, str], str | None],
         publisher: Publisher,
+        kpis: Kpis,
         *,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._remembered = remembered
         self._notice = notice
         self._publisher = publisher
+        self._kpis = kpis
         self._clock = clock
 
     async def take(self, caller: Caller, feedback: Feedback) -> Fate:
@@ -168,6 +172,14 @@ class FeedbackDesk:
                 word="feedback_not_stored",
                 retry_after=1,
             ) from None
+        self._kpis.judged(
+            caller.tenant_id,
+            shown.domain,
+            shown.served_name,
+            answer_id=feedback.answer_id,
+            shown=shown.completion,
+            outcome=feedback.outcome,
+        )
         return Fate.PUBLISHED
 
 

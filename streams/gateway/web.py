@@ -3,6 +3,7 @@
     POST /v1/chat/completions, /v1/completions   as OpenAI's API has them, streaming too     right: chat
     GET  /v1/models, /v1/models/{name}           what this token may ask                    right: chat
     POST /v1/feedback                            {"id", "outcome", "final_text"?, "rating"?, "user"?}  right: feedback
+    GET  /v1/kpis                                serving quality of the tenant's versions       right: users
     GET  /healthz, /readyz                       (no token)
     GET  /metrics                                (the platform operator's token)
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from streams.gateway.callers import Caller
     from streams.gateway.directory import Directory
     from streams.gateway.feedback import FeedbackDesk
+    from streams.gateway.kpis import Kpis
     from streams.telemetry.gateway_metrics import GatewayMetrics
 
 log = structlog.get_logger(__name__)
@@ -55,6 +57,7 @@ class GatewayWeb:
     Args:
         answering: answers.
         desk: takes feedback.
+        kpis: tell serving quality.
         directory: returns what is known of tokens and lines; ``None`` while nothing can be trusted.
         metrics: counts.
         model: the name under which clients ask.
@@ -67,6 +70,7 @@ class GatewayWeb:
         self,
         answering: Answering,
         desk: FeedbackDesk,
+        kpis: Kpis,
         *,
         directory: Callable[[], Directory | None],
         metrics: GatewayMetrics,
@@ -77,6 +81,7 @@ class GatewayWeb:
     ) -> None:
         self._answering = answering
         self._desk = desk
+        self._kpis = kpis
         self._directory = directory
         self._metrics = metrics
         self._model = model
@@ -95,6 +100,7 @@ class GatewayWeb:
                 Route("/v1/models", guarded(Right.CHAT, self._models), methods=["GET"]),
                 Route("/v1/models/{name:path}", guarded(Right.CHAT, self._one_model), methods=["GET"]),
                 Route("/v1/feedback", guarded(Right.FEEDBACK, self._feedback), methods=["POST"]),
+                Route("/v1/kpis", guarded(Right.USERS, self._quality), methods=["GET"]),
                 Route("/healthz", self._health, methods=["GET"]),
                 Route("/readyz", self._readiness, methods=["GET"]),
                 Route("/metrics", self._exposition, methods=["GET"]),
@@ -205,6 +211,9 @@ class GatewayWeb:
         fate = await self._desk.take(caller, feedback)
         self._metrics.fed_back(feedback.outcome.kind, fate.value)
         return answers.json_answer({"id": feedback.answer_id, "result": fate.value}, status=202)
+
+    async def _quality(self, _: Request, caller: Caller, __: Directory) -> Response:
+        return answers.json_answer(self._kpis.document(caller.tenant_id))
 
     async def _health(self, _: Request) -> Response:
         return answers.json_answer({"status": "alive"})

@@ -1,4 +1,4 @@
-"""Adapters over HTTP: every version of a tenant, with its state, its cost and what public text says."""
+"""Adapters over HTTP: every version of a tenant, with its state and cost, how rollouts stand, guards."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from personalization.errors import RolloutError
 from personalization.registry import queries as registry
-from personalization.registry.facts import version_facts
+from personalization.registry.facts import rollout_facts, version_facts
+from personalization.registry.steering import measure
+from personalization.rollouts.evidence import Reading
 from privacy.policy import versions as policies
 from streams.http.answers import answer
+from streams.http.tokens import json_object
 
 if TYPE_CHECKING:
     from sqlmodel import Session
@@ -26,6 +30,8 @@ class AdapterRoutes:
     def add_to(self, router: web.UrlDispatcher) -> None:
         """Add the routes."""
         router.add_get("/v1/tenants/{tenant}/adapters", self._adapters)
+        router.add_get("/v1/tenants/{tenant}/rollouts", self._rollouts)
+        router.add_post("/v1/tenants/{tenant}/guards", self._measure)
 
     async def _adapters(self, request: web.Request) -> web.Response:
         operator, tenant_id = await self._access.tenant(request)
@@ -39,3 +45,32 @@ class AdapterRoutes:
             return [version_facts(row) for row in shown]
 
         return answer({"tenant": tenant_id, "adapters": await self._access.read(work)})
+
+    async def _rollouts(self, request: web.Request) -> web.Response:
+        _, tenant_id = await self._access.tenant(request)
+
+        def work(session: Session) -> list[dict[str, Any]]:
+            policies.tenant(session, tenant_id)
+            return rollout_facts(session, tenant_id)
+
+        return answer({"tenant": tenant_id, "rollouts": await self._access.read(work)})
+
+    async def _measure(self, request: web.Request) -> web.Response:
+        """Take the newest value of one guard metric of a version, from whoever watches its servers."""
+        operator, tenant_id = await self._access.tenant(request)
+        operator.check_writes()
+        body = await json_object(request)
+        served_name, name, value = body.get("served_name"), body.get("name"), body.get("value")
+        if (
+            not isinstance(served_name, str)
+            or not isinstance(name, str)
+            or isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or set(body) != {"served_name", "name", "value"}
+        ):
+            raise RolloutError(
+                'the body must be {"served_name": a version, "name": a guard, "value": a number}; send one reading'
+            )
+        reading = Reading(name=name, value=float(value), at=self._access.now())
+        await self._access.transact(lambda session: measure(session, tenant_id, served_name, reading))
+        return answer({"status": "kept"})

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from personalization.rollouts import rows as rollouts
 from privacy.clock import from_the_future
 from privacy.storage.subjects import Subject
-from streams.contracts.ack import ServingAckV1
+from streams.contracts.ack import AckStatus, ServingAckV1
 from streams.contracts.codec import decode_ack
 from streams.contracts.dead_letter import DeadLetterReason
 from streams.contracts.topics import SERVING_ACKS
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from streams.contracts.envelope import Invalid
     from streams.ingest.letters import DeadLetterSink
     from streams.ingest.work import Work
+
+
+_TELLS_ROLLOUTS = frozenset({AckStatus.VERIFIED.value, AckStatus.FAILED.value})
 
 
 class AckHandler(BatchHandler[ServingAckV1]):
@@ -86,3 +90,7 @@ class AckHandler(BatchHandler[ServingAckV1]):
                 rows[place] = {**data.model_dump(), "status": data.status.value}
             decision.applied.append(work)
         serving_acks.keep_newest(session, [rows[place] for place in sorted(rows)])
+        told = {
+            (row["line_ref"], row["version_id"]) for row in rows.values() if row["status"] in _TELLS_ROLLOUTS
+        }
+        rollouts.wake(session, told, now)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from personalization.adapters.manifest import AdapterVersion
     from personalization.adapters.signing import ManifestSigner
     from personalization.registry.announcements import AdapterLifecycleEvent
+    from personalization.rollouts.values import Rollout
     from streams.contracts.codec import Record
 
 _KINDS = {
@@ -122,7 +123,23 @@ def adapter_event(event: AdapterLifecycleEvent) -> wire.AdapterEventV1:
         reason=event.reason[:1024],
         actor=event.actor[:128],
         round_id=event.round_id,
+        rollout=None if event.rollout is None else rollout(event.rollout),
         occurred_at=event.occurred_at,
+    )
+
+
+def rollout(stands: Rollout) -> wire.RolloutV1:
+    """Return the wire form of where a rollout stands."""
+    return wire.RolloutV1(
+        stage=stands.step + 1,
+        candidate_percent=stands.percent,
+        salt=stands.salt,
+        state=stands.stage.value,
+        mode=stands.mode.value,
+        flag=stands.flag.value,
+        candidate_version_id=stands.candidate,
+        steps=stands.plan.steps,
+        bake_seconds=stands.plan.bake_seconds,
     )
 
 
@@ -134,6 +151,8 @@ def adapter_state(event: AdapterLifecycleEvent) -> wire.AdapterStateV1 | None:
         line_ref=event.line_ref,
         epoch=event.epoch,
         adapter=adapter_version(event.desired),
+        candidate=None if event.candidate is None else adapter_version(event.candidate),
+        rollout=wire.RolloutV1() if event.rollout is None else rollout(event.rollout),
         revoked_version_ids=event.revoked_version_ids,
         updated_at=event.occurred_at,
     )

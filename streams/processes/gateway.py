@@ -13,6 +13,7 @@ import structlog
 from streams.broker.clients import client_broker
 from streams.client import AdapterFeed, AsyncInteractionPublisher, BrokerUnreachableError, DeliveryError
 from streams.errors import SettingsError
+from streams.flags.evaluating import LineFlags, operators_provider
 from streams.gateway.answering import Answering, Shop
 from streams.gateway.choosing import Rules, Use
 from streams.gateway.consents import Consents
@@ -21,10 +22,13 @@ from streams.gateway.directory import Directory, DirectoryWatch, directory_reade
 from streams.gateway.engine_watch import EngineWatch
 from streams.gateway.example_server import ExampleServerUpstream
 from streams.gateway.feedback import FeedbackDesk
+from streams.gateway.flagged import FlaggedLines
+from streams.gateway.kpis import Kpis
 from streams.gateway.limits import Places
 from streams.gateway.listening import GatewayServer, options
 from streams.gateway.llamacpp_server import LlamaCppUpstream
 from streams.gateway.remembered import Remembered
+from streams.gateway.shadowing import Shadow
 from streams.gateway.upstreams import OpenAIUpstream, Timeouts
 from streams.gateway.vllm_server import VllmUpstream
 from streams.gateway.web import GatewayWeb
@@ -103,6 +107,8 @@ async def answer_until_stopped(
         verified = _verified(watched)
         watch = EngineWatch(upstream, verified, every_seconds=given.look_seconds)
         places = Places(most=given.most_requests, most_per_tenant=given.most_requests_per_tenant)
+        flags = LineFlags(desired.flag, operators_provider(settings.flags.provider), metrics.flag_failed)
+        shadow, kpis = Shadow(metrics.shadowed), Kpis()
         shop = Shop(
             model=given.model,
             upstream=upstream,
@@ -118,6 +124,9 @@ async def answer_until_stopped(
                 applies_adapters=upstream.applies_adapters,
             ),
             ping_seconds=given.ping_seconds,
+            flagged=FlaggedLines(flags),
+            shadow=shadow,
+            kpis=kpis,
         )
 
         def ready() -> bool:
@@ -136,7 +145,8 @@ async def answer_until_stopped(
         async with _publisher(broker) as publisher:
             web = GatewayWeb(
                 Answering(shop),
-                FeedbackDesk(remembered, consents.notice, publisher),
+                FeedbackDesk(remembered, consents.notice, publisher, kpis),
+                kpis,
                 directory=lambda: watched.current,
                 metrics=metrics,
                 model=given.model,
@@ -146,6 +156,7 @@ async def answer_until_stopped(
             )
             with _reading({"directory": watched.run, "adapters": desired.run, "consents": consents.run}):
                 await _serve(given, web, watch, remembered, publisher, stop=stop, on_ready=on_ready)
+    await shadow.close()
     await upstream.close()
     if fallback is not None:
         await fallback.close()

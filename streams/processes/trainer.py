@@ -38,6 +38,7 @@ from streams.errors import SettingsError
 from streams.http.probing import ProbeServer
 from streams.outbox.events import OutboxAdapterEvents
 from streams.processes.keys import adapter_signer, open_keyring
+from streams.processes.rollouts import RolloutMover
 from streams.storage.schema import open_current
 
 if TYPE_CHECKING:
@@ -65,10 +66,13 @@ def trainer_of(settings: Settings, observer: TrainerObserver | None = None) -> I
     """
     # A repeat on other hardware is another sample, so what "auto" means is settled here, once for the process.
     flags, hardware = resolved(_flags(settings), gpu_name)
-    with start_tools(settings) as tools:
+    with start_tools(settings) as tools, ExitStack() as stack:
         keyring = tools.keyring
         keyring.store.check()
         tools.anchor.require_newest()
+        stack.enter_context(
+            RolloutMover(tools.shop, seconds=settings.scheduler.tick_seconds, observer=observer)
+        )
         yield Trainer(
             tools.shop,
             rounds=TrainingRounds(

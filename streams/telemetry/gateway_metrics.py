@@ -47,6 +47,23 @@ class GatewayMetrics:
             ("outcome",),
             registry=registry,
         )
+        self._shadows = Counter(
+            "discreet_gateway_shadows",
+            "Candidates that answered silently beside what was shown, by how both compare.",
+            ("result",),
+            registry=registry,
+        )
+        self._shadow_seconds = Histogram(
+            "discreet_gateway_shadow_seconds",
+            "Time until a silent candidate had answered as a whole.",
+            buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+            registry=registry,
+        )
+        self._flag_failures = Counter(
+            "discreet_gateway_flag_failures",
+            "Flags that the operator's own provider could not tell; desired states decided alone.",
+            registry=registry,
+        )
         self._gauges = {
             name: Gauge(f"discreet_gateway_{name}", what, registry=registry)
             for name, what in {
@@ -76,6 +93,16 @@ class GatewayMetrics:
     def fed_back(self, outcome: str, fate: str) -> None:
         """Note one piece of feedback."""
         self._feedback.labels(outcome, fate).inc()
+
+    def shadowed(self, result: str, seconds: float) -> None:
+        """Note a candidate that answered silently, or was not asked for want of room (``skipped``)."""
+        self._shadows.labels(result).inc()
+        if result != "skipped":
+            self._shadow_seconds.observe(seconds)
+
+    def flag_failed(self) -> None:
+        """Note a flag that the operator's provider could not tell."""
+        self._flag_failures.inc()
 
     def failed_login(self, outcome: str) -> None:
         """Note a wrong token: it was ``refused``, or not even looked at (``limited``)."""

@@ -63,6 +63,12 @@ class TrainerMetrics(TrainerObserver):
             "Rounds given up, because another trainer may hold them.",
             registry=registry,
         )
+        self._chore_failures = Counter(
+            "discreet_chore_failures",
+            "Failures of periodic work, which is tried again.",
+            ("chore",),
+            registry=registry,
+        )
         self._job = Histogram(
             "discreet_job_seconds",
             "Time of one job in the training child, by whether it succeeded.",
@@ -129,6 +135,11 @@ class TrainerMetrics(TrainerObserver):
         self._hear()
         self._lost.inc()
         self._then.given_up(lease)
+
+    def chore_failed(self, chore: str) -> None:
+        """Count a failure of work beside the rounds; it says nothing of the rounds."""
+        self._chore_failures.labels(chore).inc()
+        self._then.chore_failed(chore)
 
     def _hear(self) -> None:
         with self._guard:

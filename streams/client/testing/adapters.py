@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ...contracts.adapter import AdapterStateV1
+from ...contracts.adapter import AdapterStateV1, RolloutV1
 from ...contracts.codec import Record, encode, tombstone
 from ...contracts.envelope import new_envelope
 from ...contracts.manifest import MANIFEST_FORMAT, AdapterVersionV1, canonical_json, signed_bytes
@@ -115,12 +115,28 @@ class FakeLine:
         )
 
     def publish(
-        self, broker: str | Broker, version: AdapterVersionV1, *, epoch: int | None = None
+        self,
+        broker: str | Broker,
+        version: AdapterVersionV1,
+        *,
+        epoch: int | None = None,
+        candidate: AdapterVersionV1 | None = None,
+        rollout: RolloutV1 | None = None,
     ) -> AdapterStateV1:
-        """Make ``version`` the desired state; the epoch grows by one unless it is given."""
+        """Make ``version`` the desired state; the epoch grows by one unless it is given.
+
+        A ``candidate`` gets the share of subjects that ``rollout`` says.
+        """
         self.epoch = self.epoch + 1 if epoch is None else epoch
         now = datetime.now(UTC)
-        state = AdapterStateV1(line_ref=self.line_ref, epoch=self.epoch, adapter=version, updated_at=now)
+        state = AdapterStateV1(
+            line_ref=self.line_ref,
+            epoch=self.epoch,
+            adapter=version,
+            candidate=candidate,
+            rollout=rollout or RolloutV1(),
+            updated_at=now,
+        )
         envelope = new_envelope(
             event_id=f"{self.line_ref}-{self.epoch}",
             source=SOURCE,

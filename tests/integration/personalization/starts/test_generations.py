@@ -10,9 +10,11 @@ from sqlmodel import select
 from personalization.adapters.files import WEIGHTS
 from personalization.adapters.manifest import Scope, VersionState
 from personalization.registry import queries as registry
+from personalization.registry import steering
 from personalization.registry.announcements import Act, AdapterEventKind
 from personalization.registry.tables import AdapterVersionRow
 from personalization.registry.withdrawal import withdraw_version
+from personalization.rollouts.values import Mode
 from personalization.rounds.tables import RoundRow
 from personalization.starts.generations import MetaStarts
 from personalization.starts.meta_versions import ALL_DOMAINS, META_TENANT
@@ -280,3 +282,28 @@ def test_a_copy_does_not_fix_the_rank_of_the_line(workshop):
     with workshop.session() as session:
         assert registry.find_line(session, "newcomer", "default").rank is None
         assert registry.find_line(session, "one", "default").rank is not None
+
+
+def test_a_copy_goes_to_everybody_at_once_but_not_on_a_line_that_is_pinned_or_rolls_a_candidate_out(workshop):
+    train(workshop, "one", "two", "three")
+    workshop.add_tenant("newcomer", **{"rollout.steps": (10.0,), "rollout.served": False})
+    refresh(workshop)
+    workshop.open_round("one")
+    workshop.process().run_once()
+    act = Act(actor="test", reason="test", now=workshop.clock.now())
+    with workshop.session() as session:
+        steering.set_mode(session, workshop.events, "newcomer", "default", Mode.PINNED, act)
+    refresh(workshop)
+    assert [row.state for row in versions(workshop, "newcomer")] == ["published"]
+    with workshop.session() as session:
+        steering.set_mode(session, workshop.events, "newcomer", "default", Mode.FREE, act)
+    refresh(workshop)
+    assert [row.state for row in versions(workshop, "newcomer")] == ["superseded", "published"]
+    assert refresh(workshop).served_to == (), "and once"
+    workshop.open_round("newcomer")
+    workshop.open_round("two")
+    while workshop.process().run_once():
+        pass
+    refresh(workshop)
+    states = [row.state for row in versions(workshop, "newcomer")]
+    assert states == ["superseded", "published", "candidate"]

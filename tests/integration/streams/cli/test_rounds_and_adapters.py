@@ -163,3 +163,43 @@ def test_a_version_that_was_not_told_yet_is_not_announced_before_its_instant(sho
         act = Act(actor="officer", reason="lost", now=told_at + timedelta(seconds=seconds))
         with transaction(engine) as session:
             assert restate_line(session, outbox_events(), line.line_ref, act) is change
+
+
+def test_rollouts_are_set_steered_and_listed(shop, capsys):
+    given = ("rollout.steps=5,50", "rollout.guards=error_rate:0.05", "release_padding_seconds=0")
+    asked(capsys, "tenants", "set", "acme", *given, "--reason", "steps")
+    policy = asked(capsys, "tenants", "show", "acme")["policy"]["policy"]
+    assert policy["rollout"]["steps"] == [5.0, 50.0]
+    assert policy["rollout"]["guards"] == {"error_rate": 0.05}
+    assert main(["tenants", "show", "acme"]) == 0
+    assert "rollout.steps" in capsys.readouterr().out
+    assert main(["adapters", "promote", "acme", "--reason", "now"]) == 3
+    assert "[personalization.rollout.state]" in capsys.readouterr().err
+    shop.open_round()
+    shop.process().run_once()
+    (stands,) = asked(capsys, "adapters", "rollouts")
+    assert (stands["stage"], stands["percent"], stands["candidate"][-3:]) == ("candidate", 0.0, "-v3")
+    assert main(["adapters", "rollouts"]) == 0
+    assert "candidate" in capsys.readouterr().out
+    why = ("acme", "--reason", "a drill", "--actor", "officer")
+    assert asked(capsys, "adapters", "pin", *why)["mode"] == "pinned"
+    assert asked(capsys, "adapters", "freeze", *why)["mode"] == "frozen"
+    assert asked(capsys, "adapters", "resume", *why)["mode"] == "free"
+    assert asked(capsys, "adapters", "flag", "acme", "off", *why[1:])["flag"] == "off"
+    assert asked(capsys, "adapters", "hold", *why)["stage"] == "held"
+    assert asked(capsys, "adapters", "promote", *why)["stage"] == "promoted"
+    with transaction(shop.engine) as session:
+        trail_of = [(one.action, one.actor) for one in trail.read(session, "acme")]
+    verbs = [
+        "rollout.pinned",
+        "rollout.frozen",
+        "rollout.free",
+        "rollout.flag.off",
+        "rollout.held",
+        "rollout.promoted",
+    ]
+    assert [one for one in trail_of if one[0] in verbs] == [(verb, "officer") for verb in verbs]
+    shop.open_round()
+    shop.process().run_once()
+    assert asked(capsys, "adapters", "roll-back", "acme", "--reason", "tone")["version"] == 3
+    assert [row["state"] for row in asked(capsys, "adapters", "list")][-2:] == ["published", "rolled_back"]

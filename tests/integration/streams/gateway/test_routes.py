@@ -338,3 +338,19 @@ def test_without_a_directory_that_can_be_trusted_nobody_is_let_in(behind, tmp_pa
         wait_until(lambda: call(gateway, "/v1/models", token)[0] == 503)
         assert call(gateway, "/readyz")[0] == 503
         assert call(gateway, "/healthz")[0] == 200
+
+
+def test_serving_quality_is_told_to_its_own_tenant_alone(gateway):
+    _, answer_id = ask(gateway, gateway.tokens["acme"], user="ann")
+    assert feedback(gateway, answer_id, outcome="accepted") == (202, {"id": answer_id, "result": "published"})
+    status, document, _ = call(gateway, "/v1/kpis", gateway.tokens["acme"])
+    assert status == 200
+    rows = {row["version"]: row for row in document["kpis"]}
+    row = rows[gateway.names["acme"]]
+    assert row["answers"] >= 1
+    assert row["feedback"] >= 1
+    assert row["tokens"] == 5
+    assert gateway.names["globex"] not in rows
+    front_end = gateway.token("acme", rights={Right.CHAT, Right.FEEDBACK})
+    assert call(gateway, "/v1/kpis", front_end)[0] == 403
+    assert call(gateway, "/v1/kpis")[0] == 401

@@ -152,3 +152,16 @@ def test_a_tenant_id_is_a_slug(name):
 
 def test_a_tenant_id_may_have_63_characters():
     assert checked_tenant_id("0" + "a-" * 31) == "0" + "a-" * 31
+
+
+@pytest.mark.parametrize("name", ["acceptance", "error_rate_of_users", "rating"])
+def test_what_users_do_with_answers_is_no_guard(name):
+    with pytest.raises(PolicyError, match="guards"):
+        amended(None, {"declared_users": 100, "rollout.guards": {name: 0.5}})
+
+
+def test_steps_of_a_rollout_rise_and_are_off_by_default():
+    policy = amended(None, {"declared_users": 100})
+    assert policy.rollout.steps == ()
+    with pytest.raises(PolicyError, match="steps"):
+        amended(policy, {"rollout.steps": [50, 5]})

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from streams.gateway.choosing import Reason, Rules, Use, base_instead, choose, drawn
+from streams.flags.provider import LineFlag
+from streams.gateway.choosing import Reason, Rules, Use, base_instead, choose, drawn, silently
 from streams.gateway.desired import Line, Version
+from streams.gateway.flagged import FlaggedLines, under
 
 TEMPLATE = "Nicely.\nPrompt: {{ prompt }}"
 ONE = Version(served_name="a-line-v1", template=TEMPLATE, pattern="a+", grammar="root ::= [a]+")
@@ -94,3 +96,40 @@ def test_what_turns_out_not_to_be_there_becomes_the_base_with_the_lines_own_temp
     choice = base_instead(chosen(given), given, Reason.WRONG_ANSWERER, Rules())
     assert (choice.adapter, choice.reason, choice.line_ref) == (None, Reason.WRONG_ANSWERER, "line")
     assert choice.template is not None
+
+
+@pytest.mark.parametrize(
+    ("flag", "reason", "percent"),
+    [
+        ("on", "candidate", 50.0),
+        ("canary_only", "applied", 0.001),
+        ("shadow", "applied", 0.0),
+        ("off", "switched_off", 0.0),
+    ],
+)
+def test_a_flag_bounds_what_requests_get(flag, reason, percent):
+    flagged = under(line(candidate=TWO, candidate_percent=50.0, first_step=0.001, salt="s"), LineFlag(flag))
+    assert flagged.candidate_percent == percent
+    subject = next(one for one in map(str, range(100)) if drawn(line(candidate_percent=50.0, salt="s"), one))
+    choice = chosen(flagged, subject=subject)
+    assert choice.reason.value == reason
+    silent = silently(choice, flagged, Rules())
+    assert (silent is not None and silent.adapter == TWO.served_name) == (flag == "shadow")
+
+
+def test_the_operators_word_is_asked_for_a_few_times_a_second_and_our_own_at_once():
+    asked, now = [], [0.0]
+
+    class Flags:
+        def flag(self, line_ref, **_):
+            asked.append(line_ref)
+            return LineFlag.ON
+
+    flagged = FlaggedLines(Flags(), lambda: now[0])
+    for _ in range(5):
+        flagged(line(), "acme", "default")
+    assert len(asked) == 1
+    flagged(line(flag=LineFlag.SHADOW), "acme", "default")
+    now[0] = 0.5
+    flagged(line(flag=LineFlag.SHADOW), "acme", "default")
+    assert len(asked) == 3

@@ -14,6 +14,7 @@ from streams.contracts.topics import INTERACTIONS
 from streams.errors import GatewayError
 from streams.gateway.callers import Caller, Right
 from streams.gateway.feedback import Fate, FeedbackDesk, read_feedback
+from streams.gateway.kpis import Kpis
 from streams.gateway.remembered import Remembered, Shown
 
 NOW = datetime(2026, 3, 2, tzinfo=UTC)
@@ -58,7 +59,9 @@ class Desk:
     def take(self, *bodies, tenant="acme"):
         async def run():
             async with AsyncInteractionPublisher(self.broker, source="/gateway") as publisher:
-                desk = FeedbackDesk(self.remembered, lambda *_: self.notice, publisher, clock=lambda: NOW)
+                desk = FeedbackDesk(
+                    self.remembered, lambda *_: self.notice, publisher, Kpis(), clock=lambda: NOW
+                )
                 return [await desk.take(caller(tenant, self.rights), read_feedback(body)) for body in bodies]
 
         return asyncio.run(run())
@@ -142,7 +145,7 @@ def test_a_broker_that_does_not_confirm_is_told_and_the_answer_stays():
 
     async def run():
         async with AsyncInteractionPublisher(desk.broker, source="/gateway") as publisher:
-            taker = FeedbackDesk(desk.remembered, lambda *_: "n1", publisher, clock=lambda: NOW)
+            taker = FeedbackDesk(desk.remembered, lambda *_: "n1", publisher, Kpis(), clock=lambda: NOW)
             desk.broker.fail_next([DeliveryError("away")])
             with pytest.raises(GatewayError) as refused:
                 await taker.take(caller(), accepted)

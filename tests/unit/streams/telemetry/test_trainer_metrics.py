@@ -77,3 +77,9 @@ def test_a_trainer_is_alive_while_it_is_heard_of():
     assert samples(metrics)[("discreet_trainer_silent_seconds",)] == 61.0
     metrics.progress([], None)
     assert metrics.alive
+
+
+def test_failures_beside_the_rounds_are_counted_like_a_workers():
+    metrics = TrainerMetrics(stall_seconds=60.0)
+    metrics.chore_failed("rollouts")
+    assert samples(metrics)["discreet_chore_failures_total", "rollouts"] == 1

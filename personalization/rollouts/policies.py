@@ -1,0 +1,24 @@
+"""What a tenant's policy says about rollouts, as a plan."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from personalization.rollouts.values import Plan
+
+if TYPE_CHECKING:
+    from privacy.policy.values import TenantPrivacyPolicy
+
+
+def plan_for(policy: TenantPrivacyPolicy) -> Plan | None:
+    """Return the plan of a tenant's rollouts; ``None`` where every version goes to everybody at once."""
+    asked = policy.rollout
+    if not asked.steps:
+        return None
+    return Plan(
+        steps=asked.steps,
+        bake_seconds=asked.bake_seconds,
+        guards=tuple(sorted(asked.guards.items())),
+        served=asked.served,
+        hold_seconds=asked.hold_seconds,
+    )

@@ -1,0 +1,157 @@
+"""What a rollout is: its stages, the line's mode and flag, its plan, and where it stands. Pure values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+WHOLE: Final = 100.0
+
+
+class Stage(StrEnum):
+    """Where the rollout of a line's newest candidate stands."""
+
+    NONE = "none"  # the line never had a candidate
+    CANDIDATE = "candidate"  # registered; nobody sees it yet
+    CANARY = "canary"  # a share of the subjects gets it
+    HELD = "held"  # stays where it is until somebody decides; never forward by time alone
+    PROMOTED = "promoted"  # it is what the line serves
+    SUPERSEDED = "superseded"  # another version was published at once after it
+    ROLLED_BACK = "rolled_back"  # left; never served again
+    WITHDRAWN = "withdrawn"  # revoked, or the whole line was
+
+
+RUNNING: Final = frozenset({Stage.CANDIDATE, Stage.CANARY, Stage.HELD})
+
+
+class Mode(StrEnum):
+    """What people decided about the movement of a line."""
+
+    FREE = "free"
+    PINNED = "pinned"  # it serves its version to everybody, and no candidate to anybody
+    FROZEN = "frozen"  # nothing moves forward; a breached guard still rolls back
+
+
+class Flag(StrEnum):
+    """What a tenant's line may show at all."""
+
+    OFF = "off"  # the base model answers
+    SHADOW = "shadow"  # the candidate answers silently, and nobody sees it
+    CANARY_ONLY = "canary_only"  # the candidate gets the share of its first step, and no more
+    ON = "on"
+
+
+class Decide(StrEnum):
+    """What may move a rollout forward or back, besides people and guards."""
+
+    CHECKS = "checks"  # public checks and guards alone
+    REACTIONS = "reactions"  # a charged comparison of users' reactions too
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How a candidate is rolled out; taken from the policy when the rollout begins, and never changed.
+
+    Attributes:
+        steps: percentages, rising; the candidate is promoted after the last.
+        bake_seconds: how long it stays at each step, and how long servers have to load it before the first.
+        guards: of each reading that must be there, the most that it may be.
+        served: whether a server must have verified the candidate before anybody gets it.
+        hold_seconds: how long a held rollout waits before it is rolled back.
+        decide: what may decide.
+    """
+
+    steps: tuple[float, ...]
+    bake_seconds: int
+    guards: tuple[tuple[str, float], ...] = ()
+    served: bool = True
+    hold_seconds: int = 7 * 86_400
+    decide: Decide = Decide.CHECKS
+
+    @property
+    def bake(self) -> timedelta:
+        """How long the candidate stays at a step."""
+        return timedelta(seconds=self.bake_seconds)
+
+    def to_document(self) -> dict[str, Any]:
+        """Return a JSON-ready copy."""
+        return {
+            "steps": list(self.steps),
+            "bake_seconds": self.bake_seconds,
+            "guards": dict(self.guards),
+            "served": self.served,
+            "hold_seconds": self.hold_seconds,
+            "decide": self.decide.value,
+        }
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Self:
+        """Read ``to_document``'s form."""
+        return cls(
+            steps=tuple(float(step) for step in document["steps"]),
+            bake_seconds=document["bake_seconds"],
+            guards=tuple(sorted(document["guards"].items())),
+            served=document["served"],
+            hold_seconds=document["hold_seconds"],
+            decide=Decide(document["decide"]),
+        )
+
+
+NO_PLAN: Final = Plan(steps=(), bake_seconds=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollout:
+    """Where a line's rollout stands.
+
+    Attributes:
+        stage: of the newest candidate.
+        step: index into the plan's steps, −1 before the first.
+        candidate: its version id; kept when the rollout has ended.
+        salt: of the draw of subjects; a new one for each rollout, so that not the same people are always first.
+        entered_at: since when it stands so; the bake time counts from here. ``None`` before the first candidate.
+        mode: of the line.
+        flag: of the line.
+        plan: of the rollout.
+    """
+
+    stage: Stage = Stage.NONE
+    step: int = -1
+    candidate: str | None = None
+    salt: str = ""
+    entered_at: datetime | None = None
+    mode: Mode = Mode.FREE
+    flag: Flag = Flag.ON
+    plan: Plan = field(default=NO_PLAN)
+
+    @property
+    def running(self) -> bool:
+        """Whether a candidate may still succeed."""
+        return self.stage in RUNNING
+
+    @property
+    def percent(self) -> float:
+        """The share of subjects that get the candidate, 0 to 100."""
+        if not self.running or self.step < 0 or self.mode is Mode.PINNED:
+            return 0.0
+        if self.flag in {Flag.OFF, Flag.SHADOW}:
+            return 0.0
+        share = self.plan.steps[self.step]
+        return min(share, self.plan.steps[0]) if self.flag is Flag.CANARY_ONLY else share
+
+    @property
+    def may_advance(self) -> bool:
+        """Whether mode and flag let the candidate get a larger share."""
+        if self.mode is not Mode.FREE or self.flag in {Flag.OFF, Flag.SHADOW}:
+            return False
+        return self.flag is Flag.ON or self.step < 0
+
+    def entering(self, stage: Stage, now: datetime, *, step: int | None = None) -> Rollout:
+        """Return the rollout as it enters a stage, or a step of one."""
+        return replace(self, stage=stage, step=self.step if step is None else step, entered_at=now)

@@ -1,0 +1,149 @@
+"""``discreet explain``: the story of one version on one page, and what proves it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from personalization.releases.story import Proof
+    from streams.settings import Settings
+
+
+def command(
+    name: Annotated[
+        str, typer.Argument(metavar="VERSION", help="Served name or version id, or a file that --json wrote.")
+    ],
+    *,
+    public_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Public key in hexadecimal that versions are signed with; this installation's by default."
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Write the story as JSON: all that proves it.")
+    ] = False,
+) -> None:
+    """Tell how a version came about, what it cost, how it was judged and rolled out, who serves it, and how it ended.
+
+    A file that ``--json`` wrote is checked without any database: with its manifest, its ledger entries and the public
+    keys. What does not hold ends the command with status 1.
+    """
+    from personalization.releases.story import check_story
+    from streams.settings import load_settings
+
+    file = Path(name)
+    if file.is_file():
+        settings = None if public_key else load_settings()
+        story = _read(file)
+    else:
+        settings = load_settings()
+        story = _stored(settings, name)
+    keys = [_key(one) for one in public_key] if public_key else _own_keys(settings)
+    proofs = check_story(story, keys)
+    if as_json:
+        facts = {"proofs": [{"what": one.what, "holds": one.holds} for one in proofs]}
+        typer.echo(json.dumps({**story, **facts}))
+    else:
+        for line in page(story, proofs):
+            typer.echo(line)
+    if not all(one.holds for one in proofs):
+        raise typer.Exit(1)
+
+
+def page(story: Mapping[str, Any], proofs: Sequence[Proof]) -> Iterator[str]:
+    """Yield the lines of the page."""
+    manifest = json.loads(story["manifest"])
+    lineage, privacy = manifest["lineage"], manifest["privacy"]
+    yield f"{story['served_name']}: version {manifest['version']} of tenant {story['tenant']}, domain {story['domain']}"
+    now = "it is what the line serves" if story["served_now"] else "the line does not serve it"
+    yield f"  state      {story['state']}; {now}"
+    yield f"  id         {story['version_id']}"
+    opened = story["round"]
+    if opened is not None:
+        slot = opened["scheduled_for"] or "by hand"
+        yield f"  round      {opened['round_id']}, opened by {opened['opened_by']}, slot {slot}"
+        yield f"             read {opened['read_at']}; {opened['outcome']}"
+    yield f"  start      {lineage['start']}" + (
+        f" from {lineage['start_version_id']}" if lineage["start_version_id"] else ""
+    )
+    yield f"  data       {lineage['data_digest'] or 'none'} (keyed digest of what was read, consents included)"
+    yield f"  code       {lineage['code_digest'] or 'none'}"
+    yield (
+        f"  privacy    ε {privacy['release_epsilon']:.4g} of this release, {privacy['cumulative_epsilon']:.4g} in all "
+        f"of {privacy['target_epsilon']:g} at δ {privacy['delta']:g}; {privacy['mechanism']}"
+    )
+    for entry in story["ledger"]:
+        yield f"  ledger     {entry['recorded_at']}  {entry['kind']}  {entry['digest'][:23]}…"
+    yield f"  receipt    {'signed, in the manifest' if privacy.get('receipt') else 'none'}"
+    for check in manifest["evaluation"]["checks"]:
+        value = "" if check["value"] is None else f" {check['value']:.4g}"
+        bound = "" if check["threshold"] is None else f" (limit {check['threshold']:g})"
+        yield f"  gate       {check['name']}: {'passed' if check['passed'] else 'failed'}{value}{bound}"
+    rollout = story["rollout"]
+    if rollout is not None:
+        yield (
+            f"  rollout    {rollout['stage']} at {rollout['percent']:g} %, line {rollout['mode']}, "
+            f"flag {rollout['flag']}, steps {', '.join(f'{step:g}' for step in rollout['plan']['steps'])}"
+        )
+    for record in story["trail"]:
+        why = record["detail"].get("reason", "")
+        yield f"  trail      {record['at'][:19]}  {record['action']} by {record['actor']}: {why}"
+    for ack in story["served_by"]:
+        yield f"  server     {ack['server_id']} ({ack['engine']}): {ack['status']} at {ack['at'][:19]}"
+    if story["drift"] is not None:
+        yield "  drift      " + ", ".join(f"{name} {value}" for name, value in story["drift"].items())
+    if story["left"] is not None:
+        yield f"  left       {story['left']['at'][:19]} by {story['left']['by']}: {story['left']['reason']}"
+    for proof in proofs:
+        yield f"  {'holds' if proof.holds else 'BROKEN':10} {proof.what}"
+
+
+def _stored(settings: Settings, name: str) -> dict[str, Any]:
+    from personalization.registry import queries as registry
+    from personalization.releases.story import story_of
+    from streams.storage import serving_acks
+    from streams.storage.schema import current_session
+
+    with current_session(settings.database_url) as session:
+        row = registry.find_version(session, name)
+        return story_of(session, row, served_by=serving_acks.said_of(session, row.version_id))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    from personalization.errors import StoryError
+
+    try:
+        story = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise StoryError(f"{file.name} cannot be read as JSON; write it with --json again") from error
+    if not isinstance(story, dict):
+        raise StoryError(f"{file.name} is no story of a version; write it with --json again")
+    return story
+
+
+def _own_keys(settings: Settings | None) -> list[bytes]:
+    from streams.processes.keys import adapter_signer, earlier_public_keys
+
+    if settings is None:
+        return []
+    earlier = [bytes.fromhex(one) for one in earlier_public_keys(settings).values()]
+    return [adapter_signer(settings).public_key, *earlier]
+
+
+def _key(text: str) -> bytes:
+    from personalization.errors import StoryError
+
+    try:
+        key = bytes.fromhex(text)
+    except ValueError:
+        key = b""
+    if len(key) != 32:
+        raise StoryError("a public key is 64 hexadecimal digits; `discreet adapters public-key` writes it")
+    return key

@@ -1,0 +1,78 @@
+"""Rollouts move by the clock, in a thread beside the trainer: a process that holds the key which desired states bear.
+
+A worker faces the world and has no such key. Training takes minutes and a breached guard must not wait for it, so the
+thread has nothing to do with the trainer's jobs. Any number of trainers may move rollouts at once; where none runs,
+nothing moves, forward or back, and people's commands still do.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Self
+
+import structlog
+
+from personalization.errors import PersonalizationError
+from personalization.registry.rollout_tick import RolloutTick
+from personalization.releases.observer import TrainerObserver
+from privacy.errors import PrivacyError
+from streams.errors import StreamsError
+from streams.processes.chores import require_right_time
+from streams.storage import serving_acks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from personalization.starts.shop import Shop
+
+_log = structlog.get_logger(__name__)
+CHORE = "rollouts"
+LEAVE_SECONDS = 30.0
+
+
+class RolloutMover:
+    """Ticks until it is left, as a context manager; a failure is reported and tried again at the next turn.
+
+    Args:
+        shop: database, clock, and where transitions are told, signed.
+        seconds: pause between two ticks.
+        observer: told of each tick that failed.
+    """
+
+    def __init__(self, shop: Shop, *, seconds: float, observer: TrainerObserver | None = None) -> None:
+        self._clock: Callable[[], datetime] = shop.clock.now
+        self._tick = RolloutTick(shop.engine, shop.events, serving_acks.counts_of)
+        self._seconds = seconds
+        self._observer = observer or TrainerObserver()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="discreet-rollouts", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(LEAVE_SECONDS)
+
+    def move(self) -> int:
+        """Look at the rollouts that are due and return how many moved.
+
+        Raises:
+            ClockError: this machine's clock must not be trusted.
+            StorageError: the database is away.
+        """
+        ticked = self._tick.run(now=self._clock(), check=require_right_time)
+        if ticked.moved:
+            _log.info("rollouts_moved", total=ticked.moved)
+        return ticked.moved
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self.move()
+            except (PersonalizationError, PrivacyError, StreamsError) as error:
+                self._observer.chore_failed(CHORE)
+                _log.warning("chore_failed", chore=CHORE, code=error.code)
+            self._stop.wait(self._seconds)

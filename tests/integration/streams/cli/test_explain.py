@@ -1,0 +1,96 @@
+"""The story of a version fits one page, and a file of it proves itself without a database."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from streams.cli.main import main
+from tests.fakes.rollouts import STEPS, RolloutShop
+from tests.integration.streams.cli.test_rounds_and_adapters import shop  # noqa: F401  # a fixture
+
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+
+@pytest.fixture
+def told(shop, capsys, monkeypatch, tmp_path):  # noqa: F811  # the fixture
+    """A story in a file, and the public key that it is signed with."""
+    assert main(["adapters", "list", "--json"]) == 0
+    name = json.loads(capsys.readouterr().out)[-1]["served_name"]
+    key = shop.signer.public_key.hex()
+    assert main(["explain", name, "--public-key", key, "--json"]) == 0
+    story = json.loads(capsys.readouterr().out)
+    file = tmp_path / "story.json"
+    file.write_text(json.dumps(story))
+    monkeypatch.setenv("DISCREET_DATABASE__URL", "sqlite:////nowhere/at/all.db")
+    return file, story, key, name
+
+
+def explained(capsys, *words):
+    status = main(["explain", *map(str, words)])
+    return status, capsys.readouterr().out
+
+
+def test_a_file_proves_itself_without_a_database(told, capsys):
+    file, story, key, name = told
+    status, page = explained(capsys, file, "--public-key", key)
+    assert status == 0
+    assert len(page.splitlines()) < 60
+    for word in (name, "round", "privacy", "ledger", "committed", "gate", "holds"):
+        assert word in page
+    assert "BROKEN" not in page
+    assert {proof["holds"] for proof in story["proofs"]} == {True}
+    assert len(story["proofs"]) == 5
+
+
+@pytest.mark.parametrize(
+    ("part", "broken"),
+    [
+        ("manifest", {"name", "key that is trusted"}),
+        ("ledger", {"entry of the ledger"}),
+        ("commit", {"ledger committed"}),
+        ("key", {"key that is trusted"}),
+    ],
+)
+def test_what_was_changed_shows(told, capsys, part, broken):
+    file, story, key, _ = told
+    if part == "manifest":
+        story["manifest"] = story["manifest"].replace('"steps":4', '"steps":3')
+    elif part == "ledger":
+        story["ledger"][0]["document"] += " "
+    elif part == "commit":
+        story["ledger"] = [one for one in story["ledger"] if one["kind"] != "committed"]
+    else:
+        key = "00" * 32
+    file.write_text(json.dumps(story))
+    status, page = explained(capsys, file, "--public-key", key)
+    assert status == 1
+    found = [line for line in page.splitlines() if "BROKEN" in line]
+    assert len(found) == len(broken)
+    assert all(any(word in line for line in found) for word in broken)
+
+
+def test_no_story_is_one_sentence_with_a_code(told, capsys):
+    file, _, key, _ = told
+    file.write_text("[]")
+    assert main(["explain", str(file), "--public-key", key]) == 2
+    assert "[personalization.story.unreadable]" in capsys.readouterr().err
+
+
+def test_a_rollout_is_in_the_story_with_who_moved_it(engine, clock, tmp_path, monkeypatch, capsys):
+    rolled = RolloutShop(engine, clock, tmp_path, **STEPS)
+    rolled.publish()
+    candidate = rolled.publish()
+    rolled.verify(candidate)
+    rolled.run_tick()
+    monkeypatch.setenv("DISCREET_DATABASE__URL", database_url_of(engine))
+    status, page = explained(capsys, candidate, "--public-key", rolled.signer.public_key.hex())
+    assert status == 0
+    assert "canary at 10 %, line free, flag on, steps 10, 50" in page
+    assert "rollout.canary by schedule" in page
+    assert "one (test): verified" in page
+
+
+def database_url_of(engine):
+    return engine.url.render_as_string(hide_password=False)
