@@ -137,12 +137,14 @@ class InteractionHandler(BatchHandler[Interaction]):
         decision: Decision[Interaction],
     ) -> None:
         """Store the signals of the admitted interactions, within each user's bound."""
-        tenants = self._tenants(session, {work.event.data.tenant_id for work in works}, now)
-        standings = standing.lookup(session, dict.fromkeys(work.known.subject for work in works))
+        subjects = [work.known.subject for work in works]
+        asked = dict.fromkeys(subjects)
+        tenants = self._tenants(session, {tenant_id for tenant_id, _ in asked}, now)
+        standings = standing.lookup(session, asked)
         admitted: list[tuple[Work[Interaction], _Tenant]] = []
-        for work in works:
-            data, tenant = work.event.data, tenants[work.event.data.tenant_id]
-            stands = standings[work.known.subject]
+        for work, subject in zip(works, subjects, strict=True):
+            data, tenant = work.event.data, tenants[subject.tenant_id]
+            stands = standings[subject]
             reason = tenant.rule.refusal(
                 age=now - data.occurred_at,
                 domain=data.domain,
@@ -195,8 +197,9 @@ class InteractionHandler(BatchHandler[Interaction]):
     ) -> None:
         offered: list[Offered] = []
         for work, tenant in admitted:
-            known, data = work.known, work.event.data
+            known, event = work.known, work.event
+            data = event.data
             period = (data.occurred_at - _EPOCH) // tenant.period
-            rank = tenant.hashes.eviction_rank(known.first, work.event.sender)
+            rank = tenant.hashes.eviction_rank(known.first, event.sender)
             offered.append(Offered(known.digest, known.subject, period, rank, data))
         keep(session, offered, bounds, redact=self._redact, keyring=self._keyring, now=now)
