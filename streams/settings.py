@@ -362,6 +362,10 @@ class TrainerSettings(_Section):
     """Trials of an audit; by default 4,096 to 32,768 by the number of steps (256 with gradients), under a tenth of a
     round's own time. More give a bound nearer to the truth."""
 
+    suites: Literal["off", "quick", "full"] = "off"
+    """How much of the public suites (refusals, look-alikes, injections, grounding, foreign prompts, planted secrets)
+    every release and every start is asked at least; a tenant's policy may ask more, and holds the limits."""
+
     @field_validator("audit_canaries", "http_port", mode="before")
     @classmethod
     def _empty_is_the_default(cls, value: object) -> object:
@@ -474,6 +478,17 @@ class GatewaySettings(_Section):
     feedback_answers: int = Field(default=20_000, ge=1)
     """Most answers kept; the oldest go first."""
     feedback_bytes: int = Field(default=64 * 2**20, ge=4_096)
+    routes: Path | None = None
+    """A file with prompts that say what domains are about, one JSON object a line: ``tenant`` (``*`` is every one),
+    ``domain``, ``prompt``. With it, a request to ``NAME`` of a tenant with several lines goes to the domain that its
+    prompt fits; a domain without such prompts is known by its style card's prompt forms."""
+    route_floor: Positive = 0.2
+    """Smallest score, mean log-odds of a prompt's features in nats, at which a domain's line answers."""
+    route_margin: Positive = 0.05
+    """Smallest lead over the second; below it the tenant's default line, or the base, answers."""
+    latency_budgets: dict[str, Positive] = Field(default_factory=dict)
+    """Milliseconds by tenant, as JSON: what is dropped first to stay within them is the constraint, then the template,
+    then the adapter."""
 
 
 class BridgeSettings(_Section):

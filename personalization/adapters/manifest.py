@@ -22,6 +22,7 @@ from privacy.canonical import canonical_json, digest_of, sha256_digest
 MANIFEST_FORMAT = "discreet.adapter-manifest.v1"
 BLEND_CHECK = "blend"  # names the released version that was averaged into this one, and its share
 LATER_PRIVACY_FIELDS = ("receipt", "audit")  # left out of the canonical bytes where a version has none
+LATER_EVALUATION_FIELDS = ("activation", "suites")  # as above
 SERVED_NAME = re.compile(r"^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$")
 
 
@@ -162,6 +163,9 @@ class EvaluationSummary:
     checks: tuple[GateCheck, ...]
     probes: tuple[()] = ()  # of a form that no version ever had; ``activation`` took its place
     activation: Activation | None = None  # None of versions from before it, and where nothing measured it
+    # Every number of the public suites (``personalization.suites.values.SuiteScores``), as its document; None where
+    # they were not asked. The next version is compared with them, item by item.
+    suites: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,8 +233,9 @@ class AdapterManifest:
                 del document["privacy"][name]  # the bytes of versions from before it are what they were
         if document["style"] is None:
             del document["style"]
-        if document["evaluation"]["activation"] is None:
-            del document["evaluation"]["activation"]
+        for name in LATER_EVALUATION_FIELDS:
+            if document["evaluation"][name] is None:
+                del document["evaluation"][name]
         return canonical_json(document)
 
     def version_id(self) -> str:
@@ -289,6 +294,7 @@ def _evaluation(document: dict[str, Any]) -> EvaluationSummary:
         verdict=document["verdict"],
         checks=tuple(GateCheck(**entry) for entry in document["checks"]),
         activation=Activation.from_document(document["activation"]) if "activation" in document else None,
+        suites=document.get("suites"),
     )
 
 

@@ -24,11 +24,13 @@ from personalization.adapters.tensors import read_tensors, tensor_digest
 from personalization.canaries.verdict import AUDIT_CHECK
 from personalization.errors import ArtifactFormatError
 from personalization.planning.plan import ALL_LINEAR, Family
+from personalization.suites.verdict import SUITE_CHECK
 
 if TYPE_CHECKING:
     from personalization.adapters.activation import Activation
     from personalization.adapters.tensors import StoredTensor
     from personalization.planning.plan import TrainingPlan
+    from personalization.suites.values import SuiteScores
 
 _KEY = re.compile(
     r"^base_model\.model\.model\.layers\.(?P<layer>\d+)\.(?:self_attn|mlp)\.(?P<module>[a-z]+_proj)"
@@ -48,6 +50,7 @@ class RejectionReason(StrEnum):
     FORGETS_PUBLIC_TEXT = "forgets_public_text"
     START_WITHDRAWN = "start_withdrawn"
     AUDIT = "audit"
+    PUBLIC_SUITES = "public_suites"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +59,7 @@ class PublicEvaluation:
 
     checks: tuple[GateCheck, ...] = ()
     activation: Activation | None = None
+    suites: SuiteScores | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +96,8 @@ class Rejected:
             if check.name == AUDIT_CHECK and not check.passed and check.value is not None:
                 said += f" Canaries in a shadow of the plan show an epsilon of at least {check.value:.4g}; claimed is"
                 said += f" {check.threshold:.4g}."
+            if check.name.startswith(SUITE_CHECK) and not check.passed:
+                said += f" {check.name}: {check.detail}."
         return said
 
 
@@ -152,12 +158,17 @@ def judge(
         *public.checks,
     )
     failed = [check.name for check in checks if not check.passed]
-    reasons = tuple(dict.fromkeys(_REASON_OF.get(name, RejectionReason.PUBLIC_EVALUATION) for name in failed))
+    reasons = tuple(dict.fromkeys(_reason_of(name) for name in failed))
     if reasons:
         return Rejected(reasons=reasons, checks=checks)
     return Accepted(
         lora=_shape(tensors, plan, private, combined=combined),
-        evaluation=EvaluationSummary(verdict="accepted", checks=checks, activation=public.activation),
+        evaluation=EvaluationSummary(
+            verdict="accepted",
+            checks=checks,
+            activation=public.activation,
+            suites=None if public.suites is None else public.suites.to_document(),
+        ),
     )
 
 
@@ -168,6 +179,12 @@ _REASON_OF = {
     "public_text": RejectionReason.FORGETS_PUBLIC_TEXT,
     AUDIT_CHECK: RejectionReason.AUDIT,
 }
+
+
+def _reason_of(check: str) -> RejectionReason:
+    if check.startswith(SUITE_CHECK):
+        return RejectionReason.PUBLIC_SUITES
+    return _REASON_OF.get(check, RejectionReason.PUBLIC_EVALUATION)
 
 
 def profile_problems(

@@ -37,6 +37,7 @@ RELEASE_CODE = (
     "personalization.styles",
     "personalization.starts.averaging",
     "personalization.starts.recipe",
+    "personalization.suites",
     "privacy.mechanisms",
     "privacy.noise",
 )

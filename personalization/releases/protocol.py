@@ -62,6 +62,8 @@ from personalization.starts.choosing import (
     start_sources,
 )
 from personalization.styles.decisions import current_edits
+from personalization.suites.values import SuiteDepth
+from personalization.suites.verdict import SuiteTerms, suites_of
 from personalization.training.jobs.job import TenantJob
 from personalization.training.jobs.receipt import public_key_of
 from privacy.accounting.calibration import schedule_of
@@ -89,6 +91,7 @@ if TYPE_CHECKING:
     from personalization.signals.snapshot import SignalSource, TrainingSnapshot
     from personalization.starts.copies import MetaCopies
     from personalization.starts.shop import Shop
+    from personalization.suites.values import SuiteScores
     from personalization.training.jobs.job import PublicPartFacts
     from personalization.training.jobs.receipt import SignedReceipt
     from privacy.anchor.port import Anchor
@@ -150,6 +153,7 @@ class TrainingRounds:
         hardware: what they are computed on, see ``training.base.device``.
         copies: serves the meta start to a line whose round is declined; None leaves that to the upkeep.
         ceilings: what the platform allows a policy at most; a round of a policy above them is declined.
+        least_suites: how much of the public suites every release is asked, whatever its tenant's policy says.
         anchor: holds the heads of ledgers outside the database; without one a restored backup spends again.
     """
 
@@ -165,8 +169,10 @@ class TrainingRounds:
         hardware: str = "",
         copies: MetaCopies | None = None,
         ceilings: PolicyCeilings | None = None,
+        least_suites: SuiteDepth = SuiteDepth.OFF,
         anchor: Anchor | None = None,
     ) -> None:
+        self._least_suites = least_suites
         self._anchor = anchor if anchor is not None else Unanchored()
         self._engine = shop.engine
         self._clock = shop.clock
@@ -279,6 +285,13 @@ class TrainingRounds:
             )
             return version
 
+    def suites_before(self, prepared: Prepared) -> SuiteScores | None:
+        """Return what the version that the line serves scored on the public suites; None where nothing is known."""
+        with transaction(self._engine) as session:
+            line = registry.find_line(session, prepared.lease.tenant_id, prepared.lease.domain)
+            before = registry.current_version(session, line)
+            return None if before is None else suites_of(registry.read_version(before).manifest)
+
     def forfeit(self, lease: Lease, code: OutcomeCode, reason: str) -> Closed:
         """Close a round that cannot be finished; its charge stays unless it never started.
 
@@ -357,6 +370,7 @@ class TrainingRounds:
             blend_with=blend_with,
             blend_share=policy.previous_share if blend_with is not None else 0.0,
             style_edits=current_edits(session, row.tenant_id, row.domain),
+            suites=SuiteTerms.of_policy(policy.suites, least=self._least_suites),
         )
         seed = secrets.token_bytes(SEED_BYTES)
         receipt_key = public_key_of(derive_key(seed, KeyUse.RECEIPT))
@@ -432,6 +446,7 @@ class TrainingRounds:
                 start_adapter=open_start(artifacts, row, terms.start_sources),
                 blend_with=None if terms.blend_with is None else artifacts.open(terms.blend_with),
                 blend_share=terms.blend_share,
+                suites=terms.suites.depth,
             )
             blended = () if terms.blend_with is None else (terms.blend_with,)
             return Prepared(

@@ -15,6 +15,7 @@ from personalization.errors import RoundTermsError
 from personalization.planning.plan import TrainingPlan
 from personalization.rounds.slots import Slot
 from personalization.styles.edits import StyleEdits
+from personalization.suites.verdict import SuiteTerms
 from privacy.canonical import digest_of
 from privacy.errors import UnknownMechanismError
 from privacy.mechanisms.documents import from_document, to_document
@@ -44,6 +45,7 @@ class Terms:
         blend_with: the line's released version that is averaged into the result.
         blend_share: its share, 0 to below 1.
         style_edits: what people have struck from the tenant's style card or fixed in it.
+        suites: how much of the public suites its result is asked, and what is refused.
     """
 
     plan: TrainingPlan
@@ -56,6 +58,7 @@ class Terms:
     blend_with: str | None = None
     blend_share: float = 0.0
     style_edits: StyleEdits = field(default_factory=StyleEdits)
+    suites: SuiteTerms = field(default_factory=SuiteTerms)
 
     @property
     def mechanism(self) -> PoissonSampledGaussian:
@@ -114,6 +117,7 @@ class Terms:
             "blend_with": self.blend_with,
             "blend_share": self.blend_share,
             "style_edits": self.style_edits.to_document(),
+            "suites": self.suites.to_document(),
         }
 
     def to_json(self) -> str:
@@ -149,6 +153,9 @@ class Terms:
                     ),
                     "start_sources": tuple(document["start_sources"]),
                     "style_edits": StyleEdits.from_document(document.get("style_edits", {})),
+                    "suites": SuiteTerms.from_document(document["suites"])
+                    if "suites" in document
+                    else SuiteTerms(),
                 }
             )
         except (ValueError, TypeError, KeyError, AttributeError, UnknownMechanismError) as error:

@@ -37,6 +37,7 @@ from personalization.releases.protocol import Closed, Prepared
 from personalization.rounds.leases import LeaseKeeper
 from personalization.rounds.queries import lease_round
 from personalization.rounds.states import OutcomeCode
+from personalization.suites.verdict import suite_checks
 from personalization.training.jobs.job import Progress, TrainingJob
 from personalization.training.jobs.wire import decode_reply, encode_results
 from privacy.errors import FencedError, PrivacyError, StorageError
@@ -451,9 +452,11 @@ class Trainer:
         checks = public_checks(result.public_losses, result.noise_norm, self._options.max_public_text_change)
         if self._options.audit is not None:
             checks = (*checks, audit_check(audit))
+        before = None if result.suites is None else self._rounds.suites_before(prepared)
+        checks = (*checks, *suite_checks(result.suites, prepared.terms.suites, before))
         if prepared.blend is not None:
             checks = (*checks, prepared.blend)
-        return PublicEvaluation(checks=checks, activation=result.activation)
+        return PublicEvaluation(checks=checks, activation=result.activation, suites=result.suites)
 
     def _forfeit(self, lease: Lease, keeper: LeaseKeeper, error: Exception) -> None:
         code = getattr(error, "code", "os.error")

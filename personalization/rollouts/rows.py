@@ -95,6 +95,12 @@ def list_all(session: Session, tenant_id: str | None = None) -> Sequence[Rollout
     return session.exec(query if tenant_id is None else query.where(RolloutRow.tenant_id == tenant_id)).all()
 
 
+def lowered_flags(session: Session) -> dict[str, Flag]:
+    """Return the flag of every line that may not show everything."""
+    rows = session.exec(select(RolloutRow.line_ref, RolloutRow.flag).where(RolloutRow.flag != Flag.ON.value))
+    return {line_ref: Flag(flag) for line_ref, flag in rows}
+
+
 def lines_that_stay(session: Session) -> frozenset[str]:
     """Return the lines that are pinned or frozen, or on which a rollout runs: nothing else may be put on them."""
     running = [stage.value for stage in RUNNING]

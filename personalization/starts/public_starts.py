@@ -29,6 +29,7 @@ from personalization.starts.untrained import (
     UntrainedVersions,
     public_facts,
 )
+from personalization.suites.verdict import SuiteTerms, suite_checks
 from personalization.training.jobs.job import PublicJob
 from personalization.training.public.styles import style_tasks
 from privacy.audit import trail as audit_trail
@@ -78,6 +79,7 @@ class PublicStarts:
         planner_settings: public limits that give the adapters' shapes.
         flags: device and threads of the child.
         max_public_text_change: limit of the forgetting gate; None has no limit.
+        suites: how much of the public suites each start is asked, and what is refused.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class PublicStarts:
         planner_settings: PlannerSettings | None = None,
         flags: PerformanceFlags,
         max_public_text_change: float | None = None,
+        suites: SuiteTerms | None = None,
     ) -> None:
         self._engine = shop.engine
         self._versions = UntrainedVersions(shop)
@@ -99,6 +102,7 @@ class PublicStarts:
         self._planner_settings = planner_settings
         self._flags = flags
         self._limit = max_public_text_change
+        self._suites = suites or SuiteTerms()
 
     def build_maml(self, recipe: MamlRecipe, *, now: datetime) -> Built:
         """Make a MAML start for each shape that a tenant would train, and serve it where nothing better is.
@@ -189,7 +193,12 @@ class PublicStarts:
     def _result(self, plan: TrainingPlan, folder: Path, work: StyleGuide | MamlRecipe | None) -> TenantResult:
         return self._run(
             PublicJob(
-                base_model=str(self._base.directory()), plan=plan, output=folder, work=work, flags=self._flags
+                base_model=str(self._base.directory()),
+                plan=plan,
+                output=folder,
+                work=work,
+                flags=self._flags,
+                suites=self._suites.depth,
             )
         )
 
@@ -212,8 +221,12 @@ class PublicStarts:
             actor=actor,
             sentence=sentence,
             public=PublicEvaluation(
-                checks=public_checks(result.public_losses, result.noise_norm, self._limit),
+                checks=(
+                    *public_checks(result.public_losses, result.noise_norm, self._limit),
+                    *suite_checks(result.suites, self._suites),
+                ),
                 activation=result.activation,
+                suites=result.suites,
             ),
         )
 

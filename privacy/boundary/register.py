@@ -39,7 +39,10 @@ _MANIFEST = (
         "evaluation.activation.probes evaluation.activation.probes.prompt evaluation.activation.probes.completion "
         "evaluation.activation.probes.tokens evaluation.activation.probes.points "
         "evaluation.activation.probes.points.after evaluation.activation.probes.points.tokens "
-        "evaluation.activation.probes.points.base evaluation.activation.probes.points.adapter",
+        "evaluation.activation.probes.points.base evaluation.activation.probes.points.adapter "
+        "evaluation.suites evaluation.suites.digest evaluation.suites.depth evaluation.suites.axes "
+        "evaluation.suites.axes.axis evaluation.suites.axes.templates evaluation.suites.axes.base "
+        "evaluation.suites.axes.adapted evaluation.suites.axes.measurable",
     ),
     _fields(CHARGED, "A count with noise, paid for beside the training.", "privacy.noisy_cohort"),
     _fields(
@@ -286,6 +289,13 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
         ),
         _fields(
             OPERATOR,
+            "Which of a tenant's lines a prompt was sent to, how well it fits it, and what was left out for the "
+            "tenant's latency budget; to who asked, of the own request.",
+            "x-discreet-route x-discreet-route-reason x-discreet-route-score x-discreet-route-margin "
+            "x-discreet-route-version x-discreet-dropped",
+        ),
+        _fields(
+            OPERATOR,
             "Exact serving quality of the last day at one gateway, to the tenant's own back end, which sent every "
             "request and every piece of feedback itself; epsilon does not cover it, it is stored nowhere, and it "
             "decides nothing.",
@@ -359,7 +369,9 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             "discreet_gateway_failed_logins discreet_gateway_requests_now discreet_gateway_remembered "
             "discreet_gateway_remembered_bytes discreet_gateway_lines discreet_gateway_engine_up "
             "discreet_gateway_ready discreet_gateway_shadows discreet_gateway_shadow_seconds "
-            "discreet_gateway_flag_failures",
+            "discreet_gateway_flag_failures "
+            "discreet_gateway_routes discreet_gateway_levers_dropped "
+            "discreet_gateway_lever_seconds",
         ),
         _fields(
             OPERATOR,
@@ -440,7 +452,11 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
         _fields(
             CHARGED,
             "Figures of released or refused candidates, made from noisy weights and public text.",
-            "ratio cosine drifted retained drift bounded has_effect public_text noise_norm blend",
+            "ratio cosine drifted retained drift bounded has_effect public_text noise_norm blend suite_refusal "
+            "suite_helpfulness suite_direct_injection suite_retrieved_injection suite_grounding suite_divergence "
+            "suite_overconfidence suite_memorisation suite_refusal_before suite_helpfulness_before "
+            "suite_direct_injection_before suite_retrieved_injection_before suite_grounding_before "
+            "suite_divergence_before suite_overconfidence_before",
         ),
     ),
 }

@@ -24,6 +24,7 @@ from privacy.canonical import digest_of
 from privacy.errors import PolicyError
 from privacy.guarantee import FLEET
 from privacy.policy.rollout import RolloutPolicy
+from privacy.policy.suites import PublicSuites
 from privacy.policy.validated import Validated
 
 DAY_SECONDS: Final = 86_400
@@ -147,6 +148,8 @@ class TenantPrivacyPolicy(Validated):
             charged vote of its users. Habits that only a few users have are never told; what many share may be, and is
             the tenant's own to read and to strike out.
         rollout: how a new version reaches users: everybody at once, or in steps that guards can stop.
+        suites: how much each release is asked of the project's public suites, and how much worse than the base and than
+            the version before it may be.
     """
 
     declared_users: int = Field(ge=1, le=1_000_000_000, description="1 to 1,000,000,000 users")
@@ -200,6 +203,9 @@ class TenantPrivacyPolicy(Validated):
     styles: bool = Field(default=True, description="true or false")
     rollout: RolloutPolicy = Field(
         default=RolloutPolicy(), description="an object with steps, bake_seconds, guards and more"
+    )
+    suites: PublicSuites = Field(
+        default=PublicSuites(), description="an object with depth, choice_margin and more"
     )
 
     @field_validator("population")
@@ -291,8 +297,8 @@ class TenantPrivacyPolicy(Validated):
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_PARTS: Final = ("schedule", "rollout")
-_LATER_FIELDS: Final = ("release_padding_seconds", "population", "styles", "rollout")
+_PARTS: Final = ("schedule", "rollout", "suites")
+_LATER_FIELDS: Final = ("release_padding_seconds", "population", "styles", "rollout", "suites")
 
 
 def period_index(at: datetime, period_seconds: int) -> int:
@@ -309,7 +315,7 @@ def period_index(at: datetime, period_seconds: int) -> int:
 def amended(policy: TenantPrivacyPolicy | None, changes: Mapping[str, Any]) -> TenantPrivacyPolicy:
     """Return ``policy`` (or the defaults) with ``changes`` applied and everything validated again.
 
-    Fields of the schedule (and of the rollout) may be given as ``{"schedule": {"first_at": …}}`` or as
+    Fields of the schedule (and of the rollout and the suites) may be given as ``{"schedule": {"first_at": …}}`` or as
     ``{"schedule.first_at": …}``; those left out keep their value.
 
     Raises:
@@ -319,7 +325,7 @@ def amended(policy: TenantPrivacyPolicy | None, changes: Mapping[str, Any]) -> T
     parts: dict[str, dict[str, Any]] = {name: dict(document.pop(name, {})) for name in _PARTS}
     for name, value in changes.items():
         part, _, field = name.partition(".")
-        if name in parts and isinstance(value, Mapping | Schedule | RolloutPolicy):
+        if name in parts and isinstance(value, Mapping | Schedule | RolloutPolicy | PublicSuites):
             parts[name] |= dict(value)
         elif part in parts and field:
             parts[part][field] = value

@@ -1,4 +1,4 @@
-"""``discreet adapters``: list, show, warm-start, steer rollouts, roll back, withdraw, announce again, show the key.
+"""``discreet adapters``: list, show, evaluate, warm-start, steer rollouts, roll back, withdraw, announce, show the key.
 
 Longer than 400 lines, because every verb of versions and rollouts stands here with its own help text, and no logic.
 """
@@ -88,6 +88,82 @@ def show(name: Name, *, as_json: AsJson = False) -> None:
         "manifest": version.manifest.to_document(),
     }
     typer.echo(json.dumps(facts) if as_json else json.dumps(facts, indent=2, ensure_ascii=False))
+
+
+@app.command()
+def evaluate(
+    name: Name,
+    *,
+    depth: Annotated[str, typer.Option(help="quick or full.")] = "full",
+    plot: Annotated[Path | None, typer.Option(help="Draw a picture into this file.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask a version the public suites again, beside its base and the version before; costs no privacy."""
+    from personalization.errors import ArtifactError
+    from personalization.gates.evaluating import draw
+    from personalization.gates.evaluating import evaluate as ask_again
+    from personalization.registry import queries as registry
+    from personalization.suites.values import SuiteDepth
+    from personalization.suites.verdict import SuiteTerms
+    from personalization.training.child.parent import run_job
+    from privacy.policy import versions as policies
+    from streams.processes.trainer import flags_of, start_tools
+    from streams.settings import load_settings
+    from streams.storage.schema import current_session
+
+    if depth not in (SuiteDepth.QUICK, SuiteDepth.FULL):
+        raise typer.BadParameter(f"depth is {depth!r}; choose quick or full")
+    settings = load_settings()
+    with current_session(settings.database_url) as session:
+        row = registry.find_version(session, name)
+        version, policy = registry.read_version(row), policies.current_policy(session, row.tenant_id)
+    limits = SuiteTerms() if policy is None else SuiteTerms.of_policy(policy.policy.suites)
+    with start_tools(settings) as tools:
+        before = version.manifest.lineage.supersedes
+        if before is not None:
+            try:
+                tools.shop.artifacts.open(before)
+            except ArtifactError:  # withdrawn, or of another store: the base alone is compared with
+                before = None
+        found = ask_again(
+            version.version_id,
+            version.manifest,
+            files=tools.shop.artifacts,
+            before_id=before,
+            base_model=tools.shop.base.directory(),
+            terms=SuiteTerms(depth=SuiteDepth(depth), margins=limits.margins),
+            flags=flags_of(settings),
+            run=run_job,
+        )
+    if plot is not None:
+        draw(found, plot)
+    if as_json:
+        typer.echo(json.dumps(found.to_document()))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table()
+    for column in ("suite", "against", "items", "score", "worse by (95 %)", "limit", "verdict"):
+        table.add_column(column, no_wrap=column in {"suite", "verdict"})
+    for one in found.findings:
+        table.add_row(
+            one.axis.value,
+            one.against,
+            str(one.items),
+            f"{one.reference:.3f} → {one.candidate:.3f}",
+            f"{one.loss:+.3f} [{one.low:+.3f}, {one.high:+.3f}]",
+            f"{one.margin:g}",
+            one.verdict.value,
+        )
+    Console().print(table)
+    typer.echo(f"Loss on public text: {found.public_text_change:+.2%} against the base.")
+    if found.as_published is not None:
+        typer.echo(
+            "The answers are those in the manifest."
+            if found.as_published
+            else "The answers differ from the manifest's."
+        )
 
 
 @app.command("roll-back")

@@ -7,6 +7,7 @@
     ├── BrokerUnreachableError    no broker answers (retryable)
     ├── ClosedError               the object was closed before
     ├── PositionError             a saved position cannot be read
+    ├── PrototypeError            a line's prompts do not say what it is about
     └── AdapterRefusedError       an adapter version must not be loaded
         ├── DigestMismatchError   bytes differ from the manifest
         ├── SignatureInvalidError not signed by a trusted key
@@ -130,3 +131,9 @@ class WrongAdapterError(AdapterUnprovenError):
     """The model's answers change in another way than the adapter's."""
 
     code = "client.adapter.wrong"
+
+
+class PrototypeError(ClientError):
+    """A line's prompts do not say what it is about."""
+
+    code = "client.prototype"

@@ -13,34 +13,21 @@ import json
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
     ValidationError,
-    model_serializer,
     model_validator,
 )
 
 from .errors import InvalidEventError
 from .fields import SERVED_NAME_PATTERN, Digest, LineRef, ServedName, WireModel
+from .manifest_part import ManifestPart, Name, Number
+from .suites import SuitesV1
 
 MANIFEST_FORMAT = "discreet.adapter-manifest.v1"
 PAYLOAD_TYPE = b"application/vnd.discreet.adapter-manifest.v1+json"
 FILE_NAME_PATTERN = r"^[a-z0-9_]{1,64}\.(safetensors|json)$"
 
-Name = Annotated[str, Field(max_length=256)]
-Number = int | float
 DigestOrEmpty = Annotated[str, Field(pattern=r"^(sha256:[0-9a-f]{64})?$")]
-
-
-class ManifestPart(WireModel):
-    """Base of the parts of a manifest; keeps what it does not know and writes only what it was given."""
-
-    model_config = ConfigDict(extra="allow")
-
-    @model_serializer(mode="wrap")
-    def _as_given(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {name: value for name, value in serialize(self).items() if name in self.model_fields_set}
 
 
 class ArtifactFileV1(ManifestPart):
@@ -241,6 +228,8 @@ class EvaluationV1(ManifestPart):
     """Deprecated and always empty."""
     activation: ActivationV1 | None = None
     """Absent from versions of before it; such a version can be loaded, and not verified."""
+    suites: SuitesV1 | None = None
+    """Every number of the public suites; absent where they were not asked."""
 
 
 class LineageV1(ManifestPart):

@@ -20,9 +20,10 @@ from streams.contracts.fields import MAX_TEXT_CHARACTERS
 from streams.errors import AdapterGoneError, EngineAwayError, GatewayError, WrongAnswererError
 from streams.gateway import answers
 from streams.gateway.choosing import Choice, Reason, base_instead, choose, silently
+from streams.gateway.flagged import under
+from streams.gateway.planned import Plan
 from streams.gateway.remembered import Shown
 from streams.gateway.requests import DEFAULT_DOMAIN, read_ask, unknown_model
-from streams.gateway.upstreams import Call
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
     from starlette.types import Receive, Scope, Send
 
+    from streams.gateway.budgeted import LatencyBudgets
     from streams.gateway.callers import Caller
     from streams.gateway.choosing import Rules
     from streams.gateway.desired import Line
@@ -39,7 +41,8 @@ if TYPE_CHECKING:
     from streams.gateway.kpis import Kpis
     from streams.gateway.limits import Places
     from streams.gateway.remembered import Remembered
-    from streams.gateway.requests import Ask, Form
+    from streams.gateway.requests import Form
+    from streams.gateway.routed import DomainRouting
     from streams.gateway.shadowing import Shadow
     from streams.gateway.upstreams import Upstream
 
@@ -69,6 +72,8 @@ class Shop:
         flagged: returns what a line's flag leaves of it for a tenant's domain.
         shadow: asks candidates silently.
         kpis: count answers.
+        routing: chooses among a tenant's lines where a request names none.
+        budgets: drops what would take longer than a tenant allows.
     """
 
     model: str
@@ -84,51 +89,8 @@ class Shop:
     flagged: Callable[[Line, str, str], Line]
     shadow: Shadow
     kpis: Kpis
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Plan:
-    """A request with all that was decided about it."""
-
-    answer_id: str
-    ask: Ask
-    caller: Caller
-    user: str | None
-    line: Line | None
-    choice: Choice
-    upstream: Upstream
-    started: float  # on the monotonic clock
-
-    @property
-    def constraint(self) -> str | None:
-        """Name of the constraint that the engine is given, if it is."""
-        wanted = {"regex": self.choice.pattern, "grammar": self.choice.grammar}
-        name = self.upstream.constraint
-        plain = self.ask.prompt is not None and self.ask.bounded
-        return name if name is not None and plain and wanted[name] else None
-
-    def call(self) -> Call:
-        """Return what the engine is asked."""
-        template, prompt = self.choice.template, self.ask.prompt
-        document = self.ask.document
-        if template is not None and prompt is not None:
-            document = self.ask.with_prompt(template.render(prompt))
-        return Call(
-            form=self.ask.form,
-            document=document,
-            adapter=self.choice.adapter,
-            prompt=prompt,
-            pattern=self.choice.pattern if self.constraint == "regex" else "",
-            grammar=self.choice.grammar if self.constraint == "grammar" else "",
-            tenant=self.caller.tenant_id,
-        )
-
-    def headers(self) -> dict[str, str]:
-        """Return the headers that say how the answer was made."""
-        choice = self.choice
-        if self.ask.prompt is None and choice.template is not None:
-            choice = Choice(line_ref=choice.line_ref, adapter=choice.adapter, reason=choice.reason)
-        return answers.applied(self.answer_id, choice, self.constraint)
+    routing: DomainRouting
+    budgets: LatencyBudgets
 
 
 class Answering:
@@ -168,15 +130,26 @@ class Answering:
         )
         return stream, plan.choice.reason
 
-    def _ended(self, plan: _Plan, text: str | None, *, whole: bool) -> None:
+    def _ended(self, plan: Plan, text: str | None, *, whole: bool) -> None:
         self._shop.places.give_back(plan.caller.tenant_id)
         self._after(plan, text, whole=whole)
 
-    def _plan(self, form: Form, body: object, caller: Caller, directory: Directory) -> _Plan:
+    def _plan(self, form: Form, body: object, caller: Caller, directory: Directory) -> Plan:
         shop = self._shop
         ask = read_ask(form, body, model=shop.model)
         lines = directory.lines.get(caller.tenant_id, {})
         user = caller.user(ask.user)
+        routed = None
+        if ask.domain == DEFAULT_DOMAIN:
+            routed = shop.routing.route(
+                caller.tenant_id,
+                lines,
+                ask.prompt,
+                line=lambda domain, ref: self._line(directory, caller.tenant_id, domain, ref),
+                usable=lambda name: shop.rules.applies_adapters and shop.watch.refusal(name) is None,
+            )
+            if routed is not None:
+                ask = replace(ask, domain=routed.domain)
         line = None
         if ask.domain is None:
             choice = Choice(reason=Reason.ASKED_FOR_BASE)
@@ -184,11 +157,9 @@ class Answering:
             line_ref = lines.get(ask.domain)
             if line_ref is None and ask.domain != DEFAULT_DOMAIN:
                 raise unknown_model()
-            line = None if line_ref is None else shop.line(line_ref)
-            if line is not None:
-                line = shop.flagged(line, caller.tenant_id, ask.domain)
+            line = None if line_ref is None else self._line(directory, caller.tenant_id, ask.domain, line_ref)
             choice = choose(line_ref, line, subject=user, refusal=shop.watch.refusal, rules=shop.rules)
-        return _Plan(
+        plan = Plan(
             answer_id=answers.new_id(form, secrets.token_hex(16)),
             ask=ask,
             caller=caller,
@@ -196,17 +167,27 @@ class Answering:
             line=line,
             choice=choice,
             upstream=shop.upstream,
+            routed=routed,
             started=time.monotonic(),
         )
+        return plan.within(shop.budgets.fit(caller.tenant_id, plan.levers, stream=ask.stream), shop.rules)
+
+    def _line(self, directory: Directory, tenant_id: str, domain: str, line_ref: str) -> Line | None:
+        """Return what a line wants served, as far as the lower of its two flags lets it: the feed's, the database's."""
+        line = self._shop.line(line_ref)
+        if line is None:
+            return None
+        line = self._shop.flagged(line, tenant_id, domain)
+        return under(line, line.flag.lesser(directory.flags.get(line_ref, line.flag)))
 
     async def _tried(
-        self, plan: _Plan, attempt: Callable[[_Plan], Coroutine[Any, Any, Result]]
-    ) -> tuple[_Plan, Result]:
+        self, plan: Plan, attempt: Callable[[Plan], Coroutine[Any, Any, Result]]
+    ) -> tuple[Plan, Result]:
         """Return what an attempt returns, with the plan that it was made by: the adapter, the base, or the fallback."""
         shop = self._shop
         try:
             try:
-                return plan, await attempt(plan)
+                return plan, await self._timed(plan, attempt)
             except (AdapterGoneError, WrongAnswererError) as error:
                 wrong = isinstance(error, WrongAnswererError)
                 if plan.choice.adapter is not None and not wrong:
@@ -223,16 +204,23 @@ class Answering:
             except EngineAwayError as again:
                 raise _away(again, plan) from None
 
-    def _base(self, plan: _Plan, reason: Reason, upstream: Upstream) -> _Plan:
-        choice = base_instead(plan.choice, plan.line, reason, self._shop.rules)
-        return replace(plan, choice=choice, upstream=upstream)
+    async def _timed(self, plan: Plan, attempt: Callable[[Plan], Coroutine[Any, Any, Result]]) -> Result:
+        start = time.monotonic()
+        result = await attempt(plan)
+        self._shop.budgets.observe(plan.levers, time.monotonic() - start, stream=plan.ask.stream)
+        return result
 
-    def _whole(self, plan: _Plan, document: dict[str, Any]) -> Response:
+    def _base(self, plan: Plan, reason: Reason, upstream: Upstream) -> Plan:
+        return replace(
+            plan, choice=base_instead(plan.choice, plan.line, reason, self._shop.rules), upstream=upstream
+        )
+
+    def _whole(self, plan: Plan, document: dict[str, Any]) -> Response:
         document["id"], document["model"] = plan.answer_id, plan.ask.model
         self._after(plan, answers.said(plan.ask.form, document), whole=True, tokens=answers.tokens(document))
         return answers.json_answer(document, headers=plan.headers())
 
-    def _after(self, plan: _Plan, text: str | None, *, whole: bool, tokens: int | None = None) -> None:
+    def _after(self, plan: Plan, text: str | None, *, whole: bool, tokens: int | None = None) -> None:
         """Count and keep an answer that was given, and have a candidate answer silently where the line wants it."""
         shop = self._shop
         if plan.ask.domain is not None:
@@ -251,7 +239,7 @@ class Answering:
         if plan.choice.reason is Reason.APPLIED and shop.watch.refusal(silent.adapter) is None:
             shop.shadow.ask(shop.upstream, replace(plan, choice=silent).call(), text)
 
-    def _remember(self, plan: _Plan, text: str | None, *, whole: bool) -> None:
+    def _remember(self, plan: Plan, text: str | None, *, whole: bool) -> None:
         """Keep an answer for its user's feedback, if its user consents and its texts fit into an event."""
         prompt, user = plan.ask.prompt, plan.user
         if user is None or not prompt or text is None or plan.ask.domain is None:
@@ -286,7 +274,7 @@ class _Stream(StreamingResponse):
         first: dict[str, Any] | None,
         pieces: AsyncIterator[dict[str, Any]],
         *,
-        plan: _Plan,
+        plan: Plan,
         ping_seconds: float,
         on_end: Callable[[str | None, bool], None],
     ) -> None:
@@ -337,7 +325,7 @@ class _Stream(StreamingResponse):
             yield answers.frame(answers.error_document(error))
 
 
-async def _begun(plan: _Plan) -> tuple[dict[str, Any] | None, AsyncIterator[dict[str, Any]]]:
+async def _begun(plan: Plan) -> tuple[dict[str, Any] | None, AsyncIterator[dict[str, Any]]]:
     """Return the first piece of a stream, and the rest; nothing of it is lost when it raises."""
     pieces = plan.upstream.pieces(plan.call())
     try:
@@ -388,7 +376,7 @@ async def _left(request: Request) -> None:
         pass
 
 
-def _away(error: GatewayError, plan: _Plan) -> EngineAwayError:
+def _away(error: GatewayError, plan: Plan) -> EngineAwayError:
     away = (
         error if isinstance(error, EngineAwayError) else EngineAwayError("the engine cannot be relied on now")
     )

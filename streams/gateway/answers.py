@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 HEADERS: Final = tuple(
     f"x-discreet-{name}" for name in ("request", "line", "version", "template", "constraint", "reason")
 )
-BOUNDARY.require(Kind.HTTP_ANSWER, HEADERS)
+ROUTE_HEADERS: Final = (
+    "x-discreet-route",
+    *(f"x-discreet-route-{n}" for n in ("reason", "score", "margin", "version")),
+)
+DROPPED_HEADER: Final = "x-discreet-dropped"
+BOUNDARY.require(Kind.HTTP_ANSWER, (*HEADERS, *ROUTE_HEADERS, DROPPED_HEADER))
 DONE: Final = b"data: [DONE]\n\n"
 PING: Final = b": ping\n\n"
 _PREFIX: Final = {Form.CHAT: "chatcmpl-", Form.COMPLETIONS: "cmpl-"}

@@ -31,6 +31,7 @@ class Reason(StrEnum):
     NOT_HELD = "not_held"  # the engine does not hold it now
     NO_ADAPTERS_HERE = "no_adapters_here"  # the engine applies none
     SWITCHED_OFF = "switched_off"  # the line's flag is off
+    OVER_BUDGET = "over_budget"  # an adapter would take longer than the tenant's latency budget
     ASKED_FOR_BASE = "asked_for_base"
     WRONG_ANSWERER = "wrong_answerer"  # another model answered than was asked; its answer was thrown away
     ENGINE_DOWN = "engine_down"  # the fallback answered

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import orjson
 import structlog
 
 from streams.client import UpdateKind
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 POLL_SECONDS = 0.2
+META = "meta"  # the scope of versions that several tenants share
 MOST_SNAPSHOT_SECONDS = 300.0
 
 
@@ -31,12 +33,16 @@ class Version:
         template: prompt template of its style card; empty where there is none.
         pattern: regular expression that answers match; empty where there is none.
         grammar: the same in llama.cpp's notation.
+        meta: whether it is the shared start of several tenants.
+        card: the style card as JSON; empty where there is none.
     """
 
     served_name: str
     template: str = ""
     pattern: str = ""
     grammar: str = ""
+    meta: bool = False
+    card: bytes = b""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,9 +142,14 @@ def line_of(state: AdapterStateV1) -> Line:
 
 
 def _version(version: AdapterVersionV1) -> Version:
-    style = version.manifest.style
+    style, meta = version.manifest.style, version.manifest.scope == META
     if style is None:
-        return Version(served_name=version.served_name)
+        return Version(served_name=version.served_name, meta=meta)
     return Version(
-        served_name=version.served_name, template=style.prompt, pattern=style.pattern, grammar=style.grammar
+        served_name=version.served_name,
+        template=style.prompt,
+        pattern=style.pattern,
+        grammar=style.grammar,
+        meta=meta,
+        card=orjson.dumps(style.card),
     )

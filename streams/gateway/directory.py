@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING
 import structlog
 
 from personalization.registry.queries import line_names
+from personalization.rollouts.rows import lowered_flags
 from privacy.errors import StorageError
 from privacy.storage.session import reading
+from streams.flags.provider import LineFlag
 from streams.gateway.tokens import callers_by_digest
 from streams.storage.serving_acks import verified_by
 
@@ -39,11 +41,14 @@ class Directory:
         callers: by the SHA-256 of their token.
         lines: adapter line of each of a tenant's domains, by tenant.
         verified: served names whose last word from the server is that it verified them.
+        flags: of the lines that may not show everything. The signed feed tells them too, but a line's records keep
+            their order, and one may be waiting for the instant of its slot: a kill switch must not wait with it.
     """
 
     callers: Mapping[bytes, Caller] = field(default_factory=dict)
     lines: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     verified: frozenset[str] = frozenset()
+    flags: Mapping[str, LineFlag] = field(default_factory=dict)
 
 
 def read_directory(session: Session, server_id: str) -> Directory:
@@ -51,8 +56,12 @@ def read_directory(session: Session, server_id: str) -> Directory:
     lines: dict[str, dict[str, str]] = defaultdict(dict)
     for owner, domain, line_ref in line_names(session):
         lines[owner][domain] = line_ref
+    lowered = lowered_flags(session)
     return Directory(
-        callers=callers_by_digest(session), lines=dict(lines), verified=verified_by(session, server_id)
+        callers=callers_by_digest(session),
+        lines=dict(lines),
+        verified=verified_by(session, server_id),
+        flags={line_ref: LineFlag.read(flag.value) for line_ref, flag in lowered.items()},
     )
 
 

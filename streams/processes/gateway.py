@@ -6,15 +6,18 @@ import asyncio
 import socket
 import threading
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
 
 from streams.broker.clients import client_broker
 from streams.client import AdapterFeed, AsyncInteractionPublisher, BrokerUnreachableError, DeliveryError
+from streams.client.routing import Lever, RouterSettings
 from streams.errors import SettingsError
 from streams.flags.evaluating import LineFlags, operators_provider
 from streams.gateway.answering import Answering, Shop
+from streams.gateway.budgeted import LatencyBudgets
 from streams.gateway.choosing import Rules, Use
 from streams.gateway.consents import Consents
 from streams.gateway.desired import DesiredState
@@ -28,6 +31,7 @@ from streams.gateway.limits import Places
 from streams.gateway.listening import GatewayServer, options
 from streams.gateway.llamacpp_server import LlamaCppUpstream
 from streams.gateway.remembered import Remembered
+from streams.gateway.routed import DomainRouting, read_routes
 from streams.gateway.shadowing import Shadow
 from streams.gateway.upstreams import OpenAIUpstream, Timeouts
 from streams.gateway.vllm_server import VllmUpstream
@@ -50,6 +54,7 @@ log = structlog.get_logger(__name__)
 
 SOURCE = "/discreet/gateway"
 PAUSE_SECONDS = 1.0
+LEVERS = (Lever.CONSTRAINT, Lever.TEMPLATE, Lever.ADAPTER)  # that a gateway has
 LOOK_SECONDS = 0.1
 _ENGINES: dict[str, type[OpenAIUpstream]] = {
     "vllm": VllmUpstream,
@@ -106,6 +111,7 @@ async def answer_until_stopped(
         stack.callback(consents.close)
         verified = _verified(watched)
         watch = EngineWatch(upstream, verified, every_seconds=given.look_seconds)
+        budgets = _budgets(given, metrics)
         places = Places(most=given.most_requests, most_per_tenant=given.most_requests_per_tenant)
         flags = LineFlags(desired.flag, operators_provider(settings.flags.provider), metrics.flag_failed)
         shadow, kpis = Shadow(metrics.shadowed), Kpis()
@@ -127,6 +133,12 @@ async def answer_until_stopped(
             flagged=FlaggedLines(flags),
             shadow=shadow,
             kpis=kpis,
+            routing=DomainRouting(
+                None if given.routes is None else read_routes(given.routes),
+                RouterSettings(floor=given.route_floor, margin=given.route_margin),
+                metrics.routed,
+            ),
+            budgets=budgets,
         )
 
         def ready() -> bool:
@@ -160,6 +172,20 @@ async def answer_until_stopped(
     await upstream.close()
     if fallback is not None:
         await fallback.close()
+
+
+def _budgets(given: GatewaySettings, metrics: GatewayMetrics) -> LatencyBudgets:
+    budgets = LatencyBudgets(given.latency_budgets, metrics.dropped)
+    for lever in (None, *LEVERS):
+        for form, stream in (("whole", False), ("stream", True)):
+            for share in (0.5, 0.99):
+                metrics.watch_lever(
+                    "plain" if lever is None else lever.value,
+                    form,
+                    f"{share:g}",
+                    partial(budgets.quantile, lever, share, stream=stream),
+                )
+    return budgets
 
 
 async def _serve(

@@ -27,6 +27,8 @@ from personalization.starts.public_starts import PublicStarts
 from personalization.starts.recipe import MetaRecipe
 from personalization.starts.shop import Shop
 from personalization.starts.tenant_level import TenantLevelPolicy, TenantLevelStarts
+from personalization.suites.values import SuiteDepth
+from personalization.suites.verdict import SuiteTerms
 from personalization.training.base.device import resolved
 from personalization.training.base.directory import BaseDirectory, resolve_base
 from personalization.training.child.parent import ChildProcessTrainer, gpu_name, run_public_job
@@ -65,7 +67,7 @@ def trainer_of(settings: Settings, observer: TrainerObserver | None = None) -> I
         AnchorUnavailableError: the anchor cannot be read.
     """
     # A repeat on other hardware is another sample, so what "auto" means is settled here, once for the process.
-    flags, hardware = resolved(_flags(settings), gpu_name)
+    flags, hardware = resolved(flags_of(settings), gpu_name)
     with start_tools(settings) as tools, ExitStack() as stack:
         keyring = tools.keyring
         keyring.store.check()
@@ -84,6 +86,7 @@ def trainer_of(settings: Settings, observer: TrainerObserver | None = None) -> I
                 hardware=hardware,
                 copies=tools.meta.copies,
                 ceilings=settings.ceilings.ceilings(),
+                least_suites=SuiteDepth(settings.trainer.suites),
                 anchor=tools.anchor,
             ),
             trainer=ChildProcessTrainer(),
@@ -249,7 +252,8 @@ def _shop(settings: Settings) -> Shop:
     )
 
 
-def _flags(settings: Settings) -> PerformanceFlags:
+def flags_of(settings: Settings) -> PerformanceFlags:
+    """Return how a child of this process computes."""
     return PerformanceFlags(
         device=settings.trainer.device,
         threads=settings.trainer.threads,
@@ -271,8 +275,9 @@ def _tools(settings: Settings, shop: Shop, keyring: Keyring, anchor: AnchorGuard
         shop,
         run=run_public_job,
         copies=meta.copies,
-        flags=_flags(settings),
+        flags=flags_of(settings),
         max_public_text_change=settings.trainer.max_public_text_change,
+        suites=SuiteTerms(depth=SuiteDepth(settings.trainer.suites)),
     )
     tenant_level = tenant_level_of(settings.meta, shop, meta=meta, public=public, anchor=anchor)
     return StartTools(shop, meta, public, keyring, anchor, tenant_level)

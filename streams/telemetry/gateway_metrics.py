@@ -64,6 +64,24 @@ class GatewayMetrics:
             "Flags that the operator's own provider could not tell; desired states decided alone.",
             registry=registry,
         )
+        self._routes = Counter(
+            "discreet_gateway_routes",
+            "Requests that were routed among a tenant's lines, by what answers and why.",
+            ("level", "reason"),
+            registry=registry,
+        )
+        self._dropped = Counter(
+            "discreet_gateway_levers_dropped",
+            "What was left out of requests for latency budgets; over: late with nothing left to drop.",
+            ("lever",),
+            registry=registry,
+        )
+        self._lever_seconds = Gauge(
+            "discreet_gateway_lever_seconds",
+            "What a lever adds to the time of an answer (plain: the answer without any), lately.",
+            ("lever", "form", "quantile"),
+            registry=registry,
+        )
         self._gauges = {
             name: Gauge(f"discreet_gateway_{name}", what, registry=registry)
             for name, what in {
@@ -103,6 +121,18 @@ class GatewayMetrics:
     def flag_failed(self) -> None:
         """Note a flag that the operator's provider could not tell."""
         self._flag_failures.inc()
+
+    def routed(self, level: str, reason: str) -> None:
+        """Note a routed request."""
+        self._routes.labels(level, reason).inc()
+
+    def dropped(self, lever: str) -> None:
+        """Note a lever that was left out, or ``over``."""
+        self._dropped.labels(lever).inc()
+
+    def watch_lever(self, lever: str, form: str, quantile: str, value: Callable[[], float]) -> None:
+        """Let a gauge show a quantile of a lever's time; ``form`` is ``whole`` or ``stream``."""
+        self._lever_seconds.labels(lever, form, quantile).set_function(value)
 
     def failed_login(self, outcome: str) -> None:
         """Note a wrong token: it was ``refused``, or not even looked at (``limited``)."""

@@ -1,6 +1,7 @@
 """Rollouts at scale: the tick of many lines, how fast a kill switch is told, what the charged comparison gets wrong.
 
     python tests/benchmarks/rollout.py --json rollout.json [--lines 10000] [--moving 2000] [--runs 2000]
+        [--kafka HOST:PORT] [--only KIND]
 
 SQLite on this machine's disk. Rows:
 
@@ -8,6 +9,8 @@ SQLite on this machine's disk. Rows:
 - ``moves``: lines that all move in one tick (into their first step): decisions per second, and the lag of the last;
 - ``flag``: from the commit of a kill switch to its record at a sender, with the worker's own pause between two looks
   at the outbox: p50 and p99 in seconds;
+- ``gateway``: from when a kill switch is sent to the broker to the first request that a gateway answers otherwise
+  (broker in memory, or Apache Kafka with ``--kafka HOST:PORT``): p50 and p99 in seconds. A kill switch takes both rows.
 - ``comparison``: over seeded simulations, the share of alike candidates that is called better or worse, the power at a
   difference of ten points, and false roll-backs in 1,000 lines. ε is at δ = 10⁻⁶.
 """
@@ -16,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import secrets
 import statistics
 import sys
 import tempfile
@@ -38,11 +42,17 @@ from personalization.rollouts.tables import RolloutRow
 from personalization.rollouts.values import Flag
 from privacy.mechanisms.noisy_comparison import Arms, NoisyComparison
 from privacy.storage.session import open_engine, transaction
+from streams.broker import topics
+from streams.broker.clients import client_broker
+from streams.client.testing import FakeLine
+from streams.contracts.adapter import RolloutV1
 from streams.contracts.topics import ADAPTERS
 from streams.outbox.relay import OutboxRelay
-from streams.settings import OutboxSettings
+from streams.settings import BrokerSettings, OutboxSettings
 from streams.storage import schema
 from streams.storage.tables import ServingAckRow
+from tests.fakes.engines import engine as fake_engine
+from tests.fakes.gateways import GatewayThread, wait_until
 from tests.fakes.reactions import shares
 from tests.fakes.rollouts import RolloutShop
 
@@ -101,7 +111,8 @@ def filled(folder: Path, lines: int, clock: Clock) -> RolloutShop:
             (AdapterVersionRow, new_versions),
             (RolloutRow, new_rollouts),
         ):
-            session.connection().execute(insert(model.__table__), rows)
+            if rows:
+                session.connection().execute(insert(model.__table__), rows)
     return shop
 
 
@@ -109,9 +120,9 @@ def tick_rows(lines: int, moving: int) -> list[dict[str, object]]:
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         shop = filled(Path(folder), lines, clock)
-        started = time.perf_counter()
+        started, used = time.perf_counter(), time.process_time()
         ticked = shop.run_tick()  # nothing has been verified: every line is looked at and none moves
-        seconds = time.perf_counter() - started
+        seconds, processor = time.perf_counter() - started, time.process_time() - used
         assert (ticked.looked, ticked.moved) == (lines, 0)
         with transaction(shop.engine) as session:
             candidates = session.exec(select(RolloutRow).limit(moving)).all()
@@ -123,15 +134,16 @@ def tick_rows(lines: int, moving: int) -> list[dict[str, object]]:
             ]  # fmt: skip
             session.connection().execute(insert(ServingAckRow.__table__), acks)
             rollouts.wake(session, [(one["line_ref"], one["version_id"]) for one in acks], clock.now())
-        started = time.perf_counter()
+        started, used = time.perf_counter(), time.process_time()
         moved = shop.run_tick()
-        moving_seconds = time.perf_counter() - started
+        moving_seconds, moving_processor = time.perf_counter() - started, time.process_time() - used
         assert moved.moved == len(acks)
         shop.engine.dispose()
     return [
-        {"row": "tick", "lines": lines, "seconds": round(seconds, 3)},
+        {"row": "tick", "lines": lines, "seconds": round(seconds, 3), "processor_seconds": round(processor, 3)},
         {"row": "moves", "lines": len(acks), "seconds": round(moving_seconds, 3),
-         "decisions_per_second": round(len(acks) / moving_seconds)},
+         "processor_seconds": round(moving_processor, 3), "decisions_per_second": round(len(acks) / moving_seconds),
+         "decisions_per_processor_second": round(len(acks) / moving_processor)},
     ]  # fmt: skip
 
 
@@ -174,6 +186,47 @@ def flag_row(times: int) -> dict[str, object]:
             "p99_seconds": round(waits[min(len(waits) - 1, int(0.99 * len(waits)))], 3)}  # fmt: skip
 
 
+def gateway_row(times: int, bootstrap: str | None) -> dict[str, object]:
+    """Measure how long a gateway takes to keep to a flag once its record is at the broker."""
+    waits = []
+    with tempfile.TemporaryDirectory() as folder, fake_engine("vllm") as behind:
+        gateway = GatewayThread(Path(folder), url=behind.url)
+        if bootstrap is not None:
+            settings = BrokerSettings(bootstrap=bootstrap)
+            with topics.open_admin({"bootstrap_servers": bootstrap}) as admin:
+                topics.create_topics(admin, partitions=2)
+            gateway.broker = client_broker(settings)
+        with gateway:
+            token = gateway.token("acme")
+            line = FakeLine(
+                Path(folder), line_ref=secrets.token_hex(6), signer=gateway.signer
+            )  # the broker may be old
+            gateway.lines["acme"] = {"default": line.line_ref}
+            version = line.version(1)
+            behind.control(names=[version.served_name])
+            gateway.verified.add(version.served_name)
+
+            def reason() -> str:
+                raw = gateway.client(token).chat.completions.with_raw_response.create(
+                    model="discreet", messages=[{"role": "user", "content": "a question"}]
+                )
+                return raw.headers["x-discreet-reason"]
+
+            line.publish(gateway.broker, version)
+            wait_until(lambda: reason() == "applied")
+            for number in range(times):
+                flag, wanted = ("off", "switched_off") if number % 2 == 0 else ("on", "applied")
+                started = time.perf_counter()
+                line.publish(gateway.broker, version, rollout=RolloutV1(flag=flag))
+                while reason() != wanted:
+                    time.sleep(0.005)
+                waits.append(time.perf_counter() - started)
+    waits.sort()
+    return {"row": "gateway", "times": times, "broker": "kafka" if bootstrap else "memory",
+            "p50_seconds": round(statistics.median(waits), 3),
+            "p99_seconds": round(waits[min(len(waits) - 1, int(0.99 * len(waits)))], 3)}  # fmt: skip
+
+
 def comparison_rows(runs: int) -> list[dict[str, object]]:
     rows = []
     for epsilon, multiplier in MULTIPLIERS.items():
@@ -200,8 +253,16 @@ def main() -> None:
     parser.add_argument("--moving", type=int, default=2_000)
     parser.add_argument("--runs", type=int, default=2_000)
     parser.add_argument("--flags", type=int, default=100)
+    parser.add_argument("--kafka", help="HOST:PORT of Apache Kafka, for the row of the gateway")
+    parser.add_argument("--only", help="one kind of rows: tick, flag, gateway or comparison")
     asked = parser.parse_args()
-    rows = [*tick_rows(asked.lines, asked.moving), flag_row(asked.flags), *comparison_rows(asked.runs)]
+    kinds = {
+        "tick": lambda: tick_rows(asked.lines, asked.moving),
+        "flag": lambda: [flag_row(asked.flags)],
+        "gateway": lambda: [gateway_row(asked.flags, asked.kafka)],
+        "comparison": lambda: comparison_rows(asked.runs),
+    }
+    rows = [row for name, measured in kinds.items() if asked.only in {None, name} for row in measured()]
     for row in rows:
         print(json.dumps(row))
     if asked.json is not None:

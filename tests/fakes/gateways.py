@@ -31,7 +31,7 @@ class GatewayThread:
         self.broker = InMemoryBroker()
         self.signer = FakeSigner()
         self._folder = folder
-        self.callers, self.lines, self.verified = {}, {}, set()
+        self.callers, self.lines, self.verified, self.flags = {}, {}, set(), {}
         self._lines: dict[tuple[str, str], FakeLine] = {}
         self.settings = Settings(
             gateway={
@@ -108,6 +108,7 @@ class GatewayThread:
             callers=dict(self.callers),
             lines={tenant: dict(lines) for tenant, lines in self.lines.items()},
             verified=frozenset(self.verified),
+            flags=dict(self.flags),
         )
 
     def token(self, tenant, *, rights=EVERYTHING, name="backend"):

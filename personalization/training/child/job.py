@@ -6,6 +6,7 @@ Everything after training reads released weights, public text and public numbers
 - *public text*: the loss of the base and of what would be released on texts that this project wrote;
 - *activation*: what would be released changes about the next tokens of such texts, for servers to prove that they
   apply it;
+- *suites*: what the gate's public suites say of the base and of what would be released;
 - *audit*: what canaries in a shadow of the plan show of its mechanism, under fresh keys and without anybody's data;
 - *noise alone*: the length of what the same plan releases for nobody, with fresh noise. It is what two successive
   releases are compared against before a change is called drift.
@@ -29,6 +30,7 @@ from personalization.training.jobs.job import (
     Progress,
     PublicJob,
     PublicLosses,
+    SuiteJob,
     TenantJob,
     TenantResult,
     TrainingJob,
@@ -41,25 +43,32 @@ from personalization.training.run.audit import audits
 from personalization.training.run.bench import Workbench
 from personalization.training.run.fused import FusedRun, ProgressSink, train
 from personalization.training.run.measure import nll_per_user
+from personalization.training.run.suites import measure_suites
 from personalization.training.starts.maml import maml_start
 from personalization.training.starts.synthetic import WARM_START_STEPS, synthetic_users, warm_start
 from privacy.noise.keystream import KEY_BYTES
 
 
-def run(job: TrainingJob | PublicJob, progress: ProgressSink) -> tuple[TenantResult, ...]:
-    """Run a job of either kind to its end.
+def run(job: TrainingJob | PublicJob | SuiteJob, progress: ProgressSink) -> tuple[TenantResult, ...]:
+    """Run a job of any kind to its end.
 
     Raises:
         TrainingError: see ``train``.
     """
     if isinstance(job, PublicJob):
         return (_public_adapter(job, progress),)
+    if isinstance(job, SuiteJob):
+        return _asked_again(job)
     results = train(job, progress)
     released = [_blended(tenant, result) for tenant, result in zip(job.tenants, results, strict=True)]
     base = Path(job.base_model)
     adapters = [result.adapter for result in released]
     measured = measure_public(adapters, base, job.flags)
     activations = measure_activation(adapters, base, job.flags)
+    asked = [
+        measure_suites([adapter], base, job.flags, tenant.suites)[0]
+        for adapter, tenant in zip(adapters, job.tenants, strict=True)
+    ]
     plans = [tenant.plan for tenant in job.tenants]
     audited = audits(plans, lambda: loaded_base(base, job.flags), job.flags, job.audit)
     return tuple(
@@ -69,9 +78,10 @@ def run(job: TrainingJob | PublicJob, progress: ProgressSink) -> tuple[TenantRes
             activation=activation,
             noise_norm=noise_norm(base, tenant, job.flags),
             audit=canaries,
+            suites=suites,
         )
-        for tenant, result, losses, activation, canaries in zip(
-            job.tenants, released, measured, activations, audited, strict=True
+        for tenant, result, losses, activation, canaries, suites in zip(
+            job.tenants, released, measured, activations, audited, asked, strict=True
         )
     )
 
@@ -104,6 +114,27 @@ def noise_norm(base_model: Path, tenant: TenantJob, flags: PerformanceFlags) -> 
     return float(torch.linalg.vector_norm(fused.train()[0] - fused.start[0])) * (1.0 - tenant.blend_share)
 
 
+def _asked_again(job: SuiteJob) -> tuple[TenantResult, ...]:
+    base = Path(job.base_model)
+    adapters = list(job.adapters.values())
+    measured = measure_public(adapters, base, job.flags)
+    asked = measure_suites(adapters, base, job.flags, job.depth)
+    return tuple(
+        TenantResult(
+            job_key=name,
+            adapter=adapter,
+            steps=0,
+            sample_rate=0.0,
+            noise_multiplier=0.0,
+            delta_norm=0.0,
+            trainable_parameters=0,
+            public_losses=losses,
+            suites=suites,
+        )
+        for (name, adapter), losses, suites in zip(job.adapters.items(), measured, asked, strict=True)
+    )
+
+
 def _blended(tenant: TenantJob, result: TenantResult) -> TenantResult:
     if tenant.blend_with is None or tenant.blend_share == 0:
         return result
@@ -131,6 +162,7 @@ def _public_adapter(job: PublicJob, progress: ProgressSink) -> TenantResult:
     adapter = bench.export(vector, job.output / PUBLIC_KEY)
     (losses,) = measure_public([adapter], base, job.flags)
     (activation,) = measure_activation([adapter], base, job.flags)
+    (suites,) = measure_suites([adapter], base, job.flags, job.suites)
     progress(Progress(stage="export", done=1, total=1))
     return TenantResult(
         job_key=PUBLIC_KEY,
@@ -142,4 +174,5 @@ def _public_adapter(job: PublicJob, progress: ProgressSink) -> TenantResult:
         trainable_parameters=bench.geometry.size,
         public_losses=losses,
         activation=activation,
+        suites=suites,
     )

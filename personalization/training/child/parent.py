@@ -7,7 +7,7 @@ from collections.abc import Callable
 from personalization.errors import LeaseLostError, TrainingFailedError
 from personalization.training.child import process as child
 from personalization.training.errors import ChildFailedError, TrainingError, TrainingStoppedError
-from personalization.training.jobs.job import Progress, PublicJob, TenantResult, TrainingJob
+from personalization.training.jobs.job import Progress, PublicJob, SuiteJob, TenantResult, TrainingJob
 from personalization.training.jobs.wire import decode_reply, encode_job
 
 _TRAINING = "personalization.training.child.entry"
@@ -18,7 +18,7 @@ _PROBE_SECONDS = 120.0
 
 
 def run_job(
-    job: TrainingJob | PublicJob,
+    job: TrainingJob | PublicJob | SuiteJob,
     *,
     on_progress: Callable[[Progress], None] = lambda _progress: None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -31,7 +31,7 @@ def run_job(
         should_stop: asked about five times a second; when it says yes (the lease is lost) the child is killed.
 
     Returns:
-        One result per tenant; of a public job its one result.
+        One result per tenant; of a public job its one result; of released adapters one for each.
 
     Raises:
         TrainingStoppedError: ``should_stop`` said yes.

@@ -230,14 +230,14 @@ class PlainLora:
 
     def _mean_loss(self, binding: Binding, batch: TokenUser) -> torch.Tensor:
         micro = assemble([Member(0, batch, ())], self._decoder.device, torch.float32)
-        flat, tokens = opened_once(micro, _shared(batch))
+        flat, tokens = opened_once(micro, shared_opening(batch))
         hidden = self._decoder.embed(tokens)
         every = range(self._decoder.layer_count)
         out = self._decoder.run(hidden, flat, every, binding, labels_only=True)
         return micro.terms.total(self._decoder.head.label_nll(out, micro.batch.targets), None)
 
 
-def _shared(batch: TokenUser) -> int:
+def shared_opening(batch: TokenUser) -> int:
     """Return how many tokens all rows begin with, none of them a label or the token before one."""
     rows = [row for example in batch.examples for row in example.rows]
     most = min(row.first_label - 1 for row in rows)

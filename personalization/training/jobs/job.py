@@ -15,6 +15,7 @@ from personalization.adapters.activation import Activation
 from personalization.canaries.values import AuditRequest, CanaryScores
 from personalization.planning.plan import Objective, PerformanceFlags, TrainingPlan
 from personalization.styles.card import StyleCard
+from personalization.suites.values import SuiteDepth, SuiteScores
 from personalization.training.jobs.receipt import SignedReceipt
 from personalization.training.jobs.recipes import MamlRecipe, StyleGuide
 
@@ -64,6 +65,7 @@ class TenantJob:
     blend_with: Path | None = None  # the line's released adapter that is averaged into the result (free)
     blend_share: float = 0.0  # its share, 0 to below 1
     card: StyleCard | None = None  # what the round's vote on style told; None makes no public part
+    suites: SuiteDepth = SuiteDepth.OFF  # how much of the gate's public suites the result is asked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +89,7 @@ class PublicJob:
         output: the sub-directory ``PUBLIC_KEY`` receives the portable adapter.
         work: a style guide gives a synthetic warm start, a recipe the first-order MAML start, None the zero adapter.
         flags: device and threads.
+        suites: how much of the gate's public suites the result is asked.
     """
 
     base_model: str
@@ -94,9 +97,27 @@ class PublicJob:
     output: Path
     work: StyleGuide | MamlRecipe | None = None
     flags: PerformanceFlags = field(default_factory=PerformanceFlags)
+    suites: SuiteDepth = SuiteDepth.OFF
 
 
 PUBLIC_KEY = "public"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuiteJob:
+    """Ask released adapters the public suites again: nothing private is read, nothing is trained.
+
+    Attributes:
+        base_model: a directory with config, tokenizer and safetensors.
+        adapters: portable adapters of the base, by name; each is one result.
+        depth: how much is asked.
+        flags: device and threads.
+    """
+
+    base_model: str
+    adapters: dict[str, Path]
+    depth: SuiteDepth
+    flags: PerformanceFlags = field(default_factory=PerformanceFlags)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,3 +184,4 @@ class TenantResult:
     public_part: PublicPartFacts | None = (
         None  # of the adapter, made of the card alone; None where there is none
     )
+    suites: SuiteScores | None = None  # of the gate's public suites; free: public items and released weights

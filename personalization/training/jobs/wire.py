@@ -12,6 +12,7 @@ from personalization.adapters.activation import Activation
 from personalization.canaries.values import AuditDepth, AuditRequest, CanaryScores
 from personalization.planning.plan import PerformanceFlags, TrainingPlan
 from personalization.styles.card import StyleCard
+from personalization.suites.values import SuiteDepth, SuiteScores
 from personalization.training import errors
 from personalization.training.errors import ChildFailedError, TrainingError
 from personalization.training.jobs.job import (
@@ -21,6 +22,7 @@ from personalization.training.jobs.job import (
     PublicJob,
     PublicLosses,
     PublicPartFacts,
+    SuiteJob,
     TenantJob,
     TenantResult,
     TrainingJob,
@@ -30,8 +32,11 @@ from personalization.training.jobs.receipt import SignedReceipt
 from personalization.training.jobs.recipes import MamlRecipe, StyleGuide
 
 
-def encode_job(job: TrainingJob | PublicJob) -> bytes:
+def encode_job(job: TrainingJob | PublicJob | SuiteJob) -> bytes:
     """Encode a job; secret keys travel as base64 inside the pipe and nowhere else."""
+    if isinstance(job, SuiteJob):
+        adapters = {name: str(path) for name, path in job.adapters.items()}
+        return json.dumps({**asdict(job), "adapters": adapters}).encode()
     if isinstance(job, PublicJob):
         return _encode_public(job)
     tenants = [
@@ -47,6 +52,7 @@ def encode_job(job: TrainingJob | PublicJob) -> bytes:
             "blend_with": _text(tenant.blend_with),
             "blend_share": tenant.blend_share,
             "card": None if tenant.card is None else tenant.card.to_document(),
+            "suites": tenant.suites.value,
         }
         for tenant in job.tenants
     ]
@@ -74,6 +80,7 @@ def _encode_public(job: PublicJob) -> bytes:
             "output": str(job.output),
             "work": work,
             "flags": asdict(job.flags),
+            "suites": job.suites.value,
         }
     ).encode()
 
@@ -89,12 +96,20 @@ def _decode_public(document: dict[str, Any]) -> PublicJob:
         output=Path(document["output"]),
         work=work,
         flags=PerformanceFlags(**document["flags"]),
+        suites=SuiteDepth(document["suites"]),
     )
 
 
-def decode_job(data: bytes) -> TrainingJob | PublicJob:
+def decode_job(data: bytes) -> TrainingJob | PublicJob | SuiteJob:
     """Read ``encode_job``'s bytes back to an equal job."""
     document = json.loads(data)
+    if "adapters" in document:
+        return SuiteJob(
+            base_model=document["base_model"],
+            adapters={name: Path(path) for name, path in document["adapters"].items()},
+            depth=SuiteDepth(document["depth"]),
+            flags=PerformanceFlags(**document["flags"]),
+        )
     if "tenants" not in document:
         return _decode_public(document)
     tenants = tuple(
@@ -108,6 +123,7 @@ def decode_job(data: bytes) -> TrainingJob | PublicJob:
             blend_with=_path(tenant["blend_with"]),
             blend_share=tenant["blend_share"],
             card=None if tenant["card"] is None else StyleCard.from_document(tenant["card"]),
+            suites=SuiteDepth(tenant["suites"]),
         )
         for tenant in document["tenants"]
     )
@@ -154,6 +170,7 @@ def _result_document(result: TenantResult) -> dict[str, Any]:
         "adapter": str(result.adapter),
         "receipt": None if result.receipt is None else result.receipt.to_document(),
         "audit": None if result.audit is None else result.audit.to_document(),
+        "suites": None if result.suites is None else result.suites.to_document(),
     }
 
 
@@ -187,6 +204,7 @@ def _result(document: dict[str, Any]) -> TenantResult:
         losses = PublicLosses(base=tuple(losses["base"]), adapted=tuple(losses["adapted"]))
     activation = document.get("activation")
     receipt, audit, part = document["receipt"], document["audit"], document.get("public_part")
+    suites = document.get("suites")
     return TenantResult(
         **{
             **document,
@@ -196,5 +214,6 @@ def _result(document: dict[str, Any]) -> TenantResult:
             "receipt": None if receipt is None else SignedReceipt.from_document(receipt),
             "audit": None if audit is None else CanaryScores.from_document(audit),
             "public_part": None if part is None else PublicPartFacts(**part),
+            "suites": None if suites is None else SuiteScores.from_document(suites),
         }
     )

@@ -12,6 +12,7 @@ import streams.client
 import streams.contracts
 from streams.broker import topics
 from streams.broker.embedded import EmbeddedBroker
+from streams.client import routing as client_routing
 from streams.client import testing as client_testing
 from streams.contracts.topics import TOPICS
 
@@ -23,11 +24,12 @@ def test_the_examples_run(monkeypatch, capsys):
     for name, module in {
         "discreet": package,
         "discreet.client": streams.client,
+        "discreet.client.routing": client_routing,
         "discreet.client.testing": client_testing,
     }.items():
         monkeypatch.setitem(sys.modules, name, module)
     blocks = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), flags=re.DOTALL)
-    assert len(blocks) == 7
+    assert len(blocks) == 8
     with EmbeddedBroker() as broker:
         with topics.open_admin({"bootstrap_servers": broker.bootstrap}) as admin:
             topics.create_topics(admin, partitions=2)

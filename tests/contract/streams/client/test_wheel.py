@@ -81,6 +81,9 @@ def test_the_wheel_holds_client_and_contracts_and_needs_two_packages(wheel):
     for folder in ("client", "contracts"):
         here = {path.name for path in (SOURCE.parent / folder).glob("*.py")}
         assert {f"discreet/{folder}/{name}" for name in (*here, "py.typed", "README.md")} <= names
+    assert {
+        f"discreet/client/routing/{name}" for name in ("__init__.py", "router.py", "questions.json")
+    } <= names
     assert not [name for name in names if "__pycache__" in name]
 
 
@@ -151,6 +154,7 @@ def test_exported_names_are_those_we_promise():
             "ManifestV1",
             "Outcome",
             "PositionError",
+            "PrototypeError",
             "RewoundLineError",
             "ConsentPurpose",
             "Rating",

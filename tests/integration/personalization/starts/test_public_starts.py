@@ -18,6 +18,8 @@ from personalization.starts.generations import MetaStarts
 from personalization.starts.meta_versions import META_TENANT
 from personalization.starts.public_starts import PublicStarts
 from personalization.starts.recipe import MetaRecipe
+from personalization.suites.values import Axis
+from personalization.training.child.job import run
 from personalization.training.jobs.job import PUBLIC_KEY, PublicLosses, TenantResult
 from personalization.training.jobs.recipes import MamlRecipe, StyleGuide
 from privacy.audit import trail as audit_trail
@@ -193,6 +195,16 @@ def test_the_commands_build_and_warm_start_on_a_real_base(
 
     warm = asked("adapters", "warm-start", "acme", "--style-guide", str(guide))
     assert asked("adapters", "show", warm["served_name"])["release_epsilon"] == 0.0
+    # The child's work, in this process: another one that loads torch would show nothing more.
+    monkeypatch.setattr("personalization.training.child.parent.run_job", lambda job: run(job, lambda _: None))
+    told = asked(
+        "adapters", "evaluate", warm["served_name"], "--depth", "quick", "--plot", str(tmp_path / "p.png")
+    )
+    assert {one["axis"] for one in told["findings"]} == {axis.value for axis in Axis}
+    assert (told["before_id"], told["as_published"], len(told["scores"]["axes"])) == (None, None, len(Axis))
+    assert (tmp_path / "p.png").read_bytes()[:4] == b"\x89PNG"
+    assert main(["adapters", "evaluate", warm["served_name"], "--depth", "quick"]) == 0
+    assert "memorisation" in capsys.readouterr().out
     built = asked("meta", "build", "--method", "maml", "--outer-steps", "1", "--inner-steps", "1")
     assert (len(built["published"]), len(built["served_to"])) == (1, 1)
     (fact,) = asked("meta", "list")

@@ -26,6 +26,10 @@ from tests.fakes.gateways import GatewayThread, wait_until
 TENANTS = ("acme", "globex")
 AT_ONCE = 8
 MOST_TRIES = 40
+UNREST_SHOWS = (
+    "wrong_answerer",
+    "not_held",
+)  # reasons of answers that met a lying engine, or one without the adapter
 
 
 class Unrest(threading.Thread):
@@ -137,6 +141,14 @@ def _streamed(content):
     return "".join(text) if whole else None
 
 
+def _numbers(answers, requests):
+    """Number requests until there are enough and some met the unrest, however slow the machine is; never for ever."""
+    for number in range(20 * requests):
+        if number >= requests and any(reason in UNREST_SHOWS for *_, reason in answers):
+            return
+        yield number
+
+
 def run(kind, folder, *, requests, seed, pause):
     with engine(kind) as behind, GatewayThread(folder, engine=kind, url=behind.url) as gateway:
         gateway.tokens = {tenant: gateway.token(tenant) for tenant in TENANTS}
@@ -144,7 +156,7 @@ def run(kind, folder, *, requests, seed, pause):
         found, answers = Counter(), []
 
         async def load():
-            numbers = iter(range(requests))
+            numbers = _numbers(answers, requests)
 
             async def one_after_another():
                 for number in numbers:
@@ -172,7 +184,7 @@ def run(kind, folder, *, requests, seed, pause):
 
 
 def check(answers, published, requests):
-    assert len(answers) == requests
+    assert len(answers) >= requests
     wrong = [one for one in answers if one[1] not in ("base", *published[one[0]])]
     assert wrong == []
     lies = [one for one in answers if one[1] != one[2]]
@@ -187,7 +199,7 @@ def test_no_answer_is_by_another_tenants_adapter(kind, tmp_path):
     answers, published, found = run(kind, tmp_path, requests=900, seed=7, pause=0.25)
     check(answers, published, 900)
     assert found["why applied"] > 100
-    assert found["why wrong_answerer"] + found["why not_held"] > 0
+    assert sum(found[f"why {reason}"] for reason in UNREST_SHOWS) > 0
 
 
 @pytest.mark.slow

@@ -7,11 +7,17 @@ from itertools import pairwise
 
 import pytest
 from openfeature.provider.in_memory_provider import InMemoryFlag, InMemoryProvider
+from sqlmodel import select
 
+from personalization.registry import steering
+from personalization.rollouts.values import Flag
 from streams.contracts.adapter import RolloutV1
-from streams.flags.provider import FLAG_KEY
+from streams.flags.provider import FLAG_KEY, LineFlag
+from streams.gateway.directory import read_directory
+from streams.outbox.tables import OutboxRow
 from tests.fakes.engines import engine
 from tests.fakes.gateways import GatewayThread, wait_until
+from tests.fakes.rollouts import RolloutShop
 from tests.integration.streams.gateway.test_routes import call
 
 HI = [{"role": "user", "content": "a question"}]
@@ -86,6 +92,35 @@ def test_a_growing_share_keeps_its_people_and_an_off_flag_ends_it_within_a_secon
     reason, version, text = stage.ask()
     assert (reason, version) == ("switched_off", "base")
     assert text.startswith("base|")
+
+
+def test_a_flag_in_the_database_does_not_wait_for_the_feed(stage):
+    stage.want(candidate_percent=100)
+    wait_until(lambda: stage.ask()[0] == "candidate")
+    line_ref = stage.line.line_ref
+    stage.gateway.flags[line_ref] = LineFlag.OFF
+    wait_until(lambda: stage.ask()[0] == "switched_off")
+    stage.gateway.flags[line_ref] = LineFlag.SHADOW
+    wait_until(lambda: stage.ask()[0] == "applied")
+    stage.want(candidate_percent=0, flag="off")
+    wait_until(lambda: stage.ask()[0] == "switched_off")
+    stage.gateway.flags.clear()
+    assert stage.ask()[0] == "switched_off", "of both the one that shows less holds"
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_kill_switch_overtakes_a_version_that_waits_for_its_slot(engine, clock, tmp_path):
+    shop = RolloutShop(engine, clock, tmp_path, **{"rollout.steps": (), "release_padding_seconds": 3600})
+    shop.publish()
+    clock.advance(seconds=7200)
+    shop.publish()
+    with shop.session() as session:
+        waiting = session.exec(select(OutboxRow).where(OutboxRow.created_at > clock.now())).all()
+        assert waiting, "the second version waits"
+        steering.set_flag(session, shop.events, "acme", "default", Flag.OFF, shop.act())
+    line_ref = shop.line_ref()
+    with shop.session() as session:
+        assert read_directory(session, "one").flags == {line_ref: LineFlag.OFF}
 
 
 def test_a_shadow_is_compared_and_nobody_sees_it(stage):

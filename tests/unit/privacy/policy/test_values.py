@@ -165,3 +165,17 @@ def test_steps_of_a_rollout_rise_and_are_off_by_default():
     assert policy.rollout.steps == ()
     with pytest.raises(PolicyError, match="steps"):
         amended(policy, {"rollout.steps": [50, 5]})
+
+
+def test_limits_of_the_suites_are_changed_one_by_one_and_are_no_part_of_earlier_digests():
+    policy = amended(None, {"declared_users": 100})
+    assert policy.suites.depth == "off"
+    changed = amended(policy, {"suites.depth": "quick", "suites.choice_margin": "0.2"})
+    assert (changed.suites.depth, changed.suites.choice_margin, changed.suites.divergence_margin) == (
+        "quick",
+        0.2,
+        0.5,
+    )
+    assert changed.digest() != policy.digest()
+    with pytest.raises(PolicyError, match=r"suites\.depth"):
+        amended(policy, {"suites.depth": "some"})

@@ -29,7 +29,11 @@ def test_what_a_request_needs_is_kept(line):
     version = line.version(1, style=style("T {{ prompt }}", "a+", "root ::= [a]+"))
     wanted = line_of(state(line, version))
     assert wanted.adapter == Version(
-        served_name=version.served_name, template="T {{ prompt }}", pattern="a+", grammar="root ::= [a]+"
+        served_name=version.served_name,
+        template="T {{ prompt }}",
+        pattern="a+",
+        grammar="root ::= [a]+",
+        card=b"{}",
     )
     assert line_of(state(line, line.version(2))).adapter.template == ""
 

@@ -1,0 +1,248 @@
+"""Which of a tenant's lines answers a request: hierarchy first, then confidence, else the base.
+
+The order is fixed: the tenant's own lines alone are ever looked at; of those, lines that are loaded or may be; then the
+scores of domain lines, an absolute floor, and a margin to the second. What is below goes down the hierarchy (domain
+line, tenant's line, meta line, base). Every decision says why in numbers and versions, never in the prompt's words.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from .features import BUCKETS, FEATURES_VERSION, features_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from .prototypes import Prototype
+
+
+class Level(StrEnum):
+    """How near a line is to what is asked."""
+
+    DOMAIN = "domain"
+    TENANT = "tenant"
+    META = "meta"
+    BASE = "base"
+
+
+class RouteReason(StrEnum):
+    """Why a line was chosen, or was not."""
+
+    FITS = "fits"  # the best domain line is above floor and margin
+    BELOW_FLOOR = "below_floor"  # no domain line is about this
+    TOO_CLOSE = "too_close"  # two domain lines are about this alike
+    NO_DOMAIN_LINE = "no_domain_line"  # the tenant has none that may serve
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouteLine:
+    """A line that may answer a tenant's requests.
+
+    Attributes:
+        tenant_id: whose requests.
+        line_ref: opaque name of the line.
+        served_name: of the version that it serves.
+        level: domain lines are chosen by their prototype, the others are what is fallen back to.
+        prototype: of a domain line.
+    """
+
+    tenant_id: str
+    line_ref: str
+    served_name: str
+    level: Level
+    prototype: Prototype | None = None
+
+    def __post_init__(self) -> None:
+        if (self.level is Level.DOMAIN) != (self.prototype is not None) or self.level is Level.BASE:
+            raise ValueError(
+                "a domain line has a prototype; a tenant's or meta line has none; the base is no line"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouterSettings:
+    """Public limits of the router.
+
+    Attributes:
+        floor: smallest score, mean log-odds of a feature in nats, at which a domain line is taken.
+        margin: smallest lead over the second.
+    """
+
+    floor: float = 0.2
+    margin: float = 0.05
+
+
+class Candidate(NamedTuple):
+    """A domain line that was scored; a tuple, because there are several for each request."""
+
+    line_ref: str
+    prototype_version: str
+    score: float
+
+
+class Route(NamedTuple):
+    """A decision that explains itself; it holds nothing of the prompt.
+
+    Attributes:
+        level: of what answers.
+        line_ref: None for the base.
+        served_name: None for the base.
+        reason: why.
+        score: of the best domain line; None where none was scored.
+        margin: its lead over the second; None where there is no second.
+        candidates: all domain lines that were scored, the best first.
+        features_version: how prompts were read.
+    """
+
+    level: Level
+    line_ref: str | None
+    served_name: str | None
+    reason: RouteReason
+    score: float | None = None
+    margin: float | None = None
+    candidates: tuple[Candidate, ...] = ()
+    features_version: str = FEATURES_VERSION
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Tenant:
+    """A tenant's lines as they are decided by; never changed, so who decides needs no lock.
+
+    Attributes:
+        domain: its domain lines.
+        versions: of their prototypes.
+        weights: ``(BUCKETS, domain lines)``: a prompt reads whole rows.
+        below: what is fallen back to.
+    """
+
+    domain: tuple[RouteLine, ...] = ()
+    versions: tuple[str, ...] = ()
+    weights: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros((BUCKETS, 0), np.float32))
+    below: RouteLine | None = None
+
+
+_NOBODY: Final = _Tenant()
+
+
+class Router:
+    """Holds the lines of all tenants and decides; lines may be put and dropped while others decide.
+
+    Args:
+        settings: public limits.
+    """
+
+    def __init__(self, settings: RouterSettings | None = None) -> None:
+        self._settings = settings or RouterSettings()
+        self._lock = threading.Lock()
+        self._lines: dict[str, dict[str, RouteLine]] = {}
+        self._tenants: dict[str, _Tenant] = {}
+
+    def put(self, line: RouteLine) -> None:
+        """Add a line, or replace what is known of it: another version, another prototype."""
+        with self._lock:
+            self._lines.setdefault(line.tenant_id, {})[line.line_ref] = line
+            self._settle(line.tenant_id)
+
+    def replace(self, tenant_id: str, lines: Iterable[RouteLine]) -> None:
+        """Take these for all lines that a tenant has."""
+        with self._lock:
+            self._lines[tenant_id] = {line.line_ref: line for line in lines}
+            self._settle(tenant_id)
+
+    def drop(self, tenant_id: str, line_ref: str) -> None:
+        """Forget a line: it is withdrawn, or may not serve; one that is not known is no error."""
+        with self._lock:
+            self._lines.get(tenant_id, {}).pop(line_ref, None)
+            self._settle(tenant_id)
+
+    def knows(self, tenant_id: str) -> bool:
+        """Return whether a tenant has a domain line."""
+        return bool(self._tenants.get(tenant_id, _NOBODY).domain)
+
+    def decide(self, tenant_id: str, prompt: str, *, usable: Mapping[str, bool] | None = None) -> Route:
+        """Return which line answers a prompt; see ``decide_many``."""
+        (route,) = self.decide_many([(tenant_id, prompt)], usable=usable)
+        return route
+
+    def decide_many(
+        self, asked: Sequence[tuple[str, str]], *, usable: Mapping[str, bool] | None = None
+    ) -> list[Route]:
+        """Return which line answers each request.
+
+        Args:
+            asked: pairs of tenant and prompt.
+            usable: by served name, whether a version may serve now (a flag, a frozen rollout, not loaded); what is not
+                named may.
+        """
+        found = features_of([prompt for _, prompt in asked])
+        routes, at = [], 0
+        for (tenant_id, _), count in zip(asked, found.counts.tolist(), strict=True):
+            tenant = self._tenants.get(tenant_id, _NOBODY)
+            scores = None
+            if count and tenant.domain:
+                told = tenant.weights.take(found.buckets[at : at + count], axis=0, mode="clip")
+                scores = (np.add.reduce(told, axis=0) / count).tolist()
+            routes.append(self._route(tenant, scores, usable))
+            at += count
+        return routes
+
+    def _route(self, tenant: _Tenant, scores: list[float] | None, usable: Mapping[str, bool] | None) -> Route:
+        kept = list(range(len(tenant.domain)))
+        if usable is not None:
+            kept = [n for n in kept if usable.get(tenant.domain[n].served_name, True)]
+        if scores is None or not kept:
+            reason = RouteReason.BELOW_FLOOR if kept else RouteReason.NO_DOMAIN_LINE
+            return _fallen(tenant.below, usable, reason, None, None, ())
+        kept.sort(key=scores.__getitem__, reverse=True)
+        best = kept[0]
+        lead = scores[best] - scores[kept[1]] if len(kept) > 1 else None
+        candidates = tuple(Candidate(tenant.domain[n].line_ref, tenant.versions[n], scores[n]) for n in kept)
+        if scores[best] < self._settings.floor:
+            return _fallen(tenant.below, usable, RouteReason.BELOW_FLOOR, scores[best], lead, candidates)
+        if lead is not None and lead < self._settings.margin:
+            return _fallen(tenant.below, usable, RouteReason.TOO_CLOSE, scores[best], lead, candidates)
+        line = tenant.domain[best]
+        return Route(
+            level=Level.DOMAIN, line_ref=line.line_ref, served_name=line.served_name, reason=RouteReason.FITS,
+            score=scores[best], margin=lead, candidates=candidates,
+        )  # fmt: skip
+
+    def _settle(self, tenant_id: str) -> None:
+        mine = self._lines.get(tenant_id, {}).values()
+        known = [(line, line.prototype) for line in mine if line.prototype is not None]
+        self._tenants[tenant_id] = _Tenant(
+            domain=tuple(line for line, _ in known),
+            versions=tuple(prototype.version for _, prototype in known),
+            weights=np.stack([np.zeros(BUCKETS, np.float32), *(each.weights for _, each in known)], axis=1)[
+                :, 1:
+            ].copy(),
+            below=next(
+                (line for level in (Level.TENANT, Level.META) for line in mine if line.level is level), None
+            ),
+        )
+
+
+def _fallen(
+    below: RouteLine | None,
+    usable: Mapping[str, bool] | None,
+    reason: RouteReason,
+    score: float | None,
+    margin: float | None,
+    candidates: tuple[Candidate, ...],
+) -> Route:
+    """Return the next one of the hierarchy, or the base."""
+    if below is not None and usable is not None and not usable.get(below.served_name, True):
+        below = None
+    return Route(
+        level=Level.BASE if below is None else below.level,
+        line_ref=None if below is None else below.line_ref,
+        served_name=None if below is None else below.served_name,
+        reason=reason, score=score, margin=margin, candidates=candidates,
+    )  # fmt: skip

@@ -1,0 +1,72 @@
+"""What costs too much for a budget is dropped in order; measured costs decide, and what got faster is found."""
+
+from __future__ import annotations
+
+import math
+
+from streams.client.routing import Lever
+from streams.gateway.budgeted import FEWEST, TRIED_EVERY, LatencyBudgets
+
+WANTED = frozenset({Lever.ADAPTER, Lever.TEMPLATE, Lever.CONSTRAINT})
+
+
+def budgets(limit=100.0):
+    told = []
+    return LatencyBudgets({"acme": limit}, told.append), told
+
+
+def measured(one, kept, milliseconds, *, times=FEWEST, stream=False):
+    for _ in range(times):
+        one.observe(kept, milliseconds / 1e3, stream=stream)
+
+
+def test_levers_are_dropped_by_what_they_were_measured_to_cost():
+    one, told = budgets()
+    measured(one, (), 50)
+    measured(one, {Lever.ADAPTER}, 60)
+    measured(one, WANTED, 150)
+    fit = one.fit("acme", WANTED, stream=False)
+    assert fit.dropped == (Lever.CONSTRAINT,)
+    assert (fit.kept, fit.within) == ((Lever.TEMPLATE, Lever.ADAPTER), True)
+    assert told == ["constraint"]
+    assert 0.08 < one.quantile(Lever.CONSTRAINT, 0.5, stream=False) < 0.13
+    assert math.isnan(one.quantile(Lever.CONSTRAINT, 0.5, stream=True))
+
+
+def test_a_tenant_without_a_budget_is_never_cut_and_streams_are_measured_apart():
+    one, told = budgets()
+    measured(one, (), 50)
+    measured(one, WANTED, 900)
+    assert one.fit("globex", WANTED, stream=False).kept == one.fit("acme", WANTED, stream=True).kept
+    assert told == []
+
+
+def test_an_engine_that_is_late_by_itself_is_told_of():
+    one, told = budgets(20.0)
+    measured(one, (), 50)
+    assert not one.fit("acme", (), stream=False).within
+    assert told == ["over"]
+
+
+def test_nothing_is_dropped_for_fewer_times_than_tell():
+    one, _ = budgets()
+    measured(one, WANTED, 900, times=FEWEST - 1)
+    assert one.fit("acme", WANTED, stream=False).dropped == ()
+
+
+def test_before_plain_answers_were_measured_a_lever_holds_the_engines_time_and_is_judged_anew_after_it():
+    one, _ = budgets()
+    measured(one, {Lever.ADAPTER}, 150)
+    assert one.fit("acme", {Lever.ADAPTER}, stream=False).dropped == (Lever.ADAPTER,)
+    measured(one, (), 70)
+    assert one.fit("acme", {Lever.ADAPTER}, stream=False).dropped == ()
+    measured(one, {Lever.ADAPTER}, 75)
+    assert one.fit("acme", {Lever.ADAPTER}, stream=False).dropped == ()
+
+
+def test_one_request_in_many_is_tried_with_everything():
+    one, _ = budgets()
+    measured(one, (), 50)
+    measured(one, WANTED, 900)
+    cut = [bool(one.fit("acme", WANTED, stream=False).dropped) for _ in range(2 * TRIED_EVERY)]
+    assert cut.count(False) == 2
