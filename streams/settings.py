@@ -442,6 +442,11 @@ class GatewaySettings(_Section):
     """Name of the base model at the engine; empty: the same as ``model``."""
     server_id: str = "discreet-serve"
     """Server whose word counts on which versions are verified: the bridge beside the engine."""
+    bridge_url: str = ""
+    """Address of the bridge beside the engine; it is told what is asked for, so that the engine's places go to who uses
+    them. Empty: nobody is."""
+    bridge_token: SecretStr | None = None
+    """Bearer token of that bridge: its DISCREET_BRIDGE__TOKEN."""
     fallback_url: str = ""
     """Asked when the engine does not answer, with templates alone; empty: nobody is."""
     fallback_token: SecretStr | None = None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+import struct
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final, NamedTuple
 
@@ -16,7 +17,8 @@ LEARNED: Final = Objective.SFT
 takes no place in a user's bound, and a user who has nothing else is not in the cohort."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
+_ROW_HEAD: Final = struct.Struct(">6sqqH").pack  # a word, period, microseconds, length of the digest
+_LENGTH: Final = struct.Struct(">H").pack
 DISLIKED_RATING = 2
 LIKED_RATING = 4
 
@@ -126,10 +128,17 @@ def row_of(event_digest: bytes, domain: str, period_index: int, rank: bytes, occ
 
     So nobody who can write to the database makes one text stand for another, or in another line, period or time.
     """
-    parts = (event_digest, domain.encode(), rank)
-    microseconds = (occurred_at - _EPOCH) // _MICROSECOND
-    numbers = period_index.to_bytes(8, "big", signed=True) + microseconds.to_bytes(8, "big", signed=True)
-    return b"signal" + numbers + b"".join(len(part).to_bytes(2, "big") + part for part in parts)
+    name = domain.encode()
+    since = occurred_at - _EPOCH
+    microseconds = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+    return (
+        _ROW_HEAD(b"signal", period_index, microseconds, len(event_digest))
+        + event_digest
+        + _LENGTH(len(name))
+        + name
+        + _LENGTH(len(rank))
+        + rank
+    )
 
 
 class StoredSignal(NamedTuple):

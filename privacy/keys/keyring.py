@@ -126,6 +126,7 @@ class _Staged:
 
     tenants: dict[str, _Tenant] = field(default_factory=dict)
     users: dict[Subject, Cipher] = field(default_factory=dict)
+    found: dict[Subject, Cipher] = field(default_factory=dict)  # those, and what the cache had
     keyless: set[Subject] = field(default_factory=set)
 
 
@@ -262,6 +263,8 @@ class Keyring:
         """
         asked = list(dict.fromkeys(subjects))
         found = self._found(session, asked, make_at=None)[0]
+        if len(found) == len(asked):
+            return frozenset()
         staged = self._staged(session)
         return frozenset(
             subject for subject in asked if subject not in found and subject not in staged.keyless
@@ -273,6 +276,8 @@ class Keyring:
         """Return the ciphers of those that have a key, and the users whose key was destroyed; the others are noted."""
         asked = list(dict.fromkeys(subjects))
         staged = self._staged(session)
+        if asked and all(subject in staged.found for subject in asked):
+            return {subject: staged.found[subject] for subject in asked}, []
         tenants = self._synchronized(session, {subject.tenant_id for subject in asked}, make_at=make_at)
         found: dict[Subject, Cipher] = {}
         missing: list[Subject] = []
@@ -299,6 +304,7 @@ class Keyring:
                 found[subject] = staged.users[subject] = Cipher(
                     tenants[subject.tenant_id].keys.unwrap(key, subject)
                 )
+        staged.found.update(found)
         return found, gone
 
     def _ciphers(
@@ -501,6 +507,7 @@ class Keyring:
 def _clear(staged: _Staged) -> None:
     staged.tenants.clear()
     staged.users.clear()
+    staged.found.clear()
     staged.keyless.clear()
 
 

@@ -16,6 +16,7 @@ from .activation import Measured, Proof, Reading, compare, readings
 from .adapter_cache import AdapterCache
 from .adapter_feed import AdapterFeed, AdapterUpdate, Refusal, UpdateKind
 from .async_producer import AsyncInteractionPublisher
+from .disk_queue import DiskQueue, HandedOver
 from .errors import (
     AdapterInactiveError,
     AdapterRefusedError,
@@ -71,6 +72,7 @@ __all__ = [
     "Delivery",
     "DeliveryError",
     "DigestMismatchError",
+    "DiskQueue",
     "Edited",
     "ErasureCertificateV1",
     "ErasureCompletedV1",
@@ -80,6 +82,7 @@ __all__ = [
     "EventPublisher",
     "EventRefusedError",
     "FilePositions",
+    "HandedOver",
     "InteractionPublisher",
     "InteractionV1",
     "KafkaBroker",

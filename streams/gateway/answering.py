@@ -19,8 +19,9 @@ from starlette.responses import StreamingResponse
 from streams.contracts.fields import MAX_TEXT_CHARACTERS
 from streams.errors import AdapterGoneError, EngineAwayError, GatewayError, WrongAnswererError
 from streams.gateway import answers
-from streams.gateway.choosing import Choice, Reason, base_instead, choose, silently
+from streams.gateway.choosing import Choice, Reason, asked_for, base_instead, choose, silently
 from streams.gateway.flagged import under
+from streams.gateway.leaving import unless_gone
 from streams.gateway.planned import Plan
 from streams.gateway.remembered import Shown
 from streams.gateway.requests import DEFAULT_DOMAIN, read_ask, unknown_model
@@ -45,13 +46,10 @@ if TYPE_CHECKING:
     from streams.gateway.routed import DomainRouting
     from streams.gateway.shadowing import Shadow
     from streams.gateway.upstreams import Upstream
+    from streams.gateway.wanted import Wanted
 
 _STREAM_HEADERS: Final = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 Result = TypeVar("Result")
-
-
-class ClientLeftError(Exception):
-    """Whoever asked is not there any more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +61,7 @@ class Shop:
         upstream: the engine.
         fallback: asked when the engine does not answer; it applies no adapters.
         watch: what the engine holds.
+        wanted: is told which versions requests ask for, whether or not the engine holds them.
         line: returns what an adapter line wants served.
         notice: returns the notice under which a user consents to training, ``None`` without consent.
         remembered: answers that feedback may come to.
@@ -80,6 +79,7 @@ class Shop:
     upstream: Upstream
     fallback: Upstream | None
     watch: EngineWatch
+    wanted: Wanted
     line: Callable[[str], Line | None]
     notice: Callable[[str, str], str | None]
     remembered: Remembered
@@ -112,12 +112,12 @@ class Answering:
         if not plan.ask.stream:
             with self._shop.places.place(caller.tenant_id):
                 plan, document = await self._tried(
-                    plan, lambda one: _unless_gone(request, one.upstream.whole(one.call()))
+                    plan, lambda one: unless_gone(request, one.upstream.whole(one.call()))
                 )
             return self._whole(plan, document), plan.choice.reason
         self._shop.places.take(caller.tenant_id)  # given back when the stream has ended
         try:
-            plan, (first, pieces) = await self._tried(plan, lambda one: _unless_gone(request, _begun(one)))
+            plan, (first, pieces) = await self._tried(plan, lambda one: unless_gone(request, _begun(one)))
         except BaseException:
             self._shop.places.give_back(caller.tenant_id)
             raise
@@ -158,6 +158,7 @@ class Answering:
             if line_ref is None and ask.domain != DEFAULT_DOMAIN:
                 raise unknown_model()
             line = None if line_ref is None else self._line(directory, caller.tenant_id, ask.domain, line_ref)
+            shop.wanted.note(asked_for(line, user))
             choice = choose(line_ref, line, subject=user, refusal=shop.watch.refusal, rules=shop.rules)
         plan = Plan(
             answer_id=answers.new_id(form, secrets.token_hex(16)),
@@ -348,32 +349,6 @@ async def _closed(coming: asyncio.Future[Any] | None, pieces: AsyncIterator[dict
     close = getattr(pieces, "aclose", None)
     if close is not None:
         await close()
-
-
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
-    """Return what ``work`` returns; when the client leaves before, the work is cancelled.
-
-    Raises:
-        ClientLeftError: it did.
-    """
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_left(request))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise ClientLeftError
-    finally:
-        for one in (task, gone):
-            if not one.done():
-                one.cancel()
-                with contextlib.suppress(asyncio.CancelledError, Exception):
-                    await one
-
-
-async def _left(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _away(error: GatewayError, plan: Plan) -> EngineAwayError:

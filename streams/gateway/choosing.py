@@ -108,6 +108,15 @@ def choose(
     return _with(line_ref, line.adapter, Reason.APPLIED, rules)
 
 
+def asked_for(line: Line | None, subject: str | None) -> tuple[str, ...]:
+    """Return the served names that a request would be answered by if all of them could be had."""
+    if line is None or line.adapter is None or line.flag is LineFlag.OFF:
+        return ()
+    if line.candidate is not None and (line.flag is LineFlag.SHADOW or drawn(line, subject)):
+        return (line.candidate.served_name, line.adapter.served_name)
+    return (line.adapter.served_name,)
+
+
 def silently(choice: Choice, line: Line | None, rules: Rules) -> Choice | None:
     """Return the choice of a line's candidate that answers silently beside a choice; ``None`` where none does."""
     if line is None or line.candidate is None or line.flag is not LineFlag.SHADOW or choice.line_ref is None:

@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections import Counter, OrderedDict, defaultdict
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -91,7 +91,7 @@ class Remembered:
         """Keep an answer for its user; one that is larger than everything may be is not kept."""
         self.tidy()
         nonce = os.urandom(_NONCE_BYTES)
-        plain = json.dumps(asdict(shown), ensure_ascii=False).encode(errors="surrogatepass")
+        plain = json.dumps(vars(shown), ensure_ascii=False).encode(errors="surrogatepass")
         sealed = self._cipher.encrypt(nonce, plain, answer_id.encode())
         if len(sealed) > self._most_bytes:
             return

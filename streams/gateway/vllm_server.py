@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any
 
-from streams.errors import WrongAnswererError
+from streams.errors import GatewayError, WrongAnswererError
 from streams.gateway.upstreams import OpenAIUpstream
 
 if TYPE_CHECKING:
@@ -30,7 +30,18 @@ class VllmUpstream(OpenAIUpstream):
         )
 
     def body(self, call: Call, *, stream: bool) -> dict[str, Any]:
-        """Return the request's body; prefixes cached for one tenant are found by no other."""
+        """Return the request's body; prefixes cached for one tenant are found by no other.
+
+        Raises:
+            GatewayError: it asks for log-probabilities of its own prompt, which ended vLLM 0.32 on a CPU for everybody
+                when another request with an adapter was answered at the same time.
+        """
+        if call.document.get("echo") and call.document.get("logprobs") is not None:
+            raise GatewayError(
+                "this engine tells no log-probabilities of a prompt; leave echo or logprobs out",
+                param="echo",
+                word="unsupported_parameter",
+            )
         body = super().body(call, stream=stream)
         body["model"] = call.adapter or self.model
         body["cache_salt"] = hashlib.sha256(b"discreet cache of " + call.tenant.encode()).hexdigest()

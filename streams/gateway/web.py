@@ -24,9 +24,9 @@ from starlette.routing import Route
 
 from streams.errors import GatewayError, TooManyRequestsError
 from streams.gateway import answers
-from streams.gateway.answering import ClientLeftError
 from streams.gateway.callers import Right
 from streams.gateway.feedback import read_feedback
+from streams.gateway.leaving import ClientLeftError
 from streams.gateway.limits import json_body
 from streams.gateway.requests import BASE_SUFFIX, DEFAULT_DOMAIN, Form, unknown_model
 from streams.http.logins import FailedLogins

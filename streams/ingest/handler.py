@@ -159,8 +159,9 @@ class BatchHandler(abc.ABC, Generic[Data]):
         with transaction(self._engine) as session:
             self.lock(session, works)
             named = self.identify(session, works, now, decision)
-            known = fates(session, [work.known.digest for work in named])
-            fresh = self._without_fate(named, known, decision)
+            digests = [work.known.digest for work in named]
+            known = fates(session, digests)
+            fresh = self._without_fate(named, digests, known, decision)
             self.apply(session, fresh, now, decision)
             decided = {work.known.digest: EFFECT for work in decision.applied}
             for work, refusal in decision.refused:
@@ -181,12 +182,15 @@ class BatchHandler(abc.ABC, Generic[Data]):
         return decision
 
     def _without_fate(
-        self, works: Sequence[Work[Data]], known: Mapping[bytes, Fate], decision: Decision[Data]
+        self,
+        works: Sequence[Work[Data]],
+        digests: Sequence[bytes],
+        known: Mapping[bytes, Fate],
+        decision: Decision[Data],
     ) -> list[Work[Data]]:
         """Return the works to decide on; the first of several copies of an event stands for all."""
         fresh: dict[bytes, Work[Data]] = {}
-        for work in works:
-            digest = work.known.digest
+        for work, digest in zip(works, digests, strict=True):
             fate = known.get(digest)
             if digest in fresh or (fate is not None and not reopened(work.record, fate)):
                 decision.duplicates += 1

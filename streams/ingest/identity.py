@@ -56,13 +56,21 @@ def event_digest(topic: str, subject: tuple[str, str], sender: bytes) -> bytes:
         subject: (tenant, first pseudonym); the pseudonym is empty where no user did it.
         sender: ``streams.contracts.envelope.sender_digest`` of its source and id.
     """
-    return hashlib.sha256(_before(topic, subject) + sender).digest()
+    tenant_id, first = subject
+    return hashlib.sha256(
+        _head(topic, tenant_id) + _after_its_length(first) + SENDER_LENGTH + sender
+    ).digest()
 
 
-def _before(topic: str, subject: tuple[str, str]) -> bytes:
-    """Return what is hashed before the sender's 32 bytes: each part after its length, so that none runs on."""
-    parts = (topic.encode(), subject[0].encode(), subject[1].encode())
-    return b"".join(len(part).to_bytes(2, "big") + part for part in parts) + SENDER_LENGTH
+def _head(topic: str, tenant_id: str) -> bytes:
+    """Return what is hashed before the user and the sender."""
+    return _after_its_length(topic) + _after_its_length(tenant_id)
+
+
+def _after_its_length(part: str) -> bytes:
+    """Return a part as it is hashed, so that none runs on into the next."""
+    coded = part.encode()
+    return len(coded).to_bytes(2, "big") + coded
 
 
 class UserEvents:
@@ -89,27 +97,30 @@ class UserEvents:
         """
         tenants = self._policies.lookup(session, {_tenant_of(work) for work in works})
         keys = self._keyring.keys_of_tenants(session, tenants.keys(), now=now)
+        heads = {tenant_id: _head(self._topic, tenant_id) for tenant_id in keys}
         subjects: dict[tuple[str, str], tuple[Subject, bytes, str]] = {}
         named: list[Work[Data]] = []
         old: dict[str, set[str]] = {}
         for work in works:
-            data: Any = work.event.data
-            key = keys.get(data.tenant_id)
-            if key is None:
-                decision.refuse(work, DeadLetterReason.TENANT_UNKNOWN, "tenant_id: is not registered")
-                continue
+            event = work.event
+            data: Any = event.data
             user = data.tenant_id, data.user_id
             found = subjects.get(user)
             if found is None:  # also of a work that waited: its user may have got another name meanwhile
-                first = key.hashes.first(data.user_id)
+                tenant_id = user[0]
+                key = keys.get(tenant_id)
+                if key is None:
+                    decision.refuse(work, DeadLetterReason.TENANT_UNKNOWN, "tenant_id: is not registered")
+                    continue
+                first = key.hashes.first(user[1])
                 names = key.hashes.names(first)
-                subject = Subject(data.tenant_id, names[-1])
                 if key.renaming:
-                    old.setdefault(data.tenant_id, set()).add(names[-2])
-                found = subjects[user] = subject, _before(self._topic, (data.tenant_id, first)), first
-            if work.identity is None or work.identity.subject != found[0]:
-                digest = hashlib.sha256(found[1] + work.event.sender).digest()
-                work.identity = Identity(found[0], digest, found[2])
+                    old.setdefault(tenant_id, set()).add(names[-2])
+                before = heads[tenant_id] + _after_its_length(first) + SENDER_LENGTH
+                found = subjects[user] = Subject(tenant_id, names[-1]), before, first
+            subject, before, first = found
+            if work.identity is None or work.identity.subject != subject:
+                work.identity = Identity(subject, hashlib.sha256(before + event.sender).digest(), first)
             named.append(work)
         for tenant_id in sorted(old):
             rename_users(session, self._keyring, tenant_id, keys[tenant_id], old[tenant_id], now=now)

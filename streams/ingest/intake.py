@@ -24,6 +24,7 @@ import random
 import time
 from collections import Counter, deque
 from itertools import islice
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import structlog
@@ -53,6 +54,7 @@ SHORTEST_PAUSE_SECONDS = 0.25  # between two such looks, while there are new eve
 IDLE_PAUSE_SECONDS = 0.1
 LOOKS_TO_EMPTY_THE_LANE = 20
 RECORD_ATTEMPTS = 3
+_KEY_OF = attrgetter("record.key")
 Data = TypeVar("Data")
 Result = TypeVar("Result")
 
@@ -114,7 +116,7 @@ class Intake:
         self._handler = handler
         self._settings = settings
         self._observer = observer
-        self._runs: deque[RecordRun] = deque()
+        self._runs: deque[tuple[RecordRun, int]] = deque()  # with its bytes
         self._buffered = 0
         self._buffered_bytes = 0
         self._busy = False
@@ -162,7 +164,7 @@ class Intake:
     @property
     def oldest_timestamp(self) -> int | None:
         """Time of the oldest record that has not had its effect yet, in milliseconds since 1970; of those in memory."""
-        waiting = [run.records[0].timestamp for run in self._runs]
+        waiting = [run.records[0].timestamp for run, _ in self._runs]
         waiting.extend(work.record.timestamp for work, _ in self._held.values())
         waiting.extend(record.timestamp for record, _ in self._lane)
         if self._oldest_in_work is not None:
@@ -173,9 +175,10 @@ class Intake:
         """Add a run; waits while the buffer is full."""
         async with self._changed:
             await self._changed.wait_for(self._has_room)
-            self._runs.append(run)
+            taken = sum(map(size_of, run.records))
+            self._runs.append((run, taken))
             self._buffered += len(run.records)
-            self._buffered_bytes += _bytes_of(run)
+            self._buffered_bytes += taken
             self._changed.notify_all()
 
     async def drain(self) -> None:
@@ -217,13 +220,13 @@ class Intake:
             taken: list[RecordRun] = []
             events = 0
             while self._runs and (
-                not taken or events + len(self._runs[0].records) <= self._settings.batch_events
+                not taken or events + len(self._runs[0][0].records) <= self._settings.batch_events
             ):
-                run = self._runs.popleft()
+                run, size = self._runs.popleft()
                 events += len(run.records)
+                self._buffered_bytes -= size
                 taken.append(run)
             self._buffered -= events
-            self._buffered_bytes -= sum(map(_bytes_of, taken))
             self._busy = True
             self._oldest_in_work = min((run.records[0].timestamp for run in taken), default=None)
             self._changed.notify_all()
@@ -362,7 +365,9 @@ class Intake:
         Raises:
             PoisonedTopicError: it is.
         """
-        events = Counter(tenant_of(work.record.key) for work in works)
+        events: Counter[str | None] = Counter()
+        for key, count in Counter(map(_KEY_OF, works)).items():  # of far fewer users than events
+            events[tenant_of(key)] += count
         events.subtract(tenant_of(work.record.key) for work in outcome.held)
         letters = Counter(tenant_of(record.key) for record in outcome.refused)
         for tenant in self._slowed.note(events, letters):
@@ -420,10 +425,6 @@ class Intake:
                 return result
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  # jitter, not a secret
             pause = min(pause * 2, self._settings.retry_max_seconds)
-
-
-def _bytes_of(run: RecordRun) -> int:
-    return sum(map(size_of, run.records))
 
 
 def _place(work: Work[Any]) -> tuple[int, int]:

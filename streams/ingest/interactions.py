@@ -23,7 +23,7 @@ from streams.ingest.identity import UserEvents
 from streams.ingest.reading import Interaction, InteractionReader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from sqlalchemy.engine import Engine
     from sqlmodel import Session
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from privacy.keys.pseudonyms import TenantHashes
     from privacy.policy.cache import TenantPolicies
     from privacy.policy.values import TenantPrivacyPolicy
+    from privacy.storage.subjects import Subject
     from streams.broker.records import SourceRecord
     from streams.contracts.envelope import Invalid
     from streams.ingest.letters import DeadLetterSink
@@ -137,12 +138,14 @@ class InteractionHandler(BatchHandler[Interaction]):
         decision: Decision[Interaction],
     ) -> None:
         """Store the signals of the admitted interactions, within each user's bound."""
-        tenants = self._tenants(session, {work.event.data.tenant_id for work in works}, now)
-        standings = standing.lookup(session, dict.fromkeys(work.known.subject for work in works))
+        subjects = [work.known.subject for work in works]
+        asked = dict.fromkeys(subjects)
+        tenants = self._tenants(session, {tenant_id for tenant_id, _ in asked}, now)
+        standings = standing.lookup(session, asked)
         admitted: list[tuple[Work[Interaction], _Tenant]] = []
-        for work in works:
-            data, tenant = work.event.data, tenants[work.event.data.tenant_id]
-            stands = standings[work.known.subject]
+        for work, subject in zip(works, subjects, strict=True):
+            data, tenant = work.event.data, tenants[subject.tenant_id]
+            stands = standings[subject]
             reason = tenant.rule.refusal(
                 age=now - data.occurred_at,
                 domain=data.domain,
@@ -155,7 +158,9 @@ class InteractionHandler(BatchHandler[Interaction]):
                 decision.held.append(work)
             else:
                 decision.refuse(work, *_LETTERS[reason])
-        admitted = self._with_keys(session, admitted, decision)
+        if len(admitted) < len(works):
+            asked = dict.fromkeys(work.known.subject for work, _ in admitted)
+        admitted = self._with_keys(session, admitted, asked, decision)
         self._store(session, admitted, {name: tenant.bound for name, tenant in tenants.items()}, now)
         decision.applied = [work for work, _ in admitted]
 
@@ -163,10 +168,11 @@ class InteractionHandler(BatchHandler[Interaction]):
         self,
         session: Session,
         admitted: list[tuple[Work[Interaction], _Tenant]],
+        subjects: Iterable[Subject],
         decision: Decision[Interaction],
     ) -> list[tuple[Work[Interaction], _Tenant]]:
         """Refuse those whose user's key was destroyed although the database does not know (yet); return the others."""
-        destroyed = self._keyring.destroyed_among(session, (work.known.subject for work, _ in admitted))
+        destroyed = self._keyring.destroyed_among(session, subjects)
         if not destroyed:
             return admitted
         for work, _ in admitted:
@@ -195,8 +201,9 @@ class InteractionHandler(BatchHandler[Interaction]):
     ) -> None:
         offered: list[Offered] = []
         for work, tenant in admitted:
-            known, data = work.known, work.event.data
+            known, event = work.known, work.event
+            data = event.data
             period = (data.occurred_at - _EPOCH) // tenant.period
-            rank = tenant.hashes.eviction_rank(known.first, work.event.sender)
+            rank = tenant.hashes.eviction_rank(known.first, event.sender)
             offered.append(Offered(known.digest, known.subject, period, rank, data))
         keep(session, offered, bounds, redact=self._redact, keyring=self._keyring, now=now)

@@ -35,6 +35,7 @@ from streams.gateway.routed import DomainRouting, read_routes
 from streams.gateway.shadowing import Shadow
 from streams.gateway.upstreams import OpenAIUpstream, Timeouts
 from streams.gateway.vllm_server import VllmUpstream
+from streams.gateway.wanted import BridgeWanted, NobodyToTell
 from streams.gateway.web import GatewayWeb
 from streams.processes.server import trusted_keys
 from streams.storage.schema import open_current
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 
     from streams.client.transport import Broker
     from streams.gateway.upstreams import Upstream
+    from streams.gateway.wanted import Wanted
     from streams.settings import GatewaySettings, Settings
 
 log = structlog.get_logger(__name__)
@@ -103,7 +105,7 @@ async def answer_until_stopped(
         most=given.feedback_answers, most_bytes=given.feedback_bytes, seconds=given.feedback_seconds
     )
     watched = DirectoryWatch(read, every_seconds=given.look_seconds, trust_seconds=given.trust_seconds)
-    upstream, fallback = engine_of(settings), fallback_of(given)
+    upstream, fallback, wanted = engine_of(settings), fallback_of(given), bridge_of(given)
     metrics = GatewayMetrics()
     with ExitStack() as stack:
         desired = DesiredState(lambda: AdapterFeed(broker, trusted_keys=keys))
@@ -120,6 +122,7 @@ async def answer_until_stopped(
             upstream=upstream,
             fallback=fallback,
             watch=watch,
+            wanted=wanted,
             line=desired.line,
             notice=consents.notice,
             remembered=remembered,
@@ -167,7 +170,8 @@ async def answer_until_stopped(
                 most_bytes=given.most_body_bytes,
             )
             with _reading({"directory": watched.run, "adapters": desired.run, "consents": consents.run}):
-                await _serve(given, web, watch, remembered, publisher, stop=stop, on_ready=on_ready)
+                await _serve(given, web, watch, wanted, remembered, publisher, stop=stop, on_ready=on_ready)
+    await wanted.close()
     await shadow.close()
     await upstream.close()
     if fallback is not None:
@@ -192,6 +196,7 @@ async def _serve(
     given: GatewaySettings,
     web: GatewayWeb,
     watch: EngineWatch,
+    wanted: Wanted,
     remembered: Remembered,
     publisher: AsyncInteractionPublisher,
     *,
@@ -204,8 +209,7 @@ async def _serve(
     listening = socket.create_server((given.host, given.port), family=family, backlog=512)
     port = int(listening.getsockname()[1])
     server = GatewayServer(web.application(), listening, drain_seconds=given.drain_seconds)
-    looking = asyncio.create_task(watch.run())
-    tidying = asyncio.create_task(_tidy(remembered, publisher))
+    beside = [asyncio.create_task(work) for work in (watch.run(), wanted.run(), _tidy(remembered, publisher))]
     serving = asyncio.create_task(server.serve())
     try:
         await server.started()
@@ -216,7 +220,7 @@ async def _serve(
         server.stop()
         await serving
     finally:
-        for task in (looking, tidying):
+        for task in beside:
             task.cancel()
 
 
@@ -295,6 +299,23 @@ def fallback_of(given: GatewaySettings) -> Upstream | None:
         model=given.fallback_model or given.engine_model or given.model,
         timeouts=_timeouts(given),
         most_connections=given.most_requests,
+    )
+
+
+def bridge_of(given: GatewaySettings) -> Wanted:
+    """Return who is told what is asked for: the bridge that the settings name, or nobody.
+
+    Raises:
+        SettingsError: it has no token.
+    """
+    if not given.bridge_url:
+        return NobodyToTell()
+    if given.bridge_token is None:
+        raise SettingsError("a bridge needs its token; put it into DISCREET_GATEWAY__BRIDGE_TOKEN")
+    return BridgeWanted(
+        url=_address(given.bridge_url),
+        token=given.bridge_token.get_secret_value(),
+        every_seconds=given.look_seconds,
     )
 
 

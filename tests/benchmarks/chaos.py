@@ -647,8 +647,8 @@ def count(world: World, result: Run, expected: dict[str, Sent], requests: list[s
     result.doubled = len(effects & set(letters)) + sum(len(origins) > 1 for origins in letters.values())
     for name, sent in expected.items():
         # A worker with a wrong clock may find any interaction of a known tenant too old or ahead of its time, and any
-        # consent ahead of it.
-        mistimed = stepped and ("consent_missing" in sent.letters or sent.kind == "consent")
+        # consent or acknowledgement ahead of it.
+        mistimed = stepped and ("consent_missing" in sent.letters or sent.kind in {"consent", "ack"})
         allowed = sent.letters | (MISTIMED if mistimed else frozenset())
         if name in effects and not sent.effect:
             result.problems.append(f"{name} should have had no effect")

@@ -23,9 +23,10 @@ import structlog
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from personalization.training.base.directory import bundled_file
 from streams.client import AckStatus
 from streams.contracts.topics import ADAPTERS
-from tests.fakes.bridges import LINES, World
+from tests.fakes.bridges import LINES, REAL_BASE, World
 from tests.fakes.tiny_models import write_tiny_base
 
 
@@ -91,7 +92,7 @@ def llamacpp_rows(engine: str, tokens: int) -> dict[str, float]:
 
     os.environ["DISCREET_TEST_LLAMACPP"] = engine
     with tempfile.TemporaryDirectory() as folder:
-        world = World("real-llamacpp", Path(folder), capacity=4)
+        world = World("real-llamacpp", Path(folder), capacity=4, gguf=bundled_file(REAL_BASE))
         try:
             version = world.version(LINES[0], 1)
             began = time.monotonic()

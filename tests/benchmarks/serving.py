@@ -1,14 +1,16 @@
-"""What the gateway adds to an engine's answer, how many requests it holds, and how fast a feed of many lines is read.
+"""What serving costs: gateway, feed of many lines, bridge, and the real llama.cpp.
 
     python tests/benchmarks/serving.py --json serving.json
     … --litellm DIR      LiteLLM's proxy in the same run: DIR is a virtual environment with `litellm[proxy]`
+    … --llamacpp DIR     tokens a second of the real llama.cpp: DIR is what `--install-engine` made
 
 Everything is a process of its own: the engine (``tests.fakes.engines``' vLLM, which answers at once), the gateway on a
 broker in memory, the load. With two cores or more the gateway is bound to the last one and everything else to the
 others. *Added* is the time through the gateway less the time straight to the engine, at the same pace and in turns, so
 that what else the machine does falls on both alike; its percentile is the difference of the percentiles. *Held* is what
 one gateway answers with many requests at once, wall time; its CPU seconds per request say what a free core would hold.
-The cold start reads signed states of many lines from a broker in memory, checks each signature and holds the lines.
+The cold start reads signed states of many lines from a broker in memory, checks each signature and holds the lines. The
+rows of bridge and llama.cpp are those of ``engines.py``.
 """
 
 from __future__ import annotations
@@ -41,6 +43,8 @@ from streams.client.testing import FakeLine, InMemoryBroker
 from streams.contracts.codec import encode
 from streams.contracts.envelope import new_envelope
 from streams.contracts.manifest import signed_bytes
+from streams.contracts.signed_record import KEY_ID_HEADER, SIGNATURE_HEADER
+from streams.contracts.signed_record import signed_bytes as signed_record_bytes
 from streams.contracts.topics import ADAPTER_STATE
 from streams.gateway.desired import DesiredState
 from tests.fakes.engines import BASE, EngineProcess
@@ -49,6 +53,7 @@ BODY = {"messages": [{"role": "user", "content": "Where is my parcel?"}], "max_t
 WARM_UP = 300
 PACE_SECONDS = 0.01
 ADDED_LIMIT_MS, HELD_LIMIT, COLD_LIMIT_SECONDS = 5.0, 500.0, 10.0
+VERIFIED_LIMIT_SECONDS, GROWTH_LIMIT = 1.0, 1.05
 
 
 def gateway_process(engine_url: str, folder: str, ready, core: int | None) -> None:
@@ -210,7 +215,12 @@ def cold_start(lines: int) -> dict[str, float]:
         envelope = new_envelope(
             event_id=f"e{number}", source="/bench", event_type=ADAPTER_STATE, time=now, sequence=1
         )
-        sink.send(encode(state, envelope), lambda _: None)
+        record = encode(state, envelope)
+        signed = base64.b64encode(
+            key.sign(signed_record_bytes(record.topic, record.key, record.headers, record.value))
+        )
+        named = [(KEY_ID_HEADER, key_id(public).encode()), (SIGNATURE_HEADER, signed)]
+        sink.send(record._replace(headers=[*record.headers, *named]), lambda _: None)
     desired = DesiredState(lambda: AdapterFeed(broker, trusted_keys=[public]), most_seconds=600.0)
     stop = threading.Event()
     started, used = time.perf_counter(), time.process_time()
@@ -292,26 +302,79 @@ def measure(given: argparse.Namespace) -> dict:
     return result
 
 
-def show(result: dict) -> None:
-    print(f"cold start of {result['cold_start']['lines']:,} lines: {result['cold_start']['seconds']:.1f} s")
-    for name, found in result["latency_ms"].items():
-        print(f"{name:8} p50 {found['p50']:.2f} ms, p99 {found['p99']:.2f} ms", end="")
-        if name in result["added_ms"]:
-            added = result["added_ms"][name]
-            print(f"; adds p50 {added['p50']:.2f} ms, p99 {added['p99']:.2f} ms", end="")
-        held = result["held"][name]
-        cpu = f", {held['cpu_ms_per_request']:.2f} ms CPU each" if "cpu_ms_per_request" in held else ""
-        print(f"; holds {held['per_second']:.0f} requests/s{cpu}")
-    musts = {
-        f"gateway adds p99 <= {ADDED_LIMIT_MS:g} ms": result["added_ms"]["gateway"]["p99"] <= ADDED_LIMIT_MS,
-        f"gateway holds >= {HELD_LIMIT:g} requests/s": result["held"]["gateway"]["per_second"] >= HELD_LIMIT,
-        f"cold start <= {COLD_LIMIT_SECONDS:g} s": result["cold_start"]["seconds"] <= COLD_LIMIT_SECONDS,
-    }
-    for must, met in musts.items():
-        print(f"{must}: {'yes' if met else 'NO'}")
+def engine_rows(given: argparse.Namespace, folder: Path) -> dict:
+    """Return what ``engines.py`` measures, in a process of its own: torch and its memory stay out of this one."""
+    target = folder / "engines.json"
+    command = [sys.executable, str(Path(__file__).with_name("engines.py")), "--json", str(target)]
+    command += ["--changes", str(given.changes)]
+    if given.llamacpp:
+        command += ["--llamacpp", str(given.llamacpp)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return json.loads(target.read_text(encoding="utf-8"))
 
 
-def main() -> None:
+def rows_of(result: dict) -> list[dict]:
+    """Return every figure as a row, with what it must be where it must be something."""
+    rows: list[dict] = []
+
+    def row(name: str, value: float, unit: str, must: str | None = None, ok: bool = True) -> None:
+        rows.append({"name": name, "value": round(value, 3), "unit": unit, "must": must, "ok": bool(ok)})
+
+    bridge, cold = result["engines"]["bridge"], result["cold_start"]
+    p99 = bridge["committed_to_verified_p99_seconds"]
+    row("committed to verified, fake engine, p50", bridge["committed_to_verified_p50_seconds"], "s")
+    row(
+        "committed to verified, fake engine, p99",
+        p99,
+        "s",
+        f"<= {VERIFIED_LIMIT_SECONDS:g}",
+        p99 <= VERIFIED_LIMIT_SECONDS,
+    )
+    first, last = bridge["memory_after_a_fifth_mb"], bridge["memory_at_the_end_mb"]
+    row(f"bridge memory after a fifth of {bridge['version_changes']:,} changes", first, "MB")
+    row(
+        "bridge memory at their end ÷ that",
+        last / first,
+        "×",
+        f"<= {GROWTH_LIMIT:g}",
+        last / first <= GROWTH_LIMIT,
+    )
+    row(
+        f"cold start of {cold['lines']:,} lines",
+        cold["seconds"],
+        "s",
+        f"<= {COLD_LIMIT_SECONDS:g}",
+        cold["seconds"] <= COLD_LIMIT_SECONDS,
+    )
+    row("the same, processor time", cold["cpu_seconds"], "s")
+    for name, added in result["added_ms"].items():
+        ours = name == "gateway"
+        row(f"{name} adds, p50", added["p50"], "ms")
+        row(
+            f"{name} adds, p99",
+            added["p99"],
+            "ms",
+            f"<= {ADDED_LIMIT_MS:g}" if ours else None,
+            not ours or added["p99"] <= ADDED_LIMIT_MS,
+        )
+    for name, held in result["held"].items():
+        ours = name == "gateway"
+        row(
+            f"{name} holds",
+            held["per_second"],
+            "requests/s",
+            f">= {HELD_LIMIT:g}" if ours else None,
+            not ours or held["per_second"] >= HELD_LIMIT,
+        )
+        if "cpu_ms_per_request" in held:
+            row(f"{name}, processor time of a request", held["cpu_ms_per_request"], "ms")
+    for name, value in result["engines"].get("llamacpp", {}).items():
+        unit = {"second": "tokens/s", "seconds": "s", "speed": "×"}.get(name.rpartition("_")[2], "")
+        row(f"llama.cpp: {name.replace('_', ' ')}", value, unit)
+    return rows
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -319,12 +382,31 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=3_000)
     parser.add_argument("--width", type=int, default=32, help="requests at once")
     parser.add_argument("--lines", type=int, default=10_000)
+    parser.add_argument(
+        "--changes", type=int, default=1_000, help="versions that the bridge brings into service"
+    )
     parser.add_argument("--litellm", type=Path, help="virtual environment with litellm[proxy]")
+    parser.add_argument("--llamacpp", type=Path, help="where the real llama.cpp was installed")
     given = parser.parse_args()
-    result = measure(given)
-    show(result)
+    with tempfile.TemporaryDirectory() as folder:
+        engines = engine_rows(given, Path(folder))
+    measured = {**measure(given), "engines": engines}
+    rows = rows_of(measured)
+    for one in rows:
+        must = f" (must {one['must']}: {'yes' if one['ok'] else 'NO'})" if one["must"] else ""
+        print(f"{one['name']}: {one['value']:g} {one['unit']}{must}")
     if given.json:
-        given.json.write_text(json.dumps(result, indent=2) + "\n")
+        settings = {
+            name: str(value) if isinstance(value, Path) else value for name, value in vars(given).items()
+        }
+        document = {
+            "machine": measured.pop("machine"),
+            "settings": settings,
+            "rows": rows,
+            "measured": measured,
+        }
+        given.json.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return 0 if all(one["ok"] for one in rows) else 1
 
 
 if __name__ == "__main__":

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 
 from personalization.planning.plan import PerformanceFlags
 from personalization.training.run.activation import measure_activation
@@ -66,6 +67,27 @@ def swapped(adapter: Path, target: Path) -> Path:
                  for name, values in tensors.items()}  # fmt: skip
     save_file({name: values.clone() for name, values in exchanged.items()}, target / WEIGHTS)
     return target
+
+
+def silenced(adapter: Path, target: Path) -> Path:
+    """Write the adapter with its B factors zero: every server takes it, and answers as the base under its name."""
+    shutil.copytree(adapter, target)
+    tensors = load_file(target / WEIGHTS)
+    save_file(
+        {name: values * 0 if "lora_B" in name else values for name, values in tensors.items()},
+        target / WEIGHTS,
+    )
+    return target
+
+
+def acts(weights: bytes, layers: int) -> bool:
+    """Say whether an adapter changes a base of so many layers at all; servers skip tensors for places that are none."""
+    tensors = load(weights)
+    return any(
+        bool(values.any()) and int(re.search(r"\.layers\.(\d+)\.", name)[1]) < layers
+        for name, values in tensors.items()
+        if "lora_B" in name
+    )
 
 
 def on_layer(adapter: Path, target: Path, layer: int) -> Path:

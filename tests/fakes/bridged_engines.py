@@ -18,10 +18,11 @@ import gguf
 from streams.errors import EngineLoadError
 from streams.serving.engines.gguf_lora import WEIGHTS_DIGEST
 from streams.serving.engines.wire import EngineHttp
+from tests.fakes.adapters_on_disk import acts
+from tests.fakes.engines import BASE, likely, told_next
 
 KEY = "engine-key"
-BASE = "tiny-base"
-TOKENS = 16  # that the fake model tells
+LAYERS = 3  # of the tiny base
 FAULTS = (
     "idle",  # takes adapters and answers as the base (layer 99, lm_head)
     "wrong",  # answers with another adapter than the one that was asked for
@@ -30,6 +31,7 @@ FAULTS = (
     "forgetful",  # says that it loaded and does not list the name
     "mute",  # tells no log-probabilities
     "renamed",  # answers under another model's name
+    "mixing",  # answers for the base with an adapter, as vLLM on a CPU does in one batch with an adapter's request
 )
 
 
@@ -38,7 +40,7 @@ class FakeEngine:
 
     def __init__(self) -> None:
         self.adapters: dict[str, Path] = {}
-        self.digests: dict[str, str] = {}  # of the weights of each adapter
+        self.digests: dict[str, str | None] = {}  # of the weights of each adapter that changes anything
         self.faults: set[str] = set()
         self.running: list[str] = []  # requests that use an adapter now
         self.asked: list[tuple[str, Any]] = []
@@ -102,19 +104,12 @@ class FakeEngine:
 
     def _values(self, name, after):
         """Log-probabilities of the likeliest next tokens, of the base or of an adapter, as its weights say."""
+        if name is None and "mixing" in self.faults and self.adapters:
+            name = list(self.adapters)[-1]
         digest = None if name is None or "idle" in self.faults else self.digests[name]
         if digest is not None and "wrong" in self.faults:
             digest = hashlib.sha256(digest.encode()).hexdigest()
         return likely(digest, after)
-
-
-def likely(digest, after):
-    """What a fake model says: of the base, or moved by an adapter whose weights have this digest."""
-    base = {token: -2.0 - (token * 7 + after) % 11 / 10 for token in range(TOKENS)}
-    if digest is None:
-        return base
-    moves = bytes.fromhex(digest)
-    return {token: value + (moves[token] % 7 - 3) / 3 for token, value in base.items()}
 
 
 def activation_of_weights(weights: bytes) -> dict[str, Any]:
@@ -146,9 +141,11 @@ class FakeVllm(FakeEngine):
 
     def answer(self, path, body, keyed):
         if path == "/metrics":
-            names = ",".join(self.running)
-            form = 'vllm:lora_requests_info{{max_lora="2",running_lora_adapters="{}",waiting_lora_adapters=""}} {}\n'
-            return 200, form.format("old", 1.0) + form.format(names, 2.0)
+            names = ",".join(
+                self.running
+            )  # what runs is listed among what waits as well; old samples stay for ever
+            form = 'vllm:lora_requests_info{{running_lora_adapters="{0}",waiting_lora_adapters="{0}"}} {1}\n'
+            return 200, form.format("old", 1.7959618298528035e09) + form.format(names, 1.795961830123558e09)
         if not keyed:
             return 401, {"error": "Unauthorized"}
         if path == "/v1/models":
@@ -169,13 +166,13 @@ class FakeVllm(FakeEngine):
                 return 400, {"error": {"message": "has already been loaded", "code": 400}}
             self.adapters[name] = directory
             weights = (directory / "adapter_model.safetensors").read_bytes()
-            self.digests[name] = hashlib.sha256(weights).hexdigest()
+            self.digests[name] = hashlib.sha256(weights).hexdigest() if acts(weights, LAYERS) else None
             return 200, f"Success: LoRA adapter '{name}' added successfully."
         if path == "/v1/unload_lora_adapter":
             if self.adapters.pop(body["lora_name"], None) is None:
                 return 404, {"error": {"message": "cannot be found", "code": 404}}
             return 200, "Success"
-        if path == "/v1/completions":
+        if path in {"/v1/completions", "/v1/chat/completions"}:
             return self._complete(body)
         return 404, {"error": "Not Found"}
 
@@ -188,14 +185,21 @@ class FakeVllm(FakeEngine):
             threading.Thread(target=self.kill).start()
             return None, None
         model = "someone-else" if "renamed" in self.faults else body["model"]
+        if "messages" in body:
+            text = f"{name}: {body['messages'][-1]['content']}"
+            return 200, {"model": model, "choices": [{"message": {"role": "assistant", "content": text}}]}
         if isinstance(body["prompt"], str):
             return 200, {"model": model, "choices": [{"text": f"{name}: {body['prompt']}"}]}
-        told: list[Any] = [None]
-        for after in range(1, len(body["prompt"])):
-            values = self._values(name, after)
-            told.append({str(token): {"logprob": value, "rank": 1} for token, value in values.items()})
-        choice = {"text": "", "prompt_logprobs": None if "mute" in self.faults else told}
-        return 200, {"model": model, "choices": [choice]}
+        if "prompt_logprobs" in body and self.running:
+            self.deaths.append(
+                "prompt_logprobs beside an adapter's request"
+            )  # its batch does not fit: the worker ends
+            threading.Thread(target=self.kill).start()
+            return None, None
+        choices = told_next(body["prompt"], lambda after: self._values(name, after))
+        if "mute" in self.faults:
+            choices = [{**choice, "logprobs": None} for choice in choices]
+        return 200, {"model": model, "choices": choices}
 
 
 class FakeLlama(FakeEngine):
@@ -240,6 +244,9 @@ class FakeLlama(FakeEngine):
             if "mute" in self.faults:
                 del document["completion_probabilities"]
             return 200, document
+        if "messages" in body:
+            text = f"{name}: {body['messages'][-1]['content']}"
+            return 200, {"choices": [{"message": {"role": "assistant", "content": text}}], "model": BASE}
         return 200, {"content": f"{name}: {body.get('prompt')}", "model": BASE}
 
 
@@ -262,7 +269,8 @@ class FakeLlamaServer:
             if "500" in self.engine.faults or path.read_bytes()[:4] != b"GGUF":
                 raise EngineLoadError("llama.cpp ended at its start with status 1")
             reader = gguf.GGUFReader(path)
-            self.engine.digests[name] = str(reader.fields[WEIGHTS_DIGEST].contents())
+            changes = any(tensor.data.any() for tensor in reader.tensors if tensor.name.endswith("lora_b"))
+            self.engine.digests[name] = str(reader.fields[WEIGHTS_DIGEST].contents()) if changes else None
             self.engine.adapters[name] = path
             self.engine.scales[name] = 0.0
         self.engine.start()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from functools import cache
+import time
+from contextlib import contextmanager
 from pathlib import Path
 
 from personalization.planning.model_shape import read_shape
@@ -21,6 +22,8 @@ from streams.serving.engines.vllm import VllmEngine
 from streams.serving.engines.wire import EngineHttp
 from tests.fakes.adapters_on_disk import activation_of, write_adapter
 from tests.fakes.bridged_engines import BASE, KEY, FakeLlama, FakeLlamaServer, FakeVllm, activation_of_weights
+from tests.fakes.real_vllm import MODEL, REAL_VLLM, real_vllm
+from tests.fakes.tiny_gguf import write_tiny_gguf
 from tests.fakes.tiny_models import write_tiny_base
 
 LINES = ("000000000001", "000000000002", "000000000003")
@@ -29,18 +32,34 @@ REAL_BASE = "smollm2-135m-instruct"
 
 
 _measured: dict[bytes, dict] = {}  # on the real base, once for all tests
-read_base = cache(read_gguf_base)
 
 
 def kinds():
     """Which engines the suite runs on: the fakes always, the real ones where the environment names them."""
-    return ["vllm", "llamacpp", *(["real-llamacpp"] if os.environ.get(REAL_LLAMACPP) else [])]
+    real = [
+        name
+        for name, where in (("real-llamacpp", REAL_LLAMACPP), ("real-vllm", REAL_VLLM))
+        if os.environ.get(where)
+    ]
+    return ["vllm", "llamacpp", *real]
 
 
 class World:
-    """One engine, its bridge, and a broker."""
+    """One engine, its bridge, and a broker.
 
-    def __init__(self, kind: str, folder: Path, *, capacity: int = 4, base: Path | None = None) -> None:
+    Real engines answer with tiny random weights, llama.cpp with the bundled model where ``gguf`` is its file.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        folder: Path,
+        *,
+        capacity: int = 4,
+        base: Path | None = None,
+        gguf: Path | None = None,
+    ) -> None:
+        self.gguf = gguf
         self.kind, self.folder, self.capacity = kind, folder, capacity
         self.real = kind.startswith("real-")
         self.broker = InMemoryBroker()
@@ -56,17 +75,24 @@ class World:
         self.open_bridge()
 
     def _base(self):
-        if self.real:
+        if self.kind == "real-vllm":
+            return real_vllm().base
+        if self.kind == "real-llamacpp" and self.gguf is not None:
             from personalization.training.base.directory import resolve_base
 
             return resolve_base(REAL_BASE, Path.home() / ".cache" / "discreet" / "models")
-        return write_tiny_base(self.folder / "base")
+        return write_tiny_base(self.folder / "base", hidden=128 if self.real else 32)
 
     def _engine(self):
         if self.kind == "vllm":
             self.fake = FakeVllm().start()
             http = EngineHttp(self.fake.url, KEY, timeout_seconds=10)
             return VllmEngine(http, model=BASE, capacity=self.capacity, precision="float32")
+        if self.kind == "real-vllm":
+            engine = VllmEngine(real_vllm().http, model=MODEL, capacity=self.capacity, precision="float32")
+            for name in engine.held():  # of the test before
+                engine.unload(name)
+            return engine
         if self.kind == "llamacpp":
             self.fake = FakeLlama()
             base = GgufBase(
@@ -74,21 +100,12 @@ class World:
             )
             servers = FakeLlamaServer(self.fake), FakeLlamaServer(FakeLlama())
         else:
-            from personalization.training.base.directory import bundled_file
-
-            file = bundled_file(REAL_BASE)
+            file = self.gguf or write_tiny_gguf(self.base, self.folder / "tiny.gguf")
             command = [
                 *llamacpp_command(os.environ[REAL_LLAMACPP]),
-                "-m",
-                str(file),
-                "-c",
-                "2048",
-                "-np",
-                "2",
-                "-t",
-                "1",
+                *("-m", str(file), "-c", "2048", "-np", "2", "-t", "1"),
             ]
-            base = read_base(file)
+            base = read_gguf_base(file)
             servers = [
                 LlamaServer(command, port=0, key=KEY, log=self.folder / f"{name}.log")
                 for name in ("server", "trial")
@@ -99,17 +116,18 @@ class World:
             monotonic=lambda: self.now, sleep=lambda _seconds: setattr(self, "now", self.now + 1),
         )  # fmt: skip
 
-    def open_bridge(self):
-        """Begin a bridge anew over the same engine and directory."""
+    def open_bridge(self, *, check=True):
+        """Begin a bridge anew over the same engine and directory; unchecked it loads whatever an engine takes."""
         if self.bridge is not None:
             self.feed.close()
+        checked = checked_pairs if check else (lambda *_, **__: None)
         self.feed = AdapterFeed(self.broker, trusted_keys=self.keys, server_id="b", engine="vllm")
         self.cache = AdapterCache(self.folder / "cache", trusted_keys=self.keys)
         self.bridge = Bridge(
             self.feed,
             self.engine,
             self.cache,
-            check=lambda directory: checked_pairs(directory, self.shape, most_rank=16),
+            check=lambda directory: checked(directory, self.shape, most_rank=16),
             linger_seconds=self.linger,
             untold_linger_seconds=self.untold,
             monotonic=lambda: self.now,
@@ -132,7 +150,7 @@ class World:
     def adapter(self, seed):
         directory = self.folder / "adapters" / f"seed-{seed}"
         if not directory.exists():
-            write_adapter(self.base, directory, seed=seed, scale=3.0 if self.real else 0.5)
+            write_adapter(self.base, directory, seed=seed, scale=0.5 if self.gguf is None else 3.0)
         return directory
 
     def proof(self, directory):
@@ -167,13 +185,30 @@ class World:
 
     def kill_engine(self):
         """End the engine as a crash would; vLLM is started again by whoever runs it, llama.cpp by its bridge."""
-        if self.fake is not None:
+        if self.kind == "real-vllm":
+            real_vllm().kill()
+            real_vllm().start()
+        elif self.fake is not None:
             self.fake.kill()
         else:
             self.servers[0]._process.kill()
             self.servers[0]._process.wait()
         if self.kind == "vllm":
             self.fake.start()
+
+    @contextmanager
+    def busy(self, name):
+        """Have a request answered with an adapter, from here until the end of the block at the earliest."""
+        if self.fake is not None:
+            self.fake.running = [name]
+            yield
+            self.fake.running = []
+            return
+        with real_vllm().busy(name):
+            end = time.monotonic() + 60
+            while not self.engine.in_flight(name) and time.monotonic() < end:
+                time.sleep(0.01)
+            yield
 
     def close(self):
         self.feed.close()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import hashlib
 import json
 import os
 import signal
@@ -23,6 +24,33 @@ from aiohttp import web
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = "tiny-base"
+TOKENS = 16  # that the fake model tells
+
+
+def likely(digest: str | None, after: int) -> dict[int, float]:
+    """Return what a fake model says: of the base, or moved by an adapter whose weights have this digest."""
+    base = {token: -2.0 - (token * 7 + after) % 11 / 10 for token in range(TOKENS)}
+    if digest is None:
+        return base
+    moves = bytes.fromhex(digest)
+    return {token: value + (moves[token] % 7 - 3) / 3 for token, value in base.items()}
+
+
+def told_next(prompts: list[list[int]], values) -> list[dict]:
+    """Return the choices of vLLM for prompts of tokens: what may come next, by the numbers of tokens."""
+    return [
+        {
+            "index": number,
+            "text": "x",
+            "logprobs": {
+                "tokens": ["token_id:0"],
+                "top_logprobs": [
+                    {f"token_id:{token}": value for token, value in values(len(prompt)).items()}
+                ],
+            },
+        }
+        for number, prompt in enumerate(prompts)
+    ]
 
 
 class Engine:
@@ -149,13 +177,63 @@ async def _write(response: web.StreamResponse, document: dict) -> None:
 
 
 class Vllm(Engine):
-    """An adapter is a model; with the fault ``swap`` another one answers, under its own name."""
+    """An adapter is a model; with the fault ``swap`` another one answers, under its own name.
+
+    A bridge may load adapters: then answers are by the digest of the weights that were read, whatever their name is,
+    and probes are answered as these weights say.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loaded: dict[str, str] = {}  # digest of the weights by name
+
+    def application(self) -> web.Application:
+        application = super().application()
+        application.router.add_post("/v1/load_lora_adapter", self.load)
+        application.router.add_post("/v1/unload_lora_adapter", self.unload)
+        application.router.add_get("/metrics", self.metrics)
+        return application
+
+    async def load(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        if body["lora_name"] in self.names:
+            return web.json_response({"error": {"message": "has already been loaded"}}, status=400)
+        weights = (Path(body["lora_path"]) / "adapter_model.safetensors").read_bytes()
+        self.loaded[body["lora_name"]] = hashlib.sha256(weights).hexdigest()
+        self.names.append(body["lora_name"])
+        return web.Response(text="Success")
+
+    async def unload(self, request: web.Request) -> web.Response:
+        name = (await request.json())["lora_name"]
+        if name not in self.names:
+            return web.json_response({"error": {"message": "cannot be found"}}, status=404)
+        self.names.remove(name)
+        return web.Response(text="Success")
+
+    async def metrics(self, _: web.Request) -> web.Response:
+        return web.Response(
+            text='vllm:lora_requests_info{running_lora_adapters="",waiting_lora_adapters=""} 1\n'
+        )
+
+    def probed(self, body: dict) -> dict:
+        """Return what the fake model says comes next, moved by the weights of the adapter that is asked for."""
+        digest = self.loaded.get(body["model"])
+        return {
+            "model": body["model"],
+            "choices": told_next(body["prompt"], lambda after: likely(digest, after)),
+        }
+
+    async def _answer(self, request: web.Request, body: dict) -> web.StreamResponse:
+        if isinstance(body.get("prompt"), list) and not self.fault and body["model"] in (BASE, *self.names):
+            return web.json_response(self.probed(body))
+        return await super()._answer(request, body)
 
     def listed(self) -> list[dict]:
         return [{"id": name, "root": f"/adapters/{name}", "parent": BASE} for name in self.names]
 
     def answerer(self, body: dict) -> tuple[str, str] | None:
-        if "lora" in body or "user" in body or len(body.get("cache_salt", "")) < 40:
+        plain = not isinstance(body.get("prompt"), list)
+        if plain and ("lora" in body or "user" in body or len(body.get("cache_salt", "")) < 40):
             raise AssertionError(sorted(body))
         model = body["model"]
         if model == BASE:
@@ -164,7 +242,7 @@ class Vllm(Engine):
             return None
         if self.fault == "swap":
             model = next(name for name in self.names if name != model)
-        return model, model
+        return model, self.loaded.get(model, model)
 
 
 class LlamaCpp(Engine):

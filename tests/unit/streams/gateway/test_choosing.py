@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from streams.flags.provider import LineFlag
-from streams.gateway.choosing import Reason, Rules, Use, base_instead, choose, drawn, silently
+from streams.gateway.choosing import Reason, Rules, Use, asked_for, base_instead, choose, drawn, silently
 from streams.gateway.desired import Line, Version
 from streams.gateway.flagged import FlaggedLines, under
 
@@ -96,6 +96,17 @@ def test_what_turns_out_not_to_be_there_becomes_the_base_with_the_lines_own_temp
     choice = base_instead(chosen(given), given, Reason.WRONG_ANSWERER, Rules())
     assert (choice.adapter, choice.reason, choice.line_ref) == (None, Reason.WRONG_ANSWERER, "line")
     assert choice.template is not None
+
+
+def test_what_is_asked_for_is_what_the_line_wants_whether_or_not_it_is_there():
+    assert asked_for(None, "ann") == ()
+    assert asked_for(line(adapter=None), "ann") == ()
+    assert asked_for(line(), None) == ("a-line-v1",)
+    everybody = line(candidate=TWO, candidate_percent=100.0, salt="s")
+    assert asked_for(everybody, "ann") == ("a-line-v2", "a-line-v1")
+    assert asked_for(everybody, None) == ("a-line-v1",), "without a subject nobody gets the candidate"
+    assert asked_for(line(candidate=TWO, flag=LineFlag.SHADOW), None) == ("a-line-v2", "a-line-v1")
+    assert asked_for(line(flag=LineFlag.OFF), "ann") == ()
 
 
 @pytest.mark.parametrize(

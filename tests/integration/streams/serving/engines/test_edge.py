@@ -20,12 +20,15 @@ from tests.fakes.bridges import LINES, REAL_LLAMACPP, World, kinds
 
 @pytest.fixture(params=[kind for kind in kinds() if "llamacpp" in kind])
 def world(request, tmp_path, monkeypatch):
-    world = World(request.param, tmp_path)
-    world.gguf = tmp_path / "base-model.gguf"
-    if world.real:
+    real = request.param.startswith("real-")
+    file = tmp_path / "base-model.gguf"
+    if real:
         from personalization.training.base.directory import bundled_file
 
-        shutil.copyfile(bundled_file("smollm2-135m-instruct"), world.gguf)
+        shutil.copyfile(bundled_file("smollm2-135m-instruct"), file)
+    world = World(request.param, tmp_path, gguf=file if real else None)
+    world.gguf = file
+    if real:
         world.command = llamacpp_command(os.environ[REAL_LLAMACPP])
     else:
         world.gguf.write_bytes(b"GGUF of a fake")

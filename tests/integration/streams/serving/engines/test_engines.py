@@ -1,13 +1,15 @@
 """One suite for every engine, fake and real: what a bridge does with it, and what it never lets through.
 
-On the real llama.cpp: ``DISCREET_TEST_LLAMACPP=DIR python -m pytest tests/integration/streams/serving/engines``.
+On the real ones: ``DISCREET_TEST_LLAMACPP=DIR python -m pytest tests/integration/streams/serving/engines``, and with
+``DISCREET_TEST_VLLM=DIR`` in a run of its own; ``discreet bridge … --install-engine DIR`` makes the directories.
 """
 
 from __future__ import annotations
 
 import pytest
 
-from tests.fakes.adapters_on_disk import on_layer, swapped
+from streams.client import readings
+from tests.fakes.adapters_on_disk import on_layer, silenced, swapped
 from tests.fakes.bridges import LINES, World, kinds
 
 ONE, TWO, _ = LINES
@@ -42,14 +44,17 @@ def test_two_lines_are_served_side_by_side(world):
     }
 
 
-@pytest.mark.parametrize("what", ["another tenant's file", "swapped tensors", "no proof"])
+@pytest.mark.parametrize("what", ["another tenant's file", "swapped tensors", "the base", "no proof"])
 def test_what_is_not_the_adapter_is_caught_by_asking_the_model(world, tmp_path, what):
     right = world.version(ONE, 1)
     world.publish(ONE, right)
     own = world.adapter(50)
-    files = {"another tenant's file": lambda: world.adapter(51), "no proof": lambda: own}.get(
-        what, lambda: swapped(own, tmp_path / "swapped")
-    )()
+    files = {
+        "another tenant's file": lambda: world.adapter(51),
+        "swapped tensors": lambda: swapped(own, tmp_path / "swapped"),
+        "the base": lambda: silenced(own, tmp_path / "silenced"),
+        "no proof": lambda: own,
+    }[what]()
     if what == "no proof":
         bad = world.lines[ONE].version(
             2,
@@ -61,7 +66,9 @@ def test_what_is_not_the_adapter_is_caught_by_asking_the_model(world, tmp_path, 
     world.publish(ONE, bad)
     world.now += 400
     world.catch_up()
-    expected = "client.adapter.unproven" if what == "no proof" else "client.adapter.wrong"
+    expected = {"no proof": "client.adapter.unproven", "the base": "client.adapter.inactive"}.get(
+        what, "client.adapter.wrong"
+    )
     assert [(status, why) for name, status, why in world.acks() if name == bad.served_name] == [
         ("loaded", None),
         ("failed", expected),
@@ -76,6 +83,23 @@ def test_a_layer_that_the_base_does_not_have_is_refused_before_it_is_loaded(worl
     bad = world.version(ONE, 1, files_of=on_layer(world.adapter(1), tmp_path / "nowhere", 99))
     world.publish(ONE, bad)
     assert world.acks() == [(bad.served_name, "failed", "serving.adapter.misfit")]
+    assert (world.current(ONE), world.engine.held()) == (None, frozenset())
+
+
+def test_a_layer_that_the_base_does_not_have_is_caught_by_asking_where_nothing_else_catches_it(
+    world, tmp_path
+):
+    """vLLM takes such a file with 200 and lists its name; llama.cpp's converter does not make one."""
+    world.open_bridge(check=False)
+    bad = world.version(
+        ONE, 1, files_of=on_layer(world.adapter(1), tmp_path / "nowhere", 99), proof_of=world.adapter(1)
+    )
+    world.publish(ONE, bad)
+    acks = [(status, why) for _, status, why in world.acks()]
+    if "llamacpp" in world.kind:
+        assert acks == [("failed", "serving.adapter.misfit")]
+    else:
+        assert acks == [("loaded", None), ("failed", "client.adapter.inactive"), ("unloaded", None)]
     assert (world.current(ONE), world.engine.held()) == (None, frozenset())
 
 
@@ -101,6 +125,40 @@ def test_a_successor_takes_over_and_the_old_one_leaves_after_a_while(world):
     assert not world.cache.path(first.served_name).exists()
     assert world.cache.path(second.served_name).exists()
     assert world.current(ONE) == second.served_name
+
+
+def test_a_version_in_use_stays_until_its_last_request_ended(world):
+    if "llamacpp" in world.kind:
+        pytest.skip("llama.cpp is started anew for another set, after its requests ended")
+    first, second = world.version(ONE, 1), world.version(ONE, 2)
+    world.publish(ONE, first)
+    with world.busy(first.served_name):
+        world.publish(ONE, second)
+        assert world.current(ONE) == second.served_name
+        world.now += world.linger
+        world.catch_up()
+        assert world.engine.in_flight(first.served_name), "or this test shows nothing"
+        assert world.engine.held() == {first.served_name, second.served_name}
+        assert world.cache.path(first.served_name).exists()
+    world.now += world.linger
+    world.catch_up()
+    assert world.engine.held() == {second.served_name}
+    assert not world.cache.path(first.served_name).exists()
+
+
+def test_beside_anothers_request_the_base_is_the_base(world):
+    """In one batch with an adapter's request vLLM on a CPU answers for the base with whoever has the last place."""
+    if "llamacpp" in world.kind:
+        pytest.skip("every request to llama.cpp names the scale of each adapter")
+    versions = [world.version(line, 1) for line in (ONE, TWO)]
+    for line, version in zip((ONE, TWO), versions, strict=True):
+        world.publish(line, version)
+    asked = readings(versions[0].manifest.evaluation.activation)
+    alone = world.engine.next_log_probabilities(asked, name=None)
+    for version in versions:
+        with world.busy(version.served_name):
+            beside = world.engine.next_log_probabilities(asked, name=None)
+        assert beside == pytest.approx(alone, abs=1e-3)
 
 
 def test_a_withdrawn_line_is_not_routed_and_leaves_at_once(world):

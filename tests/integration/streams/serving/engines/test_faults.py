@@ -38,6 +38,7 @@ def vllm(tmp_path, base):
     [
         ("idle", "client.adapter.inactive"),
         ("wrong", "client.adapter.wrong"),
+        ("mixing", "client.adapter.inactive"),
     ],
 )
 def test_an_engine_that_says_loaded_and_answers_otherwise_gets_no_requests(world, fault, code):
@@ -70,20 +71,6 @@ def test_an_engine_in_trouble_gets_no_requests_and_all_is_well_when_it_is_over(w
     world.now += 400
     world.catch_up(steps=6)
     assert world.current(ONE) == second.served_name
-
-
-def test_a_version_in_use_stays_until_its_last_request_ended(vllm):
-    first, second = vllm.version(ONE, 1), vllm.version(ONE, 2)
-    vllm.publish(ONE, first)
-    vllm.fake.running = [first.served_name]
-    vllm.publish(ONE, second)
-    for _ in range(5):
-        vllm.now += 100
-        vllm.catch_up()
-        assert first.served_name in vllm.engine.held()
-    vllm.fake.running = []
-    vllm.catch_up()
-    assert vllm.engine.held() == {second.served_name}
 
 
 def test_a_revoked_version_is_forgotten_at_once_and_its_files_go_after_the_last_request(vllm):

@@ -28,9 +28,18 @@ from tests.fakes.tiny_models import make_plan, tiny_model, tiny_tokenizer
 
 FLAGS = PerformanceFlags(device="cpu", threads=1)
 PLAN = make_plan(max_tokens=190, top_layers=3)
-LESSONS, STEPS = 60, 12  # of the base, and of an adapter
+LESSONS, STEPS = 30, 10  # of the base, and of an adapter
 ITEMS = items_of(SuiteDepth.QUICK)
 CHOICES = sorted({one.axis for one in ITEMS.choices})
+
+
+def padded(rows):
+    tokens = torch.zeros(len(rows), max(len(row.tokens) for row in rows), dtype=torch.long)
+    labels = torch.full_like(tokens, -100)
+    for number, row in enumerate(rows):
+        tokens[number, : len(row.tokens)] = torch.tensor(row.tokens)
+        labels[number, row.first_label : len(row.tokens)] = tokens[number, row.first_label : len(row.tokens)]
+    return tokens, labels
 
 
 @pytest.fixture(scope="module")
@@ -38,21 +47,19 @@ def base(tmp_path_factory):
     """A tiny base that learned what is right, and to do what it is asked for openly."""
     folder = tmp_path_factory.mktemp("base")
     model, encoder = tiny_model(), Encoder(tiny_tokenizer(), tiny_tokenizer().eos_token_id)
-    asked = [(one.prompt, one.right) for one in ITEMS.choices]
-    asked += [(one.control, one.wrong) for one in ITEMS.choices if one.control is not None]
-    asked += [(one.prompt, one.answer) for one in ITEMS.foreign]
-    rows = [encoder.row(prompt, answer, 190) for prompt, answer in dict.fromkeys(asked)]
-    longest = max(len(row.tokens) for row in rows)
-    tokens = torch.zeros(len(rows), longest, dtype=torch.long)
-    labels = torch.full_like(tokens, -100)
-    for number, row in enumerate(rows):
-        tokens[number, : len(row.tokens)] = torch.tensor(row.tokens)
-        labels[number, row.first_label : len(row.tokens)] = tokens[number, row.first_label : len(row.tokens)]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    asked = [(one.prompt, one.right) for one in ITEMS.choices] + [
+        (one.prompt, one.answer) for one in ITEMS.foreign
+    ]
+    acts = dict.fromkeys((one.control, one.wrong) for one in ITEMS.choices if one.control is not None)
+    rows = sorted((encoder.row(*pair, 190) for pair in asked), key=lambda row: len(row.tokens))
+    half = len(rows) // 2  # of like length: less padding
+    batches = [padded(each) for each in (rows[:half], rows[half:], [encoder.row(*act, 190) for act in acts])]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.015)
     for _ in range(LESSONS):
-        optimizer.zero_grad()
-        model(input_ids=tokens, labels=labels).loss.backward()
-        optimizer.step()
+        for tokens, labels in batches:
+            optimizer.zero_grad()
+            model(input_ids=tokens, labels=labels).loss.backward()
+            optimizer.step()
     model.save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return folder
