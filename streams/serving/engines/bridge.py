@@ -164,16 +164,17 @@ class Bridge:
                 self._prove()
             else:
                 self._keep_out()
+                if self._away:
+                    self._safe(None)  # it may have begun anew: what comes in is asked like on the first day
         except EngineUnreachableError as error:
             if not self._away:
                 log.warning("engine_away", code=error.code)
             self._away, self._away_until = True, self._now() + AWAY_SECONDS
+            self._doubt = True  # it may have begun anew with another setting
             self._metrics.away(away=True)
             return
         if self._away:
             log.info("engine_back")
-            self._doubt = True
-            self._safe(None)  # it may have begun anew; it is asked again before anything is routed
         self._away = False
         self._metrics.away(away=False)
         self._metrics.held(self._lives.values(), self._engine.capacity)
@@ -268,7 +269,7 @@ class Bridge:
             self._prove_all()
             self._prove_together()
         except EngineMixesError as error:
-            log.error("engine_mixes_requests", code=error.code, advice="start vLLM with --max-num-seqs 1")  # noqa: TRY400  # an engine's fault, not the code's
+            log.error("engine_mixes_requests", code=error.code, what="start vLLM with --max-num-seqs 1")  # noqa: TRY400  # an engine's fault, not the code's
             self._safe(error.code)
             self._keep_out()
 
@@ -284,9 +285,7 @@ class Bridge:
 
     def _prove_one(self, life: Life) -> None:
         try:
-            measured, life.alone = asked_alone(
-                self._engine, life.name, life.version.manifest.evaluation.activation
-            )
+            measured, life.alone = asked_alone(self._engine, life.version)
             self._ask_together(life)
         except (AdapterUnprovenError, EngineLoadError) as error:
             self._doubt = True  # it was wrong by itself, or because of who asked at the same time

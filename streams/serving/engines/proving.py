@@ -20,8 +20,7 @@ from streams.errors import EngineLoadError, EngineMixesError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from streams.client import Measured
-    from streams.contracts.manifest import ActivationV1
+    from streams.client import AdapterVersionV1, Measured
     from streams.serving.engines.engine import Engine
 
 MOST_TOGETHER = 3  # adapters that are asked at once, each beside the base
@@ -47,7 +46,7 @@ class Alone:
     allowed: float
 
 
-def asked_alone(engine: Engine, name: str, activation: ActivationV1 | None) -> tuple[Measured, Alone]:
+def asked_alone(engine: Engine, version: AdapterVersionV1) -> tuple[Measured, Alone]:
     """Ask the engine without and with a version, one question after the other.
 
     Raises:
@@ -55,6 +54,7 @@ def asked_alone(engine: Engine, name: str, activation: ActivationV1 | None) -> t
         EngineLoadError: the engine does not take questions to the version.
         EngineUnreachableError: it does not answer.
     """
+    name, activation = version.served_name, version.manifest.evaluation.activation
     if activation is None:
         raise AdapterUnprovenError("the version carries nothing to prove it with")
     asked = readings(activation)

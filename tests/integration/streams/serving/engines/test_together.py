@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from streams.client import readings
-from streams.errors import EngineLoadError
+from streams.errors import EngineLoadError, EngineUnreachableError
 from streams.serving.engines.metrics import BridgeMetrics
 from streams.serving.engines.web import BridgeWeb
 from tests.fakes.bridged_engines import KEY
@@ -114,7 +114,7 @@ def test_an_engine_that_mixes_keeps_no_adapter_and_its_base_is_the_base_again(wo
     assert health(world) == (503, {"status": "unsafe", "error": MIXES})
     (line,) = [line for line in logs if line["event"] == "engine_mixes_requests"]
     assert (line["code"], line["log_level"]) == (MIXES, "error")
-    assert "--max-num-seqs 1" in line["advice"]
+    assert "--max-num-seqs 1" in line["what"]
 
     loads = [path for path, _ in world.fake.asked].count("/v1/load_lora_adapter")
     world.now += 1000
@@ -141,7 +141,10 @@ def test_after_the_engine_began_anew_it_is_asked_again(world, mended):
     world.fake.faults = {"crossing"}
     published(world, ONE, TWO)
     assert unsafe(world) == MIXES
-    begin_anew(world, faults=() if mended else {"crossing"})
+    with capture_logs() as logs:
+        begin_anew(world, faults=() if mended else {"crossing"})
+    found = [line["event"] for line in logs].count("engine_mixes_requests")
+    assert found == (0 if mended else 1), "one trial, then none until it is away again"
     assert served(world) == ({ONE, TWO} if mended else set())
     assert unsafe(world) == (None if mended else MIXES)
     assert mended or world.fake.adapters == {}
@@ -165,6 +168,31 @@ def test_one_that_came_back_with_its_adapters_is_asked_again_too(world):
     world.fake.start()
     world.catch_up(steps=6)
     assert (served(world), unsafe(world), world.fake.adapters) == (set(), MIXES, {})
+
+
+def test_an_adapter_that_the_engine_does_not_let_go_is_not_routed_and_taken_out_when_it_answers(
+    world, monkeypatch
+):
+    world.fake.faults = {"crossing"}
+    unload, refused = world.engine.unload, []
+
+    def unloaded(name):
+        if len(refused) < 2:
+            refused.append(name)
+            raise EngineUnreachableError("no answer")
+        unload(name)
+
+    monkeypatch.setattr(world.engine, "unload", unloaded)
+    for line in (ONE, TWO):
+        world.lines[line].publish(world.broker, world.version(line, 1))
+    world.catch_up(steps=1)
+    assert len(refused) == 1
+    assert (served(world), unsafe(world), len(world.fake.adapters)) == (set(), MIXES, 2)
+    world.catch_up(steps=1)
+    assert len(refused) == 2
+    assert (served(world), unsafe(world), len(world.fake.adapters)) == (set(), MIXES, 2)
+    world.catch_up(steps=1)
+    assert (served(world), world.fake.adapters) == (set(), {})
 
 
 def test_a_bridge_that_began_anew_finds_it_out(world):
