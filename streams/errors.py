@@ -7,6 +7,7 @@
     ├── ServingUnavailableError  the server did not answer, or does not hold an adapter (retryable)
     ├── EngineUnreachableError   a serving engine does not answer, or not in time (retryable)
     ├── EngineLoadError          a serving engine does not take an adapter (retryable)
+    ├── EngineMixesError         a serving engine answers with another model when it gets several questions at once
     ├── AdapterMisfitError       an adapter does not fit the base model that an engine serves
     ├── ClockError               this machine's clock and the database's disagree (retryable)
     ├── PoisonedTopicError       nearly all recent events of several tenants failed in it; the worker stops
@@ -82,6 +83,13 @@ class EngineLoadError(StreamsError):
     code = "serving.engine.load_refused"
     retryable = True
     exit_status = 5
+
+
+class EngineMixesError(StreamsError):
+    """A serving engine mixes requests that it computes together; nothing is served on it until it began anew."""
+
+    code = "serving.engine.mixes"
+    exit_status = 6
 
 
 class AdapterMisfitError(StreamsError):

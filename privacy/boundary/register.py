@@ -393,7 +393,8 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
         _fields(
             OPERATOR,
             "How many released versions an engine holds, and how near its answers are to their manifests.",
-            "discreet_bridge_engine_away discreet_bridge_places discreet_bridge_adapters discreet_bridge_swaps "
+            "discreet_bridge_engine_away discreet_bridge_engine_unsafe "
+            "discreet_bridge_places discreet_bridge_adapters discreet_bridge_swaps "
             "discreet_bridge_refusals discreet_bridge_probe_error",
         ),
         _fields(

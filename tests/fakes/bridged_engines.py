@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from tests.fakes.engines import BASE, likely, told_next
 
 KEY = "engine-key"
 LAYERS = 3  # of the tiny base
+PLACES = 2  # of adapters in a batch; the fault "crossing" takes the base for the last of them
+BATCH_SECONDS = 0.05  # that come together in one batch where batches matter
 FAULTS = (
     "idle",  # takes adapters and answers as the base (layer 99, lm_head)
     "wrong",  # answers with another adapter than the one that was asked for
@@ -31,6 +34,7 @@ FAULTS = (
     "forgetful",  # says that it loaded and does not list the name
     "mute",  # tells no log-probabilities
     "renamed",  # answers under another model's name
+    "crossing",  # right by itself; for the base, in one batch with an adapter's request, whoever has the last place
     "mixing",  # answers for the base with an adapter, as vLLM on a CPU does in one batch with an adapter's request
 )
 
@@ -45,6 +49,8 @@ class FakeEngine:
         self.running: list[str] = []  # requests that use an adapter now
         self.asked: list[tuple[str, Any]] = []
         self.deaths: list[str] = []
+        self._batch: list[tuple[str | None, set[str | None]]] = []  # who runs, and beside whom
+        self._batching = threading.Lock()
         self._server: ThreadingHTTPServer | None = None
         self.port = 0
 
@@ -101,6 +107,22 @@ class FakeEngine:
             self._server.server_close()
             self._server = None
         self.adapters.clear()
+
+    def _acting(self, name):
+        """Return whose weights answer a request, after all that come at the same time have come."""
+        if "crossing" not in self.faults:
+            return name
+        mine = (name, set(self.running))
+        with self._batching:
+            for other, beside in self._batch:
+                beside.add(name)
+                mine[1].add(other)
+            self._batch.append(mine)
+        time.sleep(BATCH_SECONDS)
+        with self._batching:
+            self._batch = [one for one in self._batch if one is not mine]
+        crossed = name is None and mine[1] - {None} and len(self.adapters) >= PLACES
+        return list(self.adapters)[PLACES - 1] if crossed else name
 
     def _values(self, name, after):
         """Log-probabilities of the likeliest next tokens, of the base or of an adapter, as its weights say."""
@@ -196,7 +218,8 @@ class FakeVllm(FakeEngine):
             )  # its batch does not fit: the worker ends
             threading.Thread(target=self.kill).start()
             return None, None
-        choices = told_next(body["prompt"], lambda after: self._values(name, after))
+        acting = self._acting(name)
+        choices = told_next(body["prompt"], lambda after: self._values(acting, after))
         if "mute" in self.faults:
             choices = [{**choice, "logprobs": None} for choice in choices]
         return 200, {"model": model, "choices": choices}

@@ -4,7 +4,12 @@ A bridge compares what is wanted with what the engine says it holds, again and a
 version. So it does not matter which of engine, bridge and broker began anew, or in which order: names that are gone are
 loaded again, names that it does not know are unloaded, and nothing is routed that was not proved since.
 
+An engine that mixes requests of several tenants (``proving.py``) keeps none of our adapters and gets none until it was
+away: its base answers everybody, and answers as the base, since no batch can have an adapter.
+
 A version's files are deleted only after the engine forgot its name and its last request ended.
+
+Longer than 400 lines because every step changes the same lives, and what is promised rests on their order.
 """
 
 from __future__ import annotations
@@ -14,11 +19,12 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from streams.client import AckStatus, ClientError, Proof, UpdateKind, compare, readings
+from streams.client import AckStatus, ClientError, UpdateKind
 from streams.client.errors import AdapterUnprovenError
-from streams.errors import EngineLoadError, EngineUnreachableError, StreamsError
+from streams.errors import EngineLoadError, EngineMixesError, EngineUnreachableError, StreamsError
 from streams.serving.engines.lives import Life, Stage
 from streams.serving.engines.metrics import BridgeMetrics
+from streams.serving.engines.proving import MOST_TOGETHER, ask_together, asked_alone
 from streams.serving.engines.routes import Routes
 
 if TYPE_CHECKING:
@@ -32,7 +38,6 @@ if TYPE_CHECKING:
         AdapterStateV1,
         AdapterUpdate,
         AdapterVersionV1,
-        Measured,
     )
     from streams.serving.engines.engine import Engine
 
@@ -91,6 +96,7 @@ class Bridge:
         self._away_until = 0.0
         self._away = False
         self._read = False
+        self._doubt = False  # whether what is in service must be asked together again
         self.routes = Routes()
 
     def run(self, stop: threading.Event) -> None:
@@ -153,12 +159,18 @@ class Bridge:
             self._compare(self._engine.held())
             self._use()
             self._let_go()
-            self._bring_in()
-            self._prove()
+            if self.routes.unsafe is None:
+                self._bring_in()
+                self._prove()
+            else:
+                self._keep_out()
+                if self._away:
+                    self._safe(None)  # it may have begun anew: what comes in is asked like on the first day
         except EngineUnreachableError as error:
             if not self._away:
                 log.warning("engine_away", code=error.code)
             self._away, self._away_until = True, self._now() + AWAY_SECONDS
+            self._doubt = True  # it may have begun anew with another setting
             self._metrics.away(away=True)
             return
         if self._away:
@@ -253,6 +265,15 @@ class Bridge:
         return True
 
     def _prove(self) -> None:
+        try:
+            self._prove_all()
+            self._prove_together()
+        except EngineMixesError as error:
+            log.error("engine_mixes_requests", code=error.code, what="start vLLM with --max-num-seqs 1")  # noqa: TRY400  # an engine's fault, not the code's
+            self._safe(error.code)
+            self._keep_out()
+
+    def _prove_all(self) -> None:
         for life in list(self._lives.values()):
             if life.stage is not Stage.LOADED or not self._stays(life):
                 continue
@@ -264,8 +285,10 @@ class Bridge:
 
     def _prove_one(self, life: Life) -> None:
         try:
-            measured = self._measured(life)
+            measured, life.alone = asked_alone(self._engine, life.version)
+            self._ask_together(life)
         except (AdapterUnprovenError, EngineLoadError) as error:
+            self._doubt = True  # it was wrong by itself, or because of who asked at the same time
             self._refuse(life, error.code, retryable=error.retryable)
             self._unload(life)
             return
@@ -276,18 +299,42 @@ class Bridge:
         self._route(life.version.manifest.line_ref)
         log.info("adapter_in_service", adapter=life.name)
 
-    def _measured(self, life: Life) -> Measured:
-        """Ask the engine without and with a version; raises what ``_prove_one`` takes for a refusal."""
-        activation = life.version.manifest.evaluation.activation
-        if activation is None:
-            raise AdapterUnprovenError("the version carries nothing to prove it with")
-        asked = readings(activation)
-        base = self._engine.next_log_probabilities(asked, name=None)
-        adapted = self._engine.next_log_probabilities(asked, name=life.name)
-        measured = compare(activation, base, adapted, precision=self._engine.precision)
-        if measured.proof is not Proof.PROVED:
-            raise AdapterUnprovenError("the version changes too little to tell it from the base here")
-        return measured
+    def _prove_together(self) -> None:
+        """Ask for what is in service again where there is a reason for doubt: alone, if it fails together."""
+        if not self._doubt:
+            return
+        try:
+            self._ask_together()
+        except EngineLoadError:
+            for life in self._lives.values():
+                if life.stage is Stage.VERIFIED:
+                    life.stage = Stage.LOADED
+                    self._route(life.version.manifest.line_ref)
+        self._doubt = False
+
+    def _ask_together(self, *new: Life) -> None:
+        """Ask for a new version beside those that came last; it may be what an engine's last place holds now."""
+        if self._engine.mingles:
+            held = [life for life in self._lives.values() if life.stage is Stage.VERIFIED]
+            beside = sorted(held, key=lambda life: (-life.loaded_at, life.name))
+            asked = [life.alone for life in (*new, *beside) if life.alone is not None]
+            ask_together(self._engine, asked[:MOST_TOGETHER])
+
+    def _safe(self, code: str | None) -> None:
+        """Note why the engine may serve nobody, or that it may; what is in service is not any more."""
+        self.routes.refuse_all(code)
+        self._metrics.unsafe(unsafe=code is not None)
+        for life in self._lives.values():
+            if code is not None and life.inside:
+                life.stage = Stage.LOADED
+                self._route(life.version.manifest.line_ref)
+                self._refuse(life, code, retryable=True)
+
+    def _keep_out(self) -> None:
+        """Take every adapter of ours out of an engine that mixes requests."""
+        for life in list(self._lives.values()):
+            if life.inside:
+                self._unload(life)
 
     def _refuse(self, life: Life, code: str, *, retryable: bool) -> None:
         log.warning("adapter_refused", adapter=life.name, code=code)

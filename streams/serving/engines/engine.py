@@ -19,12 +19,15 @@ class Engine(Protocol):
         precision: of its base, as manifests name tolerances.
         capacity: most adapters that it holds at once.
         tells: whether it can be asked for log-probabilities, so that what it holds can be proved.
+        mingles: whether it computes requests to several models in one batch and tells them apart by itself, so that
+            this must be proved too; ``next_log_probabilities`` is then called by several threads.
     """
 
     kind: str
     precision: str
     capacity: int
     tells: bool
+    mingles: bool
 
     @property
     def generation(self) -> int:

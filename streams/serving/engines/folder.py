@@ -32,6 +32,7 @@ class FolderEngine:
     kind = "directory"
     precision = ""
     tells = False
+    mingles = False
     generation = 0
 
     def __init__(self, root: Path, *, capacity: int) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from streams.client import AdapterVersionV1
+    from streams.serving.engines.proving import Alone
 
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 300.0
@@ -34,6 +35,7 @@ class Life:
         candidate: whether it is a line's possible successor only.
         stage: how far it is.
         proved_in: the engine's generation in which it was verified.
+        alone: what the engine answered when it was proved; to be repeated beside others.
         used_at: when somebody was last seen to use or to want it, by the bridge's own counter.
         loaded_at: when it came into the engine.
         left_at: since when it is not wanted; None while it is.
@@ -51,6 +53,7 @@ class Life:
     candidate: bool = False
     stage: Stage = Stage.WAITING
     proved_in: int = -1
+    alone: Alone | None = None
     used_at: float = float("-inf")
     loaded_at: float = 0.0
     left_at: float | None = None

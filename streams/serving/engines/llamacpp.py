@@ -47,6 +47,7 @@ class LlamaCppEngine:
 
     kind = "llamacpp"
     tells = True
+    mingles = False  # every request names the scale of each adapter
 
     def __init__(
         self,

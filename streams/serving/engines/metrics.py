@@ -28,6 +28,11 @@ class BridgeMetrics:
         self._away = Gauge(
             "discreet_bridge_engine_away", "1 while the engine does not answer.", registry=registry
         )
+        self._unsafe = Gauge(
+            "discreet_bridge_engine_unsafe",
+            "1 while the engine holds no adapter because it mixed requests that came at once.",
+            registry=registry,
+        )
         self._places = Gauge(
             "discreet_bridge_places", "Adapters that the engine holds at most.", registry=registry
         )
@@ -58,6 +63,10 @@ class BridgeMetrics:
     def away(self, *, away: bool) -> None:
         """Note whether the engine answers."""
         self._away.set(1 if away else 0)
+
+    def unsafe(self, *, unsafe: bool) -> None:
+        """Note whether the engine mixed requests."""
+        self._unsafe.set(1 if unsafe else 0)
 
     def held(self, lives: Iterable[Life], capacity: int) -> None:
         """Note how far all versions are."""

@@ -20,6 +20,7 @@ class Routes:
         self._verified: frozenset[str] = frozenset()
         self._failures: dict[str, str] = {}
         self._wanted: set[str] = set()
+        self._unsafe: str | None = None
 
     def current(self, line: str) -> str | None:
         """Return the served name that a line's requests go to; None is the base."""
@@ -45,6 +46,17 @@ class Routes:
         with self._guard:
             self._failures[name] = code
 
+    @property
+    def unsafe(self) -> str | None:
+        """Why nothing is served on this engine; None where it is."""
+        with self._guard:
+            return self._unsafe
+
+    def refuse_all(self, code: str | None) -> None:
+        """Note that, and why, nothing may be served on this engine; None takes it back."""
+        with self._guard:
+            self._unsafe = code
+
     def forget(self, name: str) -> None:
         """Forget a version that left."""
         with self._guard:
@@ -69,4 +81,5 @@ class Routes:
                 "adapters": dict(self._current),
                 "verified": sorted(self._verified),
                 "failures": dict(self._failures),
+                "unsafe": self._unsafe,
             }

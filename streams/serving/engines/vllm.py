@@ -9,7 +9,8 @@ is deleted while its name is listed ends the whole server at the next request; a
 
 **On CPUs (0.32.0) a request to the base that is computed in one batch with one to an adapter is answered with an
 adapter**: its kernels take "none" for the last place. No route can mend that, so there it runs one request at a time
-(``--max-num-seqs 1``, which the command of ``install.py`` has); a probe beside others' requests finds it out.
+(``--max-num-seqs 1``, which the command of ``install.py`` has). A bridge finds it out by asking several questions at
+once (``proving.py``) and then leaves no adapter there: the base is answered rightly where no batch can have one.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class VllmEngine:
 
     kind = "vllm"
     tells = True
+    mingles = True
     generation = 0  # a restart is seen by the names that are gone
 
     def __init__(self, http: EngineHttp, *, model: str, capacity: int, precision: str) -> None:

@@ -1,6 +1,7 @@
 """The bridge over HTTP, on the loopback and with a token: what is routed where, metrics, what is wanted.
 
-Paths: ``GET /healthz`` (no token), ``GET /v1/adapters`` (``adapters``: line to name, ``verified``, ``failures``),
+Paths: ``GET /healthz`` (no token; 503 with a code while the engine is not safe to be shared), ``GET /v1/adapters``
+(``adapters``: line to name, ``verified``, ``failures``, ``unsafe``: that code or null),
 ``GET /metrics`` for Prometheus, and ``POST /v1/wanted`` with ``names`` that were asked for, so that the places of an
 engine go to who uses them.
 """
@@ -74,6 +75,9 @@ class BridgeWeb:
             return web.json_response({"error": "serving.request.invalid"}, status=400)
 
     async def _health(self, _: web.Request) -> web.Response:
+        unsafe = self._routes.unsafe
+        if unsafe is not None:
+            return web.json_response({"status": "unsafe", "error": unsafe}, status=503)
         return web.json_response({"status": "ok"})
 
     async def _adapters(self, _: web.Request) -> web.Response:
