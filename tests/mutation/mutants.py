@@ -666,8 +666,8 @@ USERS: Final = (
     Mutant(
         name="ids-of-all-users-are-one",
         file=IDENTITY,
-        old="parts = (topic.encode(), subject[0].encode(), subject[1].encode())",
-        new='parts = (topic.encode(), subject[0].encode(), b"")',
+        old="before = heads[tenant_id] + _after_its_length(first) + SENDER_LENGTH",
+        new='before = heads[tenant_id] + _after_its_length("") + SENDER_LENGTH',
         why="one user's event makes another's of the same id a duplicate",
         tests=(T_IDENTITY,),
     ),

@@ -140,6 +140,7 @@ def test_exported_names_are_those_we_promise():
             "ClosedError",
         ),
         *("ConsentPublisher", "ConsentV1", "Correction", "Delivery", "DeliveryError", "DigestMismatchError"),
+        *("DiskQueue", "HandedOver"),
         *("Edited", "ErasureCertificateV1", "ErasureCompletedV1", "ErasurePublisher", "ErasureReason"),
         *(
             "ErasureRequestedV1",
