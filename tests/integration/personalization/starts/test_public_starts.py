@@ -172,6 +172,7 @@ def test_a_start_that_forgets_public_text_is_not_published(shop):
     assert rows_of(shop, "acme") == []
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)  # it trains for long; SQL is tested above
 def test_the_commands_build_and_warm_start_on_a_real_base(
     engine, database_url, clock, tmp_path, monkeypatch, capsys
 ):
