@@ -48,11 +48,11 @@ def test_an_installation_is_ready_only_with_the_stamp_of_these_lists(starter):
     assert starter.is_ready()
 
 
-def test_the_suite_runs_in_as_many_processes_as_there_are_cores_but_not_in_too_many(starter, monkeypatch):
+def test_the_suite_runs_in_one_process_more_than_there_are_cores_but_not_in_too_many(starter, monkeypatch):
     asked = []
     monkeypatch.setattr(starter.os, "execv", lambda _program, words: asked.append(words))
     monkeypatch.setattr(starter.os, "chdir", lambda _folder: None)
-    for cores, processes in ((1, "1"), (2, "2"), (64, "4")):
+    for cores, processes in ((1, "2"), (2, "3"), (64, "4")):
         monkeypatch.setattr(starter.os, "sched_getaffinity", lambda _pid, n=cores: set(range(n)))
         starter.start(["test", "-n", "0"])
         words = asked[-1]
