@@ -23,6 +23,7 @@ import json
 import multiprocessing
 import os
 import platform
+import secrets
 import statistics
 import subprocess
 import sys
@@ -70,6 +71,9 @@ def gateway_process(engine_url: str, folder: str, ready, core: int | None) -> No
         ready.recv()
 
 
+PEER_TOKEN = f"sk-{secrets.token_urlsafe(32)}"  # a weak one keeps LiteLLM from starting
+
+
 def litellm_process(
     venv: Path, engine_url: str, folder: Path, core: int | None
 ) -> tuple[subprocess.Popen, str]:
@@ -91,7 +95,7 @@ def litellm_process(
                         },
                     }
                 ],
-                "general_settings": {"master_key": "sk-1234"},
+                "general_settings": {"master_key": PEER_TOKEN},
                 "litellm_settings": {"telemetry": False},
             }
         )
@@ -265,7 +269,7 @@ def measure(given: argparse.Namespace) -> dict:
             targets = {"engine": straight, "gateway": Target(url, token, "discreet", {"user": "u1"})}
             if given.litellm:
                 proxy, address = litellm_process(given.litellm, engine.url, Path(folder), core)
-                targets["litellm"] = Target(address, "sk-1234", "discreet", {"cache_salt": 64 * "0"})
+                targets["litellm"] = Target(address, PEER_TOKEN, "discreet", {"cache_salt": 64 * "0"})
                 asyncio.run(targets["litellm"].wait(180.0))
             asyncio.run(targets["gateway"].wait(60.0))
             asyncio.run(in_turns(list(targets.values()), given.requests))
