@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 from kafka import TopicPartition
 
+from privacy.errors import RewoundError
 from streams.errors import BrokerUnavailableError
 from streams.processes import restore
 
@@ -116,3 +117,32 @@ def test_the_group_goes_back_to_what_the_backup_holds_and_to_the_start_of_what_i
     stored = {("acks", 1): 4, ("consent", 0): 7}
     assert restore._set_group_back(services, ["acks", "consent"], stored) == 3 + 1
     assert group.set_back == {("acks", 0): 0, ("acks", 1): 4}
+
+
+@pytest.mark.parametrize("accepts", [False, True])
+def test_a_lost_anchor_is_written_anew_only_where_somebody_says_that_the_database_is_the_newest(
+    monkeypatch, accepts
+):
+    for name in ("adapter_signer", "check_master_key"):
+        monkeypatch.setattr(restore, name, lambda *_, **__: None)
+    monkeypatch.setattr(restore, "behind", lambda _: ["the anchor is lost"])
+    monkeypatch.setattr(restore, "transaction", lambda _: Session())
+    monkeypatch.setattr(restore, "reading", lambda _: Session())
+    monkeypatch.setattr(restore, "consumed", lambda _: {})
+
+    class GoesOnError(Exception):
+        pass
+
+    def handlers(_):
+        raise GoesOnError
+
+    monkeypatch.setattr(restore.wiring, "handlers", handlers)
+    services = SimpleNamespace(
+        clock=SimpleNamespace(now=lambda: None),
+        engine=None,
+        keyring=None,
+        settings=None,
+        anchor=SimpleNamespace(lost=lambda _: "the anchor is gone"),
+    )
+    with pytest.raises(GoesOnError if accepts else RewoundError):
+        restore.restore(services, actor="root", reason="A backup.", accept_lost_anchor=accepts)
