@@ -19,6 +19,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import platform
 import secrets
 import statistics
 import sys
@@ -244,6 +246,43 @@ def comparison_rows(runs: int) -> list[dict[str, object]]:
     return rows
 
 
+def judged_row(name: str, value: float, unit: str, must: str | None = None) -> dict[str, object]:
+    """Return one row in the form of every benchmark here; ``must`` is ``<= number`` or ``>= number``."""
+    sign, _, limit = (must or "").partition(" ")
+    ok = None if must is None else value <= float(limit) if sign == "<=" else value >= float(limit)
+    return {"name": name, "value": value, "unit": unit, "must": must, "ok": ok}
+
+
+def judged(rows: list[dict]) -> list[dict[str, object]]:
+    """Return one row for each figure that is asked for: what was measured, what it must be, and whether it is."""
+    by_kind = {row["row"]: row for row in rows}
+    told = []
+    if "tick" in by_kind:
+        told.append(judged_row("tick of lines of which none moves", by_kind["tick"]["seconds"], "s", "<= 5"))
+    if "moves" in by_kind:
+        moves = by_kind["moves"]
+        told.append(judged_row("lines that all move: decisions", moves["decisions_per_second"], "1/s"))
+        told.append(judged_row("lines that all move: lag of the last", moves["seconds"], "s"))
+    ways = [by_kind[kind]["p99_seconds"] for kind in ("flag", "gateway") if kind in by_kind]
+    if len(ways) == 2:
+        # Each part takes longer in one case of a hundred, so both together take longer than this in two at most.
+        told.append(
+            judged_row("kill switch to gateway: both parts' p99, added", round(sum(ways), 3), "s", "<= 1")
+        )
+    for row in rows:
+        if row["row"] == "comparison":
+            name = f"comparison at epsilon {row['epsilon']:g}, {row['users']} users"
+            told.append(judged_row(f"{name}: type I error", row["type_i"], "share", "<= 0.05"))
+            told.append(judged_row(f"{name}: power, better", row["power_better"], "share", ">= 0.8"))
+            told.append(judged_row(f"{name}: power, worse", row["power_worse"], "share", ">= 0.8"))
+            told.append(
+                judged_row(
+                    f"{name}: false roll-backs", row["false_roll_backs_per_1000_lines"], "per 1,000 lines"
+                )
+            )
+    return told
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -265,8 +304,20 @@ def main() -> None:
     rows = [row for name, measured in kinds.items() if asked.only in {None, name} for row in measured()]
     for row in rows:
         print(json.dumps(row))
+    told = judged(rows)
+    for row in told:
+        verdict = f" (must {row['must']}: {'yes' if row['ok'] else 'NO'})" if row["must"] else ""
+        print(f"{row['name']}: {row['value']} {row['unit']}{verdict}")
     if asked.json is not None:
-        asked.json.write_text(json.dumps(rows, indent=2))
+        machine = {
+            "cpu_count": os.cpu_count(),
+            "platform": platform.platform(),
+            "python": platform.python_version(),
+            "load_average": round(os.getloadavg()[0], 1),
+        }
+        settings = {name: value for name, value in vars(asked).items() if name != "json"} | {"measured": rows}
+        document = {"machine": machine, "settings": settings, "rows": told}
+        asked.json.write_text(json.dumps(document, indent=2) + "\n", "utf-8")
 
 
 if __name__ == "__main__":
