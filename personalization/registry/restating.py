@@ -50,13 +50,14 @@ def restate_line(session: Session, states: AdapterStates, line_ref: str, act: Ac
     line = registry.lock_line(session, line_ref)
     rows = registry.versions_of(session, line_ref)
     current = next((row for row in rows if row.version_id == line.current_version_id), None)
-    if not rows or (current is not None and current.published_at > act.now):
+    rollout, candidate = standing(session, line)
+    named = {line.current_version_id, None if candidate is None else candidate.version_id}
+    if not rows or any(row.published_at > act.now for row in rows if row.version_id in named):
         return DesiredChange.UNCHANGED
     change = DesiredChange.CLEAR if current is None else DesiredChange.SET
     revoked = [row.version_id for row in rows if row.state == VersionState.WITHDRAWN.value]
     line.epoch += 1
     session.add(line)
-    rollout, candidate = standing(session, line)
     states.restate(
         session,
         AdapterLifecycleEvent(

@@ -1,8 +1,9 @@
 """The story of one version, from the round that was due to who serves it, with what proves it offline.
 
 It holds the exact bytes of the signed manifest, the ledger's entries of its reservation and the records of the audit
-trail that name it, each with the digest that chains it: ``check_story`` needs nothing else but public keys. No person,
-pseudonym or text is in it; what was trained on appears as a keyed digest.
+trail that name it, each with the digest that chains it: ``check_story`` needs nothing else but public keys. No user,
+pseudonym or text of a user is in it; what was trained on appears as a keyed digest. It names operators and repeats
+their reasons, and it is told before the version's slot: it is the operator's own, who decides whom to give it to.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from personalization.rollouts.evidence import Verdict
 from personalization.rollouts.values import Decide, Flag, Rollout, Stage
+from privacy.clock import from_the_future
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -89,7 +90,7 @@ def decide(  # noqa: PLR0911  # one line for each rule is easiest to check
     if not rollout.running or rollout.entered_at is None or now < rollout.entered_at:
         return None
     baked = now >= rollout.entered_at + rollout.plan.bake
-    left = _reason_to_leave(rollout, evidence, baked=baked)
+    left = _reason_to_leave(rollout, evidence, now, baked=baked)
     if left is not None:
         return _left(rollout, left[0], now, left[1])
     if rollout.stage is Stage.HELD:
@@ -127,27 +128,28 @@ def look_at(rollout: Rollout, now: datetime, *, moved: bool = False) -> datetime
 
 
 def _reason_to_leave(  # noqa: PLR0911  # as above
-    rollout: Rollout, evidence: Evidence, *, baked: bool
+    rollout: Rollout, evidence: Evidence, now: datetime, *, baked: bool
 ) -> tuple[Cause, str] | None:
     """Return why the candidate must be left now, whatever people decided about moving forward."""
     if not evidence.checks_passed:
         return Cause.CHECKS_FAILED, ""
-    if evidence.failed and rollout.plan.served:
-        return Cause.NOT_SERVED, ""
     readings = {reading.name: reading for reading in evidence.readings}
     for name, most in rollout.plan.guards:
         if name in readings and not readings[name].value <= most:
             return Cause.GUARD_BREACHED, name
     if rollout.plan.decide is Decide.REACTIONS and evidence.verdict is Verdict.WORSE:
         return Cause.WORSE, ""
+    # A server that failed tries again: a store or an engine that was away is no verdict on a version. Nobody gets one
+    # that no server has verified, so there is time until the end of the bake.
+    if baked and rollout.plan.served and not evidence.verified and rollout.may_advance:
+        return Cause.NOT_SERVED, ""
     if rollout.stage is Stage.CANDIDATE:
-        unseen = rollout.plan.served and not evidence.verified
-        return (Cause.NOT_SERVED, "") if baked and unseen and rollout.may_advance else None
+        return None
     # Where nobody gets the candidate, nothing of it can be measured, and its absence says nothing.
     if baked and rollout.percent > 0:
         for name, _ in rollout.plan.guards:
             found = readings.get(name)
-            if found is None or found.at < _since(rollout):
+            if found is None or found.at < _since(rollout) or from_the_future(found.at, now):
                 return Cause.GUARD_ABSENT, name
     return None
 

@@ -14,6 +14,7 @@ from personalization.rollouts.deciding import look_at
 from personalization.rollouts.evidence import Evidence, Reading, Verdict
 from personalization.rollouts.tables import GuardReadingRow, RolloutRow
 from personalization.rollouts.values import RUNNING, Flag, Mode, Plan, Rollout, Stage
+from privacy.clock import CLOCK_TOLERANCE
 from privacy.policy.rollout import GUARDS
 from privacy.storage.upserts import insert_for
 
@@ -186,7 +187,11 @@ def read_guard(session: Session, line_ref: str, version_id: str, reading: Readin
     statement = insert.on_conflict_do_update(
         index_elements=["version_id", "name"],
         set_={"value": insert.excluded.value, "measured_at": insert.excluded.measured_at},
-        where=insert.excluded.measured_at >= col(GuardReadingRow.measured_at),
+        # A reading from the future was taken by a clock that was wrong: what comes now replaces it.
+        where=or_(
+            insert.excluded.measured_at >= col(GuardReadingRow.measured_at),
+            col(GuardReadingRow.measured_at) > reading.at + CLOCK_TOLERANCE,
+        ),
     )
     row = {
         "version_id": version_id,
@@ -196,17 +201,6 @@ def read_guard(session: Session, line_ref: str, version_id: str, reading: Readin
     }
     session.connection().execute(statement, row)
     wake(session, [(line_ref, version_id)], reading.at)
-
-
-def say_verdict(session: Session, line_ref: str, version_id: str, verdict: Verdict, now: datetime) -> None:
-    """Keep what the charged comparison of a candidate says; a verdict that was given is never taken back."""
-    row = find(session, line_ref)
-    if row is None or row.candidate_version_id != version_id or row.verdict in {"better", "worse"}:
-        return
-    row.verdict = verdict.value
-    if row.look_at is not None:
-        row.look_at = min(row.look_at, now)
-    session.add(row)
 
 
 def evidence_of(

@@ -149,10 +149,15 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
         _ROLLOUT,
         _fields(
             CHARGED,
-            "How a round ended (see outcome), in one public sentence; the only number in it is the noisy count.",
+            "How a round ended (see outcome), in one public sentence; the only number in it is the noisy count. Where "
+            "a rollout moved, why: a guard may be named, which says of uncharged counts what rollouts' fields say.",
             "reason_code reason",
         ),
-        _fields(SLOT_TIMED, "The public instant of the round's slot, or when a person acted.", "occurred_at"),
+        _fields(
+            SLOT_TIMED,
+            "The public instant of the round's slot, or when a person acted or a rollout moved.",
+            "occurred_at",
+        ),
     ),
     Kind.ADAPTER_STATE: (
         *_under("adapter", _VERSION),
@@ -163,7 +168,11 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             "line_ref epoch candidate revoked_version_ids",
         ),
         _ROLLOUT,
-        _fields(SLOT_TIMED, "The public instant of the round's slot, or when a person acted.", "updated_at"),
+        _fields(
+            SLOT_TIMED,
+            "The public instant of the round's slot, or when a person acted or a rollout moved.",
+            "updated_at",
+        ),
     ),
     Kind.ENVELOPE: (
         _fields(
@@ -341,7 +350,8 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
         _fields(SLOT_TIMED, "The public instant of the version's slot.", "adapters.published_at"),
         _fields(
             OPERATOR,
-            "How rollouts stand now, which changes when training ends; for the platform operator and the tenant's own.",
+            "How rollouts stand now, which changes when training ends, before the version's slot; for the platform "
+            "operator and the tenant's own.",
             "rollouts rollouts.tenant rollouts.domain rollouts.line_ref rollouts.stage rollouts.step rollouts.percent "
             "rollouts.mode rollouts.flag rollouts.candidate rollouts.entered_at rollouts.verdict",
         ),

@@ -9,6 +9,7 @@ The file holds what users wrote, in plain text and readable by its owner alone: 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sqlite3
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..contracts.codec import Record
-from .errors import BrokerUnreachableError, BufferFullError, ClosedError
+from .errors import BrokerUnreachableError, BufferFullError, ClientError, ClosedError, DeliveryError
 from .transport import Broker, OnDone, Sink, Source
 
 MOST_BYTES = 256 * 2**20
@@ -49,6 +50,7 @@ class DiskQueue:
     def __init__(self, path: Path, broker: Broker, *, most_bytes: int = MOST_BYTES) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        path.chmod(0o600)  # also of a file that was there
         self._broker = broker
         self._most_bytes = most_bytes
         self._lock = threading.RLock()
@@ -81,7 +83,8 @@ class DiskQueue:
         """Write a record to the disk, synced.
 
         Raises:
-            BufferFullError: as much waits as may.
+            BufferFullError: as much waits as may, or the disk is full.
+            DeliveryError: the disk does not take it, or another process holds the file.
             ClosedError: the queue was closed.
         """
         size = _size(record.key, record.value)
@@ -91,10 +94,17 @@ class DiskQueue:
                 raise ClosedError("the queue is closed; open a new one")
             if self._bytes + size > self._most_bytes:
                 raise BufferFullError(f"{self._most_bytes} bytes wait on disk already; hand them over first")
-            self._rows.execute(
-                "INSERT INTO waiting (topic, key, value, headers) VALUES (?, ?, ?, ?)",
-                (record.topic, record.key, record.value, headers),
-            )
+            try:
+                self._rows.execute(
+                    "INSERT INTO waiting (topic, key, value, headers) VALUES (?, ?, ?, ?)",
+                    (record.topic, record.key, record.value, headers),
+                )
+            except sqlite3.Error as error:
+                if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+                    raise BufferFullError("the disk of the queue is full; free some of it") from error
+                raise DeliveryError(
+                    f"the queue's file takes no event ({error.sqlite_errorname}); look after it"
+                ) from error
             self._bytes += size
 
     def hand_over(self, timeout_seconds: float = 60.0) -> HandedOver:
@@ -119,14 +129,16 @@ class DiskQueue:
                     ):  # nothing gets through: later is better than the whole queue against a wall
                         break
             finally:
-                sink.close(timeout_seconds)
+                with contextlib.suppress(DeliveryError):  # what is not confirmed by now waits on
+                    sink.close(timeout_seconds)
         return HandedOver(sent, len(self))
 
     def run(self, stop: threading.Event, *, every_seconds: float = 30.0) -> None:
-        """Hand over again and again until ``stop`` is set; for a thread of its own."""
+        """Hand over again and again until ``stop`` is set; for a thread of its own, which no failure ends."""
         while not stop.is_set():
-            if len(self):
-                self.hand_over()
+            with contextlib.suppress(ClientError, sqlite3.Error):  # what waits is told by ``len``
+                if len(self):
+                    self.hand_over()
             stop.wait(every_seconds)
 
     def close(self) -> None:
@@ -160,7 +172,10 @@ class DiskQueue:
                 sink.send(record, done)
             except BrokerUnreachableError:
                 break
-        sink.flush(timeout_seconds)
+            except DeliveryError:
+                continue  # this one alone is refused; those behind it need not wait for it
+        with contextlib.suppress(DeliveryError):  # of what was confirmed in time we know
+            sink.flush(timeout_seconds)
         gone = list(confirmed)  # what is confirmed later waits on, and is sent again under its id
         self._remove(gone, sum(_size(batch[number].key, batch[number].value) for number in gone))
         return gone
@@ -170,6 +185,9 @@ class DiskQueue:
             self._rows.execute("BEGIN IMMEDIATE")
             self._rows.executemany("DELETE FROM waiting WHERE number = ?", [(number,) for number in numbers])
             self._rows.execute("COMMIT")
+            self._rows.execute(
+                "PRAGMA wal_checkpoint(TRUNCATE)"
+            )  # the log beside the file held the texts too
             self._bytes -= size
 
 

@@ -1,9 +1,10 @@
 """Serving quality of each version at this gateway: what its answers took and cost, and what users made of them.
 
 **Not covered by epsilon, and never let out.** These are exact counts of the product's own traffic, kept in the memory
-of this process for a day and told to the tenant's own back end alone, which sent every request and all the feedback
-itself. Nothing here is stored, published, put into a metric, used to train, or looked at by whatever moves a rollout
-(``privacy.policy.rollout.GUARDS`` names what may). Feedback counts for users who consent, once an answer.
+of this process for a day and told to the tenant's own back ends alone (the right ``users``), which sent every request
+and all the feedback themselves. Nothing here is stored, published, put into a metric, used to train, or looked at by
+whatever moves a rollout (``privacy.policy.rollout.GUARDS`` names what may). Feedback counts for users who consent, once
+an answer.
 """
 
 from __future__ import annotations

@@ -64,6 +64,8 @@ class RolloutMover:
             StorageError: the database is away.
         """
         ticked = self._tick.run(now=self._clock(), check=require_right_time)
+        if ticked.failed:
+            self._observer.chore_failed(CHORE)
         if ticked.moved:
             _log.info("rollouts_moved", total=ticked.moved)
         return ticked.moved
@@ -75,4 +77,9 @@ class RolloutMover:
             except (PersonalizationError, PrivacyError, StreamsError) as error:
                 self._observer.chore_failed(CHORE)
                 _log.warning("chore_failed", chore=CHORE, code=error.code)
+            except Exception as error:  # noqa: BLE001  # a dead thread would leave breached guards standing, unsaid
+                self._observer.chore_failed(CHORE)
+                _log.error(
+                    "chore_failed", chore=CHORE, error=type(error).__name__
+                )  # rows' own words may be in it
             self._stop.wait(self._seconds)

@@ -11,6 +11,7 @@ from sqlalchemy.exc import OperationalError
 from personalization.errors import RolloutError, VersionNotFoundError, VersionStateError
 from personalization.registry import queries as registry
 from personalization.registry import steering
+from personalization.registry.announcements import DesiredChange
 from personalization.registry.restating import restate_line
 from personalization.registry.rollback import roll_back
 from personalization.registry.withdrawal import withdraw_line, withdraw_version
@@ -102,15 +103,32 @@ def test_a_bad_or_missing_guard_rolls_back_before_a_larger_share_saw_it(shop, va
 
 
 @ONE_DATABASE
-def test_a_server_that_cannot_load_it_ends_the_rollout(shop):
+def test_a_server_that_fails_once_ends_nothing_and_one_that_never_verifies_ends_the_rollout(shop):
     shop.publish()
     candidate = shop.publish()
-    shop.verify(candidate)
     shop.verify(candidate, status="failed", server="two")
+    shop.run_tick()
+    assert shop.states()[candidate] == "candidate", (
+        "its store or its engine may have been away; it tries again"
+    )
+    shop.clock.advance(seconds=60)
     shop.run_tick()
     assert shop.states()[candidate] == "rolled_back"
     assert shop.told()[-1]["reason_code"] == "rollout.not_served"
     assert_replayed(shop)
+
+
+@ONE_DATABASE
+def test_a_reading_of_a_clock_that_was_ahead_hides_none_that_follows(shop):
+    _, candidate = to_canary(shop)
+    right = shop.clock.now()
+    shop.clock.advance(days=26_000)
+    shop.measure(candidate, 0.0)
+    shop.clock.advance(days=-26_000)
+    assert shop.clock.now() == right
+    shop.measure(candidate, 0.9)
+    shop.run_tick()
+    assert shop.states()[candidate] == "rolled_back"
 
 
 @ONE_DATABASE
@@ -287,6 +305,18 @@ def test_a_state_that_is_sent_again_has_its_candidate(shop):
     assert after["epoch"] == before["epoch"] + 1
     assert after["candidate"]["version_id"] == candidate
     assert after["rollout"] == before["rollout"]
+
+
+@ONE_DATABASE
+def test_a_state_that_names_a_version_before_its_slot_is_not_sent_again(shop):
+    shop.publish()
+    before = shop.act()
+    shop.clock.advance(days=1)
+    shop.publish()
+    line_ref, told = shop.line_ref(), shop.desired()["epoch"]
+    with shop.session() as session:
+        assert restate_line(session, shop.events, line_ref, before) is DesiredChange.UNCHANGED
+    assert shop.desired()["epoch"] == told
 
 
 def test_two_workers_move_a_line_once(shop):

@@ -43,7 +43,8 @@ def test_a_candidate_waits_for_a_server_and_is_left_when_none_comes():
     assert moved(stands, unseen, 600) == (Stage.ROLLED_BACK, -1, Cause.NOT_SERVED)
     assert moved(stands, GOOD, 0) == (Stage.CANARY, 0, Cause.ADVANCED)
     assert moved(replace(stands, plan=replace(PLAN, served=False)), unseen, 0)[0] is Stage.CANARY
-    assert moved(stands, replace(GOOD, failed=1), 0) == (Stage.ROLLED_BACK, -1, Cause.NOT_SERVED)
+    assert moved(stands, replace(unseen, failed=1), 599) is None, "a server that failed tries again"
+    assert moved(stands, replace(GOOD, failed=1), 0) == (Stage.CANARY, 0, Cause.ADVANCED)
     assert moved(stands, replace(GOOD, checks_passed=False), 0)[2] is Cause.CHECKS_FAILED
     assert decide(stands, GOOD, at(-1)) is None, "nothing moves before the instant of its slot"
 
@@ -63,6 +64,17 @@ def test_a_breached_guard_rolls_back_at_once_and_an_absent_one_after_the_bake():
         "a reading from before the step is none"
     )
     assert moved(rollout(), measured(float("nan"), 5), 6)[2] is Cause.GUARD_BREACHED
+    ahead = 73 * 365 * 86_400
+    assert moved(rollout(), measured(0.0, ahead), 600)[2] is Cause.GUARD_ABSENT, (
+        "a clock of 2099 measured nothing"
+    )
+
+
+def test_a_canary_that_no_server_holds_any_more_at_its_end_is_left():
+    gone = replace(measured(0.0, 500), verified=0, failed=2)
+    assert moved(rollout(), gone, 599) is None
+    assert moved(rollout(), gone, 600) == (Stage.ROLLED_BACK, 0, Cause.NOT_SERVED)
+    assert moved(rollout(), replace(gone, verified=1), 600) == (Stage.CANARY, 1, Cause.ADVANCED)
 
 
 def test_a_held_rollout_never_goes_forward_by_time():

@@ -141,3 +141,79 @@ def test_it_hands_over_by_itself_when_it_is_let(broker, tmp_path):
     stop.set()
     thread.join()
     assert arrived(broker) == ["i-1"]
+
+
+class Refusing:
+    """A broker that refuses the events of some interactions, and may not answer when it is asked to flush."""
+
+    def __init__(self, broker, refused, *, silent=False):
+        self._broker, self._refused, self._silent = broker, refused, silent
+
+    def open_sink(self):
+        return RefusingSink(self._broker.open_sink(), self._refused, silent=self._silent)
+
+
+class RefusingSink:
+    def __init__(self, sink, refused, *, silent):
+        self._sink, self._refused, self._silent = sink, refused, silent
+
+    def send(self, record, on_done):
+        if any(name.encode() in record.value for name in self._refused):
+            raise DeliveryError("an event was refused")
+        self._sink.send(record, on_done)
+
+    def flush(self, timeout_seconds):
+        self._sink.flush(timeout_seconds)
+        if self._silent:
+            raise DeliveryError("not every event was confirmed")
+
+    def close(self, timeout_seconds):
+        self._sink.close(timeout_seconds)
+        if self._silent:
+            raise DeliveryError("not every event was confirmed")
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_an_event_that_is_refused_waits_alone(broker, tmp_path, silent):
+    broker.set_reachable(True)
+    queue = DiskQueue(tmp_path / "queue.db", Refusing(broker, ["i-1"], silent=silent))
+    publish(queue, 1, 2, 3)
+    assert queue.hand_over() == (2, 1)
+    assert arrived(broker) == ["i-2", "i-3"]
+    assert queue.hand_over() == (0, 1)
+    assert arrived(broker) == ["i-2", "i-3"], "and nothing is sent again for its sake"
+    queue.close()
+
+
+def test_no_failure_ends_the_thread_that_hands_over(broker, tmp_path, monkeypatch):
+    queue, stop, failures = DiskQueue(tmp_path / "queue.db", broker), threading.Event(), []
+    publish(queue, 1)
+
+    def fail(*_):
+        failures.append(1)
+        if len(failures) == 2:
+            stop.set()
+        raise DeliveryError("refused")
+
+    monkeypatch.setattr(queue, "hand_over", fail)
+    queue.run(stop, every_seconds=0.0)
+    assert len(failures) == 2
+    queue.close()
+
+
+def test_what_was_handed_over_is_on_no_disk_any_more(broker, tmp_path):
+    broker.set_reachable(True)
+    queue = DiskQueue(tmp_path / "queue.db", broker)
+    publish(queue, 1)
+    assert any(b"Where is it?" in path.read_bytes() for path in tmp_path.iterdir())
+    assert queue.hand_over() == (1, 0)
+    assert not any(b"Where is it?" in path.read_bytes() for path in tmp_path.iterdir())
+    queue.close()
+
+
+def test_a_full_disk_is_said_in_our_words(broker, tmp_path):
+    queue = DiskQueue(tmp_path / "queue.db", broker)
+    queue._rows.execute("PRAGMA max_page_count = 1")
+    with pytest.raises((BufferFullError, DeliveryError)):
+        publish(queue, *range(200))
+    queue.close()
