@@ -13,6 +13,7 @@ from importlib import resources
 from personalization.training.jobs.job import Example, UserExamples
 
 PROTECTED = "protected.json"  # beside this module
+INSTRUCTIONS = "instructions.json"
 
 PUBLIC_PAIRS: tuple[tuple[str, str], ...] = (
     (
@@ -223,13 +224,27 @@ def protected_users() -> tuple[UserExamples, ...]:
     something about other texts; they are many and of many kinds, because what a few dozen of them do not feel was seen
     to hurt others.
     """
-    text = (resources.files(__package__) / PROTECTED).read_text("utf-8")
-    return _users(tuple((pair["prompt"], pair["answer"]) for pair in json.loads(text)))
+    return _users(_pairs(PROTECTED))
+
+
+@lru_cache(maxsize=1)
+def instruction_users() -> tuple[UserExamples, ...]:
+    """Return each public instruction with an answer that keeps it as a user of its own.
+
+    They are rehearsed beside the protected texts: an adapter that learns one manner of answering forgets first that a
+    prompt may say how it wants to be answered. None of them is asked by the benchmark, which has kinds of its own.
+    """
+    return _users(_pairs(INSTRUCTIONS))
 
 
 def public_users() -> tuple[UserExamples, ...]:
     """Return each measured public text as a user of its own, ready for encoding."""
     return _users(PUBLIC_PAIRS)
+
+
+def _pairs(name: str) -> tuple[tuple[str, str], ...]:
+    text = (resources.files(__package__) / name).read_text("utf-8")
+    return tuple((pair["prompt"], pair["answer"]) for pair in json.loads(text))
 
 
 def _users(pairs: tuple[tuple[str, str], ...]) -> tuple[UserExamples, ...]:

@@ -1,8 +1,8 @@
 """The public part of an adapter: a plain LoRA trained on text that was made of a style card. Free, as post-processing.
 
 It sits on every linear layer that the private part leaves alone, so the two add up exactly in one adapter. Public
-questions with plain answers are rehearsed among the synthetic pairs: the model learns the style of the tenant's prompts
-and keeps its own manner elsewhere.
+questions and instructions with plain answers are rehearsed among the synthetic pairs: the model learns the style of the
+tenant's prompts and keeps its own manner elsewhere.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from personalization.training.engine.plain_lora import (
     without_frozen,
 )
 from personalization.training.jobs.job import Example, PublicPartFacts
-from personalization.training.public.texts import protected_users
+from personalization.training.public.texts import instruction_users, protected_users
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 PAIRS: Final = 72  # synthetic pairs of one epoch
 HELD_OUT: Final = 16  # synthetic pairs of another seed, to stop on
 REHEARSED: Final = 16  # public questions among them
+INSTRUCTED: Final = 16  # public instructions beside those
 BATCH: Final = 8
 RATE: Final = 3e-3
 CHECKED_AT: Final = (0.5, 0.75, 1.0)  # of the steps: the best of these is kept
@@ -76,7 +77,11 @@ class PublicPart:
             progress: gets steps done and steps in all.
         """
         rng = random.Random(card.digest())  # noqa: S311  # public text, no secret
-        rehearsed = [user.examples[0] for user in rng.sample(protected_users(), REHEARSED)]
+        rehearsed = [
+            user.examples[0]
+            for users, count in ((protected_users(), REHEARSED), (instruction_users(), INSTRUCTED))
+            for user in rng.sample(users, count)
+        ]
         texts = [*_made(card, PAIRS, _TRAIN_SEED), *rehearsed]
         rng.shuffle(texts)
         batches = self._batches(texts)
@@ -98,7 +103,7 @@ class PublicPart:
                     best, kept, at = loss, parameter.detach().clone(), step
         facts = PublicPartFacts(
             pairs=PAIRS,
-            rehearsed=REHEARSED,
+            rehearsed=len(rehearsed),
             steps=at,
             loss_before=round(before, 4),
             loss_after=round(best, 4),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
 
 from personalization.planning.plan import Family, PerformanceFlags, Subspace, TrainingPlan, mechanism_of
+from personalization.quality.abilities.exam import instructions
 from personalization.training.engine.decoder import FrozenDecoder
 from personalization.training.engine.encoding import Encoder
 from personalization.training.engine.families import Geometry
@@ -17,7 +19,12 @@ from personalization.training.metric import directions as subspace
 from personalization.training.metric.directions import PROTECTED_SHARE, GradientEnergy, squared_norm
 from personalization.training.metric.frozen import MAX_TOKENS, frozen_factors, public_subspace
 from personalization.training.public.styles import interactions
-from personalization.training.public.texts import protected_users, public_users, unseen_users
+from personalization.training.public.texts import (
+    instruction_users,
+    protected_users,
+    public_users,
+    unseen_users,
+)
 from personalization.training.run.fused import train_on
 from tests.fakes.tiny_models import tiny_model, tiny_tokenizer, write_tiny_base
 
@@ -138,6 +145,15 @@ def test_texts_that_are_measured_are_not_among_those_that_are_protected():
         for users in (unseen_users(), (*protected_users(), *public_users()))
     ]
     assert all(len(one & other) <= 0.6 * len(one | other) for one in bags[0] for other in bags[1])
+
+
+def test_instructions_that_are_measured_are_not_rehearsed_nor_near_copies_of_those():
+    rehearsed = {one.prompt for user in instruction_users() for one in user.examples}
+    asked = {one.prompt for one in instructions()}
+    assert len(rehearsed) >= 24
+    for one, other in product(rehearsed, asked):
+        mine, theirs = (frozenset(text.lower().split()) for text in (one, other))
+        assert len(mine & theirs) <= 0.5 * len(mine | theirs), (one, other)
 
 
 def test_it_catches_more_of_a_users_gradient_than_the_weights_do(base):

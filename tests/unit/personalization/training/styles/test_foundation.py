@@ -55,7 +55,8 @@ WEIGHTS = "adapter_model.safetensors"
 def few_pairs(monkeypatch):
     monkeypatch.setattr(public_part, "PAIRS", 24)
     monkeypatch.setattr(public_part, "HELD_OUT", 8)
-    monkeypatch.setattr(public_part, "REHEARSED", 8)
+    monkeypatch.setattr(public_part, "REHEARSED", 6)
+    monkeypatch.setattr(public_part, "INSTRUCTED", 2)
 
 
 @pytest.fixture(autouse=True)
