@@ -26,6 +26,8 @@ from personalization.rollouts import rows as rollouts
 from personalization.rounds import queries as rounds
 from privacy.audit import trail
 from privacy.audit.records import AuditRecord
+from privacy.boundary.marks import Kind
+from privacy.boundary.register import BOUNDARY
 from privacy.canonical import sha256_digest
 from privacy.ledger import history
 from privacy.ledger.chain import EntryKind, entry_digest
@@ -65,6 +67,9 @@ def story_of(
         session: the caller's transaction.
         row: the version.
         served_by: what each server said last about it.
+
+    Raises:
+        BoundaryError: a field of it has no mark.
     """
     version = registry.read_version(row)
     manifest = version.manifest
@@ -79,7 +84,7 @@ def story_of(
     records = [
         one.to_document() for one in trail.read(session, row.tenant_id) if _names(one, row.served_name)
     ]
-    return {
+    story: dict[str, Any] = {
         "format": STORY_FORMAT,
         "version_id": row.version_id,
         "served_name": row.served_name,
@@ -120,6 +125,8 @@ def story_of(
         "ledger": entries,
         "trail": records,
     }
+    BOUNDARY.release(Kind.STORY, story, story)
+    return story
 
 
 def check_story(story: Mapping[str, Any], public_keys: Collection[bytes]) -> list[Proof]:

@@ -370,6 +370,27 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             "boundary boundary.* ledger.* text",
         ),
     ),
+    Kind.STORY: (
+        _fields(
+            CHARGED,
+            "A released version's own manifest and signature, byte by byte; its fields are marked above.",
+            "format version_id served_name tenant domain line_ref manifest signature signature.*",
+        ),
+        _fields(
+            OPERATOR,
+            "How a version came about, what the ledger recorded for it and how it is served: the operator's own page, "
+            "who decides whom to give it to. It tells how things stand, before the version's slot, with times of work.",
+            "state served_now published_at left left.* round round.* rollout rollout.* served_by served_by.* drift "
+            "drift.* ledger ledger.*",
+        ),
+        _fields(
+            OPERATOR,
+            "Who did what with the version and why; a guard's reading counts over all requests, which epsilon does not "
+            "cover.",
+            "trail trail.*",
+        ),
+        _fields(PUBLIC, "What the page proves of itself.", "proofs proofs.what proofs.holds"),
+    ),
     Kind.METRIC: (
         _fields(
             OPERATOR,

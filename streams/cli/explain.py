@@ -36,6 +36,8 @@ def command(
     keys. What does not hold ends the command with status 1.
     """
     from personalization.releases.story import check_story
+    from privacy.boundary.marks import Kind
+    from privacy.boundary.register import BOUNDARY
     from streams.settings import load_settings
 
     file = Path(name)
@@ -48,8 +50,9 @@ def command(
     keys = [_key(one) for one in public_key] if public_key else _own_keys(settings)
     proofs = check_story(story, keys)
     if as_json:
-        facts = {"proofs": [{"what": one.what, "holds": one.holds} for one in proofs]}
-        typer.echo(json.dumps({**story, **facts}))
+        document = {**story, "proofs": [{"what": one.what, "holds": one.holds} for one in proofs]}
+        BOUNDARY.release(Kind.STORY, document, document)
+        typer.echo(json.dumps(document))
     else:
         for line in page(story, proofs):
             typer.echo(line)
@@ -92,8 +95,7 @@ def page(story: Mapping[str, Any], proofs: Sequence[Proof]) -> Iterator[str]:
             f"  rollout    {rollout['stage']} at {rollout['percent']:g} %, line {rollout['mode']}, "
             f"flag {rollout['flag']}, steps {', '.join(f'{step:g}' for step in rollout['plan']['steps'])}"
         )
-    for record in story["trail"]:
-        why = record["detail"].get("reason", "")
+    for record, why in _trail(story["trail"]):
         yield f"  trail      {record['at'][:19]}  {record['action']} by {record['actor']}: {why}"
     for ack in story["served_by"]:
         yield f"  server     {ack['server_id']} ({ack['engine']}): {ack['status']} at {ack['at'][:19]}"
@@ -103,6 +105,19 @@ def page(story: Mapping[str, Any], proofs: Sequence[Proof]) -> Iterator[str]:
         yield f"  left       {story['left']['at'][:19]} by {story['left']['by']}: {story['left']['reason']}"
     for proof in proofs:
         yield f"  {'holds' if proof.holds else 'BROKEN':10} {proof.what}"
+
+
+def _trail(records: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any], str]]:
+    """Yield what was done, and why; of each guard, which is posted again and again, the last reading."""
+    from personalization.rollouts.evidence import GUARD_POSTED
+
+    last = {record["detail"]["guard"]: record for record in records if record["action"] == GUARD_POSTED}
+    for record in records:
+        detail = record["detail"]
+        if record["action"] != GUARD_POSTED:
+            yield record, detail.get("reason", "")
+        elif last[detail["guard"]] is record:
+            yield record, f"{detail['guard']} {detail['value']:g}"
 
 
 def _stored(settings: Settings, name: str) -> dict[str, Any]:

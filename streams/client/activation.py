@@ -20,8 +20,8 @@ LEAST_SHARE = 0.5
 """A proof needs the measured changes to be nearer to the expected ones than half of those, so than to none at all."""
 
 STRONG_SHARE = 0.005
-"""Engines round what they keep in between, and a change of many nats with it: up to this share of the expected changes is
-still the same answer where it is more than the manifest's tolerance. Another adapter's are nowhere near."""
+"""Engines round what they keep in between, and a change of many nats with it: up to this share of the expected changes
+is still the same answer where it is more than the manifest's tolerance. Another adapter's are nowhere near."""
 
 
 class Proof(StrEnum):

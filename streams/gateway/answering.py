@@ -111,12 +111,14 @@ class Answering:
         plan = self._plan(form, body, caller, directory)
         if not plan.ask.stream:
             with self._shop.places.place(caller.tenant_id):
+                self._shop.wanted.note(caller.tenant_id, plan.asked_for)
                 plan, document = await self._tried(
                     plan, lambda one: unless_gone(request, one.upstream.whole(one.call()))
                 )
             return self._whole(plan, document), plan.choice.reason
         self._shop.places.take(caller.tenant_id)  # given back when the stream has ended
         try:
+            self._shop.wanted.note(caller.tenant_id, plan.asked_for)
             plan, (first, pieces) = await self._tried(plan, lambda one: unless_gone(request, _begun(one)))
         except BaseException:
             self._shop.places.give_back(caller.tenant_id)
@@ -158,7 +160,6 @@ class Answering:
             if line_ref is None and ask.domain != DEFAULT_DOMAIN:
                 raise unknown_model()
             line = None if line_ref is None else self._line(directory, caller.tenant_id, ask.domain, line_ref)
-            shop.wanted.note(asked_for(line, user))
             choice = choose(line_ref, line, subject=user, refusal=shop.watch.refusal, rules=shop.rules)
         plan = Plan(
             answer_id=answers.new_id(form, secrets.token_hex(16)),
@@ -166,6 +167,7 @@ class Answering:
             caller=caller,
             user=user,
             line=line,
+            asked_for=asked_for(line, user),
             choice=choice,
             upstream=shop.upstream,
             routed=routed,
@@ -208,7 +210,9 @@ class Answering:
     async def _timed(self, plan: Plan, attempt: Callable[[Plan], Coroutine[Any, Any, Result]]) -> Result:
         start = time.monotonic()
         result = await attempt(plan)
-        self._shop.budgets.observe(plan.levers, time.monotonic() - start, stream=plan.ask.stream)
+        self._shop.budgets.observe(
+            plan.caller.tenant_id, plan.levers, time.monotonic() - start, stream=plan.ask.stream
+        )
         return result
 
     def _base(self, plan: Plan, reason: Reason, upstream: Upstream) -> Plan:

@@ -116,7 +116,7 @@ async def answer_until_stopped(
         budgets = _budgets(given, metrics)
         places = Places(most=given.most_requests, most_per_tenant=given.most_requests_per_tenant)
         flags = LineFlags(desired.flag, operators_provider(settings.flags.provider), metrics.flag_failed)
-        shadow, kpis = Shadow(metrics.shadowed), Kpis()
+        shadow, kpis = Shadow(metrics.shadowed, places), Kpis()
         shop = Shop(
             model=given.model,
             upstream=upstream,

@@ -88,7 +88,9 @@ def tiny_model(
         for name, parameter in model.named_parameters():
             if parameter.dim() == 2:
                 parameter.normal_(
-                    0.0, 0.6 * parameter.shape[1] ** -0.5 if "embed" not in name else embedding, generator=generator
+                    0.0,
+                    0.6 * parameter.shape[1] ** -0.5 if "embed" not in name else embedding,
+                    generator=generator,
                 )
             else:
                 parameter.add_(torch.empty_like(parameter).normal_(0.0, 0.1, generator=generator))

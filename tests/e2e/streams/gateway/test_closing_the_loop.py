@@ -38,8 +38,8 @@ from privacy.policy import versions as policies
 from privacy.storage.session import open_engine, transaction
 from streams.broker import topics
 from streams.client import ConsentPublisher
-from streams.demo.environment import DemoEnvironment, free_port, new_secrets
 from streams.contracts.topics import ADAPTERS
+from streams.demo.environment import DemoEnvironment, free_port, new_secrets
 from streams.gateway.callers import Right
 from streams.gateway.tokens import new_gateway_token
 from streams.outbox.tables import OutboxRow
@@ -76,11 +76,15 @@ def base_of(kind, folder):
     """Return the directory of the base that an engine serves; a real vLLM has had its own since it started."""
     if kind == "real-vllm":
         return real_vllm().base
-    return write_tiny_base(folder, hidden=128, embedding=0.35) if kind == "real-llamacpp" else write_tiny_base(folder)
+    return (
+        write_tiny_base(folder, hidden=128, embedding=0.35)
+        if kind == "real-llamacpp"
+        else write_tiny_base(folder)
+    )
 
 
 def engine_of(kind, base, folder, token):
-    """Return the command of the process that keeps an engine at what is wanted, and the settings of it and the gateway."""
+    """Return what keeps an engine at what is wanted, as a command, and settings of it and of the gateway."""
     if kind == "transformers":
         return ("serve",), {}
     port, bridge_port = real_vllm().port if kind == "real-vllm" else free_port(), free_port()
@@ -194,11 +198,13 @@ def answers_at(base_url):
 
 
 def committed_to_verified(stack, served_name):
-    """Return the seconds from the round's last commit, and from the record's way to the broker, to the verified report."""
+    """Return the seconds to the verified report: from the round's last commit, and from the record's sending."""
     with transaction(stack.engine) as session:
         (row,) = session.exec(select(RoundRow)).all()
         ack = session.exec(select(ServingAckRow).where(ServingAckRow.served_name == served_name)).one()
-        sent = session.exec(select(func.max(OutboxRow.published_at)).where(OutboxRow.topic == ADAPTERS.name)).one()
+        sent = session.exec(
+            select(func.max(OutboxRow.published_at)).where(OutboxRow.topic == ADAPTERS.name)
+        ).one()
     assert ack.status == "verified"
     return {
         "committed_to_verified_seconds": round((ack.occurred_at - row.closed_at).total_seconds(), 2),
