@@ -288,6 +288,44 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             "group tenant_id pseudonym erased_at",
         ),
     ),
+    Kind.STORY: (
+        _fields(
+            CHARGED,
+            "A signed manifest, whose fields have their own marks, and figures out of it; the count of users has noise "
+            "and was paid for.",
+            "manifest signature.* drift drift.* consents.noisy_users consents.digest",
+        ),
+        _fields(
+            PUBLIC,
+            "Names, what people and the policy decided, and how the round ended, as its event says.",
+            "format version_id served_name tenant domain line_ref heirs round round.round_id round.opened_by "
+            "round.scheduled_for round.outcome_code round.outcome round.terms round.terms.* consents "
+            "consents.purpose consents.policy_version proofs.*",
+        ),
+        _fields(SLOT_TIMED, "The public instant of the version's slot.", "published_at"),
+        _fields(
+            OPERATOR,
+            "Entries of the ledger and records of the trail with the digests that chain them: when a round was read, "
+            "and who decided what and why.",
+            "ledger ledger.* trail trail.* round.read_at consents.at left left.*",
+        ),
+        _fields(
+            OPERATOR,
+            "How many events of all tenants were read when the round read its data.",
+            "inputs inputs.*",
+        ),
+        _fields(
+            OPERATOR,
+            "How the version stands now, what servers and whoever watches them said of it.",
+            "state served_now served_by served_by.* rollout rollout.* guards guards.*",
+        ),
+        _fields(
+            OPERATOR,
+            "Exact serving quality of the last day at one gateway, asked for with a token of the tenant's own; epsilon "
+            "does not cover it, and whoever has the file has it.",
+            "kpis kpis.*",
+        ),
+    ),
     Kind.HTTP_ANSWER: (
         _fields(
             PUBLIC,
