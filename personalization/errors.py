@@ -18,6 +18,9 @@
     ├── PromptTemplateError           a prompt template holds what it may not hold
     ├── PromptNotFoundError           the line has no such prompt template
     ├── PromptMoveError               the verb does not apply to the line's prompts as they stand
+    ├── MemoryDocumentError           a document or a collection is none that can be remembered
+    ├── MemoryNotFoundError           no such document is remembered
+    ├── EmbedderMissingError          the model that finds texts by meaning is not installed
     ├── MetaStartError                released adapters cannot be combined into a start
     ├── WarmStartError                a line cannot begin from public data
     ├── ManifestError                 a manifest cannot be read
@@ -115,6 +118,24 @@ class PromptMoveError(PersonalizationError):
 
     code = "personalization.prompt.state"
     exit_status = 3
+
+
+class MemoryDocumentError(PersonalizationError):
+    """A document that cannot be remembered: its name, size, time or words are not what is allowed."""
+
+    code = "personalization.memory.invalid"
+
+
+class MemoryNotFoundError(PersonalizationError):
+    """The tenant's memory holds no such document."""
+
+    code = "personalization.memory.unknown"
+
+
+class EmbedderMissingError(PersonalizationError):
+    """The model that finds texts by meaning is not installed."""
+
+    code = "personalization.memory.no_embedder"
 
 
 class MetaStartError(PersonalizationError):

@@ -8,8 +8,8 @@
 ``model`` is a served name, or ``null`` for the base model. Answers take ``template`` too, the name of a line: its
 prompt template is put around the prompts, and the answer's ``template`` names the version, ``null`` where the line has
 none. A token reaches all lines, or those that it is for: others do not exist for it. Nothing of a request is logged.
-Connections, headers, bodies, threads and what waits for the model are bounded; who comes beyond that is told when to come
-again (429).
+Connections, headers, bodies, threads and what waits for the model are bounded; who comes beyond that is told when to
+come again (429).
 """
 
 from __future__ import annotations
