@@ -12,8 +12,7 @@ from personalization.prompts.values import Origin, PromptTemplate, Variable, Whe
 
 if TYPE_CHECKING:
     from personalization.prompts.rendering import Rendering
-    from streams.client import AdapterStateV1
-    from streams.contracts.adapter import PromptTemplateV1
+    from streams.client import AdapterStateV1, PromptTemplateV1
 
 log = structlog.get_logger(__name__)
 
