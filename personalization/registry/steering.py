@@ -126,10 +126,10 @@ def measure(session: Session, tenant_id: str, name: str, reading: Reading, *, ac
         actor: who posted it.
 
     Raises:
-        VersionNotFoundError: the tenant has no such version.
-        RolloutError: the reading is no finite number, or has no proper name.
+        VersionNotFoundError: the tenant has no such version, or its slot had not come when this was measured.
+        RolloutError: the reading is no number that the guard can have, or is of no guard.
     """
-    row = registry.find_version(session, name, tenant_id=tenant_id)
+    row = registry.find_version(session, name, tenant_id=tenant_id, shown_at=reading.at)
     registry.lock_line(session, row.line_ref)  # before its rollout and the trail, as whoever moves it does
     rollouts.read_guard(session, row.line_ref, row.version_id, reading)
     audit_trail.append(
