@@ -119,6 +119,18 @@ _ROLLOUT = _fields(
     "rollout.candidate_version_id rollout.steps rollout.bake_seconds",
 )
 
+_PROMPTS = _fields(
+    OPERATOR,
+    "Prompt templates that a person of the operator wrote or approved, and whom they go to; one that was made of a "
+    "style card holds words that its vote paid for.",
+    "prompts prompts.candidate_percent prompts.current prompts.candidate",
+)
+_TEMPLATES = _fields(
+    OPERATOR,
+    "The same, for the operator's own servers: the templates themselves.",
+    "prompts.salt prompts.current.* prompts.candidate.*",
+)
+
 REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
     Kind.MANIFEST: _MANIFEST,
     Kind.ADAPTER_CONFIG: (
@@ -147,6 +159,7 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             "adapter kind line_ref epoch rollout left_version_id revoked_version_ids actor round_id",
         ),
         _ROLLOUT,
+        _PROMPTS,
         _fields(
             CHARGED,
             "How a round ended (see outcome), in one public sentence; the only number in it is the noisy count. Where "
@@ -168,6 +181,8 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             "line_ref epoch candidate revoked_version_ids",
         ),
         _ROLLOUT,
+        _PROMPTS,
+        _TEMPLATES,
         _fields(
             SLOT_TIMED,
             "The public instant of the round's slot, or when a person acted or a rollout moved.",

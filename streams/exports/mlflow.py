@@ -49,7 +49,7 @@ def register(client: Any, one: Exported) -> str:
         ExportError: the server refused.
         BoundaryError: something would be told that has no mark.
     """
-    told = {"params": params(one), "metrics": metrics(one), "tags": tags(one)}
+    told: dict[str, Mapping[str, Any]] = {"params": params(one), "metrics": metrics(one), "tags": tags(one)}
     BOUNDARY.require(
         Kind.LINEAGE_EXPORT, [f"mlflow.{part}.{name}" for part, named in told.items() for name in named]
     )
