@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0026_prompts"
-down_revision = "0025_rollouts"
+revision = "0027_prompts"
+down_revision = "0026_rollouts_before"
 branch_labels = None
 depends_on = None
 works_before = True  # a version from before knows no templates and asks for none
