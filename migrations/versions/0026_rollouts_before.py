@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0027_rollouts_before"
-down_revision = "0026_prompts"
+revision = "0026_rollouts_before"
+down_revision = "0025_rollouts"
 branch_labels = None
 depends_on = None
 works_before = True  # a version from before neither reads nor writes it; then nothing is shown until the slot
