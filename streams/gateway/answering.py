@@ -41,8 +41,9 @@ if TYPE_CHECKING:
     from streams.gateway.engine_watch import EngineWatch
     from streams.gateway.kpis import Kpis
     from streams.gateway.limits import Places
+    from streams.gateway.memories import Memories
     from streams.gateway.remembered import Remembered
-    from streams.gateway.requests import Form
+    from streams.gateway.requests import Ask, Form
     from streams.gateway.routed import DomainRouting
     from streams.gateway.shadowing import Shadow
     from streams.gateway.upstreams import Upstream
@@ -73,6 +74,7 @@ class Shop:
         kpis: count answers.
         routing: chooses among a tenant's lines where a request names none.
         budgets: drops what would take longer than a tenant allows.
+        memories: look questions up in tenants' documents; ``None`` where that is off.
     """
 
     model: str
@@ -91,6 +93,7 @@ class Shop:
     kpis: Kpis
     routing: DomainRouting
     budgets: LatencyBudgets
+    memories: Memories | None = None
 
 
 class Answering:
@@ -108,7 +111,7 @@ class Answering:
             GatewayError: there is none, and why.
             ClientLeftError: nobody waits for it.
         """
-        plan = self._plan(form, body, caller, directory)
+        plan = await self._looked_up(request, self._plan(form, body, caller, directory))
         if not plan.ask.stream:
             with self._shop.places.place(caller.tenant_id):
                 plan, document = await self._tried(
@@ -129,6 +132,20 @@ class Answering:
             on_end=lambda text, whole: self._ended(plan, text, whole=whole),
         )
         return stream, plan.choice.reason
+
+    async def _looked_up(self, request: Request, plan: Plan) -> Plan:
+        """Return the plan with what the tenant's documents hold on the question, where it has any."""
+        memories, ask = self._shop.memories, plan.ask
+        if memories is None or not plan.has_memory or ask.prompt is None or ask.domain is None:
+            return plan
+        start = time.monotonic()
+        found = await unless_gone(request, memories.find(plan.caller.tenant_id, ask.domain, ask.prompt))
+        return replace(plan, found=found, looked_seconds=time.monotonic() - start)
+
+    def _has_memory(self, directory: Directory, caller: Caller, ask: Ask) -> bool:
+        domains = directory.memories.get(caller.tenant_id, frozenset())
+        plain = ask.prompt is not None and ask.domain is not None
+        return self._shop.memories is not None and plain and bool(domains & {"", ask.domain})
 
     def _ended(self, plan: Plan, text: str | None, *, whole: bool) -> None:
         self._shop.places.give_back(plan.caller.tenant_id)
@@ -170,6 +187,7 @@ class Answering:
             upstream=shop.upstream,
             routed=routed,
             started=time.monotonic(),
+            has_memory=self._has_memory(directory, caller, ask),
         )
         return plan.within(shop.budgets.fit(caller.tenant_id, plan.levers, stream=ask.stream), shop.rules)
 
@@ -208,7 +226,8 @@ class Answering:
     async def _timed(self, plan: Plan, attempt: Callable[[Plan], Coroutine[Any, Any, Result]]) -> Result:
         start = time.monotonic()
         result = await attempt(plan)
-        self._shop.budgets.observe(plan.levers, time.monotonic() - start, stream=plan.ask.stream)
+        took = plan.looked_seconds + time.monotonic() - start
+        self._shop.budgets.observe(plan.levers, took, stream=plan.ask.stream)
         return result
 
     def _base(self, plan: Plan, reason: Reason, upstream: Upstream) -> Plan:
@@ -255,6 +274,7 @@ class Answering:
             domain=plan.ask.domain,
             served_name=plan.choice.adapter,
             whole=whole,
+            passages=plan.notes,
         )
         self._shop.remembered.keep(plan.answer_id, plan.caller.tenant_id, user, shown)
 

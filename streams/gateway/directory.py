@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from personalization.memory.queries import tenants_with_memory
 from personalization.registry.queries import line_names
 from personalization.rollouts.rows import lowered_flags
 from privacy.errors import StorageError
@@ -43,12 +44,14 @@ class Directory:
         verified: served names whose last word from the server is that it verified them.
         flags: of the lines that may not show everything. The signed feed tells them too, but a line's records keep
             their order, and one may be waiting for the instant of its slot: a kill switch must not wait with it.
+        memories: of each tenant that approved documents, the domains that it has them for; an empty name is every one.
     """
 
     callers: Mapping[bytes, Caller] = field(default_factory=dict)
     lines: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     verified: frozenset[str] = frozenset()
     flags: Mapping[str, LineFlag] = field(default_factory=dict)
+    memories: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
 
 def read_directory(session: Session, server_id: str) -> Directory:
@@ -62,6 +65,7 @@ def read_directory(session: Session, server_id: str) -> Directory:
         lines=dict(lines),
         verified=verified_by(session, server_id),
         flags={line_ref: LineFlag.read(flag.value) for line_ref, flag in lowered.items()},
+        memories=tenants_with_memory(session),
     )
 
 
