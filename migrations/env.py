@@ -21,6 +21,7 @@ TABLE_MODULES = (
     "privacy.erasure.tables",
     "privacy.ledger.tables",
     "personalization.memory.tables",
+    "personalization.prompts.tables",
     "personalization.rollouts.tables",
     "personalization.registry.tables",
     "personalization.rounds.tables",

@@ -18,11 +18,14 @@ from starlette.responses import StreamingResponse
 
 from streams.contracts.fields import MAX_TEXT_CHARACTERS
 from streams.errors import AdapterGoneError, EngineAwayError, GatewayError, WrongAnswererError
+from streams.flags.provider import LineFlag
 from streams.gateway import answers
 from streams.gateway.choosing import Choice, Reason, asked_for, base_instead, choose, silently
 from streams.gateway.flagged import under
 from streams.gateway.leaving import unless_gone
+from streams.gateway.memories import has_memory, looked_up
 from streams.gateway.planned import Plan
+from streams.gateway.prompting import require_allowed
 from streams.gateway.remembered import Shown
 from streams.gateway.requests import DEFAULT_DOMAIN, read_ask, unknown_model
 
@@ -42,8 +45,9 @@ if TYPE_CHECKING:
     from streams.gateway.kpis import Kpis
     from streams.gateway.limits import Places
     from streams.gateway.memories import Memories
+    from streams.gateway.prompting import UsablePrompt
     from streams.gateway.remembered import Remembered
-    from streams.gateway.requests import Ask, Form
+    from streams.gateway.requests import Form
     from streams.gateway.routed import DomainRouting
     from streams.gateway.shadowing import Shadow
     from streams.gateway.upstreams import Upstream
@@ -111,7 +115,8 @@ class Answering:
             GatewayError: there is none, and why.
             ClientLeftError: nobody waits for it.
         """
-        plan = await self._looked_up(request, self._plan(form, body, caller, directory))
+        plan = self._plan(form, body, caller, directory)
+        plan = await looked_up(self._shop.memories, request, plan)
         if not plan.ask.stream:
             with self._shop.places.place(caller.tenant_id):
                 plan, document = await self._tried(
@@ -132,20 +137,6 @@ class Answering:
             on_end=lambda text, whole: self._ended(plan, text, whole=whole),
         )
         return stream, plan.choice.reason
-
-    async def _looked_up(self, request: Request, plan: Plan) -> Plan:
-        """Return the plan with what the tenant's documents hold on the question, where it has any."""
-        memories, ask = self._shop.memories, plan.ask
-        if memories is None or not plan.has_memory or ask.prompt is None or ask.domain is None:
-            return plan
-        start = time.monotonic()
-        found = await unless_gone(request, memories.find(plan.caller.tenant_id, ask.domain, ask.prompt))
-        return replace(plan, found=found, looked_seconds=time.monotonic() - start)
-
-    def _has_memory(self, directory: Directory, caller: Caller, ask: Ask) -> bool:
-        domains = directory.memories.get(caller.tenant_id, frozenset())
-        plain = ask.prompt is not None and ask.domain is not None
-        return self._shop.memories is not None and plain and bool(domains & {"", ask.domain})
 
     def _ended(self, plan: Plan, text: str | None, *, whole: bool) -> None:
         self._shop.places.give_back(plan.caller.tenant_id)
@@ -176,7 +167,17 @@ class Answering:
                 raise unknown_model()
             line = None if line_ref is None else self._line(directory, caller.tenant_id, ask.domain, line_ref)
             shop.wanted.note(asked_for(line, user))
-            choice = choose(line_ref, line, subject=user, refusal=shop.watch.refusal, rules=shop.rules)
+            prompt = _prompt(directory, line_ref, user)
+            if prompt is not None and ask.prompt is not None:
+                require_allowed(prompt.template, ask.metadata)
+            choice = choose(
+                line_ref,
+                line,
+                subject=user,
+                refusal=shop.watch.refusal,
+                rules=shop.rules,
+                operators=None if prompt is None else prompt.rendering,
+            )
         plan = Plan(
             answer_id=answers.new_id(form, secrets.token_hex(16)),
             ask=ask,
@@ -187,7 +188,7 @@ class Answering:
             upstream=shop.upstream,
             routed=routed,
             started=time.monotonic(),
-            has_memory=self._has_memory(directory, caller, ask),
+            has_memory=shop.memories is not None and has_memory(directory, caller, ask),
         )
         return plan.within(shop.budgets.fit(caller.tenant_id, plan.levers, stream=ask.stream), shop.rules)
 
@@ -369,6 +370,14 @@ async def _closed(coming: asyncio.Future[Any] | None, pieces: AsyncIterator[dict
     close = getattr(pieces, "aclose", None)
     if close is not None:
         await close()
+
+
+def _prompt(directory: Directory, line_ref: str | None, user: str | None) -> UsablePrompt | None:
+    """Return the operator's template that a subject gets; none where the line's flag is off."""
+    prompts = None if line_ref is None else directory.prompts.get(line_ref)
+    if prompts is None or directory.flags.get(line_ref or "") is LineFlag.OFF:
+        return None
+    return prompts.of(user)
 
 
 def _away(error: GatewayError, plan: Plan) -> EngineAwayError:

@@ -7,16 +7,26 @@ header, never what it says. A memory that cannot be asked in time leaves the req
 from __future__ import annotations
 
 import asyncio
+import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from personalization.memory.values import AWAY, Found
 from privacy.errors import DiscreetError
+from streams.gateway.leaving import unless_gone
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from starlette.requests import Request
+
+    from streams.gateway.callers import Caller
+    from streams.gateway.directory import Directory
+    from streams.gateway.planned import Plan
+    from streams.gateway.requests import Ask
 
 log = structlog.get_logger(__name__)
 
@@ -70,3 +80,23 @@ class Memories:
     def close(self) -> None:
         """Start nothing more."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def has_memory(directory: Directory, caller: Caller, ask: Ask) -> bool:
+    """Say whether a request is looked up: its tenant has documents for its domain, and notes may stand before it."""
+    domains = directory.memories.get(caller.tenant_id, frozenset())
+    return ask.prompt is not None and ask.domain is not None and bool(domains & {"", ask.domain})
+
+
+async def looked_up(memories: Memories | None, request: Request, plan: Plan) -> Plan:
+    """Return a plan with what its tenant's documents hold on the question, where it has any.
+
+    Raises:
+        ClientLeftError: nobody waits for it.
+    """
+    ask = plan.ask
+    if memories is None or not plan.has_memory or ask.prompt is None or ask.domain is None:
+        return plan
+    start = time.monotonic()
+    found = await unless_gone(request, memories.find(plan.caller.tenant_id, ask.domain, ask.prompt))
+    return replace(plan, found=found, looked_seconds=time.monotonic() - start)

@@ -73,7 +73,7 @@ class Plan:
         template, prompt = self.choice.template, self.ask.prompt
         document = self.ask.document
         if prompt is not None and (template is not None or self.notes):
-            text = prompt if template is None else template.render(prompt)
+            text = prompt if template is None else template.render(prompt, values=self.ask.metadata)
             document = self.ask.with_prompt(with_notes(text, self.notes))
         return Call(
             form=self.ask.form,

@@ -31,7 +31,7 @@ class GatewayThread:
         self.broker = InMemoryBroker()
         self.signer = FakeSigner()
         self._folder = folder
-        self.callers, self.lines, self.verified, self.flags = {}, {}, set(), {}
+        self.callers, self.lines, self.verified, self.flags, self.prompts = {}, {}, set(), {}, {}
         self.memories, self._find = {}, find
         self._lines: dict[tuple[str, str], FakeLine] = {}
         self.settings = Settings(
@@ -112,6 +112,7 @@ class GatewayThread:
             verified=frozenset(self.verified),
             flags=dict(self.flags),
             memories=dict(self.memories),
+            prompts=dict(self.prompts),
         )
 
     def token(self, tenant, *, rights=EVERYTHING, name="backend"):
