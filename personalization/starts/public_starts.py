@@ -113,7 +113,7 @@ class PublicStarts:
         """
         with transaction(self._engine) as session:
             plans = self._wanted(session)
-        inputs = digest_of([asdict(recipe), _tasks_digest()])
+        inputs = digest_of([recipe.to_document(), _tasks_digest()])
         published, kept = [], 0
         for plan in plans:
             with transaction(self._engine) as session:

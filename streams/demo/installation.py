@@ -31,7 +31,7 @@ from streams.errors import DemoError
 from streams.storage import schema as database
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from contextlib import ExitStack
     from pathlib import Path
 
@@ -103,24 +103,28 @@ class Installation:
             self._keyring = Keyring(MasterKeys(master_key), store)
             self.engine: Engine = open_engine(url)
             self.stack.callback(self.engine.dispose)
-            self.variables = environment.variables()
+            self.variables, self._signing = environment.variables(), environment.of_the_trainer()
             self.command("topics", "create", "--partitions", str(PARTITIONS))
             self._children = self.stack.enter_context(Children(self.variables, self.state / "logs"))
             for name in ("worker", "trainer", "serve"):
-                secrets = environment.of_the_trainer() if name == "trainer" else None
+                secrets = self._signing if name == "trainer" else None
                 self._children.start(name, name, secrets=secrets)
             register(self.engine)
             self.serving = ServingClient(environment.serving_port, token)
 
-    def command(self, *arguments: str, extra: Mapping[str, str] | None = None) -> str:
+    def command(self, *arguments: str, signing: bool = False) -> str:
         """Run ``discreet`` with ``arguments`` as an operator of this installation, and return what it printed.
+
+        Args:
+            arguments: of the command line.
+            signing: whether the operator has the key that adapters are signed with.
 
         Raises:
             DemoError: it failed; the text is its own.
         """
         result = subprocess.run(  # noqa: S603  # our own interpreter and module
             [sys.executable, "-m", "streams.cli.main", *arguments],
-            env={**self.variables, **(extra or {})},
+            env={**self.variables, **(self._signing if signing else {})},
             capture_output=True,
             text=True,
             check=False,

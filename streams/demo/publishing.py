@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import datetime
 
+    from streams.client import Broker
     from streams.demo.scenario import Person, TenantScenario, Turn
 
 SOURCE = "/demo/product"
@@ -42,7 +43,11 @@ class Published:
 
 
 def publish_consents(
-    broker: str, scenarios: Sequence[TenantScenario], *, now: datetime, on_progress: Callable[[int], None]
+    broker: str | Broker,
+    scenarios: Sequence[TenantScenario],
+    *,
+    now: datetime,
+    on_progress: Callable[[int], None],
 ) -> int:
     """Grant the purpose ``training`` for every published user; return how many consents were sent."""
     sent = 0
@@ -62,7 +67,7 @@ def publish_consents(
 
 
 def publish_interactions(
-    broker: str,
+    broker: str | Broker,
     scenarios: Sequence[TenantScenario],
     *,
     now: datetime,

@@ -71,7 +71,7 @@ def set_policy(engine: Engine, tenant: str, policy: TenantPrivacyPolicy, *, now:
         PolicyError: the policy is not allowed.
     """
     with transaction(engine) as session:
-        if all(known.tenant_id != tenant for known in policies.tenants(session)):
+        if not policies.registered_among(session, {tenant}):
             policies.register_tenant(session, tenant, actor=ACTOR, now=now)
         populations.set_policy(
             session,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from personalization.styles.card import StyleCard
@@ -36,6 +37,15 @@ if TYPE_CHECKING:
     from streams.demo.scenario import TenantScenario
 
 EPSILON = 8.0  # of each tenant, over all its releases of a run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """What several arms answered to the same questions, and what it is worth."""
+
+    measures: tuple[Measure, ...]
+    examples: tuple[SideBySide, ...]
+    answers: dict[str, list[str]]
 
 
 def recipe_policy(
@@ -86,8 +96,8 @@ def compare(
     models: Mapping[str, str | None],
     *,
     tokens: int = ANSWER_TOKENS,
-) -> tuple[tuple[Measure, ...], tuple[SideBySide, ...]]:
-    """Ask every arm every question, and return what rules and losses say, and the first answers side by side.
+) -> Compared:
+    """Ask every arm every question, and return what rules and losses say, and what was answered.
 
     Args:
         trial: whose server is asked.
@@ -111,7 +121,11 @@ def compare(
                 on_progress=lambda done, before=before: stage.update(before + done, total, "answers"),  # type: ignore[misc]
             )
         loss = loss_measure(line, questions, trial.here.serving, models)
-    return (*measures_of(line, rules, questions, answers), loss), side_by_side(line, questions, answers)
+    return Compared(
+        measures=(*measures_of(line, rules, questions, answers), loss),
+        examples=side_by_side(line, questions, answers),
+        answers=answers,
+    )
 
 
 def spent_by(trial: Trial, tenants: Sequence[str]) -> tuple[Spent, ...]:

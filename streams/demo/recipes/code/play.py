@@ -39,7 +39,7 @@ def play(trial: Trial) -> RecipeReport:
     """Learn the conventions of each line and judge them on held-out users."""
     if trial.options.data is not None:
         return _recorded(trial, trial.options.data)
-    users, heldout = trial.size(100, 60), trial.size(32, 16)
+    users, heldout = trial.size(100, 40), trial.size(48, 16)
     lines = (COMMITS,) if trial.options.quick else (COMMITS, REVIEWS, DOCSTRINGS)
     crowds = [crowd(line, users=users, heldout=heldout) for line in lines]
     tenants = {TENANT: recipe_policy(trial, users=users, releases=len(lines), domains=lines)}
@@ -56,9 +56,9 @@ def play(trial: Trial) -> RecipeReport:
         if line not in names:
             findings.append(f"{label}: no adapter was released.")
             continue
-        found, shown = compare(trial, label, one.questions(), _rules(one), arms(adapter=names[line]))
-        measures += found
-        examples += shown if one.tenant == TENANT else ()
+        found = compare(trial, label, one.questions(), _rules(one), arms(adapter=names[line]))
+        measures += found.measures
+        examples += found.examples if one.tenant == TENANT else ()
     if not trial.options.quick:
         findings.append(
             "The repository without a common style is here to see that nothing is made up: its share of answers in the "
@@ -96,11 +96,11 @@ def _recorded(trial: Trial, folder: Path) -> RecipeReport:
             findings.append(f"{scenario.tenant}: no adapter was released.")
             continue
         rule = Rule(name="opens or closes as its unseen people do", holds=like_its_people(scenario))
-        found, shown = compare(
+        found = compare(
             trial, scenario.tenant, _questions(scenario)[:ASKED], (rule,), arms(adapter=names[line])
         )
-        measures += found
-        examples += shown
+        measures += found.measures
+        examples += found.examples
     return RecipeReport(
         name="code",
         title=f"{TITLE} (recorded)",

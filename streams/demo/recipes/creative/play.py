@@ -115,7 +115,7 @@ def _told(release: str, before: StyleCard | None, version: AdapterVersionRow) ->
     """Return what the card says, and whether drift was seen: in the card, and in how far the weights moved."""
     card = card_of(version)
     told = [told_of(release, card)]
-    drift = drift_document(AdapterManifest.from_json(version.manifest_json))
+    drift = drift_document(AdapterManifest.from_bytes(version.manifest_json.encode()))
     if before is not None and card is not None:
         gone = {one.text for one in openings(before) if one.text} - {one.text for one in openings(card)}
         told.append(
