@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import datetime
 
-    from streams.client import Broker
+    from streams.client.transport import Broker
     from streams.demo.scenario import Person, TenantScenario, Turn
 
 SOURCE = "/demo/product"

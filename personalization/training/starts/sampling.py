@@ -63,7 +63,8 @@ class TaskSampler:
         pool = list(range(self._count))
         if sampling is TaskSampling.EASY_FIRST:
             share = (outer + 1) / max(1, self._recipe.outer_steps)
-            pool = self._easiest_first[: max(self._each, round(share * self._count))]
+            least = self._recipe.tasks_per_step or 1
+            pool = self._easiest_first[: max(least, round(share * self._count))]
         return sorted(self._rng.sample(pool, min(self._each, len(pool))))
 
     def _weighted(self, losses: list[float]) -> list[int]:
