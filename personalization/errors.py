@@ -15,6 +15,9 @@
     ├── StyleCardError                a style card or an edit of one is none that can be
     ├── StyleCardNotFoundError        no version of the line carries a style card
     ├── StyleEntryNotFoundError       the style card has no such entry
+    ├── MemoryDocumentError           a document or a collection is none that can be remembered
+    ├── MemoryNotFoundError           no such document is remembered
+    ├── EmbedderMissingError          the model that finds texts by meaning is not installed
     ├── MetaStartError                released adapters cannot be combined into a start
     ├── WarmStartError                a line cannot begin from public data
     ├── ManifestError                 a manifest cannot be read
@@ -92,6 +95,24 @@ class StyleEntryNotFoundError(PersonalizationError):
     """The style card has no such entry, or nothing is decided about it."""
 
     code = "personalization.style_entry.unknown"
+
+
+class MemoryDocumentError(PersonalizationError):
+    """A document that cannot be remembered: its name, size, time or words are not what is allowed."""
+
+    code = "personalization.memory.invalid"
+
+
+class MemoryNotFoundError(PersonalizationError):
+    """The tenant's memory holds no such document."""
+
+    code = "personalization.memory.unknown"
+
+
+class EmbedderMissingError(PersonalizationError):
+    """The model that finds texts by meaning is not installed."""
+
+    code = "personalization.memory.no_embedder"
 
 
 class MetaStartError(PersonalizationError):
