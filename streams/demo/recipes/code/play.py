@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from streams.demo.installation import Line
     from streams.demo.recipes.people import Crowd
-    from streams.demo.recipes.values import Trial
+    from streams.demo.recipes.values import Measure, SideBySide, Trial
     from streams.demo.scenario import TenantScenario
 
 TITLE = "Code assistant: commits, review comments and docstrings in the house's conventions"
@@ -48,7 +48,9 @@ def play(trial: Trial) -> RecipeReport:
         tenants[LOOSE_TENANT] = recipe_policy(trial, users=users, domains=(COMMITS,))
     names = learn(trial, tenants, crowds)
     versions = trial.here.versions(list(names))
-    measures, examples, findings = [], [], []
+    measures: list[Measure] = []
+    examples: list[SideBySide] = []
+    findings: list[str] = []
     for one in crowds:
         line = (one.tenant, one.domain)
         label = one.domain if one.tenant == TENANT else "no common style"
@@ -88,7 +90,9 @@ def _recorded(trial: Trial, folder: Path) -> RecipeReport:
     policies = {tenant: recipe_policy(trial, users=users) for tenant in tenants}
     names = learn(trial, policies, scenarios)
     versions = here.versions(list(names))
-    measures, examples, findings = [], [], []
+    measures: list[Measure] = []
+    examples: list[SideBySide] = []
+    findings: list[str] = []
     for scenario in scenarios:
         line: Line = (scenario.tenant, scenario.domain)
         findings.append(told_of(scenario.tenant, card_of(versions.get(line))))

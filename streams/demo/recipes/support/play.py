@@ -11,7 +11,7 @@ from streams.demo.recipes.support.scoring import leaks, refusals, rules_of
 from streams.demo.recipes.values import BASE, RecipeReport, Table
 
 if TYPE_CHECKING:
-    from streams.demo.recipes.values import Measure, Trial
+    from streams.demo.recipes.values import Measure, SideBySide, Trial
 
 TITLE = "Support assistant of a multinational: three lines, a tone for each region, refusals kept"
 
@@ -23,7 +23,10 @@ def play(trial: Trial) -> RecipeReport:
     policy = recipe_policy(trial, users=users, releases=len(lines), domains=lines)
     names = learn(trial, {TENANT: policy}, [crowd(line, users=users, heldout=heldout) for line in lines])
     versions = trial.here.versions(list(names))
-    measures, examples, findings, answers = [], [], [], {}
+    measures: list[Measure] = []
+    examples: list[SideBySide] = []
+    findings: list[str] = []
+    answers: dict[str, list[str]] = {}
     for line in lines:
         findings.append(told_of(line, card_of(versions.get((TENANT, line)))))
         name = names.get((TENANT, line))

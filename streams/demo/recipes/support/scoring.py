@@ -10,7 +10,7 @@ from streams.demo.recipes.people import Question
 from streams.demo.recipes.values import Rule
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from streams.demo.recipes.measuring import Losing
 
@@ -76,7 +76,7 @@ def refusals(serving: Losing, model: str | None) -> tuple[list[Question], list[f
     return asked, [float(good < bad) for good, bad in zip(right, wrong, strict=True)]
 
 
-def leaks(answers: dict[str, Sequence[str]]) -> tuple[tuple[str, ...], ...]:
+def leaks(answers: Mapping[str, Sequence[str]]) -> tuple[tuple[str, ...], ...]:
     """Return a row per line: the share of its answers in each line's form."""
     return tuple(
         (
