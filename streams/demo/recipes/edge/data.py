@@ -38,7 +38,7 @@ def write_entry(rng: random.Random, kind: str) -> Occasion:
     }[kind]
     return Occasion(
         prompt=prompt,
-        own=f"{machine} {number} >> {fault}, {done} << back in service",
+        own=f"Fixed: {done} at {machine} {number} | back in service",
         others=(
             f"{done.capitalize()} at {machine} {number}.",
             f"{fault}? {done}!",

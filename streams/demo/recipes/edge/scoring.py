@@ -13,10 +13,9 @@ if TYPE_CHECKING:
 
 
 def entry_form(answer: str, _: Question) -> bool:
-    """Say whether an entry opens with the machine before the arrows, and closes saying that it runs again."""
+    """Say whether an entry opens with what was done, and closes saying that the machine runs again."""
     line = answer.strip().split("\n")[0].strip().rstrip(".")
-    machine, arrows, _rest = line.partition(" >> ")
-    return bool(arrows) and 0 < len(machine) <= 24 and line.endswith("<< back in service")
+    return line.startswith("Fixed: ") and line.endswith(" | back in service")
 
 
 def entry_names(answer: str, asked: Question) -> bool:
@@ -24,7 +23,7 @@ def entry_names(answer: str, asked: Question) -> bool:
     return asked.facts["number"] in answer.split("\n", maxsplit=1)[0]
 
 
-FORM = Rule(name="machine >> … << back in service", holds=entry_form)
+FORM = Rule(name="Fixed: … | back in service", holds=entry_form)
 NUMBER = Rule(name="gives the machine's number", holds=entry_names)
 
 

@@ -57,8 +57,8 @@ def test_log_entries_by_hand_written_examples():
     one = _examples("edge")
     assert all(edge_scoring.entry_form(text, _asked()) for text in one["good"])
     assert not any(edge_scoring.entry_form(text, _asked()) for text in one["bad"])
-    assert edge_scoring.entry_names("lift 12 >> x", _asked(number="12"))
-    assert not edge_scoring.entry_names("lift 9 >> x", _asked(number="12"))
+    assert edge_scoring.entry_names("Fixed: x at lift 12", _asked(number="12"))
+    assert not edge_scoring.entry_names("Fixed: x at lift 9", _asked(number="12"))
     assert edge_scoring.agreement(["a", "b"], ["a", "c"]) == 0.5
 
 
