@@ -49,18 +49,6 @@ RECIPES = {
             takes_data=True,
         ),
         Recipe(
-            name="support",
-            title="Support assistant of a multinational: three lines, a tone for each region, refusals kept",
-            product="an assistant for teams such as ChatGPT or Claude",
-            module="support",
-        ),
-        Recipe(
-            name="creative",
-            title="Creative prompts: a studio's style moves in three steps, the old one stays on its own line",
-            product="an image generator such as Midjourney",
-            module="creative",
-        ),
-        Recipe(
             name="edge",
             title="Small and at the edge: a version as GGUF answers offline, events wait on disk",
             product="small models on devices, such as Mistral's",

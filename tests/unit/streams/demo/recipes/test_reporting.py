@@ -123,4 +123,4 @@ def test_what_cannot_be_run_says_what_can(tmp_path):
     with pytest.raises(ScenarioError, match="there are code"):
         recipe("nonsense")
     with pytest.raises(ScenarioError, match="--data is for"):
-        run_recipe("creative", RecipeOptions(data=tmp_path), Console(file=io.StringIO()))
+        run_recipe("edge", RecipeOptions(data=tmp_path), Console(file=io.StringIO()))
