@@ -22,6 +22,7 @@ TABLE_MODULES = (
     "privacy.ledger.tables",
     "personalization.prompts.tables",
     "personalization.rollouts.tables",
+    "personalization.terms.tables",
     "personalization.registry.tables",
     "personalization.rounds.tables",
     "personalization.starts.tables",

@@ -27,6 +27,7 @@ from streams.gateway.planned import Plan
 from streams.gateway.prompting import require_allowed
 from streams.gateway.remembered import Shown
 from streams.gateway.requests import DEFAULT_DOMAIN, read_ask, unknown_model
+from streams.gateway.terming import usable_terms
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from streams.gateway.requests import Form
     from streams.gateway.routed import DomainRouting
     from streams.gateway.shadowing import Shadow
+    from streams.gateway.terming import UsableTerms
     from streams.gateway.upstreams import Upstream
     from streams.gateway.wanted import Wanted
 
@@ -154,6 +156,7 @@ class Answering:
             if routed is not None:
                 ask = replace(ask, domain=routed.domain)
         line = None
+        terms = None
         if ask.domain is None:
             choice = Choice(reason=Reason.ASKED_FOR_BASE)
         else:
@@ -163,6 +166,7 @@ class Answering:
             line = None if line_ref is None else self._line(directory, caller.tenant_id, ask.domain, line_ref)
             shop.wanted.note(asked_for(line, user))
             prompt = _prompt(directory, line_ref, user)
+            terms = _terms(directory, line_ref, line)
             if prompt is not None and ask.prompt is not None:
                 require_allowed(prompt.template, ask.metadata)
             choice = choose(
@@ -182,6 +186,7 @@ class Answering:
             choice=choice,
             upstream=shop.upstream,
             routed=routed,
+            terms=terms,
             started=time.monotonic(),
         )
         return plan.within(shop.budgets.fit(caller.tenant_id, plan.levers, stream=ask.stream), shop.rules)
@@ -231,7 +236,13 @@ class Answering:
 
     def _whole(self, plan: Plan, document: dict[str, Any]) -> Response:
         document["id"], document["model"] = plan.answer_id, plan.ask.model
-        self._after(plan, answers.said(plan.ask.form, document), whole=True, tokens=answers.tokens(document))
+        text = answers.said(plan.ask.form, document)
+        if plan.terms is not None and plan.corrects and text is not None:
+            put_right = plan.terms.terms.correct(text)
+            text = put_right.text
+            answers.say(plan.ask.form, document, text)
+            plan = replace(plan, corrected=len(put_right.corrections))
+        self._after(plan, text, whole=True, tokens=answers.tokens(document))
         return answers.json_answer(document, headers=plan.headers())
 
     def _after(self, plan: Plan, text: str | None, *, whole: bool, tokens: int | None = None) -> None:
@@ -370,6 +381,15 @@ def _prompt(directory: Directory, line_ref: str | None, user: str | None) -> Usa
     if prompts is None or directory.flags.get(line_ref or "") is LineFlag.OFF:
         return None
     return prompts.of(user)
+
+
+def _terms(directory: Directory, line_ref: str | None, line: Line | None) -> UsableTerms | None:
+    """Return the terms of a line; none where its flag is off."""
+    lowered = directory.flags.get(line_ref or "")
+    if line_ref is None or LineFlag.OFF in {lowered, None if line is None else line.flag}:
+        return None
+    card = b"" if line is None or line.adapter is None else line.adapter.card
+    return usable_terms(directory.terms.get(line_ref), card)
 
 
 def _away(error: GatewayError, plan: Plan) -> EngineAwayError:

@@ -17,10 +17,12 @@ import structlog
 from personalization.prompts.rows import all_standings
 from personalization.registry.queries import line_names
 from personalization.rollouts.rows import lowered_flags
+from personalization.terms.rows import all_newest
 from privacy.errors import StorageError
 from privacy.storage.session import reading
 from streams.flags.provider import LineFlag
 from streams.gateway.prompting import line_prompts
+from streams.gateway.terming import line_terms
 from streams.gateway.tokens import callers_by_digest
 from streams.storage.serving_acks import verified_by
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
     from sqlmodel import Session
 
+    from personalization.terms.values import TermList
     from streams.gateway.callers import Caller
     from streams.gateway.prompting import LinePrompts
 
@@ -47,6 +50,7 @@ class Directory:
         flags: of the lines that may not show everything. The signed feed tells them too, but a line's records keep
             their order, and one may be waiting for the instant of its slot: a kill switch must not wait with it.
         prompts: operators' templates of lines, those alone that a trusted key signed for their line.
+        terms: what people decided about lines' terms, signed as well.
     """
 
     callers: Mapping[bytes, Caller] = field(default_factory=dict)
@@ -54,6 +58,7 @@ class Directory:
     verified: frozenset[str] = frozenset()
     flags: Mapping[str, LineFlag] = field(default_factory=dict)
     prompts: Mapping[str, LinePrompts] = field(default_factory=dict)
+    terms: Mapping[str, TermList] = field(default_factory=dict)
 
 
 def read_directory(session: Session, server_id: str, keys: Sequence[bytes] = ()) -> Directory:
@@ -62,7 +67,7 @@ def read_directory(session: Session, server_id: str, keys: Sequence[bytes] = ())
     Args:
         session: of the database.
         server_id: the server whose word on adapters counts.
-        keys: raw public keys that sign prompt templates.
+        keys: raw public keys that sign prompt templates and terms.
     """
     lines: dict[str, dict[str, str]] = defaultdict(dict)
     for owner, domain, line_ref in line_names(session):
@@ -74,6 +79,7 @@ def read_directory(session: Session, server_id: str, keys: Sequence[bytes] = ())
         verified=verified_by(session, server_id),
         flags={line_ref: LineFlag.read(flag.value) for line_ref, flag in lowered.items()},
         prompts=line_prompts(all_standings(session), keys),
+        terms=line_terms(all_newest(session), keys),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
@@ -12,9 +11,9 @@ import structlog
 from personalization.errors import PersonalizationError
 from personalization.prompts.rendering import rendering_of
 from personalization.prompts.values import signed_bytes
-from streams.client.signatures import key_id, verify
 from streams.errors import GatewayError
 from streams.gateway.choosing import within_share
+from streams.gateway.signed import vouched
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -97,12 +96,10 @@ def _usable(line_ref: str, signed: SignedTemplate | None, keys: tuple[bytes, ...
 @lru_cache(maxsize=KEPT)
 def _checked(line_ref: str, signed: SignedTemplate, keys: tuple[bytes, ...]) -> UsablePrompt | None:
     try:
-        signature = base64.b64decode(signed.signature, validate=True)
-        message = signed_bytes(line_ref, signed.template)
-        if not any(key_id(key) == signed.key_id and verify(key, signature, message) for key in keys):
+        if not vouched(keys, signed.key_id, signed.signature, signed_bytes(line_ref, signed.template)):
             log.warning("prompt_template_not_signed", line_ref=line_ref)
             return None
         return UsablePrompt(template=signed.template, rendering=rendering_of(signed.template))
-    except (ValueError, PersonalizationError):
+    except PersonalizationError:
         log.warning("prompt_template_refused", line_ref=line_ref)
         return None

@@ -74,8 +74,8 @@ def test_rooms_and_arrows_stay_within_the_plan():
         "streams": (18, 70),
         # and rollouts, below the registry that carries them out; a story tells of them; public suites are asked by
         # training, judged by gates and named in terms; memory has a form of prompts that training rehearses; prompts
-        # stand beside rollouts, below the registry
-        "personalization": (18, 65),
+        # and terms stand beside rollouts, below the registry
+        "personalization": (19, 67),
         "personalization.training": (11, 31),
         "privacy": (18, 43),  # ledger and erasure note what is to be anchored; rotations are audited
     }

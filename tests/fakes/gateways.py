@@ -31,7 +31,8 @@ class GatewayThread:
         self.broker = InMemoryBroker()
         self.signer = FakeSigner()
         self._folder = folder
-        self.callers, self.lines, self.verified, self.flags, self.prompts = {}, {}, set(), {}, {}
+        self.callers, self.lines, self.verified, self.flags = {}, {}, set(), {}
+        self.prompts, self.terms = {}, {}
         self._lines: dict[tuple[str, str], FakeLine] = {}
         self.settings = Settings(
             gateway={
@@ -110,6 +111,7 @@ class GatewayThread:
             verified=frozenset(self.verified),
             flags=dict(self.flags),
             prompts=dict(self.prompts),
+            terms=dict(self.terms),
         )
 
     def token(self, tenant, *, rights=EVERYTHING, name="backend"):
