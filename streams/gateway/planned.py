@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from personalization.memory.rendering import note, with_notes
 from personalization.prompts.rendering import without_marks
 from streams.client.routing import Lever
 from streams.gateway import answers
@@ -13,6 +14,7 @@ from streams.gateway.terming import glossary
 from streams.gateway.upstreams import Call
 
 if TYPE_CHECKING:
+    from personalization.memory.values import Found
     from streams.client.routing import LatencyChoice
     from streams.client.terms import Term
     from streams.gateway.callers import Caller
@@ -41,6 +43,10 @@ class Plan:
     terms: UsableTerms | None = None
     corrected: int = 0  # terms that were put right in the answer
 
+    has_memory: bool = False  # the tenant approved documents for the domain, and they may be looked up
+    found: Found | None = None  # what was looked up; None before, and where nothing is
+    looked_seconds: float = 0.0  # how long that took
+
     @property
     def told(self) -> tuple[Term, ...]:
         """The terms that the prompt is told of."""
@@ -56,6 +62,7 @@ class Plan:
     def levers(self) -> frozenset[Lever]:
         """What is done for the request beside the base's own answer."""
         wanted = {
+            Lever.RETRIEVAL: self.has_memory,
             Lever.CONSTRAINT: self.constraint is not None,
             Lever.TEMPLATE: self.choice.template is not None and self.ask.prompt is not None,
             Lever.ADAPTER: self.choice.adapter is not None,
@@ -70,19 +77,30 @@ class Plan:
         plain = self.ask.prompt is not None and self.ask.bounded
         return name if name is not None and plain and wanted[name] else None
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What of the tenant's documents stands before the prompt."""
+        passages = () if self.found is None else self.found.passages
+        return tuple(
+            note(one.document.title, one.chunk.section, one.chunk.text, one.document.added_at.date())
+            for one in passages
+        )
+
     def call(self) -> Call:
         """Return what the engine is asked."""
         template, prompt = self.choice.template, self.ask.prompt
         document = self.ask.document
         if prompt is not None:
             told = without_marks(glossary(self.told))
-            asked = prompt
+            text = prompt
             if told and (template is None or not template.wants_glossary):
-                asked = f"{told}\n\n{prompt}"
+                text = f"{told}\n\n{prompt}"
             if template is not None:
-                asked = template.render(asked, glossary=told, values=self.ask.metadata)
-            if asked != prompt:
-                document = self.ask.with_prompt(asked)
+                text = template.render(text, glossary=told, values=self.ask.metadata)
+            if self.notes:
+                text = with_notes(text, self.notes)
+            if text != prompt:
+                document = self.ask.with_prompt(text)
         return Call(
             form=self.ask.form,
             document=document,
@@ -102,6 +120,9 @@ class Plan:
         told[answers.TERMS_HEADER] = self._terms_header()
         if self.routed is not None:
             told |= self.routed.headers()
+        if self.found is not None:
+            cited = ",".join(one.citation for one in self.found.passages)
+            told[answers.MEMORY_HEADER] = cited or self.found.outcome.value
         if self.dropped:
             told[answers.DROPPED_HEADER] = ",".join(lever.value for lever in self.dropped)
         return told
@@ -126,4 +147,5 @@ class Plan:
             choice = replace(choice, pattern="", grammar="")
         if Lever.TEMPLATE in fit.dropped or Lever.ADAPTER in fit.dropped:
             choice = replace(choice, template=None)
-        return replace(self, choice=choice, dropped=fit.dropped)
+        kept = self.has_memory and Lever.RETRIEVAL not in fit.dropped
+        return replace(self, choice=choice, dropped=fit.dropped, has_memory=kept)
