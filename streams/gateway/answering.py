@@ -18,17 +18,16 @@ from starlette.responses import StreamingResponse
 
 from streams.contracts.fields import MAX_TEXT_CHARACTERS
 from streams.errors import AdapterGoneError, EngineAwayError, GatewayError, WrongAnswererError
-from streams.flags.provider import LineFlag
 from streams.gateway import answers
 from streams.gateway.choosing import Choice, Reason, asked_for, base_instead, choose, silently
 from streams.gateway.flagged import under
 from streams.gateway.leaving import unless_gone
 from streams.gateway.memories import has_memory, looked_up
 from streams.gateway.planned import Plan
-from streams.gateway.prompting import require_allowed
+from streams.gateway.prompting import prompt_for, require_allowed
 from streams.gateway.remembered import Shown
 from streams.gateway.requests import DEFAULT_DOMAIN, read_ask, unknown_model
-from streams.gateway.terming import usable_terms
+from streams.gateway.terming import terms_for
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -46,12 +45,10 @@ if TYPE_CHECKING:
     from streams.gateway.kpis import Kpis
     from streams.gateway.limits import Places
     from streams.gateway.memories import Memories
-    from streams.gateway.prompting import UsablePrompt
     from streams.gateway.remembered import Remembered
     from streams.gateway.requests import Form
     from streams.gateway.routed import DomainRouting
     from streams.gateway.shadowing import Shadow
-    from streams.gateway.terming import UsableTerms
     from streams.gateway.upstreams import Upstream
     from streams.gateway.wanted import Wanted
 
@@ -170,8 +167,8 @@ class Answering:
                 raise unknown_model()
             line = None if line_ref is None else self._line(directory, caller.tenant_id, ask.domain, line_ref)
             shop.wanted.note(asked_for(line, user))
-            prompt = _prompt(directory, line_ref, user)
-            terms = _terms(directory, line_ref, line)
+            prompt = prompt_for(directory, line_ref, user)
+            terms = terms_for(directory, line_ref, line)
             if prompt is not None and ask.prompt is not None:
                 require_allowed(prompt.template, ask.metadata)
             choice = choose(
@@ -381,23 +378,6 @@ async def _closed(coming: asyncio.Future[Any] | None, pieces: AsyncIterator[dict
     close = getattr(pieces, "aclose", None)
     if close is not None:
         await close()
-
-
-def _prompt(directory: Directory, line_ref: str | None, user: str | None) -> UsablePrompt | None:
-    """Return the operator's template that a subject gets; none where the line's flag is off."""
-    prompts = None if line_ref is None else directory.prompts.get(line_ref)
-    if prompts is None or directory.flags.get(line_ref or "") is LineFlag.OFF:
-        return None
-    return prompts.of(user)
-
-
-def _terms(directory: Directory, line_ref: str | None, line: Line | None) -> UsableTerms | None:
-    """Return the terms of a line; none where its flag is off."""
-    lowered = directory.flags.get(line_ref or "")
-    if line_ref is None or LineFlag.OFF in {lowered, None if line is None else line.flag}:
-        return None
-    card = b"" if line is None or line.adapter is None else line.adapter.card
-    return usable_terms(directory.terms.get(line_ref), card)
 
 
 def _away(error: GatewayError, plan: Plan) -> EngineAwayError:

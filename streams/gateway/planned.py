@@ -42,7 +42,6 @@ class Plan:
     dropped: tuple[Lever, ...] = ()
     terms: UsableTerms | None = None
     corrected: int = 0  # terms that were put right in the answer
-
     has_memory: bool = False  # the tenant approved documents for the domain, and they may be looked up
     found: Found | None = None  # what was looked up; None before, and where nothing is
     looked_seconds: float = 0.0  # how long that took

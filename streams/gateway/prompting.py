@@ -12,6 +12,7 @@ from personalization.errors import PersonalizationError
 from personalization.prompts.rendering import rendering_of
 from personalization.prompts.values import signed_bytes
 from streams.errors import GatewayError
+from streams.flags.provider import LineFlag
 from streams.gateway.choosing import within_share
 from streams.gateway.signed import vouched
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from personalization.prompts.rendering import Rendering
     from personalization.prompts.rows import Standing
     from personalization.prompts.values import PromptTemplate, SignedTemplate, Variable
+    from streams.gateway.directory import Directory
 
 log = structlog.get_logger(__name__)
 
@@ -68,6 +70,14 @@ def line_prompts(standings: Mapping[str, Standing], keys: Sequence[bytes]) -> di
         )
         for line_ref, stands in standings.items()
     }
+
+
+def prompt_for(directory: Directory, line_ref: str | None, user: str | None) -> UsablePrompt | None:
+    """Return the operator's template that a subject gets; none where the line's flag is off."""
+    prompts = None if line_ref is None else directory.prompts.get(line_ref)
+    if prompts is None or directory.flags.get(line_ref or "") is LineFlag.OFF:
+        return None
+    return prompts.of(user)
 
 
 def require_allowed(template: PromptTemplate, metadata: Mapping[str, str]) -> None:

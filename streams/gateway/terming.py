@@ -14,6 +14,7 @@ from personalization.styles.card import StyleCard
 from personalization.styles.families import Feature
 from personalization.terms.values import TermList, TermUse, signed_bytes
 from streams.client.terms import LONGEST_TERM, Terms
+from streams.flags.provider import LineFlag
 from streams.gateway.signed import vouched
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
     from personalization.terms.values import SignedTerms
     from streams.client.terms import Term
+    from streams.gateway.desired import Line
+    from streams.gateway.directory import Directory
 
 log = structlog.get_logger(__name__)
 
@@ -48,6 +51,15 @@ def line_terms(found: Mapping[str, SignedTerms], keys: Sequence[bytes]) -> dict[
         if _signed(line_ref, signed, trusted):
             usable[line_ref] = signed.terms
     return usable
+
+
+def terms_for(directory: Directory, line_ref: str | None, line: Line | None) -> UsableTerms | None:
+    """Return the terms of a line; none where its flag is off."""
+    lowered = directory.flags.get(line_ref or "")
+    if line_ref is None or LineFlag.OFF in {lowered, None if line is None else line.flag}:
+        return None
+    card = b"" if line is None or line.adapter is None else line.adapter.card
+    return usable_terms(directory.terms.get(line_ref), card)
 
 
 @lru_cache(maxsize=KEPT)
