@@ -95,7 +95,7 @@ class UserEvents:
         The events of a tenant that is not registered are refused without a mark: that tenant has no pseudonyms, and
         without the user in it an identity could be another's. Such a record is judged anew when it comes again.
         """
-        tenants = self._policies.lookup(session, {_tenant_of(work) for work in works})
+        tenants = self._policies.lookup(session, {work.event.data.tenant_id for work in works})
         keys = self._keyring.keys_of_tenants(session, tenants.keys(), now=now)
         heads = {tenant_id: _head(self._topic, tenant_id) for tenant_id in keys}
         subjects: dict[tuple[str, str], tuple[Subject, bytes, str]] = {}
@@ -119,14 +119,13 @@ class UserEvents:
                 before = heads[tenant_id] + _after_its_length(first) + SENDER_LENGTH
                 found = subjects[user] = Subject(tenant_id, names[-1]), before, first
             subject, before, first = found
-            if work.identity is None or work.identity.subject != subject:
-                work.identity = Identity(subject, hashlib.sha256(before + event.sender).digest(), first)
+            known = work.identity
+            if known is None or known.subject != subject:
+                digest = hashlib.sha256(before + event.sender).digest()
+                work.identity = tuple.__new__(
+                    Identity, (subject, digest, first)
+                )  # at half the cost of a call of it
             named.append(work)
         for tenant_id in sorted(old):
             rename_users(session, self._keyring, tenant_id, keys[tenant_id], old[tenant_id], now=now)
         return named
-
-
-def _tenant_of(work: Work[Any]) -> str:
-    tenant_id: str = work.event.data.tenant_id
-    return tenant_id
