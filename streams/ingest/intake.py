@@ -245,8 +245,12 @@ class Intake:
         )
         final = not self._settings.consent_wait_seconds or not self._settings.consent_wait_events
         progress_of = {run.records[-1].partition: run.progress for run in runs}
-        lane = [(Work(record, now, final, room), progress) for record, progress in apart]
-        fresh = [Work(record, now, final, room) for run in runs for record in self._in_turn(run)]
+        lane: list[tuple[Work[Any], PartitionProgress]] = [
+            (Work(record, now, final, room), progress) for record, progress in apart
+        ]
+        fresh: list[Work[Any]] = [
+            Work(record, now, final, room) for run in runs for record in self._in_turn(run)
+        ]
         if not held and not lane and not fresh:
             self._settle_through(runs)
             return
