@@ -48,6 +48,8 @@ class Kind(StrEnum):
     ARTIFACT_STORE = "artifact_store"
     ANCHOR = "anchor"
     ERASURE_REGISTER = "erasure_register"
+    STORY = "story"
+    LINEAGE_EXPORT = "lineage_export"
 
 
 @dataclass(frozen=True)

@@ -119,6 +119,18 @@ _ROLLOUT = _fields(
     "rollout.candidate_version_id rollout.steps rollout.bake_seconds",
 )
 
+_PROMPTS = _fields(
+    OPERATOR,
+    "Prompt templates that a person of the operator wrote or approved, and whom they go to; one that was made of a "
+    "style card holds words that its vote paid for.",
+    "prompts prompts.candidate_percent prompts.current prompts.candidate",
+)
+_TEMPLATES = _fields(
+    OPERATOR,
+    "The same, for the operator's own servers: the templates themselves.",
+    "prompts.salt prompts.current.* prompts.candidate.*",
+)
+
 REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
     Kind.MANIFEST: _MANIFEST,
     Kind.ADAPTER_CONFIG: (
@@ -147,6 +159,7 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             "adapter kind line_ref epoch rollout left_version_id revoked_version_ids actor round_id",
         ),
         _ROLLOUT,
+        _PROMPTS,
         _fields(
             CHARGED,
             "How a round ended (see outcome), in one public sentence; the only number in it is the noisy count. Where "
@@ -168,6 +181,8 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             "line_ref epoch candidate revoked_version_ids",
         ),
         _ROLLOUT,
+        _PROMPTS,
+        _TEMPLATES,
         _fields(
             SLOT_TIMED,
             "The public instant of the round's slot, or when a person acted or a rollout moved.",
@@ -288,6 +303,66 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             "group tenant_id pseudonym erased_at",
         ),
     ),
+    Kind.STORY: (
+        _fields(
+            CHARGED,
+            "A signed manifest, whose fields have their own marks, and figures out of it; the count of users has noise "
+            "and was paid for.",
+            "manifest signature.* drift drift.* consents.noisy_users consents.digest",
+        ),
+        _fields(
+            PUBLIC,
+            "Names, what people and the policy decided, and how the round ended, as its event says.",
+            "format version_id served_name tenant domain line_ref heirs round round.round_id round.opened_by "
+            "round.scheduled_for round.outcome_code round.outcome round.terms round.terms.* consents "
+            "consents.purpose consents.policy_version proofs.*",
+        ),
+        _fields(SLOT_TIMED, "The public instant of the version's slot.", "published_at"),
+        _fields(
+            OPERATOR,
+            "Entries of the ledger and records of the trail with the digests that chain them: when a round was read, "
+            "and who decided what and why.",
+            "ledger ledger.* trail trail.* round.read_at consents.at left left.*",
+        ),
+        _fields(
+            OPERATOR,
+            "How many events of all tenants were read when the round read its data.",
+            "inputs inputs.*",
+        ),
+        _fields(
+            OPERATOR,
+            "How the version stands now, what servers and whoever watches them said of it.",
+            "state served_now served_by served_by.* rollout rollout.* guards guards.*",
+        ),
+        _fields(
+            OPERATOR,
+            "Exact serving quality of the last day at one gateway, asked for with a token of the tenant's own; epsilon "
+            "does not cover it, and whoever has the file has it.",
+            "kpis kpis.*",
+        ),
+    ),
+    Kind.LINEAGE_EXPORT: (
+        _fields(
+            PUBLIC,
+            "Names, the slot's instant and what was planned, to a lineage system or model registry of the operator's.",
+            "eventType eventTime producer schemaURL run.* job.* outputs outputs.namespace outputs.name "
+            "outputs.outputFacets outputs.facets.version.* outputs.facets.lifecycleStateChange.* mlflow.params.* "
+            "mlflow.tags.discreet.version_id mlflow.tags.discreet.served_name mlflow.tags.discreet.line_ref "
+            "mlflow.tags.discreet.version mlflow.tags.discreet.ledger_entry mlflow.tags.discreet.reservation "
+            "mlflow.tags.discreet.receipt mlflow.tags.discreet.producer",
+        ),
+        _fields(
+            CHARGED,
+            "What the version cost and the figures of its gate, as its manifest says.",
+            "outputs.facets.discreet_receipt.* outputs.facets.discreet_gate.* mlflow.metrics.*",
+        ),
+        _fields(
+            OPERATOR,
+            "How the version stands now, and how many events of all tenants were read before it.",
+            "outputs.facets.discreet_rollout.* inputs inputs.* mlflow.tags.discreet.state mlflow.tags.discreet.rollout "
+            "mlflow.tags.discreet.servers_verified mlflow.tags.discreet.offsets",
+        ),
+    ),
     Kind.HTTP_ANSWER: (
         _fields(
             PUBLIC,
@@ -302,6 +377,18 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             "tenant's latency budget; to who asked, of the own request.",
             "x-discreet-route x-discreet-route-reason x-discreet-route-score x-discreet-route-margin "
             "x-discreet-route-version x-discreet-dropped",
+        ),
+        _fields(
+            PUBLIC,
+            "Names, versions and places of the documents that an answer was made with, which the tenant approved; "
+            "never what they say.",
+            "x-discreet-memory",
+        ),
+        _fields(
+            OPERATOR,
+            "Of how many of the tenant's own terms a prompt was told and how many were put right in its answer; to who "
+            "asked, of the own request.",
+            "x-discreet-terms",
         ),
         _fields(
             OPERATOR,
@@ -380,7 +467,7 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             "discreet_gateway_remembered_bytes discreet_gateway_lines discreet_gateway_engine_up "
             "discreet_gateway_ready discreet_gateway_shadows discreet_gateway_shadow_seconds "
             "discreet_gateway_flag_failures "
-            "discreet_gateway_routes discreet_gateway_levers_dropped "
+            "discreet_gateway_routes discreet_gateway_levers_dropped discreet_gateway_memory "
             "discreet_gateway_lever_seconds",
         ),
         _fields(

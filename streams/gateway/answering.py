@@ -22,9 +22,12 @@ from streams.gateway import answers
 from streams.gateway.choosing import Choice, Reason, asked_for, base_instead, choose, silently
 from streams.gateway.flagged import under
 from streams.gateway.leaving import unless_gone
+from streams.gateway.memories import has_memory, looked_up
 from streams.gateway.planned import Plan
+from streams.gateway.prompting import prompt_for, require_allowed
 from streams.gateway.remembered import Shown
 from streams.gateway.requests import DEFAULT_DOMAIN, read_ask, unknown_model
+from streams.gateway.terming import terms_for
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
     from streams.gateway.engine_watch import EngineWatch
     from streams.gateway.kpis import Kpis
     from streams.gateway.limits import Places
+    from streams.gateway.memories import Memories
     from streams.gateway.remembered import Remembered
     from streams.gateway.requests import Form
     from streams.gateway.routed import DomainRouting
@@ -73,6 +77,7 @@ class Shop:
         kpis: count answers.
         routing: chooses among a tenant's lines where a request names none.
         budgets: drops what would take longer than a tenant allows.
+        memories: look questions up in tenants' documents; ``None`` where that is off.
     """
 
     model: str
@@ -91,6 +96,7 @@ class Shop:
     kpis: Kpis
     routing: DomainRouting
     budgets: LatencyBudgets
+    memories: Memories | None = None
 
 
 class Answering:
@@ -109,6 +115,7 @@ class Answering:
             ClientLeftError: nobody waits for it.
         """
         plan = self._plan(form, body, caller, directory)
+        plan = await looked_up(self._shop.memories, request, plan)
         if not plan.ask.stream:
             with self._shop.places.place(caller.tenant_id):
                 plan, document = await self._tried(
@@ -151,6 +158,7 @@ class Answering:
             if routed is not None:
                 ask = replace(ask, domain=routed.domain)
         line = None
+        terms = None
         if ask.domain is None:
             choice = Choice(reason=Reason.ASKED_FOR_BASE)
         else:
@@ -159,7 +167,18 @@ class Answering:
                 raise unknown_model()
             line = None if line_ref is None else self._line(directory, caller.tenant_id, ask.domain, line_ref)
             shop.wanted.note(asked_for(line, user))
-            choice = choose(line_ref, line, subject=user, refusal=shop.watch.refusal, rules=shop.rules)
+            prompt = prompt_for(directory, line_ref, user)
+            terms = terms_for(directory, line_ref, line)
+            if prompt is not None and ask.prompt is not None:
+                require_allowed(prompt.template, ask.metadata)
+            choice = choose(
+                line_ref,
+                line,
+                subject=user,
+                refusal=shop.watch.refusal,
+                rules=shop.rules,
+                operators=None if prompt is None else prompt.rendering,
+            )
         plan = Plan(
             answer_id=answers.new_id(form, secrets.token_hex(16)),
             ask=ask,
@@ -169,7 +188,9 @@ class Answering:
             choice=choice,
             upstream=shop.upstream,
             routed=routed,
+            terms=terms,
             started=time.monotonic(),
+            has_memory=shop.memories is not None and has_memory(directory, caller, ask),
         )
         return plan.within(shop.budgets.fit(caller.tenant_id, plan.levers, stream=ask.stream), shop.rules)
 
@@ -208,7 +229,8 @@ class Answering:
     async def _timed(self, plan: Plan, attempt: Callable[[Plan], Coroutine[Any, Any, Result]]) -> Result:
         start = time.monotonic()
         result = await attempt(plan)
-        self._shop.budgets.observe(plan.levers, time.monotonic() - start, stream=plan.ask.stream)
+        took = plan.looked_seconds + time.monotonic() - start
+        self._shop.budgets.observe(plan.levers, took, stream=plan.ask.stream)
         return result
 
     def _base(self, plan: Plan, reason: Reason, upstream: Upstream) -> Plan:
@@ -218,7 +240,13 @@ class Answering:
 
     def _whole(self, plan: Plan, document: dict[str, Any]) -> Response:
         document["id"], document["model"] = plan.answer_id, plan.ask.model
-        self._after(plan, answers.said(plan.ask.form, document), whole=True, tokens=answers.tokens(document))
+        text = answers.said(plan.ask.form, document)
+        if plan.terms is not None and plan.corrects and text is not None:
+            put_right = plan.terms.terms.correct(text)
+            text = put_right.text
+            answers.say(plan.ask.form, document, text)
+            plan = replace(plan, corrected=len(put_right.corrections))
+        self._after(plan, text, whole=True, tokens=answers.tokens(document))
         return answers.json_answer(document, headers=plan.headers())
 
     def _after(self, plan: Plan, text: str | None, *, whole: bool, tokens: int | None = None) -> None:
@@ -255,6 +283,7 @@ class Answering:
             domain=plan.ask.domain,
             served_name=plan.choice.adapter,
             whole=whole,
+            passages=plan.notes,
         )
         self._shop.remembered.keep(plan.answer_id, plan.caller.tenant_id, user, shown)
 

@@ -14,21 +14,28 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from personalization.memory.queries import tenants_with_memory
+from personalization.prompts.rows import all_standings
 from personalization.registry.queries import line_names
 from personalization.rollouts.rows import lowered_flags
+from personalization.terms.rows import all_newest
 from privacy.errors import StorageError
 from privacy.storage.session import reading
 from streams.flags.provider import LineFlag
+from streams.gateway.prompting import line_prompts
+from streams.gateway.terming import line_terms
 from streams.gateway.tokens import callers_by_digest
 from streams.storage.serving_acks import verified_by
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from sqlalchemy.engine import Engine
     from sqlmodel import Session
 
+    from personalization.terms.values import TermList
     from streams.gateway.callers import Caller
+    from streams.gateway.prompting import LinePrompts
 
 log = structlog.get_logger(__name__)
 
@@ -43,16 +50,28 @@ class Directory:
         verified: served names whose last word from the server is that it verified them.
         flags: of the lines that may not show everything. The signed feed tells them too, but a line's records keep
             their order, and one may be waiting for the instant of its slot: a kill switch must not wait with it.
+        memories: of each tenant that approved documents, the domains that it has them for; an empty name is every one.
+        prompts: operators' templates of lines, those alone that a trusted key signed for their line.
+        terms: what people decided about lines' terms, signed as well.
     """
 
     callers: Mapping[bytes, Caller] = field(default_factory=dict)
     lines: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     verified: frozenset[str] = frozenset()
     flags: Mapping[str, LineFlag] = field(default_factory=dict)
+    memories: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    prompts: Mapping[str, LinePrompts] = field(default_factory=dict)
+    terms: Mapping[str, TermList] = field(default_factory=dict)
 
 
-def read_directory(session: Session, server_id: str) -> Directory:
-    """Read everything at once; ``server_id`` is the server whose word on adapters counts."""
+def read_directory(session: Session, server_id: str, keys: Sequence[bytes] = ()) -> Directory:
+    """Read everything at once.
+
+    Args:
+        session: of the database.
+        server_id: the server whose word on adapters counts.
+        keys: raw public keys that sign prompt templates and terms.
+    """
     lines: dict[str, dict[str, str]] = defaultdict(dict)
     for owner, domain, line_ref in line_names(session):
         lines[owner][domain] = line_ref
@@ -62,6 +81,9 @@ def read_directory(session: Session, server_id: str) -> Directory:
         lines=dict(lines),
         verified=verified_by(session, server_id),
         flags={line_ref: LineFlag.read(flag.value) for line_ref, flag in lowered.items()},
+        memories=tenants_with_memory(session),
+        prompts=line_prompts(all_standings(session), keys),
+        terms=line_terms(all_newest(session), keys),
     )
 
 
@@ -113,11 +135,11 @@ class DirectoryWatch:
             stop.wait(self._every)
 
 
-def directory_reader(engine: Engine, server_id: str) -> Callable[[], Directory]:
+def directory_reader(engine: Engine, server_id: str, keys: Sequence[bytes] = ()) -> Callable[[], Directory]:
     """Return what reads the directory of a database."""
 
     def read() -> Directory:
         with reading(engine) as session:
-            return read_directory(session, server_id)
+            return read_directory(session, server_id, keys)
 
     return read

@@ -5,18 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from personalization.memory.rendering import note, with_notes
+from personalization.prompts.rendering import without_marks
 from streams.client.routing import Lever
 from streams.gateway import answers
 from streams.gateway.choosing import Choice, Reason, base_instead
+from streams.gateway.terming import glossary
 from streams.gateway.upstreams import Call
 
 if TYPE_CHECKING:
+    from personalization.memory.values import Found
     from streams.client.routing import LatencyChoice
+    from streams.client.terms import Term
     from streams.gateway.callers import Caller
     from streams.gateway.choosing import Rules
     from streams.gateway.desired import Line
     from streams.gateway.requests import Ask
     from streams.gateway.routed import Routed
+    from streams.gateway.terming import UsableTerms
     from streams.gateway.upstreams import Upstream
 
 
@@ -34,11 +40,28 @@ class Plan:
     started: float  # on the monotonic clock
     routed: Routed | None = None
     dropped: tuple[Lever, ...] = ()
+    terms: UsableTerms | None = None
+    corrected: int = 0  # terms that were put right in the answer
+    has_memory: bool = False  # the tenant approved documents for the domain, and they may be looked up
+    found: Found | None = None  # what was looked up; None before, and where nothing is
+    looked_seconds: float = 0.0  # how long that took
+
+    @property
+    def told(self) -> tuple[Term, ...]:
+        """The terms that the prompt is told of."""
+        return () if self.terms is None or self.ask.prompt is None else self.terms.told(self.ask.prompt)
+
+    @property
+    def corrects(self) -> bool:
+        """Whether the terms of the answer are put right: of one in one piece, of which nothing else is told."""
+        plain = self.ask.prompt is not None and not self.ask.stream and not self.ask.document.get("logprobs")
+        return plain and self.terms is not None and self.terms.use.corrects
 
     @property
     def levers(self) -> frozenset[Lever]:
         """What is done for the request beside the base's own answer."""
         wanted = {
+            Lever.RETRIEVAL: self.has_memory,
             Lever.CONSTRAINT: self.constraint is not None,
             Lever.TEMPLATE: self.choice.template is not None and self.ask.prompt is not None,
             Lever.ADAPTER: self.choice.adapter is not None,
@@ -53,12 +76,30 @@ class Plan:
         plain = self.ask.prompt is not None and self.ask.bounded
         return name if name is not None and plain and wanted[name] else None
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What of the tenant's documents stands before the prompt."""
+        passages = () if self.found is None else self.found.passages
+        return tuple(
+            note(one.document.title, one.chunk.section, one.chunk.text, one.document.added_at.date())
+            for one in passages
+        )
+
     def call(self) -> Call:
         """Return what the engine is asked."""
         template, prompt = self.choice.template, self.ask.prompt
         document = self.ask.document
-        if template is not None and prompt is not None:
-            document = self.ask.with_prompt(template.render(prompt))
+        if prompt is not None:
+            told = without_marks(glossary(self.told))
+            text = prompt
+            if told and (template is None or not template.wants_glossary):
+                text = f"{told}\n\n{prompt}"
+            if template is not None:
+                text = template.render(text, glossary=told, values=self.ask.metadata)
+            if self.notes:
+                text = with_notes(text, self.notes)
+            if text != prompt:
+                document = self.ask.with_prompt(text)
         return Call(
             form=self.ask.form,
             document=document,
@@ -75,11 +116,24 @@ class Plan:
         if self.ask.prompt is None and choice.template is not None:
             choice = Choice(line_ref=choice.line_ref, adapter=choice.adapter, reason=choice.reason)
         told = answers.applied(self.answer_id, choice, self.constraint)
+        told[answers.TERMS_HEADER] = self._terms_header()
         if self.routed is not None:
             told |= self.routed.headers()
+        if self.found is not None:
+            cited = ",".join(one.citation for one in self.found.passages)
+            told[answers.MEMORY_HEADER] = cited or self.found.outcome.value
         if self.dropped:
             told[answers.DROPPED_HEADER] = ",".join(lever.value for lever in self.dropped)
         return told
+
+    def _terms_header(self) -> str:
+        if self.terms is None or self.ask.prompt is None:
+            return "none"
+        use = self.terms.use
+        parts = [f"told={len(self.told)}"] if use.tells else []
+        if use.corrects:
+            parts.append(f"corrected={self.corrected}" if self.corrects else "corrected=not_here")
+        return ",".join(parts)
 
     def within(self, fit: LatencyChoice, rules: Rules) -> Plan:
         """Return the plan without what takes longer than its tenant allows."""
@@ -92,4 +146,5 @@ class Plan:
             choice = replace(choice, pattern="", grammar="")
         if Lever.TEMPLATE in fit.dropped or Lever.ADAPTER in fit.dropped:
             choice = replace(choice, template=None)
-        return replace(self, choice=choice, dropped=fit.dropped)
+        kept = self.has_memory and Lever.RETRIEVAL not in fit.dropped
+        return replace(self, choice=choice, dropped=fit.dropped, has_memory=kept)
