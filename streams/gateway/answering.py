@@ -31,6 +31,8 @@ from streams.gateway.requests import DEFAULT_DOMAIN, read_ask, unknown_model
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
 
+    import numpy as np
+    from numpy.typing import NDArray
     from starlette.requests import Request
     from starlette.responses import Response
     from starlette.types import Receive, Scope, Send
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
     from streams.gateway.limits import Places
     from streams.gateway.prompting import UsablePrompt
     from streams.gateway.remembered import Remembered
-    from streams.gateway.requests import Form
+    from streams.gateway.requests import Ask, Form
     from streams.gateway.routed import DomainRouting
     from streams.gateway.shadowing import Shadow
     from streams.gateway.upstreams import Upstream
@@ -111,7 +113,12 @@ class Answering:
             GatewayError: there is none, and why.
             ClientLeftError: nobody waits for it.
         """
-        plan = self._plan(form, body, caller, directory)
+        ask = read_ask(form, body, model=self._shop.model)
+        meaning = None
+        if ask.domain == DEFAULT_DOMAIN:
+            lines = directory.lines.get(caller.tenant_id, {})
+            meaning = await self._shop.routing.meaning(caller.tenant_id, lines, ask.prompt)
+        plan = self._plan(ask, caller, directory, meaning)
         if not plan.ask.stream:
             with self._shop.places.place(caller.tenant_id):
                 plan, document = await self._tried(
@@ -137,9 +144,10 @@ class Answering:
         self._shop.places.give_back(plan.caller.tenant_id)
         self._after(plan, text, whole=whole)
 
-    def _plan(self, form: Form, body: object, caller: Caller, directory: Directory) -> Plan:
+    def _plan(
+        self, ask: Ask, caller: Caller, directory: Directory, meaning: NDArray[np.float32] | None
+    ) -> Plan:
         shop = self._shop
-        ask = read_ask(form, body, model=shop.model)
         lines = directory.lines.get(caller.tenant_id, {})
         user = caller.user(ask.user)
         routed = None
@@ -149,10 +157,16 @@ class Answering:
                 lines,
                 ask.prompt,
                 line=lambda domain, ref: self._line(directory, caller.tenant_id, domain, ref),
-                usable=lambda name: shop.rules.applies_adapters and shop.watch.refusal(name) is None,
+                loaded=lambda name: not shop.rules.applies_adapters or shop.watch.refusal(name) is None,
+                meaning=meaning,
             )
             if routed is not None:
                 ask = replace(ask, domain=routed.domain)
+                if routed.wanted is not None:  # so that the bridge loads it, and the next one gets it
+                    ref = lines[routed.wanted]
+                    shop.wanted.note(
+                        asked_for(self._line(directory, caller.tenant_id, routed.wanted, ref), user)
+                    )
         line = None
         if ask.domain is None:
             choice = Choice(reason=Reason.ASKED_FOR_BASE)
@@ -174,7 +188,7 @@ class Answering:
                 operators=None if prompt is None else prompt.rendering,
             )
         plan = Plan(
-            answer_id=answers.new_id(form, secrets.token_hex(16)),
+            answer_id=answers.new_id(ask.form, secrets.token_hex(16)),
             ask=ask,
             caller=caller,
             user=user,

@@ -51,7 +51,7 @@ class Asked:
             lines,
             prompt,
             line=lambda _, ref: self.serves.get(ref),
-            usable=lambda name: name not in self.missing,
+            loaded=lambda name: name not in self.missing,
         )
 
 
