@@ -379,6 +379,12 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             "x-discreet-route-version x-discreet-dropped",
         ),
         _fields(
+            PUBLIC,
+            "Names, versions and places of the documents that an answer was made with, which the tenant approved; "
+            "never what they say.",
+            "x-discreet-memory",
+        ),
+        _fields(
             OPERATOR,
             "Exact serving quality of the last day at one gateway, to the tenant's own back end, which sent every "
             "request and every piece of feedback itself; epsilon does not cover it, it is stored nowhere, and it "
@@ -455,7 +461,7 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             "discreet_gateway_remembered_bytes discreet_gateway_lines discreet_gateway_engine_up "
             "discreet_gateway_ready discreet_gateway_shadows discreet_gateway_shadow_seconds "
             "discreet_gateway_flag_failures "
-            "discreet_gateway_routes discreet_gateway_levers_dropped "
+            "discreet_gateway_routes discreet_gateway_levers_dropped discreet_gateway_memory "
             "discreet_gateway_lever_seconds",
         ),
         _fields(

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
     from streams.client.routing import Encoder, Route, RouterSettings
     from streams.gateway.desired import Line, Version
+    from streams.gateway.directory import Directory
+    from streams.gateway.requests import Ask
 
 log = structlog.get_logger(__name__)
 
@@ -51,12 +53,12 @@ class Routed:
     Attributes:
         domain: of the line that is asked; the default one where no domain line was chosen.
         route: the decision, which explains itself.
-        wanted: domain whose line fits and has to be loaded first.
+        wanted: the line that fits, where its adapter has to be loaded first.
     """
 
     domain: str
     route: Route
-    wanted: str | None = None
+    wanted: Line | None = None
 
     def headers(self) -> dict[str, str]:
         """Return the decision as headers; nothing of the prompt is in them."""
@@ -94,16 +96,12 @@ class DomainRouting:
         self._of_cards: dict[bytes, Prototype | None] = {}
         self._held: dict[str, tuple[tuple[str, str, str], ...]] = {}
 
-    async def meaning(
-        self, tenant_id: str, lines: Mapping[str, str], prompt: str | None
-    ) -> NDArray[np.float32] | None:
+    async def meaning(self, tenant_id: str, directory: Directory, ask: Ask) -> NDArray[np.float32] | None:
         """Return what a prompt means, where that has to be read before it is routed; one prompt at a time."""
-        if (
-            self._encoder is None
-            or len(lines) < 2
-            or not prompt
-            or not self._router.unsure(tenant_id, prompt)
-        ):
+        prompt, several = ask.prompt, len(directory.lines.get(tenant_id, {})) > 1
+        if self._encoder is None or not prompt or not several or ask.domain != DEFAULT_DOMAIN:
+            return None
+        if not self._router.unsure(tenant_id, prompt):
             return None
         read = asyncio.get_running_loop().run_in_executor(self._reading, self._encoder.embed, [prompt])
         vector: NDArray[np.float32] = (await read)[0]
@@ -145,9 +143,11 @@ class DomainRouting:
         self._noted(route.level.value, route.reason.value)
         domains = {ref: domain for domain, ref in lines.items()}
         chosen = route.level is Level.DOMAIN and route.line_ref is not None
-        away = next((domain for domain, one in served.items() if one.served_name == route.wanted), None)
+        away = next((name for name, one in served.items() if one.served_name == route.wanted), None)
         return Routed(
-            domain=domains[route.line_ref or ""] if chosen else DEFAULT_DOMAIN, route=route, wanted=away
+            domain=domains[route.line_ref or ""] if chosen else DEFAULT_DOMAIN,
+            route=route,
+            wanted=None if away is None else line(away, lines[away]),
         )
 
     def _learn(self, tenant_id: str, lines: Mapping[str, str], served: Mapping[str, Version]) -> bool:

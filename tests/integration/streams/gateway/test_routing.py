@@ -8,6 +8,7 @@ import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -146,7 +147,8 @@ def test_what_words_do_not_tell_is_read_in_a_thread_before_it_is_routed():
     served = {"l1": Version(served_name="a-1-v1"), "l2": Version(served_name="a-2-v1")}
 
     def route(prompt):
-        meaning = asyncio.run(routing.meaning("acme", lines, prompt))
+        ask = SimpleNamespace(prompt=prompt, domain="default")
+        meaning = asyncio.run(routing.meaning("acme", SimpleNamespace(lines={"acme": lines}), ask))
         routed = routing.route(
             "acme", lines, prompt, line=lambda _, ref: Line(line_ref=ref, adapter=served[ref]),
             loaded=lambda _: True, meaning=meaning,
