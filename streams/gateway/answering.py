@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from starlette.responses import StreamingResponse
 
+from personalization.rollouts.values import Flag
 from streams.contracts.fields import MAX_TEXT_CHARACTERS
 from streams.errors import AdapterGoneError, EngineAwayError, GatewayError, WrongAnswererError
-from streams.flags.provider import LineFlag
 from streams.gateway import answers
 from streams.gateway.choosing import Choice, Reason, asked_for, base_instead, choose, silently
 from streams.gateway.flagged import under
@@ -382,7 +382,7 @@ async def _closed(coming: asyncio.Future[Any] | None, pieces: AsyncIterator[dict
 def _prompt(directory: Directory, line_ref: str | None, user: str | None) -> UsablePrompt | None:
     """Return the operator's template that a subject gets; none where the line's flag is off."""
     prompts = None if line_ref is None else directory.prompts.get(line_ref)
-    if prompts is None or directory.flags.get(line_ref or "") is LineFlag.OFF:
+    if prompts is None or directory.flags.get(line_ref or "") is Flag.OFF:
         return None
     return prompts.of(user)
 

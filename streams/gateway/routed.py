@@ -17,12 +17,12 @@ import orjson
 import structlog
 
 from personalization.errors import PersonalizationError
+from personalization.rollouts.values import Flag
 from personalization.styles.card import StyleCard
 from personalization.styles.synthesis import synthetic_pairs
 from streams.client.errors import PrototypeError
 from streams.client.routing import Level, Prototype, RouteLine, Router, prototype_of
 from streams.errors import SettingsError
-from streams.flags.provider import LineFlag
 from streams.gateway.answers import ROUTE_HEADERS
 from streams.gateway.requests import DEFAULT_DOMAIN
 
@@ -133,7 +133,7 @@ class DomainRouting:
             domain: version
             for domain, ref in lines.items()
             if (wanted := line(domain, ref)) is not None
-            and wanted.flag is not LineFlag.OFF
+            and wanted.flag is not Flag.OFF
             and (version := wanted.adapter) is not None
         }
         if not self._learn(tenant_id, lines, served):
