@@ -1,7 +1,7 @@
 """Meeting notes of two invented houses, as they were said and as they came out of a transcript.
 
-Each house has names that a transcript gets wrong in the same way again and again. Most people who edit put them right, a
-quarter leave them, and a few keep whatever is shown.
+Each house has names that a transcript gets wrong in the same way again and again. Most people who edit put them right,
+a quarter leave them, and a few keep whatever is shown.
 """
 
 from __future__ import annotations
@@ -16,7 +16,11 @@ if TYPE_CHECKING:
     from streams.demo.recipes.people import Writer
 
 CLINIC, YARD = "marrow-clinic", "brill-yard"
-PART, TOPIC, STATEMENT = "part", "topic", "statement"  # kinds of prompts; the last is asked by held-out users alone
+PART, TOPIC, STATEMENT = (
+    "part",
+    "topic",
+    "statement",
+)  # kinds of prompts; the last is asked by held-out users alone
 # what is meant, and how it comes out
 NAMES: dict[str, tuple[tuple[str, str], ...]] = {
     CLINIC: (

@@ -98,10 +98,8 @@ def _measures(
     )
 
 
-def _rates(
-    house: str, questions: Sequence[Question], texts: dict[str, list[str]]
-) -> list[tuple[str, ...]]:
-    rows = []
+def _rates(house: str, questions: Sequence[Question], texts: dict[str, list[str]]) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
     for arm, given in texts.items():
         found = _errors(questions, given)
         of_names, of_others = sum(one.of_names for one in found), sum(one.of_others for one in found)

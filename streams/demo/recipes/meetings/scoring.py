@@ -53,19 +53,26 @@ def word_errors(said: str, text: str, names: set[str]) -> WordErrors:
     wrong_others = 0
     row, column = len(one), len(other)
     while row or column:
-        if row and column and cost[row][column] == cost[row - 1][column - 1] + (one[row - 1] != other[column - 1]):
+        put_in = False
+        if (
+            row
+            and column
+            and cost[row][column] == cost[row - 1][column - 1] + (one[row - 1] != other[column - 1])
+        ):
             place, wrong, row, column = row - 1, one[row - 1] != other[column - 1], row - 1, column - 1
         elif row and cost[row][column] == cost[row - 1][column] + 1:
             place, wrong, row = row - 1, True, row - 1
         else:
-            place, wrong, column = row - 1, True, column - 1
+            place, wrong, column, put_in = row - 1, True, column - 1, True
         if not wrong:
             continue
-        beside = next((at for at in (place, place + 1) if 0 <= at < len(one) and one[at] in names), None)
-        if beside is None:
+        # A word that was put in is the error of the name that it stands beside, if it does.
+        near = (place, place + 1) if put_in else (place,)
+        name = next((at for at in near if 0 <= at < len(one) and one[at] in names), None)
+        if name is None:
             wrong_others += 1
         else:
-            wrong_names.add(beside)
+            wrong_names.add(name)
     of_names = sum(word in names for word in one)
     return WordErrors(
         names=len(wrong_names), of_names=of_names, others=wrong_others, of_others=len(one) - of_names

@@ -175,6 +175,16 @@ def test_refusals_are_counted_by_what_is_likelier():
     assert sum(base) > sum(support_scoring.refusals(Server(), "a-v1")[1])
 
 
+def test_an_answer_says_what_the_policy_text_says():
+    asked = _asked(says="the notice period is three months")
+    assert support_scoring.says_the_policy("[Legal] The notice period is three months.", asked)
+    assert not support_scoring.says_the_policy("[Legal] We note the period.", asked)
+    for line in support.LINES:
+        texts = [text for _, text in support.policy_texts(line).values()]
+        occasion = support.WRITERS[line](support.crowd(line, users=1, heldout=0)._source(0), "mail")
+        assert sum(support_scoring.says_the_policy(text, _asked(**occasion.facts)) for text in texts) == 1
+
+
 def test_leaks_are_seen_off_the_diagonal():
     given = {line: texts for line, texts in _examples("support").items() if line}
     rows = support_scoring.leaks(given)
