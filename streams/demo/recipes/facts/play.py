@@ -131,5 +131,5 @@ def _freshness(seconds: float, by_meaning: bool) -> str:
     how = "words and meaning" if by_meaning else "words alone (no embedder is installed)"
     return (
         f"{len(UPDATED)} documents changed and {len(REMOVED)} went of {len(ISLES)}; from the change to the next "
-        f"question that was looked up, by {how}, {seconds:.1f} s passed (a change must count within {FRESH_SECONDS:g} s)."
+        f"question that was looked up, by {how}, {seconds:.1f} s passed (must: {FRESH_SECONDS:g} s)."
     )
