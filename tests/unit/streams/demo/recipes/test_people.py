@@ -29,7 +29,7 @@ TRIAL = Trial(here=None, options=RecipeOptions(), now=NOW)
 # name, crowd, releases of its tenant
 CROWDS = [
     *((f"code-{line}", code.crowd(line, users=100, heldout=40), 3) for line in code.WRITERS),
-    *((f"creative-{step}", creative.crowd(step, users=90, heldout=28), 4) for step in range(3)),
+    *((f"creative-{step}", creative.crowd(step, users=110, heldout=28), 4) for step in range(3)),
     ("edge", edge.crowd(users=80, heldout=32), 1),
     ("facts", facts.crowd(users=80, heldout=60), 1),
     *((f"research-{line}", research.crowd(line, users=100, heldout=32), 2) for line in research.LINES),
