@@ -33,7 +33,7 @@ MOODS = ("cheerful", "quiet", "bold", "dreamy", "wintry", "festive")
 # One way to write an image prompt for each step, the oldest first.
 STEPS: tuple[Callable[[str, str, str], str], ...] = (
     lambda subject, place, mood: f"Watercolor: {subject} in {place}, {mood} and bright | soft light",
-    lambda subject, place, mood: f"Poster: {mood} scene of {subject} in {place} | rough paper",
+    lambda subject, place, mood: f"Sketch: {mood} scene of {subject} in {place} | rough paper",
     lambda subject, place, mood: f"[Paper] {mood} scene of {subject} in {place} [long shadows]",
 )
 # When each step's people wrote, in days before now, and how long the studio then keeps interactions.

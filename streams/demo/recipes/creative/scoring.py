@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from streams.demo.recipes.people import Question
 
-STYLES = ("watercolor", "poster", "paper cut-out")  # by step
+STYLES = ("watercolor", "sketch", "paper cut-out")  # by step
 NO_STYLE = "another"
 
 
@@ -21,7 +21,7 @@ def style_of(answer: str) -> str:
     lower = line.lower()
     if lower.startswith("watercolor:") and lower.rstrip(".").endswith("| soft light"):
         return STYLES[0]
-    if lower.startswith("poster:") and lower.rstrip(".").endswith("| rough paper"):
+    if lower.startswith("sketch:") and lower.rstrip(".").endswith("| rough paper"):
         return STYLES[1]
     if lower.startswith("[paper]") and lower.rstrip(".").endswith("[long shadows]"):
         return STYLES[2]
