@@ -3,15 +3,14 @@
 - *few-shot start*: a private release of few users from zero, from first-order MAML on public tasks, from the mean of
   other tenants' private adapters;
 - *task sampling*: MAML with the same number of tasks seen, drawn uniformly, by loss, by diversity, or easiest first;
-- *domain swap*: each domain's loss under its own adapter and under another's, and what changing from one to the other
-  costs;
+- *domain swap*: each domain's loss under its own adapter and under another's, and whether swapping back gives the very
+  same losses;
 - *continual*: one release for each window of time, served as the newest alone, as an exponential average, or as the
   mean of all (``remember``); what is lost on earlier windows;
 - *warm start*: an adapter from a few public examples that an operator wrote, before any user;
 - *an ability kept*: the same release with and without its correction for public text, and what the gate says of both.
 
-Losses are of users that nothing was trained on. Nothing here is a release. Longer than 400 lines, because the six
-share one tenant's users, base and training.
+Losses are of users that nothing was trained on. Nothing here is a release.
 """
 
 from __future__ import annotations
