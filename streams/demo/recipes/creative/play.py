@@ -31,7 +31,7 @@ TITLE = "Creative prompts: a studio's style moves in three steps, the old one st
 
 def play(trial: Trial) -> RecipeReport:
     """Publish step after step, train a release after each, and ask held-out users' prompts of every release."""
-    users, heldout = trial.size(110, 64), trial.size(28, 16)
+    users, heldout = trial.size(110, 64), trial.size(22, 12)
     steps = trial.size(3, 2)
     lines = (STUDIO,) if trial.options.quick else (STUDIO, CLASSIC)
     policy = recipe_policy(trial, users=users, releases=steps + len(lines) - 1, domains=lines)

@@ -29,7 +29,7 @@ def play(trial: Trial) -> RecipeReport:
     Raises:
         DemoError: no version was released.
     """
-    users, heldout = trial.size(80, 40), trial.size(44, 24)
+    users, heldout = trial.size(80, 40), trial.size(44, 12)
     people = crowd(users=users, heldout=heldout)
     names = learn(trial, {TENANT: recipe_policy(trial, users=users)}, [people])
     if not names:

@@ -20,7 +20,7 @@ ADAPTER, MEMORY, BOTH = "adapter alone", "memory alone", "memory and adapter"
 
 def play(trial: Trial) -> RecipeReport:
     """Learn each audience's form, approve the studies, and judge form, number and source."""
-    users, heldout = trial.size(100, 40), trial.size(32, 16)
+    users, heldout = trial.size(100, 40), trial.size(32, 10)
     lines = (EXPERT,) if trial.options.quick else LINES
     policy = recipe_policy(trial, users=users, releases=len(lines), domains=lines)
     names = learn(trial, {TENANT: policy}, [crowd(line, users=users, heldout=heldout) for line in lines])

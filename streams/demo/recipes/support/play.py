@@ -22,7 +22,7 @@ TITLE = "Support assistant of a multinational: three lines, a tone for each regi
 
 def play(trial: Trial) -> RecipeReport:
     """Learn each line, and judge form, tone, leaks between lines, and refusals."""
-    users, heldout = trial.size(120, 48), trial.size(28, 16)
+    users, heldout = trial.size(120, 48), trial.size(20, 12)
     lines = (LEEDS,) if trial.options.quick else LINES
     policy = recipe_policy(trial, users=users, releases=len(lines), domains=lines)
     names = learn(trial, {TENANT: policy}, [crowd(line, users=users, heldout=heldout) for line in lines])
