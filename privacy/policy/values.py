@@ -144,6 +144,8 @@ class TenantPrivacyPolicy(Validated):
             budget together. Whoever joined one stays in it, whatever a later version says.
         previous_share: share of the line's own served version that is averaged into each release (exponential
             averaging of successive private adapters, free); 0 publishes what was trained.
+        remember: whether each release is served as the mean of all releases of its line so far, so that earlier windows
+            of time are not forgotten; takes the place of ``previous_share``, and is as free.
         styles: whether each release also learns what answers look like (openings, closings, lengths, terms), by one
             charged vote of its users. Habits that only a few users have are never told; what many share may be, and is
             the tenant's own to read and to strike out.
@@ -202,6 +204,7 @@ class TenantPrivacyPolicy(Validated):
         description="nothing, or a name of 1 to 63 characters a-z, 0-9 and -, not starting with -",
     )
     previous_share: float = Field(default=0.0, ge=0, le=0.95, description="0 to 0.95")
+    remember: bool = Field(default=False, description="true or false")
     styles: bool = Field(default=True, description="true or false")
     terms: bool = Field(default=False, description="true or false")
     rollout: RolloutPolicy = Field(
@@ -301,7 +304,15 @@ class TenantPrivacyPolicy(Validated):
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PARTS: Final = ("schedule", "rollout", "suites")
-_LATER_FIELDS: Final = ("release_padding_seconds", "population", "styles", "terms", "rollout", "suites")
+_LATER_FIELDS: Final = (
+    "release_padding_seconds",
+    "population",
+    "styles",
+    "terms",
+    "rollout",
+    "suites",
+    "remember",
+)
 
 
 def period_index(at: datetime, period_seconds: int) -> int:
