@@ -57,10 +57,14 @@ class SearchRules:
 class Near(Protocol):
     """Finds the passages whose meaning is nearest, where that is not done in this process."""
 
+    @property
+    def holds_vectors(self) -> bool:
+        """Whether indexes must hold vectors for it."""
+
     def nearest(
-        self, tenant_id: str, index: TenantIndex, vector: NDArray[np.float32], alive: NDArray[np.bool_]
+        self, tenant_id: str, index: TenantIndex, vector: NDArray[np.float32], domain: str, now: datetime
     ) -> NDArray[np.float32]:
-        """Return the similarity of each row of the index; −1 for those that are not alive or not near."""
+        """Return the similarity of each row of the index; −1 for those that are not near."""
 
 
 class MemorySearch:
@@ -123,7 +127,9 @@ class MemorySearch:
         by_words = index.words.scores(words, alive)
         similar = None
         if self._embedder is not None:
-            similar = self._near.nearest(tenant_id, index, self._embedder.embed([question])[0], alive)
+            vector = self._embedder.embed([question])[0]
+            near = self._near.nearest(tenant_id, index, vector, domain, now)
+            similar = np.where(alive, near, np.float32(-1))
         ranking = fused(best(by_words), [] if similar is None else best(similar))
         found = self._passages(index, ranking, similar, question, words, alive, most or self.rules.passages)
         return Found(
@@ -149,7 +155,8 @@ class MemorySearch:
                 if known is not None and known.standing == standing_of(session, tenant_id):
                     index = known
                 else:
-                    index = read_index(session, self._keys, tenant_id, self._embedder, known)
+                    embedder = self._embedder if self._near.holds_vectors else None
+                    index = read_index(session, self._keys, tenant_id, embedder, known)
         with self._lock:
             self._indexes[tenant_id] = index
             self._indexes.move_to_end(tenant_id)
@@ -205,12 +212,14 @@ class MemorySearch:
 class _Here:
     """Compares with every vector in memory: exact, 8 ms for 100,000."""
 
+    holds_vectors = True
+
     def nearest(
-        self, tenant_id: str, index: TenantIndex, vector: NDArray[np.float32], alive: NDArray[np.bool_]
+        self, tenant_id: str, index: TenantIndex, vector: NDArray[np.float32], domain: str, now: datetime
     ) -> NDArray[np.float32]:
-        """Return the similarity of each row; −1 for those that are not alive."""
-        del tenant_id  # the index is one tenant's
+        """Return the similarity of each row."""
+        del tenant_id, domain, now  # the index is one tenant's, and whoever asks knows what of it is alive
         if index.vectors is None:
-            return np.full(len(alive), -1, np.float32)
-        found: NDArray[np.float32] = np.where(alive, index.vectors @ vector, np.float32(-1))
+            return np.full(len(index.passages), -1, np.float32)
+        found: NDArray[np.float32] = index.vectors @ vector
         return found

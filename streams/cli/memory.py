@@ -317,6 +317,24 @@ def status(
 
 
 @app.command()
+def prepare(*, as_json: AsJson = False) -> None:
+    """Let PostgreSQL compare meanings itself: make the extension's table and fill it (DISCREET_MEMORY__VECTORS)."""
+    from personalization.memory.embedding import bundled_embedder
+    from personalization.memory.pgvector import prepare as fill
+    from streams.processes.keys import memory_keys
+    from streams.settings import load_settings
+    from streams.storage.schema import open_current
+
+    settings = load_settings()
+    engine = open_current(settings.database_url)
+    try:
+        written = fill(engine, memory_keys(settings), bundled_embedder())
+    finally:
+        engine.dispose()
+    typer.echo(json.dumps({"passages": written}) if as_json else f"{_passages(written)} were written.")
+
+
+@app.command()
 def forget(
     tenant: TenantName,
     *,
