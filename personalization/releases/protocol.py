@@ -371,6 +371,7 @@ class TrainingRounds:
             blend_with=blend_with,
             blend_share=policy.previous_share if blend_with is not None else 0.0,
             style_edits=current_edits(session, row.tenant_id, row.domain),
+            notes=policy.memory,
             suites=SuiteTerms.of_policy(policy.suites, least=self._least_suites),
         )
         seed = secrets.token_bytes(SEED_BYTES)
@@ -448,6 +449,7 @@ class TrainingRounds:
                 blend_with=None if terms.blend_with is None else artifacts.open(terms.blend_with),
                 blend_share=terms.blend_share,
                 suites=terms.suites.depth,
+                notes=terms.notes,
             )
             blended = () if terms.blend_with is None else (terms.blend_with,)
             return Prepared(

@@ -102,9 +102,10 @@ def pgvector_engine(pgvector_template):
 
 
 @pytest.fixture(params=["by_meaning", "words_alone", pytest.param("pgvector", marks=pytest.mark.slow)])
-def memory(request, clock):
+def memory(request, engine, clock):
     inside = request.param == "pgvector"
-    engine = request.getfixturevalue("pgvector_engine" if inside else "engine")
+    if inside:
+        engine = request.getfixturevalue("pgvector_engine")
     with transaction(engine) as session:
         for tenant in ("acme", "globex"):
             policies.register_tenant(session, tenant, actor="test", now=clock.now())
