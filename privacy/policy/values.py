@@ -154,6 +154,9 @@ class TenantPrivacyPolicy(Validated):
         rollout: how a new version reaches users: everybody at once, or in steps that guards can stop.
         suites: how much each release is asked of the project's public suites, and how much worse than the base and than
             the version before it may be.
+        memory: whether each release also rehearses made-up questions with notes before them, in the form in which the
+            gateway sends passages of the tenant's documents; it needs ``styles``. Nothing private and no document is in
+            them.
     """
 
     declared_users: int = Field(ge=1, le=1_000_000_000, description="1 to 1,000,000,000 users")
@@ -213,6 +216,7 @@ class TenantPrivacyPolicy(Validated):
     suites: PublicSuites = Field(
         default=PublicSuites(), description="an object with depth, choice_margin and more"
     )
+    memory: bool = Field(default=False, description="true or false")
 
     @field_validator("population")
     @classmethod
@@ -305,14 +309,8 @@ class TenantPrivacyPolicy(Validated):
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PARTS: Final = ("schedule", "rollout", "suites")
 _LATER_FIELDS: Final = (
-    "release_padding_seconds",
-    "population",
-    "styles",
-    "terms",
-    "rollout",
-    "suites",
-    "remember",
-)
+    "release_padding_seconds", "population", "styles", "terms", "rollout", "suites", "remember", "memory",
+)  # fmt: skip
 
 
 def period_index(at: datetime, period_seconds: int) -> int:
