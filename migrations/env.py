@@ -21,6 +21,7 @@ TABLE_MODULES = (
     "privacy.erasure.tables",
     "privacy.ledger.tables",
     "personalization.rollouts.tables",
+    "personalization.drift.tables",
     "personalization.registry.tables",
     "personalization.rounds.tables",
     "personalization.starts.tables",

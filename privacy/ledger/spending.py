@@ -21,6 +21,7 @@ from privacy.ledger.accounts import (
 from privacy.ledger.populations import memberships
 from privacy.ledger.tables import AccountRow, LedgerHeadRow, ReservationRow
 from privacy.ledger.values import ReservationState, SpendView
+from privacy.mechanisms.private_read import ReadPurpose
 
 if TYPE_CHECKING:
     from sqlmodel import Session
@@ -88,12 +89,30 @@ def spent_budget(session: Session, tenant_id: str, period_index: int) -> SpentBu
     together = [row for row in (lifetime, *_population_accounts(session, tenant_id)) if row is not None]
     lifetime = max(together, key=lambda row: _figures(row)[1], default=None)
     period = session.get(AccountRow, period_account_id(tenant_id, period_index), populate_existing=True)
+    ever, lately = readings_charged(session, tenant_id, period_index)
     return SpentBudget(
         lifetime=filter_of(lifetime) if lifetime else None,
         lifetime_curve=curve_in(lifetime) if lifetime else RdpCurve.zero(),
         period=filter_of(period) if period else None,
         period_curve=curve_in(period) if period else RdpCurve.zero(),
+        readings=ever,
+        readings_in_period=lately,
     )
+
+
+def readings_charged(session: Session, tenant_id: str, period_index: int) -> tuple[int, int]:
+    """Return how many readings of drift the tenant is charged for: ever, and in the period."""
+    rows = session.exec(
+        select(ReservationRow.period_index, func.count())
+        .where(
+            ReservationRow.tenant_id == tenant_id,
+            ReservationRow.purpose == ReadPurpose.DRIFT.value,
+            ReservationRow.state != ReservationState.RELEASED.value,
+        )
+        .group_by(col(ReservationRow.period_index))
+    ).all()
+    counts = {int(period): int(count) for period, count in rows}
+    return sum(counts.values()), counts.get(period_index, 0)
 
 
 def within_accounts(
