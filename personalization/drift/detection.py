@@ -13,8 +13,8 @@ change. ``p`` are the shares of both parts together, ``τ`` the noise in users. 
 tests at a reading; each is held to ``level`` divided by their number, so the probability of a false alarm at a reading
 is at most ``level`` whatever depends on what (Bonferroni), as far as sums of many users and Gaussian noise are normal.
 
-Cutting everywhere finds a sudden change as soon as it shows and a small one once enough readings lie behind it, and says
-since when. What was before an alarm is dropped from later comparisons: they begin at the change.
+Cutting everywhere finds a sudden change as soon as it shows and a small one once enough readings lie behind it, and
+says since when. What was before an alarm is dropped from later comparisons: they begin at the change.
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ since the seed lives in that transaction's memory alone. A crash between ``start
 was computed there nobody has seen.
 
 Nothing is judged, told or done before the public instant that the terms name, and what is still open at their end
-forfeits. The ledger's commit names the histogram by its digest, so ``discreet budget verify`` finds one that was changed.
+forfeits. The ledger's commit names the histogram by its digest, so ``discreet budget verify`` finds one that was
+changed.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ from personalization.errors import DriftError
 from personalization.rounds.slots import LONGEST_WINDOW, told_at
 from personalization.signals.snapshot import data_digest
 from privacy.accounting.calibration import (
-    caps_of,
     calibrate_policy,
+    caps_of,
     drift_reading,
     readings_per_period,
     release_mechanisms,
@@ -65,8 +66,8 @@ if TYPE_CHECKING:
     from personalization.signals.snapshot import WindowSource
     from privacy.anchor.port import Anchor
     from privacy.ledger import Ledger, Reservation
-    from privacy.mechanisms.gaussian import Gaussian
     from privacy.mechanisms.documents import Mechanism
+    from privacy.mechanisms.gaussian import Gaussian
     from privacy.policy.ceilings import PolicyCeilings
     from privacy.policy.values import TenantPrivacyPolicy
 
@@ -213,8 +214,10 @@ class DriftReadings:
             return ReadingOutcome.PURPOSE_NOT_ALLOWED
         if self._ceilings is not None and self._ceilings.exceeded(policy):
             return ReadingOutcome.ABOVE_CEILING
-        if mechanism is not None and LARGEST_NOTICED < noticed_share(
-            mechanism.noise_multiplier, policy.declared_users, policy.drift.level
+        if (
+            mechanism is not None
+            and noticed_share(mechanism.noise_multiplier, policy.declared_users, policy.drift.level)
+            > LARGEST_NOTICED
         ):
             return ReadingOutcome.NOISE_TOO_LARGE
         ever, lately = readings_charged(session, row.tenant_id, policy.period_index(row.scheduled_for))
@@ -230,7 +233,7 @@ class DriftReadings:
             self._ledger.start(session, row.reservation_id, lease.epoch)
 
     def _read(self, lease: ReadingLease) -> Read | None:
-        """Read, add up and draw once; what comes of it is stored with the record of the draw, and told to nobody yet."""
+        """Read, add up and draw once; what comes of it is stored with the record of the draw, and not told yet."""
         with transaction(self._engine) as session:
             row = rows.hold_reading(session, lease, self._clock())
             if row.reservation_id is None:

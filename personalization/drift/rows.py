@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import and_, or_
 from sqlmodel import col, select
 
+from personalization.drift.features import VERSION
 from personalization.drift.tables import DriftReadingRow
-from personalization.drift.values import VERSION, Histogram, Judgement, ReadingOutcome, ReadingState
+from personalization.drift.values import Histogram, Judgement, ReadingOutcome, ReadingState
 from personalization.errors import DriftError, LeaseLostError
 from personalization.registry import queries as registry
 from privacy.canonical import digest_of

@@ -160,8 +160,8 @@ def style_vote(
 def drift_reading(policy: TenantPrivacyPolicy) -> Gaussian | None:
     """Return what one reading of drift charges under a policy; None where it has none taken.
 
-    A user's part has length at most 1. All planned readings together take ``drift.share`` of either budget, at the order
-    where a Gaussian fits best.
+    A user's part has length at most 1. All planned readings together take ``drift.share`` of either budget, at the
+    order where a Gaussian fits best.
     """
     if not policy.drift.read:
         return None

@@ -114,8 +114,8 @@ _ROLLOUT = _fields(
     OPERATOR,
     "Where a rollout stands, for the operator's own servers: decided from the policy, the clock, public checks, what "
     "servers acknowledge and people. Where a policy names guards, a rollout also stops for errors and slow answers, "
-    "which are counted over all requests and which epsilon does not cover. Users' reactions decide nothing but, where a "
-    "policy says so, that a line whose charged readings drifted falls back.",
+    "which are counted over all requests and which epsilon does not cover. Users' reactions decide nothing but this: "
+    "where a policy says so, a line whose charged readings drifted falls back.",
     "rollout.stage rollout.candidate_percent rollout.salt rollout.state rollout.mode rollout.flag "
     "rollout.candidate_version_id rollout.steps rollout.bake_seconds",
 )
@@ -157,8 +157,8 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
         _fields(
             CHARGED,
             "How a round ended (see outcome), in one public sentence; the only number in it is the noisy count. Where "
-            "a rollout moved, why: a guard may be named, which says of uncharged counts what rollouts' fields say. Where a "
-            "line drifted, what changed, by charged readings.",
+            "a rollout moved, why: a guard may be named, which says of uncharged counts what rollouts' fields say. "
+            "Where a line drifted, what changed, by charged readings.",
             "reason_code reason",
         ),
         _fields(

@@ -37,11 +37,16 @@ def spend_of(
     lifetime = session.get(AccountRow, lifetime_account_id(tenant_id), populate_existing=True)
     period = session.get(AccountRow, period_account_id(tenant_id, period_index), populate_existing=True)
     counted = session.exec(
-        select(ReservationRow.state, func.count())
+        select(ReservationRow.state, ReservationRow.purpose, func.count())
         .where(col(ReservationRow.tenant_id) == tenant_id)
-        .group_by(ReservationRow.state)
+        .group_by(ReservationRow.state, ReservationRow.purpose)
     ).all()
-    counts = {ReservationState(state): count for state, count in counted}
+    counts: dict[ReservationState, int] = {}
+    releases = 0
+    for state, purpose, count in counted:
+        counts[ReservationState(state)] = counts.get(ReservationState(state), 0) + count
+        if state == ReservationState.COMMITTED.value and purpose != ReadPurpose.DRIFT.value:
+            releases += count
     populations = _population_accounts(session, tenant_id)
     delta = lifetime.delta if lifetime else (caps.lifetime_delta if caps else None)
     lifetime_spent, lifetime_used = _figures(lifetime)
@@ -56,7 +61,7 @@ def spend_of(
         lifetime_cap=lifetime.epsilon if lifetime else (caps.lifetime_epsilon if caps else None),
         lifetime_used=lifetime_used,
         delta=delta,
-        releases=counts.get(ReservationState.COMMITTED, 0),
+        releases=releases,
         reservations=counts,
         population_epsilon=max((_epsilon(row, delta) for row in populations), default=0.0),
         population_cap=max((row.epsilon for row in populations), default=None),

@@ -325,8 +325,8 @@ def period_index(at: datetime, period_seconds: int) -> int:
 def amended(policy: TenantPrivacyPolicy | None, changes: Mapping[str, Any]) -> TenantPrivacyPolicy:
     """Return ``policy`` (or the defaults) with ``changes`` applied and everything validated again.
 
-    Fields of the schedule (and of the rollout, the suites and drift) may be given as ``{"schedule": {"first_at": …}}`` or as
-    ``{"schedule.first_at": …}``; those left out keep their value.
+    Fields of the schedule (and of the rollout, the suites and drift) may be given as ``{"schedule": {"first_at": …}}``
+    or as ``{"schedule.first_at": …}``; those left out keep their value.
 
     Raises:
         PolicyError: a field is unknown, or a value is outside its range or does not fit the other values.

@@ -26,6 +26,7 @@ COMMANDS = {
     "adapters": "List adapter versions and show one.",
     "explain": "Tell the story of one version on one page, with what proves it offline.",
     "keys": "Show, rotate and reconcile the keys that texts are encrypted with.",
+    "drift": "Show whether what a tenant's users ask has changed, and what it cost to know.",
     "styles": "Show a tenant's style card; strike or fix entries of it.",
     "meta": "Build meta starts, bring them up to date and list them.",
     "bench": "Measure what private adapters are worth on users never trained on.",
