@@ -49,11 +49,11 @@ SENTENCES: Final = {
     Followed.BASE_ANSWERED: "the base model answers already",
 }
 TO_DO: Final = {
-    Followed.TOLD: "look at `discreet drift show`; open a round, or wait for the next one",
-    Followed.ROUND_SOONER: "look at `discreet drift show`; nothing else is needed if the change is wanted",
-    Followed.ROUND_OPEN: "look at `discreet drift show`; nothing else is needed if the change is wanted",
-    Followed.BASE_ANSWERS: "look at `discreet drift show`; then `discreet adapters flag on`",
-    Followed.BASE_ANSWERED: "look at `discreet drift show`; publish a version, or raise the flag",
+    Followed.TOLD: "look at `discreet drift show TENANT`; open a round, or wait for the next one",
+    Followed.ROUND_SOONER: "look at `discreet drift show TENANT`; nothing else is needed if the change is wanted",
+    Followed.ROUND_OPEN: "look at `discreet drift show TENANT`; nothing else is needed if the change is wanted",
+    Followed.BASE_ANSWERS: "look at `discreet drift show TENANT`; then `discreet adapters flag TENANT on`",
+    Followed.BASE_ANSWERED: "look at `discreet drift show TENANT`; publish a version, or raise the flag",
 }
 
 

@@ -46,10 +46,14 @@ class DriftReader(Ticking):
         seconds: float,
         observer: TrainerObserver | None = None,
     ) -> None:
-        super().__init__(CHORE, self.read, seconds=seconds, observer=observer)
+        super().__init__(CHORE, seconds=seconds, observer=observer)
         self._clock = clock
         self._hears = observer or TrainerObserver()
         self._tick = DriftTick(engine, readings, heard=self._tell)
+
+    def turn(self) -> object:
+        """Do what is due."""
+        return self.read()
 
     def read(self) -> int:
         """Take the readings that are due and return how many ended.

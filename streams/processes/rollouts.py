@@ -37,10 +37,14 @@ class RolloutMover(Ticking):
     """
 
     def __init__(self, shop: Shop, *, seconds: float, observer: TrainerObserver | None = None) -> None:
-        super().__init__(CHORE, self.move, seconds=seconds, observer=observer)
+        super().__init__(CHORE, seconds=seconds, observer=observer)
         self._clock: Callable[[], datetime] = shop.clock.now
         self._tick = RolloutTick(shop.engine, shop.events, serving_acks.counts_of)
         self._hears = observer or TrainerObserver()
+
+    def turn(self) -> object:
+        """Do what is due."""
+        return self.move()
 
     def move(self) -> int:
         """Look at the rollouts that are due and return how many moved.

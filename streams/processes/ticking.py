@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Self
+from abc import ABC, abstractmethod
+from typing import Self
 
 import structlog
 
@@ -12,37 +13,29 @@ from personalization.releases.observer import TrainerObserver
 from privacy.errors import PrivacyError
 from streams.errors import StreamsError
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 _log = structlog.get_logger(__name__)
 LEAVE_SECONDS = 30.0
 
 
-class Ticking:
+class Ticking(ABC):
     """Calls ``turn`` until it is left, as a context manager; a failure is reported and tried again at the next turn.
 
     Args:
         chore: name of the work, for logs and metrics.
-        turn: does what is due.
         seconds: pause between two turns.
         observer: told of each turn that failed.
     """
 
-    def __init__(
-        self,
-        chore: str,
-        turn: Callable[[], object],
-        *,
-        seconds: float,
-        observer: TrainerObserver | None = None,
-    ) -> None:
+    def __init__(self, chore: str, *, seconds: float, observer: TrainerObserver | None = None) -> None:
         self._chore = chore
-        self._turn = turn
         self._seconds = seconds
         self._observer = observer or TrainerObserver()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"discreet-{chore}", daemon=True)
+
+    @abstractmethod
+    def turn(self) -> object:
+        """Do what is due."""
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -60,7 +53,7 @@ class Ticking:
     def _run(self) -> None:
         while not self._stop.is_set():
             try:
-                self._turn()
+                self.turn()
             except (PersonalizationError, PrivacyError, StreamsError) as error:
                 self._observer.chore_failed(self._chore)
                 _log.warning("chore_failed", chore=self._chore, code=error.code)

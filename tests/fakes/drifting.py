@@ -81,7 +81,9 @@ class DriftWorld(IngestWorld):
             at = self.now + timedelta(hours=1)
             event_id = f"{name}-{self.now:%Y%m%d}"
             records.append(
-                interaction(name, event_id, offset=offset, at=at, prompt=prompt, outcome=outcome, completion="sure")
+                interaction(
+                    name, event_id, offset=offset, at=at, prompt=prompt, outcome=outcome, completion="sure"
+                )
             )
         self.now += timedelta(hours=2)
         self.take(self.interactions, *records)

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 from sqlmodel import select
 
+from personalization.drift.rows import released_digests
 from personalization.drift.values import ReadingOutcome
 from personalization.rounds import queries as rounds
 from personalization.rounds.slots import slot_for, slot_of
 from personalization.rounds.tables import RoundRow
+from privacy.accounting.calibration import calibrate_policy, caps_of, release_mechanisms
+from privacy.accounting.filters import BudgetCaps
+from privacy.accounting.forecast import ClarityRule, SpentBudget, outlook
+from privacy.errors import BudgetExhaustedError
+from privacy.ledger import ReservationRequest
 from privacy.ledger.export import export_ledger
+from privacy.ledger.spending import spent_budget
 from privacy.ledger.verify import verify_export
+from privacy.mechanisms.gaussian import Gaussian
+from privacy.mechanisms.private_read import ReadPurpose
 from privacy.policy import versions as policies
 from privacy.policy.ceilings import PolicyCeilings
+from privacy.policy.values import TenantPrivacyPolicy, amended
 from privacy.reports.statement import privacy_statement
 from privacy.storage.session import transaction
 from streams.contracts.codec import decode_adapter_event
@@ -27,7 +39,10 @@ from tests.fakes.drifting import WEEK, DriftWorld
 def alarms(world):
     with transaction(world.engine) as session:
         rows = session.exec(select(OutboxRow).where(OutboxRow.topic == ADAPTER_EVENTS.name)).all()
-        told = [decode_adapter_event([tuple(one) for one in _headers(row)], row.value, key=row.key) for row in rows]
+        told = [
+            decode_adapter_event([tuple(one) for one in _headers(row)], row.value, key=row.key)
+            for row in rows
+        ]
     return [one.data for one in told if one.data.kind == "drifted"]
 
 
@@ -103,15 +118,11 @@ def test_what_was_read_is_charged_verified_and_stated(engine):
 
 
 def verified(world):
-    from personalization.drift.rows import released_digests
-
     def stored():
         with transaction(world.engine) as session:
             return released_digests(session)
 
-    return verify_export(
-        list(export_ledger(world.engine, None)), registered=lambda: frozenset(), readings=stored
-    )
+    return verify_export(list(export_ledger(world.engine, None)), registered=frozenset, readings=stored)
 
 
 def test_a_line_falls_back_and_without_a_version_the_base_answered_already(engine):
@@ -147,12 +158,73 @@ def test_a_budget_that_is_spent_declines_the_reading_and_the_next_slot_is_looked
     world.week()
     with transaction(engine) as session:
         policies.set_policy(
-            session, "acme", {"drift.share": 0.5, "lifetime_epsilon": 0.3, "period_epsilon": 0.3, "drift.planned_readings": 2},
-            actor="a", reason="b", now=world.now,
-        )  # fmt: skip
+            session,
+            "acme",
+            {"lifetime_epsilon": 4.0, "period_epsilon": 4.0},
+            actor="a",
+            reason="b",
+            now=world.now,
+        )
+        for number in range(40):
+            with suppress(BudgetExhaustedError):
+                world.ledger.reserve(session, other_read(number, world))
     world.now += WEEK
     world.tick()
-    assert world.heard[-1].outcome in {ReadingOutcome.BUDGET_EXHAUSTED, ReadingOutcome.NOISE_TOO_LARGE}
+    assert world.heard[-1].outcome is ReadingOutcome.BUDGET_EXHAUSTED
+    assert len(world.reservations()) == 1
+
+
+def other_read(number, world):
+    """What takes up the tenant's budget beside readings of drift."""
+    return ReservationRequest(
+        tenant_id="acme",
+        policy_version=1,
+        period_index=10**6,
+        purpose=ReadPurpose.EVALUATION,
+        mechanisms=(Gaussian(sensitivity=1.0, standard_deviation=4.0, purpose=ReadPurpose.EVALUATION),),
+        idempotency_key=f"other-{number}",
+        epoch=1,
+        caps=BudgetCaps(period_epsilon=4.0, period_delta=1e-6, lifetime_epsilon=4.0, lifetime_delta=1e-6),
+    )
+
+
+def test_all_planned_readings_and_releases_fit_into_the_budget_together_whichever_come_first(engine):
+    """The share is kept, and readings that open the accounts open them for training."""
+    world = DriftWorld(
+        engine, users=1, planned_releases=4, drift={"planned_readings": 6}, period_seconds=366 * 86_400
+    )
+    with transaction(engine) as session:
+        policy = policies.current_policy(session, "acme").policy
+    for _ in range(6):
+        world.now += WEEK
+        world.tick()
+    assert [one.outcome for one in world.heard] == [ReadingOutcome.RELEASED] * 6
+    mechanisms = release_mechanisms(policy, calibrate_policy(policy))
+    with transaction(engine) as session:
+        for number in range(4):
+            request = replace(
+                other_read(number, world), mechanisms=mechanisms, purpose=ReadPurpose.TRAINING,
+                period_index=policy.period_index(world.now), caps=caps_of(policy),
+            )  # fmt: skip
+            world.ledger.reserve(session, request)
+        with pytest.raises(BudgetExhaustedError):
+            world.ledger.reserve(session, replace(request, idempotency_key="one more"))
+        spent = spent_budget(session, "acme", policy.period_index(world.now))
+    assert (spent.readings, spent.readings_in_period) == (6, 6)
+    world.now += WEEK
+    world.tick()
+    assert world.heard[-1].outcome is ReadingOutcome.PLAN_USED_UP
+
+
+def test_the_outlook_of_a_policy_keeps_room_for_the_readings_to_come():
+    policy = amended(TenantPrivacyPolicy(declared_users=500), {"drift.share": 0.3, "styles": False})
+    noise = calibrate_policy(policy)
+    options = {"spent": SpentBudget(), "rule": ClarityRule(), "now": policy.schedule.first_at}
+    with_readings = outlook("with", policy, noise, **options)
+    without = outlook("without", amended(policy, {"drift.share": 0.0}), noise, **options)
+    assert policy.planned_releases <= with_readings.releases_left < without.releases_left
+    read = SpentBudget(readings=policy.drift.planned_readings)
+    assert outlook("read", policy, noise, **{**options, "spent": read}).releases_left == without.releases_left
 
 
 def test_a_policy_without_readings_opens_none(engine):

@@ -1,4 +1,4 @@
-"""What one reading lets out: one user's part is short, its noise is the charged one, and it is drawn once, after it is paid."""
+"""One user's part of a reading is short, its noise is the charged one, and it is drawn once, after it was paid for."""
 
 from __future__ import annotations
 
@@ -55,7 +55,8 @@ def test_a_part_that_counts_each_signal_instead_of_each_user_is_found_out(monkey
 
     def planted(one):
         return [
-            sum(values) for values in zip(*(part_of(user(example.prompt)) for example in one.examples), strict=True)
+            sum(values)
+            for values in zip(*(part_of(user(example.prompt)) for example in one.examples), strict=True)
         ]
 
     monkeypatch.setattr(features, "part_of", planted)
@@ -75,7 +76,9 @@ def test_noise_is_as_large_as_charged_and_each_bin_has_its_own_whatever_the_data
     assert abs(statistics.correlation(by_bin[0], by_bin[1])) < 0.6
     key = bytes(range(32))
     other = protocol.with_noise(list(range(SIZE)), drift(), key)
-    assert [one - place for place, one in enumerate(other)] == list(protocol.with_noise([0] * SIZE, drift(), key))
+    assert [one - place for place, one in enumerate(other)] == list(
+        protocol.with_noise([0] * SIZE, drift(), key)
+    )
 
 
 class Watched:
@@ -141,7 +144,9 @@ def test_a_budget_that_admits_nothing_reads_nothing(engine, monkeypatch):
 @pytest.mark.parametrize(
     ("dies_at", "state", "reads"), [(2, "committed", 1), (3, "forfeited", 1), (4, "committed", 1)]
 )
-def test_whoever_dies_anywhere_pays_once_reads_once_and_draws_once(engine, monkeypatch, dies_at, state, reads):
+def test_whoever_dies_anywhere_pays_once_reads_once_and_draws_once(
+    engine, monkeypatch, dies_at, state, reads
+):
     drawn = []
     noise = protocol.with_noise
     monkeypatch.setattr(protocol, "with_noise", lambda *asked: drawn.append(1) or noise(*asked))
@@ -149,7 +154,9 @@ def test_whoever_dies_anywhere_pays_once_reads_once_and_draws_once(engine, monke
     with pytest.raises(AnchorUnavailableError):
         world.tick(signals=watched, anchor=watched)
     (before,) = world.rows()
-    world.ask(changed=True)  # what comes meanwhile is of another window, and another draw would not be the same
+    world.ask(
+        changed=True
+    )  # what comes meanwhile is of another window, and another draw would not be the same
     world.now += LEASE
     world.tick(signals=watched, anchor=watched)
     (reservation,) = world.reservations()
@@ -191,7 +198,9 @@ def test_who_is_erased_or_no_longer_agrees_is_in_no_later_reading(engine):
     world, watched = begin(engine)
     seen = []
     source = world.source.window
-    watched.source = type("Counted", (), {"window": lambda _, *a, **o: seen.append(source(*a, **o)) or seen[-1]})()
+    watched.source = type(
+        "Counted", (), {"window": lambda _, *a, **o: seen.append(source(*a, **o)) or seen[-1]}
+    )()
     world.tick(signals=watched)
     world.ask()
     world.take(world.erasures, erasure("user-0", at=world.now))

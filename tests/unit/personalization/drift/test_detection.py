@@ -103,7 +103,9 @@ def test_the_same_few_users_every_week_are_no_evidence_of_many():
             for family, shares in zip(FAMILIES, sides[week >= 6], strict=True):
                 sums += [round((40 * one * family.weight + rng.normal(0, 0.5)) * UNIT) for one in shares]
             until = BEGAN + (week + 1) * WEEK
-            readings.append(Histogram(sums=tuple(sums), noise_multiplier=0.5, since=until - WEEK, until=until))
+            readings.append(
+                Histogram(sums=tuple(sums), noise_multiplier=0.5, since=until - WEEK, until=until)
+            )
         alarmed += judge(readings, level=0.01).drifted
     assert alarmed <= 2
 
