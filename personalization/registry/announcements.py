@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
 from personalization.errors import RegistryError
+from personalization.prompts import rows as prompts
 from personalization.registry import queries as registry
 from personalization.rollouts import rows as rollouts
 from privacy.anchor.due import mark_due
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from sqlmodel import Session
 
     from personalization.adapters.manifest import AdapterVersion
+    from personalization.prompts.rows import Standing
     from personalization.registry.tables import AdapterLineRow
     from personalization.rollouts.values import Rollout
 
@@ -32,6 +34,7 @@ class AdapterEventKind(StrEnum):
     WITHDRAWN = "withdrawn"
     DECLINED = "declined"
     DRIFTED = "drifted"
+    PROMPT_MOVED = "prompt_moved"
 
 
 class DesiredChange(StrEnum):
@@ -88,6 +91,7 @@ class AdapterLifecycleEvent:
         rollout: where the rollout of the line stands after it; ``None`` for a line that never had one.
         candidate: the version that a share of the subjects gets, when ``desired_change`` is SET.
         drift: what drifted, of an alarm.
+        prompts: which prompt templates the line uses after it; ``None`` where nothing was ever decided about them.
     """
 
     event_id: str
@@ -109,6 +113,7 @@ class AdapterLifecycleEvent:
     rollout: Rollout | None = None
     candidate: AdapterVersion | None = None
     drift: DriftFacts | None = None
+    prompts: Standing | None = None
 
 
 class AdapterEvents(Protocol):
@@ -152,7 +157,7 @@ def announce(
 ) -> None:
     """Raise the epoch of a locked line and tell its readers what happened, in the caller's transaction.
 
-    How the line's rollout stands is read here, so no event and no desired state forgets its candidate.
+    How the line's rollout and its prompts stand is read here, so no event and no desired state forgets them.
     """
     line.epoch += 1
     session.add(line)
@@ -180,6 +185,7 @@ def announce(
             rollout=rollout,
             candidate=candidate if change is DesiredChange.SET else None,
             drift=drift,
+            prompts=prompts.standing_of(session, line.line_ref),
         ),
     )
 

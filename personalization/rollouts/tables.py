@@ -42,6 +42,8 @@ class RolloutRow(SQLModel, table=True):
     plan_json: str = Field(sa_column=Column(Text, nullable=False))
     verdict: str = Field(default="none", sa_column=_text(16))  # of the charged comparison
     look_at: datetime | None = Field(default=None, sa_column=Column(UtcDateTime))  # None: nothing can happen
+    # How it stood until ``entered_at``, which may be a slot that has not come; ``None``: nothing was decided before.
+    before_json: str | None = Field(default=None, sa_column=Column(Text))
 
 
 class GuardReadingRow(SQLModel, table=True):

@@ -28,6 +28,7 @@ COMMANDS = {
     "keys": "Show, rotate and reconcile the keys that texts are encrypted with.",
     "drift": "Show whether what a tenant's users ask has changed, and what it cost to know.",
     "styles": "Show a tenant's style card; strike or fix entries of it.",
+    "prompts": "Add, compare, use and roll back a line's prompt templates.",
     "meta": "Build meta starts, bring them up to date and list them.",
     "bench": "Measure what private adapters are worth on users never trained on.",
     "rounds": "Open a training round by hand and list rounds.",

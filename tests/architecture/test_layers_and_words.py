@@ -73,9 +73,10 @@ def test_rooms_and_arrows_stay_within_the_plan():
         # from processes and cli; bridges serve; gateways read flags
         "streams": (18, 70),
         # and rollouts, below the registry that carries them out; a story tells of them; public suites are asked by
-        # training, judged by gates and named in terms; readings of drift are taken beside releases, of signals, and
-        # move rounds and flags
-        "personalization": (17, 66),
+        # training, judged by gates and named in terms; memory has a form of prompts that training rehearses; prompts
+        # stand beside rollouts, below the registry; readings of drift are taken beside releases, of signals, and move
+        # rounds and flags
+        "personalization": (19, 72),
         "personalization.training": (11, 31),
         # ledger and erasure note what is to be anchored; rotations are audited; the statement tells readings from
         # releases

@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0026_drift"
-down_revision = "0025_rollouts"
+revision = "0028_drift"
+down_revision = "0027_prompts"
 branch_labels = None
 depends_on = None
 works_before = (
