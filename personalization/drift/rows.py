@@ -93,7 +93,11 @@ def _refused(session: Session, tenant_id: str, domain: str, slot: datetime) -> b
         select(DriftReadingRow.scheduled_for, DriftReadingRow.state).where(
             DriftReadingRow.tenant_id == tenant_id,
             DriftReadingRow.domain == domain,
-            or_(col(DriftReadingRow.scheduled_for) == slot, col(DriftReadingRow.state).in_(_OPEN)),
+            or_(
+                col(DriftReadingRow.scheduled_for) == slot,
+                # one that is drawn waits for its instant alone, which may be later than the next slot
+                and_(col(DriftReadingRow.state).in_(_OPEN), col(DriftReadingRow.histogram_json).is_(None)),
+            ),
         )
     ).all()
     if any(at == slot for at, _ in rows):

@@ -34,6 +34,7 @@ from streams.contracts.codec import decode_adapter_event
 from streams.contracts.topics import ADAPTER_EVENTS
 from streams.outbox.tables import OutboxRow
 from tests.fakes.drifting import WEEK, DriftWorld
+from tests.fakes.query_plans import noted_statements, without_index
 
 
 def alarms(world):
@@ -244,6 +245,36 @@ def test_missed_slots_are_not_made_up_for_and_each_window_is_read_once(engine):
     assert row.scheduled_for == world.now - timedelta(days=1)
     assert terms["until"] == row.scheduled_for.isoformat()
     assert terms["since"] == (row.scheduled_for - WEEK).isoformat()
+
+
+def test_every_statement_of_a_reading_has_an_index(engine):
+    world = DriftWorld(engine, users=2)
+    world.ask()
+    world.now += WEEK
+    with noted_statements(engine) as statements:
+        world.tick()
+    assert len(statements) > 10
+    settings = ("enable_seqscan = off",)
+    read = {
+        statement: found
+        for statement, parameters in statements.items()
+        if (found := without_index(engine, statement, parameters, settings=settings))
+    }
+    assert read == {}
+
+
+def test_readings_whose_padding_is_longer_than_their_schedule_are_all_taken_and_told_in_turn(engine):
+    world = DriftWorld(engine, users=2, release_padding_seconds=10 * 86_400)
+    for _ in range(3):
+        world.now += WEEK
+        world.tick()
+    assert [row.outcome for row in world.rows()] == [None] * 3
+    for _ in range(4):
+        world.now += WEEK
+        world.tick()
+    told = [row.closed_at for row in world.rows() if row.outcome == "released"]
+    assert len(told) >= 4
+    assert told == sorted(told)
 
 
 def test_a_padded_reading_is_told_at_the_end_of_its_window_and_not_before(engine):
