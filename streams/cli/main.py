@@ -21,6 +21,7 @@ from streams.cli.failures import describe
 # name → what it is for; the only list of commands (a test compares it with the files beside this one)
 COMMANDS = {
     "demo": "Run everything on this machine: broker, worker, trainer, server, three tenants, a report.",
+    "recipes": "Run jobs that people really have, end to end on this machine, with numbers.",
     "tenants": "Register tenants and set their privacy policies.",
     "budget": "Show what was spent of each tenant's privacy budget.",
     "adapters": "List adapter versions and show one.",
@@ -28,6 +29,7 @@ COMMANDS = {
     "keys": "Show, rotate and reconcile the keys that texts are encrypted with.",
     "drift": "Show whether what a tenant's users ask has changed, and what it cost to know.",
     "styles": "Show a tenant's style card; strike or fix entries of it.",
+    "memory": "Approve, remove and look up the documents that a tenant's questions are answered from.",
     "prompts": "Add, compare, use and roll back a line's prompt templates.",
     "meta": "Build meta starts, bring them up to date and list them.",
     "bench": "Measure what private adapters are worth on users never trained on.",
