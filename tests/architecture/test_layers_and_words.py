@@ -77,7 +77,7 @@ def test_rooms_and_arrows_stay_within_the_plan():
         # training, judged by gates and named in terms; memory has a form of prompts that training rehearses; prompts
         # stand beside rollouts, below the registry; readings of drift are taken beside releases, of signals, and move
         # rounds and flags
-        "personalization": (19, 69),
+        "personalization": (19, 70),
         "personalization.training": (11, 31),
         # ledger and erasure note what is to be anchored; rotations are audited; the statement tells readings from
         # releases
