@@ -35,6 +35,7 @@ class AdapterEventKind(StrEnum):
     DECLINED = "declined"
     DRIFTED = "drifted"
     PROMPT_MOVED = "prompt_moved"
+    TERMS_CHANGED = "terms_changed"
 
 
 class DesiredChange(StrEnum):

@@ -29,6 +29,7 @@ COMMANDS = {
     "keys": "Show, rotate and reconcile the keys that texts are encrypted with.",
     "drift": "Show whether what a tenant's users ask has changed, and what it cost to know.",
     "styles": "Show a tenant's style card; strike or fix entries of it.",
+    "terms": "List, add, keep and strike a line's terms; put a text right.",
     "memory": "Approve, remove and look up the documents that a tenant's questions are answered from.",
     "prompts": "Add, compare, use and roll back a line's prompt templates.",
     "meta": "Build meta starts, bring them up to date and list them.",

@@ -26,6 +26,7 @@ from .topics import (
     ADAPTER_PUBLISHED,
     ADAPTER_ROLLED_BACK,
     ADAPTER_ROLLOUT_ADVANCED,
+    ADAPTER_TERMS_CHANGED,
     ADAPTER_WITHDRAWN,
 )
 
@@ -130,6 +131,7 @@ class AdapterEventKind(StrEnum):
     DECLINED = "declined"  # a round trained nothing; the reason says why
     DRIFTED = "drifted"  # what its users ask has changed, or how they take its answers
     PROMPT_MOVED = "prompt_moved"  # a person decided which prompt templates the line uses
+    TERMS_CHANGED = "terms_changed"  # a person decided about the line's terms
 
     @property
     def event_type(self) -> str:
@@ -146,6 +148,7 @@ _EVENT_TYPES = {
     AdapterEventKind.DECLINED: ADAPTER_DECLINED,
     AdapterEventKind.DRIFTED: ADAPTER_DRIFTED,
     AdapterEventKind.PROMPT_MOVED: ADAPTER_PROMPT_MOVED,
+    AdapterEventKind.TERMS_CHANGED: ADAPTER_TERMS_CHANGED,
 }
 
 

@@ -37,6 +37,7 @@ _KINDS = {
     AdapterEventKind.DECLINED: wire.AdapterEventKind.DECLINED,
     AdapterEventKind.DRIFTED: wire.AdapterEventKind.DRIFTED,
     AdapterEventKind.PROMPT_MOVED: wire.AdapterEventKind.PROMPT_MOVED,
+    AdapterEventKind.TERMS_CHANGED: wire.AdapterEventKind.TERMS_CHANGED,
 }
 
 

@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0029_drift"
-down_revision = "0028_memory"
+revision = "0030_drift"
+down_revision = "0029_terms"
 branch_labels = None
 depends_on = None
 works_before = (
