@@ -118,12 +118,14 @@ class Answering:
         plan = await looked_up(self._shop.memories, request, plan)
         if not plan.ask.stream:
             with self._shop.places.place(caller.tenant_id):
+                self._shop.wanted.note(caller.tenant_id, plan.asked_for)
                 plan, document = await self._tried(
                     plan, lambda one: unless_gone(request, one.upstream.whole(one.call()))
                 )
             return self._whole(plan, document), plan.choice.reason
         self._shop.places.take(caller.tenant_id)  # given back when the stream has ended
         try:
+            self._shop.wanted.note(caller.tenant_id, plan.asked_for)
             plan, (first, pieces) = await self._tried(plan, lambda one: unless_gone(request, _begun(one)))
         except BaseException:
             self._shop.places.give_back(caller.tenant_id)
@@ -166,7 +168,6 @@ class Answering:
             if line_ref is None and ask.domain != DEFAULT_DOMAIN:
                 raise unknown_model()
             line = None if line_ref is None else self._line(directory, caller.tenant_id, ask.domain, line_ref)
-            shop.wanted.note(asked_for(line, user))
             prompt = prompt_for(directory, line_ref, user)
             terms = terms_for(directory, line_ref, line)
             if prompt is not None and ask.prompt is not None:
@@ -185,6 +186,7 @@ class Answering:
             caller=caller,
             user=user,
             line=line,
+            asked_for=asked_for(line, user),
             choice=choice,
             upstream=shop.upstream,
             routed=routed,
@@ -230,7 +232,7 @@ class Answering:
         start = time.monotonic()
         result = await attempt(plan)
         took = plan.looked_seconds + time.monotonic() - start
-        self._shop.budgets.observe(plan.levers, took, stream=plan.ask.stream)
+        self._shop.budgets.observe(plan.caller.tenant_id, plan.levers, took, stream=plan.ask.stream)
         return result
 
     def _base(self, plan: Plan, reason: Reason, upstream: Upstream) -> Plan:

@@ -72,7 +72,7 @@ def test_rooms_and_arrows_stay_within_the_plan():
         # beside serving, with arrows to http (bodies, logins), storage, telemetry, client, contracts and errors, and
         # from processes and cli; bridges serve; gateways read flags; exports tell other systems of a version; a recipe
         # runs an engine at the edge; a command puts terms right as the client does
-        "streams": (19, 73),
+        "streams": (19, 74),
         # and rollouts, below the registry that carries them out; a story tells of them; public suites are asked by
         # training, judged by gates and named in terms; memory has a form of prompts that training rehearses; prompts
         # and terms stand beside rollouts, below the registry; readings of drift are taken beside releases, of signals,
