@@ -599,6 +599,8 @@ class CeilingSettings(_Section):
     contribution_bound: int = Field(default=_CEILINGS.contribution_bound, ge=1, le=1000)
     minimum_cohort: int = Field(default=_CEILINGS.minimum_cohort, ge=1)
     """The smallest that a policy may name."""
+    drift_share: float = Field(default=_CEILINGS.drift_share, ge=0, le=0.5)
+    """Most of a budget that readings of drift may take."""
 
     def ceilings(self) -> PolicyCeilings:
         """Return them as what policies are checked against."""
