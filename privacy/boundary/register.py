@@ -392,6 +392,7 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             "never what they say.",
             "x-discreet-memory",
         ),
+        _fields(PUBLIC, "A constant of the gateway's settings.", "x-discreet-presence-penalty"),
         _fields(
             OPERATOR,
             "Of how many of the tenant's own terms a prompt was told and how many were put right in its answer; to who "
