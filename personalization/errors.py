@@ -22,6 +22,7 @@
     ├── TermsError                    terms of a line that cannot be, or a decision that changes nothing
     ├── MemoryDocumentError           a document or a collection is none that can be remembered
     ├── MemoryNotFoundError           no such document is remembered
+    ├── MemoryVectorsError            the database cannot compare vectors
     ├── EmbedderMissingError          the model that finds texts by meaning is not installed
     ├── MetaStartError                released adapters cannot be combined into a start
     ├── WarmStartError                a line cannot begin from public data
@@ -139,6 +140,12 @@ class MemoryNotFoundError(PersonalizationError):
     """The tenant's memory holds no such document."""
 
     code = "personalization.memory.unknown"
+
+
+class MemoryVectorsError(PersonalizationError):
+    """The database cannot compare vectors: it is no PostgreSQL, or the extension is missing."""
+
+    code = "personalization.memory.no_vectors"
 
 
 class EmbedderMissingError(PersonalizationError):

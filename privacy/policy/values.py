@@ -145,6 +145,8 @@ class TenantPrivacyPolicy(Validated):
             budget together. Whoever joined one stays in it, whatever a later version says.
         previous_share: share of the line's own served version that is averaged into each release (exponential
             averaging of successive private adapters, free); 0 publishes what was trained.
+        remember: whether each release is served as the mean of all releases of its line so far, so that earlier windows
+            of time are not forgotten; takes the place of ``previous_share``, and is as free.
         styles: whether each release also learns what answers look like (openings, closings, lengths, terms), by one
             charged vote of its users. Habits that only a few users have are never told; what many share may be, and is
             the tenant's own to read and to strike out.
@@ -153,6 +155,9 @@ class TenantPrivacyPolicy(Validated):
         rollout: how a new version reaches users: everybody at once, or in steps that guards can stop.
         suites: how much each release is asked of the project's public suites, and how much worse than the base and than
             the version before it may be.
+        memory: whether each release also rehearses made-up questions with notes before them, in the form in which the
+            gateway sends passages of the tenant's documents; it needs ``styles``. Nothing private and no document is in
+            them.
         drift: how often a charged reading of what users ask is taken, and what follows when it changes.
     """
 
@@ -204,6 +209,7 @@ class TenantPrivacyPolicy(Validated):
         description="nothing, or a name of 1 to 63 characters a-z, 0-9 and -, not starting with -",
     )
     previous_share: float = Field(default=0.0, ge=0, le=0.95, description="0 to 0.95")
+    remember: bool = Field(default=False, description="true or false")
     styles: bool = Field(default=True, description="true or false")
     terms: bool = Field(default=False, description="true or false")
     rollout: RolloutPolicy = Field(
@@ -212,6 +218,7 @@ class TenantPrivacyPolicy(Validated):
     suites: PublicSuites = Field(
         default=PublicSuites(), description="an object with depth, choice_margin and more"
     )
+    memory: bool = Field(default=False, description="true or false")
     drift: DriftPolicy = Field(
         default=DriftPolicy(), description="an object with share, every_seconds and more"
     )
@@ -312,14 +319,8 @@ class TenantPrivacyPolicy(Validated):
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PARTS: Final = ("schedule", "rollout", "suites", "drift")
 _LATER_FIELDS: Final = (
-    "release_padding_seconds",
-    "population",
-    "styles",
-    "terms",
-    "rollout",
-    "suites",
-    "drift",
-)
+    "release_padding_seconds", "population", "styles", "terms", "rollout", "suites", "remember", "memory", "drift",
+)  # fmt: skip
 
 
 def period_index(at: datetime, period_seconds: int) -> int:
