@@ -11,6 +11,7 @@ from personalization.prompts.rendering import without_marks
 from streams.client.routing import Lever
 from streams.gateway import answers
 from streams.gateway.choosing import Choice, Reason, base_instead
+from streams.gateway.decided import header
 from streams.gateway.terming import glossary
 from streams.gateway.upstreams import Call
 
@@ -128,6 +129,7 @@ class Plan:
             choice = Choice(line_ref=choice.line_ref, adapter=choice.adapter, reason=choice.reason)
         told = answers.applied(self.answer_id, choice, self.constraint)
         told[answers.TERMS_HEADER] = self._terms_header()
+        told[answers.LEVERS_HEADER] = header(self)
         if self.routed is not None:
             told |= self.routed.headers()
         if self.found is not None:
