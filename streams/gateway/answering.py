@@ -202,6 +202,7 @@ class Answering:
             upstream=shop.upstream,
             routed=routed,
             terms=terms,
+            presence_penalty=shop.rules.presence_penalty,
             started=time.monotonic(),
             has_memory=shop.memories is not None and has_memory(directory, caller, ask),
         )
