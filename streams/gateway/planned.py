@@ -38,6 +38,7 @@ class Plan:
     choice: Choice
     upstream: Upstream
     started: float  # on the monotonic clock
+    asked_for: tuple[str, ...] = ()  # versions that would answer if all of them could be had
     routed: Routed | None = None
     dropped: tuple[Lever, ...] = ()
     terms: UsableTerms | None = None
