@@ -57,6 +57,7 @@ from personalization.rounds.slots import slot_for
 from personalization.rounds.states import OutcomeCode, RoundState
 from personalization.starts.choosing import (
     blend_fact,
+    blend_share,
     blend_source,
     choose_start,
     open_start,
@@ -369,7 +370,7 @@ class TrainingRounds:
             slot=slot_for(row, self._clock.now(), timedelta(seconds=policy.release_padding_seconds)),
             start_sources=start_sources(session, line.line_ref, start),
             blend_with=blend_with,
-            blend_share=policy.previous_share if blend_with is not None else 0.0,
+            blend_share=blend_share(session, line, policy, blend_with),
             style_edits=current_edits(session, row.tenant_id, row.domain),
             notes=policy.memory,
             votes_on_terms=policy.terms,
