@@ -487,6 +487,10 @@ class GatewaySettings(_Section):
     """A file with prompts that say what domains are about, one JSON object a line: ``tenant`` (``*`` is every one),
     ``domain``, ``prompt``. With it, a request to ``NAME`` of a tenant with several lines goes to the domain that its
     prompt fits; a domain without such prompts is known by its style card's prompt forms."""
+    route_by: Literal["words", "meaning"] = "words"
+    """How domains are told apart: by words alone, in microseconds; or, where words are not sure, by what a prompt means
+    too, in some ten milliseconds of one core. Meaning needs discreet[memory], English, and prompts in ``routes`` for
+    each of a tenant's domains."""
     route_floor: Positive = 0.2
     """Smallest score, mean log-odds of a prompt's features in nats, at which a domain's line answers."""
     route_margin: Positive = 0.05
@@ -498,7 +502,7 @@ class GatewaySettings(_Section):
     """Look questions up in the tenant's approved documents (``discreet memory``, DISCREET_MEMORY__KEY)."""
     memory_passages: int = Field(default=1, ge=1, le=8)
     """Most passages before a question; small models copy from one and mix several up."""
-    memory_floor: float = Field(default=0.4, ge=-1, le=1)
+    memory_floor: float = Field(default=0.3, ge=-1, le=1)
     """Smallest similarity of meanings at which a passage is sent; below it nothing was found."""
     memory_seconds: Positive = 2.0
     """How long a request waits for the memory before it is answered without."""
@@ -595,6 +599,8 @@ class CeilingSettings(_Section):
     contribution_bound: int = Field(default=_CEILINGS.contribution_bound, ge=1, le=1000)
     minimum_cohort: int = Field(default=_CEILINGS.minimum_cohort, ge=1)
     """The smallest that a policy may name."""
+    drift_share: float = Field(default=_CEILINGS.drift_share, ge=0, le=0.5)
+    """Most of a budget that readings of drift may take."""
 
     def ceilings(self) -> PolicyCeilings:
         """Return them as what policies are checked against."""

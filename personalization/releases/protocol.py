@@ -372,6 +372,7 @@ class TrainingRounds:
             blend_with=blend_with,
             blend_share=blend_share(session, line, policy, blend_with),
             style_edits=current_edits(session, row.tenant_id, row.domain),
+            notes=policy.memory,
             votes_on_terms=policy.terms,
             suites=SuiteTerms.of_policy(policy.suites, least=self._least_suites),
         )
@@ -450,6 +451,7 @@ class TrainingRounds:
                 blend_with=None if terms.blend_with is None else artifacts.open(terms.blend_with),
                 blend_share=terms.blend_share,
                 suites=terms.suites.depth,
+                notes=terms.notes,
             )
             blended = () if terms.blend_with is None else (terms.blend_with,)
             return Prepared(
