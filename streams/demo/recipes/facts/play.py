@@ -31,7 +31,7 @@ def play(trial: Trial) -> RecipeReport:
     """
     users, heldout = trial.size(80, 40), trial.size(44, 12)
     people = crowd(users=users, heldout=heldout)
-    names = learn(trial, {TENANT: recipe_policy(trial, users=users)}, [people])
+    names = learn(trial, {TENANT: recipe_policy(trial, users=users, memory=True)}, [people])
     if not names:
         raise DemoError("no version was released, so there is nothing to put together with memory")
     ((line, name),) = names.items()

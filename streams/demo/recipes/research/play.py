@@ -22,7 +22,7 @@ def play(trial: Trial) -> RecipeReport:
     """Learn each audience's form, approve the studies, and judge form, number and source."""
     users, heldout = trial.size(100, 40), trial.size(32, 10)
     lines = (EXPERT,) if trial.options.quick else LINES
-    policy = recipe_policy(trial, users=users, releases=len(lines), domains=lines)
+    policy = recipe_policy(trial, users=users, releases=len(lines), domains=lines, memory=True)
     names = learn(trial, {TENANT: policy}, [crowd(line, users=users, heldout=heldout) for line in lines])
     versions = trial.here.versions(list(names))
     notes = Notes(trial, TENANT)
