@@ -26,7 +26,8 @@ def play(trial: Trial) -> RecipeReport:
     names = learn(trial, {TENANT: policy}, [crowd(line, users=users, heldout=heldout) for line in lines])
     versions = trial.here.versions(list(names))
     notes = Notes(trial, TENANT)
-    notes.approve({study.name: study.document for study in studies()})
+    with trial.here.stages.stage("memory", "Approving the studies"):
+        notes.approve({study.name: study.document for study in studies()})
     measures: list[Measure] = []
     examples: list[SideBySide] = []
     findings: list[str] = []
@@ -39,7 +40,8 @@ def play(trial: Trial) -> RecipeReport:
             continue
         questions = crowd(line, users=users, heldout=heldout).questions()
         plain = [asked.prompt for asked in questions]
-        noted = [notes.look_up(prompt, domain=line).prompt for prompt in plain]
+        with trial.here.stages.stage("memory", "Looking questions up"):
+            noted = [notes.look_up(prompt, domain=line).prompt for prompt in plain]
         arms = {BASE: (plain, None), ADAPTER: (plain, name), MEMORY: (noted, None), BOTH: (noted, name)}
         answers = {}
         with trial.here.stages.stage("judge", f"Asking about users never trained on: {line}") as stage:
