@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING, Final
 
-from privacy.accounting.composition import curve_of, delta_units, total_curve
-from privacy.accounting.curve import DELTA_UNITS, ORDERS
+from privacy.accounting.composition import best_epsilon, curve_of, delta_units, total_curve
+from privacy.accounting.curve import DELTA_UNITS, ORDERS, RdpCurve
 from privacy.accounting.filters import (
     SELECTION_SHARE,
     AccountSettings,
@@ -25,6 +25,7 @@ from privacy.errors import CalibrationError
 from privacy.guarantee import NeighboringRelation
 from privacy.mechanisms.documents import Mechanism
 from privacy.mechanisms.gaussian import Gaussian
+from privacy.mechanisms.noisy_comparison import NoisyComparison
 from privacy.mechanisms.partition_selection import PartitionSelection
 from privacy.mechanisms.private_read import ReadPurpose
 from privacy.mechanisms.rounding import PICO
@@ -34,7 +35,6 @@ from privacy.mechanisms.tenant_gaussian import TenantGaussian
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from privacy.accounting.curve import RdpCurve
     from privacy.policy.values import TenantPrivacyPolicy
 
 SMALLEST_EPSILON: Final = 0.01
@@ -72,6 +72,8 @@ class PlannedSchedule:
         releases: over the lifetime.
         releases_per_period: most releases that fall into one period.
         beside: other mechanisms that every release charges, such as the noisy cohort count.
+        later: what every release may charge afterwards, in a reservation of its own: the comparison of its rollout.
+        slipped: releases of the period before whose ``later`` may fall into the next: one of each line.
         relation: what the claim will be about; only add-or-remove-one is accounted.
         settings: how accounts are opened.
     """
@@ -83,6 +85,8 @@ class PlannedSchedule:
     releases: int
     releases_per_period: int
     beside: tuple[Mechanism, ...] = ()
+    later: tuple[Mechanism, ...] = ()
+    slipped: int = 0
     relation: str = NeighboringRelation.ADD_OR_REMOVE_ONE
     settings: AccountSettings = field(default_factory=AccountSettings)
 
@@ -179,9 +183,11 @@ def _least_deviation(caps: BudgetCaps, share: float, releases: int, releases_per
 
 
 def release_mechanisms(policy: TenantPrivacyPolicy, noise_multiplier: float) -> tuple[Mechanism, ...]:
-    """Return what one release under this policy reads at most: its noisy cohort count, its style vote, its training."""
+    """Return what one release under this policy reads at most: its count, style vote, training, and comparison."""
+    schedule = schedule_of(policy)
     return (
-        *schedule_of(policy).beside,
+        *schedule.beside,
+        *schedule.later,
         PoissonSampledGaussian(
             noise_multiplier=noise_multiplier,
             sample_rate=policy.sample_rate,
@@ -196,6 +202,28 @@ def style_vote_of(policy: TenantPrivacyPolicy) -> PartitionSelection | None:
     """Return the style vote that each release under this policy charges, if it charges one."""
     votes = (one for one in schedule_of(policy).beside if isinstance(one, PartitionSelection))
     return next(votes, None)
+
+
+def comparison_of(policy: TenantPrivacyPolicy) -> NoisyComparison | None:
+    """Return the comparison by users' reactions that each release under this policy may charge; None where none may.
+
+    Its noise is the least with which all its looks together cost ``rollout.reaction_epsilon`` at the lifetime's δ.
+    """
+    asked = policy.rollout
+    if not asked.by_reactions:
+        return None
+
+    def enough(noise_multiplier: float) -> bool:
+        mechanism = NoisyComparison(noise_multiplier=noise_multiplier, looks=asked.looks)
+        return best_epsilon(curve_of(mechanism), policy.lifetime_delta)[0] <= asked.reaction_epsilon
+
+    noise = least_noise(enough)
+    if noise is None:
+        raise CalibrationError(
+            f"no comparison costs as little as epsilon {asked.reaction_epsilon:g} with a noise multiplier up to "
+            f"{LARGEST_NOISE_MULTIPLIER:g}; set a larger rollout.reaction_epsilon"
+        )
+    return NoisyComparison(noise_multiplier=noise, looks=asked.looks)
 
 
 def caps_of(policy: TenantPrivacyPolicy) -> BudgetCaps:
@@ -217,7 +245,7 @@ def schedule_of(
 ) -> PlannedSchedule:
     """Return what a policy plans: all its releases, each with a noisy cohort count and a style vote beside training.
 
-    The vote is left out where the policy has ``styles`` off or where it would find nothing (``style_vote``). Every
+    Where users' reactions decide rollouts, each release also keeps room for its comparison. The vote is left out where the policy has ``styles`` off or where it would find nothing (``style_vote``). Every
     domain has an adapter line of its own, and all lines of a tenant draw on the same budget.
 
     Args:
@@ -240,6 +268,7 @@ def schedule_of(
         if policy.styles
         else None
     )
+    comparison = comparison_of(policy)
     return PlannedSchedule(
         caps=caps,
         declared_users=policy.declared_users,
@@ -248,6 +277,8 @@ def schedule_of(
         releases=releases,
         releases_per_period=per_period,
         beside=(count,) if vote is None else (count, vote),
+        later=() if comparison is None else (comparison,),
+        slipped=0 if comparison is None else len(policy.domains),
         settings=settings or AccountSettings(),
     )
 
@@ -319,16 +350,23 @@ def calibrate_tenant_level(caps: BudgetCaps, *, generations: int, clipping_norm:
 def fits(schedule: PlannedSchedule, noise_multiplier: float) -> bool:
     """Say whether all planned releases pass both filters with this noise multiplier."""
     return _all_pass(
-        release_curve(schedule, noise_multiplier),
+        round_curve(schedule, noise_multiplier),
         schedule.caps,
         schedule.settings,
         releases=schedule.releases,
         releases_per_period=schedule.releases_per_period,
+        later=total_curve(schedule.later),
+        slipped=schedule.slipped,
     )
 
 
 def release_curve(schedule: PlannedSchedule, noise_multiplier: float) -> RdpCurve:
-    """Return what one release of a schedule costs with this noise multiplier."""
+    """Return what one release of a schedule costs with this noise multiplier, with what it may charge later."""
+    return round_curve(schedule, noise_multiplier) + total_curve(schedule.later)
+
+
+def round_curve(schedule: PlannedSchedule, noise_multiplier: float) -> RdpCurve:
+    """Return what the round of one release reserves with this noise multiplier."""
     training = PoissonSampledGaussian(
         noise_multiplier=noise_multiplier, sample_rate=schedule.sample_rate, steps=schedule.steps
     )
@@ -336,14 +374,33 @@ def release_curve(schedule: PlannedSchedule, noise_multiplier: float) -> RdpCurv
 
 
 def _all_pass(
-    release: RdpCurve, caps: BudgetCaps, settings: AccountSettings, *, releases: int, releases_per_period: int
+    release: RdpCurve,
+    caps: BudgetCaps,
+    settings: AccountSettings,
+    *,
+    releases: int,
+    releases_per_period: int,
+    later: RdpCurve | None = None,
+    slipped: int = 0,
 ) -> bool:
-    """Say whether so many releases of one cost pass the filters of the lifetime and of a period."""
-    for epsilon, delta, count in (
-        (caps.lifetime_epsilon, caps.lifetime_delta, releases),
-        (caps.period_epsilon, caps.period_delta, releases_per_period),
+    """Say whether so many releases of one cost pass the filters of the lifetime and of a period.
+
+    Args:
+        release: what each reserves.
+        caps: of both.
+        settings: how their accounts are opened.
+        releases: over the lifetime.
+        releases_per_period: in a period.
+        later: what each charges afterwards.
+        slipped: how many of the period before may charge ``later`` in this one.
+    """
+    later = RdpCurve.zero() if later is None else later
+    for epsilon, delta, count, late in (
+        (caps.lifetime_epsilon, caps.lifetime_delta, releases, releases),
+        (caps.period_epsilon, caps.period_delta, releases_per_period, releases_per_period + slipped),
     ):
-        if not settings.opened(epsilon, delta, release).admits(release * (count - 1), release):
+        spent = release * (count - 1) + later * late
+        if not settings.opened(epsilon, delta, release).admits(spent, release):
             return False
     return True
 

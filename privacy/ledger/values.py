@@ -106,7 +106,9 @@ class ReservationRequest:
         caps: the policy's caps; open accounts keep the stricter of these and their own.
         population: cap over tenants with linkable users that the policy names; whatever else the tenant joined
             before is charged as well.
-        binding: which run is paid for, where it is known in advance (training).
+        binding: which run is paid for, where it is known in advance (training, comparisons).
+        opened_for: what accounts that do not exist yet are opened to suit, where it is not what is asked for: the
+            releases that will be charged to them most.
     """
 
     tenant_id: str
@@ -119,6 +121,7 @@ class ReservationRequest:
     caps: BudgetCaps
     population: PopulationCap | None = None
     binding: RunBinding | None = None
+    opened_for: tuple[Mechanism, ...] = ()
 
     def __post_init__(self) -> None:
         if not _SLUG.fullmatch(self.tenant_id):

@@ -6,11 +6,11 @@ and the reason says so.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from streams.contracts.adapter import drawn_at
 from streams.flags.provider import LineFlag
 from streams.gateway.templates import PromptTemplate, prompt_template
 
@@ -135,8 +135,7 @@ def drawn(line: Line, subject: str | None) -> bool:
     """Say whether a subject gets the line's candidate; the same subject always gets the same answer."""
     if subject is None:
         return False
-    digest = hashlib.sha256(f"{line.salt}\0{subject}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2.0**64 * 100.0 < line.candidate_percent
+    return drawn_at(line.salt, subject) < line.candidate_percent
 
 
 def _with(line_ref: str, version: Version, reason: Reason, rules: Rules) -> Choice:

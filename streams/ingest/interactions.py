@@ -16,10 +16,12 @@ from privacy.consent import standing
 from privacy.consent.admission import AdmissionRule, RefusalReason
 from privacy.keys.batch_locks import join_batches
 from privacy.policy.cache import WITHOUT_POLICY
+from privacy.policy.values import DataPurpose
 from streams.contracts.dead_letter import DeadLetterReason
 from streams.contracts.topics import INTERACTIONS
 from streams.ingest.handler import BatchHandler, Decision
 from streams.ingest.identity import UserEvents
+from streams.ingest.reacting import keep_reactions
 from streams.ingest.reading import Interaction, InteractionReader
 
 if TYPE_CHECKING:
@@ -71,13 +73,15 @@ class _Tenant(NamedTuple):
     rule: AdmissionRule
     period: timedelta  # as ``privacy.policy.values.period_index`` counts
     bound: int
+    compares: bool  # users' reactions may decide about its versions
 
     @classmethod
     def of(cls, policy: TenantPrivacyPolicy | None, hashes: TenantHashes) -> Self:
         """Work it out."""
         bounded = policy or WITHOUT_POLICY
         period = timedelta(seconds=bounded.period_seconds)
-        return cls(policy, hashes, AdmissionRule(policy), period, bounded.contribution_bound)
+        compares = bounded.rollout.by_reactions and DataPurpose.EVALUATION in bounded.purposes
+        return cls(policy, hashes, AdmissionRule(policy), period, bounded.contribution_bound, compares)
 
 
 class InteractionHandler(BatchHandler[Interaction]):
@@ -162,6 +166,9 @@ class InteractionHandler(BatchHandler[Interaction]):
             asked = dict.fromkeys(work.known.subject for work, _ in admitted)
         admitted = self._with_keys(session, admitted, asked, decision)
         self._store(session, admitted, {name: tenant.bound for name, tenant in tenants.items()}, now)
+        compared = [work for work, tenant in admitted if tenant.compares]
+        if compared:
+            keep_reactions(session, compared, standings, now)
         decision.applied = [work for work, _ in admitted]
 
     def _with_keys(

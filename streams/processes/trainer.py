@@ -16,6 +16,7 @@ from personalization.artifacts.opening import open_store
 from personalization.canaries.values import AuditDepth, AuditRequest
 from personalization.planning.model_shape import read_shape
 from personalization.planning.plan import PerformanceFlags
+from personalization.registry.comparisons import Comparisons
 from personalization.registry.publishing import Publisher
 from personalization.registry.sweeping import ArtifactsChore, Tidied
 from personalization.releases.protocol import TrainingRounds
@@ -72,8 +73,20 @@ def trainer_of(settings: Settings, observer: TrainerObserver | None = None) -> I
         keyring = tools.keyring
         keyring.store.check()
         tools.anchor.require_newest()
+        comparisons = Comparisons(
+            tools.shop.engine,
+            ledger=Ledger(tools.shop.clock.now),
+            keyring=keyring,
+            ceilings=settings.ceilings.ceilings(),
+            anchor=tools.anchor,
+        )
         stack.enter_context(
-            RolloutMover(tools.shop, seconds=settings.scheduler.tick_seconds, observer=observer)
+            RolloutMover(
+                tools.shop,
+                seconds=settings.scheduler.tick_seconds,
+                comparisons=comparisons,
+                observer=observer,
+            )
         )
         yield Trainer(
             tools.shop,
@@ -100,7 +113,11 @@ def trainer_of(settings: Settings, observer: TrainerObserver | None = None) -> I
                 audit=_audit(settings),
             ),
             observer=observer,
-            upkeep=(*upkeep_of(tools), lambda: forget_closed_rounds(tools.shop.engine, keyring)),
+            upkeep=(
+                *upkeep_of(tools),
+                lambda: forget_closed_rounds(tools.shop.engine, keyring),
+                comparisons.forget_closed,
+            ),
         )
 
 
