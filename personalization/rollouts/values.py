@@ -218,7 +218,7 @@ class Rollout:
 
     @property
     def comparing(self) -> bool:
-        """Whether users' reactions are compared now: at the last step, where the candidate gets the share of the plan."""
+        """Whether users' reactions are compared now: at the last step, while the candidate gets its share."""
         comparison = self.plan.comparison
         return (
             comparison is not None

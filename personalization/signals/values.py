@@ -37,7 +37,7 @@ _CORRECTED = frozenset({OutcomeKind.EDITED, OutcomeKind.CORRECTION})
 
 
 def acceptance(outcome: OutcomeKind, rating: int | None) -> int:
-    """Return how well a user took an answer, in quarters: 0 (rejected) to 4 (accepted); what was changed counts half."""
+    """Return how well a user took an answer, in quarters: 0 (rejected) to 4 (accepted); what was changed is half."""
     if outcome is OutcomeKind.RATING:
         return min(max((rating or 1) - 1, 0), 4)
     if outcome in _CORRECTED:

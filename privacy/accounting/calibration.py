@@ -91,14 +91,14 @@ class PlannedSchedule:
     settings: AccountSettings = field(default_factory=AccountSettings)
 
 
-def cohort_count(caps: BudgetCaps, *, releases: int, releases_per_period: int) -> Gaussian:
+def cohort_count(caps: BudgetCaps, *, releases: int, releases_per_period: int, left: float = 1.0) -> Gaussian:
     """Return the noisy count of users that each release charges beside its training.
 
     Its noise (standard deviation in users, sensitivity 1) is such that the counts of all planned releases
-    take a tenth of either budget at the order where a Gaussian fits best.
+    take a tenth of either budget (of the share that is ``left`` of it) at the order where a Gaussian fits best.
     """
     deviation = max(
-        SMALLEST_COUNT_DEVIATION, _least_deviation(caps, COUNT_SHARE, releases, releases_per_period)
+        SMALLEST_COUNT_DEVIATION, _least_deviation(caps, COUNT_SHARE * left, releases, releases_per_period)
     )
     return Gaussian(
         sensitivity=1.0,
@@ -114,6 +114,7 @@ def style_vote(
     releases: int,
     releases_per_period: int,
     unknown_keys: int = UNKNOWN_KEYS,
+    left: float = 1.0,
 ) -> PartitionSelection | None:
     """Return the vote on what answers look like that each release charges beside its training.
 
@@ -127,6 +128,7 @@ def style_vote(
         releases: votes over the lifetime.
         releases_per_period: most votes in a period.
         unknown_keys: most keys of one user outside public alphabets.
+        left: share of the budgets that comparisons of users' reactions leave.
 
     Returns:
         None where an opening would be found only if more than ``LARGEST_FOUND_SHARE`` of the declared users shared it:
@@ -147,7 +149,7 @@ def style_vote(
     # threshold + quantile·σ is linear in σ, up to the lattice
     per_noise = vote(1.0).threshold(OPENING_WEIGHT) - OPENING_WEIGHT + FOUND_QUANTILE
     wanted = (FOUND_SHARE * declared_users - 1) * OPENING_WEIGHT / per_noise
-    least = _least_deviation(caps, STYLE_SHARE, releases, releases_per_period)
+    least = _least_deviation(caps, STYLE_SHARE * left, releases, releases_per_period)
     noise = min(max(wanted, least, SMALLEST_VOTE_NOISE), LARGEST_VOTE_NOISE)
     if noise < least:
         return None
@@ -180,6 +182,16 @@ def _least_deviation(caps: BudgetCaps, share: float, releases: int, releases_per
         if per_order > 0:
             variance = max(variance, count / (2 * share * per_order))
     return math.sqrt(variance)
+
+
+def _left_by(
+    comparison: NoisyComparison | None, caps: BudgetCaps, *, releases: int, releases_per_period: int
+) -> float:
+    """Return which share of the tighter budget the comparisons of all releases leave; at least a hundredth."""
+    if comparison is None:
+        return 1.0
+    whole = _least_deviation(caps, 1.0, releases, releases_per_period)
+    return max(0.01, 1 - (whole / comparison.noise_multiplier) ** 2)
 
 
 def release_mechanisms(policy: TenantPrivacyPolicy, noise_multiplier: float) -> tuple[Mechanism, ...]:
@@ -245,8 +257,9 @@ def schedule_of(
 ) -> PlannedSchedule:
     """Return what a policy plans: all its releases, each with a noisy cohort count and a style vote beside training.
 
-    Where users' reactions decide rollouts, each release also keeps room for its comparison. The vote is left out where the policy has ``styles`` off or where it would find nothing (``style_vote``). Every
-    domain has an adapter line of its own, and all lines of a tenant draw on the same budget.
+    Where users' reactions decide rollouts, each release also keeps room for its comparison. The vote is left out where
+    the policy has ``styles`` off or where it would find nothing (``style_vote``). Every domain has an adapter line of
+    its own, and all lines of a tenant draw on the same budget.
 
     Args:
         policy: the policy.
@@ -257,18 +270,21 @@ def schedule_of(
     caps, releases = caps_of(policy), releases or policy.planned_releases
     instants = math.ceil(policy.period_seconds / policy.schedule.every_seconds)
     per_period = releases_per_period or min(releases, instants * len(policy.domains))
-    count = cohort_count(caps, releases=releases, releases_per_period=per_period)
+    comparison = comparison_of(policy)
+    slipped = 0 if comparison is None else len(policy.domains)
+    left = _left_by(comparison, caps, releases=releases, releases_per_period=per_period + slipped)
+    count = cohort_count(caps, releases=releases, releases_per_period=per_period, left=left)
     vote = (
         style_vote(
             caps,
             declared_users=policy.declared_users,
             releases=releases,
             releases_per_period=per_period,
+            left=left,
         )
         if policy.styles
         else None
     )
-    comparison = comparison_of(policy)
     return PlannedSchedule(
         caps=caps,
         declared_users=policy.declared_users,
@@ -278,7 +294,7 @@ def schedule_of(
         releases_per_period=per_period,
         beside=(count,) if vote is None else (count, vote),
         later=() if comparison is None else (comparison,),
-        slipped=0 if comparison is None else len(policy.domains),
+        slipped=slipped,
         settings=settings or AccountSettings(),
     )
 
