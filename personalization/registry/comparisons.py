@@ -320,6 +320,8 @@ class Comparisons:
                 return
             if len(looks.taken(session, comparison.candidate_version_id)) != look:
                 return
+            if look not in self._ledger.looks(session, reservation.reservation_id):
+                raise RolloutError(f"look {look} is not in the ledger; nothing may be read for it")
             seed = self._seed(comparison)
             plan = _plan_of(comparison)
             stream = SecretStream(derive_key(seed, KeyUse.COMPARISON))
@@ -435,11 +437,6 @@ class Comparisons:
             row = rollouts.find(session, line_ref)
             if row is not None and row.compare_at is not None:
                 rollouts.attend(session, row, until)
-
-
-def comparison_of_version(session: Session, version_id: str) -> ComparisonRow | None:
-    """Return the comparison of a candidate, if one was begun or refused."""
-    return session.get(ComparisonRow, version_id)
 
 
 def _open(session: Session, line_ref: str) -> list[ComparisonRow]:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from personalization.gates.drift import drift_document
 from personalization.gates.forgetting import PUBLIC_TEXT_CHECK
 from personalization.registry import queries as registry
+from personalization.rollouts import looks
 from personalization.rollouts import rows as rollouts
+from personalization.rollouts.comparing import compare
+from personalization.rollouts.tables import ComparisonRow
+from personalization.rollouts.values import ComparisonPlan
 
 if TYPE_CHECKING:
     from sqlmodel import Session
@@ -56,6 +61,48 @@ def rollout_facts(session: Session, tenant_id: str | None = None) -> list[dict[s
                 "candidate": None if found is None else found.served_name,
                 "entered_at": None if stands.entered_at is None else stands.entered_at.isoformat(),
                 "verdict": row.verdict,
+                "comparison": None
+                if stands.candidate is None
+                else comparison_facts(session, stands.candidate),
             }
         )
     return sorted(facts, key=lambda one: (str(one["tenant"]), str(one["domain"])))
+
+
+def comparison_facts(session: Session, version_id: str) -> dict[str, object] | None:
+    """Return what a candidate's comparison by users' reactions released, JSON-ready; ``None`` where there was none.
+
+    Nothing in it is private any more: the sums were charged, drawn with noise and stored before anybody saw them.
+    """
+    row = session.get(ComparisonRow, version_id, populate_existing=True)
+    if row is None:
+        return None
+    plan = ComparisonPlan.from_document(json.loads(row.plan_json))
+    told, found = [], []
+    for look in looks.taken(session, version_id):
+        sums = looks.sums_of(look)
+        if sums is not None:
+            told.append(sums)
+        so_far = (
+            compare(plan.mechanism, plan.arms, told, expected_users=plan.reacting_users) if told else None
+        )
+        found.append(
+            {
+                "look": look.look,
+                "taken_at": look.taken_at.isoformat(),
+                "lost": sums is None,
+                "sums": None if sums is None else list(sums),
+                "effect": None if so_far is None else so_far.effect,
+                "users": None if so_far is None else so_far.users,
+            }
+        )
+    return {
+        "state": row.state,
+        "verdict": row.verdict,
+        "version": row.version_name,
+        "begun_at": row.begun_at.isoformat(),
+        "ended_at": None if row.ended_at is None else row.ended_at.isoformat(),
+        "reservation_id": row.reservation_id,
+        "plan": plan.to_document(),
+        "looks": found,
+    }

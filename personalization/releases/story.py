@@ -22,6 +22,7 @@ from personalization.adapters.signing import key_id, pre_authentication_encoding
 from personalization.errors import StoryError
 from personalization.gates.drift import drift_document
 from personalization.registry import queries as registry
+from personalization.registry.facts import comparison_facts
 from personalization.rollouts import rows as rollouts
 from personalization.rounds import queries as rounds
 from privacy.audit import trail
@@ -113,6 +114,7 @@ def story_of(
             "entered_at": _text(stands.entered_at),
             "plan": stands.plan.to_document(),
         },
+        "comparison": comparison_facts(session, row.version_id),
         "served_by": [dict(one) for one in served_by],
         "drift": drift_document(manifest),
         "manifest": manifest.to_bytes().decode(),

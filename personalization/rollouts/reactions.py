@@ -1,8 +1,8 @@
 """What users' reactions are kept of while two versions are compared: one row a user, one arm, one look, one number.
 
 The price of a comparison rests on this table. A user's row is made by the user's first reaction and fixes arm and look
-for good; later reactions are added to it while its look is still to come and fewer than the plan's bound were added, and
-change nothing otherwise. No row depends on any other user, so nobody is kept out because others came first.
+for good; later reactions are added to it while its look is still to come and fewer than the plan's bound were added,
+and change nothing otherwise. No row depends on any other user, so nobody is kept out because others came first.
 
 A row is emptied, not deleted, once its look was taken and when its user withdraws the consent to evaluation: it is what
 keeps that user from being counted again. An erasure deletes it, for nothing is ever taken of an erased user again, and

@@ -114,7 +114,8 @@ _ROLLOUT = _fields(
     OPERATOR,
     "Where a rollout stands, for the operator's own servers: decided from the policy, the clock, public checks, what "
     "servers acknowledge and people. Where a policy names guards, a rollout also stops for errors and slow answers, "
-    "which are counted over all requests and which epsilon does not cover. Users' reactions decide nothing.",
+    "which are counted over all requests and which epsilon does not cover. Where a policy has users' reactions decide, "
+    "what a charged comparison of them says.",
     "rollout.stage rollout.candidate_percent rollout.salt rollout.state rollout.mode rollout.flag "
     "rollout.candidate_version_id rollout.steps rollout.bake_seconds",
 )
@@ -353,7 +354,13 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             "How rollouts stand now, which changes when training ends, before the version's slot; for the platform "
             "operator and the tenant's own.",
             "rollouts rollouts.tenant rollouts.domain rollouts.line_ref rollouts.stage rollouts.step rollouts.percent "
-            "rollouts.mode rollouts.flag rollouts.candidate rollouts.entered_at rollouts.verdict",
+            "rollouts.mode rollouts.flag rollouts.candidate rollouts.entered_at",
+        ),
+        _fields(
+            CHARGED,
+            "Sums of users' reactions to a candidate and to the version, with noise and paid for before they were "
+            "read, and what they say; whether a comparison was begun and when its looks were taken is public.",
+            "rollouts.verdict rollouts.comparison rollouts.comparison.*",
         ),
         _fields(
             OPERATOR,

@@ -23,6 +23,7 @@ from privacy.ledger import history
 from privacy.ledger.accounts import filter_of
 from privacy.ledger.chain import EntryKind
 from privacy.ledger.values import AccountScope, ReservationState
+from privacy.mechanisms.noisy_comparison import NoisyComparison
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -83,6 +84,18 @@ PADDED: Final = (
 NOT_PADDED: Final = (
     "How long training took. Times in manifests and events are those of the slot, but the policy's "
     "release_padding_seconds is 0, so an adapter appears as soon as it is trained."
+)
+BY_REACTIONS: Final = (
+    "Users' reactions to new versions decide whether a version reaches everybody, through a charged comparison: each "
+    "user who consents to evaluation has a part in one arm and in one look of it, by the draw of the user's own name, "
+    "and its looks are taken at public times. Its whole cost is charged before anything is read. Exact counts of "
+    "serving quality, which the tenant's own back end may read at its gateway, decide nothing, and epsilon does not "
+    "cover them."
+)
+BY_CHECKS: Final = (
+    "Users' reactions decide nothing about versions: public checks, guards (errors, times and costs of answers over "
+    "all requests, which epsilon does not cover) and people do. Exact counts of serving quality, which the tenant's "
+    "own back end may read at its gateway, decide nothing either."
 )
 DISJOINT_TENANTS: Final = (
     "No person is a user of two tenants, or what the tenants release is not combined: budgets of tenants are "
@@ -244,9 +257,13 @@ def privacy_statement(
     else:
         linked = _has_population(session, tenant_id)
         padded = policy is not None and policy.release_padding_seconds > 0
+        compared = (policy is not None and policy.rollout.by_reactions) or any(
+            mechanism["type"] == NoisyComparison.kind for one in releases for mechanism in one["mechanisms"]
+        )
         assumptions = (
             *ASSUMPTIONS,
             *((PADDED,) if padded else ()),
+            BY_REACTIONS if compared else BY_CHECKS,
             *(() if linked else (DISJOINT_TENANTS,)),
         )
         not_covered = NOT_COVERED if padded else (*NOT_COVERED, NOT_PADDED)

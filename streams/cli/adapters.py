@@ -303,10 +303,10 @@ def rollouts(
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("tenant", "domain", "stage", "percent", "mode", "flag", "candidate", "since")
+    table = Table("tenant", "domain", "stage", "percent", "mode", "flag", "candidate", "since", "reactions")
     for row in facts:
         table.add_row(*(str(row[name] if row[name] is not None else "") for name in (
-            "tenant", "domain", "stage", "percent", "mode", "flag", "candidate", "entered_at",
+            "tenant", "domain", "stage", "percent", "mode", "flag", "candidate", "entered_at", "verdict",
         )))  # fmt: skip
     Console().print(table)
 

@@ -92,6 +92,7 @@ def page(story: Mapping[str, Any], proofs: Sequence[Proof]) -> Iterator[str]:
             f"  rollout    {rollout['stage']} at {rollout['percent']:g} %, line {rollout['mode']}, "
             f"flag {rollout['flag']}, steps {', '.join(f'{step:g}' for step in rollout['plan']['steps'])}"
         )
+    yield from _comparison(story.get("comparison"))
     for record in story["trail"]:
         why = record["detail"].get("reason", "")
         yield f"  trail      {record['at'][:19]}  {record['action']} by {record['actor']}: {why}"
@@ -103,6 +104,23 @@ def page(story: Mapping[str, Any], proofs: Sequence[Proof]) -> Iterator[str]:
         yield f"  left       {story['left']['at'][:19]} by {story['left']['by']}: {story['left']['reason']}"
     for proof in proofs:
         yield f"  {'holds' if proof.holds else 'BROKEN':10} {proof.what}"
+
+
+def _comparison(facts: Mapping[str, Any] | None) -> Iterator[str]:
+    """Yield what the charged comparison of users' reactions released, look by look."""
+    if facts is None:
+        return
+    noise = facts["plan"]["mechanism"]["noise_multiplier"]
+    verdict = facts["verdict"].replace("_", " ")
+    yield f"  reactions  {verdict} (compared with {facts['version']}), noise multiplier {noise:g}"
+    yield f"             charged by reservation {facts['reservation_id'] or 'none'}"
+    for look in facts["looks"]:
+        said = (
+            "lost, nothing was told"
+            if look["lost"]
+            else f"acceptance {100 * look['effect']:+.1f} points so far, of about {look['users']:.0f} users"
+        )
+        yield f"             look {look['look'] + 1} at {look['taken_at'][:19]}: {said}"
 
 
 def _stored(settings: Settings, name: str) -> dict[str, Any]:

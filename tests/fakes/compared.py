@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 from sqlmodel import select
 
 from personalization.registry.comparisons import Comparisons
@@ -31,6 +29,7 @@ ASKED = {
     "rollout.look_seconds": LOOK_SECONDS,
     "rollout.reacting_users": 200,
     "purposes": ("training", "evaluation"),
+    "styles": False,  # its vote takes the longest to plan
 }
 
 
@@ -51,14 +50,14 @@ class ComparedShop(RolloutShop):
         self.interactions = InteractionHandler(**shared, redact=list)
         self.consents = ConsentHandler(**shared)
         self.erasures = ErasureHandler(**shared, signer=self.signer, backups=BACKUPS)
-        self.told_events = 0
+        self.tenant, self.told_events = tenant, 0
 
     def process_of_comparisons(self, **options):
         return Comparisons(self.engine, ledger=self.ledger, keyring=self.keyring, **options)
 
     def to_comparison(self):
         """Publish a version and a candidate, which half of the users get, and begin to compare them."""
-        first, candidate = self.publish(), self.publish()
+        first, candidate = self.publish(self.tenant), self.publish(self.tenant)
         self.verify(candidate)
         assert self.run_tick().moved == 1
         assert self.compare() == 1
@@ -74,10 +73,18 @@ class ComparedShop(RolloutShop):
         return self.run_tick().moved
 
     def agree(self, *users, purposes=(ConsentPurpose.TRAINING, ConsentPurpose.EVALUATION), granted=True):
+        self.told_events += 1  # so that the same words said again are another event
         self._take(
             self.consents,
             [
-                consent(user, granted=granted, purpose=purpose, at=self.clock.now())
+                consent(
+                    user,
+                    tenant=self.tenant,
+                    granted=granted,
+                    purpose=purpose,
+                    at=self.clock.now(),
+                    offset=self.told_events,
+                )
                 for user in users
                 for purpose in purposes
             ],
@@ -86,19 +93,21 @@ class ComparedShop(RolloutShop):
     def names(self):
         """The served names of the candidate and of the version."""
         with self.session() as session:
-            row = session.exec(select(ComparisonRow).order_by(ComparisonRow.begun_at.desc())).first()
+            newest = select(ComparisonRow).where(ComparisonRow.tenant_id == self.tenant)
+            row = session.exec(newest.order_by(ComparisonRow.begun_at.desc())).first()
             return row.candidate_name, row.version_name
+
+    def salt(self):
+        with self.session() as session:
+            return session.exec(select(RolloutRow.salt).where(RolloutRow.tenant_id == self.tenant)).one()
 
     def drawn(self, user):
         """Whether the draw gives a user the candidate."""
-        with self.session() as session:
-            salt = session.exec(select(RolloutRow.salt)).one()
-        return drawn_at(salt, user) < 50.0
+        return drawn_at(self.salt(), user) < 50.0
 
     def react(self, said, *, served=None):
         """Have users say what they make of answers: (user, outcome) or (user, accepted), each of the version drawn."""
-        with self.session() as session:
-            salt = session.exec(select(RolloutRow.salt)).one()
+        salt = self.salt()
         candidate, version = self.names()
         records = []
         for user, outcome in said:
@@ -106,19 +115,30 @@ class ComparedShop(RolloutShop):
             made = served or (candidate if drawn_at(salt, user) < 50.0 else version)
             told = outcome if not isinstance(outcome, bool) else Accepted() if outcome else Rejected()
             records.append(
-                interaction(user, f"e{self.told_events}", at=self.clock.now(), outcome=told, served_name=made)
+                interaction(
+                    user,
+                    f"e{self.told_events}",
+                    tenant=self.tenant,
+                    at=self.clock.now(),
+                    outcome=told,
+                    served_name=made,
+                )
             )
         return self._take(self.interactions, records)
 
     def forget(self, user):
-        self._take(self.erasures, [erasure(user, at=self.clock.now())])
+        self._take(self.erasures, [erasure(user, tenant=self.tenant, at=self.clock.now())])
 
     def crowd(self, random, users, *, candidate, version, first=0):
         """Consenting users, of whom each accepts an answer with the probability that its version has."""
         names = [f"u{number}" for number in range(first, first + users)]
         self.agree(*names)
         self.clock.advance(seconds=1)
-        said = [(user, random.random() < (candidate if self.drawn(user) else version)) for user in names]
+        salt = self.salt()
+        said = [
+            (user, random.random() < (candidate if drawn_at(salt, user) < 50.0 else version))
+            for user in names
+        ]
         self.react(said)
 
     def rows(self, row_type=ReactionRow):
@@ -141,8 +161,3 @@ class ComparedShop(RolloutShop):
 
     def _take(self, handler, records):
         return handler.process([Work(record, 0.0, True) for record in records])
-
-
-def after(clock, looks):
-    """The instant at which so many looks are due."""
-    return clock.now() + timedelta(seconds=LOOK_SECONDS * looks)
