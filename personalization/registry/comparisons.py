@@ -11,27 +11,25 @@ restored database forfeits the reservation, and with it the comparison.
 
 Looks are due at public instants, counted from when the comparison began. Whatever ends a rollout, or changes who gets
 the candidate, ends its comparison undecided; the reactions are dropped then, and the seed of the noise with them.
+
+Longer than 400 lines, because the order of these transactions is the guarantee and is to be read in one place.
 """
 
 from __future__ import annotations
 
-import json
 import secrets
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 import structlog
-from sqlmodel import col, select
 
 from personalization.errors import PersonalizationError, RolloutError
 from personalization.registry import queries as registry
-from personalization.rollouts import looks, reactions
+from personalization.rollouts import comparison_rows, looks, reactions
 from personalization.rollouts import rows as rollouts
 from personalization.rollouts.comparing import compare, release
 from personalization.rollouts.deciding import LOOK
 from personalization.rollouts.evidence import Verdict
-from personalization.rollouts.tables import ComparisonRow, RolloutRow
-from personalization.rollouts.values import ComparisonPlan
 from privacy.accounting.calibration import calibrate_policy, caps_of, release_mechanisms
 from privacy.anchor.port import Unanchored
 from privacy.canonical import digest_of, sha256_digest
@@ -60,6 +58,8 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
     from sqlmodel import Session
 
+    from personalization.rollouts.tables import ComparisonRow, RolloutRow
+    from personalization.rollouts.values import ComparisonPlan
     from privacy.anchor.port import Anchor
     from privacy.keys.keyring import Keyring
     from privacy.ledger import Ledger, Reservation
@@ -70,7 +70,6 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 LINES: Final = 200  # attended to in one turn
 EPOCH: Final = 0  # the line's lock keeps two of us apart; a bought look does what a fencing token would
-CLOSED: Final = "closed"
 _SEEDS: Final = "comparison-seed:"
 
 
@@ -142,11 +141,7 @@ class Comparisons:
             return 0
         ids = [purpose.removeprefix(_SEEDS) for purpose in held]
         with transaction(self._engine) as session:
-            closed = session.exec(
-                select(ComparisonRow.candidate_version_id).where(
-                    col(ComparisonRow.candidate_version_id).in_(ids), ComparisonRow.state == CLOSED
-                )
-            ).all()
+            closed = comparison_rows.closed_among(session, ids)
         self._keyring.forget([_seed_purpose(version_id) for version_id in sorted(closed)])
         return len(closed)
 
@@ -159,20 +154,22 @@ class Comparisons:
             if row is None or row.compare_at is None or row.compare_at > now:
                 return False
             stands = rollouts.value_of(row)
-            for left in _open(session, line_ref):
+            for left in comparison_rows.open_of_line(session, line_ref):
                 if left.candidate_version_id != stands.candidate or not stands.comparing:
                     self._end(session, left, Verdict.UNDECIDED, now)
                     if left.candidate_version_id == stands.candidate:
                         rollouts.judge(session, row, Verdict.UNDECIDED, now)
-            comparison = session.get(ComparisonRow, row.candidate_version_id or "", populate_existing=True)
-            if not stands.comparing or (comparison is not None and comparison.state == CLOSED):
+            comparison = comparison_rows.find(session, row.candidate_version_id)
+            if not stands.comparing or (
+                comparison is not None and comparison.state == comparison_rows.CLOSED
+            ):
                 rollouts.attend(session, row, None)
                 return False
             if comparison is None:
                 look = None
             else:
                 look = len(looks.taken(session, comparison.candidate_version_id))
-                due = _plan_of(comparison).due_at(comparison.begun_at, look)
+                due = comparison_rows.plan_of(comparison).due_at(comparison.begun_at, look)
                 if now < due:
                     rollouts.attend(session, row, due)
                     return False
@@ -203,35 +200,30 @@ class Comparisons:
             if current is None or candidate is None or plan is None:
                 rollouts.attend(session, row, None)
                 return False
-            if session.get(ComparisonRow, candidate.version_id) is not None:
+            if comparison_rows.find(session, candidate.version_id) is not None:
                 return True  # another was faster
             seed = secrets.token_bytes(KEY_BYTES)
             reserved = self._reserve(session, line.tenant_id, candidate.version_id, plan, seed, now)
-            comparison = ComparisonRow(
-                candidate_version_id=candidate.version_id,
-                line_ref=line_ref,
-                tenant_id=line.tenant_id,
-                domain=line.domain,
-                candidate_name=candidate.served_name,
-                version_name=current.served_name,
-                salt=row.salt,
-                plan_json=json.dumps(plan.to_document(), sort_keys=True),
-                begun_at=now,
-                state=reactions.OPEN,
-                verdict=Verdict.NONE.value,
-            )
+            wrapped = None
             if reserved is None:
-                comparison.state, comparison.ended_at = CLOSED, now
-                comparison.verdict = Verdict.NOT_CHARGED.value
                 rollouts.judge(session, row, Verdict.NOT_CHARGED, now)
                 rollouts.attend(session, row, None)
             else:
-                comparison.reservation_id = reserved.reservation_id
-                comparison.wrapped_seed = self._keyring.wrap(
-                    seed, _seed_purpose(candidate.version_id), now=now
-                )
+                wrapped = self._keyring.wrap(seed, _seed_purpose(candidate.version_id), now=now)
                 rollouts.attend(session, row, plan.due_at(now, 0))
-            session.add(comparison)
+            comparison_rows.begin(
+                session,
+                plan,
+                version_id=candidate.version_id,
+                line_ref=line_ref,
+                tenant_id=line.tenant_id,
+                domain=line.domain,
+                names=(candidate.served_name, current.served_name),
+                salt=row.salt,
+                now=now,
+                reservation_id=None if reserved is None else reserved.reservation_id,
+                wrapped_seed=wrapped,
+            )
             return True
 
     def _reserve(
@@ -323,7 +315,7 @@ class Comparisons:
             if look not in self._ledger.looks(session, reservation.reservation_id):
                 raise RolloutError(f"look {look} is not in the ledger; nothing may be read for it")
             seed = self._seed(comparison)
-            plan = _plan_of(comparison)
+            plan = comparison_rows.plan_of(comparison)
             stream = SecretStream(derive_key(seed, KeyUse.COMPARISON))
             sums = release(plan.mechanism, reactions.parts(session, comparison, plan, look), stream, look)
             looks.store(
@@ -350,7 +342,7 @@ class Comparisons:
         now: datetime,
     ) -> None:
         """Say what the stored looks say, and end the comparison where that is final; nothing private is read."""
-        plan = _plan_of(comparison)
+        plan = comparison_rows.plan_of(comparison)
         verdict = Verdict.UNDECIDED
         if reservation is not None:
             over = len(looks.taken(session, comparison.candidate_version_id))
@@ -386,9 +378,7 @@ class Comparisons:
                 reason = "The comparison ended before a look told anything."
                 self._ledger.forfeit(session, reservation.reservation_id, EPOCH, reason, at=now)
         reactions.drop(session, comparison.candidate_version_id)
-        comparison.state, comparison.verdict, comparison.ended_at = CLOSED, verdict.value, now
-        comparison.wrapped_seed = None
-        session.add(comparison)
+        comparison_rows.close(session, comparison, verdict, now)
 
     def _going_on(
         self, session: Session, line_ref: str
@@ -397,14 +387,15 @@ class Comparisons:
         row = rollouts.find(session, line_ref)
         if row is None or not rollouts.value_of(row).comparing:
             return None, None, None
-        # Before its reactions, as ingest does it (``reactions.wanted``).
-        comparison = session.get(
-            ComparisonRow, row.candidate_version_id or "", populate_existing=True, with_for_update=True
-        )
-        if comparison is None or comparison.state == CLOSED or comparison.reservation_id is None:
+        comparison = comparison_rows.find(session, row.candidate_version_id, lock=True)
+        if (
+            comparison is None
+            or comparison.state == comparison_rows.CLOSED
+            or comparison.reservation_id is None
+        ):
             return row, None, None
         reservation = self._ledger.attested(session, comparison.reservation_id)
-        plan = _plan_of(comparison)
+        plan = comparison_rows.plan_of(comparison)
         binding = reservation.binding
         as_charged = (
             binding is not None
@@ -416,7 +407,7 @@ class Comparisons:
 
     def _draw(self, comparison: ComparisonRow, reservation: Reservation) -> DrawRecord:
         """Return what fixes the comparison's output besides the users: its seed, its instants and its plan."""
-        plan = _plan_of(comparison)
+        plan = comparison_rows.plan_of(comparison)
         instants = [
             plan.due_at(comparison.begun_at, look).isoformat() for look in range(plan.mechanism.looks)
         ]
@@ -437,21 +428,6 @@ class Comparisons:
             row = rollouts.find(session, line_ref)
             if row is not None and row.compare_at is not None:
                 rollouts.attend(session, row, until)
-
-
-def _open(session: Session, line_ref: str) -> list[ComparisonRow]:
-    return list(
-        session.exec(
-            select(ComparisonRow)
-            .where(ComparisonRow.line_ref == line_ref, ComparisonRow.state == reactions.OPEN)
-            .order_by(col(ComparisonRow.begun_at))
-            .with_for_update()
-        )
-    )
-
-
-def _plan_of(comparison: ComparisonRow) -> ComparisonPlan:
-    return ComparisonPlan.from_document(json.loads(comparison.plan_json))
 
 
 def _releases_of(policy: TenantPrivacyPolicy) -> tuple[Mechanism, ...]:

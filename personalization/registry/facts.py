@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 from personalization.gates.drift import drift_document
 from personalization.gates.forgetting import PUBLIC_TEXT_CHECK
 from personalization.registry import queries as registry
-from personalization.rollouts import looks
+from personalization.rollouts import comparison_rows, looks
 from personalization.rollouts import rows as rollouts
 from personalization.rollouts.comparing import compare
-from personalization.rollouts.tables import ComparisonRow
-from personalization.rollouts.values import ComparisonPlan
 
 if TYPE_CHECKING:
     from sqlmodel import Session
@@ -74,10 +71,10 @@ def comparison_facts(session: Session, version_id: str) -> dict[str, object] | N
 
     Nothing in it is private any more: the sums were charged, drawn with noise and stored before anybody saw them.
     """
-    row = session.get(ComparisonRow, version_id, populate_existing=True)
+    row = comparison_rows.find(session, version_id)
     if row is None:
         return None
-    plan = ComparisonPlan.from_document(json.loads(row.plan_json))
+    plan = comparison_rows.plan_of(row)
     told, found = [], []
     for look in looks.taken(session, version_id):
         sums = looks.sums_of(look)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from sqlalchemy import delete, update
 from sqlmodel import col, select
 
-from personalization.rollouts.tables import ComparisonRow, ReactionRow
+from personalization.rollouts.tables import ReactionRow
 from privacy.consent.statements import consenting
 from privacy.keys.batch_locks import join_batches
 from privacy.keys.renaming import hold_names
@@ -24,16 +24,16 @@ from privacy.policy.values import DataPurpose
 from privacy.storage.upserts import insert_for
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator
 
     from sqlmodel import Session
 
+    from personalization.rollouts.tables import ComparisonRow
     from personalization.rollouts.values import ComparisonPlan
     from privacy.mechanisms.noisy_comparison import Sums
     from privacy.storage.subjects import Subject
 
 QUARTERS: Final = 4  # in a reaction's range of 1
-OPEN: Final = "open"
 
 
 class Reaction(NamedTuple):
@@ -48,18 +48,6 @@ class Reaction(NamedTuple):
     pseudonym: str
     candidate: bool
     quarters: int
-
-
-def wanted(session: Session, tenant_ids: Collection[str]) -> Sequence[ComparisonRow]:
-    """Return the open comparisons of these tenants; none of them is closed before this transaction ends."""
-    if not tenant_ids:
-        return []
-    return session.exec(
-        select(ComparisonRow)
-        .where(col(ComparisonRow.tenant_id).in_(sorted(tenant_ids)), ComparisonRow.state == OPEN)
-        .order_by(col(ComparisonRow.candidate_version_id))
-        .with_for_update(read=True)
-    ).all()
 
 
 def keep(

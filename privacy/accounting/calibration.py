@@ -3,6 +3,8 @@
 What it refuses is refused because the resulting claim would be false or empty: a δ that allows one user's
 data to be published outright, an ε outside the range in which the claim says anything, a rate at which
 steps often see nobody, and claims about replacing a user made from add-or-remove accounting.
+
+Longer than 400 lines, because all that a release reads shares one budget, and who leaves what to whom is read together.
 """
 
 from __future__ import annotations

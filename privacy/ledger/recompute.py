@@ -386,7 +386,7 @@ class Replay:
             self._release(reservation, document)
 
     def _look(self, reservation: ReplayedReservation, look: int) -> None:
-        charged = max(getattr(one, "looks", 1) for one in reservation.mechanisms)
+        charged = max(getattr(one, "looks", 0) for one in reservation.mechanisms)
         if reservation.draw is None or look in reservation.looks or not 0 <= look < charged:
             self._note(FindingCode.LIFECYCLE, f"look {look} is bought twice, too early or not charged")
         reservation.looks.add(look)

@@ -233,10 +233,10 @@ class Ledger:
             raise ReservationStateError(
                 "no draw is recorded for the reservation; record it before any noise is drawn"
             )
-        charged = max(getattr(one, "looks", 1) for one in reservation_in(row).mechanisms)
+        charged = max(getattr(one, "looks", 0) for one in reservation_in(row).mechanisms)
         if not 0 <= look < charged:
             raise RetryMismatchError(
-                f"look {look} is asked for; charged are the looks 0 to {charged - 1}, so reserve again"
+                f"look {look} is asked for; the charge pays for {charged}, counted from 0, so reserve again"
             )
         if look in self.looks(session, reservation_id):
             raise RetryMismatchError(f"look {look} was taken before; read what it told, or go on without it")

@@ -23,7 +23,6 @@ from privacy.ledger import history
 from privacy.ledger.accounts import filter_of
 from privacy.ledger.chain import EntryKind
 from privacy.ledger.values import AccountScope, ReservationState
-from privacy.mechanisms.noisy_comparison import NoisyComparison
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -258,7 +257,7 @@ def privacy_statement(
         linked = _has_population(session, tenant_id)
         padded = policy is not None and policy.release_padding_seconds > 0
         compared = (policy is not None and policy.rollout.by_reactions) or any(
-            mechanism["type"] == NoisyComparison.kind for one in releases for mechanism in one["mechanisms"]
+            mechanism["type"] == "noisy_comparison" for one in releases for mechanism in one["mechanisms"]
         )
         assumptions = (
             *ASSUMPTIONS,

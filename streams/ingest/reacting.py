@@ -6,13 +6,12 @@ version than that (the engine did not hold it, the product asked for another) is
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
+from personalization.rollouts import comparison_rows as compared_rows
 from personalization.rollouts import reactions
 from personalization.rollouts.reactions import Reaction
-from personalization.rollouts.values import ComparisonPlan
 from personalization.signals.values import acceptance
 from privacy.policy.values import DataPurpose
 from streams.contracts.adapter import drawn_at
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
     from sqlmodel import Session
 
-    from personalization.rollouts.tables import ComparisonRow
     from privacy.consent.standing import Standing
     from privacy.storage.subjects import Subject
     from streams.ingest.reading import Interaction
@@ -44,7 +42,7 @@ def keep_reactions(
         standings: what their users agreed to.
         now: the clock; it says to which look a user's first reaction belongs.
     """
-    compared = reactions.wanted(session, {work.known.subject.tenant_id for work in works})
+    compared = compared_rows.wanted(session, {work.known.subject.tenant_id for work in works})
     of_line = {(one.tenant_id, one.domain): one for one in compared}
     found: dict[str, list[Reaction]] = defaultdict(list)
     for work in works:
@@ -55,17 +53,13 @@ def keep_reactions(
             continue
         if data.occurred_at < comparison.begun_at:
             continue  # to an answer of an earlier step
-        candidate = drawn_at(comparison.salt, data.user_id) < _plan_of(comparison).share * 100
+        candidate = drawn_at(comparison.salt, data.user_id) < compared_rows.plan_of(comparison).share * 100
         if data.served_name == (comparison.candidate_name if candidate else comparison.version_name):
             quarters = acceptance(data.outcome, data.rating)
             found[comparison.candidate_version_id].append(Reaction(subject.pseudonym, candidate, quarters))
     for comparison in compared:
-        plan = _plan_of(comparison)
+        plan = compared_rows.plan_of(comparison)
         look = plan.look_at(comparison.begun_at, now)
         if now >= comparison.begun_at and look < plan.mechanism.looks:
             told = found[comparison.candidate_version_id]
             reactions.keep(session, comparison, look, plan.reactions_per_user, told)
-
-
-def _plan_of(comparison: ComparisonRow) -> ComparisonPlan:
-    return ComparisonPlan.from_document(json.loads(comparison.plan_json))
