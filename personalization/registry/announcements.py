@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
 from personalization.errors import RegistryError
+from personalization.prompts import rows as prompts
 from personalization.registry import queries as registry
 from personalization.rollouts import rows as rollouts
 from privacy.anchor.due import mark_due
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from sqlmodel import Session
 
     from personalization.adapters.manifest import AdapterVersion
+    from personalization.prompts.rows import Standing
     from personalization.registry.tables import AdapterLineRow
     from personalization.rollouts.values import Rollout
 
@@ -31,6 +33,7 @@ class AdapterEventKind(StrEnum):
     ROLLED_BACK = "rolled_back"
     WITHDRAWN = "withdrawn"
     DECLINED = "declined"
+    PROMPT_MOVED = "prompt_moved"
 
 
 class DesiredChange(StrEnum):
@@ -63,6 +66,7 @@ class AdapterLifecycleEvent:
         round_id: the round that led here, if any.
         rollout: where the rollout of the line stands after it; ``None`` for a line that never had one.
         candidate: the version that a share of the subjects gets, when ``desired_change`` is SET.
+        prompts: which prompt templates the line uses after it; ``None`` where nothing was ever decided about them.
     """
 
     event_id: str
@@ -83,6 +87,7 @@ class AdapterLifecycleEvent:
     round_id: str | None = None
     rollout: Rollout | None = None
     candidate: AdapterVersion | None = None
+    prompts: Standing | None = None
 
 
 class AdapterEvents(Protocol):
@@ -125,7 +130,7 @@ def announce(
 ) -> None:
     """Raise the epoch of a locked line and tell its readers what happened, in the caller's transaction.
 
-    How the line's rollout stands is read here, so no event and no desired state forgets its candidate.
+    How the line's rollout and its prompts stand is read here, so no event and no desired state forgets them.
     """
     line.epoch += 1
     session.add(line)
@@ -152,6 +157,7 @@ def announce(
             round_id=round_id,
             rollout=rollout,
             candidate=candidate if change is DesiredChange.SET else None,
+            prompts=prompts.standing_of(session, line.line_ref),
         ),
     )
 

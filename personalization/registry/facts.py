@@ -4,21 +4,41 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from personalization.adapters.manifest import VersionState
 from personalization.gates.drift import drift_document
 from personalization.gates.forgetting import PUBLIC_TEXT_CHECK
 from personalization.registry import queries as registry
 from personalization.rollouts import comparison_rows, looks
 from personalization.rollouts import rows as rollouts
 from personalization.rollouts.comparing import compare
+from personalization.rollouts.values import Rollout
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from sqlmodel import Session
 
     from personalization.registry.tables import AdapterVersionRow
 
 
-def version_facts(row: AdapterVersionRow) -> dict[str, object]:
-    """Return what an operator wants to see of a version, JSON-ready: state, cost, public text, movement."""
+def state_at(row: AdapterVersionRow, now: datetime) -> str:
+    """Return a version's state for who must not see a slot before it has come.
+
+    Its successor is registered when training has ended, and takes its place at the public instant of its slot.
+    """
+    if row.left_at is None or row.left_at <= now:
+        return row.state
+    was = VersionState.CANDIDATE if row.state == VersionState.ROLLED_BACK.value else VersionState.PUBLISHED
+    return was.value
+
+
+def version_facts(row: AdapterVersionRow, *, shown_at: datetime | None = None) -> dict[str, object]:
+    """Return what an operator wants to see of a version, JSON-ready: state, cost, public text, movement.
+
+    Args:
+        row: the version.
+        shown_at: slots that come later are not told; ``None``: the platform operator may know them.
+    """
     manifest = registry.read_version(row).manifest
     public = next((one for one in manifest.evaluation.checks if one.name == PUBLIC_TEXT_CHECK), None)
     return {
@@ -26,7 +46,7 @@ def version_facts(row: AdapterVersionRow) -> dict[str, object]:
         "version": row.version,
         "served_name": row.served_name,
         "version_id": row.version_id,
-        "state": row.state,
+        "state": row.state if shown_at is None else state_at(row, shown_at),
         "scope": manifest.scope.value,
         "start": manifest.lineage.start,
         "mechanism": manifest.privacy.mechanism,
@@ -38,12 +58,25 @@ def version_facts(row: AdapterVersionRow) -> dict[str, object]:
     }
 
 
-def rollout_facts(session: Session, tenant_id: str | None = None) -> list[dict[str, object]]:
-    """Return how the rollouts of one tenant's lines (or of all lines) stand, JSON-ready; by tenant and domain."""
+def rollout_facts(
+    session: Session, tenant_id: str | None = None, *, shown_at: datetime | None = None
+) -> list[dict[str, object]]:
+    """Return how the rollouts of one tenant's lines (or of all lines) stand, JSON-ready; by tenant and domain.
+
+    Args:
+        session: the caller's transaction.
+        tenant_id: whose; ``None``: everybody's.
+        shown_at: candidates whose slot comes later are as if they were not there; ``None``: the platform operator may
+            know them.
+    """
     facts: list[dict[str, object]] = []
     domains = {line.line_ref: line.domain for line in registry.list_lines(session)}
     for row in rollouts.list_all(session, tenant_id):
-        stands = rollouts.value_of(row)
+        stands, verdict = (
+            (rollouts.value_of(row), row.verdict) if shown_at is None else rollouts.shown_at(row, shown_at)
+        )
+        if shown_at is not None and stands == Rollout():
+            continue  # a line that was never decided about has no row
         found = None if stands.candidate is None else registry.get_version(session, stands.candidate)
         facts.append(
             {
@@ -57,7 +90,7 @@ def rollout_facts(session: Session, tenant_id: str | None = None) -> list[dict[s
                 "flag": stands.flag.value,
                 "candidate": None if found is None else found.served_name,
                 "entered_at": None if stands.entered_at is None else stands.entered_at.isoformat(),
-                "verdict": row.verdict,
+                "verdict": verdict,
                 "comparison": None
                 if stands.candidate is None
                 else comparison_facts(session, stands.candidate),

@@ -214,16 +214,26 @@ def current_version(session: Session, line: AdapterLineRow | None) -> AdapterVer
     return get_version(session, line.current_version_id)
 
 
-def find_version(session: Session, name: str, *, tenant_id: str | None = None) -> AdapterVersionRow:
+def find_version(
+    session: Session, name: str, *, tenant_id: str | None = None, shown_at: datetime | None = None
+) -> AdapterVersionRow:
     """Return the version of that served name or version id.
 
+    Args:
+        session: the caller's transaction.
+        name: served name or version id.
+        tenant_id: whose; ``None``: anybody's.
+        shown_at: one whose slot comes later is as if it were not there; ``None``: it is there.
+
     Raises:
-        VersionNotFoundError: none, or it belongs to another tenant.
+        VersionNotFoundError: none, it belongs to another tenant, or its slot has not come.
     """
     key = AdapterVersionRow.version_id if name.startswith("sha256:") else AdapterVersionRow.served_name
     query = select(AdapterVersionRow).where(key == name)
     if tenant_id is not None:
         query = query.where(AdapterVersionRow.tenant_id == tenant_id)
+    if shown_at is not None:
+        query = query.where(AdapterVersionRow.published_at <= shown_at)
     row = session.exec(query).one_or_none()
     if row is None:
         raise VersionNotFoundError(

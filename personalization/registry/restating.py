@@ -11,6 +11,7 @@ import uuid
 from typing import TYPE_CHECKING, Final, Protocol
 
 from personalization.adapters.manifest import VersionState
+from personalization.prompts import rows as prompts
 from personalization.registry import queries as registry
 from personalization.registry.announcements import (
     AdapterEventKind,
@@ -76,6 +77,7 @@ def restate_line(session: Session, states: AdapterStates, line_ref: str, act: Ac
             actor=act.actor,
             rollout=rollout,
             candidate=candidate if change is DesiredChange.SET else None,
+            prompts=prompts.standing_of(session, line_ref),
         ),
     )
     audit_trail.append(

@@ -122,10 +122,10 @@ def measure(session: Session, tenant_id: str, name: str, reading: Reading) -> No
         reading: what was measured.
 
     Raises:
-        VersionNotFoundError: the tenant has no such version.
-        RolloutError: the reading is no finite number, or has no proper name.
+        VersionNotFoundError: the tenant has no such version, or its slot had not come when this was measured.
+        RolloutError: the reading is no number that the guard can have, or is of no guard.
     """
-    row = registry.find_version(session, name, tenant_id=tenant_id)
+    row = registry.find_version(session, name, tenant_id=tenant_id, shown_at=reading.at)
     rollouts.read_guard(session, row.line_ref, row.version_id, reading)
 
 

@@ -78,6 +78,12 @@ def withdraw_line(
     return _withdraw(session, events, line, rows, reached, act)
 
 
+def heirs_of(session: Session, row: AdapterVersionRow) -> list[str]:
+    """Return the served names of the versions that hold something of a version, which a withdrawal reaches with it."""
+    found = _with_descendants(registry.versions_of(session, row.line_ref), row)
+    return [one.served_name for one in found if one.version_id != row.version_id]
+
+
 def remove_withdrawn_weights(session: Session, artifacts: ArtifactStore) -> int:
     """Delete the weights of every withdrawn version; return how many had any. Safe to repeat."""
     return sum(artifacts.remove_weights(version_id) for version_id in registry.withdrawn_ids(session))

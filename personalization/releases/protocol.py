@@ -47,6 +47,7 @@ from personalization.releases.charge import (
 from personalization.releases.code_identity import code_digest
 from personalization.releases.movement import with_movement
 from personalization.releases.overdue import SLOT_PASSED, give_up, told_at_of
+from personalization.releases.reading import note_read
 from personalization.releases.seal import seal, unseal
 from personalization.releases.style import style_facts, vote_on_style
 from personalization.releases.terms import Terms
@@ -472,6 +473,7 @@ class TrainingRounds:
         """
         if reservation.draw is not None:
             return unseal(session, row.round_id, seed)
+        positions = self._shop.positions(session)  # before the signals, so all up to there had its effect
         snapshot = self._signals.load(
             session,
             row.tenant_id,
@@ -482,6 +484,7 @@ class TrainingRounds:
             digest_key=derive_key(seed, KeyUse.DIGEST),
         )
         seal(session, row.round_id, snapshot, seed)
+        note_read(session, row, positions, now=self._clock.now())
         return snapshot
 
     def _count(self, prepared: Prepared) -> Prepared | Closed:

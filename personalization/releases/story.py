@@ -23,13 +23,18 @@ from personalization.errors import StoryError
 from personalization.gates.drift import drift_document
 from personalization.registry import queries as registry
 from personalization.registry.facts import comparison_facts
+from personalization.registry.withdrawal import heirs_of
+from personalization.releases.reading import READ, inputs_of
 from personalization.rollouts import rows as rollouts
 from personalization.rounds import queries as rounds
 from privacy.audit import trail
 from privacy.audit.records import AuditRecord
+from privacy.boundary.marks import Kind
+from privacy.boundary.register import BOUNDARY
 from privacy.canonical import sha256_digest
 from privacy.ledger import history
 from privacy.ledger.chain import EntryKind, entry_digest
+from privacy.policy.values import DataPurpose
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -58,7 +63,11 @@ class Proof:
 
 
 def story_of(
-    session: Session, row: AdapterVersionRow, *, served_by: Iterable[Mapping[str, Any]] = ()
+    session: Session,
+    row: AdapterVersionRow,
+    *,
+    served_by: Iterable[Mapping[str, Any]] = (),
+    kpis: Iterable[Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Return the story of a version, JSON-ready.
 
@@ -66,21 +75,26 @@ def story_of(
         session: the caller's transaction.
         row: the version.
         served_by: what each server said last about it.
+        kpis: serving quality of the line's versions lately, as a gateway told the tenant; ``None``: nobody asked.
     """
     version = registry.read_version(row)
     manifest = version.manifest
     opened = None if row.round_id is None else rounds.find_round(session, row.round_id)
     line = registry.require_line(session, row.tenant_id, row.domain)
-    stands = rollouts.value_of(rollouts.find(session, row.line_ref))
+    rolled = rollouts.find(session, row.line_ref)
+    stands = rollouts.value_of(rolled)
     entries = [
         {name: getattr(entry, name) for name in _LEDGER}
         for entry in history.entries(session, row.tenant_id, *EntryKind)
         if entry.reservation_id is not None and entry.reservation_id == row.reservation_id
     ]
     records = [
-        one.to_document() for one in trail.read(session, row.tenant_id) if _names(one, row.served_name)
+        one.to_document()
+        for one in trail.read(session, row.tenant_id)
+        if _names(one, row.served_name) or (one.action == READ and one.detail["round_id"] == row.round_id)
     ]
-    return {
+    terms = None if opened is None or opened.terms_json is None else json.loads(opened.terms_json)
+    story = {
         "format": STORY_FORMAT,
         "version_id": row.version_id,
         "served_name": row.served_name,
@@ -102,7 +116,17 @@ def story_of(
             "read_at": _text(opened.read_at),
             "outcome_code": opened.outcome_code,
             "outcome": opened.outcome,
-            "terms": None if opened.terms_json is None else json.loads(opened.terms_json),
+            "terms": terms,
+        },
+        "inputs": inputs_of(records),
+        "consents": None
+        if opened is None or opened.read_at is None
+        else {
+            "purpose": DataPurpose.TRAINING.value,
+            "at": _text(opened.read_at),
+            "policy_version": None if terms is None else terms.get("policy_version"),
+            "noisy_users": opened.noisy_cohort,
+            "digest": manifest.lineage.data_digest,
         },
         "rollout": None
         if stands.candidate != row.version_id
@@ -113,8 +137,15 @@ def story_of(
             "flag": stands.flag.value,
             "entered_at": _text(stands.entered_at),
             "plan": stands.plan.to_document(),
+            "verdict": None if rolled is None else rolled.verdict,
         },
         "comparison": comparison_facts(session, row.version_id),
+        "guards": [
+            {"name": one.name, "value": one.value, "at": _text(one.at)}
+            for one in rollouts.readings_of(session, row.version_id)
+        ],
+        "heirs": heirs_of(session, row),
+        "kpis": None if kpis is None else [dict(one) for one in kpis],
         "served_by": [dict(one) for one in served_by],
         "drift": drift_document(manifest),
         "manifest": manifest.to_bytes().decode(),
@@ -122,6 +153,7 @@ def story_of(
         "ledger": entries,
         "trail": records,
     }
+    return BOUNDARY.release(Kind.STORY, story, story).value
 
 
 def check_story(story: Mapping[str, Any], public_keys: Collection[bytes]) -> list[Proof]:
@@ -160,6 +192,13 @@ def check_story(story: Mapping[str, Any], public_keys: Collection[bytes]) -> lis
                 holds=all(record.recomputed_digest() == record.digest for record in records),
             ),
         ]
+        if "inputs" in story:
+            proofs.append(
+                Proof(
+                    what="the trail has the offsets that the story names",
+                    holds=inputs_of(story["trail"]) == story["inputs"],
+                )
+            )
         if privacy["reservation_id"] and entries:
             committed = {
                 entry["digest"]

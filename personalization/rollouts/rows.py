@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import bindparam, update
@@ -15,12 +16,11 @@ from personalization.rollouts.evidence import Evidence, Reading, Verdict
 from personalization.rollouts.tables import GuardReadingRow, RolloutRow
 from personalization.rollouts.values import RUNNING, Flag, Mode, Plan, Rollout, Stage
 from privacy.clock import CLOCK_TOLERANCE
-from privacy.policy.rollout import GUARDS
+from privacy.policy.rollout import GUARDS, MOST_READING
 from privacy.storage.upserts import insert_for
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
-    from datetime import datetime
 
     from sqlmodel import Session
 
@@ -51,6 +51,31 @@ def value_of(row: RolloutRow | None) -> Rollout:
     )
 
 
+def shown_at(row: RolloutRow, now: datetime) -> tuple[Rollout, str]:
+    """Return how a rollout stands for who must not see a slot before it has come, and the verdict on its candidate.
+
+    A version is registered when its training has ended, and its candidate enters at the public instant of its slot;
+    until then the line stands as it stood before. Mode and flag are people's, and hold at once.
+    """
+    stands = value_of(row)
+    if row.entered_at is None or row.entered_at <= now:
+        return stands, row.verdict
+    before = None if row.before_json is None else json.loads(row.before_json)
+    entered_at = None if before is None else datetime.fromisoformat(before["entered_at"])
+    if before is None or entered_at is None or entered_at > now:
+        return Rollout(mode=stands.mode, flag=stands.flag), Verdict.NONE.value
+    stood = Rollout(
+        stage=Stage(before["stage"]),
+        step=before["step"],
+        candidate=before["candidate"],
+        entered_at=entered_at,
+        mode=stands.mode,
+        flag=stands.flag,
+        plan=Plan.from_document(before["plan"]),
+    )
+    return stood, str(before["verdict"])
+
+
 def store(
     session: Session,
     line_ref: str,
@@ -74,6 +99,8 @@ def store(
         line_ref=line_ref, tenant_id=tenant_id, stage="none", step=-1, salt="", mode="free", flag="on",
         plan_json="{}",
     )  # fmt: skip
+    if row.entered_at is not None and row.entered_at != rollout.entered_at:
+        row.before_json = json.dumps(_stood(row), sort_keys=True)
     if row.candidate_version_id != rollout.candidate:
         row.verdict = Verdict.NONE.value
     if rollout.plan.comparison is not None or _COMPARES in row.plan_json:
@@ -203,12 +230,13 @@ def read_guard(session: Session, line_ref: str, version_id: str, reading: Readin
     """Keep the newest reading of a guard, and have the rollout looked at.
 
     Raises:
-        RolloutError: the value is not a finite number, or it is no guard.
+        RolloutError: the value is none that the guard can have, or it is no guard.
     """
-    if not math.isfinite(reading.value) or reading.name not in GUARDS:
+    most = MOST_READING.get(reading.name)
+    if most is None or not (math.isfinite(reading.value) and 0 <= reading.value <= most):
         raise RolloutError(
-            f"the reading of guard {reading.name[:63]!r} is {reading.value}; allowed is a finite number of one of "
-            f"{', '.join(GUARDS)}"
+            f"the reading of guard {reading.name[:63]!r} is {reading.value}; allowed are "
+            f"{', '.join(GUARDS)}, each a finite number of 0 or more, and rates at most 1"
         )
     insert = insert_for(session, GuardReadingRow)
     statement = insert.on_conflict_do_update(
@@ -228,6 +256,16 @@ def read_guard(session: Session, line_ref: str, version_id: str, reading: Readin
     }
     session.connection().execute(statement, row)
     wake(session, [(line_ref, version_id)], reading.at)
+
+
+def readings_of(session: Session, version_id: str) -> list[Reading]:
+    """Return the newest reading of each guard of a version, by name."""
+    rows = session.exec(
+        select(GuardReadingRow)
+        .where(GuardReadingRow.version_id == version_id)
+        .order_by(col(GuardReadingRow.name))
+    )
+    return [Reading(name=row.name, value=row.value, at=row.measured_at) for row in rows]
 
 
 def evidence_of(
@@ -259,6 +297,17 @@ def evidence_of(
             verdict=Verdict(row.verdict),
         )
     return evidence
+
+
+def _stood(row: RolloutRow) -> dict[str, object]:
+    return {
+        "stage": row.stage,
+        "step": row.step,
+        "candidate": row.candidate_version_id,
+        "entered_at": None if row.entered_at is None else row.entered_at.isoformat(),
+        "plan": json.loads(row.plan_json),
+        "verdict": row.verdict,
+    }
 
 
 def _parts(ids: Sequence[str]) -> Iterable[Sequence[str]]:

@@ -56,6 +56,8 @@ class RolloutRow(SQLModel, table=True):
     look_at: datetime | None = Field(default=None, sa_column=Column(UtcDateTime))  # None: nothing can happen
     # when its comparison is to be attended to; None: there is none
     compare_at: datetime | None = Field(default=None, sa_column=Column(UtcDateTime))
+    # How it stood until ``entered_at``, which may be a slot that has not come; ``None``: nothing was decided before.
+    before_json: str | None = Field(default=None, sa_column=Column(Text))
 
 
 class GuardReadingRow(SQLModel, table=True):

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from sqlalchemy.engine import Engine
+    from sqlmodel import Session
 
     from personalization.artifacts.store import ArtifactStore
     from personalization.planning.model_shape import ModelShape
@@ -14,6 +17,14 @@ if TYPE_CHECKING:
     from personalization.registry.publishing import Publisher
     from personalization.training.base.directory import BaseModelCatalog
     from privacy.clock import Clock
+
+    Position = tuple[str, int, int]
+    """Topic, partition, and the offset of the next event that had no effect yet."""
+
+
+def unknown_positions(_session: Session) -> tuple[Position, ...]:
+    """Say nothing of how far topics were consumed: signals came from elsewhere."""
+    return ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +39,7 @@ class Shop:
         artifacts: the files of versions.
         events: the outbox.
         publisher: writes versions.
+        positions: says how far the topics that signals come from were consumed.
     """
 
     engine: Engine
@@ -37,3 +49,4 @@ class Shop:
     artifacts: ArtifactStore
     events: AdapterEvents
     publisher: Publisher
+    positions: Callable[[Session], Sequence[Position]] = unknown_positions

@@ -48,6 +48,7 @@ class Kind(StrEnum):
     ARTIFACT_STORE = "artifact_store"
     ANCHOR = "anchor"
     ERASURE_REGISTER = "erasure_register"
+    STORY = "story"
 
 
 @dataclass(frozen=True)

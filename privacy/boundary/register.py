@@ -120,6 +120,18 @@ _ROLLOUT = _fields(
     "rollout.candidate_version_id rollout.steps rollout.bake_seconds",
 )
 
+_PROMPTS = _fields(
+    OPERATOR,
+    "Prompt templates that a person of the operator wrote or approved, and whom they go to; one that was made of a "
+    "style card holds words that its vote paid for.",
+    "prompts prompts.candidate_percent prompts.current prompts.candidate",
+)
+_TEMPLATES = _fields(
+    OPERATOR,
+    "The same, for the operator's own servers: the templates themselves.",
+    "prompts.salt prompts.current.* prompts.candidate.*",
+)
+
 REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
     Kind.MANIFEST: _MANIFEST,
     Kind.ADAPTER_CONFIG: (
@@ -148,6 +160,7 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             "adapter kind line_ref epoch rollout left_version_id revoked_version_ids actor round_id",
         ),
         _ROLLOUT,
+        _PROMPTS,
         _fields(
             CHARGED,
             "How a round ended (see outcome), in one public sentence; the only number in it is the noisy count. Where "
@@ -169,6 +182,8 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             "line_ref epoch candidate revoked_version_ids",
         ),
         _ROLLOUT,
+        _PROMPTS,
+        _TEMPLATES,
         _fields(
             SLOT_TIMED,
             "The public instant of the round's slot, or when a person acted or a rollout moved.",
@@ -287,6 +302,44 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             "Whose data must not come back with a backup, by keyed pseudonym and for good; on a topic that the "
             "installation's own processes and the operator read alone.",
             "group tenant_id pseudonym erased_at",
+        ),
+    ),
+    Kind.STORY: (
+        _fields(
+            CHARGED,
+            "A signed manifest, whose fields have their own marks, and figures out of it; the count of users has noise "
+            "and was paid for.",
+            "manifest signature.* drift drift.* consents.noisy_users consents.digest",
+        ),
+        _fields(
+            PUBLIC,
+            "Names, what people and the policy decided, and how the round ended, as its event says.",
+            "format version_id served_name tenant domain line_ref heirs round round.round_id round.opened_by "
+            "round.scheduled_for round.outcome_code round.outcome round.terms round.terms.* consents "
+            "consents.purpose consents.policy_version proofs.*",
+        ),
+        _fields(SLOT_TIMED, "The public instant of the version's slot.", "published_at"),
+        _fields(
+            OPERATOR,
+            "Entries of the ledger and records of the trail with the digests that chain them: when a round was read, "
+            "and who decided what and why.",
+            "ledger ledger.* trail trail.* round.read_at consents.at left left.*",
+        ),
+        _fields(
+            OPERATOR,
+            "How many events of all tenants were read when the round read its data.",
+            "inputs inputs.*",
+        ),
+        _fields(
+            OPERATOR,
+            "How the version stands now, what servers and whoever watches them said of it.",
+            "state served_now served_by served_by.* rollout rollout.* guards guards.*",
+        ),
+        _fields(
+            OPERATOR,
+            "Exact serving quality of the last day at one gateway, asked for with a token of the tenant's own; epsilon "
+            "does not cover it, and whoever has the file has it.",
+            "kpis kpis.*",
         ),
     ),
     Kind.HTTP_ANSWER: (

@@ -17,6 +17,8 @@ GUARDS: Final = (
 )  # fmt: skip
 """What may stop a rollout without a charge: whether, how fast and how dearly servers answer. What users do with the
 answers is not among it, whatever it is called."""
+MOST_READING: Final = {name: 1.0 if name.endswith("_rate") else math.inf for name in GUARDS}
+"""The most that a reading of each guard can be; the least is 0. Rates are shares of requests."""
 LEAST_SHARE: Final = 10.0  # percent; with a smaller arm a comparison would find next to nothing
 
 

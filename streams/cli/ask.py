@@ -22,6 +22,9 @@ def command(
         str | None, typer.Option(help="A wanted answer: also say how much it surprises each model.")
     ] = None,
     domain: Annotated[str, typer.Option(help="Which adapter line.")] = "default",
+    template: Annotated[
+        bool, typer.Option("--template", help="Put the line's prompt template around the prompt.")
+    ] = False,
     tokens: Annotated[int, typer.Option(min=1, max=256, help="Longest answer.")] = 48,
     wait: Annotated[
         float, typer.Option(min=0, help="Seconds to wait until the server holds the newest version.")
@@ -42,11 +45,14 @@ def command(
     if token is None:
         raise SettingsError("no token is set; put the server's into DISCREET_SERVING__TOKEN")
     client = ServingClient(settings.serving.port, token.get_secret_value())
-    adapter = _held(client, *_newest(settings, tenant, domain), seconds=wait)
+    line_ref, newest = _newest(settings, tenant, domain)
+    adapter = _held(client, line_ref, newest, seconds=wait)
     answers: list[dict[str, Any]] = []
     for model in (None, adapter):
         loss = None if wanted is None else client.losses([(prompt, wanted)], model)[0]
-        (text,) = client.answers([prompt], model, max_new_tokens=tokens)
+        (text,) = client.answers(
+            [prompt], model, max_new_tokens=tokens, template=line_ref if template else None
+        )
         answers.append({"model": model, "answer": text, "loss": loss})
     if as_json:
         typer.echo(json.dumps({"tenant": tenant, "domain": domain, "answers": answers}))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from personalization.releases.story import Proof
     from streams.settings import Settings
@@ -26,6 +26,18 @@ def command(
             help="Public key in hexadecimal that versions are signed with; this installation's by default."
         ),
     ] = None,
+    gateway: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Also ask this gateway how the domain's versions were taken in the last day: the tenant's own exact "
+            "numbers.",
+        ),
+    ] = None,
+    gateway_token: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Holds a token of the tenant with the right users, for --gateway."),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Write the story as JSON: all that proves it.")
     ] = False,
@@ -36,6 +48,8 @@ def command(
     keys. What does not hold ends the command with status 1.
     """
     from personalization.releases.story import check_story
+    from privacy.boundary.marks import Kind, leaves
+    from privacy.boundary.register import BOUNDARY
     from streams.settings import load_settings
 
     file = Path(name)
@@ -44,12 +58,13 @@ def command(
         story = _read(file)
     else:
         settings = load_settings()
-        story = _stored(settings, name)
+        story = _stored(settings, name, _asker(gateway, gateway_token))
     keys = [_key(one) for one in public_key] if public_key else _own_keys(settings)
     proofs = check_story(story, keys)
     if as_json:
-        facts = {"proofs": [{"what": one.what, "holds": one.holds} for one in proofs]}
-        typer.echo(json.dumps({**story, **facts}))
+        told = {**story, "proofs": [{"what": one.what, "holds": one.holds} for one in proofs]}
+        BOUNDARY.require(Kind.STORY, leaves(told))
+        typer.echo(json.dumps(told))
     else:
         for line in page(story, proofs):
             typer.echo(line)
@@ -60,11 +75,20 @@ def command(
 def page(story: Mapping[str, Any], proofs: Sequence[Proof]) -> Iterator[str]:
     """Yield the lines of the page."""
     manifest = json.loads(story["manifest"])
-    lineage, privacy = manifest["lineage"], manifest["privacy"]
     yield f"{story['served_name']}: version {manifest['version']} of tenant {story['tenant']}, domain {story['domain']}"
     now = "it is what the line serves" if story["served_now"] else "the line does not serve it"
     yield f"  state      {story['state']}; {now}"
     yield f"  id         {story['version_id']}"
+    yield from _made(story, manifest)
+    yield from _judged(story, manifest)
+    yield from _lived(story)
+    for proof in proofs:
+        yield f"  {'holds' if proof.holds else 'BROKEN':10} {proof.what}"
+
+
+def _made(story: Mapping[str, Any], manifest: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what it was made of, and what it cost."""
+    lineage, privacy = manifest["lineage"], manifest["privacy"]
     opened = story["round"]
     if opened is not None:
         slot = opened["scheduled_for"] or "by hand"
@@ -73,7 +97,18 @@ def page(story: Mapping[str, Any], proofs: Sequence[Proof]) -> Iterator[str]:
     yield f"  start      {lineage['start']}" + (
         f" from {lineage['start_version_id']}" if lineage["start_version_id"] else ""
     )
+    for one in story.get("inputs") or ():
+        yield f"  input      {one['topic']} partition {one['partition']}, read up to {one['next_offset']}"
     yield f"  data       {lineage['data_digest'] or 'none'} (keyed digest of what was read, consents included)"
+    consents = story.get("consents")
+    if consents is not None:
+        counted = (
+            "not counted" if consents["noisy_users"] is None else f"{consents['noisy_users']} with noise"
+        )
+        yield (
+            f"  consents   to {consents['purpose']} as they stood {consents['at'][:19]}, policy "
+            f"{consents['policy_version']}; users: {counted}"
+        )
     yield f"  code       {lineage['code_digest'] or 'none'}"
     yield (
         f"  privacy    ε {privacy['release_epsilon']:.4g} of this release, {privacy['cumulative_epsilon']:.4g} in all "
@@ -82,6 +117,10 @@ def page(story: Mapping[str, Any], proofs: Sequence[Proof]) -> Iterator[str]:
     for entry in story["ledger"]:
         yield f"  ledger     {entry['recorded_at']}  {entry['kind']}  {entry['digest'][:23]}…"
     yield f"  receipt    {'signed, in the manifest' if privacy.get('receipt') else 'none'}"
+
+
+def _judged(story: Mapping[str, Any], manifest: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what the gate and the rollout said."""
     for check in manifest["evaluation"]["checks"]:
         value = "" if check["value"] is None else f" {check['value']:.4g}"
         bound = "" if check["threshold"] is None else f" (limit {check['threshold']:g})"
@@ -93,17 +132,25 @@ def page(story: Mapping[str, Any], proofs: Sequence[Proof]) -> Iterator[str]:
             f"flag {rollout['flag']}, steps {', '.join(f'{step:g}' for step in rollout['plan']['steps'])}"
         )
     yield from _comparison(story.get("comparison"))
+    for guard in story.get("guards", ()):
+        yield f"  guard      {guard['name']} {guard['value']:g} at {guard['at'][:19]}"
+
+
+def _lived(story: Mapping[str, Any]) -> Iterator[str]:
+    """Yield who decided what about it, who served it, how it was taken, and how it ended."""
     for record in story["trail"]:
         why = record["detail"].get("reason", "")
         yield f"  trail      {record['at'][:19]}  {record['action']} by {record['actor']}: {why}"
     for ack in story["served_by"]:
         yield f"  server     {ack['server_id']} ({ack['engine']}): {ack['status']} at {ack['at'][:19]}"
+    for row in story.get("kpis") or ():
+        yield f"  quality    {_quality(row)}"
     if story["drift"] is not None:
         yield "  drift      " + ", ".join(f"{name} {value}" for name, value in story["drift"].items())
     if story["left"] is not None:
         yield f"  left       {story['left']['at'][:19]} by {story['left']['by']}: {story['left']['reason']}"
-    for proof in proofs:
-        yield f"  {'holds' if proof.holds else 'BROKEN':10} {proof.what}"
+    if story.get("heirs"):
+        yield f"  heirs      {', '.join(story['heirs'])}: a withdrawal reaches them too"
 
 
 def _comparison(facts: Mapping[str, Any] | None) -> Iterator[str]:
@@ -123,7 +170,53 @@ def _comparison(facts: Mapping[str, Any] | None) -> Iterator[str]:
         yield f"             look {look['look'] + 1} at {look['taken_at'][:19]}: {said}"
 
 
-def _stored(settings: Settings, name: str) -> dict[str, Any]:
+def _quality(row: Mapping[str, Any]) -> str:
+    """Return the serving quality of one version, as far as it is known."""
+    told = {
+        "answers": row["answers"], "completed": row["completion"], "p50 s": row["latency_p50"],
+        "p95 s": row["latency_p95"], "tokens": row["tokens"], "judged": row["feedback"],
+        "accepted": row["acceptance"], "edited by": row["edit_distance"], "rating": row["rating"],
+    }  # fmt: skip
+    known = (f"{name} {value:.3g}" for name, value in told.items() if value is not None)
+    return f"{row['version']}: {', '.join(known)}"
+
+
+def _asker(gateway: str | None, token: Path | None) -> Callable[[str], list[dict[str, Any]]] | None:
+    """Return what asks a gateway for the serving quality of a domain's versions; ``None``: nobody is to be asked."""
+    from streams.errors import SettingsError
+
+    if gateway is None:
+        return None
+    if token is None:
+        raise SettingsError(
+            "--gateway is asked with a token of the tenant; put the file that holds it into --gateway-token"
+        )
+    bearer = token.read_text("utf-8").strip()
+
+    def ask(domain: str) -> list[dict[str, Any]]:
+        import httpx
+
+        from streams.errors import ServingUnavailableError
+
+        try:
+            answered = httpx.get(
+                f"{gateway.rstrip('/')}/v1/kpis", headers={"Authorization": f"Bearer {bearer}"}, timeout=10
+            )
+            answered.raise_for_status()
+            rows: list[dict[str, Any]] = answered.json()["kpis"]
+        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+            raise ServingUnavailableError(
+                f"the gateway told no serving quality ({type(error).__name__}); check its address, and that the token "
+                "is the tenant's and has the right users"
+            ) from None
+        return [row for row in rows if row["domain"] == domain]
+
+    return ask
+
+
+def _stored(
+    settings: Settings, name: str, ask: Callable[[str], list[dict[str, Any]]] | None
+) -> dict[str, Any]:
     from personalization.registry import queries as registry
     from personalization.releases.story import story_of
     from streams.storage import serving_acks
@@ -131,7 +224,12 @@ def _stored(settings: Settings, name: str) -> dict[str, Any]:
 
     with current_session(settings.database_url) as session:
         row = registry.find_version(session, name)
-        return story_of(session, row, served_by=serving_acks.said_of(session, row.version_id))
+        return story_of(
+            session,
+            row,
+            served_by=serving_acks.said_of(session, row.version_id),
+            kpis=None if ask is None else ask(row.domain),
+        )
 
 
 def _read(file: Path) -> dict[str, Any]:

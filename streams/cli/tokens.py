@@ -26,7 +26,10 @@ def create(
     *,
     name: Annotated[str, typer.Option(help="Who uses it; changes are audited under this name.")],
     role: Annotated[
-        str, typer.Option(help="reader; administrator (of a tenant); operator (of the platform).")
+        str,
+        typer.Option(
+            help="reader; server (tells guards' readings); administrator (of a tenant); operator (of the platform)."
+        ),
     ] = "reader",
     days: Annotated[int, typer.Option(min=1, help="How long it is good, at most 366.")] = 90,
     actor: Actor = None,

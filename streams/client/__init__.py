@@ -7,7 +7,7 @@ for serving systems, ``testing.InMemoryBroker`` for the tests of both. See READM
 from __future__ import annotations
 
 from ..contracts.ack import AckStatus, ServingAckV1
-from ..contracts.adapter import AdapterStateV1
+from ..contracts.adapter import AdapterStateV1, PromptTemplateV1
 from ..contracts.consent import ConsentPurpose, ConsentV1
 from ..contracts.erasure import ErasureCertificateV1, ErasureCompletedV1, ErasureReason, ErasureRequestedV1
 from ..contracts.interaction import Accepted, Correction, Edited, InteractionV1, Outcome, Rating, Rejected
@@ -90,6 +90,7 @@ __all__ = [
     "Measured",
     "Outcome",
     "PositionError",
+    "PromptTemplateV1",
     "Proof",
     "PrototypeError",
     "Rating",

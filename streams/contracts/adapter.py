@@ -22,6 +22,7 @@ from .manifest import AdapterVersionV1
 from .topics import (
     ADAPTER_DECLINED,
     ADAPTER_PROMOTED,
+    ADAPTER_PROMPT_MOVED,
     ADAPTER_PUBLISHED,
     ADAPTER_ROLLED_BACK,
     ADAPTER_ROLLOUT_ADVANCED,
@@ -68,6 +69,49 @@ def drawn_at(salt: str, subject: str) -> float:
     return int.from_bytes(digest[:8], "big") / 2.0**64 * 100.0
 
 
+class PromptVariableV1(WireModel):
+    """A variable that a template declares; whoever asks may set it."""
+
+    name: Annotated[str, Field(max_length=32, pattern="^[a-z][a-z0-9_]*$")]
+    default: Annotated[str, Field(max_length=256)] = ""
+    choices: Annotated[tuple[Annotated[str, Field(max_length=256)], ...], Field(max_length=32)] = ()
+    """What it may be; empty for any short text on one line."""
+
+
+class PromptTemplateV1(WireModel):
+    """One version of an operator's prompt template: Jinja2 with placeholders alone.
+
+    Put no value in by other means than a sandboxed renderer that knows nothing but text and placeholders.
+    """
+
+    version_id: Digest
+    """Digest of the content."""
+    number: Annotated[int, Field(ge=1)]
+    source: Annotated[str, Field(min_length=1, max_length=8_192)]
+    variables: Annotated[tuple[PromptVariableV1, ...], Field(max_length=8)] = ()
+    when: Word = "always"
+    """always, or base: where no adapter answers. A value that a reader does not know means never."""
+    origin: Word = "operator"
+    """operator, card (made of a released style card) or selection (the winner of a charged vote)."""
+
+
+class PromptsV1(WireModel):
+    """Which templates a line uses, beside its adapter; the candidate goes to subjects as an adapter's does."""
+
+    current: PromptTemplateV1 | None = None
+    candidate: PromptTemplateV1 | None = None
+    candidate_percent: Annotated[float, Field(ge=0, le=100)] = 0.0
+    salt: Annotated[str, Field(max_length=64)] = ""
+
+
+class PromptsMovedV1(WireModel):
+    """Which templates a line uses after an event, by the digests of their contents."""
+
+    current: Digest | None = None
+    candidate: Digest | None = None
+    candidate_percent: Annotated[float, Field(ge=0, le=100)] = 0.0
+
+
 class AdapterStateV1(WireModel):
     """Desired state of one adapter line: the version servers should hold, and who gets it."""
 
@@ -79,6 +123,8 @@ class AdapterStateV1(WireModel):
     rollout: RolloutV1 = RolloutV1()
     revoked_version_ids: Annotated[tuple[Digest, ...], Field(max_length=256)] = ()
     """Versions that must be unloaded at once, requests in flight included."""
+    prompts: PromptsV1 | None = None
+    """Operators' prompt templates of the line; absent where there never were any."""
     updated_at: Moment
 
 
@@ -91,6 +137,7 @@ class AdapterEventKind(StrEnum):
     ROLLED_BACK = "rolled_back"
     WITHDRAWN = "withdrawn"  # revoked for privacy or by a person
     DECLINED = "declined"  # a round trained nothing; the reason says why
+    PROMPT_MOVED = "prompt_moved"  # a person decided which prompt templates the line uses
 
     @property
     def event_type(self) -> str:
@@ -105,6 +152,7 @@ _EVENT_TYPES = {
     AdapterEventKind.ROLLED_BACK: ADAPTER_ROLLED_BACK,
     AdapterEventKind.WITHDRAWN: ADAPTER_WITHDRAWN,
     AdapterEventKind.DECLINED: ADAPTER_DECLINED,
+    AdapterEventKind.PROMPT_MOVED: ADAPTER_PROMPT_MOVED,
 }
 
 
@@ -117,6 +165,8 @@ class AdapterEventV1(WireModel):
     adapter: AdapterVersionV1 | None = None
     """The version it happened to; absent for a declined round or a withdrawn line."""
     rollout: RolloutV1 | None = None
+    prompts: PromptsMovedV1 | None = None
+    """Which prompt templates the line uses after it; absent where there never were any."""
     left_version_id: Digest | None = None
     """The version that a roll-back or withdrawal leaves."""
     revoked_version_ids: Annotated[tuple[Digest, ...], Field(max_length=256)] = ()

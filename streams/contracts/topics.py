@@ -102,6 +102,7 @@ ADAPTER_PROMOTED = "adapter.promoted.v1"
 ADAPTER_ROLLED_BACK = "adapter.rolled-back.v1"
 ADAPTER_WITHDRAWN = "adapter.withdrawn.v1"
 ADAPTER_DECLINED = "adapter.declined.v1"
+ADAPTER_PROMPT_MOVED = "adapter.prompt-moved.v1"
 SERVING_LOADED = "serving.loaded.v1"
 SERVING_VERIFIED = "serving.verified.v1"
 SERVING_FAILED = "serving.failed.v1"
@@ -162,6 +163,7 @@ ADAPTER_EVENTS = Topic(
         ADAPTER_ROLLED_BACK,
         ADAPTER_WITHDRAWN,
         ADAPTER_DECLINED,
+        ADAPTER_PROMPT_MOVED,
     ),
     writers=(Role.WORKER,),
     readers=(Role.SERVING, Role.PRODUCT, Role.OPERATOR),

@@ -35,9 +35,19 @@ class ServingClient:
         held = self._request("/v1/adapters", None)
         return held["adapters"], held["failures"]
 
-    def answers(self, prompts: Sequence[str], model: str | None, *, max_new_tokens: int) -> list[str]:
-        """Return the model's answer to each prompt; ``None`` asks the base model."""
-        body = {"prompts": list(prompts), "model": model, "max_new_tokens": max_new_tokens}
+    def answers(
+        self, prompts: Sequence[str], model: str | None, *, max_new_tokens: int, template: str | None = None
+    ) -> list[str]:
+        """Return the model's answer to each prompt; ``None`` asks the base model.
+
+        ``template`` names a line, whose prompt template is put around the prompts.
+        """
+        body: dict[str, Any] = {
+            "prompts": list(prompts),
+            "model": model,
+            "max_new_tokens": max_new_tokens,
+            "template": template,
+        }
         return [str(text) for text in self._request("/v1/answers", body)["texts"]]
 
     def losses(self, pairs: Sequence[tuple[str, str]], model: str | None) -> list[float]:

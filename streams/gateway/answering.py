@@ -18,11 +18,13 @@ from starlette.responses import StreamingResponse
 
 from streams.contracts.fields import MAX_TEXT_CHARACTERS
 from streams.errors import AdapterGoneError, EngineAwayError, GatewayError, WrongAnswererError
+from streams.flags.provider import LineFlag
 from streams.gateway import answers
 from streams.gateway.choosing import Choice, Reason, asked_for, base_instead, choose, silently
 from streams.gateway.flagged import under
 from streams.gateway.leaving import unless_gone
 from streams.gateway.planned import Plan
+from streams.gateway.prompting import require_allowed
 from streams.gateway.remembered import Shown
 from streams.gateway.requests import DEFAULT_DOMAIN, read_ask, unknown_model
 
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from streams.gateway.engine_watch import EngineWatch
     from streams.gateway.kpis import Kpis
     from streams.gateway.limits import Places
+    from streams.gateway.prompting import UsablePrompt
     from streams.gateway.remembered import Remembered
     from streams.gateway.requests import Form
     from streams.gateway.routed import DomainRouting
@@ -159,7 +162,17 @@ class Answering:
                 raise unknown_model()
             line = None if line_ref is None else self._line(directory, caller.tenant_id, ask.domain, line_ref)
             shop.wanted.note(asked_for(line, user))
-            choice = choose(line_ref, line, subject=user, refusal=shop.watch.refusal, rules=shop.rules)
+            prompt = _prompt(directory, line_ref, user)
+            if prompt is not None and ask.prompt is not None:
+                require_allowed(prompt.template, ask.metadata)
+            choice = choose(
+                line_ref,
+                line,
+                subject=user,
+                refusal=shop.watch.refusal,
+                rules=shop.rules,
+                operators=None if prompt is None else prompt.rendering,
+            )
         plan = Plan(
             answer_id=answers.new_id(form, secrets.token_hex(16)),
             ask=ask,
@@ -349,6 +362,14 @@ async def _closed(coming: asyncio.Future[Any] | None, pieces: AsyncIterator[dict
     close = getattr(pieces, "aclose", None)
     if close is not None:
         await close()
+
+
+def _prompt(directory: Directory, line_ref: str | None, user: str | None) -> UsablePrompt | None:
+    """Return the operator's template that a subject gets; none where the line's flag is off."""
+    prompts = None if line_ref is None else directory.prompts.get(line_ref)
+    if prompts is None or directory.flags.get(line_ref or "") is LineFlag.OFF:
+        return None
+    return prompts.of(user)
 
 
 def _away(error: GatewayError, plan: Plan) -> EngineAwayError:

@@ -10,13 +10,15 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from personalization.prompts.rendering import card_rendering
+from personalization.prompts.values import When
 from streams.contracts.adapter import drawn_at
 from streams.flags.provider import LineFlag
-from streams.gateway.templates import PromptTemplate, prompt_template
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from personalization.prompts.rendering import Rendering
     from streams.gateway.desired import Line, Version
 
 
@@ -53,6 +55,7 @@ class Choice:
         line_ref: line of the tenant's domain, if there is one.
         adapter: served name; ``None`` is the base model.
         template: to put around the prompt, if any.
+        operators: the template that an operator has the line use, kept for when the adapter turns out not to be there.
         pattern: regular expression for constrained decoding; empty for none.
         grammar: the same as GBNF.
         reason: why.
@@ -60,7 +63,8 @@ class Choice:
 
     line_ref: str | None = None
     adapter: str | None = None
-    template: PromptTemplate | None = None
+    template: Rendering | None = None
+    operators: Rendering | None = None
     pattern: str = ""
     grammar: str = ""
     reason: Reason
@@ -82,6 +86,7 @@ def choose(
     subject: str | None,
     refusal: Callable[[str], Reason | None],
     rules: Rules,
+    operators: Rendering | None = None,
 ) -> Choice:
     """Return what to answer with.
 
@@ -91,21 +96,26 @@ def choose(
         subject: who asks, for the draw of candidates; without one nobody gets a candidate.
         refusal: says why a served name cannot be had now; ``None`` when it can.
         rules: of the gateway.
+        operators: the template that an operator has the line use for this subject, if any.
     """
     if line_ref is None:
         return Choice(reason=Reason.NO_LINE)
-    if line is None or line.adapter is None or line.flag is LineFlag.OFF:
-        off = line is not None and line.flag is LineFlag.OFF
-        return Choice(line_ref=line_ref, reason=Reason.SWITCHED_OFF if off else Reason.NO_ADAPTER)
-    if not rules.applies_adapters:
-        return _without(line_ref, line.adapter, Reason.NO_ADAPTERS_HERE, rules)
-    candidate = line.candidate
-    if candidate is not None and drawn(line, subject) and refusal(candidate.served_name) is None:
-        return _with(line_ref, candidate, Reason.CANDIDATE, rules)
-    refused = refusal(line.adapter.served_name)
+    if line is not None and line.flag is LineFlag.OFF:
+        return Choice(line_ref=line_ref, reason=Reason.SWITCHED_OFF)
+    if line is None or line.adapter is None:
+        return Choice(
+            line_ref=line_ref,
+            template=None if rules.template is Use.NEVER else operators,
+            operators=operators,
+            reason=Reason.NO_ADAPTER,
+        )
+    candidate = line.candidate if rules.applies_adapters and drawn(line, subject) else None
+    if candidate is not None and refusal(candidate.served_name) is None:
+        return _with(line_ref, candidate, Reason.CANDIDATE, rules, operators)
+    refused = refusal(line.adapter.served_name) if rules.applies_adapters else Reason.NO_ADAPTERS_HERE
     if refused is not None:
-        return _without(line_ref, line.adapter, refused, rules)
-    return _with(line_ref, line.adapter, Reason.APPLIED, rules)
+        return _without(line_ref, line.adapter, refused, rules, operators)
+    return _with(line_ref, line.adapter, Reason.APPLIED, rules, operators)
 
 
 def asked_for(line: Line | None, subject: str | None) -> tuple[str, ...]:
@@ -121,38 +131,61 @@ def silently(choice: Choice, line: Line | None, rules: Rules) -> Choice | None:
     """Return the choice of a line's candidate that answers silently beside a choice; ``None`` where none does."""
     if line is None or line.candidate is None or line.flag is not LineFlag.SHADOW or choice.line_ref is None:
         return None
-    return _with(choice.line_ref, line.candidate, Reason.CANDIDATE, rules)
+    return _with(choice.line_ref, line.candidate, Reason.CANDIDATE, rules, choice.operators)
 
 
 def base_instead(choice: Choice, line: Line | None, reason: Reason, rules: Rules) -> Choice:
     """Return the choice after the adapter turned out not to be there: the base, with the line's own template."""
     if line is None or line.adapter is None or choice.line_ref is None:
         return replace(choice, adapter=None, reason=reason)
-    return _without(choice.line_ref, line.adapter, reason, rules)
+    return _without(choice.line_ref, line.adapter, reason, rules, choice.operators)
 
 
 def drawn(line: Line, subject: str | None) -> bool:
     """Say whether a subject gets the line's candidate; the same subject always gets the same answer."""
+    return within_share(line.salt, subject, line.candidate_percent)
+
+
+def within_share(salt: str, subject: str | None, percent: float) -> bool:
+    """Say whether a subject is within a share; who is within one is within every larger one."""
     if subject is None:
         return False
-    return drawn_at(line.salt, subject) < line.candidate_percent
+    return drawn_at(salt, subject) < percent
 
 
-def _with(line_ref: str, version: Version, reason: Reason, rules: Rules) -> Choice:
-    return _choice(line_ref, version, version.served_name, reason, rules, wanted=rules.template is Use.ALWAYS)
+def _with(
+    line_ref: str, version: Version, reason: Reason, rules: Rules, operators: Rendering | None
+) -> Choice:
+    own = operators if operators is not None and operators.when is When.ALWAYS else None
+    wanted = rules.template is Use.ALWAYS
+    return _choice(line_ref, version, version.served_name, reason, rules, operators, own, wanted=wanted)
 
 
-def _without(line_ref: str, version: Version, reason: Reason, rules: Rules) -> Choice:
-    return _choice(line_ref, version, None, reason, rules, wanted=rules.template is not Use.NEVER)
+def _without(
+    line_ref: str, version: Version, reason: Reason, rules: Rules, operators: Rendering | None
+) -> Choice:
+    wanted = rules.template is not Use.NEVER
+    return _choice(line_ref, version, None, reason, rules, operators, operators, wanted=wanted)
 
 
 def _choice(
-    line_ref: str, version: Version, adapter: str | None, reason: Reason, rules: Rules, *, wanted: bool
+    line_ref: str,
+    version: Version,
+    adapter: str | None,
+    reason: Reason,
+    rules: Rules,
+    operators: Rendering | None,
+    own: Rendering | None,
+    *,
+    wanted: bool,
 ) -> Choice:
+    """Return a choice with the operator's template where it is to be used, else the card's where that is wanted."""
+    template = None if own is not None or not wanted else card_rendering(version.template)
     return Choice(
         line_ref=line_ref,
         adapter=adapter,
-        template=prompt_template(version.template) if wanted else None,
+        template=template if own is None or rules.template is Use.NEVER else own,
+        operators=operators,
         pattern=version.pattern if rules.constrained else "",
         grammar=version.grammar if rules.constrained else "",
         reason=reason,

@@ -14,21 +14,24 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from personalization.prompts.rows import all_standings
 from personalization.registry.queries import line_names
 from personalization.rollouts.rows import lowered_flags
 from privacy.errors import StorageError
 from privacy.storage.session import reading
 from streams.flags.provider import LineFlag
+from streams.gateway.prompting import line_prompts
 from streams.gateway.tokens import callers_by_digest
 from streams.storage.serving_acks import verified_by
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from sqlalchemy.engine import Engine
     from sqlmodel import Session
 
     from streams.gateway.callers import Caller
+    from streams.gateway.prompting import LinePrompts
 
 log = structlog.get_logger(__name__)
 
@@ -43,16 +46,24 @@ class Directory:
         verified: served names whose last word from the server is that it verified them.
         flags: of the lines that may not show everything. The signed feed tells them too, but a line's records keep
             their order, and one may be waiting for the instant of its slot: a kill switch must not wait with it.
+        prompts: operators' templates of lines, those alone that a trusted key signed for their line.
     """
 
     callers: Mapping[bytes, Caller] = field(default_factory=dict)
     lines: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     verified: frozenset[str] = frozenset()
     flags: Mapping[str, LineFlag] = field(default_factory=dict)
+    prompts: Mapping[str, LinePrompts] = field(default_factory=dict)
 
 
-def read_directory(session: Session, server_id: str) -> Directory:
-    """Read everything at once; ``server_id`` is the server whose word on adapters counts."""
+def read_directory(session: Session, server_id: str, keys: Sequence[bytes] = ()) -> Directory:
+    """Read everything at once.
+
+    Args:
+        session: of the database.
+        server_id: the server whose word on adapters counts.
+        keys: raw public keys that sign prompt templates.
+    """
     lines: dict[str, dict[str, str]] = defaultdict(dict)
     for owner, domain, line_ref in line_names(session):
         lines[owner][domain] = line_ref
@@ -62,6 +73,7 @@ def read_directory(session: Session, server_id: str) -> Directory:
         lines=dict(lines),
         verified=verified_by(session, server_id),
         flags={line_ref: LineFlag.read(flag.value) for line_ref, flag in lowered.items()},
+        prompts=line_prompts(all_standings(session), keys),
     )
 
 
@@ -113,11 +125,11 @@ class DirectoryWatch:
             stop.wait(self._every)
 
 
-def directory_reader(engine: Engine, server_id: str) -> Callable[[], Directory]:
+def directory_reader(engine: Engine, server_id: str, keys: Sequence[bytes] = ()) -> Callable[[], Directory]:
     """Return what reads the directory of a database."""
 
     def read() -> Directory:
         with reading(engine) as session:
-            return read_directory(session, server_id)
+            return read_directory(session, server_id, keys)
 
     return read

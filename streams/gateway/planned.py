@@ -58,7 +58,7 @@ class Plan:
         template, prompt = self.choice.template, self.ask.prompt
         document = self.ask.document
         if template is not None and prompt is not None:
-            document = self.ask.with_prompt(template.render(prompt))
+            document = self.ask.with_prompt(template.render(prompt, values=self.ask.metadata))
         return Call(
             form=self.ask.form,
             document=document,

@@ -7,11 +7,14 @@ for another tenant's adapter.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from streams.errors import GatewayError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 BASE_SUFFIX: Final = "@base"
 DEFAULT_DOMAIN: Final = "default"
@@ -59,6 +62,7 @@ class Ask:
         prompt: text of the one message that a template may be put around; ``None`` when there is none such, because the
             request has tools, images, a format of its own or several answers.
         bounded: whether it says how long the answer may be.
+        metadata: what the body says under that name: values of variables that a template declares.
     """
 
     form: Form
@@ -70,6 +74,7 @@ class Ask:
     include_usage: bool
     prompt: str | None
     bounded: bool
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     def with_prompt(self, text: str) -> dict[str, Any]:
         """Return the body with another text in the place of the prompt's."""
@@ -121,6 +126,7 @@ def read_ask(form: Form, body: object, *, model: str) -> Ask:
         include_usage=options.get("include_usage") is True,
         prompt=_prompt(form, body),
         bounded=any(body.get(name) is not None for name in ("max_tokens", "max_completion_tokens")),
+        metadata=_metadata(body),
     )
 
 
@@ -150,6 +156,14 @@ def unknown_model() -> GatewayError:
         param="model",
         word="model_not_found",
     )
+
+
+def _metadata(body: dict[str, Any]) -> dict[str, str]:
+    """Return the texts under ``metadata``; what is of another kind is for OpenAI's own services and left out."""
+    told = body.get("metadata")
+    if not isinstance(told, dict):
+        return {}
+    return {name: value for name, value in told.items() if isinstance(value, str)}
 
 
 def _flag(body: dict[str, Any], name: str) -> bool:

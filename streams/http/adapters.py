@@ -16,9 +16,11 @@ from streams.http.answers import answer
 from streams.http.tokens import json_object
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from sqlmodel import Session
 
-    from streams.http.tokens import Access
+    from streams.http.tokens import Access, Operator
 
 
 class AdapterRoutes:
@@ -42,23 +44,28 @@ class AdapterRoutes:
             rows = registry.list_versions(session, tenant_id=tenant_id)
             # A version is registered when its training has ended, and shown from its slot's instant on.
             shown = [row for row in rows if operator.tenant_id is None or row.published_at <= now]
-            return [version_facts(row) for row in shown]
+            return [version_facts(row, shown_at=_of_tenant(operator, now)) for row in shown]
 
         return answer({"tenant": tenant_id, "adapters": await self._access.read(work)})
 
     async def _rollouts(self, request: web.Request) -> web.Response:
-        _, tenant_id = await self._access.tenant(request)
+        operator, tenant_id = await self._access.tenant(request)
+        shown_at = _of_tenant(operator, self._access.now())
 
         def work(session: Session) -> list[dict[str, Any]]:
             policies.tenant(session, tenant_id)
-            return rollout_facts(session, tenant_id)
+            return rollout_facts(session, tenant_id, shown_at=shown_at)
 
         return answer({"tenant": tenant_id, "rollouts": await self._access.read(work)})
 
     async def _measure(self, request: web.Request) -> web.Response:
-        """Take the newest value of one guard metric of a version, from whoever watches its servers."""
+        """Take the newest value of one guard metric of a version, from whoever watches its servers.
+
+        Never with a tenant administrator's token: a product that knows its users' reactions could pass them off as
+        errors, and they must not move a rollout uncharged.
+        """
         operator, tenant_id = await self._access.tenant(request)
-        operator.check_writes()
+        operator.check_measures()
         body = await json_object(request)
         served_name, name, value = body.get("served_name"), body.get("name"), body.get("value")
         if (
@@ -74,3 +81,8 @@ class AdapterRoutes:
         reading = Reading(name=name, value=float(value), at=self._access.now())
         await self._access.transact(lambda session: measure(session, tenant_id, served_name, reading))
         return answer({"status": "kept"})
+
+
+def _of_tenant(operator: Operator, now: datetime) -> datetime | None:
+    """Return until when a tenant's own may see slots; ``None`` for the platform operator, who sees the database."""
+    return None if operator.tenant_id is None else now

@@ -77,10 +77,21 @@ class Operator:
         """Refuse to change anything with a token that only reads.
 
         Raises:
-            AccessDeniedError: it does.
+            AccessDeniedError: it does, or it only tells of servers.
         """
-        if self.role is Role.READER:
-            raise AccessDeniedError("this token only reads; ask for one of an administrator")
+        if self.role in {Role.READER, Role.SERVER}:
+            raise AccessDeniedError("this token does not change anything; ask for one of an administrator")
+
+    def check_measures(self) -> None:
+        """Refuse readings of guards from anybody but the platform operator and who watches servers for it.
+
+        Raises:
+            AccessDeniedError: the token is neither.
+        """
+        if self.role not in {Role.SERVER, Role.OPERATOR}:
+            raise AccessDeniedError(
+                "readings of guards are taken with a token of the role server, which the platform operator makes"
+            )
 
 
 class Access:
@@ -223,8 +234,8 @@ class TokenRoutes:
         )
         if not isinstance(name, str) or role not in list(Role) or type(days) is not int:
             raise PolicyError(
-                'the body must be {"name": "who uses the token"}, and may hold role (reader or administrator) and '
-                "days (a whole number)"
+                'the body must be {"name": "who uses the token"}, and may hold role (reader, administrator or '
+                "server) and days (a whole number)"
             )
         now = self._access.now()
         token, facts = await self._access.transact(

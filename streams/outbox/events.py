@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from personalization.adapters.manifest import AdapterVersion
     from personalization.adapters.signing import ManifestSigner
+    from personalization.prompts.rows import Standing
+    from personalization.prompts.values import SignedTemplate
     from personalization.registry.announcements import AdapterLifecycleEvent
     from personalization.rollouts.values import Rollout
     from streams.contracts.codec import Record
@@ -33,6 +35,7 @@ _KINDS = {
     AdapterEventKind.ROLLED_BACK: wire.AdapterEventKind.ROLLED_BACK,
     AdapterEventKind.WITHDRAWN: wire.AdapterEventKind.WITHDRAWN,
     AdapterEventKind.DECLINED: wire.AdapterEventKind.DECLINED,
+    AdapterEventKind.PROMPT_MOVED: wire.AdapterEventKind.PROMPT_MOVED,
 }
 
 
@@ -124,6 +127,7 @@ def adapter_event(event: AdapterLifecycleEvent) -> wire.AdapterEventV1:
         actor=event.actor[:128],
         round_id=event.round_id,
         rollout=None if event.rollout is None else rollout(event.rollout),
+        prompts=None if event.prompts is None else _prompts_moved(event.prompts),
         occurred_at=event.occurred_at,
     )
 
@@ -143,6 +147,39 @@ def rollout(stands: Rollout) -> wire.RolloutV1:
     )
 
 
+def prompts(stands: Standing) -> wire.PromptsV1:
+    """Return the wire form of which prompt templates a line uses."""
+    return wire.PromptsV1(
+        current=None if stands.current is None else _template(stands.current),
+        candidate=None if stands.candidate is None else _template(stands.candidate),
+        candidate_percent=stands.candidate_percent,
+        salt=stands.salt,
+    )
+
+
+def _prompts_moved(stands: Standing) -> wire.PromptsMovedV1:
+    return wire.PromptsMovedV1(
+        current=None if stands.current is None else stands.current.template.version_id,
+        candidate=None if stands.candidate is None else stands.candidate.template.version_id,
+        candidate_percent=stands.candidate_percent,
+    )
+
+
+def _template(signed: SignedTemplate) -> wire.PromptTemplateV1:
+    template = signed.template
+    return wire.PromptTemplateV1(
+        version_id=template.version_id,
+        number=signed.number,
+        source=template.source,
+        variables=tuple(
+            wire.PromptVariableV1(name=one.name, default=one.default, choices=one.choices)
+            for one in template.variables
+        ),
+        when=template.when.value,
+        origin=template.origin.value,
+    )
+
+
 def adapter_state(event: AdapterLifecycleEvent) -> wire.AdapterStateV1 | None:
     """Return the desired state that an event sets; ``None`` when it sets none."""
     if event.desired_change is not DesiredChange.SET or event.desired is None:
@@ -154,6 +191,7 @@ def adapter_state(event: AdapterLifecycleEvent) -> wire.AdapterStateV1 | None:
         candidate=None if event.candidate is None else adapter_version(event.candidate),
         rollout=wire.RolloutV1() if event.rollout is None else rollout(event.rollout),
         revoked_version_ids=event.revoked_version_ids,
+        prompts=None if event.prompts is None else prompts(event.prompts),
         updated_at=event.occurred_at,
     )
 

@@ -78,7 +78,7 @@ def run_gateway(settings: Settings, *, stop: threading.Event, on_ready: Callable
     keys = trusted_keys(settings.gateway.public_keys or settings.serving.public_keys)
     engine = open_current(settings.database_url)
     try:
-        read = directory_reader(engine, settings.gateway.server_id)
+        read = directory_reader(engine, settings.gateway.server_id, keys)
         with asyncio.Runner(**options()) as runner:
             runner.run(
                 answer_until_stopped(

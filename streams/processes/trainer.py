@@ -8,7 +8,7 @@ import socket
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, fields, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -37,11 +37,13 @@ from privacy.clock import SystemClock
 from privacy.ledger import Ledger
 from privacy.storage.session import transaction
 from streams.anchor.opening import open_anchor
+from streams.contracts.topics import CONSENT, ERASURES, INTERACTIONS
 from streams.errors import SettingsError
 from streams.http.probing import ProbeServer
 from streams.outbox.events import OutboxAdapterEvents
 from streams.processes.keys import adapter_signer, open_keyring
 from streams.processes.rollouts import RolloutMover
+from streams.storage.consumed_offsets import positions_of
 from streams.storage.schema import open_current
 
 if TYPE_CHECKING:
@@ -55,6 +57,8 @@ if TYPE_CHECKING:
     from streams.telemetry.trainer_metrics import TrainerMetrics
 
 _log = structlog.get_logger(__name__)
+LEARNED_FROM: Final = frozenset({INTERACTIONS.name, CONSENT.name, ERASURES.name})
+"""Topics whose events decide what a round reads."""
 
 
 @contextmanager
@@ -266,6 +270,7 @@ def _shop(settings: Settings) -> Shop:
         artifacts=artifacts,
         events=events,
         publisher=Publisher(artifacts, signer, events),
+        positions=lambda session: positions_of(session, LEARNED_FROM),
     )
 
 

@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 
 from streams.client import AckStatus, Proof, UpdateKind, compare, readings
+from streams.serving.prompting import rendering_of_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from personalization.prompts.rendering import Rendering
     from streams.client import AdapterFeed, AdapterUpdate, AdapterVersionV1, Measured, Reading
 
 log = structlog.get_logger(__name__)
@@ -57,11 +59,13 @@ class Holdings:
         current: served name per adapter line.
         failures: stable code of each version that could not be loaded, by served name.
         lines: the adapter line of each version that is held, by served name.
+        templates: the prompt template of each line that has one.
     """
 
     current: dict[str, str] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     lines: dict[str, str] = field(default_factory=dict)
+    templates: dict[str, Rendering] = field(default_factory=dict)
 
 
 @dataclass
@@ -146,6 +150,9 @@ class AdapterHolder:
             version = held.pop(name)
             self._host.unload(name)
             self._feed.ack(version, AckStatus.UNLOADED, epoch=update.epoch)
+        template = None if update.state is None else rendering_of_state(update.state)
+        templates = {line: one for line, one in self.holdings.templates.items() if line != update.line_ref}
+        self.holdings.templates = templates if template is None else {**templates, update.line_ref: template}
         self.holdings.lines = {name: line for line, names in self._loaded.items() for name in names}
 
     def _bring_in(self, version: AdapterVersionV1, epoch: int) -> Exception | None:

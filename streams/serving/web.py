@@ -5,9 +5,11 @@
     POST /v1/answers   {"prompt", "model", "max_new_tokens"} {"text"}, or {"prompts", …}: {"texts"}
     POST /v1/losses    {"pairs": [[prompt, completion]], "model"}   {"losses"}
 
-``model`` is a served name, or ``null`` for the base model. A token reaches all lines, or those that it is for: others
-do not exist for it. Nothing of a request is logged. Connections, headers,
-bodies, threads and what waits for the model are bounded; who comes beyond that is told when to come again (429).
+``model`` is a served name, or ``null`` for the base model. Answers take ``template`` too, the name of a line: its
+prompt template is put around the prompts, and the answer's ``template`` names the version, ``null`` where the line has
+none. A token reaches all lines, or those that it is for: others do not exist for it. Nothing of a request is logged.
+Connections, headers, bodies, threads and what waits for the model are bounded; who comes beyond that is told when to
+come again (429).
 """
 
 from __future__ import annotations
@@ -150,14 +152,22 @@ class ServingWeb:
         tokens = body.get("max_new_tokens", 48)
         if type(tokens) is not int or tokens < 1:
             raise MalformedRequestError("max_new_tokens must be a whole number of at least 1")
-        if not self._reaches(request, name):
+        line = None if body.get("template") is None else _text(body["template"])
+        scope = self._scope(request) or NOTHING
+        if not self._reaches(request, name) or (line is not None and not scope.reaches(line)):
             return _unknown_model()
+        template = None if line is None else self._holdings.templates.get(line)
+        if template is not None:
+            prompts = [template.render(prompt) for prompt in prompts]
         texts = await self._in_turn(
             lambda: self._host.answers(prompts, name=name, max_new_tokens=min(tokens, MAX_NEW_TOKENS))
         )
         if texts is None:
             return _unknown_model()
-        return web.json_response({"texts": texts} if many else {"text": texts[0]})
+        told: dict[str, Any] = {"texts": texts} if many else {"text": texts[0]}
+        if line is not None:
+            told["template"] = None if template is None else template.name
+        return web.json_response(told)
 
     async def _losses(self, request: web.Request) -> web.Response:
         body = await _object(request)

@@ -16,7 +16,7 @@ from privacy.storage.upserts import insert_for, insert_ignoring_conflicts
 from streams.storage.tables import ConsumedOffsetRow
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from sqlmodel import Session
 
@@ -69,6 +69,11 @@ def move_on(
 def consumed(session: Session) -> dict[Partition, int]:
     """Return the next offset of every partition that anything was read of."""
     return {(row.topic, row.partition): row.next_offset for row in session.exec(select(ConsumedOffsetRow))}
+
+
+def positions_of(session: Session, topics: Collection[str]) -> list[tuple[str, int, int]]:
+    """Return (topic, partition, next offset) of every partition of these topics that anything was read of."""
+    return sorted((*place, offset) for place, offset in consumed(session).items() if place[0] in topics)
 
 
 def read_from_the_start(session: Session, partitions: list[Partition]) -> None:

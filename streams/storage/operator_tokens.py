@@ -40,6 +40,7 @@ class Role(StrEnum):
     READER = "reader"  # to read, in its tenant or on the whole platform
     ADMINISTRATOR = "administrator"  # to change its tenant's policy too, within the platform's ceilings
     OPERATOR = "operator"  # everything, of every tenant
+    SERVER = "server"  # to tell what is measured of servers, for one tenant or for all; and to read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +118,7 @@ def new_token(
         raise PolicyError(f"days is {days}; allowed are 1 to {MOST_DAYS}")
     if role is (Role.ADMINISTRATOR if tenant_id is None else Role.OPERATOR):
         reach = "the whole platform" if tenant_id is None else "one tenant"
-        allowed = "reader, operator" if tenant_id is None else "reader, administrator"
+        allowed = "reader, server, operator" if tenant_id is None else "reader, server, administrator"
         raise PolicyError(f"role is {role.value}; allowed for a token that reaches {reach} are {allowed}")
     token = secrets.token_urlsafe(TOKEN_BYTES)
     digest = token_digest(token)

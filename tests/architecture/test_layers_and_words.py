@@ -73,8 +73,9 @@ def test_rooms_and_arrows_stay_within_the_plan():
         # from processes and cli; bridges serve; gateways read flags
         "streams": (18, 70),
         # and rollouts, below the registry that carries them out; a story tells of them; public suites are asked by
-        # training, judged by gates and named in terms; who deletes a user's signals deletes the user's reactions
-        "personalization": (16, 60),
+        # training, judged by gates and named in terms; memory has a form of prompts that training rehearses; prompts
+        # stand beside rollouts, below the registry; who deletes a user's signals deletes the user's reactions
+        "personalization": (18, 66),
         "personalization.training": (11, 31),
         "privacy": (18, 43),  # ledger and erasure note what is to be anchored; rotations are audited
     }

@@ -31,7 +31,7 @@ class GatewayThread:
         self.broker = InMemoryBroker()
         self.signer = FakeSigner()
         self._folder = folder
-        self.callers, self.lines, self.verified, self.flags = {}, {}, set(), {}
+        self.callers, self.lines, self.verified, self.flags, self.prompts = {}, {}, set(), {}, {}
         self._lines: dict[tuple[str, str], FakeLine] = {}
         self.settings = Settings(
             gateway={
@@ -109,6 +109,7 @@ class GatewayThread:
             lines={tenant: dict(lines) for tenant, lines in self.lines.items()},
             verified=frozenset(self.verified),
             flags=dict(self.flags),
+            prompts=dict(self.prompts),
         )
 
     def token(self, tenant, *, rights=EVERYTHING, name="backend"):

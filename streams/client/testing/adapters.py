@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ...contracts.adapter import AdapterStateV1, RolloutV1
+from ...contracts.adapter import AdapterStateV1, PromptsV1, RolloutV1
 from ...contracts.codec import Record, encode, tombstone
 from ...contracts.envelope import new_envelope
 from ...contracts.manifest import MANIFEST_FORMAT, AdapterVersionV1, canonical_json, signed_bytes
@@ -122,10 +122,11 @@ class FakeLine:
         epoch: int | None = None,
         candidate: AdapterVersionV1 | None = None,
         rollout: RolloutV1 | None = None,
+        prompts: PromptsV1 | None = None,
     ) -> AdapterStateV1:
         """Make ``version`` the desired state; the epoch grows by one unless it is given.
 
-        A ``candidate`` gets the share of subjects that ``rollout`` says.
+        A ``candidate`` gets the share of subjects that ``rollout`` says; ``prompts`` are operators' templates.
         """
         self.epoch = self.epoch + 1 if epoch is None else epoch
         now = datetime.now(UTC)
@@ -135,6 +136,7 @@ class FakeLine:
             adapter=version,
             candidate=candidate,
             rollout=rollout or RolloutV1(),
+            prompts=prompts,
             updated_at=now,
         )
         envelope = new_envelope(

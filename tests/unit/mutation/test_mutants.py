@@ -49,12 +49,16 @@ def test_a_slice_is_repeatable_and_a_name_is_looked_up():
 
 
 @pytest.mark.parametrize(
-    ("new", "verdict"),
-    [("return 2", Verdict.KILLED), ("return 1 + 0", Verdict.SURVIVED), ("while True: pass", Verdict.ERROR)],
+    ("new", "verdict", "timeout"),
+    [
+        ("return 2", Verdict.KILLED, 120.0),
+        ("return 1 + 0", Verdict.SURVIVED, 120.0),
+        ("while True: pass", Verdict.ERROR, 6.0),
+    ],
 )
-def test_the_harness_tells_the_killed_from_the_others(tmp_path, monkeypatch, new, verdict):
+def test_the_harness_tells_the_killed_from_the_others(tmp_path, monkeypatch, new, verdict, timeout):
     monkeypatch.setattr(harness, "LARGE", ())
-    monkeypatch.setattr(harness, "TIMEOUT", 12.0)
+    monkeypatch.setattr(harness, "TIMEOUT", timeout)
     (tmp_path / "code.py").write_text("def one():\n    return 1\n")
     (tmp_path / "test_code.py").write_text(
         "import importlib.util\n\n\ndef test_one():\n"

@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from personalization.prompts.rendering import rendering_of
+from personalization.prompts.values import PromptTemplate
 from personalization.registry import queries as registry
 from privacy.storage.session import transaction
 from streams.cli.main import main
@@ -66,6 +68,15 @@ def test_both_models_answer_side_by_side(released, holdings, capsys):
             {"model": name, "answer": f"{name} says: Where", "loss": None},
         ],
     }
+
+
+def test_the_lines_template_is_put_around_the_prompt_where_it_is_asked_for(released, holdings, capsys):
+    line_ref, name = released
+    holdings.current[line_ref] = name
+    holdings.templates[line_ref] = rendering_of(PromptTemplate(source="Calmly: {{ prompt }}"))
+    assert main(["ask", "acme", "Where?", "--template", "--json"]) == 0
+    told = [one["answer"] for one in json.loads(capsys.readouterr().out)["answers"]]
+    assert told == ["base says: Calmly: Where?", f"{name} says: Calmly: Where?"]
 
 
 def _refused(capsys, *words):

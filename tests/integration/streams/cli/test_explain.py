@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
+import httpx
 import pytest
 
 from streams.cli.main import main
+from streams.gateway.kpis import FIELDS
+from streams.processes.trainer import LEARNED_FROM
+from streams.storage.consumed_offsets import move_on, positions_of
 from tests.fakes.rollouts import STEPS, RolloutShop
 from tests.integration.streams.cli.test_rounds_and_adapters import shop  # noqa: F401  # a fixture
 
@@ -41,7 +46,7 @@ def test_a_file_proves_itself_without_a_database(told, capsys):
         assert word in page
     assert "BROKEN" not in page
     assert {proof["holds"] for proof in story["proofs"]} == {True}
-    assert len(story["proofs"]) == 5
+    assert len(story["proofs"]) == 6
 
 
 @pytest.mark.parametrize(
@@ -90,6 +95,93 @@ def test_a_rollout_is_in_the_story_with_who_moved_it(engine, clock, tmp_path, mo
     assert "canary at 10 %, line free, flag on, steps 10, 50" in page
     assert "rollout.canary by schedule" in page
     assert "one (test): verified" in page
+
+
+def test_the_offsets_that_a_round_read_are_in_the_trail_and_prove_themselves(
+    engine, clock, tmp_path, monkeypatch, capsys
+):
+    workshop = RolloutShop(engine, clock, tmp_path, **{"rollout.steps": ()})
+    with workshop.session() as session:
+        move_on(session, {("discreet.interactions.v1", 0): 41, ("discreet.serving-acks.v1", 0): 7})
+    tools = workshop.tools
+    reads = lambda session: positions_of(session, LEARNED_FROM)  # noqa: E731
+    monkeypatch.setattr(workshop, "tools", lambda *given: replace(tools(*given), positions=reads))
+    name = workshop.publish()
+    with workshop.session() as session:
+        move_on(session, {("discreet.interactions.v1", 0): 99})
+    monkeypatch.setenv("DISCREET_DATABASE__URL", database_url_of(engine))
+    key = workshop.signer.public_key.hex()
+    status, page = explained(capsys, name, "--public-key", key)
+    assert status == 0
+    assert "input      discreet.interactions.v1 partition 0, read up to 41" in page
+    assert "serving-acks" not in page
+    assert "consents   to training as they stood" in page
+    _, text = explained(capsys, name, "--public-key", key, "--json")
+    story = json.loads(text.splitlines()[-1])
+    assert story["inputs"] == [{"topic": "discreet.interactions.v1", "partition": 0, "next_offset": 41}]
+    story["inputs"][0]["next_offset"] = 99
+    file = tmp_path / "story.json"
+    file.write_text(json.dumps(story))
+    status, page = explained(capsys, file, "--public-key", key)
+    assert status == 1
+    assert [line.split()[0] for line in page.splitlines() if "offsets that the story names" in line] == [
+        "BROKEN"
+    ]
+
+
+def test_what_a_version_passed_on_is_named_and_a_story_from_before_is_read(
+    engine, clock, tmp_path, monkeypatch, capsys
+):
+    workshop = RolloutShop(engine, clock, tmp_path, start="previous")
+    first, second = workshop.publish(), workshop.publish()
+    workshop.measure(second, 0.01)
+    monkeypatch.setenv("DISCREET_DATABASE__URL", database_url_of(engine))
+    key = workshop.signer.public_key.hex()
+    names = {}
+    for version in (first, second):
+        status, text = explained(capsys, version, "--public-key", key, "--json")
+        assert status == 0
+        names[version] = json.loads(text.splitlines()[-1])
+    assert names[first]["heirs"] == [names[second]["served_name"]]
+    assert [one["name"] for one in names[second]["guards"]] == ["error_rate"]
+    old = {
+        name: value
+        for name, value in names[second].items()
+        if name not in {"inputs", "consents", "guards", "heirs", "kpis"}
+    }
+    file = tmp_path / "old.json"
+    file.write_text(json.dumps(old))
+    assert explained(capsys, file, "--public-key", key)[0] == 0
+
+
+def test_serving_quality_is_told_by_a_gateway_to_the_tenants_token_alone(
+    engine, clock, tmp_path, monkeypatch, capsys
+):
+    workshop = RolloutShop(engine, clock, tmp_path, **{"rollout.steps": ()})
+    name = workshop.publish()
+    monkeypatch.setenv("DISCREET_DATABASE__URL", database_url_of(engine))
+    quality = dict.fromkeys(FIELDS, None) | {"domain": "default", "version": "base", "answers": 12}
+    other = {**quality, "domain": "legal", "answers": 99}
+    asked = []
+
+    def get(url, *, headers, timeout):
+        asked.append((url, headers["Authorization"]))
+        status = 200 if headers["Authorization"] == "Bearer the-tenants" else 401
+        return httpx.Response(
+            status, json={"hours": 24, "kpis": [quality, other]}, request=httpx.Request("GET", url)
+        )
+
+    monkeypatch.setattr(httpx, "get", get)
+    key, token = workshop.signer.public_key.hex(), tmp_path / "token"
+    words = (name, "--public-key", key, "--gateway", "http://gateway:6080/", "--gateway-token", token)
+    token.write_text("the-tenants\n")
+    status, page = explained(capsys, *words)
+    assert (status, asked[-1][0]) == (0, "http://gateway:6080/v1/kpis")
+    assert "quality    base: answers 12" in page
+    assert "99" not in next(line for line in page.splitlines() if "quality" in line)
+    token.write_text("another's")
+    assert main(["explain", *map(str, words)]) != 0
+    assert "[streams.serving.unavailable]" in capsys.readouterr().err
 
 
 def database_url_of(engine):

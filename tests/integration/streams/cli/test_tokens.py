@@ -79,7 +79,10 @@ def test_a_token_that_reaches_the_platform_is_audited_in_the_operators_chain(dis
             ("create", "--name", "x", "--role", "administrator"),
             "allowed for a token that reaches the whole platform",
         ),
-        (("create", "acme", "--name", "x", "--role", "root"), "allowed are reader, administrator, operator"),
+        (
+            ("create", "acme", "--name", "x", "--role", "root"),
+            "allowed are reader, administrator, operator, server",
+        ),
         (("create", "acme", "--name", "x", "--days", "400"), "allowed are 1 to 366"),
         (("create", "nobody", "--name", "x"), "is not registered"),
         (("revoke", "abc"), "there is no token"),

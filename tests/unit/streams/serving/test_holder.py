@@ -10,9 +10,11 @@ import urllib.request
 
 import pytest
 
+from personalization.prompts.values import PromptTemplate
 from streams.client import AdapterCache, AdapterFeed
 from streams.client.errors import ArtifactFetchError, DigestMismatchError
 from streams.client.testing import FakeLine, FakeSigner, InMemoryBroker
+from streams.contracts.adapter import PromptsV1, PromptTemplateV1
 from streams.contracts.codec import Decoded, decode_ack
 from streams.contracts.topics import SERVING_ACKS
 from streams.errors import SettingsError
@@ -98,6 +100,19 @@ def test_a_published_version_is_fetched_loaded_verified_and_reported(broker, lin
     assert host.loaded[name] == ["adapter_config.json", "adapter_model.safetensors", "manifest.json"]
     assert holder.holdings.current == {line.line_ref: name}
     assert _acks(broker, holder) == [(name, "loaded", None), (name, "verified", None)]
+
+
+def test_a_line_has_the_template_that_its_signed_state_says(broker, line, holder):
+    made = PromptTemplate(source="Calmly: {{ prompt }}")
+    told = PromptTemplateV1(version_id=made.version_id, number=1, source=made.source)
+    forged = PromptTemplateV1(version_id=made.version_id, number=1, source="Rudely: {{ prompt }}")
+    unknown = PromptTemplateV1(version_id=made.version_id, number=1, source=made.source, when="never")
+    version = line.version(1)
+    for prompts, shown in ((told, "Calmly: why"), (forged, None), (unknown, None), (None, None)):
+        line.publish(broker, version, prompts=None if prompts is None else PromptsV1(current=prompts))
+        _catch_up(holder)
+        template = holder.holdings.templates.get(line.line_ref)
+        assert (None if template is None else template.render("why")) == shown
 
 
 def test_the_next_version_is_in_service_before_the_old_one_leaves(broker, line, host, holder):

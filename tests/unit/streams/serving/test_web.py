@@ -9,7 +9,10 @@ import time
 
 import pytest
 
+from personalization.prompts.rendering import rendering_of
+from personalization.prompts.values import PromptTemplate
 from streams.serving.holder import Holdings
+from streams.serving.tokens import server_tokens
 from streams.serving.web import MAX_PAIRS, MAX_PROMPTS, MAX_WAITING, ServingWeb
 
 
@@ -47,13 +50,18 @@ def connect(web):
     return socket.create_connection(("127.0.0.1", web.port), timeout=30)
 
 
-def status(connection):
+def answered(connection):
     answer = b""
     try:
         while chunk := connection.recv(65_536):
             answer += chunk
     except ConnectionError:
         pass
+    return answer
+
+
+def status(connection):
+    answer = answered(connection)
     return int(answer.split(b" ", 2)[1]) if answer else None
 
 
@@ -89,6 +97,7 @@ def asked(web, body, **more):
         {"prompts": ["x", None]},
         {},
         {"prompt": "x", "model": ["a"]},
+        {"prompt": "x", "template": True},
         {"prompt": "x", "max_new_tokens": "many"},
         {"prompt": "x", "max_new_tokens": -5},
         {"prompt": "x", "max_new_tokens": True},
@@ -152,3 +161,16 @@ def test_slow_connections_are_closed_and_take_no_threads(web):
         assert connection.recv(1) == b""
         connection.close()
     assert asked(web, {"prompt": "hi"}) == 200
+
+
+def test_a_template_is_that_of_a_line_that_the_token_reaches(host):
+    holdings = Holdings(templates={"one": rendering_of(PromptTemplate(source="Calmly: {{ prompt }}"))})
+    tokens = server_tokens("all", "half-of-it-0123456789=two")
+    with ServingWeb(port=0, token=tokens, host=host, holdings=holdings) as web:
+        for line, told in (("one", "Calmly: why"), ("two", "why")):
+            with post(web, {"prompt": "why", "template": line}, authorization=b"Bearer all") as connection:
+                answer = json.loads(answered(connection).split(b"\r\n\r\n", 1)[1])
+            assert answer["text"] == told
+            assert (answer["template"] is None) == (line == "two")
+        body = {"prompt": "why", "template": "one"}
+        assert asked(web, body, authorization=b"Bearer half-of-it-0123456789") == 404

@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0026_reactions"
-down_revision = "0025_rollouts"
+revision = "0028_reactions"
+down_revision = "0027_prompts"
 branch_labels = None
 depends_on = None
 works_before = True  # a version from before knows no policy whose rollouts are decided by reactions
