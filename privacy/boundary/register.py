@@ -331,6 +331,12 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             "inputs inputs.*",
         ),
         _fields(
+            CHARGED,
+            "Sums of users' reactions to the version and to the one before it, with noise and paid for before they "
+            "were read, and what they say.",
+            "comparison comparison.*",
+        ),
+        _fields(
             OPERATOR,
             "How the version stands now, what servers and whoever watches them said of it.",
             "state served_now served_by served_by.* rollout rollout.* guards guards.*",
