@@ -20,6 +20,7 @@ TABLE_MODULES = (
     "privacy.consent.tables",
     "privacy.erasure.tables",
     "privacy.ledger.tables",
+    "personalization.memory.tables",
     "personalization.prompts.tables",
     "personalization.rollouts.tables",
     "personalization.registry.tables",

@@ -120,6 +120,13 @@ class DeadLetterError(StreamsError):
     exit_status = 2
 
 
+class ExportError(StreamsError):
+    """Another system could not be told of a version."""
+
+    code = "streams.export.failed"
+    exit_status = 1
+
+
 class DemoError(StreamsError):
     """A part of the demonstration stopped, or did not get done in time."""
 

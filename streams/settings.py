@@ -492,8 +492,53 @@ class GatewaySettings(_Section):
     route_margin: Positive = 0.05
     """Smallest lead over the second; below it the tenant's default line, or the base, answers."""
     latency_budgets: dict[str, Positive] = Field(default_factory=dict)
-    """Milliseconds by tenant, as JSON: what is dropped first to stay within them is the constraint, then the template,
-    then the adapter."""
+    """Milliseconds by tenant, as JSON: what is dropped first to stay within them is the memory, then the constraint,
+    then the template, then the adapter."""
+    memory: bool = False
+    """Look questions up in the tenant's approved documents (``discreet memory``, DISCREET_MEMORY__KEY)."""
+    memory_passages: int = Field(default=1, ge=1, le=8)
+    """Most passages before a question; small models copy from one and mix several up."""
+    memory_floor: float = Field(default=0.4, ge=-1, le=1)
+    """Smallest similarity of meanings at which a passage is sent; below it nothing was found."""
+    memory_seconds: Positive = 2.0
+    """How long a request waits for the memory before it is answered without."""
+    memory_chunks: int = Field(default=500_000, ge=1_000)
+    """Passages of all tenants that a gateway holds at once (about 2.5 KiB each)."""
+
+
+class MemorySettings(_Section):
+    """What tenants' approved documents are kept with; for the gateway and for ``discreet memory``, which must agree."""
+
+    key: SecretStr | None = None
+    """32 bytes in base64, belonging to nothing else. A gateway has this key and no other, so it can open no user's
+    texts."""
+    key_file: Path | None = None
+    """File with the same, for who owns it alone. Empty: one in the state directory, made at first use."""
+    older_keys: SecretStr | None = None
+    """Keys that were used before, in base64, separated by commas; a document that is added again is sealed with the
+    newest."""
+    embedder: Literal["auto", "bundled", "none"] = "auto"
+    """Whether documents are found by meaning too: the bundled model (``discreet[memory]``) if it is installed, the
+    bundled model or an error, or by words alone."""
+    vectors: Literal["here", "pgvector"] = "here"
+    """Where meanings are compared: in the process that asks, or in PostgreSQL with the extension ``vector``."""
+
+    @field_validator("key", "older_keys")
+    @classmethod
+    def _keys_have_32_bytes(cls, value: SecretStr | None) -> SecretStr | None:
+        for key in () if value is None else value.get_secret_value().split(","):
+            _key_bytes(key.strip())
+        return value
+
+    @field_validator("key", "key_file", "older_keys", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: object) -> object:
+        return None if value == "" else value
+
+    def older(self) -> list[bytes]:
+        """Return the keys that were used before."""
+        given = "" if self.older_keys is None else self.older_keys.get_secret_value()
+        return [_key_bytes(key.strip()) for key in given.split(",") if key.strip()]
 
 
 class BridgeSettings(_Section):
@@ -598,6 +643,7 @@ class Settings(BaseSettings):
     meta: MetaSettings = MetaSettings()
     serving: ServingSettings = ServingSettings()
     gateway: GatewaySettings = GatewaySettings()
+    memory: MemorySettings = MemorySettings()
     bridge: BridgeSettings = BridgeSettings()
     ceilings: CeilingSettings = CeilingSettings()
     log: LogSettings = LogSettings()
@@ -651,6 +697,11 @@ class Settings(BaseSettings):
     def adapter_key_file(self) -> Path:
         """File of the key that adapter versions are signed with, with the default filled in."""
         return self.signing.adapter_key_file or self.state / "adapter-signing.key"
+
+    @property
+    def memory_key_file(self) -> Path:
+        """File of the key that documents are sealed with, with the default filled in."""
+        return self.memory.key_file or self.state / "memory.key"
 
     def master_keys(self) -> list[bytes]:
         """Return every master key that is set, the newest first; none where a server has it."""

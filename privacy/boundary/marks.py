@@ -49,6 +49,7 @@ class Kind(StrEnum):
     ANCHOR = "anchor"
     ERASURE_REGISTER = "erasure_register"
     STORY = "story"
+    LINEAGE_EXPORT = "lineage_export"
 
 
 @dataclass(frozen=True)

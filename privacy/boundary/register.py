@@ -348,6 +348,28 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             "kpis kpis.*",
         ),
     ),
+    Kind.LINEAGE_EXPORT: (
+        _fields(
+            PUBLIC,
+            "Names, the slot's instant and what was planned, to a lineage system or model registry of the operator's.",
+            "eventType eventTime producer schemaURL run.* job.* outputs outputs.namespace outputs.name "
+            "outputs.outputFacets outputs.facets.version.* outputs.facets.lifecycleStateChange.* mlflow.params.* "
+            "mlflow.tags.discreet.version_id mlflow.tags.discreet.served_name mlflow.tags.discreet.line_ref "
+            "mlflow.tags.discreet.version mlflow.tags.discreet.ledger_entry mlflow.tags.discreet.reservation "
+            "mlflow.tags.discreet.receipt mlflow.tags.discreet.producer",
+        ),
+        _fields(
+            CHARGED,
+            "What the version cost and the figures of its gate, as its manifest says.",
+            "outputs.facets.discreet_receipt.* outputs.facets.discreet_gate.* mlflow.metrics.*",
+        ),
+        _fields(
+            OPERATOR,
+            "How the version stands now, and how many events of all tenants were read before it.",
+            "outputs.facets.discreet_rollout.* inputs inputs.* mlflow.tags.discreet.state mlflow.tags.discreet.rollout "
+            "mlflow.tags.discreet.servers_verified mlflow.tags.discreet.offsets",
+        ),
+    ),
     Kind.HTTP_ANSWER: (
         _fields(
             PUBLIC,
@@ -362,6 +384,12 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             "tenant's latency budget; to who asked, of the own request.",
             "x-discreet-route x-discreet-route-reason x-discreet-route-score x-discreet-route-margin "
             "x-discreet-route-version x-discreet-dropped",
+        ),
+        _fields(
+            PUBLIC,
+            "Names, versions and places of the documents that an answer was made with, which the tenant approved; "
+            "never what they say.",
+            "x-discreet-memory",
         ),
         _fields(
             OPERATOR,
@@ -446,7 +474,7 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             "discreet_gateway_remembered_bytes discreet_gateway_lines discreet_gateway_engine_up "
             "discreet_gateway_ready discreet_gateway_shadows discreet_gateway_shadow_seconds "
             "discreet_gateway_flag_failures "
-            "discreet_gateway_routes discreet_gateway_levers_dropped "
+            "discreet_gateway_routes discreet_gateway_levers_dropped discreet_gateway_memory "
             "discreet_gateway_lever_seconds",
         ),
         _fields(

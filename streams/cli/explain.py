@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,6 +39,15 @@ def command(
         Path | None,
         typer.Option(metavar="FILE", help="Holds a token of the tenant with the right users, for --gateway."),
     ] = None,
+    openlineage: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|URL", help="Also write it as run events of OpenLineage, or send them to a server."
+        ),
+    ] = None,
+    mlflow: Annotated[
+        str | None, typer.Option(metavar="URI", help="Also register it in the MLflow registry there.")
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Write the story as JSON: all that proves it.")
     ] = False,
@@ -45,7 +55,7 @@ def command(
     """Tell how a version came about, what it cost, how it was judged and rolled out, who serves it, and how it ended.
 
     A file that ``--json`` wrote is checked without any database: with its manifest, its ledger entries and the public
-    keys. What does not hold ends the command with status 1.
+    keys. What does not hold ends the command with status 1, and is not exported.
     """
     from personalization.releases.story import check_story
     from privacy.boundary.marks import Kind, leaves
@@ -70,6 +80,7 @@ def command(
             typer.echo(line)
     if not all(one.holds for one in proofs):
         raise typer.Exit(1)
+    _export(story, openlineage=openlineage, mlflow=mlflow)
 
 
 def page(story: Mapping[str, Any], proofs: Sequence[Proof]) -> Iterator[str]:
@@ -179,6 +190,29 @@ def _quality(row: Mapping[str, Any]) -> str:
     }  # fmt: skip
     known = (f"{name} {value:.3g}" for name, value in told.items() if value is not None)
     return f"{row['version']}: {', '.join(known)}"
+
+
+def _export(story: Mapping[str, Any], *, openlineage: str | None, mlflow: str | None) -> None:
+    """Tell other systems of a story that holds; what is said of it goes to standard error, beside the page."""
+    from streams.exports.facts import exported
+    from streams.settings import load_settings
+
+    if openlineage is not None:
+        from streams.exports import openlineage as lineage
+
+        brokers = load_settings().broker.bootstrap.split(",")[0]
+        if openlineage.startswith(("http://", "https://")):
+            api_key = os.environ.get("OPENLINEAGE_API_KEY")
+            lineage.send(exported(story), openlineage, brokers=brokers, api_key=api_key)
+        else:
+            text = "".join(f"{line}\n" for line in lineage.lines(exported(story), brokers=brokers))
+            Path(openlineage).write_text(text, encoding="utf-8")
+        typer.echo("The run events of OpenLineage are told.", err=True)
+    if mlflow is not None:
+        from streams.exports import mlflow as registry
+
+        number = registry.register(registry.open_client(mlflow), exported(story))
+        typer.echo(f"MLflow knows it as version {number} of {registry.name_of(exported(story))}.", err=True)
 
 
 def _asker(gateway: str | None, token: Path | None) -> Callable[[str], list[dict[str, Any]]] | None:

@@ -27,6 +27,7 @@ COMMANDS = {
     "explain": "Tell the story of one version on one page, with what proves it offline.",
     "keys": "Show, rotate and reconcile the keys that texts are encrypted with.",
     "styles": "Show a tenant's style card; strike or fix entries of it.",
+    "memory": "Approve, remove and look up the documents that a tenant's questions are answered from.",
     "prompts": "Add, compare, use and roll back a line's prompt templates.",
     "meta": "Build meta starts, bring them up to date and list them.",
     "bench": "Measure what private adapters are worth on users never trained on.",

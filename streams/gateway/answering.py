@@ -23,6 +23,7 @@ from streams.gateway import answers
 from streams.gateway.choosing import Choice, Reason, asked_for, base_instead, choose, silently
 from streams.gateway.flagged import under
 from streams.gateway.leaving import unless_gone
+from streams.gateway.memories import has_memory, looked_up
 from streams.gateway.planned import Plan
 from streams.gateway.prompting import require_allowed
 from streams.gateway.remembered import Shown
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from streams.gateway.engine_watch import EngineWatch
     from streams.gateway.kpis import Kpis
     from streams.gateway.limits import Places
+    from streams.gateway.memories import Memories
     from streams.gateway.prompting import UsablePrompt
     from streams.gateway.remembered import Remembered
     from streams.gateway.requests import Form
@@ -76,6 +78,7 @@ class Shop:
         kpis: count answers.
         routing: chooses among a tenant's lines where a request names none.
         budgets: drops what would take longer than a tenant allows.
+        memories: look questions up in tenants' documents; ``None`` where that is off.
     """
 
     model: str
@@ -94,6 +97,7 @@ class Shop:
     kpis: Kpis
     routing: DomainRouting
     budgets: LatencyBudgets
+    memories: Memories | None = None
 
 
 class Answering:
@@ -112,6 +116,7 @@ class Answering:
             ClientLeftError: nobody waits for it.
         """
         plan = self._plan(form, body, caller, directory)
+        plan = await looked_up(self._shop.memories, request, plan)
         if not plan.ask.stream:
             with self._shop.places.place(caller.tenant_id):
                 plan, document = await self._tried(
@@ -183,6 +188,7 @@ class Answering:
             upstream=shop.upstream,
             routed=routed,
             started=time.monotonic(),
+            has_memory=shop.memories is not None and has_memory(directory, caller, ask),
         )
         return plan.within(shop.budgets.fit(caller.tenant_id, plan.levers, stream=ask.stream), shop.rules)
 
@@ -221,7 +227,8 @@ class Answering:
     async def _timed(self, plan: Plan, attempt: Callable[[Plan], Coroutine[Any, Any, Result]]) -> Result:
         start = time.monotonic()
         result = await attempt(plan)
-        self._shop.budgets.observe(plan.levers, time.monotonic() - start, stream=plan.ask.stream)
+        took = plan.looked_seconds + time.monotonic() - start
+        self._shop.budgets.observe(plan.levers, took, stream=plan.ask.stream)
         return result
 
     def _base(self, plan: Plan, reason: Reason, upstream: Upstream) -> Plan:
@@ -268,6 +275,7 @@ class Answering:
             domain=plan.ask.domain,
             served_name=plan.choice.adapter,
             whole=whole,
+            passages=plan.notes,
         )
         self._shop.remembered.keep(plan.answer_id, plan.caller.tenant_id, user, shown)
 

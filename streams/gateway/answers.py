@@ -25,7 +25,8 @@ ROUTE_HEADERS: Final = (
     *(f"x-discreet-route-{n}" for n in ("reason", "score", "margin", "version")),
 )
 DROPPED_HEADER: Final = "x-discreet-dropped"
-BOUNDARY.require(Kind.HTTP_ANSWER, (*HEADERS, *ROUTE_HEADERS, DROPPED_HEADER))
+MEMORY_HEADER: Final = "x-discreet-memory"
+BOUNDARY.require(Kind.HTTP_ANSWER, (*HEADERS, *ROUTE_HEADERS, DROPPED_HEADER, MEMORY_HEADER))
 DONE: Final = b"data: [DONE]\n\n"
 PING: Final = b": ping\n\n"
 _PREFIX: Final = {Form.CHAT: "chatcmpl-", Form.COMPLETIONS: "cmpl-"}

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from personalization.memory.queries import tenants_with_memory
 from personalization.prompts.rows import all_standings
 from personalization.registry.queries import line_names
 from personalization.rollouts.rows import lowered_flags
@@ -46,6 +47,7 @@ class Directory:
         verified: served names whose last word from the server is that it verified them.
         flags: of the lines that may not show everything. The signed feed tells them too, but a line's records keep
             their order, and one may be waiting for the instant of its slot: a kill switch must not wait with it.
+        memories: of each tenant that approved documents, the domains that it has them for; an empty name is every one.
         prompts: operators' templates of lines, those alone that a trusted key signed for their line.
     """
 
@@ -53,6 +55,7 @@ class Directory:
     lines: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     verified: frozenset[str] = frozenset()
     flags: Mapping[str, LineFlag] = field(default_factory=dict)
+    memories: Mapping[str, frozenset[str]] = field(default_factory=dict)
     prompts: Mapping[str, LinePrompts] = field(default_factory=dict)
 
 
@@ -73,6 +76,7 @@ def read_directory(session: Session, server_id: str, keys: Sequence[bytes] = ())
         lines=dict(lines),
         verified=verified_by(session, server_id),
         flags={line_ref: LineFlag.read(flag.value) for line_ref, flag in lowered.items()},
+        memories=tenants_with_memory(session),
         prompts=line_prompts(all_standings(session), keys),
     )
 

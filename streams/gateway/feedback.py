@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from personalization.memory.traces import carries
 from streams.client import (
     Accepted,
     BrokerUnreachableError,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from streams.client import Delivery, Outcome
     from streams.gateway.callers import Caller
     from streams.gateway.kpis import Kpis
-    from streams.gateway.remembered import Remembered
+    from streams.gateway.remembered import Remembered, Shown
 
 KINDS: Final = ("accepted", "edited", "rejected", "rating", "correction")
 CONFIRM_SECONDS: Final = 10.0
@@ -147,6 +148,12 @@ class FeedbackDesk:
             return Fate.COUNTED
         if not shown.whole and isinstance(feedback.outcome, Accepted):
             return Fate.COUNTED  # nobody accepts what was not seen to its end
+        final = getattr(feedback.outcome, "final_text", "")
+        if any(carries(text, shown.passages, shown.prompt) for text in (shown.completion, final)):
+            self._judged(
+                caller, shown, feedback
+            )  # what a document says is no user's, and ends with the document
+            return Fate.COUNTED
         event = {
             "tenant_id": caller.tenant_id,
             "user_id": user,
@@ -172,6 +179,10 @@ class FeedbackDesk:
                 word="feedback_not_stored",
                 retry_after=1,
             ) from None
+        self._judged(caller, shown, feedback)
+        return Fate.PUBLISHED
+
+    def _judged(self, caller: Caller, shown: Shown, feedback: Feedback) -> None:
         self._kpis.judged(
             caller.tenant_id,
             shown.domain,
@@ -180,7 +191,6 @@ class FeedbackDesk:
             shown=shown.completion,
             outcome=feedback.outcome,
         )
-        return Fate.PUBLISHED
 
 
 async def _confirmed(delivery: Delivery) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from personalization.memory.rendering import note, with_notes
 from streams.client.routing import Lever
 from streams.gateway import answers
 from streams.gateway.choosing import Choice, Reason, base_instead
 from streams.gateway.upstreams import Call
 
 if TYPE_CHECKING:
+    from personalization.memory.values import Found
     from streams.client.routing import LatencyChoice
     from streams.gateway.callers import Caller
     from streams.gateway.choosing import Rules
@@ -34,11 +36,15 @@ class Plan:
     started: float  # on the monotonic clock
     routed: Routed | None = None
     dropped: tuple[Lever, ...] = ()
+    has_memory: bool = False  # the tenant approved documents for the domain, and they may be looked up
+    found: Found | None = None  # what was looked up; None before, and where nothing is
+    looked_seconds: float = 0.0  # how long that took
 
     @property
     def levers(self) -> frozenset[Lever]:
         """What is done for the request beside the base's own answer."""
         wanted = {
+            Lever.RETRIEVAL: self.has_memory,
             Lever.CONSTRAINT: self.constraint is not None,
             Lever.TEMPLATE: self.choice.template is not None and self.ask.prompt is not None,
             Lever.ADAPTER: self.choice.adapter is not None,
@@ -53,12 +59,22 @@ class Plan:
         plain = self.ask.prompt is not None and self.ask.bounded
         return name if name is not None and plain and wanted[name] else None
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What of the tenant's documents stands before the prompt."""
+        passages = () if self.found is None else self.found.passages
+        return tuple(
+            note(one.document.title, one.chunk.section, one.chunk.text, one.document.added_at.date())
+            for one in passages
+        )
+
     def call(self) -> Call:
         """Return what the engine is asked."""
         template, prompt = self.choice.template, self.ask.prompt
         document = self.ask.document
-        if template is not None and prompt is not None:
-            document = self.ask.with_prompt(template.render(prompt, values=self.ask.metadata))
+        if prompt is not None and (template is not None or self.notes):
+            text = prompt if template is None else template.render(prompt, values=self.ask.metadata)
+            document = self.ask.with_prompt(with_notes(text, self.notes))
         return Call(
             form=self.ask.form,
             document=document,
@@ -77,6 +93,9 @@ class Plan:
         told = answers.applied(self.answer_id, choice, self.constraint)
         if self.routed is not None:
             told |= self.routed.headers()
+        if self.found is not None:
+            cited = ",".join(one.citation for one in self.found.passages)
+            told[answers.MEMORY_HEADER] = cited or self.found.outcome.value
         if self.dropped:
             told[answers.DROPPED_HEADER] = ",".join(lever.value for lever in self.dropped)
         return told
@@ -92,4 +111,5 @@ class Plan:
             choice = replace(choice, pattern="", grammar="")
         if Lever.TEMPLATE in fit.dropped or Lever.ADAPTER in fit.dropped:
             choice = replace(choice, template=None)
-        return replace(self, choice=choice, dropped=fit.dropped)
+        kept = self.has_memory and Lever.RETRIEVAL not in fit.dropped
+        return replace(self, choice=choice, dropped=fit.dropped, has_memory=kept)

@@ -36,6 +36,7 @@ class Shown:
         domain: which of the tenant's lines.
         served_name: of the adapter that answered; ``None`` for the base.
         whole: whether the user saw it to its end.
+        passages: of the tenant's documents that it was made with; what carries their words teaches nothing.
     """
 
     prompt: str
@@ -43,6 +44,7 @@ class Shown:
     domain: str
     served_name: str | None
     whole: bool = True
+    passages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,8 @@ class Remembered:
             plain = self._cipher.decrypt(kept.nonce, kept.sealed, answer_id.encode())
         except InvalidTag:  # memory that went bad
             return None
-        return Shown(**json.loads(plain.decode(errors="surrogatepass")))
+        fields = json.loads(plain.decode(errors="surrogatepass"))
+        return Shown(**{**fields, "passages": tuple(fields["passages"])})
 
     def forget(self, tenant_id: str, user_id: str) -> None:
         """Drop everything of a user, who withdrew or is to be erased."""

@@ -30,6 +30,7 @@ from streams.gateway.kpis import Kpis
 from streams.gateway.limits import Places
 from streams.gateway.listening import GatewayServer, options
 from streams.gateway.llamacpp_server import LlamaCppUpstream
+from streams.gateway.memories import Memories
 from streams.gateway.remembered import Remembered
 from streams.gateway.routed import DomainRouting, read_routes
 from streams.gateway.shadowing import Shadow
@@ -37,6 +38,7 @@ from streams.gateway.upstreams import OpenAIUpstream, Timeouts
 from streams.gateway.vllm_server import VllmUpstream
 from streams.gateway.wanted import BridgeWanted, NobodyToTell
 from streams.gateway.web import GatewayWeb
+from streams.processes.memory import finder
 from streams.processes.server import trusted_keys
 from streams.storage.schema import open_current
 from streams.telemetry import logs
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
 
     from pydantic import SecretStr
 
+    from personalization.memory.values import Found
     from streams.client.transport import Broker
     from streams.gateway.upstreams import Upstream
     from streams.gateway.wanted import Wanted
@@ -56,7 +59,7 @@ log = structlog.get_logger(__name__)
 
 SOURCE = "/discreet/gateway"
 PAUSE_SECONDS = 1.0
-LEVERS = (Lever.CONSTRAINT, Lever.TEMPLATE, Lever.ADAPTER)  # that a gateway has
+LEVERS = (Lever.RETRIEVAL, Lever.CONSTRAINT, Lever.TEMPLATE, Lever.ADAPTER)  # that a gateway has
 LOOK_SECONDS = 0.1
 _ENGINES: dict[str, type[OpenAIUpstream]] = {
     "vllm": VllmUpstream,
@@ -79,10 +82,17 @@ def run_gateway(settings: Settings, *, stop: threading.Event, on_ready: Callable
     engine = open_current(settings.database_url)
     try:
         read = directory_reader(engine, settings.gateway.server_id, keys)
+        find = finder(settings, engine) if settings.gateway.memory else None
         with asyncio.Runner(**options()) as runner:
             runner.run(
                 answer_until_stopped(
-                    settings, client_broker(settings.broker), keys, read, stop=stop, on_ready=on_ready
+                    settings,
+                    client_broker(settings.broker),
+                    keys,
+                    read,
+                    stop=stop,
+                    on_ready=on_ready,
+                    find=find,
                 )
             )
     finally:
@@ -97,8 +107,12 @@ async def answer_until_stopped(
     *,
     stop: threading.Event,
     on_ready: Callable[[int], None],
+    find: Callable[[str, str, str], Found] | None = None,
 ) -> None:
-    """Run the parts: three threads that read, the engine's watch, and the server."""
+    """Run the parts: three threads that read, the engine's watch, and the server.
+
+    ``find`` looks a question up in a tenant's documents: tenant, domain, question.
+    """
     given = settings.gateway
     loop = asyncio.get_running_loop()
     remembered = Remembered(
@@ -117,6 +131,10 @@ async def answer_until_stopped(
         places = Places(most=given.most_requests, most_per_tenant=given.most_requests_per_tenant)
         flags = LineFlags(desired.flag, operators_provider(settings.flags.provider), metrics.flag_failed)
         shadow, kpis = Shadow(metrics.shadowed), Kpis()
+        memories = None
+        if find is not None:
+            memories = Memories(find, seconds=given.memory_seconds, told=metrics.looked_up)
+            stack.callback(memories.close)
         shop = Shop(
             model=given.model,
             upstream=upstream,
@@ -142,6 +160,7 @@ async def answer_until_stopped(
                 metrics.routed,
             ),
             budgets=budgets,
+            memories=memories,
         )
 
         def ready() -> bool:

@@ -16,6 +16,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from personalization.adapters.signing import ManifestSigner, key_id, signing_seed
+from personalization.memory.sealing import MemoryKeys
 from privacy.keys.kept import kept_seed
 from privacy.keys.keyring import Keyring
 from privacy.keys.service import MasterKeys
@@ -26,6 +27,7 @@ from streams.errors import SettingsError
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
+    from pathlib import Path
 
     from personalization.adapters.manifest import Signature
     from privacy.keys.service import KeyService
@@ -129,7 +131,25 @@ def adapter_signer(settings: Settings) -> ManifestSigner:
     """
     if settings.signing.adapter_key is not None:
         return ManifestSigner(base64.b64decode(settings.signing.adapter_key.get_secret_value()))
-    path = settings.adapter_key_file
+    return ManifestSigner(_kept_key(settings.adapter_key_file, "the key that adapters are signed with"))
+
+
+def memory_keys(settings: Settings) -> MemoryKeys:
+    """Return what seals documents: the key of the settings, or of its file, which is made at first use.
+
+    Raises:
+        SettingsError: the file cannot be read or made, others may read it, or it holds no key.
+    """
+    given = settings.memory.key
+    if given is not None:
+        newest = base64.b64decode(given.get_secret_value())
+    else:
+        newest = _kept_key(settings.memory_key_file, "the key that documents are sealed with")
+    return MemoryKeys(newest, settings.memory.older())
+
+
+def _kept_key(path: Path, what: str) -> bytes:
+    """Return the key in a file, which is made at first use for who owns it alone."""
     try:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -143,18 +163,15 @@ def adapter_signer(settings: Settings) -> ManifestSigner:
             finally:
                 made.unlink()
         if path.stat().st_mode & 0o077:
-            raise SettingsError(
-                f"others may read {path}, the key that adapters are signed with; make it mode 600"
-            )
-        seed = base64.b64decode(path.read_text("ascii").strip(), validate=True)
+            raise SettingsError(f"others may read {path}, {what}; make it mode 600")
+        key = base64.b64decode(path.read_text("ascii").strip(), validate=True)
     except (OSError, UnicodeDecodeError, binascii.Error) as error:
         raise SettingsError(
-            f"the key that adapters are signed with cannot be read from or made at {path}; allowed are 32 bytes "
-            "in base64"
+            f"{what} cannot be read from or made at {path}; allowed are 32 bytes in base64"
         ) from error
-    if len(seed) != SEED_BYTES:
-        raise SettingsError(f"{path} holds {len(seed)} bytes; allowed are exactly {SEED_BYTES} in base64")
-    return ManifestSigner(seed)
+    if len(key) != SEED_BYTES:
+        raise SettingsError(f"{path} holds {len(key)} bytes; allowed are exactly {SEED_BYTES} in base64")
+    return key
 
 
 def earlier_public_keys(settings: Settings) -> dict[str, str]:

@@ -76,6 +76,12 @@ class GatewayMetrics:
             ("lever",),
             registry=registry,
         )
+        self._memory = Counter(
+            "discreet_gateway_memory",
+            "Questions looked up in tenants' documents, by what came of it.",
+            ("outcome",),
+            registry=registry,
+        )
         self._lever_seconds = Gauge(
             "discreet_gateway_lever_seconds",
             "What a lever adds to the time of an answer (plain: the answer without any), lately.",
@@ -129,6 +135,10 @@ class GatewayMetrics:
     def dropped(self, lever: str) -> None:
         """Note a lever that was left out, or ``over``."""
         self._dropped.labels(lever).inc()
+
+    def looked_up(self, outcome: str) -> None:
+        """Note a question that was looked up."""
+        self._memory.labels(outcome).inc()
 
     def watch_lever(self, lever: str, form: str, quantile: str, value: Callable[[], float]) -> None:
         """Let a gauge show a quantile of a lever's time; ``form`` is ``whole`` or ``stream``."""

@@ -89,7 +89,7 @@ def test_the_two_commands_are_those_of_the_starter():
 
 @pytest.mark.timeout(400)
 def test_publish_train_ask(shell, tmp_path):
-    _, start = _blocks(README, "sh")
+    _, start, memory = _blocks(README, "sh")
     (example,) = _blocks(README, "python")
     assert len(example.splitlines()) <= 18
     assert "`kill $(jobs -p)`" in README.read_text("utf-8")
@@ -100,7 +100,7 @@ def test_publish_train_ask(shell, tmp_path):
         start, example = start.replace(written, free), example.replace(written, free)
     (tmp_path / "example.py").write_text(example, "utf-8")
     output = shell(
-        f"{start}\npython example.py\nkill $(jobs -p)\nwait",
+        f"{start}\npython example.py\n{memory}\nkill $(jobs -p)\nwait",
         DISCREET_BROKER__BOOTSTRAP=f"127.0.0.1:{broker}",
         DISCREET_HTTP__PORT=worker,
         DISCREET_SERVING__PORT=server,
@@ -110,6 +110,9 @@ def test_publish_train_ask(shell, tmp_path):
     assert base == "base model" != adapter
     assert without != with_it
     assert f"served_name={adapter}" in output  # as the trainer announced it
+    found, gone = output.partition("refunds version 1: removed")[::2]
+    assert "default/refunds@1#" in found
+    assert "There are no documents." in gone
 
 
 @pytest.mark.timeout(400)

@@ -27,11 +27,12 @@ EVERYTHING = frozenset(Right)
 class GatewayThread:
     """One gateway; tenants, lines, versions and consents are added as a test goes on."""
 
-    def __init__(self, folder, *, engine="vllm", url="http://127.0.0.1:9", **more) -> None:
+    def __init__(self, folder, *, engine="vllm", url="http://127.0.0.1:9", find=None, **more) -> None:
         self.broker = InMemoryBroker()
         self.signer = FakeSigner()
         self._folder = folder
         self.callers, self.lines, self.verified, self.flags, self.prompts = {}, {}, set(), {}, {}
+        self.memories, self._find = {}, find
         self._lines: dict[tuple[str, str], FakeLine] = {}
         self.settings = Settings(
             gateway={
@@ -81,6 +82,7 @@ class GatewayThread:
                         self.directory,
                         stop=self._stop,
                         on_ready=self._listening,
+                        find=self._find,
                     )
                 )
         except BaseException as error:  # noqa: BLE001  # the test is told
@@ -109,6 +111,7 @@ class GatewayThread:
             lines={tenant: dict(lines) for tenant, lines in self.lines.items()},
             verified=frozenset(self.verified),
             flags=dict(self.flags),
+            memories=dict(self.memories),
             prompts=dict(self.prompts),
         )
 

@@ -119,11 +119,19 @@ def test_the_offsets_that_a_round_read_are_in_the_trail_and_prove_themselves(
     _, text = explained(capsys, name, "--public-key", key, "--json")
     story = json.loads(text.splitlines()[-1])
     assert story["inputs"] == [{"topic": "discreet.interactions.v1", "partition": 0, "next_offset": 41}]
+    events = tmp_path / "events.jsonl"
+    assert explained(capsys, name, "--public-key", key, "--openlineage", events)[0] == 0
+    start, complete = (json.loads(line) for line in events.read_text().splitlines())
+    assert (start["eventType"], complete["eventType"]) == ("START", "COMPLETE")
+    assert complete["inputs"][0]["inputFacets"]["discreet_offsets"]["partitions"] == [
+        {"partition": 0, "next_offset": 41}
+    ]
+    events.unlink()
     story["inputs"][0]["next_offset"] = 99
     file = tmp_path / "story.json"
     file.write_text(json.dumps(story))
-    status, page = explained(capsys, file, "--public-key", key)
-    assert status == 1
+    status, page = explained(capsys, file, "--public-key", key, "--openlineage", events)
+    assert (status, events.exists()) == (1, False)  # what does not hold is not exported
     assert [line.split()[0] for line in page.splitlines() if "offsets that the story names" in line] == [
         "BROKEN"
     ]

@@ -1,0 +1,167 @@
+"""One tenant's memory in a process: words and vectors of the live passages, read again where the collections changed.
+
+An index holds one tenant and nothing of another one, so neither scores nor caches can tell what others have. Documents
+that did not change are not opened again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from sqlmodel import col, select
+
+from personalization.memory.chunking import embedded_text
+from personalization.memory.queries import opened, row_name
+from personalization.memory.ranking import WordIndex, words_of
+from personalization.memory.sealing import vectors_of
+from personalization.memory.tables import MemoryCollectionRow, MemoryDocumentRow
+from personalization.memory.values import State
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from numpy.typing import NDArray
+    from sqlmodel import Session
+
+    from personalization.memory.embedding import Embedder
+    from personalization.memory.sealing import MemoryKeys
+    from personalization.memory.values import Chunk, Remembered
+
+Name = tuple[str, str, int]  # collection, document, version
+Standing = tuple[tuple[str, str, int], ...]  # collection, domain, version of each collection
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Opened:
+    """A document with what its passages are found by."""
+
+    document: Remembered
+    words: tuple[Mapping[str, int], ...]
+    vectors: NDArray[np.float32] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TenantIndex:
+    """Every live passage of one tenant.
+
+    Attributes:
+        standing: of the collections when they were read.
+        documents: by name, as they were opened.
+        passages: document and piece of each row.
+        words: the word index over the rows.
+        vectors: ``(rows, dimensions)``; zeros where a document was not embedded. ``None`` without an embedder.
+        until: instant (Unix seconds) at which each row's document ends; infinity for most.
+    """
+
+    standing: Standing
+    documents: Mapping[Name, _Opened]
+    passages: tuple[tuple[Remembered, Chunk], ...]
+    words: WordIndex
+    vectors: NDArray[np.float32] | None
+    until: NDArray[np.float64]
+
+    def alive(self, domain: str, now: datetime) -> NDArray[np.bool_]:
+        """Say of each row whether it may be found for a domain now."""
+        of_domain = {name for name, whose, _ in self.standing if whose in {"", domain}}
+        here = np.fromiter(
+            (document.collection in of_domain for document, _ in self.passages), np.bool_, len(self.passages)
+        )
+        return here & (self.until > now.timestamp())
+
+    def sendable(self) -> NDArray[np.bool_]:
+        """Say of each row whether it may be sent: it does not look like orders, or somebody accepted it."""
+        return np.fromiter(
+            (not chunk.marks or document.accepted for document, chunk in self.passages),
+            np.bool_,
+            len(self.passages),
+        )
+
+
+def standing_of(session: Session, tenant_id: str) -> Standing:
+    """Return the version of each of a tenant's collections; it differs whenever anything changed."""
+    query = select(MemoryCollectionRow.collection, MemoryCollectionRow.domain, MemoryCollectionRow.version)
+    rows = session.exec(
+        query.where(MemoryCollectionRow.tenant_id == tenant_id).order_by(col(MemoryCollectionRow.collection))
+    )
+    return tuple((collection, domain, version) for collection, domain, version in rows)
+
+
+def read_index(
+    session: Session,
+    keys: MemoryKeys,
+    tenant_id: str,
+    embedder: Embedder | None,
+    before: TenantIndex | None,
+) -> TenantIndex:
+    """Return the index of a tenant as the database has it now.
+
+    Args:
+        session: reads one state of the database.
+        keys: open documents.
+        tenant_id: whose.
+        embedder: whose vectors count; those of another one are embedded again here.
+        before: an earlier index; its documents are taken over where they are still live.
+
+    Raises:
+        KeyUnavailableError: a document was sealed with another key.
+    """
+    known = {} if before is None else before.documents
+    live = (MemoryDocumentRow.tenant_id == tenant_id, MemoryDocumentRow.state == State.LIVE)
+    names = session.exec(
+        select(
+            MemoryDocumentRow.collection,
+            MemoryDocumentRow.document_id,
+            MemoryDocumentRow.version,
+            MemoryDocumentRow.accepted,
+        ).where(*live)
+    ).all()
+    kept = {
+        (collection, document_id, version): known[collection, document_id, version]
+        for collection, document_id, version, accepted in names
+        if (collection, document_id, version) in known
+        and known[collection, document_id, version].document.accepted == accepted
+    }
+    fresh = {}
+    if len(kept) < len(names):
+        for row in session.exec(select(MemoryDocumentRow).where(*live)):
+            if (row.collection, row.document_id, row.version) not in kept:
+                fresh[row.collection, row.document_id, row.version] = _open(row, keys, embedder)
+    return _built(standing_of(session, tenant_id), {**kept, **fresh}, embedder)
+
+
+def _open(row: MemoryDocumentRow, keys: MemoryKeys, embedder: Embedder | None) -> _Opened:
+    document = opened(row, keys)
+    texts = [embedded_text(document.title, chunk) for chunk in document.chunks]
+    vectors = None
+    if embedder is not None:
+        if row.vectors is not None and row.embedder == embedder.name:
+            plain = keys.open(row.vectors, row.tenant_id, *row_name(row), "vectors")
+            vectors = vectors_of(plain, len(texts))
+        else:  # approved where no embedder, or another one, was installed
+            vectors = embedder.embed(texts)
+    return _Opened(document=document, words=tuple(Counter(words_of(text)) for text in texts), vectors=vectors)
+
+
+def _built(standing: Standing, documents: Mapping[Name, _Opened], embedder: Embedder | None) -> TenantIndex:
+    ordered = [documents[name] for name in sorted(documents)]
+    vectors = [one.vectors for one in ordered if one.vectors is not None]
+    lasting = float("inf")
+    return TenantIndex(
+        standing=standing,
+        documents=documents,
+        passages=tuple((one.document, chunk) for one in ordered for chunk in one.document.chunks),
+        words=WordIndex([words for one in ordered for words in one.words]),
+        vectors=np.concatenate(vectors) if embedder is not None and vectors else None,
+        until=np.array(
+            [
+                lasting if one.document.valid_until is None else one.document.valid_until.timestamp()
+                for one in ordered
+                for _ in one.document.chunks
+            ],
+            np.float64,
+        ),
+    )

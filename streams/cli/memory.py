@@ -1,0 +1,387 @@
+"""``discreet memory``: approve, remove, list and look up the documents that a tenant's questions are answered from."""
+
+from __future__ import annotations
+
+import getpass
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from personalization.memory.documents import Added, Place
+
+app = typer.Typer(
+    help="Approve, remove and look up the documents that a tenant's questions are answered from.",
+    no_args_is_help=True,
+)
+TenantName = Annotated[str, typer.Argument(metavar="TENANT", help="Whose memory.")]
+Collection = Annotated[str, typer.Option(help="Which list of documents.")]
+Actor = Annotated[str | None, typer.Option("--approved-by", help="Who decides; your login name by default.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Write JSON instead of text.")]
+_FILE_WIDTH = 200  # where no terminal says how wide it is
+
+
+@app.command()
+def add(
+    tenant: TenantName,
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="PATH…", help="Text files, folders of .md and .txt files, or - for standard input."
+        ),
+    ],
+    *,
+    collection: Collection = "default",
+    document_id: Annotated[
+        str | None,
+        typer.Option("--id", help="Name of the one document; by default the file's, without its ending."),
+    ] = None,
+    title: Annotated[
+        str | None, typer.Option(help="Title of the one document; by default its first heading, or its name.")
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Where it comes from; by default the file's name.")
+    ] = None,
+    domain: Annotated[
+        str | None,
+        typer.Option(help="Look the collection up for this domain alone; by default for every one."),
+    ] = None,
+    valid_until: Annotated[
+        datetime | None,
+        typer.Option(
+            help="From then on (UTC) nothing of it is found.", formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%SZ"]
+        ),
+    ] = None,
+    accept_marked: Annotated[
+        bool,
+        typer.Option(
+            "--accept-marked", help="Send passages too that look like orders to a model; you read them."
+        ),
+    ] = False,
+    actor: Actor = None,
+    as_json: AsJson = False,
+) -> None:
+    """Approve documents: each becomes the live version of its name, and the one before it is deleted."""
+    from personalization.memory import documents
+    from personalization.memory.files import drafts_of
+    from privacy.storage.session import transaction
+    from streams.processes.keys import memory_keys
+    from streams.processes.memory import embedder_of
+    from streams.settings import load_settings
+    from streams.storage.schema import open_current
+
+    until = None if valid_until is None else valid_until.replace(tzinfo=UTC)
+    drafts = drafts_of(
+        paths, document_id=document_id, title=title, source=source, until=until, accept_marked=accept_marked
+    )
+    settings = load_settings()
+    engine = open_current(settings.database_url)
+    try:
+        cut = documents.prepared(drafts, embedder_of(settings))
+        with transaction(engine) as session:
+            done = documents.add(
+                session, memory_keys(settings), _place(tenant, collection, actor, domain), cut
+            )
+        documents.scrub(engine)
+    finally:
+        engine.dispose()
+    facts = [_added_facts(one) for one in done]
+    if as_json:
+        typer.echo(json.dumps({"tenant": tenant, "collection": collection, "documents": facts}))
+        return
+    for one in done:
+        more = f"; the same words as {one.same_as}" if one.same_as else ""
+        typer.echo(
+            f"{one.document_id} version {one.version}: {one.fate.value}, {_passages(one.chunks)}{more}"
+        )
+        if one.marked and not one.sent:
+            typer.echo(
+                f"  {_passages(one.marked)} of it look like orders to a model and will not be sent; read them with "
+                f"`discreet memory list {tenant} --marked`, then `discreet memory accept {tenant} {one.document_id}`"
+            )
+
+
+@app.command()
+def remove(
+    tenant: TenantName,
+    document_ids: Annotated[
+        list[str], typer.Argument(metavar="ID…", help="Documents, as `list` shows them.")
+    ],
+    *,
+    collection: Collection = "default",
+    actor: Actor = None,
+    as_json: AsJson = False,
+) -> None:
+    """Remove documents: what they say is deleted, and no answer is made of them any more."""
+    from personalization.memory import documents
+    from privacy.storage.session import transaction
+    from streams.settings import load_settings
+    from streams.storage.schema import open_current
+
+    engine = open_current(load_settings().database_url)
+    try:
+        with transaction(engine) as session:
+            gone = documents.remove(session, _place(tenant, collection, actor), document_ids)
+        documents.scrub(engine)
+    finally:
+        engine.dispose()
+    if as_json:
+        removed = [{"id": one.document_id, "version": one.version} for one in gone]
+        typer.echo(json.dumps({"tenant": tenant, "collection": collection, "removed": removed}))
+        return
+    for one in gone:
+        typer.echo(f"{one.document_id} version {one.version}: removed, {_passages(one.chunks)}")
+
+
+@app.command()
+def accept(
+    tenant: TenantName,
+    document_id: Annotated[
+        str, typer.Argument(metavar="ID", help="Document whose marked passages you have read.")
+    ],
+    *,
+    collection: Collection = "default",
+    actor: Actor = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let passages be sent that look like orders to a model; who accepts them has read them."""
+    from personalization.memory import documents
+    from streams.settings import load_settings
+    from streams.storage.schema import current_session
+
+    with current_session(load_settings().database_url) as session:
+        documents.accept(session, _place(tenant, collection, actor), document_id)
+    typer.echo(
+        json.dumps({"id": document_id, "accepted": True})
+        if as_json
+        else f"{document_id}: its marked passages are sent."
+    )
+
+
+@app.command("list")
+def show(
+    tenant: TenantName,
+    *,
+    collection: Annotated[str | None, typer.Option(help="Which list of documents; by default all.")] = None,
+    ended: Annotated[
+        bool, typer.Option("--all", help="Versions too that were superseded or removed.")
+    ] = False,
+    marked: Annotated[
+        bool, typer.Option("--marked", help="Only passages that look like orders to a model.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show the documents: version, who approved it, from where, how long it counts."""
+    from personalization.memory import queries
+    from privacy.policy import versions as policies
+    from streams.processes.keys import memory_keys
+    from streams.settings import load_settings
+    from streams.storage.schema import current_session
+
+    settings = load_settings()
+    keys = memory_keys(settings)
+    facts: list[dict[str, Any]] = []
+    with current_session(settings.database_url) as session:
+        policies.tenant(session, tenant)
+        for row in queries.listed(session, tenant, collection, ended=ended):
+            known = None if row.sealed is None else queries.opened(row, keys)
+            odd = [one for one in known.chunks if one.marks] if known is not None else []
+            if odd or not marked:
+                told = [{"marks": list(one.marks), "text": one.text} for one in odd] if marked else []
+                facts.append({**queries.facts_of(row, known), "marked_passages": told})
+    if as_json:
+        typer.echo(json.dumps(facts))
+        return
+    _table(
+        (
+            "collection",
+            "id",
+            "version",
+            "state",
+            "approved by",
+            "added",
+            "until",
+            "passages",
+            "marked",
+            "source",
+        ),
+        [
+            (
+                one["collection"],
+                one["id"],
+                str(one["version"]),
+                one["state"],
+                one["approved_by"],
+                one["added_at"][:16],
+                (one["valid_until"] or "")[:16],
+                str(one["passages"]),
+                f"{one['marked']}{' accepted' if one['marked'] and one['marked_accepted'] else ''}",
+                one["source"],
+            )
+            for one in facts
+        ],
+    )
+    for one in facts:
+        for odd in one["marked_passages"]:
+            typer.echo(f"\n{one['id']} ({', '.join(odd['marks'])}):\n{odd['text']}")
+
+
+@app.command()
+def search(
+    tenant: TenantName,
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="As a user would ask it.")],
+    *,
+    domain: Annotated[str, typer.Option(help="For which line.")] = "default",
+    most: Annotated[int, typer.Option(min=1, max=50, help="Passages.")] = 3,
+    as_json: AsJson = False,
+) -> None:
+    """Look a question up as the gateway does: what would be sent, or that nothing was found."""
+    from privacy.policy import versions as policies
+    from privacy.storage.session import reading
+    from streams.processes.memory import open_search
+    from streams.settings import load_settings
+    from streams.storage.schema import open_current
+
+    settings = load_settings()
+    engine = open_current(settings.database_url)
+    try:
+        with reading(engine) as session:
+            policies.tenant(session, tenant)
+        found = open_search(settings, engine).find(tenant, domain, question, datetime.now(UTC), most=most)
+    finally:
+        engine.dispose()
+    if as_json:
+        typer.echo(json.dumps(found.to_document()))
+        return
+    if not found.by_meaning:
+        typer.echo("Words alone were compared; install discreet[memory] to find by meaning too.", err=True)
+    if not found.passages:
+        typer.echo("Nothing found." if found.outcome.value == "nothing_found" else "There are no documents.")
+    for one in found.passages:
+        near = "" if one.similarity is None else f", similarity {one.similarity:.2f}"
+        typer.echo(
+            f"{one.citation}{near}\n  {one.document.title}{': ' + one.chunk.section if one.chunk.section else ''}"
+        )
+        typer.echo(f"  {one.chunk.text}")
+
+
+@app.command()
+def status(
+    tenant: TenantName,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Show the collections: version, size, age, and whether they are found by meaning."""
+    from personalization.memory import queries
+    from privacy.policy import versions as policies
+    from streams.processes.memory import embedder_of
+    from streams.settings import load_settings
+    from streams.storage.schema import current_session
+
+    settings = load_settings()
+    embedder = embedder_of(settings)
+    with current_session(settings.database_url) as session:
+        policies.tenant(session, tenant)
+        facts = [
+            {
+                "collection": row.collection,
+                "version": row.version,
+                "domain": row.domain or "*",
+                "changed_at": row.changed_at.isoformat(),
+                **queries.size_of(session, tenant, row.collection, datetime.now(UTC)),
+            }
+            for row in queries.collections(session, tenant)
+        ]
+    model = None if embedder is None else embedder.name
+    if as_json:
+        typer.echo(json.dumps({"tenant": tenant, "embedder": model, "collections": facts}))
+        return
+    typer.echo(f"found by {'words alone' if model is None else f'words and by meaning ({model})'}")
+    columns = (
+        "collection",
+        "version",
+        "domain",
+        "documents",
+        "passages",
+        "marked",
+        "expired",
+        "oldest",
+        "changed_at",
+    )
+    _table(columns, [tuple(str(one[name] or "")[:25] for name in columns) for one in facts])
+
+
+@app.command()
+def forget(
+    tenant: TenantName,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; without it nothing is done.")] = False,
+    actor: Actor = None,
+    as_json: AsJson = False,
+) -> None:
+    """Remove everything that a tenant's memory ever held, names and numbers too, as when a tenant leaves."""
+    from personalization.errors import MemoryDocumentError
+    from personalization.memory import documents
+    from privacy.storage.session import transaction
+    from streams.settings import load_settings
+    from streams.storage.schema import open_current
+
+    if not yes:
+        raise MemoryDocumentError("everything of the tenant's memory would be removed; say --yes to do it")
+    engine = open_current(load_settings().database_url)
+    try:
+        with transaction(engine) as session:
+            live = documents.forget_tenant(
+                session, tenant, actor=actor or getpass.getuser(), now=datetime.now(UTC)
+            )
+        documents.scrub(engine)
+    finally:
+        engine.dispose()
+    typer.echo(
+        json.dumps({"tenant": tenant, "forgotten": live}) if as_json else f"{live} documents were forgotten."
+    )
+
+
+def _place(tenant: str, collection: str, actor: str | None, domain: str | None = None) -> Place:
+    from personalization.memory.documents import Place
+
+    return Place(
+        tenant_id=tenant,
+        collection=collection,
+        actor=actor or getpass.getuser(),
+        now=datetime.now(UTC),
+        domain=domain,
+    )
+
+
+def _added_facts(one: Added) -> dict[str, Any]:
+    return {
+        "id": one.document_id,
+        "version": one.version,
+        "fate": one.fate.value,
+        "passages": one.chunks,
+        "marked": one.marked,
+        "marked_accepted": one.sent,
+        "same_as": one.same_as,
+    }
+
+
+def _passages(count: int) -> str:
+    return f"{count} passage{'' if count == 1 else 's'}"
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*columns, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    screen = Console()
+    (screen if screen.is_terminal else Console(width=_FILE_WIDTH)).print(table)

@@ -1,0 +1,226 @@
+"""Memory through the gateway: what is sent, what headers say, how soon a change counts, and what is never published."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+import pytest
+
+from personalization.memory import documents
+from personalization.memory.documents import Place, prepared
+from personalization.memory.sealing import MemoryKeys
+from personalization.memory.search import MemorySearch, SearchRules
+from personalization.memory.values import Draft
+from privacy.errors import StorageError
+from privacy.policy import versions as policies
+from privacy.storage.session import transaction
+from streams.gateway.memories import Memories
+from tests.fakes.embedders import WordHashes
+from tests.fakes.engines import engine as engine_of
+from tests.fakes.gateways import GatewayThread, style, wait_until
+
+KEYS = MemoryKeys(bytes(range(32)))
+REFUNDS = "A refund takes 14 days after the parcel is back."
+QUESTION = "How many days does a refund take?"
+
+
+class Approving:
+    """Approves documents as ``discreet memory`` does."""
+
+    def __init__(self, engine):
+        self.engine = engine
+        self.embedder = WordHashes()
+        self.search = MemorySearch(engine, KEYS, self.embedder, rules=SearchRules(floor=0.25))
+
+    def add(self, tenant, document_id, text):
+        draft = Draft(document_id=document_id, title="", text=text)
+        with transaction(self.engine) as session:
+            documents.add(session, KEYS, self.place(tenant), prepared([draft], self.embedder))
+
+    def remove(self, tenant, document_id):
+        with transaction(self.engine) as session:
+            documents.remove(session, self.place(tenant), [document_id])
+
+    def place(self, tenant):
+        return Place(tenant_id=tenant, collection="default", actor="ann", now=datetime.now(UTC))
+
+    def find(self, tenant, domain, question):
+        return self.search.find(tenant, domain, question, datetime.now(UTC))
+
+
+@pytest.fixture(scope="module")
+def behind():
+    with engine_of("vllm") as process:
+        yield process
+
+
+@pytest.fixture
+def approving(engine, clock):
+    with transaction(engine) as session:
+        for tenant in ("acme", "globex"):
+            policies.register_tenant(session, tenant, actor="test", now=clock.now())
+    return Approving(engine)
+
+
+@pytest.fixture
+def gateway(behind, approving, tmp_path):
+    with GatewayThread(tmp_path, url=behind.url, find=approving.find) as gateway:
+        gateway.memories = {tenant: frozenset({""}) for tenant in ("acme", "globex")}
+        gateway.tokens = {tenant: gateway.token(tenant) for tenant in ("acme", "globex", "initech")}
+        yield gateway
+
+
+def ask(gateway, tenant="acme", question=QUESTION, **more):
+    raw = gateway.client(gateway.tokens[tenant]).chat.completions.with_raw_response.create(
+        **{"model": "discreet", "messages": [{"role": "user", "content": question}], **more}
+    )
+    return raw.headers.get("x-discreet-memory"), raw
+
+
+def content(raw):
+    return raw.parse().choices[0].message.content
+
+
+def test_a_passage_stands_before_the_question_and_its_place_in_a_header(gateway, approving):
+    approving.add("acme", "refunds", REFUNDS)
+    told, raw = ask(gateway)
+    assert told == "default/refunds@1#0-48"
+    said = content(raw)
+    assert "14 days" in said
+    assert said.endswith(QUESTION)
+    assert "14 days" not in str(raw.headers)
+
+
+def test_a_change_counts_for_the_next_question_and_what_was_removed_is_not_cited_again(gateway, approving):
+    approving.add("acme", "refunds", REFUNDS)
+    assert "14 days" in content(ask(gateway)[1])
+    start = time.monotonic()
+    approving.add("acme", "refunds", REFUNDS.replace("14", "21"))
+    told, raw = ask(gateway)
+    assert told == "default/refunds@2#0-48"
+    assert "21 days" in content(raw)
+    assert "14 days" not in content(raw)
+    approving.remove("acme", "refunds")
+    told, raw = ask(gateway)
+    assert time.monotonic() - start < 5.0
+    assert told == "no_memory"
+    assert "days after" not in content(raw)
+
+
+def test_nothing_found_is_said_and_a_tenant_without_documents_is_asked_as_before(gateway, approving):
+    approving.add("acme", "refunds", REFUNDS)
+    told, raw = ask(gateway, question="What is the capital of France?")
+    assert told == "nothing_found"
+    assert content(raw).endswith("|What is the capital of France?")
+    assert ask(gateway, "globex")[0] == "no_memory"
+    assert ask(gateway, "initech")[0] is None
+    assert ask(gateway, model="discreet@base")[0] is None
+
+
+def test_no_tenant_is_answered_from_anothers_documents(gateway, approving):
+    approving.add("acme", "refunds", REFUNDS)
+    approving.add("globex", "refunds", REFUNDS.replace("14", "99"))
+    assert "14 days" in content(ask(gateway)[1])
+    assert "99 days" in content(ask(gateway, "globex")[1])
+    assert "days after" not in content(ask(gateway, "initech")[1])
+
+
+def test_a_conversation_with_tools_or_another_form_is_left_alone(gateway, approving):
+    approving.add("acme", "refunds", REFUNDS)
+    told, _ = ask(gateway, tools=[{"type": "function", "function": {"name": "f", "parameters": {}}}])
+    assert told is None
+
+
+def test_a_template_and_notes_fit_together(gateway, approving):
+    approving.add("acme", "refunds", REFUNDS)
+    gateway.publish("acme", verified=False, style=style("Be brief. {{ prompt }}"))
+    wait_until(lambda: content(ask(gateway)[1]).endswith(f"Be brief. {QUESTION}"))
+    assert "14 days" in content(ask(gateway)[1])
+
+
+def test_streams_carry_the_header_too(gateway, approving):
+    approving.add("acme", "refunds", REFUNDS)
+    told, raw = ask(gateway, stream=True)
+    assert told == "default/refunds@1#0-48"
+    assert "14 days" in "".join(
+        piece.choices[0].delta.content or "" for piece in raw.parse() if piece.choices
+    )
+
+
+def test_what_carries_a_passage_is_never_published_and_what_does_not_is(gateway, approving):
+    import json
+    import urllib.request
+
+    approving.add("acme", "refunds", REFUNDS)
+    gateway.line("acme")
+    gateway.consent("acme", "ann")
+
+    def feedback(answer_id, **body):
+        request = urllib.request.Request(
+            f"{gateway.url}/v1/feedback",
+            json.dumps({"id": answer_id, "user": "ann", **body}).encode(),
+            {"Authorization": f"Bearer {gateway.tokens['acme']}"},
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.loads(answer.read())["result"]
+
+    wait_until(
+        lambda: (
+            feedback(ask(gateway, question="Hello!", user="ann")[1].parse().id, outcome="accepted")
+            == "published"
+        )
+    )
+    before = len(gateway.interactions())
+    carried = ask(gateway, user="ann")[1].parse().id  # the engine of this test repeats what it was asked
+    assert feedback(carried, outcome="accepted") == "counted"
+    assert len(gateway.interactions()) == before
+
+
+def test_a_memory_that_does_not_tell_in_time_leaves_the_answer_without(behind, tmp_path):
+    def find(*_):
+        if failing:
+            raise StorageError("away")
+        time.sleep(0.6)
+
+    failing = True
+    with GatewayThread(tmp_path, url=behind.url, find=find, memory_seconds=0.2) as gateway:
+        gateway.memories = {"acme": frozenset({""})}
+        gateway.tokens = {"acme": gateway.token("acme")}
+        assert ask(gateway)[0] == "away"
+        failing = False
+        told, raw = ask(gateway)
+        assert told == "away"
+        assert content(raw).endswith(f"|{QUESTION}")
+
+
+def test_memory_is_the_first_to_go_where_a_budget_does_not_hold(behind, approving, tmp_path):
+    approving.add("acme", "refunds", REFUNDS)
+
+    def slow(*asked):
+        time.sleep(0.05)
+        return approving.find(*asked)
+
+    with GatewayThread(tmp_path, url=behind.url, find=slow, latency_budgets={"acme": 40}) as gateway:
+        gateway.memories = {"acme": frozenset({""})}
+        gateway.tokens = {"acme": gateway.token("acme")}
+        told = [ask(gateway)[1].headers for _ in range(20)]
+        assert any(
+            one.get("x-discreet-dropped") == "retrieval" and "x-discreet-memory" not in one for one in told
+        )
+
+
+def test_more_than_may_wait_are_not_looked_up(monkeypatch):
+    import asyncio
+
+    told = []
+
+    async def run():
+        memories = Memories(lambda *_: time.sleep(0.2), seconds=0.01, told=told.append)
+        monkeypatch.setattr("streams.gateway.memories.MOST_WAITING", 1)
+        await memories.find("acme", "default", "a")
+        await memories.find("acme", "default", "b")
+        memories.close()
+
+    asyncio.run(run())
+    assert told == ["away", "away"]
