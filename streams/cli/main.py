@@ -21,6 +21,7 @@ from streams.cli.failures import describe
 # name → what it is for; the only list of commands (a test compares it with the files beside this one)
 COMMANDS = {
     "demo": "Run everything on this machine: broker, worker, trainer, server, three tenants, a report.",
+    "recipes": "Run jobs that people really have, end to end on this machine, with numbers.",
     "tenants": "Register tenants and set their privacy policies.",
     "budget": "Show what was spent of each tenant's privacy budget.",
     "adapters": "List adapter versions and show one.",

@@ -72,7 +72,7 @@ def _encode_public(job: PublicJob) -> bytes:
     if isinstance(job.work, StyleGuide):
         work = {"style_guide": job.work.to_document()}
     elif job.work is not None:
-        work = {"maml": asdict(job.work)}
+        work = {"maml": job.work.to_document()}
     return json.dumps(
         {
             "base_model": job.base_model,
@@ -89,7 +89,9 @@ def _decode_public(document: dict[str, Any]) -> PublicJob:
     work: StyleGuide | MamlRecipe | None = None
     if document["work"] is not None:
         guide = document["work"].get("style_guide")
-        work = StyleGuide.from_document(guide) if guide else MamlRecipe(**document["work"]["maml"])
+        work = (
+            StyleGuide.from_document(guide) if guide else MamlRecipe.from_document(document["work"]["maml"])
+        )
     return PublicJob(
         base_model=document["base_model"],
         plan=TrainingPlan.from_document(document["plan"]),
