@@ -18,6 +18,7 @@
     ├── PromptTemplateError           a prompt template holds what it may not hold
     ├── PromptNotFoundError           the line has no such prompt template
     ├── PromptMoveError               the verb does not apply to the line's prompts as they stand
+    ├── TermsError                    terms of a line that cannot be, or a decision that changes nothing
     ├── MemoryDocumentError           a document or a collection is none that can be remembered
     ├── MemoryNotFoundError           no such document is remembered
     ├── EmbedderMissingError          the model that finds texts by meaning is not installed
@@ -136,6 +137,13 @@ class EmbedderMissingError(PersonalizationError):
     """The model that finds texts by meaning is not installed."""
 
     code = "personalization.memory.no_embedder"
+
+
+class TermsError(PersonalizationError):
+    """Terms of a line that cannot be, or a decision about them that changes nothing."""
+
+    code = "personalization.terms.invalid"
+    exit_status = 2
 
 
 class MetaStartError(PersonalizationError):

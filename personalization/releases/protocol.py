@@ -371,6 +371,7 @@ class TrainingRounds:
             blend_with=blend_with,
             blend_share=policy.previous_share if blend_with is not None else 0.0,
             style_edits=current_edits(session, row.tenant_id, row.domain),
+            votes_on_terms=policy.terms,
             suites=SuiteTerms.of_policy(policy.suites, least=self._least_suites),
         )
         seed = secrets.token_bytes(SEED_BYTES)

@@ -46,6 +46,7 @@ class Terms:
         blend_share: its share, 0 to below 1.
         style_edits: what people have struck from the tenant's style card or fixed in it.
         suites: how much of the public suites its result is asked, and what is refused.
+        votes_on_terms: whether the vote on style is about terms in edits as well.
     """
 
     plan: TrainingPlan
@@ -59,6 +60,7 @@ class Terms:
     blend_share: float = 0.0
     style_edits: StyleEdits = field(default_factory=StyleEdits)
     suites: SuiteTerms = field(default_factory=SuiteTerms)
+    votes_on_terms: bool = False
 
     @property
     def mechanism(self) -> PoissonSampledGaussian:
@@ -118,6 +120,7 @@ class Terms:
             "blend_share": self.blend_share,
             "style_edits": self.style_edits.to_document(),
             "suites": self.suites.to_document(),
+            **({"votes_on_terms": True} if self.votes_on_terms else {}),  # so older terms keep their digest
         }
 
     def to_json(self) -> str:

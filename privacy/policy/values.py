@@ -147,6 +147,8 @@ class TenantPrivacyPolicy(Validated):
         styles: whether each release also learns what answers look like (openings, closings, lengths, terms), by one
             charged vote of its users. Habits that only a few users have are never told; what many share may be, and is
             the tenant's own to read and to strike out.
+        terms: whether that vote is about terms too: what users put in the place of what they were shown, at most three
+            replacements of each. The vote costs the same; its weight is shared, so style needs a quarter more users.
         rollout: how a new version reaches users: everybody at once, or in steps that guards can stop.
         suites: how much each release is asked of the project's public suites, and how much worse than the base and than
             the version before it may be.
@@ -201,6 +203,7 @@ class TenantPrivacyPolicy(Validated):
     )
     previous_share: float = Field(default=0.0, ge=0, le=0.95, description="0 to 0.95")
     styles: bool = Field(default=True, description="true or false")
+    terms: bool = Field(default=False, description="true or false")
     rollout: RolloutPolicy = Field(
         default=RolloutPolicy(), description="an object with steps, bake_seconds, guards and more"
     )
@@ -328,7 +331,7 @@ class TenantPrivacyPolicy(Validated):
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PARTS: Final = ("schedule", "rollout", "suites")
-_LATER_FIELDS: Final = ("release_padding_seconds", "population", "styles", "rollout", "suites")
+_LATER_FIELDS: Final = ("release_padding_seconds", "population", "styles", "terms", "rollout", "suites")
 
 
 def period_index(at: datetime, period_seconds: int) -> int:

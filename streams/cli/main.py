@@ -28,6 +28,7 @@ COMMANDS = {
     "explain": "Tell the story of one version on one page, with what proves it offline.",
     "keys": "Show, rotate and reconcile the keys that texts are encrypted with.",
     "styles": "Show a tenant's style card; strike or fix entries of it.",
+    "terms": "List, add, keep and strike a line's terms; put a text right.",
     "memory": "Approve, remove and look up the documents that a tenant's questions are answered from.",
     "prompts": "Add, compare, use and roll back a line's prompt templates.",
     "meta": "Build meta starts, bring them up to date and list them.",
