@@ -103,12 +103,13 @@ def _event_of(record: StoredRecord, trusted: TrustedKeys) -> AdapterEventV1 | No
     decoded = decode_adapter_event(record.headers, record.value, key=record.key)
     if not isinstance(decoded, Decoded):
         return None
-    if decoded.data.adapter is not None:
+    event: AdapterEventV1 = decoded.data
+    if event.adapter is not None:
         try:
-            trusted.check(decoded.data.adapter)
+            trusted.check(event.adapter)
         except SignatureInvalidError:
             return None
-    return decoded.data
+    return event
 
 
 def retell(session: Session, events: Events) -> list[Retold]:
