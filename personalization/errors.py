@@ -12,6 +12,7 @@
     │   ├── ArtifactCorruptError      bytes on disk do not match their digest
     │   ├── ArtifactFormatError       a file is not safetensors or JSON, or its name is not allowed
     │   └── ArtifactStoreAwayError    the store is full, refuses or does not answer (retryable)
+    ├── DriftError                    a reading of drift is one that cannot be, or cannot be gone on with
     ├── StyleCardError                a style card or an edit of one is none that can be
     ├── StyleCardNotFoundError        no version of the line carries a style card
     ├── StyleEntryNotFoundError       the style card has no such entry
@@ -21,6 +22,7 @@
     ├── TermsError                    terms of a line that cannot be, or a decision that changes nothing
     ├── MemoryDocumentError           a document or a collection is none that can be remembered
     ├── MemoryNotFoundError           no such document is remembered
+    ├── MemoryVectorsError            the database cannot compare vectors
     ├── EmbedderMissingError          the model that finds texts by meaning is not installed
     ├── MetaStartError                released adapters cannot be combined into a start
     ├── WarmStartError                a line cannot begin from public data
@@ -83,6 +85,13 @@ class LeaseLostError(RoundError):
     code = "personalization.round.lease_lost"
 
 
+class DriftError(PersonalizationError):
+    """A reading of drift, or what was stored of one, that cannot be or cannot be gone on with."""
+
+    code = "personalization.drift.invalid"
+    exit_status = 4
+
+
 class StyleCardError(PersonalizationError):
     """A style card, an entry of one, or an edit of one, that cannot be."""
 
@@ -131,6 +140,12 @@ class MemoryNotFoundError(PersonalizationError):
     """The tenant's memory holds no such document."""
 
     code = "personalization.memory.unknown"
+
+
+class MemoryVectorsError(PersonalizationError):
+    """The database cannot compare vectors: it is no PostgreSQL, or the extension is missing."""
+
+    code = "personalization.memory.no_vectors"
 
 
 class EmbedderMissingError(PersonalizationError):

@@ -29,6 +29,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from personalization.adapters.decoding import PRESENCE_PENALTY
 from personalization.starts.recipe import MetaRecipe, Order, Weighting
 from privacy.erasure.certificates import BackupRetention
 from privacy.policy.ceilings import PolicyCeilings
@@ -454,6 +455,8 @@ class GatewaySettings(_Section):
     """Name of the model there; empty: the same as ``engine_model``."""
     template: Literal["instead", "always", "never"] = "instead"
     """When the prompt template of a style card is used: where no adapter is applied, always, or never."""
+    presence_penalty: float = Field(default=PRESENCE_PENALTY, ge=0.0, le=2.0)
+    """Of answers with an adapter, where the request sets none; without it a small model repeats itself. 0: none."""
     constrained: bool = True
     """Hold answers to a style card's frames where the engine can and the request bounds its tokens."""
     public_keys: str = ""
@@ -487,6 +490,10 @@ class GatewaySettings(_Section):
     """A file with prompts that say what domains are about, one JSON object a line: ``tenant`` (``*`` is every one),
     ``domain``, ``prompt``. With it, a request to ``NAME`` of a tenant with several lines goes to the domain that its
     prompt fits; a domain without such prompts is known by its style card's prompt forms."""
+    route_by: Literal["words", "meaning"] = "words"
+    """How domains are told apart: by words alone, in microseconds; or, where words are not sure, by what a prompt means
+    too, in some ten milliseconds of one core. Meaning needs discreet[memory], English, and prompts in ``routes`` for
+    each of a tenant's domains."""
     route_floor: Positive = 0.2
     """Smallest score, mean log-odds of a prompt's features in nats, at which a domain's line answers."""
     route_margin: Positive = 0.05
@@ -498,7 +505,7 @@ class GatewaySettings(_Section):
     """Look questions up in the tenant's approved documents (``discreet memory``, DISCREET_MEMORY__KEY)."""
     memory_passages: int = Field(default=1, ge=1, le=8)
     """Most passages before a question; small models copy from one and mix several up."""
-    memory_floor: float = Field(default=0.4, ge=-1, le=1)
+    memory_floor: float = Field(default=0.3, ge=-1, le=1)
     """Smallest similarity of meanings at which a passage is sent; below it nothing was found."""
     memory_seconds: Positive = 2.0
     """How long a request waits for the memory before it is answered without."""
@@ -595,6 +602,8 @@ class CeilingSettings(_Section):
     contribution_bound: int = Field(default=_CEILINGS.contribution_bound, ge=1, le=1000)
     minimum_cohort: int = Field(default=_CEILINGS.minimum_cohort, ge=1)
     """The smallest that a policy may name."""
+    drift_share: float = Field(default=_CEILINGS.drift_share, ge=0, le=0.5)
+    """Most of a budget that readings of drift may take."""
 
     def ceilings(self) -> PolicyCeilings:
         """Return them as what policies are checked against."""

@@ -3,21 +3,20 @@
 - *few-shot start*: a private release of few users from zero, from first-order MAML on public tasks, from the mean of
   other tenants' private adapters;
 - *task sampling*: MAML with the same number of tasks seen, drawn uniformly, by loss, by diversity, or easiest first;
-- *domain swap*: each domain's loss under its own adapter and under another's, and what changing from one to the other
-  costs;
+- *domain swap*: each domain's loss under its own adapter and under another's, and whether swapping back gives the very
+  same losses;
 - *continual*: one release for each window of time, served as the newest alone, as an exponential average, or as the
   mean of all (``remember``); what is lost on earlier windows;
 - *warm start*: an adapter from a few public examples that an operator wrote, before any user;
 - *an ability kept*: the same release with and without its correction for public text, and what the gate says of both.
 
-Losses are of users that nothing was trained on. Nothing here is a release. Longer than 400 lines, because the six
-share one tenant's users, base and training.
+Losses are of users that nothing was trained on. Nothing here is a release.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -31,7 +30,7 @@ from personalization.planning.plan import PerformanceFlags, TrainingPlan
 from personalization.planning.planner import Declined, PlannerSettings, propose
 from personalization.quality.data import read_tenant, tenants_in
 from personalization.quality.intervals import difference_interval, mean_interval
-from personalization.quality.options import benchmark_policy
+from personalization.quality.options import MECHANICS, MechanicsOptions, benchmark_policy
 from personalization.quality.targets import machine
 from personalization.training.errors import JobInvalidError
 from personalization.training.jobs.recipes import MamlRecipe, StyleGuide, TaskSampling
@@ -50,56 +49,6 @@ FORMAT = "discreet.meta.v1"
 _MANY_USERS = 50_000
 WRITTEN = 5  # examples of an operator's guide
 REMEMBERED = 0.01  # what earlier windows may lose after the last release
-MECHANICS = ("few_shot", "sampling", "swap", "continual", "warm_start", "ability")
-
-
-@dataclass(frozen=True, kw_only=True)
-class MechanicsOptions:
-    """What is measured, and how much of it.
-
-    Attributes:
-        data: folder of recorded interactions.
-        base_model: a local base model.
-        tenants: new tenants that starts are judged on; empty takes the first two of the folder.
-        only: of ``MECHANICS``.
-        few_users: users of the first release.
-        users: users of any other release.
-        heldout_users: users that are measured on, of each tenant.
-        epsilon: of a release.
-        windows: of time, one release each.
-        outer_steps: of MAML.
-        tasks_per_step: that MAML looks at where tasks are drawn.
-        seeds: of the noise.
-        contribution_bound: interactions of one user.
-        max_tokens: truncation of one interaction.
-        threads: of torch; None keeps its default.
-    """
-
-    data: Path
-    base_model: Path
-    tenants: tuple[str, ...] = ()
-    only: tuple[str, ...] = MECHANICS
-    few_users: int = 50
-    users: int = 200
-    heldout_users: int = 80
-    epsilon: float = 4.0
-    windows: int = 5
-    outer_steps: int = 10
-    tasks_per_step: int = 4
-    seeds: int = 3
-    contribution_bound: int = 4
-    max_tokens: int = 72
-    threads: int | None = None
-
-
-QUICK: dict[str, Any] = {
-    "few_users": 20,
-    "users": 40,
-    "heldout_users": 16,
-    "windows": 3,
-    "outer_steps": 3,
-    "seeds": 1,
-}
 
 
 def run_mechanics(options: MechanicsOptions, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:

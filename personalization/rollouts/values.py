@@ -42,12 +42,25 @@ class Mode(StrEnum):
 
 
 class Flag(StrEnum):
-    """What a tenant's line may show at all."""
+    """What a tenant's line may show at all, from least to most."""
 
     OFF = "off"  # the base model answers
     SHADOW = "shadow"  # the candidate answers silently, and nobody sees it
     CANARY_ONLY = "canary_only"  # the candidate gets the share of its first step, and no more
     ON = "on"
+
+    @classmethod
+    def read(cls, text: str) -> Flag:
+        """Return the flag that a text says; one that nobody here knows is off."""
+        try:
+            return cls(text)
+        except ValueError:
+            return cls.OFF
+
+    def lesser(self, other: Flag) -> Flag:
+        """Return the one of both that shows less."""
+        order = list(Flag)
+        return min(self, other, key=order.index)
 
 
 @dataclass(frozen=True, kw_only=True)

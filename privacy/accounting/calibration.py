@@ -4,7 +4,7 @@ What it refuses is refused because the resulting claim would be false or empty: 
 data to be published outright, an ε outside the range in which the claim says anything, a rate at which
 steps often see nobody, and claims about replacing a user made from add-or-remove accounting.
 
-Longer than 400 lines, because all that a release reads shares one budget, and who leaves what to whom is read together.
+Longer than 400 lines, because what each kind of read takes and what that leaves for training are reckoned together.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ FOUND_QUANTILE: Final = 1.2816  # ...nine times out of ten
 LARGEST_FOUND_SHARE: Final = 0.5  # of the users; where it takes more, a vote is not worth its price
 UNKNOWN_KEYS: Final = 64  # of one user, outside public alphabets, over all families and texts
 SMALLEST_VOTE_NOISE: Final = 0.1
+SMALLEST_READING_NOISE: Final = 0.5  # of a reading of drift, over one user's part
 LARGEST_VOTE_NOISE: Final = 1000.0
 
 
@@ -76,6 +77,9 @@ class PlannedSchedule:
         beside: other mechanisms that every release charges, such as the noisy cohort count.
         later: what every release may charge afterwards, in a reservation of its own: the comparison of its rollout.
         slipped: releases of the period before whose ``later`` may fall into the next: one of each line.
+        reading: what one reading of drift charges, which has a schedule of its own; None where none is taken.
+        readings: over the lifetime.
+        readings_per_period: most readings that fall into one period.
         relation: what the claim will be about; only add-or-remove-one is accounted.
         settings: how accounts are opened.
     """
@@ -89,6 +93,9 @@ class PlannedSchedule:
     beside: tuple[Mechanism, ...] = ()
     later: tuple[Mechanism, ...] = ()
     slipped: int = 0
+    reading: Gaussian | None = None
+    readings: int = 0
+    readings_per_period: int = 0
     relation: str = NeighboringRelation.ADD_OR_REMOVE_ONE
     settings: AccountSettings = field(default_factory=AccountSettings)
 
@@ -157,6 +164,29 @@ def style_vote(
         return None
     chosen = vote(math.ceil(noise * 100) / 100)
     return chosen if users_to_find(chosen, OPENING_WEIGHT) <= LARGEST_FOUND_SHARE * declared_users else None
+
+
+def drift_reading(policy: TenantPrivacyPolicy) -> Gaussian | None:
+    """Return what one reading of drift charges under a policy; None where it has none taken.
+
+    A user's part has length at most 1. All planned readings together take ``drift.share`` of either budget, at the
+    order where a Gaussian fits best.
+    """
+    if not policy.drift.read:
+        return None
+    readings = policy.drift.planned_readings
+    deviation = _least_deviation(caps_of(policy), policy.drift.share, readings, readings_per_period(policy))
+    return Gaussian(
+        sensitivity=1.0,
+        standard_deviation=math.ceil(max(deviation, SMALLEST_READING_NOISE) * 100) / 100,
+        purpose=ReadPurpose.DRIFT,
+    )
+
+
+def readings_per_period(policy: TenantPrivacyPolicy) -> int:
+    """Return the most readings of drift, over all lines, that fall into one budget period."""
+    instants = math.ceil(policy.period_seconds / policy.drift.every_seconds)
+    return min(policy.drift.planned_readings, instants * len(policy.domains))
 
 
 def users_to_find(vote: PartitionSelection, weight: float) -> float:
@@ -297,6 +327,9 @@ def schedule_of(
         beside=(count,) if vote is None else (count, vote),
         later=() if comparison is None else (comparison,),
         slipped=slipped,
+        reading=drift_reading(policy),
+        readings=policy.drift.planned_readings,
+        readings_per_period=readings_per_period(policy),
         settings=settings or AccountSettings(),
     )
 
@@ -366,7 +399,7 @@ def calibrate_tenant_level(caps: BudgetCaps, *, generations: int, clipping_norm:
 
 
 def fits(schedule: PlannedSchedule, noise_multiplier: float) -> bool:
-    """Say whether all planned releases pass both filters with this noise multiplier."""
+    """Say whether all planned releases and readings of drift pass both filters with this noise multiplier."""
     return _all_pass(
         round_curve(schedule, noise_multiplier),
         schedule.caps,
@@ -375,7 +408,16 @@ def fits(schedule: PlannedSchedule, noise_multiplier: float) -> bool:
         releases_per_period=schedule.releases_per_period,
         later=total_curve(schedule.later),
         slipped=schedule.slipped,
+        readings=readings_curves(schedule),
     )
+
+
+def readings_curves(schedule: PlannedSchedule) -> tuple[RdpCurve, RdpCurve]:
+    """Return what the planned readings of drift cost over the lifetime, and in one period."""
+    if schedule.reading is None:
+        return RdpCurve.zero(), RdpCurve.zero()
+    one = curve_of(schedule.reading)
+    return one * schedule.readings, one * schedule.readings_per_period
 
 
 def release_curve(schedule: PlannedSchedule, noise_multiplier: float) -> RdpCurve:
@@ -400,8 +442,9 @@ def _all_pass(
     releases_per_period: int,
     later: RdpCurve | None = None,
     slipped: int = 0,
+    readings: tuple[RdpCurve, RdpCurve] = (RdpCurve.zero(), RdpCurve.zero()),
 ) -> bool:
-    """Say whether so many releases of one cost pass the filters of the lifetime and of a period.
+    """Say whether so many releases of one cost, and the readings, pass the filters of the lifetime and of a period.
 
     Args:
         release: what each reserves.
@@ -411,13 +454,20 @@ def _all_pass(
         releases_per_period: in a period.
         later: what each charges afterwards.
         slipped: how many of the period before may charge ``later`` in this one.
+        readings: what readings cost over the lifetime, and in a period.
     """
     later = RdpCurve.zero() if later is None else later
-    for epsilon, delta, count, late in (
-        (caps.lifetime_epsilon, caps.lifetime_delta, releases, releases),
-        (caps.period_epsilon, caps.period_delta, releases_per_period, releases_per_period + slipped),
+    for epsilon, delta, count, late, read in (
+        (caps.lifetime_epsilon, caps.lifetime_delta, releases, releases, readings[0]),
+        (
+            caps.period_epsilon,
+            caps.period_delta,
+            releases_per_period,
+            releases_per_period + slipped,
+            readings[1],
+        ),
     ):
-        spent = release * (count - 1) + later * late
+        spent = release * (count - 1) + later * late + read
         if not settings.opened(epsilon, delta, release).admits(spent, release):
             return False
     return True

@@ -107,8 +107,8 @@ class ReservationRequest:
         population: cap over tenants with linkable users that the policy names; whatever else the tenant joined
             before is charged as well.
         binding: which run is paid for, where it is known in advance (training, comparisons).
-        opened_for: what accounts that do not exist yet are opened to suit, where it is not what is asked for: the
-            releases that will be charged to them most.
+        opened_for: public mechanisms that an account is suited to if this request opens it; without them, its own. It
+            is no part of what is asked for.
     """
 
     tenant_id: str

@@ -23,6 +23,7 @@ from privacy.ledger import history
 from privacy.ledger.accounts import filter_of
 from privacy.ledger.chain import EntryKind
 from privacy.ledger.values import AccountScope, ReservationState
+from privacy.mechanisms.private_read import ReadPurpose
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -92,9 +93,15 @@ BY_REACTIONS: Final = (
     "cover them."
 )
 BY_CHECKS: Final = (
-    "Users' reactions decide nothing about versions: public checks, guards (errors, times and costs of answers over "
-    "all requests, which epsilon does not cover) and people do. Exact counts of serving quality, which the tenant's "
+    "Users' reactions to a new version do not decide whether it reaches everybody: public checks, guards (errors, times "
+    "and costs of answers over all requests, which epsilon does not cover) and people do. Exact counts of serving quality, which the tenant's "
     "own back end may read at its gateway, decide nothing either."
+)
+DRIFT_READ: Final = (
+    "Readings of drift (purpose drift) are histograms of what users of a line ask and how much of answers they change: "
+    "each user adds one vector of length at most 1 over public bins, whatever the user sent. What follows from them "
+    "(alarms, a round that comes sooner, a line that falls back) is made of the released numbers alone; so a schedule "
+    "may react to earlier releases, which the filter allows for."
 )
 DISJOINT_TENANTS: Final = (
     "No person is a user of two tenants, or what the tenants release is not combined: budgets of tenants are "
@@ -263,6 +270,7 @@ def privacy_statement(
             *ASSUMPTIONS,
             *((PADDED,) if padded else ()),
             BY_REACTIONS if compared else BY_CHECKS,
+            *((DRIFT_READ,) if any(one["purpose"] == ReadPurpose.DRIFT.value for one in releases) else ()),
             *(() if linked else (DISJOINT_TENANTS,)),
         )
         not_covered = NOT_COVERED if padded else (*NOT_COVERED, NOT_PADDED)
@@ -293,7 +301,10 @@ def privacy_statement(
                 "selection_share": opened.selection_share,
             },
             "accountant": {"name": ACCOUNTANT, "version": ACCOUNTANT_VERSION, "grid": GRID_NAME},
-            "releases_committed": sum(one["state"] == ReservationState.COMMITTED for one in releases),
+            "releases_committed": sum(
+                one["state"] == ReservationState.COMMITTED and one["purpose"] != ReadPurpose.DRIFT.value
+                for one in releases
+            ),
             "releases": releases,
             "release": release,
             "policy": None if policy is None else policy.to_document(),

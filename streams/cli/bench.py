@@ -134,7 +134,8 @@ def meta(
     json_path: Annotated[Path | None, typer.Option("--json", help="Where to write all numbers.")] = None,
 ) -> None:
     """Judge each mechanic of meta-learning with its switch off and on: starts, sampling, swaps, memory, gate."""
-    from personalization.quality.mechanics import QUICK, MechanicsOptions, run_mechanics
+    from personalization.quality.mechanics import run_mechanics
+    from personalization.quality.options import QUICK, MechanicsOptions
     from personalization.training.base.directory import resolve_base
     from streams.demo.environment import model_cache
 

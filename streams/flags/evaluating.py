@@ -14,8 +14,9 @@ from openfeature import api
 from openfeature.evaluation_context import EvaluationContext
 from openfeature.flag_evaluation import Reason
 
+from personalization.rollouts.values import Flag
 from streams.errors import SettingsError
-from streams.flags.provider import FLAG_KEY, DesiredStateFlags, LineFlag
+from streams.flags.provider import FLAG_KEY, DesiredStateFlags
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,7 +52,7 @@ class LineFlags:
             self._operators = api.get_client(theirs)
         self._failed = failed
 
-    def flag(self, line_ref: str, *, tenant_id: str, domain: str) -> LineFlag:
+    def flag(self, line_ref: str, *, tenant_id: str, domain: str) -> Flag:
         """Return what a line may show now; a line that wants nothing served is off.
 
         Args:
@@ -60,14 +61,14 @@ class LineFlags:
             domain: which line, for an operator's rules.
         """
         asked = EvaluationContext(line_ref, {"tenant": tenant_id, "domain": domain})
-        own = LineFlag.read(self._own.get_string_value(FLAG_KEY, LineFlag.OFF.value, asked))
-        if self._operators is None or own is LineFlag.OFF:
+        own = Flag.read(self._own.get_string_value(FLAG_KEY, Flag.OFF.value, asked))
+        if self._operators is None or own is Flag.OFF:
             return own
         theirs = self._operators.get_string_details(FLAG_KEY, own.value, asked)
         if theirs.reason == Reason.ERROR:
             self._failed()
             return own
-        return own.lesser(LineFlag.read(theirs.value))
+        return own.lesser(Flag.read(theirs.value))
 
 
 def operators_provider(name: str) -> FeatureProvider | None:

@@ -6,12 +6,13 @@ an operator's, learns who asks.
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from openfeature.exception import ErrorCode, FlagNotFoundError, TypeMismatchError
 from openfeature.flag_evaluation import FlagResolutionDetails, Reason
 from openfeature.provider import AbstractProvider, Metadata
+
+from personalization.rollouts.values import Flag
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -20,28 +21,6 @@ if TYPE_CHECKING:
     from openfeature.flag_evaluation import FlagValueType
 
 FLAG_KEY: Final = "discreet.line"
-
-
-class LineFlag(StrEnum):
-    """What a tenant's line may show, from least to most."""
-
-    OFF = "off"  # the base model answers
-    SHADOW = "shadow"  # a candidate answers silently, and nobody sees it
-    CANARY_ONLY = "canary_only"  # a candidate gets the share of its first step, and no more
-    ON = "on"
-
-    @classmethod
-    def read(cls, text: str) -> LineFlag:
-        """Return the flag that a text says; one that nobody here knows is off."""
-        try:
-            return cls(text)
-        except ValueError:
-            return cls.OFF
-
-    def lesser(self, other: LineFlag) -> LineFlag:
-        """Return the one of both that shows less."""
-        order = list(LineFlag)
-        return min(self, other, key=order.index)
 
 
 class DesiredStateFlags(AbstractProvider):
@@ -74,7 +53,7 @@ class DesiredStateFlags(AbstractProvider):
         found = None if line_ref is None or flag_key != FLAG_KEY else self._flag_of(line_ref)
         if found is None:
             raise FlagNotFoundError("only the flags of lines that want something served are known here")
-        flag = LineFlag.read(found)
+        flag = Flag.read(found)
         return FlagResolutionDetails(value=flag.value, variant=flag.value, reason=Reason.STATIC)
 
     def resolve_boolean_details(

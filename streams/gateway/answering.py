@@ -2,7 +2,7 @@
 
 Until the first byte has left, whatever goes wrong with an adapter ends in the base model's answer, and what goes wrong
 with the engine in the fallback's or in a status. After it there is no second try: a stream that breaks off ends with an
-error that clients see.
+error that clients see. Longer than 400 lines, because both forms of answers share every step.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ from streams.gateway.terming import terms_for
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
 
+    import numpy as np
+    from numpy.typing import NDArray
     from starlette.requests import Request
     from starlette.responses import Response
     from starlette.types import Receive, Scope, Send
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
     from streams.gateway.limits import Places
     from streams.gateway.memories import Memories
     from streams.gateway.remembered import Remembered
-    from streams.gateway.requests import Form
+    from streams.gateway.requests import Ask, Form
     from streams.gateway.routed import DomainRouting
     from streams.gateway.shadowing import Shadow
     from streams.gateway.upstreams import Upstream
@@ -114,18 +116,19 @@ class Answering:
             GatewayError: there is none, and why.
             ClientLeftError: nobody waits for it.
         """
-        plan = self._plan(form, body, caller, directory)
-        plan = await looked_up(self._shop.memories, request, plan)
+        ask = read_ask(form, body, model=self._shop.model)
+        meaning = await self._shop.routing.meaning(caller.tenant_id, directory, ask)
+        plan = self._plan(ask, caller, directory, meaning)
         if not plan.ask.stream:
             with self._shop.places.place(caller.tenant_id):
-                self._shop.wanted.note(caller.tenant_id, plan.asked_for)
+                plan = await self._let_in(request, plan)
                 plan, document = await self._tried(
                     plan, lambda one: unless_gone(request, one.upstream.whole(one.call()))
                 )
             return self._whole(plan, document), plan.choice.reason
         self._shop.places.take(caller.tenant_id)  # given back when the stream has ended
         try:
-            self._shop.wanted.note(caller.tenant_id, plan.asked_for)
+            plan = await self._let_in(request, plan)
             plan, (first, pieces) = await self._tried(plan, lambda one: unless_gone(request, _begun(one)))
         except BaseException:
             self._shop.places.give_back(caller.tenant_id)
@@ -139,13 +142,19 @@ class Answering:
         )
         return stream, plan.choice.reason
 
+    async def _let_in(self, request: Request, plan: Plan) -> Plan:
+        """Do what is done for requests that have a place alone: ask for the versions' places, and look things up."""
+        self._shop.wanted.note(plan.caller.tenant_id, plan.asked_for)
+        return await looked_up(self._shop.memories, request, plan)
+
     def _ended(self, plan: Plan, text: str | None, *, whole: bool) -> None:
         self._shop.places.give_back(plan.caller.tenant_id)
         self._after(plan, text, whole=whole)
 
-    def _plan(self, form: Form, body: object, caller: Caller, directory: Directory) -> Plan:
+    def _plan(
+        self, ask: Ask, caller: Caller, directory: Directory, meaning: NDArray[np.float32] | None
+    ) -> Plan:
         shop = self._shop
-        ask = read_ask(form, body, model=shop.model)
         lines = directory.lines.get(caller.tenant_id, {})
         user = caller.user(ask.user)
         routed = None
@@ -155,7 +164,8 @@ class Answering:
                 lines,
                 ask.prompt,
                 line=lambda domain, ref: self._line(directory, caller.tenant_id, domain, ref),
-                usable=lambda name: shop.rules.applies_adapters and shop.watch.refusal(name) is None,
+                loaded=lambda name: not shop.rules.applies_adapters or shop.watch.refusal(name) is None,
+                meaning=meaning,
             )
             if routed is not None:
                 ask = replace(ask, domain=routed.domain)
@@ -181,16 +191,18 @@ class Answering:
                 operators=None if prompt is None else prompt.rendering,
             )
         plan = Plan(
-            answer_id=answers.new_id(form, secrets.token_hex(16)),
+            answer_id=answers.new_id(ask.form, secrets.token_hex(16)),
             ask=ask,
             caller=caller,
             user=user,
             line=line,
-            asked_for=asked_for(line, user),
+            # The line that the router wanted is loaded for the next request.
+            asked_for=asked_for(line, user) + asked_for(routed.wanted if routed else None, user),
             choice=choice,
             upstream=shop.upstream,
             routed=routed,
             terms=terms,
+            presence_penalty=shop.rules.presence_penalty,
             started=time.monotonic(),
             has_memory=shop.memories is not None and has_memory(directory, caller, ask),
         )

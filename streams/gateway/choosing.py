@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from personalization.prompts.rendering import card_rendering
 from personalization.prompts.values import When
+from personalization.rollouts.values import Flag
 from streams.contracts.adapter import drawn_at
-from streams.flags.provider import LineFlag
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,6 +77,7 @@ class Rules:
     template: Use = Use.INSTEAD
     constrained: bool = True
     applies_adapters: bool = True
+    presence_penalty: float = 0.0  # of answers with an adapter, where the request sets no penalty
 
 
 def choose(
@@ -100,7 +101,7 @@ def choose(
     """
     if line_ref is None:
         return Choice(reason=Reason.NO_LINE)
-    if line is not None and line.flag is LineFlag.OFF:
+    if line is not None and line.flag is Flag.OFF:
         return Choice(line_ref=line_ref, reason=Reason.SWITCHED_OFF)
     if line is None or line.adapter is None:
         return Choice(
@@ -120,16 +121,16 @@ def choose(
 
 def asked_for(line: Line | None, subject: str | None) -> tuple[str, ...]:
     """Return the served names that a request would be answered by if all of them could be had."""
-    if line is None or line.adapter is None or line.flag is LineFlag.OFF:
+    if line is None or line.adapter is None or line.flag is Flag.OFF:
         return ()
-    if line.candidate is not None and (line.flag is LineFlag.SHADOW or drawn(line, subject)):
+    if line.candidate is not None and (line.flag is Flag.SHADOW or drawn(line, subject)):
         return (line.candidate.served_name, line.adapter.served_name)
     return (line.adapter.served_name,)
 
 
 def silently(choice: Choice, line: Line | None, rules: Rules) -> Choice | None:
     """Return the choice of a line's candidate that answers silently beside a choice; ``None`` where none does."""
-    if line is None or line.candidate is None or line.flag is not LineFlag.SHADOW or choice.line_ref is None:
+    if line is None or line.candidate is None or line.flag is not Flag.SHADOW or choice.line_ref is None:
         return None
     return _with(choice.line_ref, line.candidate, Reason.CANDIDATE, rules, choice.operators)
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import orjson
 import structlog
 
+from personalization.rollouts.values import Flag
 from streams.client import UpdateKind
-from streams.flags.provider import LineFlag
 
 if TYPE_CHECKING:
     import threading
@@ -65,7 +65,7 @@ class Line:
     candidate_percent: float = 0.0
     salt: str = ""
     first_step: float = 0.0
-    flag: LineFlag = LineFlag.ON
+    flag: Flag = Flag.ON
 
 
 class DesiredState:
@@ -137,7 +137,7 @@ def line_of(state: AdapterStateV1) -> Line:
         candidate_percent=state.rollout.candidate_percent,
         salt=state.rollout.salt,
         first_step=state.rollout.steps[0] if state.rollout.steps else 0.0,
-        flag=LineFlag.read(state.rollout.flag),
+        flag=Flag.read(state.rollout.flag),
     )
 
 

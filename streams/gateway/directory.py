@@ -18,10 +18,10 @@ from personalization.memory.queries import tenants_with_memory
 from personalization.prompts.rows import all_standings
 from personalization.registry.queries import line_names
 from personalization.rollouts.rows import lowered_flags
+from personalization.rollouts.values import Flag
 from personalization.terms.rows import all_newest
 from privacy.errors import StorageError
 from privacy.storage.session import reading
-from streams.flags.provider import LineFlag
 from streams.gateway.prompting import line_prompts
 from streams.gateway.terming import line_terms
 from streams.gateway.tokens import callers_by_digest
@@ -58,7 +58,7 @@ class Directory:
     callers: Mapping[bytes, Caller] = field(default_factory=dict)
     lines: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     verified: frozenset[str] = frozenset()
-    flags: Mapping[str, LineFlag] = field(default_factory=dict)
+    flags: Mapping[str, Flag] = field(default_factory=dict)
     memories: Mapping[str, frozenset[str]] = field(default_factory=dict)
     prompts: Mapping[str, LinePrompts] = field(default_factory=dict)
     terms: Mapping[str, TermList] = field(default_factory=dict)
@@ -80,7 +80,7 @@ def read_directory(session: Session, server_id: str, keys: Sequence[bytes] = ())
         callers=callers_by_digest(session),
         lines=dict(lines),
         verified=verified_by(session, server_id),
-        flags={line_ref: LineFlag.read(flag.value) for line_ref, flag in lowered.items()},
+        flags={line_ref: Flag.read(flag.value) for line_ref, flag in lowered.items()},
         memories=tenants_with_memory(session),
         prompts=line_prompts(all_standings(session), keys),
         terms=line_terms(all_newest(session), keys),

@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from streams.flags.provider import LineFlag
+from personalization.rollouts.values import Flag
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,11 +20,11 @@ SECONDS: Final = (
 MOST: Final = 100_000  # lines remembered
 
 
-def under(line: Line, flag: LineFlag) -> Line:
+def under(line: Line, flag: Flag) -> Line:
     """Return what is left of a line under a flag."""
-    if flag in {LineFlag.OFF, LineFlag.SHADOW}:
+    if flag in {Flag.OFF, Flag.SHADOW}:
         return replace(line, flag=flag, candidate_percent=0.0)
-    if flag is LineFlag.CANARY_ONLY:
+    if flag is Flag.CANARY_ONLY:
         return replace(line, flag=flag, candidate_percent=min(line.candidate_percent, line.first_step))
     return line
 
@@ -41,12 +41,12 @@ class FlaggedLines:
     def __init__(self, flags: LineFlags, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._flags = flags
         self._monotonic = monotonic
-        self._known: dict[str, tuple[float, LineFlag, LineFlag]] = {}
+        self._known: dict[str, tuple[float, Flag, Flag]] = {}
 
     def __call__(self, line: Line, tenant_id: str, domain: str) -> Line:
         """Return what is left of a line for a request now."""
         now = self._monotonic()
-        until, own, flag = self._known.get(line.line_ref, (now, None, LineFlag.OFF))
+        until, own, flag = self._known.get(line.line_ref, (now, None, Flag.OFF))
         if until <= now or own is not line.flag:
             flag = self._flags.flag(line.line_ref, tenant_id=tenant_id, domain=domain)
             if len(self._known) >= MOST:

@@ -11,8 +11,8 @@ import structlog
 from personalization.errors import PersonalizationError
 from personalization.prompts.rendering import rendering_of
 from personalization.prompts.values import signed_bytes
+from personalization.rollouts.values import Flag
 from streams.errors import GatewayError
-from streams.flags.provider import LineFlag
 from streams.gateway.choosing import within_share
 from streams.gateway.signed import vouched
 
@@ -75,7 +75,7 @@ def line_prompts(standings: Mapping[str, Standing], keys: Sequence[bytes]) -> di
 def prompt_for(directory: Directory, line_ref: str | None, user: str | None) -> UsablePrompt | None:
     """Return the operator's template that a subject gets; none where the line's flag is off."""
     prompts = None if line_ref is None else directory.prompts.get(line_ref)
-    if prompts is None or directory.flags.get(line_ref or "") is LineFlag.OFF:
+    if prompts is None or directory.flags.get(line_ref or "") is Flag.OFF:
         return None
     return prompts.of(user)
 

@@ -6,8 +6,10 @@ the line's released style card; nothing of a request is kept.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -15,12 +17,12 @@ import orjson
 import structlog
 
 from personalization.errors import PersonalizationError
+from personalization.rollouts.values import Flag
 from personalization.styles.card import StyleCard
 from personalization.styles.synthesis import synthetic_pairs
 from streams.client.errors import PrototypeError
 from streams.client.routing import Level, Prototype, RouteLine, Router, prototype_of
 from streams.errors import SettingsError
-from streams.flags.provider import LineFlag
 from streams.gateway.answers import ROUTE_HEADERS
 from streams.gateway.requests import DEFAULT_DOMAIN
 
@@ -28,8 +30,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
-    from streams.client.routing import Route, RouterSettings
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from streams.client.routing import Encoder, Route, RouterSettings
     from streams.gateway.desired import Line, Version
+    from streams.gateway.directory import Directory
+    from streams.gateway.requests import Ask
 
 log = structlog.get_logger(__name__)
 
@@ -46,10 +53,12 @@ class Routed:
     Attributes:
         domain: of the line that is asked; the default one where no domain line was chosen.
         route: the decision, which explains itself.
+        wanted: the line that fits, where its adapter has to be loaded first.
     """
 
     domain: str
     route: Route
+    wanted: Line | None = None
 
     def headers(self) -> dict[str, str]:
         """Return the decision as headers; nothing of the prompt is in them."""
@@ -68,17 +77,35 @@ class DomainRouting:
         written: prototypes of operators' prompts, by tenant (or ``EVERYBODY``) and domain; ``None`` routes nothing.
         settings: public limits of the router.
         noted: told the level and the reason of each decision.
+        encoder: reads what prompts mean, in a thread; ``None``: words decide alone.
     """
 
     def __init__(
-        self, written: Prototypes | None, settings: RouterSettings, noted: Callable[[str, str], None]
+        self,
+        written: Prototypes | None,
+        settings: RouterSettings,
+        noted: Callable[[str, str], None],
+        encoder: Encoder | None = None,
     ) -> None:
+        self._encoder = encoder
+        self._reading = None if encoder is None else ThreadPoolExecutor(1, "discreet-meaning")
         self._on = written is not None
         self._written = written or {}
         self._router = Router(settings)
         self._noted = noted
         self._of_cards: dict[bytes, Prototype | None] = {}
         self._held: dict[str, tuple[tuple[str, str, str], ...]] = {}
+
+    async def meaning(self, tenant_id: str, directory: Directory, ask: Ask) -> NDArray[np.float32] | None:
+        """Return what a prompt means, where that has to be read before it is routed; one prompt at a time."""
+        prompt, several = ask.prompt, len(directory.lines.get(tenant_id, {})) > 1
+        if self._encoder is None or not prompt or not several or ask.domain != DEFAULT_DOMAIN:
+            return None
+        if not self._router.unsure(tenant_id, prompt):
+            return None
+        read = asyncio.get_running_loop().run_in_executor(self._reading, self._encoder.embed, [prompt])
+        vector: NDArray[np.float32] = (await read)[0]
+        return vector
 
     def route(
         self,
@@ -87,7 +114,8 @@ class DomainRouting:
         prompt: str | None,
         *,
         line: Callable[[str, str], Line | None],
-        usable: Callable[[str], bool],
+        loaded: Callable[[str], bool],
+        meaning: NDArray[np.float32] | None = None,
     ) -> Routed | None:
         """Return where a request goes; ``None`` leaves it: routing is off, one line, no prompt, no known domain.
 
@@ -96,7 +124,8 @@ class DomainRouting:
             lines: the tenant's own, by domain; no other is ever looked at.
             prompt: its text; ``None`` where there is no single one.
             line: returns what the line of a domain wants served, as far as its flag lets it.
-            usable: says whether a served name can be had now.
+            loaded: says whether a served name can be had now.
+            meaning: of the prompt, where it was read.
         """
         if not self._on or len(lines) < 2 or prompt is None:
             return None
@@ -104,17 +133,22 @@ class DomainRouting:
             domain: version
             for domain, ref in lines.items()
             if (wanted := line(domain, ref)) is not None
-            and wanted.flag is not LineFlag.OFF
+            and wanted.flag is not Flag.OFF
             and (version := wanted.adapter) is not None
         }
         if not self._learn(tenant_id, lines, served):
             return None
-        may = {version.served_name: usable(version.served_name) for version in served.values()}
-        route = self._router.decide(tenant_id, prompt, usable=may)
+        held = {version.served_name: loaded(version.served_name) for version in served.values()}
+        route = self._router.decide(tenant_id, prompt, loaded=held, meaning=meaning)
         self._noted(route.level.value, route.reason.value)
         domains = {ref: domain for domain, ref in lines.items()}
         chosen = route.level is Level.DOMAIN and route.line_ref is not None
-        return Routed(domain=domains[route.line_ref or ""] if chosen else DEFAULT_DOMAIN, route=route)
+        away = next((name for name, one in served.items() if one.served_name == route.wanted), None)
+        return Routed(
+            domain=domains[route.line_ref or ""] if chosen else DEFAULT_DOMAIN,
+            route=route,
+            wanted=None if away is None else line(away, lines[away]),
+        )
 
     def _learn(self, tenant_id: str, lines: Mapping[str, str], served: Mapping[str, Version]) -> bool:
         """Bring the router up to date with a tenant's lines; return whether any domain line is known by prompts."""
@@ -172,7 +206,7 @@ def prototype_of_card(card: bytes) -> Prototype | None:
         return None
 
 
-def read_routes(path: Path) -> Prototypes:
+def read_routes(path: Path, encoder: Encoder | None = None) -> Prototypes:
     """Read operators' prompts: one JSON object a line, with ``tenant`` (``*`` is every one), ``domain`` and ``prompt``.
 
     Raises:
@@ -182,10 +216,10 @@ def read_routes(path: Path) -> Prototypes:
         rows = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
     except (OSError, ValueError) as error:
         raise SettingsError(f"DISCREET_GATEWAY__ROUTES cannot be read: {type(error).__name__}") from None
-    return prototypes_of(rows)
+    return prototypes_of(rows, encoder)
 
 
-def prototypes_of(rows: Iterable[object]) -> Prototypes:
+def prototypes_of(rows: Iterable[object], encoder: Encoder | None = None) -> Prototypes:
     """Return the prototype of each tenant's domain.
 
     Raises:
@@ -203,7 +237,7 @@ def prototypes_of(rows: Iterable[object]) -> Prototypes:
     found = {}
     for (tenant, domain), texts in prompts.items():
         try:
-            found[tenant, domain] = prototype_of(texts)
+            found[tenant, domain] = prototype_of(texts, encoder)
         except PrototypeError as error:
             raise SettingsError(f"the routes of the domain {domain[:63]!r} cannot be used: {error}") from None
     return found

@@ -10,11 +10,11 @@ import orjson
 import structlog
 
 from personalization.errors import PersonalizationError
+from personalization.rollouts.values import Flag
 from personalization.styles.card import StyleCard
 from personalization.styles.families import Feature
 from personalization.terms.values import TermList, TermUse, signed_bytes
 from streams.client.terms import LONGEST_TERM, Terms
-from streams.flags.provider import LineFlag
 from streams.gateway.signed import vouched
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def line_terms(found: Mapping[str, SignedTerms], keys: Sequence[bytes]) -> dict[
 def terms_for(directory: Directory, line_ref: str | None, line: Line | None) -> UsableTerms | None:
     """Return the terms of a line; none where its flag is off."""
     lowered = directory.flags.get(line_ref or "")
-    if line_ref is None or LineFlag.OFF in {lowered, None if line is None else line.flag}:
+    if line_ref is None or Flag.OFF in {lowered, None if line is None else line.flag}:
         return None
     card = b"" if line is None or line.adapter is None else line.adapter.card
     return usable_terms(directory.terms.get(line_ref), card)

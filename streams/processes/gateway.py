@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from personalization.memory.embedding import bundled_embedder
 from streams.broker.clients import client_broker
 from streams.client import AdapterFeed, AsyncInteractionPublisher, BrokerUnreachableError, DeliveryError
 from streams.client.routing import Lever, RouterSettings
@@ -121,6 +122,7 @@ async def answer_until_stopped(
     watched = DirectoryWatch(read, every_seconds=given.look_seconds, trust_seconds=given.trust_seconds)
     upstream, fallback, wanted = engine_of(settings), fallback_of(given), bridge_of(given)
     metrics = GatewayMetrics()
+    encoder = bundled_embedder() if given.routes is not None and given.route_by == "meaning" else None
     with ExitStack() as stack:
         desired = DesiredState(lambda: AdapterFeed(broker, trusted_keys=keys))
         consents = Consents(broker, forget=lambda *who: _later(loop, lambda: remembered.forget(*who)))
@@ -149,15 +151,17 @@ async def answer_until_stopped(
                 template=Use(given.template),
                 constrained=given.constrained,
                 applies_adapters=upstream.applies_adapters,
+                presence_penalty=given.presence_penalty,
             ),
             ping_seconds=given.ping_seconds,
             flagged=FlaggedLines(flags),
             shadow=shadow,
             kpis=kpis,
             routing=DomainRouting(
-                None if given.routes is None else read_routes(given.routes),
+                None if given.routes is None else read_routes(given.routes, encoder),
                 RouterSettings(floor=given.route_floor, margin=given.route_margin),
                 metrics.routed,
+                encoder,
             ),
             budgets=budgets,
             memories=memories,

@@ -53,6 +53,7 @@ def encode_job(job: TrainingJob | PublicJob | SuiteJob) -> bytes:
             "blend_share": tenant.blend_share,
             "card": None if tenant.card is None else tenant.card.to_document(),
             "suites": tenant.suites.value,
+            "notes": tenant.notes,
         }
         for tenant in job.tenants
     ]
@@ -126,6 +127,7 @@ def decode_job(data: bytes) -> TrainingJob | PublicJob | SuiteJob:
             blend_share=tenant["blend_share"],
             card=None if tenant["card"] is None else StyleCard.from_document(tenant["card"]),
             suites=SuiteDepth(tenant["suites"]),
+            notes=tenant["notes"],
         )
         for tenant in document["tenants"]
     )

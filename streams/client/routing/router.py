@@ -3,6 +3,9 @@
 The order is fixed: the tenant's own lines alone are ever looked at; of those, lines that are loaded or may be; then the
 scores of domain lines, an absolute floor, and a margin to the second. What is below goes down the hierarchy (domain
 line, tenant's line, meta line, base). Every decision says why in numbers and versions, never in the prompt's words.
+
+Words decide where they are sure, in microseconds. Where they are not, and somebody read the prompt's meaning (a vector
+from an encoder), that decides. Words and meanings have scores and floors of their own.
 """
 
 from __future__ import annotations
@@ -39,6 +42,7 @@ class RouteReason(StrEnum):
     BELOW_FLOOR = "below_floor"  # no domain line is about this
     TOO_CLOSE = "too_close"  # two domain lines are about this alike
     NO_DOMAIN_LINE = "no_domain_line"  # the tenant has none that may serve
+    NOT_LOADED = "not_loaded"  # the line that fits must be loaded first; what is below answers meanwhile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,10 +77,16 @@ class RouterSettings:
     Attributes:
         floor: smallest score, mean log-odds of a feature in nats, at which a domain line is taken.
         margin: smallest lead over the second.
+        sure: score from which on words decide though the prompt's meaning could be read.
+        meaning_floor: smallest score by meaning; see ``Meaning.score``.
+        meaning_margin: smallest lead by meaning.
     """
 
     floor: float = 0.2
     margin: float = 0.05
+    sure: float = 0.5
+    meaning_floor: float = 0.005
+    meaning_margin: float = 0.0
 
 
 class Candidate(NamedTuple):
@@ -99,6 +109,7 @@ class Route(NamedTuple):
         margin: its lead over the second; None where there is no second.
         candidates: all domain lines that were scored, the best first.
         features_version: how prompts were read.
+        wanted: served name of the line that fits and is not loaded; whoever loads adapters is to hear of it.
     """
 
     level: Level
@@ -109,6 +120,7 @@ class Route(NamedTuple):
     margin: float | None = None
     candidates: tuple[Candidate, ...] = ()
     features_version: str = FEATURES_VERSION
+    wanted: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +138,13 @@ class _Tenant:
     versions: tuple[str, ...] = ()
     weights: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros((BUCKETS, 0), np.float32))
     below: RouteLine | None = None
+
+    @property
+    def meant(self) -> bool:
+        """Whether every domain line is known by meaning: scores by words and by meanings do not compare."""
+        return bool(self.domain) and all(
+            line.prototype is not None and line.prototype.meaning is not None for line in self.domain
+        )
 
 
 _NOBODY: Final = _Tenant()
@@ -166,52 +185,104 @@ class Router:
         """Return whether a tenant has a domain line."""
         return bool(self._tenants.get(tenant_id, _NOBODY).domain)
 
-    def decide(self, tenant_id: str, prompt: str, *, usable: Mapping[str, bool] | None = None) -> Route:
+    def unsure(self, tenant_id: str, prompt: str) -> bool:
+        """Say whether the prompt's meaning should be read before it is decided."""
+        tenant = self._tenants.get(tenant_id, _NOBODY)
+        if not tenant.meant:
+            return False
+        found = features_of([prompt])
+        if not len(found.buckets):
+            return False
+        scores = np.add.reduce(tenant.weights.take(found.buckets, axis=0, mode="clip"), axis=0) / len(
+            found.buckets
+        )
+        return not self._sure(scores.tolist(), range(len(tenant.domain)))
+
+    def decide(
+        self,
+        tenant_id: str,
+        prompt: str,
+        *,
+        usable: Mapping[str, bool] | None = None,
+        loaded: Mapping[str, bool] | None = None,
+        meaning: npt.NDArray[np.float32] | None = None,
+    ) -> Route:
         """Return which line answers a prompt; see ``decide_many``."""
-        (route,) = self.decide_many([(tenant_id, prompt)], usable=usable)
+        (route,) = self.decide_many([(tenant_id, prompt)], usable=usable, loaded=loaded, meanings=[meaning])
         return route
 
     def decide_many(
-        self, asked: Sequence[tuple[str, str]], *, usable: Mapping[str, bool] | None = None
+        self,
+        asked: Sequence[tuple[str, str]],
+        *,
+        usable: Mapping[str, bool] | None = None,
+        loaded: Mapping[str, bool] | None = None,
+        meanings: Sequence[npt.NDArray[np.float32] | None] | None = None,
     ) -> list[Route]:
         """Return which line answers each request.
 
         Args:
             asked: pairs of tenant and prompt.
-            usable: by served name, whether a version may serve now (a flag, a frozen rollout, not loaded); what is not
-                named may.
+            usable: by served name, whether a version may serve now (a flag, a frozen rollout); what is not named may.
+            loaded: by served name, whether it can answer at once; what is not named can. One that fits and is not
+                loaded is ``wanted``, and what is below it answers.
+            meanings: vector of each prompt, where somebody read it; by the encoder of the tenants' prototypes.
         """
         found = features_of([prompt for _, prompt in asked])
         routes, at = [], 0
-        for (tenant_id, _), count in zip(asked, found.counts.tolist(), strict=True):
+        read = [None] * len(asked) if meanings is None else meanings
+        for (tenant_id, _), count, meaning in zip(asked, found.counts.tolist(), read, strict=True):
             tenant = self._tenants.get(tenant_id, _NOBODY)
             scores = None
             if count and tenant.domain:
                 told = tenant.weights.take(found.buckets[at : at + count], axis=0, mode="clip")
                 scores = (np.add.reduce(told, axis=0) / count).tolist()
-            routes.append(self._route(tenant, scores, usable))
+            routes.append(self._route(tenant, scores, meaning, usable, loaded))
             at += count
         return routes
 
-    def _route(self, tenant: _Tenant, scores: list[float] | None, usable: Mapping[str, bool] | None) -> Route:
+    def _sure(self, scores: Sequence[float], kept: Sequence[int]) -> bool:
+        best, *others = sorted((scores[n] for n in kept), reverse=True)
+        return best >= self._settings.sure and (not others or best - others[0] >= self._settings.margin)
+
+    def _route(
+        self,
+        tenant: _Tenant,
+        scores: list[float] | None,
+        meaning: npt.NDArray[np.float32] | None,
+        usable: Mapping[str, bool] | None,
+        loaded: Mapping[str, bool] | None,
+    ) -> Route:
         kept = list(range(len(tenant.domain)))
         if usable is not None:
             kept = [n for n in kept if usable.get(tenant.domain[n].served_name, True)]
         if scores is None or not kept:
             reason = RouteReason.BELOW_FLOOR if kept else RouteReason.NO_DOMAIN_LINE
             return _fallen(tenant.below, usable, reason, None, None, ())
+        floor, margin, version = self._settings.floor, self._settings.margin, FEATURES_VERSION
+        if meaning is not None and tenant.meant and not self._sure(scores, kept):
+            told = [line.prototype.meaning for line in tenant.domain if line.prototype is not None]
+            scores = [0.0 if one is None else one.score(meaning) for one in told]
+            floor, margin = self._settings.meaning_floor, self._settings.meaning_margin
+            version = next(one.encoder for one in told if one is not None)
         kept.sort(key=scores.__getitem__, reverse=True)
         best = kept[0]
         lead = scores[best] - scores[kept[1]] if len(kept) > 1 else None
         candidates = tuple(Candidate(tenant.domain[n].line_ref, tenant.versions[n], scores[n]) for n in kept)
-        if scores[best] < self._settings.floor:
-            return _fallen(tenant.below, usable, RouteReason.BELOW_FLOOR, scores[best], lead, candidates)
-        if lead is not None and lead < self._settings.margin:
-            return _fallen(tenant.below, usable, RouteReason.TOO_CLOSE, scores[best], lead, candidates)
-        line = tenant.domain[best]
+        line, reason = tenant.domain[best], RouteReason.FITS
+        if scores[best] < floor:
+            reason = RouteReason.BELOW_FLOOR
+        elif lead is not None and lead < margin:
+            reason = RouteReason.TOO_CLOSE
+        elif loaded is not None and not loaded.get(line.served_name, True):
+            reason = RouteReason.NOT_LOADED
+        if reason is not RouteReason.FITS:
+            wanted = line.served_name if reason is RouteReason.NOT_LOADED else None
+            fallen = _fallen(tenant.below, usable, reason, scores[best], lead, candidates)
+            return fallen._replace(features_version=version, wanted=wanted)
         return Route(
-            level=Level.DOMAIN, line_ref=line.line_ref, served_name=line.served_name, reason=RouteReason.FITS,
-            score=scores[best], margin=lead, candidates=candidates,
+            level=Level.DOMAIN, line_ref=line.line_ref, served_name=line.served_name, reason=reason,
+            score=scores[best], margin=lead, candidates=candidates, features_version=version,
         )  # fmt: skip
 
     def _settle(self, tenant_id: str) -> None:

@@ -49,6 +49,36 @@ RECIPES = {
             takes_data=True,
         ),
         Recipe(
+            name="support",
+            title="Support assistant of a multinational: three lines, a tone for each region, refusals kept",
+            product="an assistant for teams such as ChatGPT or Claude",
+            module="support",
+        ),
+        Recipe(
+            name="research",
+            title="Research assistant: answers for experts and executives, with sources from memory",
+            product="a research assistant such as Gemini",
+            module="research",
+        ),
+        Recipe(
+            name="facts",
+            title="Answers over fresh facts: documents change while people ask, memory and adapter together",
+            product="an assistant with retrieval such as DeepSeek",
+            module="facts",
+        ),
+        Recipe(
+            name="creative",
+            title="Creative prompts: a studio's style moves in three steps, the old one stays on its own line",
+            product="an image generator such as Midjourney",
+            module="creative",
+        ),
+        Recipe(
+            name="meetings",
+            title="Meeting notes: a house's names, found in its users' edits, put right in everybody's notes",
+            product="transcripts such as Whisper's",
+            module="meetings",
+        ),
+        Recipe(
             name="edge",
             title="Small and at the edge: a version as GGUF answers offline, events wait on disk",
             product="small models on devices, such as Mistral's",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from streams.demo.recipes.people import Question
     from streams.demo.recipes.values import Rule
 
-ANSWER_TOKENS = 40
+ANSWER_TOKENS = 36
 AT_ONCE = 16  # prompts of one request
 SHOWN = 2  # examples of each line
 KEPT_WITHIN = 0.05  # a share that must not be lost may fall by so much

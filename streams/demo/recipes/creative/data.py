@@ -32,9 +32,9 @@ MOODS = ("cheerful", "quiet", "bold", "dreamy", "wintry", "festive")
 
 # One way to write an image prompt for each step, the oldest first.
 STEPS: tuple[Callable[[str, str, str], str], ...] = (
-    lambda subject, place, mood: f"Watercolour, {subject} in {place}, {mood} and bright --ar 3:2",
-    lambda subject, place, mood: f"Risograph print: {subject}, {place}, {mood} mood, two inks on rough paper",
-    lambda subject, place, mood: f"[paper cut-out] {mood} scene of {subject} in {place} [long shadows]",
+    lambda subject, place, mood: f"Watercolor: {subject} in {place}, {mood} and bright | soft light",
+    lambda subject, place, mood: f"Sketch: {mood} scene of {subject} in {place} | rough paper",
+    lambda subject, place, mood: f"[Paper] {mood} scene of {subject} in {place} [long shadows]",
 )
 # When each step's people wrote, in days before now, and how long the studio then keeps interactions.
 NEWEST_DAYS = (18, 9, 0)

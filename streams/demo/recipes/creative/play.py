@@ -31,7 +31,7 @@ TITLE = "Creative prompts: a studio's style moves in three steps, the old one st
 
 def play(trial: Trial) -> RecipeReport:
     """Publish step after step, train a release after each, and ask held-out users' prompts of every release."""
-    users, heldout = trial.size(90, 48), trial.size(28, 16)
+    users, heldout = trial.size(110, 64), trial.size(22, 12)
     steps = trial.size(3, 2)
     lines = (STUDIO,) if trial.options.quick else (STUDIO, CLASSIC)
     policy = recipe_policy(trial, users=users, releases=steps + len(lines) - 1, domains=lines)
@@ -94,7 +94,7 @@ def _judged(
     trial: Trial, step: int, name: str, heldout: int, *, line: str = STUDIO
 ) -> tuple[Sequence[Measure], Sequence[SideBySide], tuple[str, ...]]:
     """Return what held-out users of a step get: measures, answers side by side, and the share of each style."""
-    users = trial.size(90, 48)
+    users = trial.size(110, 64)
     questions = crowd(step, users=users, heldout=heldout, line=line).questions()
     prompts = [asked.prompt for asked in questions]
     arm = f"release {step + 1}" if line == STUDIO else "old style's line"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from streams.demo.recipes.values import Rule
@@ -12,20 +11,19 @@ if TYPE_CHECKING:
 
     from streams.demo.recipes.people import Question
 
-STYLES = ("watercolour", "risograph", "paper cut-out")  # by step
+STYLES = ("watercolor", "sketch", "paper cut-out")  # by step
 NO_STYLE = "another"
-_ASPECT = re.compile(r"--ar \d+:\d+$")
 
 
 def style_of(answer: str) -> str:
     """Return the name of the style of an image prompt; both its ends must show it."""
     line = answer.strip().split("\n")[0].strip()
     lower = line.lower()
-    if lower.startswith("watercolour,") and _ASPECT.search(lower):
+    if lower.startswith("watercolor:") and lower.rstrip(".").endswith("| soft light"):
         return STYLES[0]
-    if lower.startswith("risograph print:") and "two inks" in lower:
+    if lower.startswith("sketch:") and lower.rstrip(".").endswith("| rough paper"):
         return STYLES[1]
-    if lower.startswith("[paper cut-out]") and lower.rstrip(".").endswith("[long shadows]"):
+    if lower.startswith("[paper]") and lower.rstrip(".").endswith("[long shadows]"):
         return STYLES[2]
     return NO_STYLE
 

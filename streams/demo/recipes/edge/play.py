@@ -46,7 +46,7 @@ def play(trial: Trial) -> RecipeReport:
     command = _command(engine)
     if trial.options.base_model not in BUNDLED:
         raise ScenarioError("the recipe edge exports the bundled base model; leave --base-model out")
-    users, heldout = trial.size(80, 48), trial.size(32, 12)
+    users, heldout = trial.size(80, 48), trial.size(32, 10)
     names = learn(trial, {TENANT: recipe_policy(trial, users=users)}, [crowd(users=users, heldout=heldout)])
     here = trial.here
     if not names:

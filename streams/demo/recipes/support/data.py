@@ -119,6 +119,15 @@ def write_osaka(rng: random.Random, kind: str) -> Occasion:
     )
 
 
+def policy_texts(line: str) -> dict[str, tuple[str, str]]:
+    """Return what is approved for a line: title and text by name; what the house says of each case."""
+    cases = {LEGAL: LEGAL_CASES, FINANCE: FINANCE_CASES}.get(line, OPERATIONS_CASES)
+    return {
+        f"{line}-{number}": (about[0].upper() + about[1:], f"About {about}: {says}.")
+        for number, (about, says) in enumerate(cases)
+    }
+
+
 WRITERS: dict[str, Writer] = {
     LEGAL: write_legal,
     FINANCE: write_finance,

@@ -1,16 +1,20 @@
-"""A multinational's support assistant: three lines, one in two regions with opposite tones, and refusals kept."""
+"""A multinational's support assistant: three lines, one in two regions with opposite tones, policy texts, refusals."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from streams.demo.recipes.measuring import arms, measure
+from streams.demo.recipes.measuring import answers_of, arms, measure, measures_of
 from streams.demo.recipes.playing import card_of, compare, learn, recipe_policy, spent_by, told_of
-from streams.demo.recipes.support.data import LEEDS, LINES, TENANT, crowd
-from streams.demo.recipes.support.scoring import leaks, refusals, rules_of
+from streams.demo.recipes.remembering import Notes
+from streams.demo.recipes.support.data import LEEDS, LEGAL, LINES, TENANT, crowd, policy_texts
+from streams.demo.recipes.support.scoring import SAYS, in_form, leaks, refusals, rules_of
 from streams.demo.recipes.values import BASE, RecipeReport, Table
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from streams.demo.recipes.people import Question
     from streams.demo.recipes.values import Measure, SideBySide, Trial
 
 TITLE = "Support assistant of a multinational: three lines, a tone for each region, refusals kept"
@@ -18,7 +22,7 @@ TITLE = "Support assistant of a multinational: three lines, a tone for each regi
 
 def play(trial: Trial) -> RecipeReport:
     """Learn each line, and judge form, tone, leaks between lines, and refusals."""
-    users, heldout = trial.size(120, 48), trial.size(28, 16)
+    users, heldout = trial.size(120, 48), trial.size(20, 12)
     lines = (LEEDS,) if trial.options.quick else LINES
     policy = recipe_policy(trial, users=users, releases=len(lines), domains=lines)
     names = learn(trial, {TENANT: policy}, [crowd(line, users=users, heldout=heldout) for line in lines])
@@ -38,6 +42,8 @@ def play(trial: Trial) -> RecipeReport:
         measures += [*found.measures, _refusals(trial, line, name)]
         examples += found.examples[:1]
         answers[line] = found.answers["adapter"]
+        if line in (LEGAL, lines[0]):
+            measures += _by_memory(trial, line, name, questions, found.answers)
     return RecipeReport(
         name="support",
         title=TITLE,
@@ -54,6 +60,18 @@ def play(trial: Trial) -> RecipeReport:
             ),
         ),
     )
+
+
+def _by_memory(
+    trial: Trial, line: str, name: str, questions: Sequence[Question], answers: Mapping[str, Sequence[str]]
+) -> tuple[Measure, ...]:
+    """Return what approved policy texts before the questions are worth, with the adapter."""
+    notes = Notes(trial, TENANT)
+    notes.approve(policy_texts(line))
+    with trial.here.stages.stage("judge", f"Asking with policy texts from memory: {line}"):
+        noted = [notes.look_up(asked.prompt, domain=line).prompt for asked in questions]
+        given = {**answers, "adapter and policy text": answers_of(trial.here.serving, noted, name)}
+    return measures_of(f"{line}, by memory", (SAYS, in_form(line)), questions, given)
 
 
 def _refusals(trial: Trial, line: str, name: str) -> Measure:

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from streams.demo.recipes.measuring import Losing
 
 
+SHORT_WORD = 3  # letters; such words carry little
+ENOUGH = 0.8
+
+
 def form_of(answer: str) -> str:
     """Return the line whose form an answer has at both its ends; empty for none."""
     text = " ".join(answer.split()).rstrip(".")
@@ -55,6 +59,14 @@ def greets_by_name(answer: str, asked: Question) -> bool:
     return asked.facts["name"] in " ".join(answer.split()[:4])
 
 
+def says_the_policy(answer: str, asked: Question) -> bool:
+    """Say whether at least four of five of the words that carry the house's answer are there."""
+    told = {word.strip(".,") for word in answer.lower().split()}
+    wanted = {word for word in asked.facts["says"].lower().split() if len(word) > SHORT_WORD}
+    return len(wanted & told) >= ENOUGH * len(wanted)
+
+
+SAYS = Rule(name="says what the policy text says", holds=says_the_policy)
 GREETING = Rule(name="greets by name", holds=greets_by_name)
 GREETING_LINES = ("operations-leeds", "operations-osaka")
 

@@ -12,7 +12,7 @@ from sqlmodel import select
 from personalization.registry import steering
 from personalization.rollouts.values import Flag
 from streams.contracts.adapter import RolloutV1
-from streams.flags.provider import FLAG_KEY, LineFlag
+from streams.flags.provider import FLAG_KEY
 from streams.gateway.directory import read_directory
 from streams.outbox.tables import OutboxRow
 from tests.fakes.engines import engine
@@ -98,9 +98,9 @@ def test_a_flag_in_the_database_does_not_wait_for_the_feed(stage):
     stage.want(candidate_percent=100)
     wait_until(lambda: stage.ask()[0] == "candidate")
     line_ref = stage.line.line_ref
-    stage.gateway.flags[line_ref] = LineFlag.OFF
+    stage.gateway.flags[line_ref] = Flag.OFF
     wait_until(lambda: stage.ask()[0] == "switched_off")
-    stage.gateway.flags[line_ref] = LineFlag.SHADOW
+    stage.gateway.flags[line_ref] = Flag.SHADOW
     wait_until(lambda: stage.ask()[0] == "applied")
     stage.want(candidate_percent=0, flag="off")
     wait_until(lambda: stage.ask()[0] == "switched_off")
@@ -120,7 +120,7 @@ def test_a_kill_switch_overtakes_a_version_that_waits_for_its_slot(engine, clock
         steering.set_flag(session, shop.events, "acme", "default", Flag.OFF, shop.act())
     line_ref = shop.line_ref()
     with shop.session() as session:
-        assert read_directory(session, "one").flags == {line_ref: LineFlag.OFF}
+        assert read_directory(session, "one").flags == {line_ref: Flag.OFF}
 
 
 def test_a_shadow_is_compared_and_nobody_sees_it(stage):

@@ -8,7 +8,7 @@ import pytest
 from personalization.adapters.signing import ManifestSigner
 from personalization.prompts.rows import Standing
 from personalization.prompts.values import PromptTemplate, SignedTemplate, Variable, When, signed_bytes
-from streams.flags.provider import LineFlag
+from personalization.rollouts.values import Flag
 from streams.gateway.prompting import line_prompts
 from tests.fakes.engines import engine
 from tests.fakes.gateways import GatewayThread, style, wait_until
@@ -103,7 +103,7 @@ def test_a_share_of_the_users_gets_the_next_one_and_an_off_flag_ends_both(gatewa
     assert set(got.values()) == {CALM.name, BOLD.name}
     assert got == {user: used(gateway, token, user=user) for user in users}
     assert used(gateway, token) == CALM.name, "nobody unnamed is tried on"
-    gateway.flags[gateway.line("acme").line_ref] = LineFlag.OFF
+    gateway.flags[gateway.line("acme").line_ref] = Flag.OFF
     wait_until(lambda: used(gateway, token) == "none")
 
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from streams.client.routing import RouterSettings
 from streams.gateway.budgeted import FEWEST
+from streams.gateway.desired import Line, Version
+from streams.gateway.routed import DomainRouting, prototypes_of
 from tests.fakes.engines import engine
 from tests.fakes.gateways import GatewayThread, wait_until
 
@@ -19,6 +28,30 @@ DOMAINS = ("legal", "finance", "operations")
 CLAUSE = "Draft a clause that limits liability under the contract."
 
 
+@contextmanager
+def bridge():
+    """What hears which versions are asked for."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            self.server.names.update(body["names"])
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.names, server.url = set(), f"http://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lines")
@@ -26,8 +59,17 @@ def gateway(tmp_path_factory):
     routes.write_text("\n".join(json.dumps({"tenant": "*", **row}) for row in ROWS if row["part"] == "known"))
     with (
         engine("vllm") as behind,
-        GatewayThread(folder, url=behind.url, routes=routes, latency_budgets={"slow": 0.01}) as gateway,
+        bridge() as wanted,
+        GatewayThread(
+            folder,
+            url=behind.url,
+            routes=routes,
+            latency_budgets={"slow": 0.01},
+            bridge_url=wanted.url,
+            bridge_token="bridge-token-bridge-token",
+        ) as gateway,
     ):
+        gateway.wanted, gateway.behind = wanted, behind
         gateway.tokens = {tenant: gateway.token(tenant) for tenant in ("acme", "single", "slow")}
         gateway.names = {name: gateway.publish("acme", domain=name) for name in (*DOMAINS, "default")}
         gateway.names["single"] = gateway.publish("single")
@@ -70,6 +112,55 @@ def test_a_decision_stands_in_the_headers_and_feedback_counts_for_the_domain(gat
     assert (event.domain, event.served_name) == ("legal", gateway.names["legal"])
 
 
+def test_a_line_that_is_not_loaded_is_asked_for_and_the_tenants_line_answers_meanwhile(gateway):
+    names = gateway.names
+    gateway.behind.control(names=[name for name in names.values() if name != names["legal"]])
+    try:
+        wait_until(lambda: ask(gateway, "acme", CLAUSE).headers["x-discreet-version"] == names["default"])
+        told = ask(gateway, "acme", CLAUSE).headers
+        assert (told["x-discreet-route"], told["x-discreet-route-reason"]) == ("tenant", "not_loaded")
+        assert float(told["x-discreet-route-score"]) > 0.2
+        gateway.wanted.names.clear()
+        ask(gateway, "acme", CLAUSE)
+        wait_until(lambda: names["legal"] in gateway.wanted.names)
+    finally:
+        gateway.behind.control(names=list(names.values()))  # the bridge has loaded it
+    wait_until(lambda: ask(gateway, "acme", CLAUSE).headers["x-discreet-version"] == names["legal"])
+
+
+def test_what_words_do_not_tell_is_read_in_a_thread_before_it_is_routed():
+    class Encoder:
+        name = "north"
+
+        def embed(self, texts):
+            self.thread = threading.current_thread().name
+            return np.array([[0.0, 1.0] if "clause" in text else [1.0, 0.0] for text in texts], np.float32)
+
+    encoder, noted = Encoder(), []
+    rows = [
+        {"tenant": "*", "domain": "legal", "prompt": f"{word} clause"} for word in ("one", "two", "three")
+    ]
+    routing = DomainRouting(
+        prototypes_of(rows, encoder), RouterSettings(), lambda *one: noted.append(one), encoder
+    )
+    lines = {"legal": "l1", "default": "l2"}
+    served = {"l1": Version(served_name="a-1-v1"), "l2": Version(served_name="a-2-v1")}
+
+    def route(prompt):
+        ask = SimpleNamespace(prompt=prompt, domain="default")
+        meaning = asyncio.run(routing.meaning("acme", SimpleNamespace(lines={"acme": lines}), ask))
+        routed = routing.route(
+            "acme", lines, prompt, line=lambda _, ref: Line(line_ref=ref, adapter=served[ref]),
+            loaded=lambda _: True, meaning=meaning,
+        )  # fmt: skip
+        return routed.domain, routed.route.features_version
+
+    route("warm up")  # the tenant's lines are learned with its first request
+    assert route("zzz clause qqq xxx")[0] == "legal"
+    assert encoder.thread.startswith("discreet-meaning")
+    assert route("zzz qqq") == ("default", "north")
+
+
 def test_who_names_a_domain_or_has_one_line_is_not_routed(gateway):
     named = ask(gateway, "acme", CLAUSE, "/finance")
     assert named.headers["x-discreet-version"] == gateway.names["finance"]
@@ -78,8 +169,8 @@ def test_who_names_a_domain_or_has_one_line_is_not_routed(gateway):
 
 
 def test_an_adapter_is_left_out_where_it_does_not_fit_a_tenants_latency_budget(gateway):
-    for _ in range(FEWEST):  # what it costs is measured first
-        assert version(gateway, "single") == gateway.names["single"]
+    for _ in range(FEWEST):  # what it costs this tenant is measured first
+        assert version(gateway, "slow") == gateway.names["slow"]
     told = ask(gateway, "slow", "hello").headers
     assert (told["x-discreet-reason"], told["x-discreet-version"]) == ("over_budget", "base")
     assert told["x-discreet-dropped"] == "adapter"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from personalization.prompts.values import PromptTemplate
+from personalization.rollouts.values import Flag
 from personalization.styles.families import Feature
 from personalization.terms.values import TermList, TermPair, TermUse
-from streams.flags.provider import LineFlag
 from tests.fakes.engines import engine
 from tests.fakes.gateways import GatewayThread, style, wait_until
 from tests.fakes.styles import card_of, entry
@@ -89,7 +89,7 @@ def test_an_off_flag_and_the_plain_base_have_no_terms(gateway):
     )
     assert raw.headers["x-discreet-terms"] == "none"
     assert raw.parse().choices[0].message.content.endswith("ack me")
-    gateway.flags[gateway.line("acme").line_ref] = LineFlag.OFF
+    gateway.flags[gateway.line("acme").line_ref] = Flag.OFF
     wait_until(lambda: ask(gateway, token)[0]["x-discreet-terms"] == "none")
 
 

@@ -8,7 +8,8 @@ import json
 import pytest
 import torch
 
-from personalization.quality.mechanics import MECHANICS, MechanicsOptions, _served, run_mechanics, told
+from personalization.quality.mechanics import _served, run_mechanics, told
+from personalization.quality.options import MECHANICS, MechanicsOptions
 from personalization.training.errors import JobInvalidError
 from tests.fakes.tiny_models import write_tiny_base
 

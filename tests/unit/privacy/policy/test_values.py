@@ -198,17 +198,19 @@ def test_reactions_decide_where_a_policy_says_so_and_leave_earlier_digests_alone
     stepped = amended(None, {"declared_users": 1_000, "rollout.steps": [10, 50]})
     assert not stepped.rollout.by_reactions
     document = stepped.to_document()
-    for name in (
+    for name in ("suites", "population", "styles", "release_padding_seconds", "drift", "memory"):
+        del document[name]  # which came later too
+    names = (
         "decide",
         "reaction_epsilon",
         "looks",
         "look_seconds",
         "reactions_per_user",
         "reacting_users",
-    ):
+        "undecided",
+    )
+    for name in names:
         del document["rollout"][name]
-    del document["rollout"]["undecided"], document["suites"], document["population"], document["styles"]
-    del document["release_padding_seconds"]
     assert stepped.digest() == digest_of(document, ascii_only=True), "as it was before reactions could decide"
     assert policy.digest() != stepped.digest()
     off = amended(policy, {"rollout.decide": "checks"})
@@ -234,3 +236,11 @@ def test_reactions_decide_where_a_policy_says_so_and_leave_earlier_digests_alone
 def test_reactions_that_could_not_decide_are_refused(changes, message):
     with pytest.raises(PolicyError, match=re.escape(message)):
         amended(None, {**REACTIONS, **changes})
+
+
+def test_memory_is_off_and_no_part_of_earlier_digests():
+    policy = amended(None, {"declared_users": 100})
+    assert not policy.memory
+    document = {name: value for name, value in policy.to_document().items() if name != "memory"}
+    assert type(policy).from_document(document).digest() == policy.digest()
+    assert amended(policy, {"memory": "true"}).digest() != policy.digest()

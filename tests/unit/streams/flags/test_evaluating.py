@@ -10,7 +10,7 @@ from openfeature.provider.in_memory_provider import InMemoryFlag, InMemoryProvid
 from streams.errors import SettingsError
 from streams.flags import evaluating
 from streams.flags.evaluating import LineFlags, operators_provider
-from streams.flags.provider import FLAG_KEY, LineFlag
+from streams.flags.provider import FLAG_KEY, Flag
 
 LINE = "abcdef012345"
 
@@ -26,11 +26,11 @@ def ask(flags):
 def test_without_an_operators_provider_the_desired_state_decides():
     states = {LINE: "on"}
     flags = LineFlags(states.get)
-    assert ask(flags) is LineFlag.ON
+    assert ask(flags) is Flag.ON
     states[LINE] = "off"
-    assert ask(flags) is LineFlag.OFF, "the next request sees it"
+    assert ask(flags) is Flag.OFF, "the next request sees it"
     del states[LINE]
-    assert ask(flags) is LineFlag.OFF, "a line that wants nothing served shows nothing"
+    assert ask(flags) is Flag.OFF, "a line that wants nothing served shows nothing"
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_the_flag_that_shows_less_holds(own, theirs, holds):
 def test_a_provider_that_fails_changes_nothing_and_is_counted():
     failures = []
     flags = LineFlags({LINE: "canary_only"}.get, InMemoryProvider({}), lambda: failures.append(1))
-    assert ask(flags) is LineFlag.CANARY_ONLY
+    assert ask(flags) is Flag.CANARY_ONLY
     assert failures == [1]
 
 
@@ -54,7 +54,7 @@ def test_the_kill_switch_does_not_ask_the_operators_provider():
             raise AssertionError("asked")
 
     failures = []
-    assert ask(LineFlags({LINE: "off"}.get, Broken({}), lambda: failures.append(1))) is LineFlag.OFF
+    assert ask(LineFlags({LINE: "off"}.get, Broken({}), lambda: failures.append(1))) is Flag.OFF
     assert failures == []
 
 
@@ -69,4 +69,4 @@ def test_a_provider_is_plugged_in_by_its_entry_point(monkeypatch):
 
 def test_two_of_them_in_one_process_do_not_answer_for_each_other():
     one, two = LineFlags({LINE: "on"}.get), LineFlags({LINE: "shadow"}.get)
-    assert (ask(one), ask(two)) == (LineFlag.ON, LineFlag.SHADOW)
+    assert (ask(one), ask(two)) == (Flag.ON, Flag.SHADOW)

@@ -6,7 +6,8 @@ import pytest
 from openfeature.evaluation_context import EvaluationContext
 from openfeature.exception import FlagNotFoundError, TypeMismatchError
 
-from streams.flags.provider import FLAG_KEY, DesiredStateFlags, LineFlag
+from personalization.rollouts.values import Flag
+from streams.flags.provider import FLAG_KEY, DesiredStateFlags
 
 LINE = EvaluationContext("abcdef012345")
 
@@ -41,7 +42,7 @@ def test_flags_are_texts():
 
 
 def test_the_lesser_flag_shows_less():
-    order = [LineFlag.OFF, LineFlag.SHADOW, LineFlag.CANARY_ONLY, LineFlag.ON]
+    order = [Flag.OFF, Flag.SHADOW, Flag.CANARY_ONLY, Flag.ON]
     for place, flag in enumerate(order):
         for other in order[place:]:
             assert flag.lesser(other) is other.lesser(flag) is flag

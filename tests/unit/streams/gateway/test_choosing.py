@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from streams.flags.provider import LineFlag
+from personalization.rollouts.values import Flag
 from streams.gateway.choosing import Reason, Rules, Use, asked_for, base_instead, choose, drawn, silently
 from streams.gateway.desired import Line, Version
 from streams.gateway.flagged import FlaggedLines, under
@@ -105,8 +105,8 @@ def test_what_is_asked_for_is_what_the_line_wants_whether_or_not_it_is_there():
     everybody = line(candidate=TWO, candidate_percent=100.0, salt="s")
     assert asked_for(everybody, "ann") == ("a-line-v2", "a-line-v1")
     assert asked_for(everybody, None) == ("a-line-v1",), "without a subject nobody gets the candidate"
-    assert asked_for(line(candidate=TWO, flag=LineFlag.SHADOW), None) == ("a-line-v2", "a-line-v1")
-    assert asked_for(line(flag=LineFlag.OFF), "ann") == ()
+    assert asked_for(line(candidate=TWO, flag=Flag.SHADOW), None) == ("a-line-v2", "a-line-v1")
+    assert asked_for(line(flag=Flag.OFF), "ann") == ()
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_what_is_asked_for_is_what_the_line_wants_whether_or_not_it_is_there():
     ],
 )
 def test_a_flag_bounds_what_requests_get(flag, reason, percent):
-    flagged = under(line(candidate=TWO, candidate_percent=50.0, first_step=0.001, salt="s"), LineFlag(flag))
+    flagged = under(line(candidate=TWO, candidate_percent=50.0, first_step=0.001, salt="s"), Flag(flag))
     assert flagged.candidate_percent == percent
     subject = next(one for one in map(str, range(100)) if drawn(line(candidate_percent=50.0, salt="s"), one))
     choice = chosen(flagged, subject=subject)
@@ -134,13 +134,13 @@ def test_the_operators_word_is_asked_for_a_few_times_a_second_and_our_own_at_onc
     class Flags:
         def flag(self, line_ref, **_):
             asked.append(line_ref)
-            return LineFlag.ON
+            return Flag.ON
 
     flagged = FlaggedLines(Flags(), lambda: now[0])
     for _ in range(5):
         flagged(line(), "acme", "default")
     assert len(asked) == 1
-    flagged(line(flag=LineFlag.SHADOW), "acme", "default")
+    flagged(line(flag=Flag.SHADOW), "acme", "default")
     now[0] = 0.5
-    flagged(line(flag=LineFlag.SHADOW), "acme", "default")
+    flagged(line(flag=Flag.SHADOW), "acme", "default")
     assert len(asked) == 3

@@ -9,9 +9,9 @@ from pathlib import Path
 import orjson
 import pytest
 
+from personalization.rollouts.values import Flag
 from streams.client.routing import Level, RouteReason, RouterSettings
 from streams.errors import SettingsError
-from streams.flags.provider import LineFlag
 from streams.gateway.answers import ROUTE_HEADERS
 from streams.gateway.desired import Line, Version
 from streams.gateway.routed import DomainRouting, prototypes_of, read_routes
@@ -51,7 +51,7 @@ class Asked:
             lines,
             prompt,
             line=lambda _, ref: self.serves.get(ref),
-            usable=lambda name: name not in self.missing,
+            loaded=lambda name: name not in self.missing,
         )
 
 
@@ -80,7 +80,7 @@ def test_a_line_that_cannot_be_had_is_not_chosen_and_a_new_version_is_known_at_o
     ask.missing.add("a-ref-legal")
     assert ask(prompt).domain != "legal"
     ask.missing.clear()
-    ask.serves[LINES["legal"]] = replace(served("ref-legal"), flag=LineFlag.OFF)
+    ask.serves[LINES["legal"]] = replace(served("ref-legal"), flag=Flag.OFF)
     assert ask(prompt).domain != "legal"
     ask.serves[LINES["legal"]] = Line(line_ref="ref-legal", adapter=Version(served_name="a-next"))
     assert (ask(prompt).domain, ask(prompt).route.served_name) == ("legal", "a-next")

@@ -10,8 +10,11 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 import streams.telemetry
+from personalization.drift.values import ReadingOutcome
+from streams.client.routing import Lever
 from streams.contracts.dead_letter import DeadLetterReason
 from streams.contracts.topics import TOPICS
+from streams.telemetry.gateway_metrics import GatewayMetrics
 from streams.telemetry.metrics import WorkerMetrics
 from streams.telemetry.trainer_metrics import TrainerMetrics
 
@@ -28,21 +31,22 @@ MATCHER = re.compile(r'(\w+)\s*(?:=|!=|=~|!~)\s*"([^"]*)"')
 VALUES = {
     "topic": {topic.name for topic in TOPICS},
     "reason": {reason.value for reason in DeadLetterReason},
-    "outcome": {"effect", "duplicate", "dead_letter", "failed", "succeeded"},
+    "outcome": {"effect", "duplicate", "dead_letter", "failed", "succeeded", *ReadingOutcome},
     "job": {"discreet.*"},
+    "lever": {"over", *(lever.value for lever in Lever)},
 }
 
 
 def series():
-    """Return the labels of each series that a worker or a trainer shows once everything happened once."""
-    worker, trainer = WorkerMetrics(), TrainerMetrics(stall_seconds=1.0)
+    """Return the labels of each series that a worker, trainer or gateway shows once everything happened once."""
+    worker, trainer, gateway = WorkerMetrics(), TrainerMetrics(stall_seconds=1.0), GatewayMetrics()
     found = {"up": {"job", "instance"}}
-    for metrics in (worker, trainer):
+    for metrics in (worker, trainer, gateway):
         for collector in list(metrics._registry._collector_to_names):
             names = getattr(collector, "_labelnames", ())
             if names:
                 collector.labels(*("x" for _ in names))
-    for text in (worker.exposition().decode(), trainer.exposition().decode()):
+    for text in (one.exposition().decode() for one in (worker, trainer, gateway)):
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
                 found.setdefault(sample.name, set()).update(sample.labels)
@@ -58,7 +62,7 @@ def test_a_rule_asks_for_series_that_there_are_and_says_what_to_do(rule):
         assert name in known
         for label, value in MATCHER.findall(matchers):
             assert label in known[name]
-            assert value in VALUES[label]
+            assert set(value.split("|")) <= VALUES[label]
     assert rule["expr"].count("(") == rule["expr"].count(")")
     assert DURATION.fullmatch(rule.get("for", "1m"))
     assert rule["labels"]["severity"] in ("page", "ticket")

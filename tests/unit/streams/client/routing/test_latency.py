@@ -10,9 +10,8 @@ import pytest
 from streams.client.routing.latency import DROP_ORDER, Lever, LeverTimes, choose_levers
 
 COSTS = {
-    Lever.SHADOW: 40.0,
-    Lever.COLD_ADAPTER: 300.0,
-    Lever.RETRIEVAL: 20.0,
+    Lever.RETRIEVAL: 300.0,
+    Lever.CONSTRAINT: 20.0,
     Lever.TEMPLATE: 15.0,
     Lever.ADAPTER: 5.0,
 }
@@ -28,10 +27,9 @@ def test_every_lever_has_a_place_in_the_order():
     [
         (None, []),
         (1000.0, []),
-        (450.0, [Lever.SHADOW]),
-        (145.0, [Lever.SHADOW, Lever.COLD_ADAPTER]),
-        (125.0, [Lever.SHADOW, Lever.COLD_ADAPTER, Lever.RETRIEVAL]),
-        (100.0, [Lever.SHADOW, Lever.COLD_ADAPTER, Lever.RETRIEVAL, Lever.TEMPLATE, Lever.ADAPTER]),
+        (145.0, [Lever.RETRIEVAL]),
+        (125.0, [Lever.RETRIEVAL, Lever.CONSTRAINT]),
+        (100.0, [Lever.RETRIEVAL, Lever.CONSTRAINT, Lever.TEMPLATE, Lever.ADAPTER]),
     ],
 )
 def test_levers_go_in_the_stated_order_until_the_budget_holds(budget, dropped):
@@ -49,8 +47,8 @@ def test_an_engine_that_is_too_slow_by_itself_is_said_to_be():
 
 
 def test_what_was_never_measured_is_tried_and_what_costs_nothing_is_not_dropped():
-    found = choose_levers(100.0, {Lever.RETRIEVAL, Lever.SHADOW}, {Lever.SHADOW: 5.0}, engine_ms=99.0)
-    assert (found.kept, found.dropped) == ((Lever.RETRIEVAL,), (Lever.SHADOW,))
+    found = choose_levers(100.0, {Lever.TEMPLATE, Lever.RETRIEVAL}, {Lever.TEMPLATE: 5.0}, engine_ms=99.0)
+    assert (found.kept, found.dropped) == ((Lever.RETRIEVAL,), (Lever.TEMPLATE,))
 
 
 @pytest.mark.parametrize("wrong", [-1.0, math.inf, math.nan])

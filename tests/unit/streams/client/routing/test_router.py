@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from personalization.memory.embedding import bundled, bundled_embedder
 from streams.client.errors import PrototypeError
-from streams.client.routing.features import BUCKETS, MOST_BYTES, features_of
+from streams.client.routing.features import BUCKETS, FEATURES_VERSION, MOST_BYTES, features_of
 from streams.client.routing.prototypes import prototype_of
 from streams.client.routing.router import Level, RouteLine, Router, RouteReason, RouterSettings
 
 ROWS = [
     json.loads(line)
     for line in (Path(__file__).parents[4] / "data" / "routing.jsonl").read_text("utf-8").splitlines()
+]
+HARD = [
+    json.loads(line)
+    for line in (Path(__file__).parents[4] / "data" / "routing_hard.jsonl").read_text("utf-8").splitlines()
 ]
 DOMAINS = ("legal", "finance", "operations")
 ASKED = [row for row in ROWS if row["part"] == "asked"]
@@ -92,6 +98,84 @@ def test_a_line_that_may_not_serve_is_not_chosen_and_one_that_is_dropped_is_forg
     router.drop("acme", "l-legal")
     router.drop("acme", "l-unknown")
     assert router.decide("acme", prompt).reason is RouteReason.NO_DOMAIN_LINE
+
+
+class Compass:
+    """An encoder that knows two subjects, and reads nothing of words that are in a prototype."""
+
+    name = "compass"
+
+    def __init__(self):
+        self.read = []
+
+    def embed(self, texts):
+        self.read += texts
+        angles = [0.0 if "lease" in text else np.pi / 2 if "invoice" in text else np.pi / 4 for text in texts]
+        return np.array([[np.cos(angle), np.sin(angle)] for angle in angles], np.float32)
+
+
+def test_meaning_decides_where_words_are_not_sure_and_says_so():
+    compass = Compass()
+    router = Router()
+    for name, word in (("legal", "lease"), ("finance", "invoice")):
+        prototype = prototype_of([f"{word} number {n}" for n in range(4)], compass)
+        line_of = RouteLine(
+            tenant_id="acme",
+            line_ref=f"l-{name}",
+            served_name=f"a-{name}-v1",
+            level=Level.DOMAIN,
+            prototype=prototype,
+        )
+        router.put(line_of)
+    assert router.unsure("acme", "zzz qqq")
+    assert not router.unsure("acme", "lease number 2")
+    east, north = compass.embed(["lease", "invoice"])
+    by_words = router.decide("acme", "lease number 2", meaning=north)
+    assert (by_words.line_ref, by_words.features_version) == ("l-legal", FEATURES_VERSION)
+    by_meaning = router.decide("acme", "zzz qqq", meaning=north)
+    assert (by_meaning.line_ref, by_meaning.features_version) == ("l-finance", "compass")
+    assert router.decide("acme", "zzz qqq").reason is RouteReason.BELOW_FLOOR
+    between = compass.embed(["neither"])[0]
+    assert router.decide("acme", "zzz qqq", meaning=between).level is Level.BASE
+    router.put(line("operations"))  # it is known by words alone, so meanings cannot be compared
+    assert not router.unsure("acme", "zzz qqq")
+    assert router.decide("acme", "zzz qqq", meaning=east).features_version == FEATURES_VERSION
+
+
+def test_a_line_that_fits_and_is_not_loaded_is_wanted_and_what_is_below_answers(router):
+    prompt = "Draft a clause for the contract."
+    route = router.decide("acme", prompt, loaded={"a-legal-v1": False})
+    assert (route.level, route.reason, route.wanted) == (Level.BASE, RouteReason.NOT_LOADED, "a-legal-v1")
+    assert route.candidates[0].line_ref == "l-legal"
+    assert router.decide("acme", prompt, loaded={"a-finance-v1": False}).line_ref == "l-legal"
+    away = router.decide("acme", "How do I bake bread without yeast?", loaded={"a-legal-v1": False})
+    assert away.wanted is None
+
+
+@pytest.mark.skipif(not bundled(), reason="needs discreet[memory]")
+def test_paraphrases_without_shared_words_are_found_by_meaning():
+    """Every third prompt of the half that nothing was chosen on; the whole half is in the benchmark."""
+    encoder = bundled_embedder()
+    router = Router()
+    for name in DOMAINS:
+        router.put(replace(line(name), prototype=prototype_of(known(name), encoder)))
+    asked = [row for row in HARD if row["half"] == "held_out"][::3]
+    meanings = encoder.embed([row["prompt"] for row in asked])
+    words, meant = (
+        sum(
+            (route.line_ref is None and (not row["domains"] or row["kind"] == "mixed"))
+            or route.line_ref in {f"l-{name}" for name in row["domains"]}
+            for row, route in zip(
+                asked,
+                router.decide_many([("acme", row["prompt"]) for row in asked], meanings=given),
+                strict=True,
+            )
+        )
+        / len(asked)
+        for given in (None, meanings)
+    )
+    assert words <= 0.6
+    assert meant >= 0.8
 
 
 def test_another_tenants_line_is_never_looked_at():

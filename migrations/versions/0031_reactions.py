@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0030_reactions"
-down_revision = "0029_terms"
+revision = "0031_reactions"
+down_revision = "0030_drift"
 branch_labels = None
 depends_on = None
 works_before = True  # a version from before knows no policy whose rollouts are decided by reactions
