@@ -93,9 +93,9 @@ BY_REACTIONS: Final = (
     "cover them."
 )
 BY_CHECKS: Final = (
-    "Users' reactions to a new version do not decide whether it reaches everybody: public checks, guards (errors, times "
-    "and costs of answers over all requests, which epsilon does not cover) and people do. Exact counts of serving quality, which the tenant's "
-    "own back end may read at its gateway, decide nothing either."
+    "Users' reactions to a new version do not decide whether it reaches everybody: public checks, guards (errors, "
+    "times and costs of answers over all requests, which epsilon does not cover) and people do. Exact counts of "
+    "serving quality, which the tenant's own back end may read at its gateway, decide nothing either."
 )
 DRIFT_READ: Final = (
     "Readings of drift (purpose drift) are histograms of what users of a line ask and how much of answers they change: "
