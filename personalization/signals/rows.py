@@ -146,7 +146,10 @@ def apply_bound(
 def insert_signals(session: Session, signals: Sequence[StoredSignal]) -> None:
     """Insert ``signals`` with one call; sorted by user they go in fastest."""
     moment = moment_writer(session)
-    rows = [(*signal[:6], moment(signal[6]), signal[7]) for signal in signals]
+    rows = [
+        (digest, tenant_id, pseudonym, domain, period, rank, moment(at), ciphertext)
+        for digest, tenant_id, pseudonym, domain, period, rank, at, ciphertext in signals
+    ]
     insert_rows(session, _TABLE.name, StoredSignal._fields, rows)
 
 
