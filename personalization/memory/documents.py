@@ -15,10 +15,11 @@ from sqlalchemy import func
 from sqlmodel import col, delete, select
 
 from personalization.errors import MemoryDocumentError, MemoryNotFoundError
+from personalization.memory import pgvector
 from personalization.memory.chunking import chunks_of, embedded_text
 from personalization.memory.cleaning import cleaned
 from personalization.memory.queries import listed, row_name
-from personalization.memory.sealing import content_bytes, vector_bytes
+from personalization.memory.sealing import content_bytes, vector_bytes, vectors_of
 from personalization.memory.tables import MemoryCollectionRow, MemoryDocumentRow
 from personalization.memory.values import COLLECTION, Fate, State
 from privacy.audit import trail as audit_trail
@@ -301,6 +302,8 @@ def _add_one(
     if one.vectors is not None:
         row.vectors = keys.seal(one.vectors, place.tenant_id, *name, "vectors")
     session.add(row)
+    if one.vectors is not None and pgvector.kept_here(session):
+        pgvector.put(session, row, one.chunks, vectors_of(one.vectors, len(one.chunks)))
     return _told(row, Fate.ADDED if before is None else Fate.SUPERSEDED, same_as)
 
 
@@ -314,6 +317,8 @@ def _unchanged(before: MemoryDocumentRow, one: Prepared) -> bool:
 
 
 def _end(session: Session, row: MemoryDocumentRow, state: State, now: datetime) -> None:
+    if pgvector.kept_here(session):
+        pgvector.drop(session, row)
     row.state, row.ended_at = state, now
     row.sealed = row.vectors = None
     row.digest = ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -64,9 +65,21 @@ class TenantIndex:
     vectors: NDArray[np.float32] | None
     until: NDArray[np.float64]
 
+    def collections_for(self, domain: str) -> set[str]:
+        """Return the collections that are looked up for a domain."""
+        return {name for name, whose, _ in self.standing if whose in {"", domain}}
+
+    @cached_property
+    def rows(self) -> Mapping[tuple[str, str, int, int], int]:
+        """The row of each passage, by collection, document, version and number."""
+        return {
+            (document.collection, document.document_id, document.version, chunk.number): row
+            for row, (document, chunk) in enumerate(self.passages)
+        }
+
     def alive(self, domain: str, now: datetime) -> NDArray[np.bool_]:
         """Say of each row whether it may be found for a domain now."""
-        of_domain = {name for name, whose, _ in self.standing if whose in {"", domain}}
+        of_domain = self.collections_for(domain)
         here = np.fromiter(
             (document.collection in of_domain for document, _ in self.passages), np.bool_, len(self.passages)
         )

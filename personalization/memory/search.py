@@ -22,7 +22,6 @@ from personalization.memory.values import Found, Outcome, Passage
 from privacy.storage.session import reading
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from datetime import datetime
 
     from numpy.typing import NDArray
@@ -43,13 +42,13 @@ class SearchRules:
     Attributes:
         passages: most; a small model copies from one and mixes several up.
         floor: smallest similarity of meanings; off-topic questions stay below it.
-        word_floor: without an embedder, smallest share of the question's words that a passage must have, the rare ones
-            counting more.
+        word_floor: smallest share of the question's words, the rare ones counting more, that a passage must have to be
+            found by words: one word in common by chance says less than a meaning.
         names: whether every name that is asked about must occur in the passage.
     """
 
     passages: int = 1
-    floor: float = 0.40
+    floor: float = 0.30
     word_floor: float = 0.5
     names: bool = True
 
@@ -57,10 +56,14 @@ class SearchRules:
 class Near(Protocol):
     """Finds the passages whose meaning is nearest, where that is not done in this process."""
 
+    @property
+    def holds_vectors(self) -> bool:
+        """Whether indexes must hold vectors for it."""
+
     def nearest(
-        self, tenant_id: str, index: TenantIndex, vector: NDArray[np.float32], alive: NDArray[np.bool_]
+        self, tenant_id: str, index: TenantIndex, vector: NDArray[np.float32], domain: str, now: datetime
     ) -> NDArray[np.float32]:
-        """Return the similarity of each row of the index; −1 for those that are not alive or not near."""
+        """Return the similarity of each row of the index; −1 for those that are not near."""
 
 
 class MemorySearch:
@@ -120,12 +123,18 @@ class MemorySearch:
         if len(question) > LONGEST_QUERY:
             question = question[: LONGEST_QUERY // 2] + "\n" + question[-LONGEST_QUERY // 2 :]
         words = words_of(question)
-        by_words = index.words.scores(words, alive)
+        by_words = [
+            row
+            for row in best(index.words.scores(words, alive))
+            if index.words.known(words, row, alive) >= self.rules.word_floor
+        ]
         similar = None
         if self._embedder is not None:
-            similar = self._near.nearest(tenant_id, index, self._embedder.embed([question])[0], alive)
-        ranking = fused(best(by_words), [] if similar is None else best(similar))
-        found = self._passages(index, ranking, similar, question, words, alive, most or self.rules.passages)
+            vector = self._embedder.embed([question])[0]
+            near = self._near.nearest(tenant_id, index, vector, domain, now)
+            similar = np.where(alive, near, np.float32(-1))
+        ranking = fused(by_words, [] if similar is None else best(similar))
+        found = self._passages(index, ranking, similar, question, most or self.rules.passages)
         return Found(
             outcome=Outcome.FOUND if found else Outcome.NOTHING_FOUND,
             passages=found,
@@ -149,7 +158,8 @@ class MemorySearch:
                 if known is not None and known.standing == standing_of(session, tenant_id):
                     index = known
                 else:
-                    index = read_index(session, self._keys, tenant_id, self._embedder, known)
+                    embedder = self._embedder if self._near.holds_vectors else None
+                    index = read_index(session, self._keys, tenant_id, embedder, known)
         with self._lock:
             self._indexes[tenant_id] = index
             self._indexes.move_to_end(tenant_id)
@@ -167,8 +177,6 @@ class MemorySearch:
         ranking: dict[int, float],
         similar: NDArray[np.float32] | None,
         question: str,
-        words: Sequence[str],
-        alive: NDArray[np.bool_],
         most: int,
     ) -> tuple[Passage, ...]:
         found: list[Passage] = []
@@ -177,7 +185,7 @@ class MemorySearch:
             document, chunk = index.passages[row]
             similarity = None if similar is None else float(similar[row])
             told = " ".join(words_of(chunk.text))
-            if told in seen or not self._near_enough(index, row, similarity, question, words, alive):
+            if told in seen or not self._near_enough(index, row, similarity, question):
                 continue
             seen.add(told)
             found.append(Passage(document=document, chunk=chunk, score=score, similarity=similarity))
@@ -185,32 +193,24 @@ class MemorySearch:
                 break
         return tuple(found)
 
-    def _near_enough(
-        self,
-        index: TenantIndex,
-        row: int,
-        similarity: float | None,
-        question: str,
-        words: Sequence[str],
-        alive: NDArray[np.bool_],
-    ) -> bool:
+    def _near_enough(self, index: TenantIndex, row: int, similarity: float | None, question: str) -> bool:
         document, chunk = index.passages[row]
         if self.rules.names and not names_occur(question, embedded_text(document.title, chunk)):
             return False
-        if similarity is not None:
-            return similarity >= self.rules.floor
-        return index.words.known(words, row, alive) >= self.rules.word_floor
+        return similarity is None or similarity >= self.rules.floor
 
 
 class _Here:
     """Compares with every vector in memory: exact, 8 ms for 100,000."""
 
+    holds_vectors = True
+
     def nearest(
-        self, tenant_id: str, index: TenantIndex, vector: NDArray[np.float32], alive: NDArray[np.bool_]
+        self, tenant_id: str, index: TenantIndex, vector: NDArray[np.float32], domain: str, now: datetime
     ) -> NDArray[np.float32]:
-        """Return the similarity of each row; −1 for those that are not alive."""
-        del tenant_id  # the index is one tenant's
+        """Return the similarity of each row."""
+        del tenant_id, domain, now  # the index is one tenant's, and whoever asks knows what of it is alive
         if index.vectors is None:
-            return np.full(len(alive), -1, np.float32)
-        found: NDArray[np.float32] = np.where(alive, index.vectors @ vector, np.float32(-1))
+            return np.full(len(index.passages), -1, np.float32)
+        found: NDArray[np.float32] = index.vectors @ vector
         return found

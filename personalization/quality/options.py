@@ -92,6 +92,58 @@ class QualityOptions:
         return max(users for users, _ in self.chosen)
 
 
+MECHANICS = ("few_shot", "sampling", "swap", "continual", "warm_start", "ability")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MechanicsOptions:
+    """What is measured, and how much of it.
+
+    Attributes:
+        data: folder of recorded interactions.
+        base_model: a local base model.
+        tenants: new tenants that starts are judged on; empty takes the first two of the folder.
+        only: of ``MECHANICS``.
+        few_users: users of the first release.
+        users: users of any other release.
+        heldout_users: users that are measured on, of each tenant.
+        epsilon: of a release.
+        windows: of time, one release each.
+        outer_steps: of MAML.
+        tasks_per_step: that MAML looks at where tasks are drawn.
+        seeds: of the noise.
+        contribution_bound: interactions of one user.
+        max_tokens: truncation of one interaction.
+        threads: of torch; None keeps its default.
+    """
+
+    data: Path
+    base_model: Path
+    tenants: tuple[str, ...] = ()
+    only: tuple[str, ...] = MECHANICS
+    few_users: int = 50
+    users: int = 200
+    heldout_users: int = 80
+    epsilon: float = 4.0
+    windows: int = 5
+    outer_steps: int = 10
+    tasks_per_step: int = 4
+    seeds: int = 3
+    contribution_bound: int = 4
+    max_tokens: int = 72
+    threads: int | None = None
+
+
+QUICK: dict[str, Any] = {
+    "few_users": 20,
+    "users": 40,
+    "heldout_users": 16,
+    "windows": 3,
+    "outer_steps": 3,
+    "seeds": 1,
+}
+
+
 PROFILES: dict[str, dict[str, Any]] = {
     # One tenant within an hour on two cores, most of it the plain LoRA.
     "cpu": {

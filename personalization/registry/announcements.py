@@ -34,6 +34,7 @@ class AdapterEventKind(StrEnum):
     WITHDRAWN = "withdrawn"
     DECLINED = "declined"
     PROMPT_MOVED = "prompt_moved"
+    TERMS_CHANGED = "terms_changed"
 
 
 class DesiredChange(StrEnum):

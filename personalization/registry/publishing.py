@@ -132,27 +132,18 @@ class Publisher:
         if candidate.trained:
             line.rank = candidate.accepted.lora.rank
         plan = None if before is None else succession.plan_of(session, line, trained=candidate.trained)
+        desired = version
         if before is not None and plan is not None:
+            desired = registry.read_version(before)
             row.state = VersionState.CANDIDATE.value
             session.add(row)
             succession.begin(session, self._events, line, version, plan, act)
-            announce(
-                session,
-                self._events,
-                line,
-                AdapterEventKind.PUBLISHED,
-                act,
-                version=version,
-                change=DesiredChange.SET,
-                desired=registry.read_version(before),
-                round_id=origin.round_id,
-            )
-            return version
-        succession.end(session, self._events, line, act)
-        if before is not None:
-            session.add(leave(before, VersionState.SUPERSEDED, replace(act, reason="superseded")))
-        session.add(row)
-        line.current_version_id = version.version_id
+        else:
+            succession.end(session, self._events, line, act)
+            if before is not None:
+                session.add(leave(before, VersionState.SUPERSEDED, replace(act, reason="superseded")))
+            session.add(row)
+            line.current_version_id = version.version_id
         announce(
             session,
             self._events,
@@ -161,7 +152,7 @@ class Publisher:
             act,
             version=version,
             change=DesiredChange.SET,
-            desired=version,
+            desired=desired,
             round_id=origin.round_id,
         )
         return version

@@ -12,6 +12,7 @@ from personalization.registry.rollback import roll_back
 from personalization.registry.succession import carry_out
 from personalization.rollouts import rows as rollouts
 from personalization.rollouts.deciding import Cause, Transition
+from personalization.rollouts.evidence import GUARD_POSTED
 from personalization.rollouts.values import Flag, Mode, Rollout, Stage
 from privacy.audit import trail as audit_trail
 
@@ -112,21 +113,38 @@ def set_flag(
     return _changed(session, events, line, replace(stands, flag=flag), act, f"rollout.flag.{flag.value}")
 
 
-def measure(session: Session, tenant_id: str, name: str, reading: Reading) -> None:
+def measure(session: Session, tenant_id: str, name: str, reading: Reading, *, actor: str) -> None:
     """Keep the newest reading of a guard metric of a version; its rollout is looked at in the next tick.
+
+    Every posting is in the tenant's audit trail, also one that is older than what is kept: it may stop a rollout.
 
     Args:
         session: the caller's transaction.
         tenant_id: whose version.
         name: served name or version id.
         reading: what was measured.
+        actor: who posted it.
 
     Raises:
         VersionNotFoundError: the tenant has no such version, or its slot had not come when this was measured.
         RolloutError: the reading is no number that the guard can have, or is of no guard.
     """
     row = registry.find_version(session, name, tenant_id=tenant_id, shown_at=reading.at)
+    registry.lock_line(session, row.line_ref)  # before its rollout and the trail, as whoever moves it does
     rollouts.read_guard(session, row.line_ref, row.version_id, reading)
+    audit_trail.append(
+        session,
+        tenant_id,
+        actor=actor,
+        action=GUARD_POSTED,
+        detail={
+            "line_ref": row.line_ref,
+            "candidate": row.served_name,
+            "guard": reading.name,
+            "value": reading.value,
+        },
+        now=reading.at,
+    )
 
 
 def _serving(session: Session, tenant_id: str, domain: str) -> tuple[AdapterLineRow, Rollout]:

@@ -57,6 +57,7 @@ from personalization.rounds.slots import slot_for
 from personalization.rounds.states import OutcomeCode, RoundState
 from personalization.starts.choosing import (
     blend_fact,
+    blend_share,
     blend_source,
     choose_start,
     open_start,
@@ -369,8 +370,10 @@ class TrainingRounds:
             slot=slot_for(row, self._clock.now(), timedelta(seconds=policy.release_padding_seconds)),
             start_sources=start_sources(session, line.line_ref, start),
             blend_with=blend_with,
-            blend_share=policy.previous_share if blend_with is not None else 0.0,
+            blend_share=blend_share(session, line, policy, blend_with),
             style_edits=current_edits(session, row.tenant_id, row.domain),
+            notes=policy.memory,
+            votes_on_terms=policy.terms,
             suites=SuiteTerms.of_policy(policy.suites, least=self._least_suites),
         )
         seed = secrets.token_bytes(SEED_BYTES)
@@ -448,6 +451,7 @@ class TrainingRounds:
                 blend_with=None if terms.blend_with is None else artifacts.open(terms.blend_with),
                 blend_share=terms.blend_share,
                 suites=terms.suites.depth,
+                notes=terms.notes,
             )
             blended = () if terms.blend_with is None else (terms.blend_with,)
             return Prepared(

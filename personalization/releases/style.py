@@ -40,6 +40,7 @@ def vote_on_style(
         declared_users=terms.declared_users,
         voters=max(1, voters),
         edits=terms.style_edits,
+        terms=terms.votes_on_terms,
     )
 
 

@@ -46,6 +46,8 @@ class Terms:
         blend_share: its share, 0 to below 1.
         style_edits: what people have struck from the tenant's style card or fixed in it.
         suites: how much of the public suites its result is asked, and what is refused.
+        notes: whether its public part rehearses questions with notes.
+        votes_on_terms: whether the vote on style is about terms in edits as well.
     """
 
     plan: TrainingPlan
@@ -59,6 +61,8 @@ class Terms:
     blend_share: float = 0.0
     style_edits: StyleEdits = field(default_factory=StyleEdits)
     suites: SuiteTerms = field(default_factory=SuiteTerms)
+    notes: bool = False
+    votes_on_terms: bool = False
 
     @property
     def mechanism(self) -> PoissonSampledGaussian:
@@ -118,6 +122,8 @@ class Terms:
             "blend_share": self.blend_share,
             "style_edits": self.style_edits.to_document(),
             "suites": self.suites.to_document(),
+            **({"notes": True} if self.notes else {}),  # so that terms without keep their digest
+            **({"votes_on_terms": True} if self.votes_on_terms else {}),  # so older terms keep their digest
         }
 
     def to_json(self) -> str:

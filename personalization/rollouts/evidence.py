@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from datetime import datetime
+
+GUARD_POSTED: Final = "rollout.guard"
+"""The act of an audit trail's record of a posted reading."""
 
 
 class Verdict(StrEnum):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 import orjson
 from sqlalchemy import BigInteger, Index, LargeBinary, delete, func, select, text
@@ -93,43 +93,57 @@ def _stored_contributions(
     return found
 
 
+class Ranked(Protocol):
+    """A new signal as the bound sees it."""
+
+    @property
+    def rank(self) -> bytes:
+        """Its place in the user's order."""
+
+    @property
+    def event_digest(self) -> bytes:
+        """Identity of its event."""
+
+
 def apply_bound(
-    session: Session, offered: Mapping[UserPeriod, Sequence[Contribution]], bounds: Mapping[str, int]
+    session: Session,
+    offered: Sequence[Ranked],
+    users: Mapping[UserPeriod, Sequence[int]],
+    bounds: Mapping[str, int],
 ) -> set[bytes]:
-    """Delete the stored signals that the offered ones drive out, and return the digests of those that enter.
+    """Delete the stored signals that the offered ones drive out, and return the digests of those that do not enter.
 
     Ranks are read only of users for whom the bound is in reach; for the others a count is enough.
 
     Args:
         session: inside the caller's transaction.
-        offered: new signals of each user and period.
+        offered: new signals.
+        users: each user and period of them, with the places of theirs in ``offered``.
         bounds: each tenant's contribution bound.
     """
-    if not offered:
+    if not users:
         return set()
-    counts = _stored_counts(session, offered.keys())
-    entering: set[bytes] = set()
-    crowded: list[UserPeriod] = []
-    for user, new in offered.items():
-        if counts[user] + len(new) <= bounds[user[0]]:
-            entering.update(contribution.event_digest for contribution in new)
-        else:
-            crowded.append(user)
-    if crowded:
-        stored = _stored_contributions(session, crowded)
-        evicted: list[bytes] = []
-        for user in crowded:
-            change = reduce(stored.get(user, ()), offered[user], bounds[user[0]])
-            entering.update(contribution.event_digest for contribution in change.entering)
-            evicted.extend(contribution.event_digest for contribution in change.evicted)
-        delete_signals(session, evicted)
-    return entering
+    counts = _stored_counts(session, users.keys())
+    crowded = [user for user, places in users.items() if counts[user] + len(places) > bounds[user[0]]]
+    if not crowded:
+        return set()
+    stored = _stored_contributions(session, crowded)
+    outside: set[bytes] = set()
+    evicted: list[bytes] = []
+    for user in crowded:
+        mine = (offered[place] for place in users[user])
+        new = {Contribution(one.rank, one.event_digest) for one in mine}
+        change = reduce(stored.get(user, ()), new, bounds[user[0]])
+        outside.update(contribution.event_digest for contribution in new - change.entering)
+        evicted.extend(contribution.event_digest for contribution in change.evicted)
+    delete_signals(session, evicted)
+    return outside
 
 
 def insert_signals(session: Session, signals: Sequence[StoredSignal]) -> None:
-    """Insert ``signals`` with one call."""
+    """Insert ``signals`` with one call; sorted by user they go in fastest."""
     moment = moment_writer(session)
-    rows = [(*signal[:6], moment(signal.occurred_at), signal.ciphertext) for signal in signals]
+    rows = [(*signal[:6], moment(signal[6]), signal[7]) for signal in signals]
     insert_rows(session, _TABLE.name, StoredSignal._fields, rows)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 import orjson
@@ -61,7 +62,7 @@ class Signal(NamedTuple):
             {
                 "p": self.prompt,
                 "c": self.completion,
-                "o": self.outcome.value,
+                "o": self.outcome,
                 "f": self.final_text,
                 "r": self.rating,
                 "s": self.served_name,
@@ -128,17 +129,16 @@ def row_of(event_digest: bytes, domain: str, period_index: int, rank: bytes, occ
 
     So nobody who can write to the database makes one text stand for another, or in another line, period or time.
     """
-    name = domain.encode()
     since = occurred_at - _EPOCH
     microseconds = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
-    return (
-        _ROW_HEAD(b"signal", period_index, microseconds, len(event_digest))
-        + event_digest
-        + _LENGTH(len(name))
-        + name
-        + _LENGTH(len(rank))
-        + rank
-    )
+    head = _ROW_HEAD(b"signal", period_index, microseconds, len(event_digest))
+    return b"".join((head, event_digest, _after_its_length(domain), _LENGTH(len(rank)), rank))
+
+
+@lru_cache(maxsize=1024)  # few, and each in every row of its line
+def _after_its_length(domain: str) -> bytes:
+    name = domain.encode()
+    return _LENGTH(len(name)) + name
 
 
 class StoredSignal(NamedTuple):

@@ -105,11 +105,27 @@ def blend_source(
 ) -> str | None:
     """Return which of the line's own versions is averaged into the release, if one is."""
     current = registry.current_version(session, line)
-    if policy.previous_share == 0 or current is None or not _fits(current, plan, base_digest):
+    asked = policy.remember or policy.previous_share > 0
+    if not asked or current is None or not _fits(current, plan, base_digest):
         return None
     if registry.read_version(current).manifest.scope is not Scope.TENANT:
         return None
     return current.version_id
+
+
+def blend_share(
+    session: Session, line: AdapterLineRow, policy: TenantPrivacyPolicy, source: str | None
+) -> float:
+    """Return the share of ``source`` in the release; of a line that remembers, what makes it the mean of all releases.
+
+    The number of releases is public.
+    """
+    if source is None:
+        return 0.0
+    if not policy.remember:
+        return policy.previous_share
+    before = len(averaged_versions(session, line.line_ref, source))
+    return before / (before + 1)
 
 
 def blend_fact(version_id: str | None, share: float) -> GateCheck | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -113,7 +113,7 @@ class PublicStarts:
         """
         with transaction(self._engine) as session:
             plans = self._wanted(session)
-        inputs = digest_of([asdict(recipe), _tasks_digest()])
+        inputs = digest_of([recipe.to_document(), _tasks_digest()])
         published, kept = [], 0
         for plan in plans:
             with transaction(self._engine) as session:

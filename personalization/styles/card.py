@@ -16,6 +16,7 @@ from privacy.canonical import digest_of
 
 FORMAT: Final = "discreet.style-card.v1"
 MOST_ENTRIES: Final = 96
+MOST_TERMS: Final = 32  # of them
 SMALLEST_SHARE: Final = 0.05  # of answers; rarer frames are left out of what is made of a card
 HANDLE_LENGTH: Final = 12
 _LONGEST: Final = 2 * LONGEST_KEY

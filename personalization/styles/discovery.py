@@ -14,8 +14,8 @@ import hashlib
 from typing import TYPE_CHECKING, Final
 
 from personalization.errors import StyleCardError
-from personalization.styles.card import MOST_ENTRIES, StyleCard, StyleEntry
-from personalization.styles.families import PUBLIC, Key, families_for, norm_of
+from personalization.styles.card import MOST_ENTRIES, MOST_TERMS, StyleCard, StyleEntry
+from personalization.styles.families import PUBLIC, Feature, Key, families_for, norm_of
 from personalization.styles.votes import sum_of, unknown_keys
 from privacy.mechanisms.partition_selection import VOTE_UNIT
 from privacy.noise.discrete import discrete_gaussian
@@ -40,6 +40,7 @@ def discover(
     declared_users: int,
     voters: int,
     edits: StyleEdits | None = None,
+    terms: bool = False,
 ) -> StyleCard:
     """Return the style card of users.
 
@@ -50,11 +51,12 @@ def discover(
         declared_users: the policy's public number.
         voters: about how many users there are, as released by the noisy count.
         edits: what people struck or fixed; public.
+        terms: whether users vote on terms as well; public.
 
     Raises:
         StyleCardError: users could put more keys or more weight into a vote than was reserved.
     """
-    families = families_for(declared_users, selection.noise_multiplier)
+    families = families_for(declared_users, selection.noise_multiplier, terms=terms)
     if unknown_keys(families) > selection.unknown_keys or norm_of(families) > 1:
         raise StyleCardError("the vote on style holds more keys, or weighs more, than was reserved")
     total = sum_of(users, families)
@@ -77,8 +79,10 @@ def discover(
                 )
     # An order that does not come from the data's.
     entries.sort(key=lambda one: (one.feature.value, one.depth, -one.share, one.key, one.words))
+    found_terms = [one for one in entries if one.feature is Feature.TERM][:MOST_TERMS]
+    others = [one for one in entries if one.feature is not Feature.TERM][: MOST_ENTRIES - len(found_terms)]
     card = StyleCard(
-        entries=tuple(entries[:MOST_ENTRIES]),
+        entries=(*others, *found_terms),
         voters=voters,
         noise_multiplier=selection.noise_multiplier,
         delta=selection.delta,

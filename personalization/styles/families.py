@@ -37,7 +37,7 @@ _FREE_WORDS: Final = 9  # a slot that is longer than this before any punctuation
 
 
 class Feature(StrEnum):
-    """Families of keys; of the first seven the alphabet is not public."""
+    """Families of keys; of the first seven and of terms the alphabet is not public."""
 
     OPENING = "opening"
     OPENING_WORDS = "opening_words"
@@ -50,6 +50,7 @@ class Feature(StrEnum):
     CASING = "casing"
     STOP = "stop"
     LINES = "lines"
+    TERM = "term"  # what users put in the place of what they were shown
 
 
 LENGTHS: Final = (3, 6, 10, 15, 25, 40, 70)  # words; each bucket ends at one of them, the last is open
@@ -109,12 +110,24 @@ _WEIGHTS: Final[dict[str, tuple[tuple[Feature, int, float], ...]]] = {
     ),
 }
 WIDE_FROM: Final = 30.0  # declared users ÷ noise multiplier
+TERM_WEIGHT: Final = 0.6  # of all terms of a user together
+BESIDE_TERMS: Final = 0.8  # of their weight is left to the other families then
 
 
-def families_for(declared_users: int, noise_multiplier: float) -> tuple[Family, ...]:
-    """Return what a vote is about, by public numbers alone: the fewer users for the noise, the fewer questions."""
+def families_for(declared_users: int, noise_multiplier: float, *, terms: bool = False) -> tuple[Family, ...]:
+    """Return what a vote is about, by public numbers alone: the fewer users for the noise, the fewer questions.
+
+    Args:
+        declared_users: the policy's public number.
+        noise_multiplier: of the vote.
+        terms: whether users vote on terms as well; the weight of a vote is then shared with them.
+    """
     name = "wide" if declared_users / noise_multiplier >= WIDE_FROM else "narrow"
-    return tuple(Family(feature=one, depth=depth, weight=weight) for one, depth, weight in _WEIGHTS[name])
+    left = BESIDE_TERMS if terms else 1.0
+    found = tuple(
+        Family(feature=one, depth=depth, weight=weight * left) for one, depth, weight in _WEIGHTS[name]
+    )
+    return (*found, Family(feature=Feature.TERM, weight=TERM_WEIGHT)) if terms else found
 
 
 def norm_of(families: tuple[Family, ...]) -> float:

@@ -80,6 +80,32 @@ def synthetic_pairs(card: StyleCard, *, count: int, seed: int) -> tuple[Syntheti
     return tuple(pairs)
 
 
+def in_style(card: StyleCard, body: str, names: tuple[str, ...], rng: random.Random) -> str:
+    """Return a sentence in one of a card's frames, whole: neither cut nor made longer.
+
+    Args:
+        card: a released card.
+        body: in small letters where a sentence allows it, without a stop.
+        names: of the prompt, which a frame may copy; at least one.
+        rng: seeded with public numbers.
+    """
+    heads, tails = openings(card), closings(card)
+    head, tail = _frame(rng, heads), _frame(rng, tails)
+    if any(one.text and head.endswith(one.text) for one in tails) or _overlap(head, tail):
+        head = ""  # nothing would come between the two
+    opening, closing = (_realized(frame, list(names), rng) for frame in (head, tail))
+    text = opening + _cased(body, head, card, rng) + closing
+    return _stopped(card, text, tail, rng).strip()
+
+
+def _stopped(card: StyleCard, text: str, tail: str, rng: random.Random) -> str:
+    """Return an answer with the stop that the card tells, where it has no closing."""
+    if tail:
+        return text
+    stop = _drawn(rng, [(one.key, one.share) for one in card.of(Feature.STOP)] or [(NONE, 1.0)])
+    return text if stop == NONE or text.endswith(stop) else text + stop
+
+
 def _content(kind: str, begins: str, last_line: str, rng: random.Random) -> PublicContent:
     """Return public content under the card's first words, of the kind with its last line, if some draws find one."""
     for _ in range(_DRAWS):
@@ -113,11 +139,7 @@ def _answer(card: StyleCard, content: PublicContent, head: str, tail: str, rng: 
     closing = _realized(tail, names, rng)
     taken = len((opening + closing).split())
     body = _cased(_sized(card, content.answer, taken, rng), head, card, rng)
-    text = opening + body + closing
-    if not tail:
-        stop = _drawn(rng, [(one.key, one.share) for one in card.of(Feature.STOP)] or [(NONE, 1.0)])
-        text += "" if stop == NONE or text.endswith(stop) else stop
-    return text.strip()
+    return _stopped(card, opening + body + closing, tail, rng).strip()
 
 
 def _overlap(head: str, tail: str) -> int:

@@ -11,13 +11,14 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from personalization.styles.families import keys_of
+from personalization.styles.families import Feature, Key, keys_of
+from personalization.styles.terms import MOST_PAIRS, steady_pairs
 from privacy.mechanisms.partition_selection import VOTE_UNIT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from personalization.styles.families import Family, Key
+    from personalization.styles.families import Family
 
 MOST_TEXTS: Final = 4  # of one user, the first ones; more would make more keys
 
@@ -40,13 +41,17 @@ class UserTexts:
 
 def unknown_keys(families: Sequence[Family]) -> int:
     """Return how many keys of alphabets that are not public one vote holds at most."""
-    return MOST_TEXTS * sum(not family.public for family in families)
+    terms = MOST_PAIRS * any(family.feature is Feature.TERM for family in families)
+    return terms + MOST_TEXTS * sum(
+        not family.public and family.feature is not Feature.TERM for family in families
+    )
 
 
 def vote_of(user: UserTexts, families: Sequence[Family]) -> dict[Key, int]:
     """Return a user's vote: of each family its weight, shared among the keys of the user's texts, rounded down.
 
-    Shared evenly over texts, the sum of all votes is each key's share of answers times the number of users.
+    Shared evenly over texts, the sum of all votes is each key's share of answers times the number of users. Terms share
+    the weight of their family so that their L2 norm is at most that.
 
     Args:
         user: the texts, at most ``MOST_TEXTS`` of which count.
@@ -57,10 +62,15 @@ def vote_of(user: UserTexts, families: Sequence[Family]) -> dict[Key, int]:
     counts: Counter[Key] = Counter()
     for text in texts:
         counts.update(key for key in keys_of(text.final, text.prompt) if (key.feature, key.depth) in weights)
-    return {
+    vote = {
         key: int(weights[key.feature, key.depth] * VOTE_UNIT * count / len(texts))
         for key, count in counts.items()
     }
+    term_weight = weights.get((Feature.TERM, 1))
+    pairs = [] if term_weight is None else steady_pairs(texts)
+    for written, meant in pairs:
+        vote[Key(Feature.TERM, 1, written, meant)] = int((term_weight or 0.0) * VOTE_UNIT / len(pairs) ** 0.5)
+    return vote
 
 
 def sum_of(users: Sequence[UserTexts], families: Sequence[Family]) -> Counter[Key]:

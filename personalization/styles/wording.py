@@ -45,6 +45,7 @@ _TITLES: Final = {
     Feature.CASING: "How the text after the opening begins",
     Feature.STOP: "Last character",
     Feature.LINES: "Lines",
+    Feature.TERM: "Terms, as written and as meant",
 }
 
 
@@ -222,6 +223,8 @@ def _length(bucket: str) -> str:
 def _entry_label(entry: StyleEntry) -> str:
     if entry.feature is Feature.LENGTH:
         return _length(entry.key)
+    if entry.feature is Feature.TERM:
+        return f"{_shown(entry.key)}  →  {_shown(entry.words)}"
     if entry.words:
         return f"{_shown(entry.words)}  in  {_shown(entry.key)}"
     return _shown(entry.key)

@@ -386,6 +386,12 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
         ),
         _fields(
             OPERATOR,
+            "Of how many of the tenant's own terms a prompt was told and how many were put right in its answer; to who "
+            "asked, of the own request.",
+            "x-discreet-terms",
+        ),
+        _fields(
+            OPERATOR,
             "Exact serving quality of the last day at one gateway, to the tenant's own back end, which sent every "
             "request and every piece of feedback itself; epsilon does not cover it, it is stored nowhere, and it "
             "decides nothing.",

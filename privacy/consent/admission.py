@@ -9,18 +9,20 @@ two at the same instant the withdrawal counts.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from privacy.clock import CLOCK_TOLERANCE
 from privacy.policy.values import DataPurpose
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from datetime import datetime
 
     from privacy.policy.values import TenantPrivacyPolicy
+
+
+_FIRST = datetime.min.replace(tzinfo=UTC)
 
 
 class RefusalReason(StrEnum):
@@ -49,6 +51,20 @@ def newer(first: Consent, second: Consent) -> Consent:
     if first.occurred_at != second.occurred_at:
         return max(first, second, key=lambda consent: consent.occurred_at)
     return second if first.granted else first
+
+
+class Open(NamedTuple):
+    """Which interactions of users who agreed are admitted at one moment; ``AdmissionRule.refusal`` says the same.
+
+    Attributes:
+        oldest: may have happened then,
+        newest: and then, and between the two.
+        domains: adapter lines that they may belong to; ``None``: any.
+    """
+
+    oldest: datetime
+    newest: datetime
+    domains: frozenset[str] | None
 
 
 class AdmissionRule:
@@ -83,6 +99,15 @@ class AdmissionRule:
             return RefusalReason.DOMAIN_UNKNOWN
         if age > self._retention:
             return RefusalReason.RETENTION_PASSED
+        return self.objection(consents)
+
+    def open_at(self, now: datetime) -> Open:
+        """Return what is admitted of users to whose consents there is no objection, and who are not erased."""
+        kept = self._retention <= now - _FIRST
+        return Open(now - self._retention if kept else _FIRST, now + CLOCK_TOLERANCE, self._domains)
+
+    def objection(self, consents: Mapping[str, Consent]) -> RefusalReason | None:
+        """Return why nothing of a user who said this may be stored, or ``None``."""
         refused = RefusalReason.CONSENT_MISSING
         for purpose, consent in consents.items():
             if not consent.granted:

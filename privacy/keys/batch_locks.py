@@ -43,7 +43,7 @@ def lock_out_batches(session: Session, tenant_ids: Iterable[str]) -> None:
 
 def numbers(tenant_ids: Iterable[str]) -> list[int]:
     """Return the locks of these tenants, each once, in the order in which everybody takes them."""
-    return sorted({zlib.crc32(tenant_id.encode()) % LOCKS for tenant_id in tenant_ids})
+    return sorted({zlib.crc32(tenant_id.encode()) % LOCKS for tenant_id in set(tenant_ids)})
 
 
 def _take(session: Session, statement: TextClause, tenant_ids: Iterable[str]) -> None:

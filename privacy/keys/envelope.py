@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 KEY_BYTES: Final = 32
 KEY_ID_BYTES: Final = 8
 _NONCE_BYTES: Final = 12
+_NONCES_AT_ONCE: Final = 1024
 _NAMELESS: Final = b"\x01"
 _NAMED: Final = b"\x02"
 _HEAD_BYTES: Final = 1 + KEY_ID_BYTES
@@ -50,10 +51,12 @@ def associated(*parts: str) -> bytes:
     return b"".join(pieces)
 
 
-def new_nonces(count: int) -> Iterator[bytes]:
-    """Return ``count`` random nonces for ``Cipher.seal``: the operating system is asked once for all."""
-    drawn = secrets.token_bytes(_NONCE_BYTES * count)
-    return (drawn[start : start + _NONCE_BYTES] for start in range(0, len(drawn), _NONCE_BYTES))
+def new_nonces() -> Iterator[bytes]:
+    """Yield random nonces for ``Cipher.seal``; the operating system is asked once for many."""
+    while True:
+        drawn = secrets.token_bytes(_NONCE_BYTES * _NONCES_AT_ONCE)
+        for start in range(0, len(drawn), _NONCE_BYTES):
+            yield drawn[start : start + _NONCE_BYTES]
 
 
 def sealed_under(sealed: bytes) -> bytes | None:

@@ -206,23 +206,39 @@ class Keyring:
         tenants = self._synchronized(session, tenant_ids, make_at=now)
         return {name: tenant.keys for name, tenant in tenants.items()}
 
-    def encrypt_many(self, session: Session, items: Sequence[Plaintext], *, now: datetime) -> list[bytes]:
+    def encrypt_many(
+        self,
+        session: Session,
+        items: Iterable[Plaintext],
+        *,
+        of: Collection[Subject] | None = None,
+        now: datetime,
+    ) -> list[bytes]:
         """Seal each item with its user's key; users without a key get one, committed in the key store at once.
 
         Whole batches are meant: the number of statements does not grow with the number of items.
+
+        Args:
+            session: inside the caller's transaction.
+            items: what to seal; where ``of`` says whose, each may be made when it is asked for.
+            of: the users of all items; by default they are taken from the items.
+            now: the clock.
 
         Raises:
             KeyUnavailableError: a user of the batch was erased (ask ``destroyed_among`` first); nothing is sealed.
             UnknownTenantError: a tenant of the batch is not registered.
         """
-        subjects = [item[:2] for item in items]
-        users = self._ciphers(session, [Subject(*user) for user in dict.fromkeys(subjects)], make_at=now)
-        bound = {subject: (cipher.seal, subject[0]) for subject, cipher in users.items()}
+        if of is None:
+            items = list(items)
+            of = [Subject(*user) for user in dict.fromkeys(item[:2] for item in items)]
+        users = self._ciphers(session, list(dict.fromkeys(of)), make_at=now)
         heads = {tenant_id: _row_head(tenant_id) for tenant_id in {subject[0] for subject in users}}
+        bound = {subject: (cipher.seal, heads[subject[0]]) for subject, cipher in users.items()}
+        nonces = new_nonces()
         sealed: list[bytes] = []
-        for item, user, nonce in zip(items, subjects, new_nonces(len(items)), strict=True):
-            seal, tenant_id = bound[user]  # type: ignore[index]  # a Subject equals the plain pair
-            sealed.append(seal(item[3], heads[tenant_id] + item[2], nonce))
+        for tenant_id, name, row, value in items:
+            seal, head = bound[tenant_id, name]  # type: ignore[index]  # a Subject equals the plain pair
+            sealed.append(seal(value, head + row, next(nonces)))
         return sealed
 
     def decrypt_many(self, session: Session, tenant_id: str, items: Sequence[Sealed]) -> list[bytes | None]:

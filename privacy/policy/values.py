@@ -144,12 +144,19 @@ class TenantPrivacyPolicy(Validated):
             budget together. Whoever joined one stays in it, whatever a later version says.
         previous_share: share of the line's own served version that is averaged into each release (exponential
             averaging of successive private adapters, free); 0 publishes what was trained.
+        remember: whether each release is served as the mean of all releases of its line so far, so that earlier windows
+            of time are not forgotten; takes the place of ``previous_share``, and is as free.
         styles: whether each release also learns what answers look like (openings, closings, lengths, terms), by one
             charged vote of its users. Habits that only a few users have are never told; what many share may be, and is
             the tenant's own to read and to strike out.
+        terms: whether that vote is about terms too: what users put in the place of what they were shown, at most three
+            replacements of each. The vote costs the same; its weight is shared, so style needs a quarter more users.
         rollout: how a new version reaches users: everybody at once, or in steps that guards can stop.
         suites: how much each release is asked of the project's public suites, and how much worse than the base and than
             the version before it may be.
+        memory: whether each release also rehearses made-up questions with notes before them, in the form in which the
+            gateway sends passages of the tenant's documents; it needs ``styles``. Nothing private and no document is in
+            them.
     """
 
     declared_users: int = Field(ge=1, le=1_000_000_000, description="1 to 1,000,000,000 users")
@@ -200,13 +207,16 @@ class TenantPrivacyPolicy(Validated):
         description="nothing, or a name of 1 to 63 characters a-z, 0-9 and -, not starting with -",
     )
     previous_share: float = Field(default=0.0, ge=0, le=0.95, description="0 to 0.95")
+    remember: bool = Field(default=False, description="true or false")
     styles: bool = Field(default=True, description="true or false")
+    terms: bool = Field(default=False, description="true or false")
     rollout: RolloutPolicy = Field(
         default=RolloutPolicy(), description="an object with steps, bake_seconds, guards and more"
     )
     suites: PublicSuites = Field(
         default=PublicSuites(), description="an object with depth, choice_margin and more"
     )
+    memory: bool = Field(default=False, description="true or false")
 
     @field_validator("population")
     @classmethod
@@ -298,7 +308,9 @@ class TenantPrivacyPolicy(Validated):
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PARTS: Final = ("schedule", "rollout", "suites")
-_LATER_FIELDS: Final = ("release_padding_seconds", "population", "styles", "rollout", "suites")
+_LATER_FIELDS: Final = (
+    "release_padding_seconds", "population", "styles", "terms", "rollout", "suites", "remember", "memory",
+)  # fmt: skip
 
 
 def period_index(at: datetime, period_seconds: int) -> int:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sqlmodel import Session
 
 KEYS_PER_STATEMENT = 500
+_WITHOUT_OFFSET = 26  # characters of a moment to the microsecond
 
 
 def insert_rows(
@@ -102,4 +103,6 @@ def _same(at: datetime) -> datetime:
 
 
 def _sqlite_text(at: datetime) -> str:
-    return at.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
+    if at.tzinfo is not UTC:
+        at = at.astimezone(UTC)
+    return at.isoformat(" ", "microseconds")[:_WITHOUT_OFFSET]

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 StoredOffsets = Callable[[], Awaitable[Mapping[tuple[str, int], int]]]
 EMBEDDED_SESSION_SECONDS = 6.0
+EMBEDDED_REBALANCE_SECONDS = 12.0  # above the time that a member may take to finish what it has in progress
 RUNS_IN_QUEUE = 2  # the buffer that counts is the intake's; this one only hands over
 
 
@@ -81,10 +82,13 @@ def make_app(
     """
     session = settings.session_timeout_seconds
     heartbeat = settings.heartbeat_seconds
+    rebalance = settings.rebalance_timeout_seconds
     if settings.embedded:
         # That broker lets half the session time pass before it assigns a new group's partitions.
         session = min(session, EMBEDDED_SESSION_SECONDS)
         heartbeat = min(heartbeat, session / 6)
+        # Where all members died while they were joining, those after them wait for two such times.
+        rebalance = min(rebalance, EMBEDDED_REBALANCE_SECONDS)
     lenient_reading.install()
     app = WorkerApp(
         settings.group,
@@ -94,7 +98,7 @@ def make_app(
         broker_credentials=_credentials(settings),
         broker_session_timeout=session,
         broker_heartbeat_interval=heartbeat,
-        broker_rebalance_timeout=settings.rebalance_timeout_seconds,
+        broker_rebalance_timeout=rebalance,
         broker_request_timeout=max(session, 40.0),
         broker_commit_interval=settings.commit_interval_seconds,
         broker_max_poll_records=max_poll_records,

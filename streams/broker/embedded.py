@@ -5,6 +5,8 @@ What it is good for and what it is not (Tansu 0.6, measured with kafka-python 3.
 - it is ready in milliseconds, needs no Java and forgets everything when it stops;
 - topics with partitions, idempotent producers, tombstones, headers, consumer groups and commits work;
 - a group's first assignment takes about half the session time-out, so members should ask for a short one;
+- where all members die while they are joining, it waits for them: whoever joins next is assigned nothing for two
+  rebalance time-outs, so members should ask for a short one of these too;
 - it makes any topic that a client asks for, with some partitions, even if the client forbids that;
 - it compacts nothing, expires nothing and has no transactions, no ACLs and no replicas.
 """

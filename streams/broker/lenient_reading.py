@@ -15,8 +15,12 @@ from aiokafka.consumer import fetcher
 from aiokafka.record.default_records import _DefaultRecordBatchPy
 from aiokafka.record.memory_records import MemoryRecords, _MemoryRecordsPy
 
+from streams.broker.records import FetchedRecord
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from aiokafka import TopicPartition
 
 log = structlog.get_logger(__name__)
 
@@ -68,9 +72,24 @@ class KeptMemoryRecords:
 
 
 class LenientPartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]  # aiokafka is untyped here
-    """The records of one fetched partition, whatever their headers are called."""
+    """The records of one fetched partition, whatever their headers are called, each a ``FetchedRecord``."""
 
     _records: Any
+
+    def _consumer_record(self, tp: TopicPartition, record: Any) -> FetchedRecord:
+        # A named tuple at half the cost of a call of its class, and a third of aiokafka's own record.
+        return tuple.__new__(
+            FetchedRecord,
+            (
+                tp.topic,
+                tp.partition,
+                record.offset,
+                record.timestamp,
+                record.key,
+                record.value,
+                tuple(record.headers),
+            ),
+        )
 
     def _unpack_records(self) -> Iterator[Any]:
         try:

@@ -44,6 +44,18 @@ class SourceRecord(Protocol):
         """Header names and raw values; Kafka allows a header without one."""
 
 
+class FetchedRecord(NamedTuple):
+    """A ``SourceRecord`` as the worker fetches it: what is read of it, and no more, for there are very many."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes | None]]
+
+
 @dataclass(frozen=True, slots=True)
 class RecordRun:
     """Consecutive records of one partition, with the progress that settling them advances."""

@@ -13,7 +13,7 @@ app = typer.Typer(help="Measure what private adapters are worth.", no_args_is_he
 
 @app.callback()
 def root() -> None:
-    """Keep the verb in the command line: there will be more than one benchmark."""
+    """Name the group."""
 
 
 @app.command()
@@ -109,6 +109,56 @@ def quality(
         json_path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     if plots is not None:
         draw(results, plots)
+
+
+@app.command()
+def meta(
+    *,
+    data: Annotated[Path, typer.Option(help="Folder of recorded interactions, one <tenant>.jsonl.gz each.")],
+    tenants: Annotated[
+        str, typer.Option(help="New tenants that are judged, with commas; the folder's first two by default.")
+    ] = "",
+    only: Annotated[
+        str,
+        typer.Option(help="few_shot, sampling, swap, continual, warm_start, ability; all by default."),
+    ] = "",
+    quick: Annotated[bool, typer.Option(help="A few users, one seed: a first look.")] = False,
+    users: Annotated[int | None, typer.Option(min=10, help="Users of a release.")] = None,
+    windows: Annotated[int | None, typer.Option(min=2, help="Releases of the continual rows.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Noise seeds.")] = None,
+    epsilon: Annotated[float, typer.Option(help="Of a release.")] = 4.0,
+    base_model: Annotated[
+        str, typer.Option(help="Bundled name or local directory.")
+    ] = "smollm2-135m-instruct",
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch.")] = None,
+    json_path: Annotated[Path | None, typer.Option("--json", help="Where to write all numbers.")] = None,
+) -> None:
+    """Judge each mechanic of meta-learning with its switch off and on: starts, sampling, swaps, memory, gate."""
+    from personalization.quality.mechanics import run_mechanics
+    from personalization.quality.options import QUICK, MechanicsOptions
+    from personalization.training.base.directory import resolve_base
+    from streams.demo.environment import model_cache
+
+    given = {
+        "tenants": tuple(name for name in tenants.split(",") if name),
+        "only": tuple(name for name in only.split(",") if name),
+        "users": users,
+        "windows": windows,
+        "seeds": seeds,
+        "threads": threads,
+    }
+    options = MechanicsOptions(
+        data=data,
+        base_model=resolve_base(base_model, model_cache()),
+        epsilon=epsilon,
+        **{
+            **(QUICK if quick else {}),
+            **{name: value for name, value in given.items() if value not in (None, ())},
+        },
+    )
+    results = run_mechanics(options, typer.echo)
+    if json_path is not None:
+        json_path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 def _numbers(text: str, kind: type[int] | type[float]) -> tuple[int | float, ...]:

@@ -148,8 +148,7 @@ def _judged(story: Mapping[str, Any], manifest: Mapping[str, Any]) -> Iterator[s
 
 def _lived(story: Mapping[str, Any]) -> Iterator[str]:
     """Yield who decided what about it, who served it, how it was taken, and how it ended."""
-    for record in story["trail"]:
-        why = record["detail"].get("reason", "")
+    for record, why in _trail(story["trail"]):
         yield f"  trail      {record['at'][:19]}  {record['action']} by {record['actor']}: {why}"
     for ack in story["served_by"]:
         yield f"  server     {ack['server_id']} ({ack['engine']}): {ack['status']} at {ack['at'][:19]}"
@@ -161,6 +160,19 @@ def _lived(story: Mapping[str, Any]) -> Iterator[str]:
         yield f"  left       {story['left']['at'][:19]} by {story['left']['by']}: {story['left']['reason']}"
     if story.get("heirs"):
         yield f"  heirs      {', '.join(story['heirs'])}: a withdrawal reaches them too"
+
+
+def _trail(records: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any], str]]:
+    """Yield what was done, and why; of each guard, which is posted again and again, the last reading."""
+    from personalization.rollouts.evidence import GUARD_POSTED
+
+    last = {record["detail"]["guard"]: record for record in records if record["action"] == GUARD_POSTED}
+    for record in records:
+        detail = record["detail"]
+        if record["action"] != GUARD_POSTED:
+            yield record, detail.get("reason", "")
+        elif last[detail["guard"]] is record:
+            yield record, f"{detail['guard']} {detail['value']:g}"
 
 
 def _quality(row: Mapping[str, Any]) -> str:

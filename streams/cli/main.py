@@ -21,12 +21,14 @@ from streams.cli.failures import describe
 # name → what it is for; the only list of commands (a test compares it with the files beside this one)
 COMMANDS = {
     "demo": "Run everything on this machine: broker, worker, trainer, server, three tenants, a report.",
+    "recipes": "Run jobs that people really have, end to end on this machine, with numbers.",
     "tenants": "Register tenants and set their privacy policies.",
     "budget": "Show what was spent of each tenant's privacy budget.",
     "adapters": "List adapter versions and show one.",
     "explain": "Tell the story of one version on one page, with what proves it offline.",
     "keys": "Show, rotate and reconcile the keys that texts are encrypted with.",
     "styles": "Show a tenant's style card; strike or fix entries of it.",
+    "terms": "List, add, keep and strike a line's terms; put a text right.",
     "memory": "Approve, remove and look up the documents that a tenant's questions are answered from.",
     "prompts": "Add, compare, use and roll back a line's prompt templates.",
     "meta": "Build meta starts, bring them up to date and list them.",

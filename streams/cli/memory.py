@@ -1,9 +1,10 @@
-"""``discreet memory``: approve, remove, list and look up the documents that a tenant's questions are answered from."""
+"""``discreet memory``: approve, remove and look up the documents that a tenant's questions are answered from."""
 
 from __future__ import annotations
 
 import getpass
 import json
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+
+    from sqlalchemy.engine import Engine
 
     from personalization.memory.documents import Added, Place
 
@@ -73,23 +76,18 @@ def add(
     from streams.processes.keys import memory_keys
     from streams.processes.memory import embedder_of
     from streams.settings import load_settings
-    from streams.storage.schema import open_current
 
     until = None if valid_until is None else valid_until.replace(tzinfo=UTC)
     drafts = drafts_of(
         paths, document_id=document_id, title=title, source=source, until=until, accept_marked=accept_marked
     )
     settings = load_settings()
-    engine = open_current(settings.database_url)
-    try:
+    place = _place(tenant, collection, actor, domain)
+    with _database() as engine:
         cut = documents.prepared(drafts, embedder_of(settings))
         with transaction(engine) as session:
-            done = documents.add(
-                session, memory_keys(settings), _place(tenant, collection, actor, domain), cut
-            )
+            done = documents.add(session, memory_keys(settings), place, cut)
         documents.scrub(engine)
-    finally:
-        engine.dispose()
     facts = [_added_facts(one) for one in done]
     if as_json:
         typer.echo(json.dumps({"tenant": tenant, "collection": collection, "documents": facts}))
@@ -120,16 +118,11 @@ def remove(
     """Remove documents: what they say is deleted, and no answer is made of them any more."""
     from personalization.memory import documents
     from privacy.storage.session import transaction
-    from streams.settings import load_settings
-    from streams.storage.schema import open_current
 
-    engine = open_current(load_settings().database_url)
-    try:
+    with _database() as engine:
         with transaction(engine) as session:
             gone = documents.remove(session, _place(tenant, collection, actor), document_ids)
         documents.scrub(engine)
-    finally:
-        engine.dispose()
     if as_json:
         removed = [{"id": one.document_id, "version": one.version} for one in gone]
         typer.echo(json.dumps({"tenant": tenant, "collection": collection, "removed": removed}))
@@ -197,35 +190,11 @@ def show(
     if as_json:
         typer.echo(json.dumps(facts))
         return
-    _table(
-        (
-            "collection",
-            "id",
-            "version",
-            "state",
-            "approved by",
-            "added",
-            "until",
-            "passages",
-            "marked",
-            "source",
-        ),
-        [
-            (
-                one["collection"],
-                one["id"],
-                str(one["version"]),
-                one["state"],
-                one["approved_by"],
-                one["added_at"][:16],
-                (one["valid_until"] or "")[:16],
-                str(one["passages"]),
-                f"{one['marked']}{' accepted' if one['marked'] and one['marked_accepted'] else ''}",
-                one["source"],
-            )
-            for one in facts
-        ],
-    )
+    columns = (
+        "collection", "id", "version", "state", "approved_by", "added_at", "valid_until", "passages", "marked",
+        "source",
+    )  # fmt: skip
+    _table(columns, [tuple(str(one[name] or "")[:40] for name in columns) for one in facts])
     for one in facts:
         for odd in one["marked_passages"]:
             typer.echo(f"\n{one['id']} ({', '.join(odd['marks'])}):\n{odd['text']}")
@@ -245,16 +214,13 @@ def search(
     from privacy.storage.session import reading
     from streams.processes.memory import open_search
     from streams.settings import load_settings
-    from streams.storage.schema import open_current
 
-    settings = load_settings()
-    engine = open_current(settings.database_url)
-    try:
+    with _database() as engine:
         with reading(engine) as session:
             policies.tenant(session, tenant)
-        found = open_search(settings, engine).find(tenant, domain, question, datetime.now(UTC), most=most)
-    finally:
-        engine.dispose()
+        found = open_search(load_settings(), engine).find(
+            tenant, domain, question, datetime.now(UTC), most=most
+        )
     if as_json:
         typer.echo(json.dumps(found.to_document()))
         return
@@ -317,6 +283,19 @@ def status(
 
 
 @app.command()
+def prepare(*, as_json: AsJson = False) -> None:
+    """Let PostgreSQL compare meanings itself: make the extension's table and fill it (DISCREET_MEMORY__VECTORS)."""
+    from personalization.memory.embedding import bundled_embedder
+    from personalization.memory.pgvector import prepare as fill
+    from streams.processes.keys import memory_keys
+    from streams.settings import load_settings
+
+    with _database() as engine:
+        written = fill(engine, memory_keys(load_settings()), bundled_embedder())
+    typer.echo(json.dumps({"passages": written}) if as_json else f"{_passages(written)} were written.")
+
+
+@app.command()
 def forget(
     tenant: TenantName,
     *,
@@ -328,23 +307,30 @@ def forget(
     from personalization.errors import MemoryDocumentError
     from personalization.memory import documents
     from privacy.storage.session import transaction
-    from streams.settings import load_settings
-    from streams.storage.schema import open_current
 
     if not yes:
         raise MemoryDocumentError("everything of the tenant's memory would be removed; say --yes to do it")
-    engine = open_current(load_settings().database_url)
-    try:
+    with _database() as engine:
         with transaction(engine) as session:
             live = documents.forget_tenant(
                 session, tenant, actor=actor or getpass.getuser(), now=datetime.now(UTC)
             )
         documents.scrub(engine)
-    finally:
-        engine.dispose()
     typer.echo(
         json.dumps({"tenant": tenant, "forgotten": live}) if as_json else f"{live} documents were forgotten."
     )
+
+
+@contextmanager
+def _database() -> Iterator[Engine]:
+    from streams.settings import load_settings
+    from streams.storage.schema import open_current
+
+    engine = open_current(load_settings().database_url)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
 
 
 def _place(tenant: str, collection: str, actor: str | None, domain: str | None = None) -> Place:

@@ -37,18 +37,32 @@ def build(
     outer_rate: Annotated[float, typer.Option(min=1e-6, help="maml: length of one outer step.")] = 0.1,
     inner_steps: Annotated[int, typer.Option(min=1, max=1000, help="maml: steps on one task.")] = 4,
     inner_rate: Annotated[float, typer.Option(min=1e-6, help="maml: their learning rate.")] = 0.03,
+    sampling: Annotated[
+        str,
+        typer.Option(help="maml: which tasks an outer step takes: uniform, loss, diversity or easy_first."),
+    ] = "uniform",
+    tasks_per_step: Annotated[
+        int | None, typer.Option(min=1, help="maml: how many tasks an outer step takes; all by default.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Build meta starts. One from public data serves until enough tenants share adapters; both cost no privacy."""
     if method is Method.AVERAGE:
         _average(as_json=as_json)
         return
-    from personalization.training.jobs.recipes import MamlRecipe
+    from personalization.training.jobs.recipes import MamlRecipe, TaskSampling
     from streams.processes.trainer import start_tools
     from streams.settings import load_settings
 
+    if sampling not in list(TaskSampling):
+        raise typer.BadParameter(f"sampling is {sampling}; allowed are {', '.join(TaskSampling)}")
     recipe = MamlRecipe(
-        outer_steps=outer_steps, outer_rate=outer_rate, inner_steps=inner_steps, inner_rate=inner_rate
+        outer_steps=outer_steps,
+        outer_rate=outer_rate,
+        inner_steps=inner_steps,
+        inner_rate=inner_rate,
+        sampling=TaskSampling(sampling),
+        tasks_per_step=tasks_per_step,
     )
     with start_tools(load_settings()) as tools:
         done = tools.public.build_maml(recipe, now=tools.shop.clock.now())

@@ -19,6 +19,10 @@ FLOAT32, FLOAT16, BFLOAT16, QUANTIZED = "float32", "float16", "bfloat16", "quant
 LEAST_SHARE = 0.5
 """A proof needs the measured changes to be nearer to the expected ones than half of those, so than to none at all."""
 
+STRONG_SHARE = 0.005
+"""Engines round what they keep in between, and a change of many nats with it: up to this share of the expected changes
+is still the same answer where it is more than the manifest's tolerance. Another adapter's are nowhere near."""
+
 
 class Proof(StrEnum):
     """What a measurement showed."""
@@ -107,13 +111,14 @@ def compare(
         effect=effect,
         base_error=_mean(abs(one - other) for one, other in zip(base, expected_base, strict=True)),
     )
-    if wanted > 0 and error <= min(tolerance, LEAST_SHARE * wanted) and effect > 0:
+    allowed = max(tolerance, STRONG_SHARE * wanted)
+    if wanted > 0 and error <= min(allowed, LEAST_SHARE * wanted) and effect > 0:
         return measured
     if wanted > 2 * tolerance and effect <= LEAST_SHARE * tolerance:
         raise AdapterInactiveError(
             "the adapter is loaded and the model answers as if it were not; look at its layers and modules"
         )
-    if error > tolerance:
+    if error > allowed:
         raise WrongAdapterError(
             "the model's answers change in another way than this adapter's; another one may be loaded"
         )

@@ -25,6 +25,7 @@ from .topics import (
     ADAPTER_PUBLISHED,
     ADAPTER_ROLLED_BACK,
     ADAPTER_ROLLOUT_ADVANCED,
+    ADAPTER_TERMS_CHANGED,
     ADAPTER_WITHDRAWN,
 )
 
@@ -128,6 +129,7 @@ class AdapterEventKind(StrEnum):
     WITHDRAWN = "withdrawn"  # revoked for privacy or by a person
     DECLINED = "declined"  # a round trained nothing; the reason says why
     PROMPT_MOVED = "prompt_moved"  # a person decided which prompt templates the line uses
+    TERMS_CHANGED = "terms_changed"  # a person decided about the line's terms
 
     @property
     def event_type(self) -> str:
@@ -143,6 +145,7 @@ _EVENT_TYPES = {
     AdapterEventKind.WITHDRAWN: ADAPTER_WITHDRAWN,
     AdapterEventKind.DECLINED: ADAPTER_DECLINED,
     AdapterEventKind.PROMPT_MOVED: ADAPTER_PROMPT_MOVED,
+    AdapterEventKind.TERMS_CHANGED: ADAPTER_TERMS_CHANGED,
 }
 
 

@@ -103,6 +103,7 @@ ADAPTER_ROLLED_BACK = "adapter.rolled-back.v1"
 ADAPTER_WITHDRAWN = "adapter.withdrawn.v1"
 ADAPTER_DECLINED = "adapter.declined.v1"
 ADAPTER_PROMPT_MOVED = "adapter.prompt-moved.v1"
+ADAPTER_TERMS_CHANGED = "adapter.terms-changed.v1"
 SERVING_LOADED = "serving.loaded.v1"
 SERVING_VERIFIED = "serving.verified.v1"
 SERVING_FAILED = "serving.failed.v1"
@@ -164,6 +165,7 @@ ADAPTER_EVENTS = Topic(
         ADAPTER_WITHDRAWN,
         ADAPTER_DECLINED,
         ADAPTER_PROMPT_MOVED,
+        ADAPTER_TERMS_CHANGED,
     ),
     writers=(Role.WORKER,),
     readers=(Role.SERVING, Role.PRODUCT, Role.OPERATOR),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from privacy.policy.values import DEFAULT_DOMAIN
 from streams.client import ConsentPublisher, InteractionPublisher
 from streams.contracts.codec import Record
 from streams.contracts.topics import INTERACTIONS
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import datetime
 
+    from streams.client.transport import Broker
     from streams.demo.scenario import Person, TenantScenario, Turn
 
 SOURCE = "/demo/product"
@@ -41,7 +43,11 @@ class Published:
 
 
 def publish_consents(
-    broker: str, scenarios: Sequence[TenantScenario], *, now: datetime, on_progress: Callable[[int], None]
+    broker: str | Broker,
+    scenarios: Sequence[TenantScenario],
+    *,
+    now: datetime,
+    on_progress: Callable[[int], None],
 ) -> int:
     """Grant the purpose ``training`` for every published user; return how many consents were sent."""
     sent = 0
@@ -61,24 +67,30 @@ def publish_consents(
 
 
 def publish_interactions(
-    broker: str, scenarios: Sequence[TenantScenario], *, now: datetime, on_progress: Callable[[int], None]
+    broker: str | Broker,
+    scenarios: Sequence[TenantScenario],
+    *,
+    now: datetime,
+    on_progress: Callable[[int], None],
+    refusable: bool = True,
 ) -> Published:
-    """Publish every interaction of the scenarios' people, then the events that must be refused."""
+    """Publish every interaction of the scenarios' people, then the events that must be refused, if they are wanted."""
     published = Published()
     with InteractionPublisher(broker, source=SOURCE) as publisher:
         for scenario in scenarios:
             for person in scenario.people:
                 for turn in person.turns:
-                    event = interaction(scenario.tenant, person, turn)
+                    event = interaction(scenario.tenant, person, turn, domain=scenario.domain)
                     publisher.publish(event, event_id=turn.event_id)
                     published.interactions.append((scenario.tenant, person.user_id, turn.event_id))
                     on_progress(published.records)
-        published.refusable = _publish_refusable(publisher, scenarios[0], now)
+        if refusable:
+            published.refusable = _publish_refusable(publisher, scenarios[0], now)
         on_progress(published.records)
     return published
 
 
-def interaction(tenant: str, person: Person, turn: Turn) -> dict[str, Any]:
+def interaction(tenant: str, person: Person, turn: Turn, *, domain: str = DEFAULT_DOMAIN) -> dict[str, Any]:
     """Return the event of one turn as the JSON-like mapping that the publisher takes."""
     outcome: dict[str, Any] = {"kind": turn.outcome.value}
     if turn.outcome is Outcome.EDITED:
@@ -87,6 +99,7 @@ def interaction(tenant: str, person: Person, turn: Turn) -> dict[str, Any]:
         "tenant_id": tenant,
         "user_id": person.user_id,
         "interaction_id": turn.event_id,
+        "domain": domain,
         "prompt": turn.prompt,
         "completion": turn.shown,
         "outcome": outcome,

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from privacy.policy.values import DEFAULT_DOMAIN
+
 if TYPE_CHECKING:
     from datetime import datetime
 
@@ -47,11 +49,12 @@ class Person:
 
 @dataclass(frozen=True, kw_only=True)
 class TenantScenario:
-    """One tenant: users whose events are published, and users kept back to judge the result on."""
+    """One line of a tenant: users whose events are published, and users kept back to judge the result on."""
 
     tenant: str
     people: tuple[Person, ...]
     heldout: tuple[Person, ...]
+    domain: str = DEFAULT_DOMAIN
 
     @property
     def published_turns(self) -> int:

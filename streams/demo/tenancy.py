@@ -59,15 +59,25 @@ def register(
     Raises:
         PolicyError: a value is outside its range, for example an ε that the policy does not allow.
     """
+    for scenario in scenarios:
+        policy = demo_policy(users=len(scenario.people), epsilon=epsilon, rounds=rounds, now=now)
+        set_policy(engine, scenario.tenant, policy, now=now)
+
+
+def set_policy(engine: Engine, tenant: str, policy: TenantPrivacyPolicy, *, now: datetime) -> None:
+    """Give a tenant a policy; one that is not known is registered first.
+
+    Raises:
+        PolicyError: the policy is not allowed.
+    """
     with transaction(engine) as session:
-        for scenario in scenarios:
-            policies.register_tenant(session, scenario.tenant, actor=ACTOR, now=now)
-            policy = demo_policy(users=len(scenario.people), epsilon=epsilon, rounds=rounds, now=now)
-            populations.set_policy(
-                session,
-                scenario.tenant,
-                policy.to_document(),
-                actor=ACTOR,
-                reason="first policy of the demonstration",
-                now=now,
-            )
+        if not policies.registered_among(session, {tenant}):
+            policies.register_tenant(session, tenant, actor=ACTOR, now=now)
+        populations.set_policy(
+            session,
+            tenant,
+            policy.to_document(),
+            actor=ACTOR,
+            reason="policy of the demonstration",
+            now=now,
+        )

@@ -2,7 +2,7 @@
 
 Until the first byte has left, whatever goes wrong with an adapter ends in the base model's answer, and what goes wrong
 with the engine in the fallback's or in a status. After it there is no second try: a stream that breaks off ends with an
-error that clients see.
+error that clients see. Longer than 400 lines, because both forms of answers share every step.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from starlette.responses import StreamingResponse
 
-from personalization.rollouts.values import Flag
 from streams.contracts.fields import MAX_TEXT_CHARACTERS
 from streams.errors import AdapterGoneError, EngineAwayError, GatewayError, WrongAnswererError
 from streams.gateway import answers
@@ -25,9 +24,10 @@ from streams.gateway.flagged import under
 from streams.gateway.leaving import unless_gone
 from streams.gateway.memories import has_memory, looked_up
 from streams.gateway.planned import Plan
-from streams.gateway.prompting import require_allowed
+from streams.gateway.prompting import prompt_for, require_allowed
 from streams.gateway.remembered import Shown
 from streams.gateway.requests import DEFAULT_DOMAIN, read_ask, unknown_model
+from streams.gateway.terming import terms_for
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from streams.gateway.kpis import Kpis
     from streams.gateway.limits import Places
     from streams.gateway.memories import Memories
-    from streams.gateway.prompting import UsablePrompt
     from streams.gateway.remembered import Remembered
     from streams.gateway.requests import Ask, Form
     from streams.gateway.routed import DomainRouting
@@ -123,12 +122,14 @@ class Answering:
         plan = await looked_up(self._shop.memories, request, plan)
         if not plan.ask.stream:
             with self._shop.places.place(caller.tenant_id):
+                self._shop.wanted.note(caller.tenant_id, plan.asked_for)
                 plan, document = await self._tried(
                     plan, lambda one: unless_gone(request, one.upstream.whole(one.call()))
                 )
             return self._whole(plan, document), plan.choice.reason
         self._shop.places.take(caller.tenant_id)  # given back when the stream has ended
         try:
+            self._shop.wanted.note(caller.tenant_id, plan.asked_for)
             plan, (first, pieces) = await self._tried(plan, lambda one: unless_gone(request, _begun(one)))
         except BaseException:
             self._shop.places.give_back(caller.tenant_id)
@@ -164,8 +165,8 @@ class Answering:
             )
             if routed is not None:
                 ask = replace(ask, domain=routed.domain)
-                shop.wanted.note(asked_for(routed.wanted, user))  # its adapter is loaded for the next one
         line = None
+        terms = None
         if ask.domain is None:
             choice = Choice(reason=Reason.ASKED_FOR_BASE)
         else:
@@ -173,8 +174,8 @@ class Answering:
             if line_ref is None and ask.domain != DEFAULT_DOMAIN:
                 raise unknown_model()
             line = None if line_ref is None else self._line(directory, caller.tenant_id, ask.domain, line_ref)
-            shop.wanted.note(asked_for(line, user))
-            prompt = _prompt(directory, line_ref, user)
+            prompt = prompt_for(directory, line_ref, user)
+            terms = terms_for(directory, line_ref, line)
             if prompt is not None and ask.prompt is not None:
                 require_allowed(prompt.template, ask.metadata)
             choice = choose(
@@ -191,9 +192,12 @@ class Answering:
             caller=caller,
             user=user,
             line=line,
+            # The line that the router wanted is loaded for the next request.
+            asked_for=asked_for(line, user) + asked_for(routed.wanted if routed else None, user),
             choice=choice,
             upstream=shop.upstream,
             routed=routed,
+            terms=terms,
             started=time.monotonic(),
             has_memory=shop.memories is not None and has_memory(directory, caller, ask),
         )
@@ -235,7 +239,7 @@ class Answering:
         start = time.monotonic()
         result = await attempt(plan)
         took = plan.looked_seconds + time.monotonic() - start
-        self._shop.budgets.observe(plan.levers, took, stream=plan.ask.stream)
+        self._shop.budgets.observe(plan.caller.tenant_id, plan.levers, took, stream=plan.ask.stream)
         return result
 
     def _base(self, plan: Plan, reason: Reason, upstream: Upstream) -> Plan:
@@ -245,7 +249,13 @@ class Answering:
 
     def _whole(self, plan: Plan, document: dict[str, Any]) -> Response:
         document["id"], document["model"] = plan.answer_id, plan.ask.model
-        self._after(plan, answers.said(plan.ask.form, document), whole=True, tokens=answers.tokens(document))
+        text = answers.said(plan.ask.form, document)
+        if plan.terms is not None and plan.corrects and text is not None:
+            put_right = plan.terms.terms.correct(text)
+            text = put_right.text
+            answers.say(plan.ask.form, document, text)
+            plan = replace(plan, corrected=len(put_right.corrections))
+        self._after(plan, text, whole=True, tokens=answers.tokens(document))
         return answers.json_answer(document, headers=plan.headers())
 
     def _after(self, plan: Plan, text: str | None, *, whole: bool, tokens: int | None = None) -> None:
@@ -377,14 +387,6 @@ async def _closed(coming: asyncio.Future[Any] | None, pieces: AsyncIterator[dict
     close = getattr(pieces, "aclose", None)
     if close is not None:
         await close()
-
-
-def _prompt(directory: Directory, line_ref: str | None, user: str | None) -> UsablePrompt | None:
-    """Return the operator's template that a subject gets; none where the line's flag is off."""
-    prompts = None if line_ref is None else directory.prompts.get(line_ref)
-    if prompts is None or directory.flags.get(line_ref or "") is Flag.OFF:
-        return None
-    return prompts.of(user)
 
 
 def _away(error: GatewayError, plan: Plan) -> EngineAwayError:

@@ -25,8 +25,9 @@ ROUTE_HEADERS: Final = (
     *(f"x-discreet-route-{n}" for n in ("reason", "score", "margin", "version")),
 )
 DROPPED_HEADER: Final = "x-discreet-dropped"
+TERMS_HEADER: Final = "x-discreet-terms"
 MEMORY_HEADER: Final = "x-discreet-memory"
-BOUNDARY.require(Kind.HTTP_ANSWER, (*HEADERS, *ROUTE_HEADERS, DROPPED_HEADER, MEMORY_HEADER))
+BOUNDARY.require(Kind.HTTP_ANSWER, (*HEADERS, *ROUTE_HEADERS, DROPPED_HEADER, TERMS_HEADER, MEMORY_HEADER))
 DONE: Final = b"data: [DONE]\n\n"
 PING: Final = b": ping\n\n"
 _PREFIX: Final = {Form.CHAT: "chatcmpl-", Form.COMPLETIONS: "cmpl-"}
@@ -99,6 +100,15 @@ def said(form: Form, document: Mapping[str, Any]) -> str | None:
         message = choices[0].get("message") or {}
         text = None if message.get("tool_calls") else message.get("content")
     return text if isinstance(text, str) else None
+
+
+def say(form: Form, document: dict[str, Any], text: str) -> None:
+    """Put another text in the place of an answer's one text."""
+    choice = document["choices"][0]
+    if form is Form.COMPLETIONS:
+        choice["text"] = text
+    else:
+        choice["message"]["content"] = text
 
 
 def tokens(document: Mapping[str, Any]) -> int | None:

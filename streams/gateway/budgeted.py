@@ -1,8 +1,9 @@
 """Keep answers within a tenant's latency budget: what a request would get is dropped, in a stated order, until it fits.
 
-What levers cost is measured here. A request's time beyond that of plain answers is noted for the first lever in the
-order of dropping that it had: what is dropped first is blamed first, and where it was not to blame, the next one is
-found out after it. Times are those that users see: until an answer is there, or a stream's first piece.
+What levers cost is measured here, for each tenant that has a budget by itself: answers of one tenant, however long,
+drop nothing of another's. A request's time beyond that of plain answers is noted for the first lever in the order of
+dropping that it had: what is dropped first is blamed first, and where it was not to blame, the next one is found out
+after it. Times are those that users see: until an answer is there, or a stream's first piece.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ class LatencyBudgets:
     """Budgets of tenants and what levers cost lately; for one event loop.
 
     Args:
-        budgets_ms: by tenant, milliseconds; who has none is measured and never cut.
+        budgets_ms: by tenant, milliseconds; who has none is never cut. Times are kept of these tenants, and of all
+            together for the metrics, so the memory is bounded by the setting.
         told: told of each lever that was dropped, and ``over`` of each request that is expected to be late with nothing
             left to drop.
     """
@@ -33,42 +35,58 @@ class LatencyBudgets:
     def __init__(self, budgets_ms: Mapping[str, float], told: Callable[[str], None]) -> None:
         self._budgets = dict(budgets_ms)
         self._told = told
-        self._times = {False: LeverTimes(), True: LeverTimes()}
+        self._times = {tenant_id: _Times() for tenant_id in self._budgets}
+        self._all = _Times()
         self._asked: dict[str, int] = defaultdict(int)
 
     def fit(self, tenant_id: str, wanted: Collection[Lever], *, stream: bool) -> LatencyChoice:
         """Return which levers of those wanted a request gets."""
         budget = self._budgets.get(tenant_id)
-        if budget is not None:
-            self._asked[tenant_id] += 1
-            if self._asked[tenant_id] % TRIED_EVERY == 0:
-                budget = None
-        times = self._times[stream]
+        if budget is None:
+            return choose_levers(None, wanted, {}, engine_ms=0.0)
+        self._asked[tenant_id] += 1
+        tried = self._asked[tenant_id] % TRIED_EVERY == 0
+        times = self._times[tenant_id].of(stream=stream)
         plain = times.quantile(None, 0.99) if times.count(None) >= FEWEST else None
         costs = {
             lever: cost
             for lever, cost in times.costs().items()
             if lever is not None and times.count(lever) >= FEWEST
         }
-        choice = choose_levers(budget, wanted, costs, engine_ms=plain or 0.0)
+        choice = choose_levers(None if tried else budget, wanted, costs, engine_ms=plain or 0.0)
         for lever in choice.dropped:
             self._told(lever.value)
         if not choice.within:
             self._told("over")
         return choice
 
-    def observe(self, kept: Collection[Lever], seconds: float, *, stream: bool) -> None:
-        """Note how long an answer took that was made with some levers."""
-        times, milliseconds = self._times[stream], seconds * 1e3
+    def observe(self, tenant_id: str, kept: Collection[Lever], seconds: float, *, stream: bool) -> None:
+        """Note how long an answer to a tenant took that was made with some levers."""
         first = next((lever for lever in DROP_ORDER if lever in kept), None)
+        for times in filter(None, (self._all, self._times.get(tenant_id))):
+            times.observe(first, seconds * 1e3, stream=stream)
+
+    def quantile(self, lever: Lever | None, share: float, *, stream: bool) -> float:
+        """Return a lever's time over all tenants in seconds, of plain answers for None; NaN while there is none."""
+        found = self._all.of(stream=stream).quantile(lever, share)
+        return float("nan") if found is None else found / 1e3
+
+
+class _Times:
+    """What levers took lately: of answers in one piece, and of streams."""
+
+    def __init__(self) -> None:
+        self._of = {False: LeverTimes(), True: LeverTimes()}
+
+    def of(self, *, stream: bool) -> LeverTimes:
+        return self._of[stream]
+
+    def observe(self, first: Lever | None, milliseconds: float, *, stream: bool) -> None:
+        """Note an answer's time for the first lever in the order of dropping; ``None`` is a plain one."""
+        times = self._of[stream]
         if first is not None:
             milliseconds = max(0.0, milliseconds - (times.quantile(None, 0.5) or 0.0))
         times.observe(first, milliseconds)
         if first is None and times.count(None) == FEWEST:
             for lever in Lever:  # until now their times held the engine's own
                 times.forget(lever)
-
-    def quantile(self, lever: Lever | None, share: float, *, stream: bool) -> float:
-        """Return a lever's time in seconds, or of plain answers where ``lever`` is None; NaN while there is none."""
-        found = self._times[stream].quantile(lever, share)
-        return float("nan") if found is None else found / 1e3

@@ -19,9 +19,11 @@ from personalization.prompts.rows import all_standings
 from personalization.registry.queries import line_names
 from personalization.rollouts.rows import lowered_flags
 from personalization.rollouts.values import Flag
+from personalization.terms.rows import all_newest
 from privacy.errors import StorageError
 from privacy.storage.session import reading
 from streams.gateway.prompting import line_prompts
+from streams.gateway.terming import line_terms
 from streams.gateway.tokens import callers_by_digest
 from streams.storage.serving_acks import verified_by
 
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
     from sqlmodel import Session
 
+    from personalization.terms.values import TermList
     from streams.gateway.callers import Caller
     from streams.gateway.prompting import LinePrompts
 
@@ -49,6 +52,7 @@ class Directory:
             their order, and one may be waiting for the instant of its slot: a kill switch must not wait with it.
         memories: of each tenant that approved documents, the domains that it has them for; an empty name is every one.
         prompts: operators' templates of lines, those alone that a trusted key signed for their line.
+        terms: what people decided about lines' terms, signed as well.
     """
 
     callers: Mapping[bytes, Caller] = field(default_factory=dict)
@@ -57,6 +61,7 @@ class Directory:
     flags: Mapping[str, Flag] = field(default_factory=dict)
     memories: Mapping[str, frozenset[str]] = field(default_factory=dict)
     prompts: Mapping[str, LinePrompts] = field(default_factory=dict)
+    terms: Mapping[str, TermList] = field(default_factory=dict)
 
 
 def read_directory(session: Session, server_id: str, keys: Sequence[bytes] = ()) -> Directory:
@@ -65,7 +70,7 @@ def read_directory(session: Session, server_id: str, keys: Sequence[bytes] = ())
     Args:
         session: of the database.
         server_id: the server whose word on adapters counts.
-        keys: raw public keys that sign prompt templates.
+        keys: raw public keys that sign prompt templates and terms.
     """
     lines: dict[str, dict[str, str]] = defaultdict(dict)
     for owner, domain, line_ref in line_names(session):
@@ -78,6 +83,7 @@ def read_directory(session: Session, server_id: str, keys: Sequence[bytes] = ())
         flags={line_ref: Flag.read(flag.value) for line_ref, flag in lowered.items()},
         memories=tenants_with_memory(session),
         prompts=line_prompts(all_standings(session), keys),
+        terms=line_terms(all_newest(session), keys),
     )
 
 

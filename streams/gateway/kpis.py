@@ -10,13 +10,13 @@ an answer.
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Final
 
 from privacy.boundary.marks import Kind
 from privacy.boundary.register import BOUNDARY
 from streams.client import Accepted, Correction, Edited, Rating
+from streams.gateway.fair import FairStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 HOURS: Final = 24
 HOUR_SECONDS: Final = 3600.0
-MOST: Final = 20_000  # versions in hours; the oldest go first
-MOST_ANSWERS: Final = 100_000  # whose feedback was counted
+MOST: Final = 20_000  # versions in hours; the oldest of the tenant with most go first
+MOST_ANSWERS: Final = 100_000  # whose feedback was counted; the same
 WORDS: Final = 100  # of each text that are compared
 BASE: Final = "base"
 _SECONDS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, float("inf"))
@@ -36,8 +36,8 @@ FIELDS: Final = (
 )  # fmt: skip
 BOUNDARY.require(Kind.HTTP_ANSWER, ["hours", "kpis", *(f"kpis.{name}" for name in FIELDS)])
 
-_Key = tuple[int, str, str, str]
-"""Hour, tenant, domain, version."""
+_Key = tuple[int, str, str]
+"""Hour, domain, version."""
 
 
 @dataclass(kw_only=True)
@@ -70,12 +70,21 @@ class Kpis:
 
     Args:
         monotonic: seconds that only grow.
+        most: versions in hours that are counted at once.
+        most_answers: answers whose feedback is known to have been counted.
     """
 
-    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        monotonic: Callable[[], float] = time.monotonic,
+        *,
+        most: int = MOST,
+        most_answers: int = MOST_ANSWERS,
+    ) -> None:
         self._monotonic = monotonic
-        self._counts: OrderedDict[_Key, _Counts] = OrderedDict()  # oldest hour first
-        self._judged: OrderedDict[str, None] = OrderedDict()
+        self._counts: FairStore[_Key, _Counts] = FairStore(most)  # of each tenant the oldest hour first
+        self._judged: FairStore[str, bool] = FairStore(most_answers)
+        self._looked = self._hour()
 
     def answered(
         self,
@@ -107,11 +116,9 @@ class Kpis:
         outcome: Outcome,
     ) -> None:
         """Note what the user made of an answer; of each answer only what is said first."""
-        if answer_id in self._judged:
+        if self._judged.get(tenant_id, answer_id):
             return
-        self._judged[answer_id] = None
-        if len(self._judged) > MOST_ANSWERS:
-            self._judged.popitem(last=False)
+        self._judged.put(tenant_id, answer_id, True)  # it was
         counts = self._of(tenant_id, domain, version)
         if isinstance(outcome, Rating):
             counts.ratings += 1
@@ -128,25 +135,31 @@ class Kpis:
         """Return the last day's serving quality of a tenant's versions, JSON-ready, by domain and version."""
         self._forget()
         found: dict[tuple[str, str], _Counts] = {}
-        for (_, tenant, domain, version), counts in self._counts.items():
-            if tenant == tenant_id:
-                found.setdefault((domain, version), _Counts()).add(counts)
+        for (_, domain, version), counts in self._counts.items(tenant_id):
+            found.setdefault((domain, version), _Counts()).add(counts)
         rows = [_row(domain, version, counts) for (domain, version), counts in sorted(found.items())]
         return {"hours": HOURS, "kpis": rows}
 
     def _of(self, tenant_id: str, domain: str, version: str | None) -> _Counts:
         self._forget()
-        key = (self._hour(), tenant_id, domain, version or BASE)
-        if key not in self._counts:
-            self._counts[key] = _Counts()
-            if len(self._counts) > MOST:
-                self._counts.popitem(last=False)
-        return self._counts[key]
+        key = (self._hour(), domain, version or BASE)
+        counts = self._counts.get(tenant_id, key)
+        if counts is None:
+            counts = _Counts()
+            self._counts.put(tenant_id, key, counts)
+        return counts
 
     def _forget(self) -> None:
-        oldest = self._hour() - HOURS
-        while self._counts and next(iter(self._counts))[0] <= oldest:
-            self._counts.popitem(last=False)
+        """Forget what is older than a day, once an hour."""
+        hour = self._hour()
+        if hour == self._looked:
+            return
+        self._looked = hour
+        for tenant_id in self._counts.tenants():
+            for key, _ in self._counts.items(tenant_id):
+                if key[0] > hour - HOURS:
+                    break
+                self._counts.pop(tenant_id, key)
 
     def _hour(self) -> int:
         return int(self._monotonic() // HOUR_SECONDS)

@@ -6,19 +6,23 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from personalization.memory.rendering import note, with_notes
+from personalization.prompts.rendering import without_marks
 from streams.client.routing import Lever
 from streams.gateway import answers
 from streams.gateway.choosing import Choice, Reason, base_instead
+from streams.gateway.terming import glossary
 from streams.gateway.upstreams import Call
 
 if TYPE_CHECKING:
     from personalization.memory.values import Found
     from streams.client.routing import LatencyChoice
+    from streams.client.terms import Term
     from streams.gateway.callers import Caller
     from streams.gateway.choosing import Rules
     from streams.gateway.desired import Line
     from streams.gateway.requests import Ask
     from streams.gateway.routed import Routed
+    from streams.gateway.terming import UsableTerms
     from streams.gateway.upstreams import Upstream
 
 
@@ -34,11 +38,25 @@ class Plan:
     choice: Choice
     upstream: Upstream
     started: float  # on the monotonic clock
+    asked_for: tuple[str, ...] = ()  # versions that would answer if all of them could be had
     routed: Routed | None = None
     dropped: tuple[Lever, ...] = ()
+    terms: UsableTerms | None = None
+    corrected: int = 0  # terms that were put right in the answer
     has_memory: bool = False  # the tenant approved documents for the domain, and they may be looked up
     found: Found | None = None  # what was looked up; None before, and where nothing is
     looked_seconds: float = 0.0  # how long that took
+
+    @property
+    def told(self) -> tuple[Term, ...]:
+        """The terms that the prompt is told of."""
+        return () if self.terms is None or self.ask.prompt is None else self.terms.told(self.ask.prompt)
+
+    @property
+    def corrects(self) -> bool:
+        """Whether the terms of the answer are put right: of one in one piece, of which nothing else is told."""
+        plain = self.ask.prompt is not None and not self.ask.stream and not self.ask.document.get("logprobs")
+        return plain and self.terms is not None and self.terms.use.corrects
 
     @property
     def levers(self) -> frozenset[Lever]:
@@ -72,9 +90,17 @@ class Plan:
         """Return what the engine is asked."""
         template, prompt = self.choice.template, self.ask.prompt
         document = self.ask.document
-        if prompt is not None and (template is not None or self.notes):
-            text = prompt if template is None else template.render(prompt, values=self.ask.metadata)
-            document = self.ask.with_prompt(with_notes(text, self.notes))
+        if prompt is not None:
+            told = without_marks(glossary(self.told))
+            text = prompt
+            if told and (template is None or not template.wants_glossary):
+                text = f"{told}\n\n{prompt}"
+            if template is not None:
+                text = template.render(text, glossary=told, values=self.ask.metadata)
+            if self.notes:
+                text = with_notes(text, self.notes)
+            if text != prompt:
+                document = self.ask.with_prompt(text)
         return Call(
             form=self.ask.form,
             document=document,
@@ -91,6 +117,7 @@ class Plan:
         if self.ask.prompt is None and choice.template is not None:
             choice = Choice(line_ref=choice.line_ref, adapter=choice.adapter, reason=choice.reason)
         told = answers.applied(self.answer_id, choice, self.constraint)
+        told[answers.TERMS_HEADER] = self._terms_header()
         if self.routed is not None:
             told |= self.routed.headers()
         if self.found is not None:
@@ -99,6 +126,15 @@ class Plan:
         if self.dropped:
             told[answers.DROPPED_HEADER] = ",".join(lever.value for lever in self.dropped)
         return told
+
+    def _terms_header(self) -> str:
+        if self.terms is None or self.ask.prompt is None:
+            return "none"
+        use = self.terms.use
+        parts = [f"told={len(self.told)}"] if use.tells else []
+        if use.corrects:
+            parts.append(f"corrected={self.corrected}" if self.corrects else "corrected=not_here")
+        return ",".join(parts)
 
     def within(self, fit: LatencyChoice, rules: Rules) -> Plan:
         """Return the plan without what takes longer than its tenant allows."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
@@ -12,9 +11,10 @@ import structlog
 from personalization.errors import PersonalizationError
 from personalization.prompts.rendering import rendering_of
 from personalization.prompts.values import signed_bytes
-from streams.client.signatures import key_id, verify
+from personalization.rollouts.values import Flag
 from streams.errors import GatewayError
 from streams.gateway.choosing import within_share
+from streams.gateway.signed import vouched
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from personalization.prompts.rendering import Rendering
     from personalization.prompts.rows import Standing
     from personalization.prompts.values import PromptTemplate, SignedTemplate, Variable
+    from streams.gateway.directory import Directory
 
 log = structlog.get_logger(__name__)
 
@@ -71,6 +72,14 @@ def line_prompts(standings: Mapping[str, Standing], keys: Sequence[bytes]) -> di
     }
 
 
+def prompt_for(directory: Directory, line_ref: str | None, user: str | None) -> UsablePrompt | None:
+    """Return the operator's template that a subject gets; none where the line's flag is off."""
+    prompts = None if line_ref is None else directory.prompts.get(line_ref)
+    if prompts is None or directory.flags.get(line_ref or "") is Flag.OFF:
+        return None
+    return prompts.of(user)
+
+
 def require_allowed(template: PromptTemplate, metadata: Mapping[str, str]) -> None:
     """Refuse a request that sets a declared variable to what it may not be.
 
@@ -97,12 +106,10 @@ def _usable(line_ref: str, signed: SignedTemplate | None, keys: tuple[bytes, ...
 @lru_cache(maxsize=KEPT)
 def _checked(line_ref: str, signed: SignedTemplate, keys: tuple[bytes, ...]) -> UsablePrompt | None:
     try:
-        signature = base64.b64decode(signed.signature, validate=True)
-        message = signed_bytes(line_ref, signed.template)
-        if not any(key_id(key) == signed.key_id and verify(key, signature, message) for key in keys):
+        if not vouched(keys, signed.key_id, signed.signature, signed_bytes(line_ref, signed.template)):
             log.warning("prompt_template_not_signed", line_ref=line_ref)
             return None
         return UsablePrompt(template=signed.template, rendering=rendering_of(signed.template))
-    except (ValueError, PersonalizationError):
+    except PersonalizationError:
         log.warning("prompt_template_refused", line_ref=line_ref)
         return None

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import hmac
 from typing import TYPE_CHECKING, Final, Protocol
 
 import aiohttp
 import structlog
 
+from streams.gateway.fair import FairStore
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 log = structlog.get_logger(__name__)
 
@@ -21,8 +25,8 @@ SECONDS: Final = 5.0  # for one request
 class Wanted(Protocol):
     """Where names go that somebody asked for."""
 
-    def note(self, names: Iterable[str]) -> None:
-        """Take note of served names, whether or not the engine holds them."""
+    def note(self, tenant_id: str, names: Iterable[str]) -> None:
+        """Take note of served names that a tenant's request asks for, whether or not the engine holds them."""
 
     async def run(self) -> None:
         """Hand them on again and again until cancelled."""
@@ -34,7 +38,7 @@ class Wanted(Protocol):
 class NobodyToTell:
     """There is no bridge: what the engine holds is not ours to say."""
 
-    def note(self, names: Iterable[str]) -> None:
+    def note(self, tenant_id: str, names: Iterable[str]) -> None:
         """Forget them."""
 
     async def run(self) -> None:
@@ -48,7 +52,8 @@ class BridgeWanted:
     """One bridge's ``POST /v1/wanted``; for one event loop.
 
     Names that could not be handed over are kept, each once, and go with the next request: a bridge that began anew
-    hears of them as well.
+    hears of them as well. With each goes a pseudonym of the tenant who asks, the same at every gateway of the bridge,
+    so that the engine's places are shared among tenants and not among names.
 
     Args:
         url: address of the bridge.
@@ -59,26 +64,31 @@ class BridgeWanted:
     def __init__(self, *, url: str, token: str, every_seconds: float) -> None:
         self._url = url.rstrip("/") + "/v1/wanted"
         self._headers = {"Authorization": f"Bearer {token}"}
+        self._key = token.encode()
         self._every = every_seconds
-        self._names: dict[str, None] = {}
+        self._names: FairStore[str, str] = FairStore(MOST_KEPT)
         self._away = False
         self._opened: aiohttp.ClientSession | None = None
 
-    def note(self, names: Iterable[str]) -> None:
-        """Take note of served names; beyond the bound of what is kept new ones are left out until the next request."""
+    def note(self, tenant_id: str, names: Iterable[str]) -> None:
+        """Take note of served names; beyond the bound of what is kept, the tenant with most loses its oldest."""
         for name in names:
-            if len(self._names) < MOST_KEPT:
-                self._names[name] = None
+            if self._names.get(tenant_id, name) is None:
+                self._names.put(tenant_id, name, self._share(tenant_id))
 
     async def tell(self) -> None:
         """Hand over what was noted."""
-        names = list(self._names)
-        for start in range(0, len(names), MOST_AT_ONCE):
-            part = names[start : start + MOST_AT_ONCE]
-            if not await self._told(part):
+        noted = [
+            (tenant_id, name, share)
+            for tenant_id in self._names.tenants()
+            for name, share in self._names.items(tenant_id)
+        ]
+        for start in range(0, len(noted), MOST_AT_ONCE):
+            part = noted[start : start + MOST_AT_ONCE]
+            if not await self._told([(name, share) for _, name, share in part]):
                 return
-            for name in part:
-                self._names.pop(name, None)
+            for tenant_id, name, _ in part:
+                self._names.pop(tenant_id, name)
 
     async def run(self) -> None:
         """Hand over again and again until cancelled."""
@@ -91,13 +101,17 @@ class BridgeWanted:
         if self._opened is not None:
             await self._opened.close()
 
-    async def _told(self, names: list[str]) -> bool:
+    def _share(self, tenant_id: str) -> str:
+        return hmac.new(self._key, b"share of " + tenant_id.encode(), hashlib.sha256).hexdigest()[:16]
+
+    async def _told(self, noted: Sequence[tuple[str, str]]) -> bool:
         if self._opened is None:
             self._opened = aiohttp.ClientSession(headers=self._headers)
+        body = {"names": [name for name, _ in noted], "shares": [share for _, share in noted]}
         try:
             async with (
                 asyncio.timeout(SECONDS),
-                self._opened.post(self._url, json={"names": names}) as answer,
+                self._opened.post(self._url, json=body) as answer,
             ):
                 told, why = answer.status == 200, str(answer.status)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:

@@ -79,7 +79,9 @@ class AdapterRoutes:
                 'the body must be {"served_name": a version, "name": a guard, "value": a number}; send one reading'
             )
         reading = Reading(name=name, value=float(value), at=self._access.now())
-        await self._access.transact(lambda session: measure(session, tenant_id, served_name, reading))
+        await self._access.transact(
+            lambda session: measure(session, tenant_id, served_name, reading, actor=operator.name)
+        )
         return answer({"status": "kept"})
 
 

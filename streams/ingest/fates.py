@@ -64,7 +64,7 @@ def fates(session: Session, digests: Sequence[bytes]) -> Mapping[bytes, Fate]:
     """Return what became of those of the events that have a fate."""
     slots = ", ".join(map(str, held_slots(session).used))
     rows = lookup_rows(
-        session, _TABLE.name, "event_digest", digests, _COLUMNS[2:4], where=f"slot IN ({slots})"
+        session, _TABLE.name, "event_digest", sorted(digests), _COLUMNS[2:4], where=f"slot IN ({slots})"
     )
     return {digest: Fate(refused_origin, refusal) for digest, refused_origin, refusal in rows}
 
@@ -91,7 +91,8 @@ def decide(
         there = (_TABLE.c.event_digest == digest) & _TABLE.c.slot.in_(slots.used)
         session.execute(delete(_TABLE).where(there))
     at = moment_writer(session)(now)
-    rows = [(digest, at, *fate, slots.current) for digest, fate in decided.items()]
+    # In the key's order, in which rows go into an index fastest.
+    rows = [(digest, at, *decided[digest], slots.current) for digest in sorted(decided)]
     insert_rows(session, _TABLE.name, _COLUMNS, rows)
 
 

@@ -98,11 +98,7 @@ class BatchHandler(abc.ABC, Generic[Data]):
             BrokerUnavailableError: dead letters could not be written; called again, it writes them.
         """
         now = self._clock()
-        for work in works:
-            work.attempts += 1
-        waiting, unreadable = self._parsed(works)
-        traces = (work.event.traceparent for work in waiting)
-        links = [traceparent for traceparent in traces if traceparent is not None]
+        waiting, unreadable, links = self._parsed(works)
         with ingest_span(self._topic, links):
             decision = self._transact(waiting, now, offsets, letters=bool(unreadable))
             letters = unreadable + [refusal for _, refusal in decision.refused]
@@ -129,20 +125,27 @@ class BatchHandler(abc.ABC, Generic[Data]):
                 decide(session, {digest: _refused(refusal)}, known.keys(), now)
         self._letters.write([refusal], now)
 
-    def _parsed(self, works: Sequence[Work[Data]]) -> tuple[list[Work[Data]], list[Refusal]]:
+    def _parsed(self, works: Sequence[Work[Data]]) -> tuple[list[Work[Data]], list[Refusal], list[str]]:
+        """Return the works that have an event, the refusals of those that cannot be read, and the events' traces."""
         waiting: list[Work[Data]] = []
         refusals: list[Refusal] = []
+        links: list[str] = []
+        parse = self.parse
         for work in works:
-            if work.parsed is None:
-                parsed = self.parse(work.record)
-                if parsed is None:
+            work.attempts += 1
+            parsed = work.parsed
+            if parsed is None:
+                read = parse(work.record)
+                if read is None:
                     continue
-                if isinstance(parsed, Invalid):
-                    refusals.append(Refusal(work.record, parsed.reason, parsed.detail, work.attempts))
+                if isinstance(read, Invalid):
+                    refusals.append(Refusal(work.record, read.reason, read.detail, work.attempts))
                     continue
-                work.parsed = parsed
+                work.parsed = parsed = read
+            if parsed.traceparent is not None:
+                links.append(parsed.traceparent)
             waiting.append(work)
-        return waiting, refusals
+        return waiting, refusals, links
 
     def _transact(
         self, works: Sequence[Work[Data]], now: datetime, offsets: BatchOffsets | None, *, letters: bool
@@ -163,7 +166,7 @@ class BatchHandler(abc.ABC, Generic[Data]):
             known = fates(session, digests)
             fresh = self._without_fate(named, digests, known, decision)
             self.apply(session, fresh, now, decision)
-            decided = {work.known.digest: EFFECT for work in decision.applied}
+            decided = dict.fromkeys([work.known.digest for work in decision.applied], EFFECT)
             for work, refusal in decision.refused:
                 if work.identity is not None:
                     decided[work.identity.digest] = _refused(refusal)
@@ -189,6 +192,8 @@ class BatchHandler(abc.ABC, Generic[Data]):
         decision: Decision[Data],
     ) -> list[Work[Data]]:
         """Return the works to decide on; the first of several copies of an event stands for all."""
+        if not known and len(set(digests)) == len(works):  # nearly always
+            return list(works)
         fresh: dict[bytes, Work[Data]] = {}
         for work, digest in zip(works, digests, strict=True):
             fate = known.get(digest)

@@ -11,6 +11,7 @@ rotation of pseudonym keys changes it.
 from __future__ import annotations
 
 import hashlib
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from privacy.keys.renaming import rename_users
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from streams.ingest.work import Work
 
 Data = TypeVar("Data")
+_TENANT_OF = attrgetter("event.data.tenant_id")
 SENDER_LENGTH = (32).to_bytes(2, "big")
 
 
@@ -95,7 +97,7 @@ class UserEvents:
         The events of a tenant that is not registered are refused without a mark: that tenant has no pseudonyms, and
         without the user in it an identity could be another's. Such a record is judged anew when it comes again.
         """
-        tenants = self._policies.lookup(session, {_tenant_of(work) for work in works})
+        tenants = self._policies.lookup(session, set(map(_TENANT_OF, works)))
         keys = self._keyring.keys_of_tenants(session, tenants.keys(), now=now)
         heads = {tenant_id: _head(self._topic, tenant_id) for tenant_id in keys}
         subjects: dict[tuple[str, str], tuple[Subject, bytes, str]] = {}
@@ -119,14 +121,13 @@ class UserEvents:
                 before = heads[tenant_id] + _after_its_length(first) + SENDER_LENGTH
                 found = subjects[user] = Subject(tenant_id, names[-1]), before, first
             subject, before, first = found
-            if work.identity is None or work.identity.subject != subject:
-                work.identity = Identity(subject, hashlib.sha256(before + event.sender).digest(), first)
+            known = work.identity
+            if known is None or known.subject != subject:
+                digest = hashlib.sha256(before + event.sender).digest()
+                work.identity = tuple.__new__(
+                    Identity, (subject, digest, first)
+                )  # at half the cost of a call of it
             named.append(work)
         for tenant_id in sorted(old):
             rename_users(session, self._keyring, tenant_id, keys[tenant_id], old[tenant_id], now=now)
         return named
-
-
-def _tenant_of(work: Work[Any]) -> str:
-    tenant_id: str = work.event.data.tenant_id
-    return tenant_id

@@ -34,11 +34,11 @@ from privacy.errors import PrivacyError, RewoundError
 from streams.errors import StreamsError
 from streams.ingest.offsets import BatchOffsets
 from streams.ingest.poison import FaultGuard, SlowedTenants, tenant_of
-from streams.ingest.seats import Room, Waiting, size_of
+from streams.ingest.seats import Room, Waiting, bytes_of, size_of
 from streams.ingest.work import Outcome, Work
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from streams.broker.progress import PartitionProgress
     from streams.broker.records import RecordRun, SourceRecord
@@ -175,7 +175,7 @@ class Intake:
         """Add a run; waits while the buffer is full."""
         async with self._changed:
             await self._changed.wait_for(self._has_room)
-            taken = sum(map(size_of, run.records))
+            taken = bytes_of(run.records)
             self._runs.append((run, taken))
             self._buffered += len(run.records)
             self._buffered_bytes += taken
@@ -244,31 +244,35 @@ class Intake:
             self._waiting,
         )
         final = not self._settings.consent_wait_seconds or not self._settings.consent_wait_events
-        fresh = [(record, run.progress) for run in runs for record in self._in_turn(run)]
-        new: list[tuple[Work[Any], PartitionProgress]] = [
-            (Work(record, now, final, room), progress) for record, progress in (*apart, *fresh)
+        progress_of = {run.records[-1].partition: run.progress for run in runs}
+        lane: list[tuple[Work[Any], PartitionProgress]] = [
+            (Work(record, now, final, room), progress) for record, progress in apart
         ]
-        if not held and not new:
+        fresh: list[Work[Any]] = [
+            Work(record, now, final, room) for run in runs for record in self._in_turn(run)
+        ]
+        if not held and not lane and not fresh:
             self._settle_through(runs)
             return
-        works = [work for work, _ in (*held, *new)]
+        works = [*(work for work, _ in (*held, *lane)), *fresh] if held or lane else fresh
         started = time.perf_counter()
-        outcome = await self._until_done(works, self._offsets(runs, (*held, *apart)))
-        self._settle(held, new[: len(apart)], new[len(apart) :], outcome)
+        outcome = await self._until_done(works, self._offsets(runs, (*held, *lane)))
+        self._settle(held, lane, outcome)
+        if outcome.held:
+            self._hold_early(fresh, progress_of, outcome)
         self._settle_through(runs)
         if self._observer is not None:
             self._observer.batch_done(self.topic, works, outcome, time.perf_counter() - started)
         self._judge(works, outcome)
 
     def _offsets(
-        self, runs: list[RecordRun], waited: Sequence[tuple[Work[Any] | SourceRecord, PartitionProgress]]
+        self, runs: list[RecordRun], waited: Sequence[tuple[Work[Any], PartitionProgress]]
     ) -> BatchOffsets:
         """Return what the batch settles; what slowed tenants sent is held in the lane already."""
         offsets = BatchOffsets(self.topic)
-        for one, progress in waited:
-            record = one.record if isinstance(one, Work) else one
-            offsets.progress[record.partition] = progress
-            offsets.waited.add((record.partition, record.offset))
+        for work, progress in waited:
+            offsets.progress[work.record.partition] = progress
+            offsets.waited.add(_place(work))
         for run in runs:
             last = run.records[-1]
             offsets.progress[last.partition] = run.progress
@@ -325,24 +329,30 @@ class Intake:
     def _settle(
         self,
         held: list[tuple[Work[Any], PartitionProgress]],
-        apart: list[tuple[Work[Any], PartitionProgress]],
-        fresh: list[tuple[Work[Any], PartitionProgress]],
+        lane: list[tuple[Work[Any], PartitionProgress]],
         outcome: Outcome,
     ) -> None:
-        """Hold what must wait, and release what was held before and need not any longer."""
+        """Release what was held before and need not wait any longer."""
         waits = {_place(work) for work in outcome.held}
         for work, progress in held:
             if _place(work) not in waits:
                 del self._held[_place(work)]
                 self._waiting.remove(work.record)
                 progress.release(work.record.offset)
-        for work, progress in apart:  # held already, while they were in the lane
+        for work, progress in lane:  # held already, while they were in the lane
             if _place(work) in waits:
                 self._hold(work, progress)
             else:
                 progress.release(work.record.offset)
-        for work, progress in fresh if waits else ():
+
+    def _hold_early(
+        self, fresh: list[Work[Any]], progress_of: Mapping[int, PartitionProgress], outcome: Outcome
+    ) -> None:
+        """Hold those of the new works that must wait."""
+        waits = {_place(work) for work in outcome.held}
+        for work in fresh:
             if _place(work) in waits:
+                progress = progress_of[work.record.partition]
                 progress.hold(work.record.offset)
                 self._hold(work, progress)
 

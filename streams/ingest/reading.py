@@ -1,19 +1,20 @@
 """From a record to what ingest needs of an interaction, without the full validator for the regular case.
 
 The contract (``streams.contracts``) alone decides what is valid and why something is not. This module recognizes
-events that are certainly valid, at a quarter of the cost: plain headers, no unknown fields, texts of the right type
-and length, the usual form of a time, and short names that the contract accepted before. Everything else goes to the
-contract's validator, refusals included, so that there is one set of rules: what is recognized here is accepted there,
-with the same values (a property test holds it).
+events that are certainly valid, at a sixth of the cost: plain headers, no unknown fields, texts of the right type
+and length (msgspec looks at these while it decodes), the usual form of a time, and short names that the contract
+accepted before. Everything else goes to the contract's validator, refusals included, so that there is one set of
+rules: what is recognized here is accepted there, with the same values (a property test holds it).
 """
 
 from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
-import orjson
+from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec.json import Decoder
 
 from personalization.signals.values import OutcomeKind
 from streams.contracts.codec import decode_interaction
@@ -24,7 +25,7 @@ from streams.contracts.envelope import (
     sender_digest_of,
 )
 from streams.contracts.fields import MAX_TEXT_CHARACTERS
-from streams.contracts.interaction import Correction, Edited, InteractionV1, Rating
+from streams.contracts.interaction import Correction, Edited, Rating
 from streams.contracts.topics import INTERACTION_RECORDED
 from streams.ingest.parsed import Parsed
 
@@ -34,9 +35,8 @@ if TYPE_CHECKING:
 NAMES_REMEMBERED: Final = 65_536
 _TYPE: Final = INTERACTION_RECORDED.encode()
 _JSON: Final = JSON_CONTENT_TYPE.encode()
-_FIELDS: Final = frozenset(InteractionV1.model_fields)
 _OUTCOMES: Final = {kind.value: kind for kind in OutcomeKind}
-_BARE: Final = frozenset({OutcomeKind.ACCEPTED, OutcomeKind.REJECTED})
+_WITH_TEXT: Final = frozenset({OutcomeKind.EDITED, OutcomeKind.CORRECTION})
 _USUAL_TIME: Final = re.compile(r"2\d{3}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{6})?Z", re.ASCII).fullmatch
 
 
@@ -57,6 +57,36 @@ class Interaction(NamedTuple):
     rating: int | None
     served_name: str | None
     occurred_at: datetime
+
+
+_Text = Annotated[str, Meta(max_length=MAX_TEXT_CHARACTERS)]
+
+
+class _Outcome(Struct, forbid_unknown_fields=True, gc=False):
+    """An outcome as it may look; the kind decides which of the others must be there."""
+
+    kind: str
+    final_text: _Text | UnsetType = UNSET
+    rating: Annotated[int, Meta(ge=1, le=5)] | UnsetType = UNSET
+
+
+class _Document(Struct, forbid_unknown_fields=True, gc=False):
+    """The fields of an interaction, no laxer than the contract's; what is said of them here need not be asked again."""
+
+    tenant_id: str
+    user_id: Annotated[str, Meta(min_length=1, max_length=256)]
+    interaction_id: Annotated[str, Meta(min_length=1, max_length=128)]
+    prompt: Annotated[str, Meta(min_length=1, max_length=MAX_TEXT_CHARACTERS)]
+    completion: _Text
+    outcome: _Outcome
+    notice_version: str
+    occurred_at: str
+    domain: str = "default"
+    served_name: str | None = None
+
+
+_decoded: Final = Decoder(_Document).decode
+_new: Final = tuple.__new__  # makes a named tuple at half the cost of a call of its class
 
 
 class InteractionReader:
@@ -104,63 +134,52 @@ class InteractionReader:
             )
         ):
             return None
-        interaction = self._regular_data(orjson.loads(value))
-        if interaction is None or record.key != f"{interaction.tenant_id}/{interaction.user_id}".encode():
-            return None
-        traceparent = headers.get("traceparent")
-        return Parsed(
-            interaction,
-            INTERACTION_RECORDED,
-            sender_digest_of(source, event_id),
-            None if traceparent is None else traceparent.decode(),
+        data = _decoded(value)
+        tenant_id, user_id, event, occurred_at = (
+            data.tenant_id,
+            data.user_id,
+            data.interaction_id,
+            data.occurred_at,
         )
-
-    def _regular_data(self, data: dict[str, Any]) -> Interaction | None:
-        tenant_id, user_id, event_id = data["tenant_id"], data["user_id"], data["interaction_id"]
-        prompt, completion, occurred_at = data["prompt"], data["completion"], data["occurred_at"]
-        domain, served_name = data.get("domain", "default"), data.get("served_name")
-        outcome = data["outcome"]
-        kind = _OUTCOMES[outcome["kind"]]
-        final_text = rating = None
-        if kind not in _BARE:
-            if kind is OutcomeKind.RATING:
-                rating = outcome["rating"]
-                if type(rating) is not int or not 1 <= rating <= 5:
-                    return None
-            else:
-                final_text = outcome["final_text"]
-                if type(final_text) is not str or len(final_text) > MAX_TEXT_CHARACTERS:
-                    return None
+        domain, served_name, outcome = data.domain, data.served_name, data.outcome
+        kind = _OUTCOMES[outcome.kind]
+        final_text, rating = outcome.final_text, outcome.rating
         if (
-            (tenant_id, domain, data["notice_version"], served_name) not in self._names
-            or len(outcome) != (1 if kind in _BARE else 2)
-            or not data.keys() <= _FIELDS
-            or type(user_id) is not str
-            or not 0 < len(user_id) <= 256
+            (tenant_id, domain, data.notice_version, served_name) not in self._names
+            or (final_text is UNSET) is (kind in _WITH_TEXT)
+            or (rating is UNSET) is (kind is OutcomeKind.RATING)
             or not user_id.isprintable()
-            or type(event_id) is not str
-            or not 0 < len(event_id) <= 128
-            or not event_id.isascii()
-            or not event_id.isprintable()
-            or " " in event_id
-            or type(prompt) is not str
-            or not 0 < len(prompt) <= MAX_TEXT_CHARACTERS
-            or type(completion) is not str
-            or len(completion) > MAX_TEXT_CHARACTERS
+            or not event.isascii()
+            or not event.isprintable()
+            or " " in event
             or _USUAL_TIME(occurred_at) is None
+            or record.key != f"{tenant_id}/{user_id}".encode()
         ):
             return None
-        return Interaction(
-            tenant_id,
-            user_id,
-            domain,
-            prompt,
-            completion,
-            kind,
-            final_text,
-            rating,
-            served_name,
-            datetime.fromisoformat(occurred_at),
+        interaction = _new(
+            Interaction,
+            (
+                tenant_id,
+                user_id,
+                domain,
+                data.prompt,
+                data.completion,
+                kind,
+                None if final_text is UNSET else final_text,
+                None if rating is UNSET else rating,
+                served_name,
+                datetime.fromisoformat(occurred_at),
+            ),
+        )
+        traceparent = headers.get("traceparent")
+        return _new(
+            Parsed,
+            (
+                interaction,
+                INTERACTION_RECORDED,
+                sender_digest_of(source, event_id),
+                None if traceparent is None else traceparent.decode(),
+            ),
         )
 
     def _by_contract(self, record: SourceRecord) -> Parsed[Interaction] | Invalid:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from streams.broker.records import SourceRecord
 
 
@@ -35,6 +37,11 @@ class Seats:
 def size_of(record: SourceRecord) -> int:
     """Return how many bytes a waiting record takes, headers aside."""
     return len(record.key or b"") + len(record.value or b"")
+
+
+def bytes_of(records: Sequence[SourceRecord]) -> int:
+    """Return how many bytes all of ``records`` take."""
+    return sum([len(record.key or b"") + len(record.value or b"") for record in records])
 
 
 class Waiting:

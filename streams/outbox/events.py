@@ -36,6 +36,7 @@ _KINDS = {
     AdapterEventKind.WITHDRAWN: wire.AdapterEventKind.WITHDRAWN,
     AdapterEventKind.DECLINED: wire.AdapterEventKind.DECLINED,
     AdapterEventKind.PROMPT_MOVED: wire.AdapterEventKind.PROMPT_MOVED,
+    AdapterEventKind.TERMS_CHANGED: wire.AdapterEventKind.TERMS_CHANGED,
 }
 
 

@@ -132,7 +132,7 @@ async def answer_until_stopped(
         budgets = _budgets(given, metrics)
         places = Places(most=given.most_requests, most_per_tenant=given.most_requests_per_tenant)
         flags = LineFlags(desired.flag, operators_provider(settings.flags.provider), metrics.flag_failed)
-        shadow, kpis = Shadow(metrics.shadowed), Kpis()
+        shadow, kpis = Shadow(metrics.shadowed, places), Kpis()
         memories = None
         if find is not None:
             memories = Memories(find, seconds=given.memory_seconds, told=metrics.looked_up)

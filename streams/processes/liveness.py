@@ -1,8 +1,10 @@
 """Is the worker getting anywhere? Judged by the broker's end offsets, not by what Faust thinks of itself.
 
 A partition is *stalled* when it has records we did not settle and nothing of it was settled for longer than
-allowed; then the worker is not alive and its supervisor should restart it. It is *ready* when it has
-partitions (or knows that it need not have any) and lags no further behind than allowed.
+allowed; then the worker is not alive and its supervisor should restart it. Nor is it alive when the broker answers
+and the group still has not given it its share after twice that time (the embedded broker's group has been seen to
+stand still so): what nobody is assigned nobody falls behind with. It is *ready* when it has partitions (or knows that
+it need not have any) and lags no further behind than allowed.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import structlog
+from faust.types import TP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 LOOK_SECONDS = 2.0
+JOINING = 2  # times as long as a partition may stand still; a group waits for its slowest member meanwhile
 ANSWER_SECONDS = 10.0
 
 Partition = tuple[str, int]
@@ -39,10 +43,21 @@ class ProgressWatch:
     _seen: dict[Partition, tuple[int, float]] = field(default_factory=dict)  # position, since when
     _lag: dict[Partition, int] = field(default_factory=dict)
     _assigned: bool = False
+    _joining_since: float | None = None
+
+    def join(self, now: float) -> None:
+        """Note that the broker answers and the group has not given us our share (yet)."""
+        if self._joining_since is None:
+            self._joining_since = now
+
+    def lose_sight(self) -> None:
+        """Note that the broker does not answer: nobody can join a group then."""
+        self._joining_since = None
 
     def look(self, ends: Mapping[Partition, int], positions: Mapping[Partition, int], now: float) -> None:
         """Note where every assigned partition stands at ``now`` (monotonic seconds)."""
         self._assigned = True
+        self._joining_since = None
         self._seen = {partition: seen for partition, seen in self._seen.items() if partition in ends}
         self._lag = {}
         for partition, end in ends.items():
@@ -58,8 +73,9 @@ class ProgressWatch:
         return max(waits, default=0.0)
 
     def alive(self, now: float) -> bool:
-        """Say whether no partition is stalled."""
-        return self.unsettled_seconds(now) <= self.stall_seconds
+        """Say whether no partition is stalled, and joining the group does not take for ever."""
+        joining = 0.0 if self._joining_since is None else now - self._joining_since
+        return self.unsettled_seconds(now) <= self.stall_seconds and joining <= JOINING * self.stall_seconds
 
     @property
     def ready(self) -> bool:
@@ -100,10 +116,17 @@ class Liveness:
     async def _look(self, app: WorkerApp) -> None:
         consumer = app.run_consumer
         assigned = consumer.assignment()
-        if not assigned and app.rebalancing:
+        joining = not assigned and (app.rebalancing or not app.rebalancing_count)
+        asked = {TP(topic, 0) for topic in app.receivers} if joining else assigned
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                ends = await consumer.highwaters(*asked) if asked else {}
+        except Exception:
+            self._watch.lose_sight()
+            raise
+        if joining:
+            self._watch.join(self._monotonic())
             return
-        async with asyncio.timeout(ANSWER_SECONDS):
-            ends = await consumer.highwaters(*assigned) if assigned else {}
         positions = {(tp.topic, tp.partition): consumer.position_of(tp) for tp in assigned}
         self._watch.look(
             {(tp.topic, tp.partition): end for tp, end in ends.items()}, positions, self._monotonic()

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from personalization.memory.embedding import bundled, bundled_embedder
+from personalization.memory.pgvector import PgVectors
 from personalization.memory.search import MemorySearch, SearchRules
 from streams.processes.keys import memory_keys
 
@@ -50,10 +51,13 @@ def open_search(settings: Settings, engine: Engine, rules: SearchRules | None = 
         EmbedderMissingError: the bundled model is asked for and is not installed.
     """
     given = settings.gateway
+    embedder = embedder_of(settings)
+    inside = settings.memory.vectors == "pgvector"
     return MemorySearch(
         engine,
         memory_keys(settings),
-        embedder_of(settings),
+        embedder,
+        near=None if embedder is None or not inside else PgVectors(engine, embedder.name),
         rules=rules or SearchRules(passages=given.memory_passages, floor=given.memory_floor),
         most_chunks=given.memory_chunks,
     )

@@ -1,11 +1,13 @@
 """What is past its time is deleted: by one worker of all, and in transactions that stay small.
 
 Each transaction deletes a bounded number of rows and looks at a bounded number of tenants, so that nobody waits long
-for what it locks, and whoever has to stop loses little work.
+for what it locks, and whoever has to stop loses little work. How many rows is learnt from how long the last ones took
+(``Pace``): what an idle database deletes in a blink takes a second on one that is busy with ingest.
 """
 
 from __future__ import annotations
 
+import time
 import uuid
 from contextlib import contextmanager
 from datetime import timedelta
@@ -29,7 +31,12 @@ if TYPE_CHECKING:
 
     from streams.settings import OutboxSettings, SchedulerSettings
 
-ROWS: Final = 1_000  # deleted in one transaction
+ROWS: Final = 1_000  # deleted in one transaction at most
+FIRST_ROWS: Final = 100  # in the first, which nothing is known of
+FEWEST_ROWS: Final = 10
+STEP_SECONDS: Final = (
+    0.15  # that a transaction should take; one that is several times slower is still a short one
+)
 TENANTS: Final = 500  # looked at in one transaction
 CHORE: Final = "sweep"
 LEASE: Final = 0.9  # of the time between two sweeps: the next one is due when the lease of this one has ended
@@ -37,6 +44,23 @@ LEASE: Final = 0.9  # of the time between two sweeps: the next one is due when t
 
 class _LeaseGone(Exception):  # noqa: N818  # it says where to go on, not what went wrong
     """Another worker sweeps now."""
+
+
+class Pace:
+    """Chooses how many rows the next transaction deletes, by how long the last one took.
+
+    Attributes:
+        rows: so many.
+    """
+
+    def __init__(self) -> None:
+        self.rows = min(FIRST_ROWS, ROWS)
+
+    def note(self, rows: int, seconds: float) -> None:
+        """Note how long it took to delete ``rows`` (what was found of them), from begin to commit."""
+        if rows >= self.rows or seconds > STEP_SECONDS:  # few rows that went fast say nothing about many
+            fitting = self.rows * STEP_SECONDS / max(seconds, 0.001)
+            self.rows = int(min(ROWS, 2 * self.rows, max(FEWEST_ROWS, fitting)))
 
 
 class Sweeper:
@@ -48,6 +72,7 @@ class Sweeper:
         scheduler: pauses, and how long fates are kept.
         outbox: how long sent rows are kept.
         check_time: raises ``ClockError`` where the clock must not be trusted.
+        monotonic: seconds, for how long a transaction takes.
     """
 
     def __init__(
@@ -57,7 +82,10 @@ class Sweeper:
         scheduler: SchedulerSettings,
         outbox: OutboxSettings,
         check_time: Callable[[Session, datetime], None],
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._monotonic = monotonic
+        self._pace = Pace()
         self._engine = engine
         self._clock = clock
         self._scheduler = scheduler
@@ -77,9 +105,9 @@ class Sweeper:
         fates_keep = timedelta(days=self._scheduler.dedup_days)
         try:
             self._signals()
-            self._in_steps(lambda session, now: forget_sent(session, now - outbox_keep, most=ROWS))
+            self._in_steps(lambda session, now, most: forget_sent(session, now - outbox_keep, most=most))
             # Last, because on PostgreSQL it may give up waiting for a long transaction.
-            self._in_steps(lambda session, now: fates.forget(session, now, fates_keep, most=ROWS))
+            self._in_steps(lambda session, now, most: fates.forget(session, now, fates_keep, most=most))
         except _LeaseGone:
             return False
         return True
@@ -96,12 +124,14 @@ class Sweeper:
             self._in_steps(partial(_expired, limits))
             last = names[-1]
 
-    def _in_steps(self, step: Callable[[Session, datetime], int]) -> None:
-        """Call ``step``, each time in a transaction of its own, until it finds fewer than ``ROWS`` rows."""
-        found = ROWS
-        while found >= ROWS:
+    def _in_steps(self, step: Callable[[Session, datetime, int], int]) -> None:
+        """Call ``step``, each time in a transaction of its own, until it finds fewer rows than it was asked for."""
+        found = most = 0
+        while found >= most:
+            most, started = self._pace.rows, self._monotonic()
             with self._step() as (session, now):
-                found = step(session, now)
+                found = step(session, now, most)
+            self._pace.note(found, self._monotonic() - started)
 
     @contextmanager
     def _step(self) -> Iterator[tuple[Session, datetime]]:
@@ -115,5 +145,5 @@ class Sweeper:
             yield session, now
 
 
-def _expired(limits: Mapping[str, datetime], session: Session, _: datetime) -> int:
-    return delete_expired_signals(session, limits, most=ROWS)
+def _expired(limits: Mapping[str, datetime], session: Session, _: datetime, most: int) -> int:
+    return delete_expired_signals(session, limits, most=most)

@@ -70,12 +70,13 @@ def test_rooms_and_arrows_stay_within_the_plan():
     most = {
         # serving listens through http and refuses with its errors; anchor speaks to the broker; the gateway is a room
         # beside serving, with arrows to http (bodies, logins), storage, telemetry, client, contracts and errors, and
-        # from processes and cli; bridges serve; gateways read flags; exports tell other systems of a version
-        "streams": (19, 72),
+        # from processes and cli; bridges serve; gateways read flags; exports tell other systems of a version; a recipe
+        # runs an engine at the edge; a command puts terms right as the client does
+        "streams": (19, 74),
         # and rollouts, below the registry that carries them out; a story tells of them; public suites are asked by
         # training, judged by gates and named in terms; memory has a form of prompts that training rehearses; prompts
-        # stand beside rollouts, below the registry
-        "personalization": (18, 65),
+        # and terms stand beside rollouts, below the registry
+        "personalization": (19, 67),
         "personalization.training": (11, 31),
         "privacy": (18, 43),  # ledger and erasure note what is to be anchored; rotations are audited
     }

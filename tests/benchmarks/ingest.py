@@ -151,8 +151,8 @@ class NoKeyring:
     def __init__(self, keyring: Keyring) -> None:
         self.keys_of_tenants = keyring.keys_of_tenants
 
-    def encrypt_many(self, _session, items, *, now):
-        del now
+    def encrypt_many(self, _session, items, *, of=None, now):
+        del of, now
         return [item.value for item in items]
 
     def destroyed_among(self, _session, _subjects):

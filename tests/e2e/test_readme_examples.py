@@ -36,6 +36,7 @@ NOT_SETTINGS = {
     "DISCREET_TEST_BAO",
     "DISCREET_TEST_KAFKA",
     "DISCREET_TEST_LLAMACPP",
+    "DISCREET_TEST_PGVECTOR",
     "DISCREET_TEST_POSTGRES",
     "DISCREET_TEST_VLLM",
     "DISCREET_HYPOTHESIS",
@@ -148,7 +149,9 @@ def test_no_page_shows_a_block_that_no_test_runs():
     run_here = {README, OPERATING, CONTRIBUTING, GATEWAY}
     # by the client's contract, and by the engines' test of machines that are often offline
     run_elsewhere = {ROOT / "streams/client/README.md", ROOT / "streams/docs/edge.md"}
-    by_commands = {ROOT / "streams/docs/prompts.md"}  # by the tests of the commands that it shows
+    by_commands = {
+        ROOT / f"streams/docs/{name}.md" for name in ("prompts", "terms")
+    }  # by the tests of the commands that it shows
     for page in PAGES:
         assert page in run_here | by_commands or not _blocks(page, r"(?:ba)?sh"), page
         assert page in {README, GATEWAY, *run_elsewhere} or not _blocks(page, "python"), page

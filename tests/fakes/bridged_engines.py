@@ -49,6 +49,7 @@ class FakeEngine:
         self.running: list[str] = []  # requests that use an adapter now
         self.asked: list[tuple[str, Any]] = []
         self.deaths: list[str] = []
+        self.starts = 0
         self._batch: list[tuple[str | None, set[str | None]]] = []  # who runs, and beside whom
         self._batching = threading.Lock()
         self._server: ThreadingHTTPServer | None = None
@@ -60,6 +61,7 @@ class FakeEngine:
 
     def start(self):
         engine = self
+        self.starts += 1
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -167,7 +169,10 @@ class FakeVllm(FakeEngine):
                 self.running
             )  # what runs is listed among what waits as well; old samples stay for ever
             form = 'vllm:lora_requests_info{{running_lora_adapters="{0}",waiting_lora_adapters="{0}"}} {1}\n'
-            return 200, form.format("old", 1.7959618298528035e09) + form.format(names, 1.795961830123558e09)
+            began = f"process_start_time_seconds {1.79596e09 + self.starts}\n"
+            return 200, began + form.format("old", 1.7959618298528035e09) + form.format(
+                names, 1.795961830123558e09
+            )
         if not keyed:
             return 401, {"error": "Unauthorized"}
         if path == "/v1/models":

@@ -87,7 +87,13 @@ class World:
         if self.kind == "vllm":
             self.fake = FakeVllm().start()
             http = EngineHttp(self.fake.url, KEY, timeout_seconds=10)
-            return VllmEngine(http, model=BASE, capacity=self.capacity, precision="float32")
+            return VllmEngine(
+                http,
+                model=BASE,
+                capacity=self.capacity,
+                precision="float32",
+                monotonic=lambda: self.now,
+            )
         if self.kind == "real-vllm":
             engine = VllmEngine(real_vllm().http, model=MODEL, capacity=self.capacity, precision="float32")
             for name in engine.held():  # of the test before

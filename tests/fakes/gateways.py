@@ -31,7 +31,8 @@ class GatewayThread:
         self.broker = InMemoryBroker()
         self.signer = FakeSigner()
         self._folder = folder
-        self.callers, self.lines, self.verified, self.flags, self.prompts = {}, {}, set(), {}, {}
+        self.callers, self.lines, self.verified, self.flags = {}, {}, set(), {}
+        self.prompts, self.terms = {}, {}
         self.memories, self._find = {}, find
         self._lines: dict[tuple[str, str], FakeLine] = {}
         self.settings = Settings(
@@ -113,6 +114,7 @@ class GatewayThread:
             flags=dict(self.flags),
             memories=dict(self.memories),
             prompts=dict(self.prompts),
+            terms=dict(self.terms),
         )
 
     def token(self, tenant, *, rights=EVERYTHING, name="backend"):

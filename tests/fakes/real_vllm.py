@@ -33,7 +33,7 @@ class RealVllm:
 
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="discreet-vllm-"))
-        self.base = write_tiny_base(self._folder / "base", hidden=256)
+        self.base = write_tiny_base(self._folder / "base", hidden=256, embedding=0.06)  # can be trained
         config = json.loads((self.base / "config.json").read_text())
         config["max_position_embeddings"] = MOST_TOKENS  # so that a request can last for a while
         (self.base / "config.json").write_text(json.dumps(config))

@@ -55,7 +55,7 @@ def vote(noise_multiplier: float = 3.0, delta: float = 1e-6, unknown_keys: int =
 
 
 def found(
-    users, key: bytes = bytes(32), *, selection=None, edits=None, declared_users: int = 300
+    users, key: bytes = bytes(32), *, selection=None, edits=None, declared_users: int = 300, terms=False
 ) -> StyleCard:
     return discover(
         users,
@@ -64,6 +64,7 @@ def found(
         declared_users=declared_users,
         voters=max(1, len(users)),
         edits=edits,
+        terms=terms,
     )
 
 

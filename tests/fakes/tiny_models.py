@@ -55,8 +55,13 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     return fast
 
 
-def tiny_model(style: str = "llama", *, layers: int = 3, hidden: int = 32, seed: int = 0) -> torch.nn.Module:
-    """Return a model with random weights large enough that its outputs differ clearly between inputs."""
+def tiny_model(
+    style: str = "llama", *, layers: int = 3, hidden: int = 32, seed: int = 0, embedding: float = 0.7
+) -> torch.nn.Module:
+    """Return a model with random weights large enough that its outputs differ clearly between inputs.
+
+    Where ``hidden`` is larger, ``embedding`` must be smaller for the answers to stay uncertain, which training needs.
+    """
     shape = {
         "vocab_size": len(VOCABULARY),
         "hidden_size": hidden,
@@ -83,7 +88,9 @@ def tiny_model(style: str = "llama", *, layers: int = 3, hidden: int = 32, seed:
         for name, parameter in model.named_parameters():
             if parameter.dim() == 2:
                 parameter.normal_(
-                    0.0, 0.6 * parameter.shape[1] ** -0.5 if "embed" not in name else 0.7, generator=generator
+                    0.0,
+                    0.6 * parameter.shape[1] ** -0.5 if "embed" not in name else embedding,
+                    generator=generator,
                 )
             else:
                 parameter.add_(torch.empty_like(parameter).normal_(0.0, 0.1, generator=generator))
@@ -91,11 +98,18 @@ def tiny_model(style: str = "llama", *, layers: int = 3, hidden: int = 32, seed:
 
 
 def write_tiny_base(
-    directory: Path, style: str = "llama", *, layers: int = 3, hidden: int = 32, seed: int = 0
+    directory: Path,
+    style: str = "llama",
+    *,
+    layers: int = 3,
+    hidden: int = 32,
+    seed: int = 0,
+    embedding: float = 0.7,
 ) -> Path:
     """Write a tiny base model with its tokenizer as a local directory."""
     directory.mkdir(parents=True, exist_ok=True)
-    tiny_model(style, layers=layers, hidden=hidden, seed=seed).save_pretrained(directory)
+    model = tiny_model(style, layers=layers, hidden=hidden, seed=seed, embedding=embedding)
+    model.save_pretrained(directory)
     tiny_tokenizer().save_pretrained(directory)
     return directory
 

@@ -66,6 +66,7 @@ class TenantJob:
     blend_share: float = 0.0  # its share, 0 to below 1
     card: StyleCard | None = None  # what the round's vote on style told; None makes no public part
     suites: SuiteDepth = SuiteDepth.OFF  # how much of the gate's public suites the result is asked
+    notes: bool = False  # whether the public part rehearses made-up questions with notes before them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +140,7 @@ class PublicPartFacts:
         loss_before: mean loss per token on held-out synthetic pairs, of the base.
         loss_after: the same with the part as it was learned.
         strength: share of what was learned that is released: less than 1 where public text would have lost too much.
+        noted: made-up questions with notes that were rehearsed beside the pairs; where a policy asks for them.
     """
 
     pairs: int
@@ -147,10 +149,14 @@ class PublicPartFacts:
     loss_before: float
     loss_after: float
     strength: float = 1.0
+    noted: int = 0
 
     def to_document(self) -> dict[str, Any]:
-        """Return a JSON-ready copy."""
-        return asdict(self)
+        """Return a JSON-ready copy; without notes it is what it was before there were any."""
+        document = asdict(self)
+        if not self.noted:
+            del document["noted"]
+        return document
 
 
 @dataclass(frozen=True, kw_only=True)

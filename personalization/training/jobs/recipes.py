@@ -5,12 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from typing import Any
 
 from personalization.training.errors import JobInvalidError
 
 SHOWN_EXAMPLES = 3
 MOST_EXAMPLES = 1_000
+
+
+class TaskSampling(StrEnum):
+    """Which public tasks an outer step of meta-learning looks at."""
+
+    UNIFORM = "uniform"  # all alike
+    LOSS = "loss"  # the worse the present start is on a task, the likelier
+    DIVERSITY = "diversity"  # tasks whose gradients point away from each other
+    EASY_FIRST = "easy_first"  # a curriculum: the easiest tasks, then more and more of the others
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,12 +32,35 @@ class MamlRecipe:
         outer_rate: length of one outer step, in the units of the adapter's vector.
         inner_steps: steps of adaptation to one task.
         inner_rate: their learning rate.
+        sampling: which tasks an outer step looks at.
+        tasks_per_step: how many; None takes all of them, or of the curriculum all that it has come to.
     """
 
     outer_steps: int = 10
     outer_rate: float = 0.1
     inner_steps: int = 4
     inner_rate: float = 0.03
+    sampling: TaskSampling = TaskSampling.UNIFORM
+    tasks_per_step: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.tasks_per_step is not None and self.tasks_per_step < 1:
+            raise JobInvalidError(f"tasks_per_step is {self.tasks_per_step}; allowed is 1 or more, or none")
+
+    def to_document(self) -> dict[str, Any]:
+        """Return a JSON-ready copy; what came later is left out where it has its default."""
+        document = asdict(self)
+        if self.tasks_per_step is None:
+            del document["tasks_per_step"]
+            if self.sampling is TaskSampling.UNIFORM:
+                del document["sampling"]
+        return document
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> MamlRecipe:
+        """Read ``to_document``'s form back to an equal recipe."""
+        sampling = TaskSampling(document.get("sampling", TaskSampling.UNIFORM))
+        return cls(**{**document, "sampling": sampling})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -53,6 +53,7 @@ def encode_job(job: TrainingJob | PublicJob | SuiteJob) -> bytes:
             "blend_share": tenant.blend_share,
             "card": None if tenant.card is None else tenant.card.to_document(),
             "suites": tenant.suites.value,
+            "notes": tenant.notes,
         }
         for tenant in job.tenants
     ]
@@ -72,7 +73,7 @@ def _encode_public(job: PublicJob) -> bytes:
     if isinstance(job.work, StyleGuide):
         work = {"style_guide": job.work.to_document()}
     elif job.work is not None:
-        work = {"maml": asdict(job.work)}
+        work = {"maml": job.work.to_document()}
     return json.dumps(
         {
             "base_model": job.base_model,
@@ -89,7 +90,9 @@ def _decode_public(document: dict[str, Any]) -> PublicJob:
     work: StyleGuide | MamlRecipe | None = None
     if document["work"] is not None:
         guide = document["work"].get("style_guide")
-        work = StyleGuide.from_document(guide) if guide else MamlRecipe(**document["work"]["maml"])
+        work = (
+            StyleGuide.from_document(guide) if guide else MamlRecipe.from_document(document["work"]["maml"])
+        )
     return PublicJob(
         base_model=document["base_model"],
         plan=TrainingPlan.from_document(document["plan"]),
@@ -124,6 +127,7 @@ def decode_job(data: bytes) -> TrainingJob | PublicJob | SuiteJob:
             blend_share=tenant["blend_share"],
             card=None if tenant["card"] is None else StyleCard.from_document(tenant["card"]),
             suites=SuiteDepth(tenant["suites"]),
+            notes=tenant["notes"],
         )
         for tenant in document["tenants"]
     )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from statistics import fmean
 
 import torch
 
@@ -18,6 +19,7 @@ from personalization.planning.plan import TrainingPlan
 from personalization.training.errors import JobInvalidError
 from personalization.training.jobs.recipes import MamlRecipe
 from personalization.training.run.bench import UserSet, Workbench
+from personalization.training.starts.sampling import TaskSampler
 
 
 def maml_start(bench: Workbench, tasks: Sequence[UserSet], recipe: MamlRecipe | None = None) -> torch.Tensor:
@@ -37,16 +39,24 @@ def maml_start(bench: Workbench, tasks: Sequence[UserSet], recipe: MamlRecipe | 
             "meta-learning needs public tasks of at least two users each; one adapts, one judges"
         )
     start = bench.zero()
+    sampler = TaskSampler(
+        len(tasks),
+        numbers,
+        losses=lambda: [fmean(bench.losses(task, start)) for task in tasks],
+        directions=lambda: torch.stack([bench.gradient(task, bench.zero()) for task in tasks]),
+    )
     for outer in range(numbers.outer_steps):
         direction = torch.zeros_like(start)
-        for number, task in enumerate(tasks):
+        drawn = sampler.step(outer)
+        for number in drawn:
+            task = tasks[number]
             half = len(task.members) // 2
             inner = _inner_plan(bench.plan, numbers, half)
             key = f"maml {outer} {number}".encode().ljust(32, b".")
             adapted = bench.train(task.first(half), inner, start=start, noise_key=key)
             gradient = bench.gradient(UserSet(task.members[half:], task.cache), adapted)
             direction += gradient / torch.linalg.vector_norm(gradient).clamp_min(1e-12)
-        start = start - numbers.outer_rate * direction / len(tasks)
+        start = start - numbers.outer_rate * direction / len(drawn)
     return start
 
 

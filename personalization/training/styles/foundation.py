@@ -55,7 +55,7 @@ class _PublicLoss:
     mean: float
 
 
-def part_key(tenant: TenantJob) -> tuple[str, int] | None:
+def part_key(tenant: TenantJob) -> tuple[str, int, bool] | None:
     """Return what two tenants of one adapter shape share if their public part is the same; None where there is none.
 
     A public part is made where the card tells enough and the plan leaves all but the last block's feed-forward layers.
@@ -64,7 +64,7 @@ def part_key(tenant: TenantJob) -> tuple[str, int] | None:
     fits = plan.top_layers == 1 and set(plan.target_modules) == set(FEED_FORWARD)
     if card is None or not fits or not worth_making(card):
         return None
-    return card.digest(), plan.max_tokens
+    return card.digest(), plan.max_tokens, tenant.notes
 
 
 def lay_foundation(
@@ -75,7 +75,7 @@ def lay_foundation(
     Args:
         decoder: the plain base.
         encoder: its tokenizer.
-        tenant: its plan and its card; nothing else is read.
+        tenant: its plan, its card and whether it wants notes; nothing else is read.
         flags: tokens of one pass, and whether the output head may be multiplied in bfloat16.
         on_step: gets steps done and steps in all.
     """
@@ -85,7 +85,7 @@ def lay_foundation(
     private = Geometry.of_plan(plan, decoder.shapes, decoder.layer_count)
     # Learned on a copy in bfloat16 where that is faster; what is learned is merged into the base as it is.
     maker = PublicPart(decoder, encoder, private, max_tokens=plan.max_tokens, half=flags.half_head)
-    factors, facts = maker.train(tenant.card, on_step)
+    factors, facts = maker.train(tenant.card, on_step, notes=tenant.notes)
     del maker
     # The plain base's loss is the same for every tenant of a job.
     plain = decoder.kept.once(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import torch
 
 from personalization.styles.frames import is_poor
+from personalization.styles.noted import noted_pairs
 from personalization.styles.synthesis import synthetic_pairs
 from personalization.training.engine.encoding import TokenUser
 from personalization.training.engine.plain_lora import (
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from personalization.styles.card import StyleCard
+    from personalization.styles.synthesis import SyntheticPair
     from personalization.training.engine.decoder import FrozenDecoder
     from personalization.training.engine.encoding import Encoder
     from personalization.training.engine.families import Factors, Geometry
@@ -38,6 +40,8 @@ PAIRS: Final = 72  # synthetic pairs of one epoch
 HELD_OUT: Final = 16  # synthetic pairs of another seed, to stop on
 REHEARSED: Final = 16  # public questions among them
 INSTRUCTED: Final = 16  # public instructions beside those
+NOTED: Final = 24  # made-up questions with notes, where a tenant answers from documents
+NOTED_TOKENS: Final = 224  # of one of those: a question behind notes that were cut would be lost
 BATCH: Final = 8
 RATE: Final = 3e-3
 CHECKED_AT: Final = (0.5, 0.75, 1.0)  # of the steps: the best of these is kept
@@ -69,12 +73,15 @@ class PublicPart:
         taken = {slot.key for slot in private.slots}
         self.geometry = every_linear(decoder, rank=private.rank, alpha=private.alpha, but=taken)
 
-    def train(self, card: StyleCard, progress: Callable[[int, int], None]) -> tuple[Factors, PublicPartFacts]:
+    def train(
+        self, card: StyleCard, progress: Callable[[int, int], None], *, notes: bool = False
+    ) -> tuple[Factors, PublicPartFacts]:
         """Return the factors ``A (r, d_in)`` and ``B (d_out, r)`` of each layer, and what is known of them.
 
         Args:
             card: a released card that is ``worth_making``.
             progress: gets steps done and steps in all.
+            notes: rehearse made-up questions with notes too; a few steps more.
         """
         rng = random.Random(card.digest())  # noqa: S311  # public text, no secret
         rehearsed = [
@@ -82,10 +89,13 @@ class PublicPart:
             for users, count in ((protected_users(), REHEARSED), (instruction_users(), INSTRUCTED))
             for user in rng.sample(users, count)
         ]
-        texts = [*_made(card, PAIRS, _TRAIN_SEED), *rehearsed]
+        noted = noted_pairs(card, count=NOTED, seed=_TRAIN_SEED) if notes else ()
+        most = self._max_tokens
+        texts = [(one, most) for one in (*_made(card, PAIRS, _TRAIN_SEED), *rehearsed)]
+        texts += [(one, max(most, NOTED_TOKENS)) for one in _examples(noted)]
         rng.shuffle(texts)
         batches = self._batches(texts)
-        held_out = self._batches(_made(card, HELD_OUT, _HELD_OUT_SEED))
+        held_out = self._batches([(one, most) for one in _made(card, HELD_OUT, _HELD_OUT_SEED)])
         parameter = torch.nn.Parameter(initial(self.geometry, rng.getrandbits(48)).to(self._device))
         before = self._lora.loss(parameter.detach(), self.geometry, held_out)
         best, kept, at = before, parameter.detach().clone(), 0
@@ -107,16 +117,19 @@ class PublicPart:
             steps=at,
             loss_before=round(before, 4),
             loss_after=round(best, 4),
+            noted=len(noted),
         )
         return self.geometry.factors(kept.double(), without_frozen(self.geometry)), facts
 
-    def _batches(self, texts: Sequence[Example]) -> list[TokenUser]:
-        rows = self._lora.encoded(texts, self._max_tokens)
+    def _batches(self, texts: Sequence[tuple[Example, int]]) -> list[TokenUser]:
+        """Return examples, each cut to its number of tokens, as batches."""
+        rows = [row for one, most in texts for row in self._lora.encoded([one], most)]
         return [TokenUser(tuple(rows[at : at + BATCH])) for at in range(0, len(rows), BATCH)]
 
 
 def _made(card: StyleCard, count: int, seed: int) -> list[Example]:
-    return [
-        Example(prompt=pair.prompt, completion=pair.answer)
-        for pair in synthetic_pairs(card, count=count, seed=seed)
-    ]
+    return _examples(synthetic_pairs(card, count=count, seed=seed))
+
+
+def _examples(pairs: Sequence[SyntheticPair]) -> list[Example]:
+    return [Example(prompt=pair.prompt, completion=pair.answer) for pair in pairs]

@@ -4,8 +4,10 @@ A bridge compares what is wanted with what the engine says it holds, again and a
 version. So it does not matter which of engine, bridge and broker began anew, or in which order: names that are gone are
 loaded again, names that it does not know are unloaded, and nothing is routed that was not proved since.
 
-An engine that mixes requests of several tenants (``proving.py``) keeps none of our adapters and gets none until it was
-away: its base answers everybody, and answers as the base, since no batch can have an adapter.
+An engine that mixes requests of several tenants (``proving.py``) keeps none of our adapters and gets none until it
+began anew: its base answers everybody, and answers as the base, since no batch can have an adapter. It is not tried
+again while it runs: what a trial needs, adapters in the engine beside users' questions to the base, is what does the
+harm, and no engine changes how it batches without a new start, which is seen even if it was too short for a look.
 
 A version's files are deleted only after the engine forgot its name and its last request ended.
 
@@ -24,11 +26,13 @@ from streams.client.errors import AdapterUnprovenError
 from streams.errors import EngineLoadError, EngineMixesError, EngineUnreachableError, StreamsError
 from streams.serving.engines.lives import Life, Stage
 from streams.serving.engines.metrics import BridgeMetrics
+from streams.serving.engines.places import held_by, in_turn, to_put_out
 from streams.serving.engines.proving import MOST_TOGETHER, ask_together, asked_alone
 from streams.serving.engines.routes import Routes
 
 if TYPE_CHECKING:
     import threading
+    from collections import Counter
     from collections.abc import Callable, Collection, Sequence
     from pathlib import Path
 
@@ -97,6 +101,7 @@ class Bridge:
         self._away = False
         self._read = False
         self._doubt = False  # whether what is in service must be asked together again
+        self._generation: int | None = None  # the engine's, as it was seen last
         self.routes = Routes()
 
     def run(self, stop: threading.Event) -> None:
@@ -137,7 +142,7 @@ class Bridge:
         for name, version in wanted.items():
             life = self._lives.get(name)
             if life is None or life.stage is Stage.FORGOTTEN:
-                life = self._lives[name] = Life(version=version, epoch=update.epoch)
+                life = self._lives[name] = Life(version=version, epoch=update.epoch, share=line)
             if life.stage is Stage.LEAVING:
                 life.stage = Stage.LOADED  # proved again before it is routed
             life.epoch, life.left_at = update.epoch, None
@@ -157,6 +162,7 @@ class Bridge:
             return
         try:
             self._compare(self._engine.held())
+            self._note_generation()
             self._use()
             self._let_go()
             if self.routes.unsafe is None:
@@ -179,6 +185,14 @@ class Bridge:
         self._metrics.away(away=False)
         self._metrics.held(self._lives.values(), self._engine.capacity)
 
+    def _note_generation(self) -> None:
+        """Ask everything anew of an engine that began anew, even where it never seemed to be away."""
+        before, self._generation = self._generation, self._engine.generation
+        if before is not None and before != self._generation:
+            self._doubt = True
+            if self.routes.unsafe is not None:
+                self._safe(None)
+
     def _compare(self, held: Collection[str]) -> None:
         """Take the engine's word for what it does not hold, and none for what it holds."""
         for life in self._lives.values():
@@ -200,53 +214,53 @@ class Bridge:
                 self._cache.remove(name)
 
     def _use(self) -> None:
-        for name in self.routes.wanted():
-            if name in self._lives:
-                self._lives[name].used_at = self._now()
+        for name, share in self.routes.wanted().items():
+            life = self._lives.get(name)
+            if life is not None:
+                life.used_at = self._now()
+                life.share = share or life.share
         if self._crowded():
             for life in self._lives.values():
                 if life.stage is Stage.VERIFIED and self._engine.in_flight(life.name):
                     life.used_at = self._now()
 
     def _bring_in(self) -> None:
-        """Load what is wanted and due, as far as there are places; what is used most recently first."""
+        """Load what is wanted and due, as far as there are places; see ``places.py`` for who comes first."""
         due = [
             life
             for life in self._lives.values()
             if life.stage is Stage.WAITING and self._stays(life) and life.try_at <= self._now()
         ]
-        due.sort(key=lambda life: (-life.used_at, life.candidate, life.name))
-        loaded = 0
-        for life in due:
-            if not self._has_place(life):
+        inside = [one for one in self._lives.values() if one.inside or one.stage is Stage.FORGOTTEN]
+        held, loaded = held_by(inside), 0
+        for life in in_turn(due, held):
+            if len(inside) >= self._engine.capacity and not self._make_place(life, inside, held):
                 continue
-            loaded += self._load(life)
+            if self._load(life):
+                loaded += 1
+                inside.append(life)
+                held[life.share] += 1
         if loaded:
             self._engine.settle()
 
-    def _has_place(self, life: Life) -> bool:
-        """Say whether there is a place, after one was made: of who left, or of who is used less."""
-        inside = [one for one in self._lives.values() if one.inside or one.stage is Stage.FORGOTTEN]
-        if len(inside) < self._engine.capacity:
-            return True
-        leaving = [one for one in inside if not self._stays(one)]
+    def _make_place(self, life: Life, inside: list[Life], held: Counter[str]) -> bool:
+        """Say whether a full engine has a place after all, since somebody was put out; who leaves is only hurried."""
+        leaving = [one for one in inside if not self._stays(one) or one.stage is Stage.FORGOTTEN]
         for one in leaving:
             one.hurried = True
         if leaving:
             return False
-        idle = [
-            one
-            for one in inside
-            if one.used_at < life.used_at
-            and self._now() - one.loaded_at >= self._stay
-            and not self._busy(one)
-        ]
-        if idle:
-            out = min(idle, key=lambda one: (one.used_at, one.name))
-            log.info("adapter_put_out", adapter=out.name)
-            self._metrics.swapped()
-            self._unload(out)
-        return False  # its place is free once the engine says so
+        out = to_put_out(life, inside, held, now=self._now(), stay_seconds=self._stay, busy=self._busy)
+        if out is None:
+            return False
+        log.info("adapter_put_out", adapter=out.name)
+        self._metrics.swapped()
+        self._unload(out)
+        if out.stage is Stage.FORGOTTEN:
+            return False  # a request reads its files still
+        inside.remove(out)
+        held[out.share] -= 1
+        return True
 
     def _load(self, life: Life) -> bool:
         try:

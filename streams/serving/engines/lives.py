@@ -32,6 +32,7 @@ class Life:
     Attributes:
         version: what it is.
         epoch: of the desired state that named it last.
+        share: whose share of the engine's places it takes: its tenant's pseudonym, or its line where none was given.
         candidate: whether it is a line's possible successor only.
         stage: how far it is.
         proved_in: the engine's generation in which it was verified.
@@ -50,6 +51,7 @@ class Life:
 
     version: AdapterVersionV1
     epoch: int
+    share: str
     candidate: bool = False
     stage: Stage = Stage.WAITING
     proved_in: int = -1

@@ -2,7 +2,8 @@
 
 An engine may answer every question rightly that it gets alone and mix those that it computes together (vLLM on a CPU
 does: the base answers as somebody's adapter). No single answer shows that, so nothing is called verified before the
-base and a few adapters, asked at once, said again what each said alone.
+base and a few adapters, asked at once, said again what each said alone. An engine is condemned by two of three such
+trials: a single answer that was otherwise, for whatever reason, takes nothing away from everybody.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 MOST_TOGETHER = 3  # adapters that are asked at once, each beside the base
 LEAST_QUESTIONS = 4  # the first begins by itself; the others wait for it and are computed together
+TRIALS, ENOUGH = 3, 2  # so many trials decide, and so many of them condemn; a sound engine needs one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,14 +72,38 @@ def ask_together(engine: Engine, together: Sequence[Alone]) -> None:
     """Ask for versions and, beside each, for the base, all at once; the answers must be those of before.
 
     Raises:
-        EngineMixesError: at least one is not, and is when that question is asked alone again.
-        EngineLoadError: the engine does not take questions to a version, or answers it otherwise alone as well.
+        EngineMixesError: in two of three trials at least one is not, and is when that question is asked alone again.
+        EngineLoadError: in one of three; or the engine does not take questions to a version, or answers one otherwise
+            alone as well.
         EngineUnreachableError: it does not answer.
     """
     questions = [(one, name) for one in together[:MOST_TOGETHER] for name in (one.name, None)]
     questions *= max(1, math.ceil(LEAST_QUESTIONS / max(1, len(questions))))
     if not questions:
         return
+    mixed = 0
+    for _ in range(TRIALS):
+        wrong = _wrong(engine, questions)
+        if wrong is None and not mixed:
+            return
+        if wrong is None:
+            continue
+        one, name = wrong
+        if not _same(one, name, engine.next_log_probabilities((one.reading,), name=name)):
+            raise EngineLoadError("the engine does not answer as it did a moment ago; all is asked anew")
+        mixed += 1
+        if mixed >= ENOUGH:
+            raise EngineMixesError(
+                "the engine answers a question with another model when it gets several at once; "
+                "start it anew so that it computes one at a time (vLLM: --max-num-seqs 1)"
+            )
+    raise EngineLoadError(
+        "the engine answered otherwise in one of several trials that were the same; all is asked anew"
+    )
+
+
+def _wrong(engine: Engine, questions: Sequence[tuple[Alone, str | None]]) -> tuple[Alone, str | None] | None:
+    """Ask everything at once; return the first question that was not answered as alone, if there is one."""
     with ThreadPoolExecutor(max_workers=len(questions), thread_name_prefix="beside") as pool:
         answers = list(
             pool.map(
@@ -86,14 +112,9 @@ def ask_together(engine: Engine, together: Sequence[Alone]) -> None:
             )
         )
     for (one, name), answer in zip(questions, answers, strict=True):
-        if _same(one, name, answer):
-            continue
-        if not _same(one, name, engine.next_log_probabilities((one.reading,), name=name)):
-            raise EngineLoadError("the engine does not answer as it did a moment ago; all is asked anew")
-        raise EngineMixesError(
-            "the engine answers a question with another model when it gets several at once; "
-            "start it anew so that it computes one at a time (vLLM: --max-num-seqs 1)"
-        )
+        if not _same(one, name, answer):
+            return one, name
+    return None
 
 
 def _same(one: Alone, name: str | None, answer: Sequence[float]) -> bool:

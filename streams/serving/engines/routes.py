@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
 MOST_WANTED = 10_000  # names that are remembered between two looks
+MOST_OF_ONE = 1_000  # of one share of the engine's places
 
 
 class Routes:
@@ -19,7 +21,8 @@ class Routes:
         self._current: dict[str, str] = {}
         self._verified: frozenset[str] = frozenset()
         self._failures: dict[str, str] = {}
-        self._wanted: set[str] = set()
+        self._wanted: dict[str, str] = {}
+        self._shares: Counter[str] = Counter()
         self._unsafe: str | None = None
 
     def current(self, line: str) -> str | None:
@@ -63,15 +66,24 @@ class Routes:
             self._failures.pop(name, None)
             self._verified -= {name}
 
-    def want(self, names: Collection[str]) -> None:
-        """Note that somebody asked for versions, whether or not they are there."""
-        with self._guard:
-            self._wanted.update(list(names)[: max(0, MOST_WANTED - len(self._wanted))])
+    def want(self, names: Mapping[str, str]) -> None:
+        """Note that somebody asked for versions, whether or not they are there.
 
-    def wanted(self) -> frozenset[str]:
-        """Return what was asked for since the last call."""
+        Args:
+            names: served names, each with the share on whose behalf it is asked for; empty where nobody said.
+        """
         with self._guard:
-            found, self._wanted = frozenset(self._wanted), set()
+            for name, share in names.items():
+                room = len(self._wanted) < MOST_WANTED and not (share and self._shares[share] >= MOST_OF_ONE)
+                if name not in self._wanted and room:
+                    self._wanted[name] = share
+                    self._shares[share] += 1
+
+    def wanted(self) -> Mapping[str, str]:
+        """Return what was asked for since the last call, each name with its share; empty where nobody said."""
+        with self._guard:
+            found, self._wanted = self._wanted, {}
+            self._shares.clear()
         return found
 
     def document(self) -> dict[str, Any]:

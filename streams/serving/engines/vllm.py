@@ -17,20 +17,23 @@ from __future__ import annotations
 
 import re
 import secrets
+import time
 from typing import TYPE_CHECKING, Any
 
 from streams.errors import EngineLoadError, EngineUnreachableError
 from streams.serving.engines.told import watched_values
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from streams.client import Reading
     from streams.serving.engines.wire import EngineHttp
 
 MOST_TOLD = 20  # of log-probabilities; what vLLM allows by default
+LOOK_SECONDS = 1.0  # between two looks at when the server began
 _RUNNING = re.compile(r"^vllm:lora_requests_info\{(?P<labels>.*)\} (?P<at>\S+)$", re.MULTILINE)
+_BEGAN = re.compile(r"^process_start_time_seconds (?P<at>\S+)$", re.MULTILINE)
 _NAMES = re.compile(r'(?:running|waiting)_lora_adapters="([^"]*)"')
 
 
@@ -42,21 +45,39 @@ class VllmEngine:
         model: name of the base there.
         capacity: its ``--max-cpu-loras``.
         precision: of its base.
+        monotonic: seconds that only grow.
+
+    Attributes:
+        generation: grows with each start that its metrics tell of; a server that has none is known by its gone names.
     """
 
     kind = "vllm"
     tells = True
     mingles = True
-    generation = 0  # a restart is seen by the names that are gone
 
-    def __init__(self, http: EngineHttp, *, model: str, capacity: int, precision: str) -> None:
+    def __init__(
+        self,
+        http: EngineHttp,
+        *,
+        model: str,
+        capacity: int,
+        precision: str,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._http = http
         self._model = model
+        self._monotonic = monotonic
+        self._look_at = float("-inf")
+        self._began = ""
+        self.generation = 0
         self.capacity = capacity
         self.precision = precision
 
     def held(self) -> frozenset[str]:
         """Return the names that it lists besides its base."""
+        if self._monotonic() >= self._look_at:
+            self._look_at = self._monotonic() + LOOK_SECONDS
+            self._note_start(self._told())
         listed = self._http.get("/v1/models")
         try:
             return frozenset(str(each["id"]) for each in listed["data"] if each.get("parent") is not None)
@@ -84,10 +105,7 @@ class VllmEngine:
 
     def in_flight(self, name: str) -> int | None:
         """Return whether requests with the adapter run or wait, as its metrics say; None where they do not."""
-        answer = self._http.ask("/metrics")
-        samples = (
-            list(_RUNNING.finditer(answer.body.decode(errors="replace"))) if answer.status == 200 else []
-        )
+        samples = list(_RUNNING.finditer(self._told()))
         if not samples:
             return None
         newest = max(samples, key=lambda sample: float(sample["at"]))  # the value is when it was written
@@ -130,6 +148,17 @@ class VllmEngine:
 
     def close(self) -> None:
         """Do nothing: the server is not ours to end."""
+
+    def _told(self) -> str:
+        """Return what its metrics say; nothing where it has none."""
+        answer = self._http.ask("/metrics")
+        return answer.body.decode(errors="replace") if answer.status == 200 else ""
+
+    def _note_start(self, told: str) -> None:
+        found = _BEGAN.search(told)
+        if found is not None and found["at"] != self._began:
+            self.generation += bool(self._began)
+            self._began = found["at"]
 
 
 def _token(shown: str) -> int:

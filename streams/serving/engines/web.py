@@ -3,14 +3,15 @@
 Paths: ``GET /healthz`` (no token; 503 with a code while the engine is not safe to be shared), ``GET /v1/adapters``
 (``adapters``: line to name, ``verified``, ``failures``, ``unsafe``: that code or null),
 ``GET /metrics`` for Prometheus, and ``POST /v1/wanted`` with ``names`` that were asked for, so that the places of an
-engine go to who uses them.
+engine go to who uses them. With ``shares``, one for each name, places are shared among those on whose behalf names are
+asked for: gateways give a pseudonym of the tenant.
 """
 
 from __future__ import annotations
 
 import hmac
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from aiohttp import web
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 LOOPBACK = "127.0.0.1"
 MAX_BODY_BYTES = 100_000
 MAX_NAMES = 1_000
+MAX_SHARE_LENGTH = 64
 
 
 class BridgeWeb:
@@ -88,12 +90,21 @@ class BridgeWeb:
 
     async def _wanted(self, request: web.Request) -> web.Response:
         body = await json_body(request)
-        names = body.get("names") if isinstance(body, dict) else None
-        if (
-            not isinstance(names, list)
-            or len(names) > MAX_NAMES
-            or not all(isinstance(one, str) for one in names)
-        ):
+        names: object = body.get("names") if isinstance(body, dict) else None
+        if not _texts(names) or len(names) > MAX_NAMES:
             raise MalformedRequestError(f"names must be a list of at most {MAX_NAMES} texts")
-        self._routes.want(names)
+        shares: object = body.get("shares", [""] * len(names))
+        if (
+            not _texts(shares)
+            or len(shares) != len(names)
+            or max(map(len, shares), default=0) > MAX_SHARE_LENGTH
+        ):
+            raise MalformedRequestError(
+                f"shares must be left out, or one text of at most {MAX_SHARE_LENGTH} characters for each name"
+            )
+        self._routes.want(dict(zip(names, shares, strict=True)))
         return web.json_response({"noted": len(names)})
+
+
+def _texts(value: object) -> TypeGuard[list[str]]:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import secrets
 from datetime import timedelta
 
 import numpy as np
 import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.pool import NullPool
 
-from personalization.errors import MemoryDocumentError, MemoryNotFoundError
-from personalization.memory import documents, queries
+from personalization.errors import MemoryDocumentError, MemoryNotFoundError, MemoryVectorsError
+from personalization.memory import documents, pgvector, queries
 from personalization.memory.documents import Place, prepared
+from personalization.memory.pgvector import NEAREST, PgVectors
 from personalization.memory.sealing import MemoryKeys
 from personalization.memory.search import MemorySearch, SearchRules
 from personalization.memory.values import Draft, Fate, Outcome
@@ -17,7 +23,8 @@ from privacy.audit import trail as audit_trail
 from privacy.audit.records import verify
 from privacy.errors import KeyUnavailableError, UnknownTenantError
 from privacy.policy import versions as policies
-from privacy.storage.session import reading, transaction
+from privacy.storage.session import open_engine, reading, transaction
+from streams.storage import schema
 from tests.fakes.embedders import WordHashes
 
 KEYS = MemoryKeys(bytes(range(32)))
@@ -29,7 +36,7 @@ class Memory:
     """One installation's memory with two tenants."""
 
     def __init__(self, engine, clock, embedder=None, near=None):
-        self.engine, self.clock = engine, clock
+        self.engine, self.clock, self.near = engine, clock, near
         self.embedder = WordHashes(same=[("refund", "money")]) if embedder is None else embedder
         self.search = MemorySearch(
             engine, KEYS, self.embedder or None, rules=SearchRules(passages=2, floor=0.25), near=near
@@ -55,12 +62,55 @@ class Memory:
         return [one.citation for one in self.find(question, **more).passages]
 
 
-@pytest.fixture(params=["by_meaning", "words_alone"])
+PGVECTOR = os.environ.get("DISCREET_TEST_PGVECTOR", "")
+
+
+def _administer(statement):
+    admin = create_engine(PGVECTOR, isolation_level="AUTOCOMMIT", poolclass=NullPool)
+    with admin.connect() as connection:
+        connection.execute(text(statement))
+    admin.dispose()
+
+
+def _opened(name):
+    return open_engine(make_url(PGVECTOR).set(database=name).render_as_string(hide_password=False))
+
+
+@pytest.fixture(scope="module")
+def pgvector_template():
+    """A database of a PostgreSQL with the extension, with the newest schema (`start_pgvector` in .ci/services.sh)."""
+    if not PGVECTOR:
+        pytest.skip("DISCREET_TEST_PGVECTOR names no PostgreSQL with the extension vector")
+    name = f"discreet_memory_{secrets.token_hex(6)}"
+    _administer(f"CREATE DATABASE {name}")
+    schema.upgrade(make_url(PGVECTOR).set(database=name).render_as_string(hide_password=False))
+    engine = _opened(name)
+    pgvector.prepare(engine, KEYS, WordHashes())
+    engine.dispose()
+    yield name
+    _administer(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def pgvector_engine(pgvector_template):
+    name = f"discreet_memory_{secrets.token_hex(6)}"
+    _administer(f"CREATE DATABASE {name} TEMPLATE {pgvector_template}")
+    engine = _opened(name)
+    yield engine
+    engine.dispose()
+    _administer(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(params=["by_meaning", "words_alone", pytest.param("pgvector", marks=pytest.mark.slow)])
 def memory(request, engine, clock):
+    inside = request.param == "pgvector"
+    if inside:
+        engine = request.getfixturevalue("pgvector_engine")
     with transaction(engine) as session:
         for tenant in ("acme", "globex"):
             policies.register_tenant(session, tenant, actor="test", now=clock.now())
-    return Memory(engine, clock, embedder=None if request.param == "by_meaning" else False)
+    near = PgVectors(engine, WordHashes.name) if inside else None
+    return Memory(engine, clock, embedder=False if request.param == "words_alone" else None, near=near)
 
 
 def test_what_was_approved_is_found_with_its_citation(memory):
@@ -152,7 +202,7 @@ def test_a_tenants_scores_do_not_move_by_what_another_one_writes(memory):
     ]
     for number in range(20):
         memory.add(f"spam{number}", f"refund days refund days {number} parcel", tenant="globex")
-    fresh = Memory(memory.engine, memory.clock, embedder=memory.embedder)
+    fresh = Memory(memory.engine, memory.clock, embedder=memory.embedder, near=memory.near)
     found = fresh.find("how many days does a refund take").passages
     assert [(one.citation, one.score, one.similarity) for one in found] == before
 
@@ -245,20 +295,71 @@ def test_only_what_changed_is_opened_and_embedded_again(memory):
     assert memory.search.index("acme") is memory.search.index("acme")
 
 
-def test_what_was_approved_without_vectors_is_embedded_where_it_is_looked_up(engine, clock, memory):
-    plain = Memory(engine, clock, embedder=False)
+def test_what_was_approved_without_vectors_is_embedded_where_it_is_looked_up(memory):
+    plain = Memory(memory.engine, memory.clock, embedder=False)
     plain.add("refunds", REFUNDS)
-    meaning = Memory(engine, clock)
+    meaning = Memory(memory.engine, memory.clock)
     assert meaning.cited("how many days until my money is back after the parcel") != []
     vectors = meaning.search.index("acme").vectors
     assert vectors is not None
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3)
 
 
-def test_the_tenants_asked_longest_ago_leave_memory_first(engine, clock, memory):
+def test_the_tenants_asked_longest_ago_leave_memory_first(memory):
     memory.add("refunds", REFUNDS)
     memory.add("refunds", REFUNDS, tenant="globex")
-    small = MemorySearch(engine, KEYS, None, most_chunks=1)
+    small = MemorySearch(memory.engine, KEYS, None, most_chunks=1)
     for tenant in ("acme", "globex", "acme"):
-        assert small.find(tenant, "default", "how many days does a refund take", clock.now()).passages
+        assert small.find(tenant, "default", "how many days does a refund take", memory.clock.now()).passages
         assert list(small._indexes) == [tenant]
+
+
+@pytest.mark.slow
+def test_a_small_tenant_beside_a_large_one_finds_all_it_has_and_the_plan_reads_its_rows_alone(
+    pgvector_engine, clock
+):
+    engine = pgvector_engine
+    with transaction(engine) as session:
+        for tenant in ("acme", "globex"):
+            policies.register_tenant(session, tenant, actor="test", now=clock.now())
+    memory = Memory(engine, clock, near=PgVectors(engine, WordHashes.name))
+    crowd = [
+        Draft(document_id=f"d{n}", title="", text=f"A refund takes {n} days after the parcel.")
+        for n in range(2_000)
+    ]
+    with transaction(engine) as session:
+        documents.add(session, KEYS, memory.place("globex"), prepared(crowd, memory.embedder))
+    for number in range(12):
+        memory.add(f"a{number}", f"A refund takes {number} weeks after the parcel, as rule{number} says.")
+    found = memory.find("how many days does a refund take after the parcel", most=12)
+    assert len(found.passages) == 12
+    assert {one.document.document_id[0] for one in found.passages} == {"a"}
+    here = Memory(engine, clock).find("how many days does a refund take after the parcel", most=12)
+    assert {one.citation for one in here.passages} == {one.citation for one in found.passages}
+    asked = {
+        "tenant_id": "acme", "embedder": WordHashes.name, "vector": str([0.05] * 384), "collections": ["default"],
+        "now": clock.now(), "most": 50,
+    }  # fmt: skip
+    with transaction(engine) as session:
+        connection = session.connection()
+        connection.execute(text("ANALYZE memory_vectors"))
+        connection.execute(text("ANALYZE memory_documents"))
+        plan = "\n".join(row[0] for row in connection.execute(text(f"EXPLAIN {NEAREST}"), asked))
+        left = connection.execute(
+            text("SELECT count(*) FROM memory_vectors WHERE tenant_id = 'acme'")
+        ).scalar()
+    assert "Seq Scan on memory_vectors" not in plan
+    assert "tenant_id)::text = 'acme'" in plan
+    assert left == 12
+    memory.remove("a0", "a1")
+    with transaction(engine) as session:
+        gone = text("SELECT count(*) FROM memory_vectors WHERE document_id IN ('a0', 'a1')")
+        assert session.connection().execute(gone).scalar() == 0
+
+
+def test_where_no_vectors_are_kept_it_says_what_to_do(engine):
+    with pytest.raises(MemoryVectorsError, match="memory prepare"):
+        PgVectors(engine, "any")
+    if engine.dialect.name == "sqlite":
+        with pytest.raises(MemoryVectorsError, match="PostgreSQL alone"):
+            pgvector.prepare(engine, KEYS, WordHashes())

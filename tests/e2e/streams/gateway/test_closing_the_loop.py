@@ -1,13 +1,20 @@
 """The loop is closed through the gateway: users ask and edit, a round trains, unseen users' answers follow the tenant.
 
 The product's only client is the official one of OpenAI's API, pointed at the gateway. Everything behind it is real:
-Apache Kafka where there is one (else the embedded broker), worker, trainer, ``discreet serve`` and gateway, each a
-process of its own, on a tiny base model whose weights are random, so what it learns is simple.
+Apache Kafka where there is one (else the embedded broker), worker, trainer, engine and gateway, each a process of its
+own, on a tiny base model whose weights are random, so what it learns is simple.
+
+The engine is transformers in ``discreet serve``, and a real llama.cpp or vLLM behind ``discreet bridge`` where the
+environment names one, as for the engines' own suite:
+
+    DISCREET_TEST_LLAMACPP=DIR python -m pytest -n 0 tests/e2e/streams/gateway/test_closing_the_loop.py -k real-llamacpp
+    DISCREET_TEST_VLLM=DIR python -m pytest -n 0 tests/e2e/streams/gateway/test_closing_the_loop.py -k real-vllm
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import secrets
 import signal
@@ -31,21 +38,28 @@ from privacy.policy import versions as policies
 from privacy.storage.session import open_engine, transaction
 from streams.broker import topics
 from streams.client import ConsentPublisher
+from streams.contracts.topics import ADAPTERS
 from streams.demo.environment import DemoEnvironment, free_port, new_secrets
 from streams.gateway.callers import Right
 from streams.gateway.tokens import new_gateway_token
+from streams.outbox.tables import OutboxRow
 from streams.storage import schema as database
+from streams.storage.tables import ServingAckRow
 from tests.conftest import KAFKA
+from tests.fakes.bridges import REAL_LLAMACPP, kinds
 from tests.fakes.keys import prepared_store_url
+from tests.fakes.real_vllm import CAPACITY, KEY, MODEL, real_vllm
+from tests.fakes.tiny_gguf import write_tiny_gguf
 from tests.fakes.tiny_models import write_tiny_base
 
 ROOT = Path(__file__).resolve().parents[4]
-ROUND_SECONDS = START_SECONDS = 400
+ROUND_SECONDS = START_SECONDS = VERIFY_SECONDS = 400
 USERS = 24
 UNSEEN = 12
 TENANT = f"acme-{secrets.token_hex(3)}"  # the broker may be shared
 OTHER = f"globex-{secrets.token_hex(3)}"
 EDIT = "aaaa"  # what all of the tenant's users make of every answer; a tiny model with random weights can learn that
+ENGINES = ["transformers", *(kind for kind in kinds() if kind.startswith("real-"))]
 
 
 def prompt_of(user, turn):
@@ -58,13 +72,59 @@ def kafka_bootstrap(request):
     return KAFKA or request.getfixturevalue("embedded_bootstrap")
 
 
-@pytest.fixture
-def stack(tmp_path, kafka_bootstrap):
+def base_of(kind, folder):
+    """Return the directory of the base that an engine serves; a real vLLM has had its own since it started."""
+    if kind == "real-vllm":
+        return real_vllm().base
+    return (
+        write_tiny_base(folder, hidden=128, embedding=0.35)
+        if kind == "real-llamacpp"
+        else write_tiny_base(folder)
+    )
+
+
+def engine_of(kind, base, folder, token):
+    """Return what keeps an engine at what is wanted, as a command, and settings of it and of the gateway."""
+    if kind == "transformers":
+        return ("serve",), {}
+    port, bridge_port = real_vllm().port if kind == "real-vllm" else free_port(), free_port()
+    settings = {
+        "DISCREET_BRIDGE__PORT": str(bridge_port),
+        "DISCREET_BRIDGE__TOKEN": token,
+        "DISCREET_BRIDGE__BASE_MODEL": str(base),
+        "DISCREET_BRIDGE__ENGINE_KEY": KEY,
+        "DISCREET_BRIDGE__CAPACITY": str(CAPACITY),
+        "DISCREET_GATEWAY__URL": f"http://127.0.0.1:{port}",
+        "DISCREET_GATEWAY__ENGINE_TOKEN": KEY,
+        "DISCREET_GATEWAY__ENGINE_MODEL": MODEL,
+        "DISCREET_GATEWAY__BRIDGE_URL": f"http://127.0.0.1:{bridge_port}",
+        "DISCREET_GATEWAY__BRIDGE_TOKEN": token,
+        "DISCREET_GATEWAY__CONNECT_SECONDS": "10",
+    }
+    if kind == "real-vllm":
+        return ("bridge", "vllm"), settings | {
+            "DISCREET_GATEWAY__ENGINE": "vllm",
+            "DISCREET_BRIDGE__ENGINE_URL": f"http://127.0.0.1:{port}",
+            "DISCREET_BRIDGE__ENGINE_MODEL": MODEL,
+            "DISCREET_BRIDGE__PRECISION": "float32",
+        }
+    return ("bridge", "llamacpp"), settings | {
+        "DISCREET_GATEWAY__ENGINE": "llamacpp",
+        "DISCREET_BRIDGE__ENGINE": os.environ[REAL_LLAMACPP],
+        "DISCREET_BRIDGE__ENGINE_PORT": str(port),
+        "DISCREET_BRIDGE__GGUF": str(write_tiny_gguf(base, folder / "tiny.gguf")),
+    }
+
+
+@pytest.fixture(params=ENGINES)
+def stack(request, tmp_path, kafka_bootstrap):
     master_key, adapter_key, token = new_secrets()
+    base = base_of(request.param, tmp_path / "base")
+    command, settings = engine_of(request.param, base, tmp_path, token)
     environment = DemoEnvironment(
         state=tmp_path / "state",
         broker=kafka_bootstrap,
-        base_model=write_tiny_base(tmp_path / "base"),
+        base_model=base,
         master_key=master_key,
         adapter_key=adapter_key,
         worker_port=free_port(),
@@ -81,6 +141,7 @@ def stack(tmp_path, kafka_bootstrap):
         "DISCREET_TRAINER__MAX_PUBLIC_TEXT_CHANGE": "",
         "DISCREET_GATEWAY__PORT": str(gateway_port),
         "DISCREET_GATEWAY__URL": f"http://127.0.0.1:{environment.serving_port}",
+        **settings,
     }
     (tmp_path / "state").mkdir()
     url = f"sqlite:///{tmp_path / 'state' / 'discreet.sqlite3'}"
@@ -95,11 +156,11 @@ def stack(tmp_path, kafka_bootstrap):
         broker = kafka_bootstrap
         base_url = f"http://127.0.0.1:{gateway_port}"
 
-        def start(self, *names):
-            for name in names:
+        def start(self, *commands):
+            for name, *more in commands:
                 with (tmp_path / f"{name}.log").open("wb") as log:
                     process = subprocess.Popen(
-                        [sys.executable, "-m", "streams.cli.main", name],
+                        [sys.executable, "-m", "streams.cli.main", name, *more],
                         cwd=ROOT,
                         env=variables | (environment.of_the_trainer() if name == "trainer" else {}),
                         stdout=log,
@@ -111,11 +172,15 @@ def stack(tmp_path, kafka_bootstrap):
             end = time.monotonic() + seconds
             while not done():
                 for name, process in started:
-                    assert process.poll() is None, (tmp_path / f"{name}.log").read_text()
-                assert time.monotonic() < end, what
+                    assert process.poll() is None, self.said(name)
+                assert time.monotonic() < end, (what, self.said(command[0]))
                 time.sleep(0.2)
 
+        def said(self, name):
+            return (tmp_path / f"{name}.log").read_text()[-4_000:]
+
     stack = Stack()
+    stack.kind, stack.serving = request.param, command
     stack.engine, stack.started = engine, started
     yield stack
     for _, process in started:
@@ -132,7 +197,23 @@ def answers_at(base_url):
         return False
 
 
-@pytest.mark.timeout(900)
+def committed_to_verified(stack, served_name):
+    """Return the seconds to the verified report: from the round's last commit, and from the record's sending."""
+    with transaction(stack.engine) as session:
+        (row,) = session.exec(select(RoundRow)).all()
+        ack = session.exec(select(ServingAckRow).where(ServingAckRow.served_name == served_name)).one()
+        sent = session.exec(
+            select(func.max(OutboxRow.published_at)).where(OutboxRow.topic == ADAPTERS.name)
+        ).one()
+    assert ack.status == "verified"
+    return {
+        "committed_to_verified_seconds": round((ack.occurred_at - row.closed_at).total_seconds(), 2),
+        "sent_to_verified_seconds": round((ack.occurred_at - sent).total_seconds(), 2),
+        "probe_effect": ack.probe_effect,
+    }
+
+
+@pytest.mark.timeout(2_400)
 def test_edits_through_the_gateway_change_the_answers_of_unseen_users(stack):
     now = datetime.now(UTC)
     with transaction(stack.engine) as session:
@@ -163,7 +244,7 @@ def test_edits_through_the_gateway_change_the_answers_of_unseen_users(stack):
     with ConsentPublisher(stack.broker, source="/test") as consents:
         for user in range(USERS):
             consents.grant(tenant_id=TENANT, user_id=f"u{user}", notice_version="1")
-    stack.start("worker", "serve", "gateway")
+    stack.start(("worker",), stack.serving, ("gateway",))
     stack.wait(lambda: answers_at(stack.base_url), START_SECONDS, "the gateway does not become ready")
     with (
         openai.OpenAI(base_url=f"{stack.base_url}/v1", api_key=tokens[TENANT], timeout=60) as client,
@@ -208,7 +289,7 @@ def test_edits_through_the_gateway_change_the_answers_of_unseen_users(stack):
         assert {version for version, _ in before} == {"base"}
         with transaction(stack.engine) as session:
             open_round(session, TENANT, "default", actor="test", now=datetime.now(UTC))
-        stack.start("trainer")
+        stack.start(("trainer",))
 
         def closed():
             with transaction(stack.engine) as session:
@@ -218,8 +299,12 @@ def test_edits_through_the_gateway_change_the_answers_of_unseen_users(stack):
         stack.wait(closed, ROUND_SECONDS, "the round does not end")
         with transaction(stack.engine) as session:
             (row,) = session.exec(select(RoundRow)).all()
-            assert row.state == "done", (row.outcome_code, row.outcome)
-        stack.wait(lambda: asked(client, 1)[0][0] != "base", 60, "the gateway does not apply the new version")
+            assert row.state == "done", (row.outcome_code, stack.said("trainer"))
+        stack.wait(
+            lambda: asked(client, 1)[0][0] != "base",
+            VERIFY_SECONDS,
+            "the gateway does not apply the new version",
+        )
         after = asked(client)
         assert all(re.fullmatch(r"a-[0-9a-f]{12}-v1", version) for version, _ in after)
         follow_before = sum(text.startswith(EDIT[0]) for _, text in before)
@@ -227,6 +312,8 @@ def test_edits_through_the_gateway_change_the_answers_of_unseen_users(stack):
         print(
             json.dumps(
                 {
+                    "engine": stack.kind,
+                    **committed_to_verified(stack, after[0][0]),
                     "before": follow_before,
                     "after": follow_after,
                     "of": UNSEEN,
@@ -252,6 +339,7 @@ def asked(client, count=UNSEEN):
             model="discreet",
             messages=[{"role": "user", "content": prompt_of(user, 1)}],
             max_tokens=12,
+            temperature=0,
             user=f"u{user}",
         )
         found.append((raw.headers["x-discreet-version"], raw.parse().choices[0].message.content))

@@ -8,6 +8,8 @@ from dataclasses import replace
 import httpx
 import pytest
 
+from personalization.registry import steering
+from personalization.rollouts.evidence import Reading
 from streams.cli.main import main
 from streams.gateway.kpis import FIELDS
 from streams.processes.trainer import LEARNED_FROM
@@ -76,6 +78,16 @@ def test_what_was_changed_shows(told, capsys, part, broken):
     assert all(any(word in line for line in found) for word in broken)
 
 
+def test_what_has_no_mark_at_the_boundary_does_not_leave(told, capsys):
+    file, story, key, _ = told
+    story["users"] = ["ann"]
+    file.write_text(json.dumps(story))
+    assert main(["explain", str(file), "--public-key", key, "--json"]) != 0
+    told_of = capsys.readouterr()
+    assert told_of.out == ""
+    assert "users of story would leave without a mark" in told_of.err
+
+
 def test_no_story_is_one_sentence_with_a_code(told, capsys):
     file, _, key, _ = told
     file.write_text("[]")
@@ -95,6 +107,31 @@ def test_a_rollout_is_in_the_story_with_who_moved_it(engine, clock, tmp_path, mo
     assert "canary at 10 %, line free, flag on, steps 10, 50" in page
     assert "rollout.canary by schedule" in page
     assert "one (test): verified" in page
+
+
+def test_guards_that_are_posted_again_and_again_are_one_line_each(
+    engine, clock, tmp_path, monkeypatch, capsys
+):
+    rolled = RolloutShop(engine, clock, tmp_path, **STEPS)
+    rolled.publish()
+    candidate = rolled.publish()
+    for value in (0.01, 0.02, 0.03):
+        for name in ("error_rate", "latency_p95_ms"):
+            with rolled.session() as session:
+                reading = Reading(name=name, value=value, at=clock.now())
+                steering.measure(session, "acme", candidate, reading, actor="watcher")
+    monkeypatch.setenv("DISCREET_DATABASE__URL", database_url_of(engine))
+    key = rolled.signer.public_key.hex()
+    page = explained(capsys, candidate, "--public-key", key)[1]
+    assert [line.split("by ")[1] for line in page.splitlines() if "rollout.guard" in line] == [
+        "watcher: error_rate 0.03",
+        "watcher: latency_p95_ms 0.03",
+    ]
+    _, text = explained(capsys, candidate, "--public-key", key, "--json")
+    story = json.loads(text.splitlines()[-1])
+    assert [one["detail"]["value"] for one in story["trail"] if one["action"] == "rollout.guard"] == [
+        0.01, 0.01, 0.02, 0.02, 0.03, 0.03,
+    ]  # fmt: skip
 
 
 def test_the_offsets_that_a_round_read_are_in_the_trail_and_prove_themselves(

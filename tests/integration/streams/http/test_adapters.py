@@ -9,6 +9,8 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer, make_mocked_request
 
 from personalization.registry import queries as registry
+from personalization.rollouts.evidence import GUARD_POSTED
+from privacy.audit import trail
 from privacy.storage.session import transaction
 from streams.http.adapters import AdapterRoutes
 from streams.http.server import _errors_as_json
@@ -166,5 +168,11 @@ def test_a_guard_is_told_over_http_and_the_rollout_shown(engine, clock, tmp_path
     shown, refused, denied = asyncio.run(ask())
     assert [(one["candidate"], one["percent"]) for one in shown["rollouts"]] == [(served_name, 10.0)]
     assert all(400 <= status < 500 for status in [*refused, denied])
+    with transaction(engine) as session:
+        posted = [one for one in trail.read(session, "acme") if one.action == GUARD_POSTED]
+    assert [(one.actor, one.detail["guard"], one.detail["value"]) for one in posted] == [
+        ("platform operator", "error_rate", 0.5)
+    ], "what was kept, and nothing of what was refused"
+    assert posted[0].detail["candidate"] == served_name
     shop.run_tick()
     assert shop.states()[candidate] == "rolled_back"

@@ -111,6 +111,32 @@ def test_no_transaction_deletes_more_rows_than_it_may(engine, fleet):
         assert left(engine, ProcessedEventRow.event_digest) == []
 
 
+def test_on_a_busy_database_a_transaction_deletes_fewer_rows_and_takes_no_second(engine, clock, monkeypatch):
+    """Beside ingest a row may take a hundred times as long as on an idle database."""
+    clock.advance(seconds=(NOW - clock.now()).total_seconds())
+    with transaction(engine) as session:
+        policies.register_tenant(session, "t0", actor="ann", now=NOW)
+    at, left, took = [0.0], [5_000], []
+
+    def delete(_session, _limits, *, most):
+        found = min(most, left[0])
+        a_row = 0.000_05 if left[0] > 2_000 else 0.002  # idle first, then busy
+        took.append((found, 0.005 + found * a_row))
+        left[0] -= found
+        at[0] += took[-1][1]
+        return found
+
+    monkeypatch.setattr(sweeps, "delete_expired_signals", delete)
+    settings = SchedulerSettings(retention_seconds=300), OutboxSettings()
+    sweeper = Sweeper(engine, clock, *settings, check_time=lambda *_: None, monotonic=lambda: at[0])
+    assert sweeper.sweep()
+    assert left == [0]
+    assert max(found for found, _ in took) == sweeps.ROWS  # where it can it uses the room
+    slow = [seconds for found, seconds in took if found * 0.002 < seconds]
+    assert sorted(slow)[-2] < 0.2  # one is surprised by the load, and those after it are short
+    assert took[-2][0] >= sweeps.FEWEST_ROWS
+
+
 def test_of_several_workers_one_sweeps_and_another_one_when_it_is_gone(engine, fleet, clock):
     first, second = fleet(), fleet()
     assert [first.sweep(), second.sweep()] == [True, False]

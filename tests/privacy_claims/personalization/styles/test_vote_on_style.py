@@ -143,3 +143,46 @@ def test_the_order_of_users_and_of_their_keys_does_not_show():
 def test_a_vote_that_holds_more_keys_than_were_reserved_is_refused():
     with pytest.raises(StyleCardError, match="than was reserved"):
         found(users_with_style(300), selection=vote(unknown_keys=8))
+
+
+def replacing(written: str, meant: str, times: int = 1) -> UserTexts:
+    note = "the deploy of {} went well and the team was happy with how it all went"
+    edit = StyleText(prompt="p", shown=note.format(written), final=note.format(meant))
+    return UserTexts(texts=(edit,) * times)
+
+
+def test_a_term_of_a_few_users_is_in_no_card_and_one_of_many_is_in_each():
+    few = [replacing("zyxoma", "Zyxomma", 4) for _ in range(12)]
+    many = [replacing("cuber netties", "Kubernetes") for _ in range(60)]
+    for number in range(15):
+        card = found([*users_with_style(240), *few, *many], key_number(number), terms=True)
+        assert [(one.key, one.words) for one in card.of(Feature.TERM)] == [("cuber netties", "Kubernetes")]
+        assert "zyx" not in json.dumps(card.to_document()).casefold()
+    without = found([*users_with_style(240), *many], key_number(0))
+    assert without.of(Feature.TERM) == (), "nobody votes on terms unless the policy says so"
+
+
+def test_a_user_with_a_hundred_terms_of_the_own_has_them_in_no_card():
+    mine = UserTexts(
+        texts=tuple(
+            StyleText(
+                prompt="p",
+                shown=" ".join(f"zyxo{letter}{number} stays as it ever was" for letter in "abcde"),
+                final=" ".join(f"Zyxomm{letter}{number} stays as it ever was" for letter in "abcde"),
+            )
+            for number in "qrst"
+        )
+    )
+    for number in range(15):
+        card = found([*users_with_style(300), mine], key_number(number), terms=True)
+        assert card.of(Feature.TERM) == ()
+
+
+@pytest.mark.parametrize("bug", ["weight", "keys"])
+def test_a_vote_on_terms_that_weighs_or_holds_more_than_was_reserved_is_refused(monkeypatch, bug):
+    if bug == "weight":
+        monkeypatch.setattr("personalization.styles.families.BESIDE_TERMS", 1.0)
+    else:
+        monkeypatch.setattr("personalization.styles.votes.MOST_PAIRS", 20)
+    with pytest.raises(StyleCardError, match="than was reserved"):
+        found(users_with_style(10), terms=True)

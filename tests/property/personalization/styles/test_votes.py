@@ -8,15 +8,32 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from personalization.styles.families import families_for, norm_of
+from personalization.styles.families import TERM_WEIGHT, Feature, families_for, norm_of
 from personalization.styles.votes import MOST_TEXTS, StyleText, UserTexts, sum_of, unknown_keys, vote_of
 from privacy.accounting.calibration import UNKNOWN_KEYS
 from privacy.mechanisms.partition_selection import VOTE_UNIT
 from tests.fakes.styles import users_with_style, users_without_style
 
-FAMILIES = {"narrow": families_for(50, 8.0), "wide": families_for(1000, 3.0)}
+FAMILIES = {
+    "narrow": families_for(50, 8.0),
+    "wide": families_for(1000, 3.0),
+    "narrow and terms": families_for(50, 8.0, terms=True),
+    "wide and terms": families_for(1000, 3.0, terms=True),
+}
+some_words = st.lists(
+    st.sampled_from(["kafka", "kafkka", "rabit", "rabbit", "postgrs", "postgres", "queue", "quue"]),
+    max_size=9,
+)
+shown = st.one_of(st.none(), st.text(max_size=60), some_words.map(" ".join))
 texts = st.lists(
-    st.builds(StyleText, prompt=st.text(max_size=40), final=st.text(max_size=60)), min_size=1, max_size=8
+    st.builds(
+        StyleText,
+        prompt=st.text(max_size=40),
+        final=st.one_of(st.text(max_size=60), some_words.map(" ".join)),
+        shown=shown,
+    ),
+    min_size=1,
+    max_size=8,
 )
 
 
@@ -55,6 +72,23 @@ def test_a_user_of_very_many_keys_is_within_the_bounds(families):
         )
     )
     assert len(check(many, families)) > 5
+
+
+@pytest.mark.parametrize("families", [FAMILIES["narrow and terms"], FAMILIES["wide and terms"]])
+def test_a_user_of_very_many_terms_is_within_the_bounds(families):
+    wrong = [f"wrng{letter}{other}" for letter in "abcdef" for other in "ghijk"]
+    edits = [
+        StyleText(
+            prompt="p",
+            shown=" ".join(f"{word} stays as it was here" for word in wrong[start : start + 5]),
+            final=" ".join(f"wrong{word[4:]} stays as it was here" for word in wrong[start : start + 5]),
+        )
+        for start in range(0, 20, 5)
+    ]
+    terms = {key: value for key, value in check(UserTexts(texts=tuple(edits)), families).items() if key.words}
+    terms = {key: value for key, value in terms.items() if key.feature is Feature.TERM}
+    assert len(terms) == 3
+    assert sum(value**2 for value in terms.values()) <= (TERM_WEIGHT * VOTE_UNIT) ** 2
 
 
 def test_only_the_first_texts_of_ten_thousand_count():

@@ -179,3 +179,11 @@ def test_limits_of_the_suites_are_changed_one_by_one_and_are_no_part_of_earlier_
     assert changed.digest() != policy.digest()
     with pytest.raises(PolicyError, match=r"suites\.depth"):
         amended(policy, {"suites.depth": "some"})
+
+
+def test_memory_is_off_and_no_part_of_earlier_digests():
+    policy = amended(None, {"declared_users": 100})
+    assert not policy.memory
+    document = {name: value for name, value in policy.to_document().items() if name != "memory"}
+    assert type(policy).from_document(document).digest() == policy.digest()
+    assert amended(policy, {"memory": "true"}).digest() != policy.digest()

@@ -15,9 +15,9 @@ def budgets(limit=100.0):
     return LatencyBudgets({"acme": limit}, told.append), told
 
 
-def measured(one, kept, milliseconds, *, times=FEWEST, stream=False):
+def measured(one, kept, milliseconds, *, times=FEWEST, stream=False, tenant="acme"):
     for _ in range(times):
-        one.observe(kept, milliseconds / 1e3, stream=stream)
+        one.observe(tenant, kept, milliseconds / 1e3, stream=stream)
 
 
 def test_levers_are_dropped_by_what_they_were_measured_to_cost():
@@ -39,6 +39,22 @@ def test_a_tenant_without_a_budget_is_never_cut_and_streams_are_measured_apart()
     measured(one, WANTED, 900)
     assert one.fit("globex", WANTED, stream=False).kept == one.fit("acme", WANTED, stream=True).kept
     assert told == []
+
+
+def test_what_another_tenants_answers_take_drops_nothing():
+    told = []
+    one = LatencyBudgets({"acme": 100.0, "globex": 100.0}, told.append)
+    for tenant in ("globex", "nobody with a budget"):
+        measured(one, (), 90, tenant=tenant)
+        measured(one, WANTED, 5_000, tenant=tenant)
+    measured(one, (), 20)
+    measured(one, WANTED, 30)
+    assert one.fit("acme", WANTED, stream=False).dropped == ()
+    assert one.fit("globex", WANTED, stream=False).dropped == (Lever.CONSTRAINT,)
+    assert one.quantile(Lever.CONSTRAINT, 0.99, stream=False) > 4, "metrics are of all together"
+    for number in range(1_000):
+        one.observe(f"tenant {number}", WANTED, 1.0, stream=False)
+    assert set(one._times) == {"acme", "globex"}, "the memory is bounded by the setting"
 
 
 def test_an_engine_that_is_late_by_itself_is_told_of():

@@ -32,19 +32,37 @@ def test_what_answers_take_and_what_users_make_of_them():
     assert told(kpis, "globex") == {}
 
 
-def test_a_day_later_it_is_forgotten_and_a_flood_drives_out_the_oldest(monkeypatch):
+def test_a_day_later_it_is_forgotten_and_a_flood_drives_out_the_oldest():
     now = [0.0]
-    kpis = Kpis(lambda: now[0])
+    kpis = Kpis(lambda: now[0], most=2)
     kpis.answered("acme", "default", "old", seconds=0.1, tokens=1, whole=True)
     now[0] = 3600.0
     kpis.answered("acme", "default", "new", seconds=0.1, tokens=1, whole=True)
     assert set(told(kpis)) == {"old", "new"}
     now[0] = HOURS * 3600.0
     assert set(told(kpis)) == {"new"}
-    monkeypatch.setattr("streams.gateway.kpis.MOST", 2)
     for version in ("one", "two"):
         kpis.answered("acme", "default", version, seconds=0.1, tokens=1, whole=True)
     assert set(told(kpis)) == {"one", "two"}
+
+
+def test_one_tenants_flood_drives_out_its_own_alone():
+    kpis = Kpis(lambda: 0.0, most=10, most_answers=10)
+
+    def judged(tenant, number):
+        kpis.judged(tenant, "default", None, answer_id=str(number), shown="one", outcome=Accepted())
+
+    for number in range(3):
+        judged("acme", number)
+        kpis.answered("acme", "default", f"v{number}", seconds=0.1, tokens=1, whole=True)
+    for number in range(100, 200):
+        judged("globex", number)
+        kpis.answered("globex", "default", f"v{number}", seconds=0.1, tokens=1, whole=True)
+    for number in range(3):
+        judged("acme", number)  # a second word, which must still be known as one
+    assert told(kpis)["base"]["feedback"] == 3
+    assert set(told(kpis)) == {"base", "v0", "v1", "v2"}
+    assert len(told(kpis, "globex")) == 6
 
 
 @pytest.mark.parametrize(

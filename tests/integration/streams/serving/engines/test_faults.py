@@ -109,7 +109,7 @@ def test_more_lines_than_places_go_by_use(vllm):
     assert vllm.current(waiting) is None, "nobody asked for it"
     used, idle = (line for line in LINES if line != waiting)
     vllm.fake.running = [versions[used].served_name]
-    vllm.bridge.routes.want([versions[waiting].served_name])
+    vllm.bridge.routes.want({versions[waiting].served_name: ""})
     vllm.catch_up()
     assert vllm.current(waiting) == versions[waiting].served_name
     assert vllm.current(used) == versions[used].served_name
@@ -119,6 +119,35 @@ def test_more_lines_than_places_go_by_use(vllm):
     assert "discreet_bridge_places 2.0" in told
     assert 'discreet_bridge_adapters{stage="waiting"} 1.0' in told
     assert "discreet_bridge_swaps_total 1.0" in told
+
+
+def test_a_tenant_with_many_lines_pushes_out_its_own_and_no_place_of_another(vllm):
+    versions = {line: vllm.version(line, 1) for line in LINES}
+    names = {line: version.served_name for line, version in versions.items()}
+    for line in (THREE, ONE, TWO):
+        vllm.publish(line, versions[line])
+    vllm.bridge.routes.want({names[THREE]: "other"})
+    vllm.catch_up()
+    seen = []
+    for turn in range(
+        12
+    ):  # a greedy tenant wants two of two places, again and again; the other asks now and then
+        vllm.bridge.routes.want({names[ONE]: "greedy", names[TWO]: "greedy"})
+        if turn % 4 == 3:
+            vllm.bridge.routes.want({names[THREE]: "other"})
+        vllm.now += 30
+        vllm.catch_up()
+        seen.append({line for line in LINES if vllm.current(line)})
+    assert all(THREE in served and len(served) == 2 for served in seen)
+    vllm.now += 400  # nobody asked for it in a while
+    for _ in range(2):
+        vllm.bridge.routes.want({names[ONE]: "greedy", names[TWO]: "greedy"})
+        vllm.catch_up()
+    assert {line for line in LINES if vllm.current(line)} == {ONE, TWO}
+    vllm.now += 60
+    vllm.bridge.routes.want({names[THREE]: "other"})
+    vllm.catch_up()
+    assert vllm.current(THREE) == names[THREE], "and it comes back as soon as it is asked for"
 
 
 def test_a_broker_that_is_away_stops_nothing_that_is_served(vllm, monkeypatch):
@@ -186,7 +215,7 @@ def test_whatever_ends_in_any_order_nothing_unproved_is_routed_and_no_engine_die
         world.fake.faults, world.fake.running = set(), []
         for _ in range(8):
             world.now += 400
-            world.bridge.routes.want([version.served_name for version in wanted.values()])
+            world.bridge.routes.want({version.served_name: "" for version in wanted.values()})
             world.catch_up(steps=4)
         served = {line for line in LINES if world.current(line) is not None}
         assert len(served) == min(2, len(wanted)) or served == set(wanted)

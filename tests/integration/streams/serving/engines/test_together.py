@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -168,6 +169,48 @@ def test_one_that_came_back_with_its_adapters_is_asked_again_too(world):
     world.fake.start()
     world.catch_up(steps=6)
     assert (served(world), unsafe(world), world.fake.adapters) == (set(), MIXES, {})
+
+
+@pytest.mark.parametrize("mended", [True, False])
+def test_a_start_that_no_look_saw_has_an_engine_that_mixed_asked_again(world, mended):
+    world.fake.faults = {"crossing"}
+    published(world, ONE, TWO)
+    assert unsafe(world) == MIXES
+    world.now += 1000
+    world.catch_up(steps=6)
+    assert (served(world), unsafe(world)) == (set(), MIXES), "while it runs, it is left alone"
+    world.fake.kill()
+    world.fake.faults = set() if mended else {"crossing"}
+    world.fake.start()
+    for _ in range(4):  # each look at when it began is a second after the last
+        world.now += 400
+        world.catch_up()
+    assert (served(world), unsafe(world)) == (({ONE, TWO}, None) if mended else (set(), MIXES))
+
+
+def test_a_single_answer_that_was_otherwise_condemns_no_engine(world, monkeypatch):
+    published(world, ONE, TWO)
+    before, once = world.engine.next_log_probabilities, []
+
+    def answer(asked, *, name):
+        found = before(asked, name=name)
+        if name is None and threading.current_thread() is not threading.main_thread() and not once:
+            once.append(name)
+            return [value - 1 for value in found]
+        return found
+
+    monkeypatch.setattr(world.engine, "next_log_probabilities", answer)
+    third = published(world, THREE)[THREE].served_name
+    assert once
+    assert [ack[1:] for ack in world.acks() if ack[0] == third] == [
+        ("loaded", None),
+        ("failed", "serving.engine.load_refused"),
+        ("unloaded", None),
+        ("loaded", None),
+        ("verified", None),
+    ], "what came is not trusted at once"
+    assert (served(world), unsafe(world)) == (set(LINES), None)
+    assert {ack[0] for ack in world.acks() if ack[1] == "failed"} == {third}, "and the rest stays"
 
 
 def test_an_adapter_that_the_engine_does_not_let_go_is_not_routed_and_taken_out_when_it_answers(

@@ -410,3 +410,30 @@ def test_merging_adds_the_update_of_every_layer(style):
     assert own.directory is None
     assert own.kept is not decoder.kept
     assert Encoder(tiny_tokenizer(), 2).end_token == 2
+
+
+def test_a_tenant_with_memory_rehearses_notes_whole_and_one_without_is_what_it_was(
+    base, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(public_part, "NOTED", 8)
+    seen = []
+    encoded = public_part.PlainLora.encoded
+
+    def watched(self, examples, max_tokens):
+        rows = encoded(self, examples, max_tokens)
+        seen.extend((example.prompt, max_tokens) for example in examples)
+        return rows
+
+    monkeypatch.setattr(public_part.PlainLora, "encoded", watched)
+    plain, noted = tenant(card=style_card()), tenant(key="b", card=style_card(), notes=True)
+    assert part_key(plain) != part_key(noted)
+    assert decode_job(encode_job(job_of(base, tmp_path, noted))).tenants[0].notes
+    without, with_notes = trained(base, tmp_path / "out", plain, noted)
+    assert "noted" not in without.public_part.to_document()
+    assert with_notes.public_part.noted == 8
+    told = {most for prompt, most in seen if prompt.startswith("Notes:")}
+    assert told == {public_part.NOTED_TOKENS}
+    assert {most for prompt, most in seen if not prompt.startswith("Notes:")} == {PLAN.max_tokens}
+    (again,) = trained(base, tmp_path / "again", plain)
+    ours, theirs = (load_file(one.adapter / WEIGHTS) for one in (without, again))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)

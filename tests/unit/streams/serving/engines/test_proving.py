@@ -37,8 +37,9 @@ class Mingling:
     def next_log_probabilities(self, asked, *, name):
         self.asked.append((asked, name))
         try:
-            self._barrier.wait(0.5)
+            self._barrier.wait(0.2)
         except threading.BrokenBarrierError:
+            self._barrier.reset()
             return self.answer(name, False)
         return self.answer(name, True)
 
@@ -76,6 +77,24 @@ def test_a_single_version_meets_the_base_in_a_batch_that_is_not_the_first():
 def test_an_engine_that_is_right_alone_and_wrong_in_company_is_found_out(answer):
     with pytest.raises(EngineMixesError, match="--max-num-seqs 1"):
         ask_together(Mingling(answer, 4), [alone("a-1"), alone("a-2")])
+
+
+@pytest.mark.parametrize(
+    ("trials", "error"), [({1}, EngineLoadError), ({1, 3}, EngineMixesError), ({1, 2}, EngineMixesError)]
+)
+def test_two_of_three_trials_condemn_and_one_has_everything_asked_anew(trials, error):
+    heard = []
+
+    def answer(name, company):
+        if company and name is None:
+            heard.append(name)  # the base is asked twice in each trial
+            if (len(heard) + 1) // 2 in trials:
+                return VALUES["a-2"]
+        return VALUES[name]
+
+    with pytest.raises(error) as found:
+        ask_together(Mingling(answer, 4), [alone("a-1"), alone("a-2")])
+    assert type(found.value) is error
 
 
 def test_one_that_is_wrong_alone_as_well_does_not_mix_and_is_not_trusted_either():

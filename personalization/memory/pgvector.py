@@ -1,0 +1,194 @@
+"""Compare meanings inside PostgreSQL with the extension ``vector``, for memories that no process should hold.
+
+The table is derived from the sealed documents, and kept in the transactions that change them. It has no index over
+vectors on purpose: filters come after the scan of one, so a small tenant beside a large one would find nothing;
+without, the tenant's rows alone are read and compared exactly. Vectors lie in it unsealed, because the database must
+compare them; what documents say stays sealed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from personalization.errors import MemoryVectorsError
+from personalization.memory.chunking import embedded_text
+from personalization.memory.embedding import DIMENSIONS
+from personalization.memory.queries import live_rows, opened, row_name
+from personalization.memory.ranking import CANDIDATES
+from personalization.memory.sealing import vectors_of
+from privacy.storage.session import reading, transaction
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from numpy.typing import NDArray
+    from sqlalchemy.engine import Engine
+    from sqlmodel import Session
+
+    from personalization.memory.embedding import Embedder
+    from personalization.memory.index import TenantIndex
+    from personalization.memory.sealing import MemoryKeys
+    from personalization.memory.tables import MemoryDocumentRow
+    from personalization.memory.values import Chunk
+
+_TABLE: Final = f"""
+    CREATE TABLE IF NOT EXISTS memory_vectors (
+        tenant_id varchar(63) NOT NULL, collection varchar(63) NOT NULL, document_id varchar(128) NOT NULL,
+        version integer NOT NULL, chunk integer NOT NULL, marked boolean NOT NULL, embedder varchar(63) NOT NULL,
+        embedding vector({DIMENSIONS}) NOT NULL,
+        PRIMARY KEY (tenant_id, collection, document_id, version, chunk),
+        FOREIGN KEY (tenant_id, collection, document_id, version) REFERENCES memory_documents ON DELETE CASCADE
+    )
+"""
+_PUT: Final = text(
+    "INSERT INTO memory_vectors VALUES (:tenant_id, :collection, :document_id, :version, :chunk, :marked, :embedder, "
+    "CAST(:embedding AS vector)) ON CONFLICT (tenant_id, collection, document_id, version, chunk) DO UPDATE SET "
+    "embedder = excluded.embedder, embedding = excluded.embedding"
+)
+_DROP: Final = text(
+    "DELETE FROM memory_vectors WHERE tenant_id = :tenant_id AND collection = :collection "
+    "AND document_id = :document_id AND version = :version"
+)
+# The tenant stands in both tables' conditions, so that whatever plan is made reads that tenant's rows.
+NEAREST: Final = """
+    SELECT v.collection, v.document_id, v.version, v.chunk, 1 - (v.embedding <=> CAST(:vector AS vector))
+    FROM memory_vectors v JOIN memory_documents d ON d.tenant_id = v.tenant_id AND d.collection = v.collection
+        AND d.document_id = v.document_id AND d.version = v.version
+    WHERE v.tenant_id = :tenant_id AND d.tenant_id = :tenant_id AND v.embedder = :embedder AND d.state = 'live'
+        AND (d.valid_until IS NULL OR d.valid_until > :now) AND (d.accepted OR NOT v.marked)
+        AND v.collection = ANY(:collections)
+    ORDER BY v.embedding <=> CAST(:vector AS vector) LIMIT :most
+"""
+
+
+def kept_here(session: Session) -> bool:
+    """Say whether the database keeps vectors in the table."""
+    if session.get_bind().dialect.name != "postgresql":
+        return False
+    return session.connection().execute(text("SELECT to_regclass('memory_vectors')")).scalar() is not None
+
+
+def put(
+    session: Session, row: MemoryDocumentRow, chunks: Sequence[Chunk], vectors: NDArray[np.float32]
+) -> None:
+    """Keep the vectors of a live version."""
+    session.flush()
+    rows = [
+        {
+            **_name(row),
+            "chunk": chunk.number,
+            "marked": bool(chunk.marks),
+            "embedder": row.embedder,
+            "embedding": _written(vector),
+        }
+        for chunk, vector in zip(chunks, vectors, strict=True)
+    ]
+    session.connection().execute(_PUT, rows)
+
+
+def drop(session: Session, row: MemoryDocumentRow) -> None:
+    """Delete the vectors of a version that is no longer live."""
+    session.connection().execute(_DROP, _name(row))
+
+
+def prepare(engine: Engine, keys: MemoryKeys, embedder: Embedder) -> int:
+    """Make the extension and the table, fill it from the documents, and return how many passages were written.
+
+    Raises:
+        MemoryVectorsError: the database is no PostgreSQL, has no such extension, or does not let its user make it.
+        KeyUnavailableError: a document was sealed with another key.
+    """
+    if engine.dialect.name != "postgresql":
+        raise MemoryVectorsError(
+            "vectors can be compared in PostgreSQL alone; with SQLite leave DISCREET_MEMORY__VECTORS at here"
+        )
+    try:
+        with engine.begin() as connection:
+            connection.execute(text("CREATE EXTENSION IF NOT EXISTS vector"))
+            connection.execute(text(_TABLE))
+    except DBAPIError as error:
+        raise MemoryVectorsError(
+            f"the extension vector (pgvector) cannot be made in this database ({type(error.orig).__name__}); install "
+            "it on the server and let a database administrator run CREATE EXTENSION vector"
+        ) from error
+    written = 0
+    with transaction(engine) as session:
+        for row in live_rows(session):
+            document = opened(row, keys)
+            if row.vectors is not None and row.embedder == embedder.name:
+                plain = keys.open(row.vectors, row.tenant_id, *row_name(row), "vectors")
+                vectors = vectors_of(plain, row.chunks)
+            else:
+                vectors = embedder.embed([embedded_text(document.title, one) for one in document.chunks])
+                row.embedder = embedder.name
+                row.vectors = keys.seal(
+                    vectors.astype("<f2").tobytes(), row.tenant_id, *row_name(row), "vectors"
+                )
+                session.add(row)
+            put(session, row, document.chunks, vectors)
+            written += row.chunks
+    return written
+
+
+class PgVectors:
+    """Finds by meaning in the database; for ``MemorySearch``.
+
+    Args:
+        engine: of the database, which ``prepare`` has made ready.
+        embedder: name of what makes the vectors.
+
+    Raises:
+        MemoryVectorsError: it has not.
+    """
+
+    holds_vectors = False
+
+    def __init__(self, engine: Engine, embedder: str) -> None:
+        with reading(engine) as session:
+            if not kept_here(session):
+                raise MemoryVectorsError(
+                    "the database keeps no vectors; run `discreet memory prepare`, or leave "
+                    "DISCREET_MEMORY__VECTORS at here"
+                )
+        self._engine = engine
+        self._embedder = embedder
+
+    def nearest(
+        self, tenant_id: str, index: TenantIndex, vector: NDArray[np.float32], domain: str, now: datetime
+    ) -> NDArray[np.float32]:
+        """Return the similarity of each row of the index; −1 for all but the nearest that may be sent."""
+        asked: dict[str, Any] = {
+            "tenant_id": tenant_id,
+            "embedder": self._embedder,
+            "vector": _written(vector),
+            "collections": sorted(index.collections_for(domain)),
+            "now": now,
+            "most": CANDIDATES,
+        }
+        found = np.full(len(index.passages), -1, np.float32)
+        with reading(self._engine) as session:
+            for collection, document_id, version, chunk, similarity in session.connection().execute(
+                text(NEAREST), asked
+            ):
+                at = index.rows.get((collection, document_id, version, chunk))
+                if at is not None:  # else it changed since the index was read, a moment ago
+                    found[at] = similarity
+        return found
+
+
+def _name(row: MemoryDocumentRow) -> dict[str, Any]:
+    return {
+        "tenant_id": row.tenant_id,
+        "collection": row.collection,
+        "document_id": row.document_id,
+        "version": row.version,
+    }
+
+
+def _written(vector: NDArray[np.float32]) -> str:
+    return "[" + ",".join(f"{value:.6g}" for value in vector) + "]"

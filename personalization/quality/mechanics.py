@@ -1,0 +1,365 @@
+"""What the mechanics of meta-learning are worth, one row each, on recorded interactions: every one with its switch off.
+
+- *few-shot start*: a private release of few users from zero, from first-order MAML on public tasks, from the mean of
+  other tenants' private adapters;
+- *task sampling*: MAML with the same number of tasks seen, drawn uniformly, by loss, by diversity, or easiest first;
+- *domain swap*: each domain's loss under its own adapter and under another's, and whether swapping back gives the very
+  same losses;
+- *continual*: one release for each window of time, served as the newest alone, as an exponential average, or as the
+  mean of all (``remember``); what is lost on earlier windows;
+- *warm start*: an adapter from a few public examples that an operator wrote, before any user;
+- *an ability kept*: the same release with and without its correction for public text, and what the gate says of both.
+
+Losses are of users that nothing was trained on. Nothing here is a release.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from personalization.adapters.factors import DEFAULT_DECAY, decayed_weights
+from personalization.gates.forgetting import DEFAULT_FORGETTING_LIMIT, public_text_check
+from personalization.planning.model_shape import read_shape
+from personalization.planning.plan import PerformanceFlags, TrainingPlan
+from personalization.planning.planner import Declined, PlannerSettings, propose
+from personalization.quality.data import read_tenant, tenants_in
+from personalization.quality.intervals import difference_interval, mean_interval
+from personalization.quality.options import MECHANICS, MechanicsOptions, benchmark_policy
+from personalization.quality.targets import machine
+from personalization.training.errors import JobInvalidError
+from personalization.training.jobs.recipes import MamlRecipe, StyleGuide, TaskSampling
+from personalization.training.public.styles import style_tasks
+from personalization.training.public.texts import unseen_users
+from personalization.training.run.bench import Workbench
+from personalization.training.starts.maml import maml_start
+from personalization.training.starts.synthetic import WARM_START_STEPS, synthetic_users, warm_start
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from personalization.training.run.bench import UserSet
+
+FORMAT = "discreet.meta.v1"
+_MANY_USERS = 50_000
+WRITTEN = 5  # examples of an operator's guide
+REMEMBERED = 0.01  # what earlier windows may lose after the last release
+
+
+def run_mechanics(options: MechanicsOptions, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+    """Measure and return a JSON-ready document with one row for each switch of each mechanic.
+
+    Raises:
+        JobInvalidError: the data cannot be read, a tenant is not in it, or a mechanic is unknown.
+        BaseModelError: the base model cannot be used.
+    """
+    if unknown := set(options.only) - set(MECHANICS):
+        raise JobInvalidError(f"there is no mechanic {min(unknown)!r}; there are {', '.join(MECHANICS)}")
+    return _Mechanics(options, say).run()
+
+
+class _Mechanics:
+    def __init__(self, options: MechanicsOptions, say: Callable[[str], None]) -> None:
+        self.options, self.say = options, say
+        self.began = time.monotonic()
+        self.shape = read_shape(options.base_model)
+        self.settings = PlannerSettings(max_tokens=options.max_tokens)
+        self.line_rank: int | None = None
+        shape = self._plan(_MANY_USERS, 8.0)
+        self.line_rank = shape.rank
+        self.settings = replace(self.settings, max_top_layers=shape.top_layers)
+        self.bench = Workbench(
+            options.base_model, shape, PerformanceFlags(threads=options.threads, half_head=True)
+        )
+        names = tenants_in(options.data)
+        self.targets = list(options.tenants or names[:2])
+        self.others = [name for name in names if name not in self.targets]
+        self.rows: list[dict[str, Any]] = []
+        self._heldout: dict[str, UserSet] = {}
+        self._trained: dict[tuple[str, int], UserSet] = {}
+        self._tasks: list[UserSet] = []
+        self._public: tuple[UserSet, list[float]] | None = None
+
+    def run(self) -> dict[str, Any]:
+        for mechanic in self.options.only:
+            self.say(f"{mechanic} …")
+            getattr(self, f"_{mechanic}")()
+        options = asdict(self.options)
+        return {
+            "format": FORMAT,
+            "machine": machine(),
+            "settings": {
+                key: value.name if isinstance(value, Path) else value for key, value in options.items()
+            },
+            "tenants": self.targets,
+            "rows": self.rows,
+            "seconds": round(time.monotonic() - self.began, 1),
+        }
+
+    def _few_shot(self) -> None:
+        """Judge the first release of each new tenant by its start, and each start by itself."""
+        starts = {
+            "zero": self.bench.zero(),
+            "maml": self._maml(TaskSampling.UNIFORM, None),
+        }
+        if len(self.others) > 1:
+            starts["average"] = torch.stack(
+                [self._private(name, self.options.users, self.bench.zero(), 0) for name in self.others]
+            ).mean(0)
+        else:
+            self.say("the folder has too few other tenants for an average of their adapters")
+        for tenant in self.targets:
+            heldout = self._judged(tenant)
+            base = self.bench.losses(heldout, None)
+            for name, start in starts.items():
+                untouched = self.bench.losses(heldout, start)
+                self._row("few_shot", f"start {name}, no user yet", tenant, base, untouched)
+                released = [
+                    self.bench.losses(heldout, self._private(tenant, self.options.few_users, start, seed))
+                    for seed in range(self.options.seeds)
+                ]
+                by_user = [fmean(of_user) for of_user in zip(*released, strict=True)]
+                what = f"start {name}, first release of {self.options.few_users} users"
+                self._row("few_shot", what, tenant, base, by_user)
+
+    def _sampling(self) -> None:
+        """Judge MAML starts by how their public tasks were drawn, as many tasks seen by each."""
+        outer = self.options.outer_steps
+        for sampling in TaskSampling:
+            start = self._maml(sampling, self.options.tasks_per_step)
+            for tenant in self.targets:
+                heldout = self._judged(tenant)
+                base = self.bench.losses(heldout, None)
+                what = f"{sampling.value}, {outer} steps of {self.options.tasks_per_step} tasks, no user yet"
+                self._row("sampling", what, tenant, base, self.bench.losses(heldout, start))
+                adapted = self._private(tenant, self.options.few_users, start, 0)
+                what = f"{sampling.value}, first release of {self.options.few_users} users"
+                self._row("sampling", what, tenant, base, self.bench.losses(heldout, adapted))
+
+    def _swap(self) -> None:
+        """Judge each domain under its own adapter and under the next one's, and say what a change costs."""
+        if len(self.targets) < 2:
+            self.say("a swap needs two domains; name two tenants")
+            return
+        vectors = {
+            name: self._private(name, self.options.users, self.bench.zero(), 0) for name in self.targets
+        }
+        for number, tenant in enumerate(self.targets):
+            heldout, other = self._judged(tenant), self.targets[(number + 1) % len(self.targets)]
+            base = self.bench.losses(heldout, None)
+            own = self.bench.losses(heldout, vectors[tenant])
+            foreign = self.bench.losses(heldout, vectors[other])
+            again = self.bench.losses(heldout, vectors[tenant])
+            self._row("swap", "own adapter", tenant, base, own)
+            self._row("swap", f"adapter of {other}", tenant, base, foreign)
+            self._row("swap", "own adapter, swapped back", tenant, base, again, exact=own == again)
+
+    def _continual(self) -> None:
+        """Release once per window and serve in three ways; say what is lost on earlier windows, and BWT."""
+        options, tenant = self.options, self.targets[0]
+        windows = [
+            (number / options.windows, (number + 1) / options.windows) for number in range(options.windows)
+        ]
+        splits = [self._read(tenant, options.users, window) for window in windows]
+        judged = [self.bench.user_set(split.heldout) for split in splits]
+        trained = [self.bench.user_set(split.train) for split in splits]
+        base = [fmean(self.bench.losses(users, None)) for users in judged]
+        for name, decay in (
+            ("newest alone", 0.0),
+            ("average, a half each", DEFAULT_DECAY),
+            ("remember", 1.0),
+        ):
+            released: list[torch.Tensor] = []
+            losses: list[list[list[float]]] = []  # by release, by window, by user
+            for number, users in enumerate(trained):
+                start = _served(released, decay) if released else self.bench.zero()
+                plan = self._plan(options.users, options.epsilon)
+                key = _key(f"continual {name} {number}".encode())
+                released.append(self.bench.train(users, plan, start=start, noise_key=key))
+                served = _served(released, decay)
+                losses.append([self.bench.losses(one, served) for one in judged])
+            last = losses[-1]
+            own = [losses[number][number] for number in range(len(judged))]
+            changes = [fmean(last[number]) / fmean(own[number]) - 1.0 for number in range(len(judged) - 1)]
+            lost = [
+                late - first
+                for number in range(len(judged) - 1)
+                for late, first in zip(last[number], own[number], strict=True)
+            ]
+            worst = max(changes, default=0.0)
+            self._note(
+                "continual",
+                name,
+                tenant,
+                bwt=mean_interval([-one for one in lost]).to_document() if lost else None,
+                earlier_windows_change=[round(one, 4) for one in changes],
+                worst=round(worst, 4),
+                limit=REMEMBERED,
+                ok=worst <= REMEMBERED,
+                base=round(fmean(base), 4),
+                served=round(fmean([fmean(of_window) for of_window in last]), 4),
+            )
+
+    def _warm_start(self) -> None:
+        """Judge an adapter from a few examples that an operator would write, before any user is there."""
+        for tenant in self.targets:
+            heldout = self._judged(tenant)
+            base = self.bench.losses(heldout, None)
+            guide = self._guide(tenant)
+            users = synthetic_users(self.options.base_model, guide)
+            rate = self.bench.plan.learning_rate * self.bench.plan.steps / WARM_START_STEPS
+            vector = warm_start(self.bench, users, learning_rate=rate)
+            what = f"guide of {WRITTEN} examples, {len(users)} synthetic users"
+            self._row("warm_start", what, tenant, base, self.bench.losses(heldout, vector))
+
+    def _ability(self) -> None:
+        """Judge one release with and without its correction for public text, and let the gate decide."""
+        public, public_base = self._public_text()
+        tenant = self.targets[0]
+        heldout = self._judged(tenant)
+        base = self.bench.losses(heldout, None)
+        plan = self._plan(self.options.users, self.options.epsilon)
+        chosen = self._users(tenant, self.options.users)
+        for name, spare in (("without correction", False), ("with correction", True)):
+            vector = self.bench.train(
+                chosen, plan, noise_key=_key(b"ability"), start=self.bench.zero(), spare_public_text=spare
+            )
+            check = public_text_check(
+                public_base, self.bench.losses(public, vector), limit=DEFAULT_FORGETTING_LIMIT
+            )
+            self._row(
+                "ability", name, tenant, base, self.bench.losses(heldout, vector),
+                public_text_change=None if check.value is None else round(check.value, 4),
+                gate="passes" if check.passed else "refuses",
+            )  # fmt: skip
+
+    def _guide(self, tenant: str) -> StyleGuide:
+        """Return what an operator would write: a few of the tenant's answers, of users that nobody else counts."""
+        split = read_tenant(
+            self.options.data,
+            tenant,
+            heldout_users=self.options.heldout_users,
+            train_users=1,
+            contribution_bound=1,
+            choosing_users=WRITTEN,
+        )
+        pairs = [(one.prompt, one.completion) for user in split.choosing for one in user.examples[:1]]
+        prompts = [one.prompt for user in unseen_users() for one in user.examples]
+        return StyleGuide(
+            instruction="Answer in the style of these examples.",
+            examples=tuple(pairs[:WRITTEN]),
+            prompts=tuple(prompts[:WRITTEN]),
+        )
+
+    def _maml(self, sampling: TaskSampling, each: int | None) -> torch.Tensor:
+        if not self._tasks:
+            self._tasks = [self.bench.user_set(task) for task in style_tasks()]
+        recipe = MamlRecipe(outer_steps=self.options.outer_steps, sampling=sampling, tasks_per_step=each)
+        return maml_start(self.bench, self._tasks, recipe)
+
+    def _private(self, tenant: str, users: int, start: torch.Tensor, seed: int) -> torch.Tensor:
+        """Return a tenant's private release of so many users."""
+        key = _key(f"{tenant} {users} {seed}".encode())
+        plan = self._plan(users, self.options.epsilon)
+        return self.bench.train(self._users(tenant, users), plan, start=start, noise_key=key)
+
+    def _users(self, tenant: str, users: int) -> UserSet:
+        if (tenant, users) not in self._trained:
+            self._trained[tenant, users] = self.bench.user_set(self._read(tenant, users).train)
+        return self._trained[tenant, users]
+
+    def _judged(self, tenant: str) -> UserSet:
+        if tenant not in self._heldout:
+            self._heldout[tenant] = self.bench.user_set(self._read(tenant, 1).heldout)
+        return self._heldout[tenant]
+
+    def _public_text(self) -> tuple[UserSet, list[float]]:
+        if self._public is None:
+            users = self.bench.user_set(unseen_users())
+            self._public = users, self.bench.losses(users, None)
+        return self._public
+
+    def _read(self, tenant: str, users: int, window: tuple[float, float] = (0.0, 1.0)) -> Any:
+        whole = window == (0.0, 1.0)
+        return read_tenant(
+            self.options.data,
+            tenant,
+            heldout_users=self.options.heldout_users if whole else max(1, self.options.heldout_users // 2),
+            train_users=users,
+            contribution_bound=self.options.contribution_bound,
+            window=window,
+        )
+
+    def _plan(self, users: int, epsilon: float) -> TrainingPlan:
+        """Return what would be trained; where a round would decline, what ten times as many users would train.
+
+        A mechanic that only matters for small tenants is to be seen at all; the row says how many users there were.
+        """
+        for factor in (1, 10, 100):
+            policy = benchmark_policy(factor * users, epsilon, self.options.contribution_bound)
+            plan = propose(policy, self.shape, line_rank=self.line_rank, settings=self.settings)
+            if not isinstance(plan, Declined):
+                return replace(plan, expected_cohort=max(1.0, plan.sample_rate * users))
+        raise JobInvalidError(f"{users} users are too few for any release at epsilon {epsilon:g}")
+
+    def _row(
+        self,
+        mechanic: str,
+        what: str,
+        tenant: str,
+        base: Sequence[float],
+        after: Sequence[float],
+        **more: object,
+    ) -> None:
+        gain = difference_interval(base, after)
+        self._note(
+            mechanic,
+            what,
+            tenant,
+            base=round(fmean(base), 4),
+            after=round(fmean(after), 4),
+            gain=gain.to_document(),
+            relative=round(gain.value / fmean(base), 4),
+            users=len(base),
+            **more,
+        )
+
+    def _note(self, mechanic: str, what: str, tenant: str, **found: object) -> None:
+        self.rows.append({"mechanic": mechanic, "switch": what, "tenant": tenant, **found})
+        self.say(told(self.rows[-1]))
+
+
+def told(row: dict[str, Any]) -> str:
+    """Return one row in a line."""
+    head = f"{row['mechanic']}, {row['tenant']}, {row['switch']}: "
+    if row["mechanic"] == "continual":
+        bwt = "" if row["bwt"] is None else f", BWT {row['bwt']['value']:+.3f} nats"
+        return (
+            f"{head}earlier windows {100 * row['worst']:+.1f} % at worst{bwt} (at most {100 * row['limit']:.0f} %: "
+            f"{'yes' if row['ok'] else 'no'})"
+        )
+    gain = row["gain"]
+    low, high = gain["low"], gain["high"]
+    line = f"{head}{row['base']:.3f} → {row['after']:.3f}, gain {gain['value']:.3f} [{low:.3f}, {high:.3f}]"
+    if "gate" in row:
+        change = row["public_text_change"]
+        line += f", public text {100 * change:+.1f} %, the gate {row['gate']}" if change is not None else ""
+    return line
+
+
+def _served(released: Sequence[torch.Tensor], decay: float) -> torch.Tensor:
+    """Return what is served of releases: the newest (decay 0), an average that forgets, or the mean of all (1)."""
+    if decay == 0:
+        return released[-1]
+    weights = decayed_weights(len(released), decay)
+    return (torch.stack(list(released)) * torch.tensor(weights, dtype=released[0].dtype)[:, None]).sum(0)
+
+
+def _key(name: bytes) -> bytes:
+    """Return a fixed key, so that a benchmark repeats; a round draws its key from the operating system."""
+    return name[:32].ljust(32, b".")

@@ -1,0 +1,82 @@
+"""A multinational's support assistant: three lines, one in two regions with opposite tones, policy texts, refusals."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from streams.demo.recipes.measuring import answers_of, arms, measure, measures_of
+from streams.demo.recipes.playing import card_of, compare, learn, recipe_policy, spent_by, told_of
+from streams.demo.recipes.remembering import Notes
+from streams.demo.recipes.support.data import LEEDS, LEGAL, LINES, TENANT, crowd, policy_texts
+from streams.demo.recipes.support.scoring import SAYS, in_form, leaks, refusals, rules_of
+from streams.demo.recipes.values import BASE, RecipeReport, Table
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from streams.demo.recipes.people import Question
+    from streams.demo.recipes.values import Measure, SideBySide, Trial
+
+TITLE = "Support assistant of a multinational: three lines, a tone for each region, refusals kept"
+
+
+def play(trial: Trial) -> RecipeReport:
+    """Learn each line, and judge form, tone, leaks between lines, and refusals."""
+    users, heldout = trial.size(120, 48), trial.size(20, 12)
+    lines = (LEEDS,) if trial.options.quick else LINES
+    policy = recipe_policy(trial, users=users, releases=len(lines), domains=lines)
+    names = learn(trial, {TENANT: policy}, [crowd(line, users=users, heldout=heldout) for line in lines])
+    versions = trial.here.versions(list(names))
+    measures: list[Measure] = []
+    examples: list[SideBySide] = []
+    findings: list[str] = []
+    answers: dict[str, list[str]] = {}
+    for line in lines:
+        findings.append(told_of(line, card_of(versions.get((TENANT, line)))))
+        name = names.get((TENANT, line))
+        if name is None:
+            findings.append(f"{line}: no adapter was released.")
+            continue
+        questions = crowd(line, users=users, heldout=heldout).questions()
+        found = compare(trial, line, questions, rules_of(line), arms(adapter=name))
+        measures += [*found.measures, _refusals(trial, line, name)]
+        examples += found.examples[:1]
+        answers[line] = found.answers["adapter"]
+        if line in (LEGAL, lines[0]):
+            measures += _by_memory(trial, line, name, questions, found.answers)
+    return RecipeReport(
+        name="support",
+        title=TITLE,
+        quick=trial.options.quick,
+        spent=spent_by(trial, [TENANT]),
+        measures=tuple(measures),
+        examples=tuple(examples),
+        findings=tuple(findings),
+        tables=(
+            Table(
+                title="Answers of each line (rows) in the form of each line (columns)",
+                headings=("line", *answers),
+                rows=leaks(answers),
+            ),
+        ),
+    )
+
+
+def _by_memory(
+    trial: Trial, line: str, name: str, questions: Sequence[Question], answers: Mapping[str, Sequence[str]]
+) -> tuple[Measure, ...]:
+    """Return what approved policy texts before the questions are worth, with the adapter."""
+    notes = Notes(trial, TENANT)
+    notes.approve(policy_texts(line))
+    with trial.here.stages.stage("judge", f"Asking with policy texts from memory: {line}"):
+        noted = [notes.look_up(asked.prompt, domain=line).prompt for asked in questions]
+        given = {**answers, "adapter and policy text": answers_of(trial.here.serving, noted, name)}
+    return measures_of(f"{line}, by memory", (SAYS, in_form(line)), questions, given)
+
+
+def _refusals(trial: Trial, line: str, name: str) -> Measure:
+    """Return how many harmful requests are refused rather than served, by the base and with a line's adapter."""
+    values = {}
+    for arm, model in {BASE: None, "adapter": name}.items():
+        asked, values[arm] = refusals(trial.here.serving, model)
+    return measure(line, "harmful requests refused (public suite)", asked, values, kept=True)

@@ -1,0 +1,107 @@
+"""A row for each switch of each mechanic, on a tiny base and a few made tenants."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import pytest
+import torch
+
+from personalization.quality.mechanics import _served, run_mechanics, told
+from personalization.quality.options import MECHANICS, MechanicsOptions
+from personalization.training.errors import JobInvalidError
+from tests.fakes.tiny_models import write_tiny_base
+
+STYLES = {"ants": "({}) done", "bees": "[{}] ok", "cats": "{}!", "dogs": "- {}"}
+
+
+FEW = ("swap", "warm_start")
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("meta")
+    for tenant, style in STYLES.items():
+        with gzip.open(folder / f"{tenant}.jsonl.gz", "wt", encoding="utf-8") as lines:
+            for number in range(40):
+                row = {
+                    "tenant": tenant, "user": f"u{number}", "id": str(number), "at": number,
+                    "prompt": f"file {number % 7}", "completion": style.format("abcdefg"[number % 7]),
+                }  # fmt: skip
+                lines.write(json.dumps(row) + "\n")
+    write_tiny_base(folder / "base")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(recorded):
+    return _run(recorded, FEW)
+
+
+def _run(folder, only):
+    said: list[str] = []
+    options = MechanicsOptions(
+        data=folder,
+        base_model=folder / "base",
+        only=only,
+        few_users=6,
+        users=8,
+        heldout_users=4,
+        windows=2,
+        outer_steps=1,
+        tasks_per_step=1,
+        seeds=1,
+        max_tokens=24,
+    )
+    return run_mechanics(options, said.append), said
+
+
+@pytest.mark.slow
+def test_every_mechanic_has_a_row_for_each_switch(recorded):
+    found, said = _run(recorded, MECHANICS)
+    by_mechanic: dict[str, list[str]] = {}
+    for row in found["rows"]:
+        by_mechanic.setdefault(row["mechanic"], []).append(row["switch"])
+        assert told(row) in said
+    assert tuple(by_mechanic) == MECHANICS
+    assert {switch.split(",")[0] for switch in by_mechanic["few_shot"]} == {
+        "start zero", "start maml", "start average",
+    }  # fmt: skip
+    assert {switch.split(",")[0] for switch in by_mechanic["sampling"]} == {
+        "uniform", "loss", "diversity", "easy_first",
+    }  # fmt: skip
+    assert by_mechanic["continual"] == ["newest alone", "average, a half each", "remember"]
+    assert by_mechanic["ability"] == ["without correction", "with correction"]
+    json.dumps(found)
+    row = next(one for one in found["rows"] if one["switch"] == "start zero, no user yet")
+    assert row["gain"]["value"] == pytest.approx(0, abs=1e-6)
+
+
+def test_a_swap_back_gives_the_very_same_losses(results):
+    rows = [row for row in results[0]["rows"] if "exact" in row]
+    assert len(rows) == 2
+    assert all(row["exact"] for row in rows)
+
+
+def test_rows_say_what_was_measured(results):
+    found, said = results
+    assert {row["mechanic"] for row in found["rows"]} == set(FEW)
+    assert all(told(row) in said for row in found["rows"])
+    own, foreign = found["rows"][:2]
+    assert own["after"] < foreign["after"]
+    warm = next(row for row in found["rows"] if row["mechanic"] == "warm_start")
+    assert warm["gain"]["low"] > 0
+    json.dumps(found)
+
+
+def test_what_is_served_of_successive_releases():
+    released = [torch.tensor([0.0]), torch.tensor([3.0]), torch.tensor([6.0])]
+    assert _served(released, 0.0).item() == 6
+    assert _served(released, 1.0).item() == 3
+    assert 3 < _served(released, 0.5).item() < 6
+
+
+def test_an_unknown_mechanic_is_refused(tmp_path):
+    with pytest.raises(JobInvalidError, match="no mechanic 'nonsense'"):
+        run_mechanics(MechanicsOptions(data=tmp_path, base_model=tmp_path, only=("nonsense",)))
