@@ -23,6 +23,7 @@ TABLE_MODULES = (
     "personalization.memory.tables",
     "personalization.prompts.tables",
     "personalization.rollouts.tables",
+    "personalization.drift.tables",
     "personalization.terms.tables",
     "personalization.registry.tables",
     "personalization.rounds.tables",

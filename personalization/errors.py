@@ -12,6 +12,7 @@
     │   ├── ArtifactCorruptError      bytes on disk do not match their digest
     │   ├── ArtifactFormatError       a file is not safetensors or JSON, or its name is not allowed
     │   └── ArtifactStoreAwayError    the store is full, refuses or does not answer (retryable)
+    ├── DriftError                    a reading of drift is one that cannot be, or cannot be gone on with
     ├── StyleCardError                a style card or an edit of one is none that can be
     ├── StyleCardNotFoundError        no version of the line carries a style card
     ├── StyleEntryNotFoundError       the style card has no such entry
@@ -82,6 +83,13 @@ class LeaseLostError(RoundError):
     """A higher lease epoch exists, or the lease ran out: this trainer may write nothing more."""
 
     code = "personalization.round.lease_lost"
+
+
+class DriftError(PersonalizationError):
+    """A reading of drift, or what was stored of one, that cannot be or cannot be gone on with."""
+
+    code = "personalization.drift.invalid"
+    exit_status = 4
 
 
 class StyleCardError(PersonalizationError):

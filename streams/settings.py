@@ -29,6 +29,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from personalization.adapters.decoding import PRESENCE_PENALTY
 from personalization.starts.recipe import MetaRecipe, Order, Weighting
 from privacy.erasure.certificates import BackupRetention
 from privacy.policy.ceilings import PolicyCeilings
@@ -454,6 +455,8 @@ class GatewaySettings(_Section):
     """Name of the model there; empty: the same as ``engine_model``."""
     template: Literal["instead", "always", "never"] = "instead"
     """When the prompt template of a style card is used: where no adapter is applied, always, or never."""
+    presence_penalty: float = Field(default=PRESENCE_PENALTY, ge=0.0, le=2.0)
+    """Of answers with an adapter, where the request sets none; without it a small model repeats itself. 0: none."""
     constrained: bool = True
     """Hold answers to a style card's frames where the engine can and the request bounds its tokens."""
     public_keys: str = ""
@@ -599,6 +602,8 @@ class CeilingSettings(_Section):
     contribution_bound: int = Field(default=_CEILINGS.contribution_bound, ge=1, le=1000)
     minimum_cohort: int = Field(default=_CEILINGS.minimum_cohort, ge=1)
     """The smallest that a policy may name."""
+    drift_share: float = Field(default=_CEILINGS.drift_share, ge=0, le=0.5)
+    """Most of a budget that readings of drift may take."""
 
     def ceilings(self) -> PolicyCeilings:
         """Return them as what policies are checked against."""

@@ -33,6 +33,7 @@ class AdapterEventKind(StrEnum):
     ROLLED_BACK = "rolled_back"
     WITHDRAWN = "withdrawn"
     DECLINED = "declined"
+    DRIFTED = "drifted"
     PROMPT_MOVED = "prompt_moved"
     TERMS_CHANGED = "terms_changed"
 
@@ -43,6 +44,29 @@ class DesiredChange(StrEnum):
     UNCHANGED = "unchanged"
     SET = "set"  # serve ``desired``
     CLEAR = "clear"  # serve the base model: a tombstone
+
+
+@dataclass(frozen=True, kw_only=True)
+class DriftFacts:
+    """What a charged reading of a line showed that drifted; made of released numbers alone.
+
+    Attributes:
+        family: what changed.
+        since: first instant of the time after the change, where it probably lies.
+        statistic: chi-square distributed where nothing changed.
+        threshold: above which it is an alarm.
+        degrees: of freedom.
+        level: probability of a false alarm at a reading.
+        followed: what was done about it.
+    """
+
+    family: str
+    since: datetime | None
+    statistic: float
+    threshold: float
+    degrees: int
+    level: float
+    followed: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +91,7 @@ class AdapterLifecycleEvent:
         round_id: the round that led here, if any.
         rollout: where the rollout of the line stands after it; ``None`` for a line that never had one.
         candidate: the version that a share of the subjects gets, when ``desired_change`` is SET.
+        drift: what drifted, of an alarm.
         prompts: which prompt templates the line uses after it; ``None`` where nothing was ever decided about them.
     """
 
@@ -88,6 +113,7 @@ class AdapterLifecycleEvent:
     round_id: str | None = None
     rollout: Rollout | None = None
     candidate: AdapterVersion | None = None
+    drift: DriftFacts | None = None
     prompts: Standing | None = None
 
 
@@ -128,6 +154,7 @@ def announce(
     left_version_id: str | None = None,
     revoked_version_ids: tuple[str, ...] = (),
     round_id: str | None = None,
+    drift: DriftFacts | None = None,
 ) -> None:
     """Raise the epoch of a locked line and tell its readers what happened, in the caller's transaction.
 
@@ -158,6 +185,7 @@ def announce(
             round_id=round_id,
             rollout=rollout,
             candidate=candidate if change is DesiredChange.SET else None,
+            drift=drift,
             prompts=prompts.standing_of(session, line.line_ref),
         ),
     )

@@ -37,5 +37,8 @@ class TrainerObserver:
     def chore_failed(self, chore: str) -> None:
         """Hear that work which goes on beside the rounds failed, and is tried again."""
 
+    def drift_read(self, outcome: str, *, family: str | None, followed: str | None) -> None:
+        """Hear how a reading of drift ended; of an alarm, what drifted and what followed."""
+
     def given_up(self, lease: Lease) -> None:
         """Hear that another trainer may hold a round that this one had."""

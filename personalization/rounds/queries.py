@@ -119,6 +119,32 @@ def open_round(session: Session, tenant_id: str, domain: str, *, actor: str, now
     return _new_round(session, line, policy, opened_by=actor, now=now, scheduled_for=None)
 
 
+def bring_forward(session: Session, tenant_id: str, domain: str, *, actor: str, at: datetime) -> str | None:
+    """Open the line's next scheduled round at ``at`` instead of at its slot, and return its id.
+
+    It is that slot's round, so there is none at the slot itself, and no more rounds in all than the policy plans.
+
+    Args:
+        session: inside the caller's transaction.
+        tenant_id: whose line.
+        domain: which line.
+        actor: who asks.
+        at: a public instant.
+
+    Returns:
+        None where a round is on its way already, or the policy has no such line any more.
+    """
+    version = policies.current_policy(session, tenant_id)
+    if version is None or domain not in version.policy.domains:
+        return None
+    line = _locked_line(session, tenant_id, domain, at)
+    index = version.policy.schedule.due_index(at)
+    slot = version.policy.schedule.due_at(0 if index is None else index + 1)
+    if _refused(session, tenant_id, domain, slot) is not None:
+        return None
+    return _new_round(session, line, version.policy, opened_by=actor, now=at, scheduled_for=slot).round_id
+
+
 def lease_round(session: Session, owner: str, now: datetime, ttl: timedelta) -> Lease | None:
     """Take the oldest round that is due or whose lease ran out, until ``now + ttl``; None if there is none.
 

@@ -1,6 +1,7 @@
 """When what comes of a round is told: at an instant of the public clock, whatever the training took.
 
-A round belongs to a slot: the one that its schedule names, or the second in which a person opened it. From the slot on,
+A round belongs to a slot: the one that its schedule names, or the second in which a person opened it; one that was
+brought forward belongs to the public instant at which it was. From the slot on,
 time is cut into windows of the policy's ``release_padding_seconds``. A round that begins in one window is told at the
 end of the next, so that at least one whole window is left for it; a run that is not done by then forfeits at that
 instant. With a padding of 0 the slot itself is stamped on what leaves, which then appears as soon as it is done;
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 PROMPT = timedelta(
     minutes=1
-)  # a round that is opened later than this after its slot has the opening as its slot
+)  # a round that is opened later than this after its slot, or before it, has the opening as its slot
 LONGEST_WINDOW = timedelta(days=1)  # of a round whose policy pads nothing
 
 
@@ -41,7 +42,7 @@ class Slot:
 
 def slot_of(row: RoundRow) -> datetime:
     """Return the public instant that a round belongs to."""
-    if row.scheduled_for is not None and row.opened_at - row.scheduled_for <= PROMPT:
+    if row.scheduled_for is not None and timedelta(0) <= row.opened_at - row.scheduled_for <= PROMPT:
         return row.scheduled_for.astimezone(UTC)
     return row.opened_at.astimezone(UTC).replace(microsecond=0)
 

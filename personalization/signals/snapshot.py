@@ -49,6 +49,7 @@ def load_training_users(
     contribution_bound: int,
     keyring: SignalReader,
     now: datetime,
+    until: datetime | None = None,
 ) -> tuple[UserExamples, ...]:
     """Return the examples of a line's users, ordered by pseudonym, without any identifier.
 
@@ -65,6 +66,7 @@ def load_training_users(
         contribution_bound: most examples of one user.
         keyring: decrypts; a user whose key is gone has no examples.
         now: the public clock, aware UTC.
+        until: signals from then on are left out; without it none are.
     """
     statement = (
         select(_TABLE.c.pseudonym, _TABLE.c.ciphertext, *(_TABLE.c[name] for name in _OF_ROW))
@@ -75,6 +77,8 @@ def load_training_users(
         )
         .order_by(_TABLE.c.pseudonym, _TABLE.c.rank, _TABLE.c.event_digest)
     )
+    if until is not None:
+        statement = statement.where(_TABLE.c.occurred_at < until)
     join_batches(session, [tenant_id])
     hold_names(session, tenant_id)  # signals and consents are two statements; a user has one name in both
     agreed = consents.consenting(session, tenant_id, DataPurpose.TRAINING)
@@ -158,8 +162,24 @@ class SignalSource(Protocol):
         """Return at most ``contribution_bound`` examples of each user, and their digest under ``digest_key``."""
 
 
+class WindowSource(Protocol):
+    """Reads the live, consented signals of a line in a window. Calling it is the private read: only after ``start``."""
+
+    def window(
+        self,
+        session: Session,
+        tenant_id: str,
+        domain: str,
+        *,
+        since: datetime,
+        until: datetime,
+        contribution_bound: int,
+    ) -> tuple[UserExamples, ...]:
+        """Return at most ``contribution_bound`` examples of each user that occurred in [``since``, ``until``)."""
+
+
 class StoredSignals:
-    """``SignalSource`` over the signal table."""
+    """``SignalSource`` and ``WindowSource`` over the signal table."""
 
     def __init__(self, keyring: Keyring) -> None:
         self._keyring = keyring
@@ -190,6 +210,28 @@ class StoredSignals:
             now=now,
         )
         return TrainingSnapshot(users=users, data_digest=data_digest(digest_key, users))
+
+    def window(
+        self,
+        session: Session,
+        tenant_id: str,
+        domain: str,
+        *,
+        since: datetime,
+        until: datetime,
+        contribution_bound: int,
+    ) -> tuple[UserExamples, ...]:
+        """Return at most ``contribution_bound`` examples of each user in a window; this is the private read."""
+        return load_training_users(
+            session,
+            tenant_id,
+            domain,
+            retention=until - since,
+            contribution_bound=contribution_bound,
+            keyring=self._keyring,
+            now=until,
+            until=until,
+        )
 
 
 def data_digest(key: bytes, users: Sequence[UserExamples]) -> str:

@@ -3,6 +3,8 @@
 What it refuses is refused because the resulting claim would be false or empty: a δ that allows one user's
 data to be published outright, an ε outside the range in which the claim says anything, a rate at which
 steps often see nobody, and claims about replacing a user made from add-or-remove accounting.
+
+Longer than 400 lines, because what each kind of read takes and what that leaves for training are reckoned together.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Final
 
 from privacy.accounting.composition import curve_of, delta_units, total_curve
-from privacy.accounting.curve import DELTA_UNITS, ORDERS
+from privacy.accounting.curve import DELTA_UNITS, ORDERS, RdpCurve
 from privacy.accounting.filters import (
     SELECTION_SHARE,
     AccountSettings,
@@ -34,7 +36,6 @@ from privacy.mechanisms.tenant_gaussian import TenantGaussian
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from privacy.accounting.curve import RdpCurve
     from privacy.policy.values import TenantPrivacyPolicy
 
 SMALLEST_EPSILON: Final = 0.01
@@ -57,6 +58,7 @@ FOUND_QUANTILE: Final = 1.2816  # ...nine times out of ten
 LARGEST_FOUND_SHARE: Final = 0.5  # of the users; where it takes more, a vote is not worth its price
 UNKNOWN_KEYS: Final = 64  # of one user, outside public alphabets, over all families and texts
 SMALLEST_VOTE_NOISE: Final = 0.1
+SMALLEST_READING_NOISE: Final = 0.5  # of a reading of drift, over one user's part
 LARGEST_VOTE_NOISE: Final = 1000.0
 
 
@@ -72,6 +74,9 @@ class PlannedSchedule:
         releases: over the lifetime.
         releases_per_period: most releases that fall into one period.
         beside: other mechanisms that every release charges, such as the noisy cohort count.
+        reading: what one reading of drift charges, which has a schedule of its own; None where none is taken.
+        readings: over the lifetime.
+        readings_per_period: most readings that fall into one period.
         relation: what the claim will be about; only add-or-remove-one is accounted.
         settings: how accounts are opened.
     """
@@ -83,6 +88,9 @@ class PlannedSchedule:
     releases: int
     releases_per_period: int
     beside: tuple[Mechanism, ...] = ()
+    reading: Gaussian | None = None
+    readings: int = 0
+    readings_per_period: int = 0
     relation: str = NeighboringRelation.ADD_OR_REMOVE_ONE
     settings: AccountSettings = field(default_factory=AccountSettings)
 
@@ -149,6 +157,29 @@ def style_vote(
         return None
     chosen = vote(math.ceil(noise * 100) / 100)
     return chosen if users_to_find(chosen, OPENING_WEIGHT) <= LARGEST_FOUND_SHARE * declared_users else None
+
+
+def drift_reading(policy: TenantPrivacyPolicy) -> Gaussian | None:
+    """Return what one reading of drift charges under a policy; None where it has none taken.
+
+    A user's part has length at most 1. All planned readings together take ``drift.share`` of either budget, at the
+    order where a Gaussian fits best.
+    """
+    if not policy.drift.read:
+        return None
+    readings = policy.drift.planned_readings
+    deviation = _least_deviation(caps_of(policy), policy.drift.share, readings, readings_per_period(policy))
+    return Gaussian(
+        sensitivity=1.0,
+        standard_deviation=math.ceil(max(deviation, SMALLEST_READING_NOISE) * 100) / 100,
+        purpose=ReadPurpose.DRIFT,
+    )
+
+
+def readings_per_period(policy: TenantPrivacyPolicy) -> int:
+    """Return the most readings of drift, over all lines, that fall into one budget period."""
+    instants = math.ceil(policy.period_seconds / policy.drift.every_seconds)
+    return min(policy.drift.planned_readings, instants * len(policy.domains))
 
 
 def users_to_find(vote: PartitionSelection, weight: float) -> float:
@@ -248,6 +279,9 @@ def schedule_of(
         releases=releases,
         releases_per_period=per_period,
         beside=(count,) if vote is None else (count, vote),
+        reading=drift_reading(policy),
+        readings=policy.drift.planned_readings,
+        readings_per_period=readings_per_period(policy),
         settings=settings or AccountSettings(),
     )
 
@@ -317,14 +351,23 @@ def calibrate_tenant_level(caps: BudgetCaps, *, generations: int, clipping_norm:
 
 
 def fits(schedule: PlannedSchedule, noise_multiplier: float) -> bool:
-    """Say whether all planned releases pass both filters with this noise multiplier."""
+    """Say whether all planned releases and readings of drift pass both filters with this noise multiplier."""
     return _all_pass(
         release_curve(schedule, noise_multiplier),
         schedule.caps,
         schedule.settings,
         releases=schedule.releases,
         releases_per_period=schedule.releases_per_period,
+        readings=readings_curves(schedule),
     )
+
+
+def readings_curves(schedule: PlannedSchedule) -> tuple[RdpCurve, RdpCurve]:
+    """Return what the planned readings of drift cost over the lifetime, and in one period."""
+    if schedule.reading is None:
+        return RdpCurve.zero(), RdpCurve.zero()
+    one = curve_of(schedule.reading)
+    return one * schedule.readings, one * schedule.readings_per_period
 
 
 def release_curve(schedule: PlannedSchedule, noise_multiplier: float) -> RdpCurve:
@@ -336,14 +379,20 @@ def release_curve(schedule: PlannedSchedule, noise_multiplier: float) -> RdpCurv
 
 
 def _all_pass(
-    release: RdpCurve, caps: BudgetCaps, settings: AccountSettings, *, releases: int, releases_per_period: int
+    release: RdpCurve,
+    caps: BudgetCaps,
+    settings: AccountSettings,
+    *,
+    releases: int,
+    releases_per_period: int,
+    readings: tuple[RdpCurve, RdpCurve] = (RdpCurve.zero(), RdpCurve.zero()),
 ) -> bool:
-    """Say whether so many releases of one cost pass the filters of the lifetime and of a period."""
-    for epsilon, delta, count in (
-        (caps.lifetime_epsilon, caps.lifetime_delta, releases),
-        (caps.period_epsilon, caps.period_delta, releases_per_period),
+    """Say whether so many releases of one cost, and the readings, pass the filters of the lifetime and of a period."""
+    for epsilon, delta, count, read in (
+        (caps.lifetime_epsilon, caps.lifetime_delta, releases, readings[0]),
+        (caps.period_epsilon, caps.period_delta, releases_per_period, readings[1]),
     ):
-        if not settings.opened(epsilon, delta, release).admits(release * (count - 1), release):
+        if not settings.opened(epsilon, delta, release).admits(release * (count - 1) + read, release):
             return False
     return True
 

@@ -26,7 +26,7 @@ from privacy.accounting.calibration import (
     release_curve,
     schedule_of,
 )
-from privacy.accounting.composition import best_epsilon
+from privacy.accounting.composition import best_epsilon, curve_of
 from privacy.accounting.curve import RdpCurve
 from privacy.accounting.filters import AccountSettings, PrivacyFilter
 from privacy.errors import CalibrationError, PolicyError
@@ -44,12 +44,30 @@ MOST_RELEASES: Final = 1_000_000  # "no limit in sight"
 
 @dataclass(frozen=True, kw_only=True)
 class SpentBudget:
-    """What is charged so far; a filter is None while its account is not open."""
+    """What is charged so far; a filter is None while its account is not open.
+
+    ``readings`` and ``readings_in_period`` are how many readings of drift are in the curves.
+    """
 
     lifetime: PrivacyFilter | None = None
     lifetime_curve: RdpCurve = dataclasses.field(default_factory=RdpCurve.zero)
     period: PrivacyFilter | None = None
     period_curve: RdpCurve = dataclasses.field(default_factory=RdpCurve.zero)
+    readings: int = 0
+    readings_in_period: int = 0
+
+    def with_readings(self, schedule: PlannedSchedule) -> tuple[RdpCurve, RdpCurve, RdpCurve]:
+        """Return what is charged once all planned readings of drift are: ever, in this period, in one to come."""
+        if schedule.reading is None:
+            return self.lifetime_curve, self.period_curve, RdpCurve.zero()
+        one = curve_of(schedule.reading)
+        left = max(0, schedule.readings - self.readings)
+        left_now = min(left, max(0, schedule.readings_per_period - self.readings_in_period))
+        return (
+            self.lifetime_curve + one * left,
+            self.period_curve + one * left_now,
+            one * min(left, schedule.readings_per_period),
+        )
 
 
 class Recipe(Protocol):
@@ -135,9 +153,10 @@ def outlook(
     schedule = schedule or schedule_of(policy, settings)
     release = release_curve(schedule, noise_multiplier)
     lifetime, period, fresh = _filters(schedule, spent, release)
-    left_now = releases_that_fit(period, spent.period_curve, release)
-    per_period = releases_that_fit(fresh, RdpCurve.zero(), release)
-    left_ever = releases_that_fit(lifetime, spent.lifetime_curve, release)
+    ever, this_period, any_period = spent.with_readings(schedule)
+    left_now = releases_that_fit(period, this_period, release)
+    per_period = releases_that_fit(fresh, any_period, release)
+    left_ever = releases_that_fit(lifetime, ever, release)
     left, exhausted_at = _along_the_schedule(policy, now, left_now, per_period, left_ever)
     expected = clarity(
         users=policy.declared_users,
@@ -201,14 +220,15 @@ def noise_for(
         policy, releases=releases, releases_per_period=releases_per_period, spent=spent, settings=settings
     )
     calibrate(schedule)  # refuses what no budget could make sound
+    ever, this_period, any_period = spent.with_readings(schedule)
 
     def enough(noise_multiplier: float) -> bool:
         release = release_curve(schedule, noise_multiplier)
         lifetime, period, fresh = _filters(schedule, spent, release)
         return (
-            releases_that_fit(lifetime, spent.lifetime_curve, release) >= releases
-            and releases_that_fit(fresh, RdpCurve.zero(), release) >= releases_per_period
-            and releases_that_fit(period, spent.period_curve, release) >= 1
+            releases_that_fit(lifetime, ever, release) >= releases
+            and releases_that_fit(fresh, any_period, release) >= releases_per_period
+            and releases_that_fit(period, this_period, release) >= 1
         )
 
     noise = least_noise(enough)

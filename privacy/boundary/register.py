@@ -114,7 +114,8 @@ _ROLLOUT = _fields(
     OPERATOR,
     "Where a rollout stands, for the operator's own servers: decided from the policy, the clock, public checks, what "
     "servers acknowledge and people. Where a policy names guards, a rollout also stops for errors and slow answers, "
-    "which are counted over all requests and which epsilon does not cover. Users' reactions decide nothing.",
+    "which are counted over all requests and which epsilon does not cover. Users' reactions decide nothing but this: "
+    "where a policy says so, a line whose charged readings drifted falls back.",
     "rollout.stage rollout.candidate_percent rollout.salt rollout.state rollout.mode rollout.flag "
     "rollout.candidate_version_id rollout.steps rollout.bake_seconds",
 )
@@ -156,14 +157,21 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
         _fields(
             PUBLIC,
             "Names, the order of the line's events, and who asked.",
-            "adapter kind line_ref epoch rollout left_version_id revoked_version_ids actor round_id",
+            "adapter kind line_ref epoch rollout left_version_id revoked_version_ids actor round_id drift",
+        ),
+        _fields(
+            CHARGED,
+            "What drifted: a statistic of noisy histograms of all users together, each paid for by itself, its "
+            "threshold, and what the policy had done about it.",
+            "drift.family drift.since drift.statistic drift.threshold drift.degrees drift.level drift.followed",
         ),
         _ROLLOUT,
         _PROMPTS,
         _fields(
             CHARGED,
             "How a round ended (see outcome), in one public sentence; the only number in it is the noisy count. Where "
-            "a rollout moved, why: a guard may be named, which says of uncharged counts what rollouts' fields say.",
+            "a rollout moved, why: a guard may be named, which says of uncharged counts what rollouts' fields say. "
+            "Where a line drifted, what changed, by charged readings.",
             "reason_code reason",
         ),
         _fields(
@@ -384,11 +392,12 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             "never what they say.",
             "x-discreet-memory",
         ),
+        _fields(PUBLIC, "A constant of the gateway's settings.", "x-discreet-presence-penalty"),
         _fields(
             OPERATOR,
-            "Of how many of the tenant's own terms a prompt was told and how many were put right in its answer; to who "
-            "asked, of the own request.",
-            "x-discreet-terms",
+            "Which levers a request was answered with and why, of how many of the tenant's own terms its prompt was "
+            "told, and how many were put right in its answer; to who asked, of the own request.",
+            "x-discreet-levers x-discreet-terms",
         ),
         _fields(
             OPERATOR,
@@ -478,6 +487,11 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             "discreet_job_seconds discreet_trainer_silent_seconds discreet_artifact_store_away",
         ),
         _fields(
+            CHARGED,
+            "How many lines drifted and how readings ended, over all tenants: made of what charged readings released.",
+            "discreet_drift_alarms discreet_drift_readings",
+        ),
+        _fields(
             OPERATOR,
             "Exact counts and times of the worker's own work over all tenants; for the platform operator, who runs "
             "the broker and could count there too.",
@@ -529,7 +543,7 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             PUBLIC,
             "Names of events, rounds, lines, topics and versions, and public states.",
             "event level round round_id rounds tenant tenants line_ref served_name adapter served withdrawn "
-            "published chore code outcome stage what topic partition epoch port accepted share",
+            "published chore code outcome stage what topic partition epoch port accepted share action",
         ),
         _fields(
             OPERATOR,

@@ -20,6 +20,7 @@ from privacy.accounting.composition import best_epsilon, total_curve
 from privacy.canonical import canonical_json
 from privacy.ledger.findings import Finding, FindingCode
 from privacy.ledger.values import ReservationState
+from privacy.mechanisms.private_read import ReadPurpose
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -66,9 +67,34 @@ class ReleaseCheck:
             except (KeyError, TypeError, ValueError, AttributeError) as error:
                 self._note(None, f"a manifest cannot be read ({type(error).__name__}: {error})")
 
+    def require_readings(self, stored: Mapping[str, str]) -> None:
+        """Note every reading of drift that is not what was committed for it, and every charge without its reading.
+
+        Args:
+            stored: digests of the released histograms, by their reservations.
+        """
+        for reservation_id, digest in sorted(stored.items()):
+            reservation = self.reservations.get(reservation_id)
+            if reservation is None:
+                if self.whole:
+                    self._note(
+                        None, f"a reading of drift names reservation {reservation_id}, which is not there"
+                    )
+            elif reservation.artifact_digest != digest:
+                tenant = str(reservation.request["tenant_id"])
+                self._note(
+                    tenant, f"the reading of drift of reservation {reservation_id} is not what was committed"
+                )
+        for reservation_id, reservation in sorted(self.reservations.items()):
+            if _is_reading(reservation) and reservation.artifact_digest and reservation_id not in stored:
+                tenant = str(reservation.request["tenant_id"])
+                self._note(tenant, f"what reservation {reservation_id} paid for has no reading of drift")
+
     def require_published(self, registered: Collection[str]) -> None:
         """Note every charge whose artifact has no version among the reservations that the registry names."""
         for reservation_id, reservation in sorted(self.reservations.items()):
+            if _is_reading(reservation):
+                continue
             if reservation.artifact_digest is not None and reservation_id not in registered:
                 self._note(
                     str(reservation.request["tenant_id"]),
@@ -157,6 +183,10 @@ class ReleaseCheck:
 
     def _note(self, tenant: str | None, text: str) -> None:
         self.findings.append(Finding(FindingCode.MANIFEST, tenant, None, text))
+
+
+def _is_reading(reservation: ReplayedReservation) -> bool:
+    return str(reservation.request["purpose"]) == ReadPurpose.DRIFT.value
 
 
 def _charged(reservation: ReplayedReservation, kind: str) -> dict[str, Any] | None:

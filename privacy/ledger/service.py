@@ -129,7 +129,8 @@ class Ledger:
             )  # fmt: skip
         populations = caps_within(before.populations, request.caps, request.population)
         targets = targets_of(request, populations)
-        locked = open_accounts(session, head, targets, settings=self._settings, recipe=asked, now=now)
+        recipe = total_curve(request.opened_for) if request.opened_for else asked
+        locked = open_accounts(session, head, targets, settings=self._settings, recipe=recipe, now=now)
         accounts = list(locked.rows.values())
         known = locked.entries if before.last is None else (before.last, *locked.entries)
         check_against_chain(session, head, accounts, known)

@@ -21,6 +21,7 @@ from privacy.ledger.accounts import (
 from privacy.ledger.populations import memberships
 from privacy.ledger.tables import AccountRow, LedgerHeadRow, ReservationRow
 from privacy.ledger.values import ReservationState, SpendView
+from privacy.mechanisms.private_read import ReadPurpose
 
 if TYPE_CHECKING:
     from sqlmodel import Session
@@ -36,11 +37,16 @@ def spend_of(
     lifetime = session.get(AccountRow, lifetime_account_id(tenant_id), populate_existing=True)
     period = session.get(AccountRow, period_account_id(tenant_id, period_index), populate_existing=True)
     counted = session.exec(
-        select(ReservationRow.state, func.count())
+        select(ReservationRow.state, ReservationRow.purpose, func.count())
         .where(col(ReservationRow.tenant_id) == tenant_id)
-        .group_by(ReservationRow.state)
+        .group_by(ReservationRow.state, ReservationRow.purpose)
     ).all()
-    counts = {ReservationState(state): count for state, count in counted}
+    counts: dict[ReservationState, int] = {}
+    releases = 0
+    for state, purpose, count in counted:
+        counts[ReservationState(state)] = counts.get(ReservationState(state), 0) + count
+        if state == ReservationState.COMMITTED.value and purpose != ReadPurpose.DRIFT.value:
+            releases += count
     populations = _population_accounts(session, tenant_id)
     delta = lifetime.delta if lifetime else (caps.lifetime_delta if caps else None)
     lifetime_spent, lifetime_used = _figures(lifetime)
@@ -55,7 +61,7 @@ def spend_of(
         lifetime_cap=lifetime.epsilon if lifetime else (caps.lifetime_epsilon if caps else None),
         lifetime_used=lifetime_used,
         delta=delta,
-        releases=counts.get(ReservationState.COMMITTED, 0),
+        releases=releases,
         reservations=counts,
         population_epsilon=max((_epsilon(row, delta) for row in populations), default=0.0),
         population_cap=max((row.epsilon for row in populations), default=None),
@@ -88,12 +94,30 @@ def spent_budget(session: Session, tenant_id: str, period_index: int) -> SpentBu
     together = [row for row in (lifetime, *_population_accounts(session, tenant_id)) if row is not None]
     lifetime = max(together, key=lambda row: _figures(row)[1], default=None)
     period = session.get(AccountRow, period_account_id(tenant_id, period_index), populate_existing=True)
+    ever, lately = readings_charged(session, tenant_id, period_index)
     return SpentBudget(
         lifetime=filter_of(lifetime) if lifetime else None,
         lifetime_curve=curve_in(lifetime) if lifetime else RdpCurve.zero(),
         period=filter_of(period) if period else None,
         period_curve=curve_in(period) if period else RdpCurve.zero(),
+        readings=ever,
+        readings_in_period=lately,
     )
+
+
+def readings_charged(session: Session, tenant_id: str, period_index: int) -> tuple[int, int]:
+    """Return how many readings of drift the tenant is charged for: ever, and in the period."""
+    rows = session.exec(
+        select(ReservationRow.period_index, func.count())
+        .where(
+            ReservationRow.tenant_id == tenant_id,
+            ReservationRow.purpose == ReadPurpose.DRIFT.value,
+            ReservationRow.state != ReservationState.RELEASED.value,
+        )
+        .group_by(col(ReservationRow.period_index))
+    ).all()
+    counts = {int(period): int(count) for period, count in rows}
+    return sum(counts.values()), counts.get(period_index, 0)
 
 
 def within_accounts(

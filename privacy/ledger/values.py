@@ -107,6 +107,8 @@ class ReservationRequest:
         population: cap over tenants with linkable users that the policy names; whatever else the tenant joined
             before is charged as well.
         binding: which run is paid for, where it is known in advance (training).
+        opened_for: public mechanisms that an account is suited to if this request opens it; without them, its own. It
+            is no part of what is asked for.
     """
 
     tenant_id: str
@@ -119,6 +121,7 @@ class ReservationRequest:
     caps: BudgetCaps
     population: PopulationCap | None = None
     binding: RunBinding | None = None
+    opened_for: tuple[Mechanism, ...] = ()
 
     def __post_init__(self) -> None:
         if not _SLUG.fullmatch(self.tenant_id):

@@ -84,6 +84,7 @@ def verify_export(
     with_pld: bool = False,
     manifests: Iterable[Mapping[str, Any]] = (),
     registered: Callable[[], Collection[str]] | None = None,
+    readings: Callable[[], Mapping[str, str]] | None = None,
 ) -> VerificationReport:
     """Verify an export.
 
@@ -96,6 +97,8 @@ def verify_export(
             in the chain, and its receipt must agree. They are an anchor outside the database, as heads are.
         registered: names every reservation that the registry has a version of, asked once the ledger was read: each
             charge with an artifact must be among them.
+        readings: digests of the released readings of drift by their reservations, asked for once the ledger was read:
+            each must be what was committed, and each charge for one must have it.
         with_pld: also compute dp_accounting's PLD ε of every account (seconds for each distinct mechanism).
     """
     report = VerificationReport()
@@ -132,6 +135,8 @@ def verify_export(
     releases.check(manifests)
     if registered is not None:
         releases.require_published(registered())
+    if readings is not None:
+        releases.require_readings(readings())
     report.manifests, report.receipts = releases.manifests, releases.receipts
     report.unbound = releases.unbound
     _second_opinion(replay.mechanisms, report)

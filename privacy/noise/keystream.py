@@ -29,6 +29,7 @@ PURPOSE_TENANTS: Final = b"tens"  # the tenant-level sum of released adapters
 PURPOSE_COUNT: Final = bytes(4)  # the noisy count of a round's users
 PURPOSE_STYLE: Final = b"styl"  # the vote on what answers look like
 PURPOSE_COMPARISON: Final = b"comp"  # sums of users' reactions to two versions
+PURPOSE_DRIFT: Final = b"drif"  # histograms of what users ask and how they take answers
 
 _UNIT_BITS = (1 << 52) - 1
 
@@ -43,6 +44,7 @@ class KeyUse(StrEnum):
     TRAINING = "training noise"
     TENANTS = "tenant-level noise"
     STYLE = "style vote"
+    DRIFT = "drift reading"
     DIGEST = "data digest"
     SEAL = "sealed snapshot"
     RECEIPT = "training receipt"  # the seed of the Ed25519 key that signs what the child measured

@@ -25,6 +25,7 @@ class PolicyCeilings:
         delta: largest δ, of a period and of a lifetime.
         contribution_bound: most signals of one user in one period.
         minimum_cohort: fewest users that a release may be trained on: the smallest that a policy may name.
+        drift_share: most of a budget that readings of drift may take.
     """
 
     period_epsilon: float = 8.0
@@ -32,6 +33,7 @@ class PolicyCeilings:
     delta: float = 1e-5
     contribution_bound: int = 100
     minimum_cohort: int = 10
+    drift_share: float = 0.25
 
     def exceeded(self, policy: TenantPrivacyPolicy) -> tuple[str, ...]:
         """Return a text for each field of ``policy`` that is not allowed here; none where all are."""
@@ -50,6 +52,10 @@ class PolicyCeilings:
         if policy.minimum_cohort < self.minimum_cohort:
             texts.append(
                 f"minimum_cohort is {policy.minimum_cohort}; the platform allows no fewer than {self.minimum_cohort}"
+            )
+        if policy.drift.share > self.drift_share:
+            texts.append(
+                f"drift.share is {policy.drift.share:g}; the platform allows at most {self.drift_share:g}"
             )
         return tuple(texts)
 

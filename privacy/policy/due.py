@@ -6,6 +6,7 @@ every policy, and moved by who looked.
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
@@ -27,6 +28,13 @@ if TYPE_CHECKING:
 _TABLE: Table = TenantRow.__table__  # type: ignore[attr-defined]  # SQLModel adds it to table classes
 
 
+class Look(StrEnum):
+    """What is looked for at an instant of its own; the column that holds it."""
+
+    ROUNDS = "next_due_at"
+    DRIFT = "drift_due_at"
+
+
 class DueTenant(NamedTuple):
     """A tenant to look at.
 
@@ -41,9 +49,11 @@ class DueTenant(NamedTuple):
     policy: TenantPrivacyPolicy | None
 
 
-def due_tenants(session: Session, now: datetime, *, most: int) -> Sequence[DueTenant]:
+def due_tenants(
+    session: Session, now: datetime, *, most: int, look: Look = Look.ROUNDS
+) -> Sequence[DueTenant]:
     """Return the tenants whose instant has come, those that wait longest first, with their newest policies."""
-    found = session.exec(due_query(now, most)).all()
+    found = session.exec(due_query(now, most, look)).all()
     if not found:
         return []
     read: dict[bytes, TenantPrivacyPolicy] = {}  # many tenants have the same policy
@@ -56,17 +66,15 @@ def due_tenants(session: Session, now: datetime, *, most: int) -> Sequence[DueTe
     return [DueTenant(tenant_id, due_at, policies.get(tenant_id)) for tenant_id, due_at in found]
 
 
-def due_query(now: datetime, most: int) -> Any:
+def due_query(now: datetime, most: int, look: Look = Look.ROUNDS) -> Any:
     """Return the SELECT of (tenant id, instant) of those whose instant has come; it must use the index."""
-    return (
-        select(TenantRow.tenant_id, TenantRow.next_due_at)
-        .where(col(TenantRow.next_due_at) <= now)
-        .order_by(col(TenantRow.next_due_at), col(TenantRow.tenant_id))
-        .limit(most)
-    )
+    at = _TABLE.c[look.value]
+    return select(TenantRow.tenant_id, at).where(at <= now).order_by(at, col(TenantRow.tenant_id)).limit(most)
 
 
-def look_again(session: Session, looked_at: Mapping[DueTenant, datetime | None]) -> None:
+def look_again(
+    session: Session, looked_at: Mapping[DueTenant, datetime | None], look: Look = Look.ROUNDS
+) -> None:
     """Set when each tenant is looked at next; ``None``: once it has a policy.
 
     A tenant whose policy is being set, or that somebody else looked at, is left alone. Nobody is waited for, so that
@@ -90,7 +98,7 @@ def look_again(session: Session, looked_at: Mapping[DueTenant, datetime | None])
     if moved:
         session.connection().execute(
             update(_TABLE)
-            .where(_TABLE.c.tenant_id == bindparam("tenant"), _TABLE.c.next_due_at == bindparam("seen"))
-            .values(next_due_at=bindparam("next")),
+            .where(_TABLE.c.tenant_id == bindparam("tenant"), _TABLE.c[look.value] == bindparam("seen"))
+            .values({look.value: bindparam("next")}),
             moved,
         )

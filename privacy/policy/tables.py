@@ -15,7 +15,10 @@ class TenantRow(SQLModel, table=True):
     """A registered tenant; interactions of any other are refused."""
 
     __tablename__: ClassVar[Any] = "tenants"
-    __table_args__ = (Index("ix_tenants_next_due", "next_due_at", "tenant_id"),)
+    __table_args__ = (
+        Index("ix_tenants_next_due", "next_due_at", "tenant_id"),
+        Index("ix_tenants_drift_due", "drift_due_at", "tenant_id"),
+    )
 
     tenant_id: str = Field(primary_key=True, max_length=63)
     registered_at: datetime = Field(sa_type=UtcDateTime)
@@ -23,6 +26,9 @@ class TenantRow(SQLModel, table=True):
     next_due_at: datetime | None = Field(
         default=None, sa_type=UtcDateTime
     )  # when its schedule is looked at next
+    drift_due_at: datetime | None = Field(
+        default=None, sa_type=UtcDateTime
+    )  # when its readings of drift are; None: it has none
 
 
 class PolicyRow(SQLModel, table=True):

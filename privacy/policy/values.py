@@ -23,6 +23,7 @@ from pydantic import (
 from privacy.canonical import digest_of
 from privacy.errors import PolicyError
 from privacy.guarantee import FLEET
+from privacy.policy.drift import DriftPolicy
 from privacy.policy.rollout import RolloutPolicy
 from privacy.policy.suites import PublicSuites
 from privacy.policy.validated import Validated
@@ -157,6 +158,7 @@ class TenantPrivacyPolicy(Validated):
         memory: whether each release also rehearses made-up questions with notes before them, in the form in which the
             gateway sends passages of the tenant's documents; it needs ``styles``. Nothing private and no document is in
             them.
+        drift: how often a charged reading of what users ask is taken, and what follows when it changes.
     """
 
     declared_users: int = Field(ge=1, le=1_000_000_000, description="1 to 1,000,000,000 users")
@@ -217,6 +219,9 @@ class TenantPrivacyPolicy(Validated):
         default=PublicSuites(), description="an object with depth, choice_margin and more"
     )
     memory: bool = Field(default=False, description="true or false")
+    drift: DriftPolicy = Field(
+        default=DriftPolicy(), description="an object with share, every_seconds and more"
+    )
 
     @field_validator("population")
     @classmethod
@@ -265,6 +270,11 @@ class TenantPrivacyPolicy(Validated):
         return self.sample_rate * self.declared_users
 
     @property
+    def drift_schedule(self) -> Schedule:
+        """When readings of drift fall due; reading 0, at ``schedule.first_at``, is none: nothing lies before it."""
+        return Schedule(first_at=self.schedule.first_at, every_seconds=self.drift.every_seconds)
+
+    @property
     def retention(self) -> timedelta:
         """How long a signal is kept after the interaction occurred."""
         return timedelta(days=self.retention_days)
@@ -307,9 +317,9 @@ class TenantPrivacyPolicy(Validated):
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_PARTS: Final = ("schedule", "rollout", "suites")
+_PARTS: Final = ("schedule", "rollout", "suites", "drift")
 _LATER_FIELDS: Final = (
-    "release_padding_seconds", "population", "styles", "terms", "rollout", "suites", "remember", "memory",
+    "release_padding_seconds", "population", "styles", "terms", "rollout", "suites", "remember", "memory", "drift",
 )  # fmt: skip
 
 
@@ -327,8 +337,8 @@ def period_index(at: datetime, period_seconds: int) -> int:
 def amended(policy: TenantPrivacyPolicy | None, changes: Mapping[str, Any]) -> TenantPrivacyPolicy:
     """Return ``policy`` (or the defaults) with ``changes`` applied and everything validated again.
 
-    Fields of the schedule (and of the rollout and the suites) may be given as ``{"schedule": {"first_at": …}}`` or as
-    ``{"schedule.first_at": …}``; those left out keep their value.
+    Fields of the schedule (and of the rollout, the suites and drift) may be given as ``{"schedule": {"first_at": …}}``
+    or as ``{"schedule.first_at": …}``; those left out keep their value.
 
     Raises:
         PolicyError: a field is unknown, or a value is outside its range or does not fit the other values.
@@ -337,7 +347,9 @@ def amended(policy: TenantPrivacyPolicy | None, changes: Mapping[str, Any]) -> T
     parts: dict[str, dict[str, Any]] = {name: dict(document.pop(name, {})) for name in _PARTS}
     for name, value in changes.items():
         part, _, field = name.partition(".")
-        if name in parts and isinstance(value, Mapping | Schedule | RolloutPolicy | PublicSuites):
+        if name in parts and isinstance(
+            value, Mapping | Schedule | RolloutPolicy | PublicSuites | DriftPolicy
+        ):
             parts[name] |= dict(value)
         elif part in parts and field:
             parts[part][field] = value

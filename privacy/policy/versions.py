@@ -148,6 +148,7 @@ def set_policy(
         reason=reason.strip(),
     )
     locked.next_due_at = max(now, policy.schedule.first_at)  # soon: a slot may be due under the new policy
+    locked.drift_due_at = locked.next_due_at if policy.drift.read else None
     session.add_all((row, locked))
     session.flush()
     before = newest.policy.to_document() if newest else {}

@@ -23,6 +23,7 @@ from privacy.ledger import history
 from privacy.ledger.accounts import filter_of
 from privacy.ledger.chain import EntryKind
 from privacy.ledger.values import AccountScope, ReservationState
+from privacy.mechanisms.private_read import ReadPurpose
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -83,6 +84,12 @@ PADDED: Final = (
 NOT_PADDED: Final = (
     "How long training took. Times in manifests and events are those of the slot, but the policy's "
     "release_padding_seconds is 0, so an adapter appears as soon as it is trained."
+)
+DRIFT_READ: Final = (
+    "Readings of drift (purpose drift) are histograms of what users of a line ask and how much of answers they change: "
+    "each user adds one vector of length at most 1 over public bins, whatever the user sent. What follows from them "
+    "(alarms, a round that comes sooner, a line that falls back) is made of the released numbers alone; so a schedule "
+    "may react to earlier releases, which the filter allows for."
 )
 DISJOINT_TENANTS: Final = (
     "No person is a user of two tenants, or what the tenants release is not combined: budgets of tenants are "
@@ -247,6 +254,7 @@ def privacy_statement(
         assumptions = (
             *ASSUMPTIONS,
             *((PADDED,) if padded else ()),
+            *((DRIFT_READ,) if any(one["purpose"] == ReadPurpose.DRIFT.value for one in releases) else ()),
             *(() if linked else (DISJOINT_TENANTS,)),
         )
         not_covered = NOT_COVERED if padded else (*NOT_COVERED, NOT_PADDED)
@@ -277,7 +285,10 @@ def privacy_statement(
                 "selection_share": opened.selection_share,
             },
             "accountant": {"name": ACCOUNTANT, "version": ACCOUNTANT_VERSION, "grid": GRID_NAME},
-            "releases_committed": sum(one["state"] == ReservationState.COMMITTED for one in releases),
+            "releases_committed": sum(
+                one["state"] == ReservationState.COMMITTED and one["purpose"] != ReadPurpose.DRIFT.value
+                for one in releases
+            ),
             "releases": releases,
             "release": release,
             "policy": None if policy is None else policy.to_document(),

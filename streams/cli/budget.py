@@ -147,6 +147,7 @@ def verify(
     With FILE nothing but files is read. A copy of the manifests from elsewhere, such as a serving system's, shows a
     chain that was rebuilt.
     """
+    from personalization.drift.rows import released_digests
     from personalization.registry import queries as registry
     from privacy.errors import LedgerIntegrityError
     from privacy.ledger.export import export_ledger
@@ -175,6 +176,10 @@ def verify(
                 with transaction(engine) as session:
                     return registry.published_reservations(session)
 
+            def readings() -> dict[str, str]:
+                with transaction(engine) as session:
+                    return released_digests(session, tenant)
+
             # Read before the ledger is: what is released meanwhile has its entry there, and not the other way round.
             with transaction(engine) as session:
                 stored = list(registry.manifest_documents(session, tenant))
@@ -184,6 +189,7 @@ def verify(
                 with_pld=pld,
                 manifests=stored if given is None else given,
                 registered=registered,
+                readings=readings,
             )
     if as_json:
         typer.echo(json.dumps(report.to_document()))

@@ -27,6 +27,7 @@ COMMANDS = {
     "adapters": "List adapter versions and show one.",
     "explain": "Tell the story of one version on one page, with what proves it offline.",
     "keys": "Show, rotate and reconcile the keys that texts are encrypted with.",
+    "drift": "Show whether what a tenant's users ask has changed, and what it cost to know.",
     "styles": "Show a tenant's style card; strike or fix entries of it.",
     "terms": "List, add, keep and strike a line's terms; put a text right.",
     "memory": "Approve, remove and look up the documents that a tenant's questions are answered from.",

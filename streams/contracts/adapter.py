@@ -20,6 +20,7 @@ from .fields import Digest, LineRef, Moment, WireModel
 from .manifest import AdapterVersionV1
 from .topics import (
     ADAPTER_DECLINED,
+    ADAPTER_DRIFTED,
     ADAPTER_PROMOTED,
     ADAPTER_PROMPT_MOVED,
     ADAPTER_PUBLISHED,
@@ -128,6 +129,7 @@ class AdapterEventKind(StrEnum):
     ROLLED_BACK = "rolled_back"
     WITHDRAWN = "withdrawn"  # revoked for privacy or by a person
     DECLINED = "declined"  # a round trained nothing; the reason says why
+    DRIFTED = "drifted"  # what its users ask has changed, or how they take its answers
     PROMPT_MOVED = "prompt_moved"  # a person decided which prompt templates the line uses
     TERMS_CHANGED = "terms_changed"  # a person decided about the line's terms
 
@@ -144,9 +146,29 @@ _EVENT_TYPES = {
     AdapterEventKind.ROLLED_BACK: ADAPTER_ROLLED_BACK,
     AdapterEventKind.WITHDRAWN: ADAPTER_WITHDRAWN,
     AdapterEventKind.DECLINED: ADAPTER_DECLINED,
+    AdapterEventKind.DRIFTED: ADAPTER_DRIFTED,
     AdapterEventKind.PROMPT_MOVED: ADAPTER_PROMPT_MOVED,
     AdapterEventKind.TERMS_CHANGED: ADAPTER_TERMS_CHANGED,
 }
+
+
+class DriftV1(WireModel):
+    """What drifted on a line, made of what charged readings of all its users together released, with noise."""
+
+    family: Word
+    """What changed: length, form, script or words of prompts, or edits of answers."""
+    since: Moment | None = None
+    """First instant of the time after the change, where it probably lies."""
+    statistic: Annotated[float, Field(ge=0)]
+    """Of the clearest change; chi-square distributed where nothing changed."""
+    threshold: Annotated[float, Field(ge=0)]
+    """Above it there is an alarm."""
+    degrees: Annotated[int, Field(ge=1)]
+    """Degrees of freedom of the statistic."""
+    level: Annotated[float, Field(gt=0, le=1)]
+    """Probability of a false alarm at one reading, at most."""
+    followed: Word
+    """What was done: told, round_sooner, round_open, base_answers or base_answered; there may be others later."""
 
 
 class AdapterEventV1(WireModel):
@@ -169,4 +191,6 @@ class AdapterEventV1(WireModel):
     actor: Annotated[str, Field(max_length=128)] = ""
     """Who asked: ``schedule``, ``trainer`` or an operator."""
     round_id: Annotated[str, Field(max_length=128)] | None = None
+    drift: DriftV1 | None = None
+    """Of an alarm: what drifted."""
     occurred_at: Moment

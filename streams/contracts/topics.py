@@ -102,6 +102,7 @@ ADAPTER_PROMOTED = "adapter.promoted.v1"
 ADAPTER_ROLLED_BACK = "adapter.rolled-back.v1"
 ADAPTER_WITHDRAWN = "adapter.withdrawn.v1"
 ADAPTER_DECLINED = "adapter.declined.v1"
+ADAPTER_DRIFTED = "adapter.drifted.v1"
 ADAPTER_PROMPT_MOVED = "adapter.prompt-moved.v1"
 ADAPTER_TERMS_CHANGED = "adapter.terms-changed.v1"
 SERVING_LOADED = "serving.loaded.v1"
@@ -164,6 +165,7 @@ ADAPTER_EVENTS = Topic(
         ADAPTER_ROLLED_BACK,
         ADAPTER_WITHDRAWN,
         ADAPTER_DECLINED,
+        ADAPTER_DRIFTED,
         ADAPTER_PROMPT_MOVED,
         ADAPTER_TERMS_CHANGED,
     ),

@@ -77,6 +77,7 @@ class Rules:
     template: Use = Use.INSTEAD
     constrained: bool = True
     applies_adapters: bool = True
+    presence_penalty: float = 0.0  # of answers with an adapter, where the request sets no penalty
 
 
 def choose(

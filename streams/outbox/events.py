@@ -35,6 +35,7 @@ _KINDS = {
     AdapterEventKind.ROLLED_BACK: wire.AdapterEventKind.ROLLED_BACK,
     AdapterEventKind.WITHDRAWN: wire.AdapterEventKind.WITHDRAWN,
     AdapterEventKind.DECLINED: wire.AdapterEventKind.DECLINED,
+    AdapterEventKind.DRIFTED: wire.AdapterEventKind.DRIFTED,
     AdapterEventKind.PROMPT_MOVED: wire.AdapterEventKind.PROMPT_MOVED,
     AdapterEventKind.TERMS_CHANGED: wire.AdapterEventKind.TERMS_CHANGED,
 }
@@ -128,6 +129,7 @@ def adapter_event(event: AdapterLifecycleEvent) -> wire.AdapterEventV1:
         actor=event.actor[:128],
         round_id=event.round_id,
         rollout=None if event.rollout is None else rollout(event.rollout),
+        drift=None if event.drift is None else wire.DriftV1(**vars(event.drift)),
         prompts=None if event.prompts is None else _prompts_moved(event.prompts),
         occurred_at=event.occurred_at,
     )

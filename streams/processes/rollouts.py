@@ -7,17 +7,14 @@ nothing moves, forward or back, and people's commands still do.
 
 from __future__ import annotations
 
-import threading
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import structlog
 
-from personalization.errors import PersonalizationError
 from personalization.registry.rollout_tick import RolloutTick
 from personalization.releases.observer import TrainerObserver
-from privacy.errors import PrivacyError
-from streams.errors import StreamsError
 from streams.processes.chores import require_right_time
+from streams.processes.ticking import Ticking
 from streams.storage import serving_acks
 
 if TYPE_CHECKING:
@@ -28,10 +25,9 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 CHORE = "rollouts"
-LEAVE_SECONDS = 30.0
 
 
-class RolloutMover:
+class RolloutMover(Ticking):
     """Ticks until it is left, as a context manager; a failure is reported and tried again at the next turn.
 
     Args:
@@ -41,20 +37,14 @@ class RolloutMover:
     """
 
     def __init__(self, shop: Shop, *, seconds: float, observer: TrainerObserver | None = None) -> None:
+        super().__init__(CHORE, seconds=seconds, observer=observer)
         self._clock: Callable[[], datetime] = shop.clock.now
         self._tick = RolloutTick(shop.engine, shop.events, serving_acks.counts_of)
-        self._seconds = seconds
-        self._observer = observer or TrainerObserver()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="discreet-rollouts", daemon=True)
+        self._hears = observer or TrainerObserver()
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join(LEAVE_SECONDS)
+    def turn(self) -> object:
+        """Do what is due."""
+        return self.move()
 
     def move(self) -> int:
         """Look at the rollouts that are due and return how many moved.
@@ -65,21 +55,7 @@ class RolloutMover:
         """
         ticked = self._tick.run(now=self._clock(), check=require_right_time)
         if ticked.failed:
-            self._observer.chore_failed(CHORE)
+            self._hears.chore_failed(CHORE)
         if ticked.moved:
             _log.info("rollouts_moved", total=ticked.moved)
         return ticked.moved
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                self.move()
-            except (PersonalizationError, PrivacyError, StreamsError) as error:
-                self._observer.chore_failed(CHORE)
-                _log.warning("chore_failed", chore=CHORE, code=error.code)
-            except Exception as error:  # noqa: BLE001  # a dead thread would leave breached guards standing, unsaid
-                self._observer.chore_failed(CHORE)
-                _log.error(
-                    "chore_failed", chore=CHORE, error=type(error).__name__
-                )  # rows' own words may be in it
-            self._stop.wait(self._seconds)

@@ -14,6 +14,7 @@ import structlog
 
 from personalization.artifacts.opening import open_store
 from personalization.canaries.values import AuditDepth, AuditRequest
+from personalization.drift.protocol import DriftReadings
 from personalization.planning.model_shape import read_shape
 from personalization.planning.plan import PerformanceFlags
 from personalization.registry.publishing import Publisher
@@ -40,6 +41,7 @@ from streams.contracts.topics import CONSENT, ERASURES, INTERACTIONS
 from streams.errors import SettingsError
 from streams.http.probing import ProbeServer
 from streams.outbox.events import OutboxAdapterEvents
+from streams.processes.drift import DriftReader
 from streams.processes.keys import adapter_signer, open_keyring
 from streams.processes.rollouts import RolloutMover
 from streams.storage.consumed_offsets import positions_of
@@ -79,6 +81,7 @@ def trainer_of(settings: Settings, observer: TrainerObserver | None = None) -> I
         stack.enter_context(
             RolloutMover(tools.shop, seconds=settings.scheduler.tick_seconds, observer=observer)
         )
+        stack.enter_context(_drift_reader(settings, tools, observer))
         yield Trainer(
             tools.shop,
             rounds=TrainingRounds(
@@ -106,6 +109,22 @@ def trainer_of(settings: Settings, observer: TrainerObserver | None = None) -> I
             observer=observer,
             upkeep=(*upkeep_of(tools), lambda: forget_closed_rounds(tools.shop.engine, keyring)),
         )
+
+
+def _drift_reader(settings: Settings, tools: StartTools, observer: TrainerObserver | None) -> DriftReader:
+    shop = tools.shop
+    readings = DriftReadings(
+        shop.engine,
+        shop.clock.now,
+        ledger=Ledger(shop.clock.now),
+        signals=StoredSignals(tools.keyring),
+        events=shop.events,
+        ceilings=settings.ceilings.ceilings(),
+        anchor=tools.anchor,
+    )
+    return DriftReader(
+        shop.engine, shop.clock.now, readings, seconds=settings.scheduler.tick_seconds, observer=observer
+    )
 
 
 @contextmanager

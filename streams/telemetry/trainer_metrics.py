@@ -76,6 +76,15 @@ class TrainerMetrics(TrainerObserver):
             buckets=(1, 5, 15, 60, 300, 900, 3600, 14_400),
             registry=registry,
         )
+        self._drift_readings = Counter(
+            "discreet_drift_readings", "Readings of drift by how they ended.", ("outcome",), registry=registry
+        )
+        self._drift_alarms = Counter(
+            "discreet_drift_alarms",
+            "Lines that drifted, by what changed and what followed.",
+            ("family", "followed"),
+            registry=registry,
+        )
         self._store_away = Gauge(
             "discreet_artifact_store_away", "1 while the artifact store takes no files.", registry=registry
         )
@@ -140,6 +149,13 @@ class TrainerMetrics(TrainerObserver):
         """Count a failure of work beside the rounds; it says nothing of the rounds."""
         self._chore_failures.labels(chore).inc()
         self._then.chore_failed(chore)
+
+    def drift_read(self, outcome: str, *, family: str | None, followed: str | None) -> None:
+        """Count a reading of drift, and an alarm."""
+        self._drift_readings.labels(outcome).inc()
+        if family is not None:
+            self._drift_alarms.labels(family, followed or "").inc()
+        self._then.drift_read(outcome, family=family, followed=followed)
 
     def _hear(self) -> None:
         with self._guard:

@@ -53,6 +53,8 @@ PROTOCOL: Final = "personalization/releases/protocol.py"
 CHARGE: Final = "personalization/releases/charge.py"
 TERMS: Final = "personalization/releases/terms.py"
 OVERDUE: Final = "personalization/releases/overdue.py"
+PARTS: Final = "personalization/drift/features.py"
+READINGS: Final = "personalization/drift/protocol.py"
 IDENTITY: Final = "streams/ingest/identity.py"
 SNAPSHOT: Final = "personalization/signals/snapshot.py"
 ROWS: Final = "personalization/signals/rows.py"
@@ -68,6 +70,7 @@ _RUN = "tests/privacy_claims/personalization/training/run"
 _MECHANISM = "tests/unit/personalization/training/mechanism"
 SENSITIVITY: Final = f"{_RUN}/test_sensitivity.py"
 RECEIPTS: Final = f"{_RUN}/test_receipts.py"
+T_READING: Final = "tests/privacy_claims/personalization/drift/test_reading.py"
 T_OPTIMIZER: Final = f"{_MECHANISM}/test_optimizer.py"
 T_DRAWING: Final = f"{_MECHANISM}/test_noise.py"
 T_NORMAL: Final = "tests/unit/privacy/noise/test_normal.py"
@@ -674,8 +677,8 @@ USERS: Final = (
     Mutant(
         name="one-more-than-the-bound",
         file=ROWS,
-        old="if counts[user] + len(new) <= bounds[user[0]]:",
-        new="if counts[user] + len(new) <= bounds[user[0]] + 1:",
+        old="if counts[user] + len(places) > bounds[user[0]]]",
+        new="if counts[user] + len(places) > bounds[user[0]] + 1]",
         why="a user keeps more signals than the bound",
         tests=(f"{T_INTERACTIONS}::test_one_event_more_than_the_bound_takes_the_place_of_another",),
     ),
@@ -738,8 +741,8 @@ USERS: Final = (
     Mutant(
         name="texts-are-not-bound-to-their-row",
         file="privacy/keys/keyring.py",
-        old="sealed.append(seal(item[3], heads[tenant_id] + item[2], nonce))",
-        new="sealed.append(seal(item[3], heads[tenant_id], nonce))",
+        old="sealed.append(seal(value, head + row, next(nonces)))",
+        new="sealed.append(seal(value, head, next(nonces)))",
         why="two texts of one user can be exchanged in the database",
         tests=(T_KEY_STORE,),
     ),
@@ -783,6 +786,55 @@ AUDITED: Final = (
     ),
 )
 
+DRIFT: Final = (
+    Mutant(
+        name="drift-counts-signals",
+        file=PARTS,
+        old="int(family.weight * UNIT * answers[number] / total) if total else 0",
+        new="int(family.weight * UNIT * answers[number]) if total else 0",
+        why="who sends more counts for more than a reading is charged for",
+        tests=(f"{T_READING}::test_one_user_moves_the_sum_by_at_most_one",),
+    ),
+    Mutant(
+        name="drift-half-noise",
+        file=READINGS,
+        old="mechanism.noise_multiplier * UNIT\n",
+        new="mechanism.noise_multiplier * UNIT / 2\n",
+        why="a reading has half the noise that is charged",
+        tests=(
+            f"{T_READING}::test_noise_is_as_large_as_charged_and_each_bin_has_its_own_whatever_the_data_are",
+        ),
+    ),
+    Mutant(
+        name="drift-one-noise",
+        file=READINGS,
+        old="PURPOSE_DRIFT, place, spread)",
+        new="PURPOSE_DRIFT, 0, spread)",
+        why="all bins of a reading have one noise, which their differences show",
+        tests=(
+            f"{T_READING}::test_noise_is_as_large_as_charged_and_each_bin_has_its_own_whatever_the_data_are",
+        ),
+    ),
+    Mutant(
+        name="drift-draws-again",
+        file=READINGS,
+        old="if decision is RecoveryDecision.RETRY and row.histogram_json is not None:\n                return True",
+        new="if decision is RecoveryDecision.RETRY and row.histogram_json is not None:\n                return False",
+        why="what was drawn is drawn anew after a crash",
+        tests=(f"{T_READING}::test_whoever_dies_anywhere_pays_once_reads_once_and_draws_once",),
+    ),
+    Mutant(
+        name="drift-reads-unpaid",
+        file=READINGS,
+        old="            self._start(lease)\n",
+        new="",
+        why="a reading reads before its charge is for good",
+        tests=(
+            f"{T_READING}::test_nothing_is_read_before_the_charge_is_running_and_anchored_nor_told_before_the_draw_is",
+        ),
+    ),
+)
+
 MUTANTS: Final[tuple[Mutant, ...]] = (
-    *NOISE, *RATE, *CLIP, *PRICE, *LEDGER, *PROTOCOL_ORDER, *USERS, *AUDITED
+    *NOISE, *RATE, *CLIP, *PRICE, *LEDGER, *PROTOCOL_ORDER, *USERS, *AUDITED, *DRIFT
 )  # fmt: skip

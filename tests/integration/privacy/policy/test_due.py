@@ -9,7 +9,7 @@ from sqlalchemy import insert, text
 from sqlmodel import select
 
 from privacy.policy import versions as policies
-from privacy.policy.due import due_query, due_tenants, look_again
+from privacy.policy.due import Look, due_query, due_tenants, look_again
 from privacy.policy.tables import TenantRow
 from privacy.policy.values import TenantPrivacyPolicy
 from privacy.storage.session import transaction
@@ -71,6 +71,7 @@ def many(engine, clock):
                 "registered_at": clock.now(),
                 "registered_by": "ann",
                 "next_due_at": later + timedelta(seconds=number),
+                "drift_due_at": later + timedelta(seconds=number),
             }
             for number in range(MANY)
         ]
@@ -80,14 +81,17 @@ def many(engine, clock):
     return engine
 
 
-def test_the_query_of_a_tick_uses_the_index(many, clock):
+@pytest.mark.parametrize(
+    ("look", "index"), [(Look.ROUNDS, "ix_tenants_next_due"), (Look.DRIFT, "ix_tenants_drift_due")]
+)
+def test_the_query_of_a_tick_uses_the_index(many, clock, look, index):
     explain = {"sqlite": "EXPLAIN QUERY PLAN ", "postgresql": "EXPLAIN "}[many.dialect.name]
     with many.connect() as connection:
-        compiled = due_query(clock.now(), 500).compile(
+        compiled = due_query(clock.now(), 500, look).compile(
             dialect=many.dialect, compile_kwargs={"literal_binds": True}
         )
         plan = "\n".join(str(tuple(row)) for row in connection.execute(text(explain + str(compiled))))
-    assert "ix_tenants_next_due" in plan
+    assert index in plan
     assert "SCAN tenants'" not in plan
     assert "Seq Scan" not in plan
     assert "TEMP B-TREE" not in plan

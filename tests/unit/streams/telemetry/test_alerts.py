@@ -10,6 +10,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 import streams.telemetry
+from personalization.drift.values import ReadingOutcome
 from streams.client.routing import Lever
 from streams.contracts.dead_letter import DeadLetterReason
 from streams.contracts.topics import TOPICS
@@ -30,7 +31,7 @@ MATCHER = re.compile(r'(\w+)\s*(?:=|!=|=~|!~)\s*"([^"]*)"')
 VALUES = {
     "topic": {topic.name for topic in TOPICS},
     "reason": {reason.value for reason in DeadLetterReason},
-    "outcome": {"effect", "duplicate", "dead_letter", "failed", "succeeded"},
+    "outcome": {"effect", "duplicate", "dead_letter", "failed", "succeeded", *ReadingOutcome},
     "job": {"discreet.*"},
     "lever": {"over", *(lever.value for lever in Lever)},
 }
@@ -61,7 +62,7 @@ def test_a_rule_asks_for_series_that_there_are_and_says_what_to_do(rule):
         assert name in known
         for label, value in MATCHER.findall(matchers):
             assert label in known[name]
-            assert value in VALUES[label]
+            assert set(value.split("|")) <= VALUES[label]
     assert rule["expr"].count("(") == rule["expr"].count(")")
     assert DURATION.fullmatch(rule.get("for", "1m"))
     assert rule["labels"]["severity"] in ("page", "ticket")
