@@ -116,8 +116,13 @@ def keep(
     subjects = [Subject(tenant_id, pseudonym) for tenant_id, pseudonym, _ in users]
     sealed = keyring.encrypt_many(session, _texts(chosen, redact), of=subjects, now=now)
     signals: list[StoredSignal] = [
-        _new(StoredSignal, (digest, *subject, turn.domain, period, rank, turn.occurred_at, ciphertext))
-        for (digest, subject, period, rank, turn), ciphertext in zip(chosen, sealed, strict=True)
+        _new(
+            StoredSignal,
+            (digest, tenant_id, pseudonym, turn.domain, period, rank, turn.occurred_at, ciphertext),
+        )
+        for (digest, (tenant_id, pseudonym), period, rank, turn), ciphertext in zip(
+            chosen, sealed, strict=True
+        )
     ]
     insert_signals(session, [signals[place] for places in users.values() for place in places])
 
@@ -132,9 +137,9 @@ def _by_user(offered: Sequence[Offered]) -> dict[UserPeriod, list[int]]:
 
 def _texts(offered: Iterable[Offered], redact: Redact) -> Iterator[Plaintext]:
     """Yield what is to be sealed, each redacted when it is asked for: its text is still at hand then."""
-    for digest, subject, period, rank, turn in offered:
+    for digest, (tenant_id, pseudonym), period, rank, turn in offered:
         row = row_of(digest, turn.domain, period, rank, turn.occurred_at)
-        yield _new(Plaintext, (*subject, row, signal_of(turn, redact).to_bytes()))
+        yield _new(Plaintext, (tenant_id, pseudonym, row, signal_of(turn, redact).to_bytes()))
 
 
 def teaches(turn: Turn) -> bool:

@@ -36,9 +36,9 @@ SQLITE_PRAGMAS = (
     "foreign_keys=ON",
     "secure_delete=ON",
     # The digests of events are random, so a batch touches pages all over the index. A cache of 64 MiB keeps them at
-    # hand, and a log of up to 32 MiB lets a page that many batches change be moved into the database once.
+    # hand, and a log of up to 64 MiB lets a page that many batches change be moved into the database once.
     "cache_size=-65536",
-    "wal_autocheckpoint=8192",
+    "wal_autocheckpoint=16384",
 )
 """What every connection to SQLite is set to, besides WAL mode."""
 

@@ -92,7 +92,8 @@ def decide(
         session.execute(delete(_TABLE).where(there))
     at = moment_writer(session)(now)
     # In the key's order, in which rows go into an index fastest.
-    rows = [(digest, at, *decided[digest], slots.current) for digest in sorted(decided)]
+    current = slots.current
+    rows = [(digest, at, place, refusal, current) for digest, (place, refusal) in sorted(decided.items())]
     insert_rows(session, _TABLE.name, _COLUMNS, rows)
 
 

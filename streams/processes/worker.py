@@ -101,7 +101,7 @@ class Worker:
         )
         tasks = [asyncio.create_task(intake.run(), name=topic) for topic, intake in self.intakes.items()]
         stop = asyncio.create_task(self._stop.wait(), name="stop")
-        starting = asyncio.create_task(self._start(app), name="faust")
+        starting = asyncio.create_task(self._start(app, tasks), name="faust")
         try:
             log.info("worker_starting")
             await asyncio.wait({stop, starting, *tasks}, return_when=asyncio.FIRST_COMPLETED)
@@ -113,7 +113,6 @@ class Worker:
                 gc.freeze()
                 gc.set_threshold(*COLLECTOR_THRESHOLDS)
                 tasks.append(asyncio.create_task(_crashed(app), name="faust"))
-                tasks.append(asyncio.create_task(self.liveness.run(app), name="liveness"))
                 # Not before: they would go on over a database that was set back.
                 tasks.append(asyncio.create_task(_chores(self._services), name="chores"))
                 await asyncio.wait({stop, *tasks}, return_when=asyncio.FIRST_COMPLETED)
@@ -133,11 +132,13 @@ class Worker:
             task.result()
         log.info("worker_stopped")
 
-    async def _start(self, app: WorkerApp) -> None:
+    async def _start(self, app: WorkerApp, tasks: list[asyncio.Task[None]]) -> None:
         await self._wait_until_ready("database", self._database_problem)
         await self._wait_until_ready("database", self._key_problem)
         await self._wait_until_ready("broker", self._broker_problem)
         await self._wait_until_ready("anchor", self._anchor_problem)
+        # Faust has started when the group has given it something, which may be never.
+        tasks.append(asyncio.create_task(self.liveness.run(app), name="liveness"))
         await app.start()
 
     async def _stored_offsets(self) -> Mapping[tuple[str, int], int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from personalization.memory.search import MemorySearch, SearchRules
 from personalization.memory.values import Draft
 from privacy.errors import StorageError
 from privacy.policy import versions as policies
-from privacy.storage.session import transaction
+from privacy.storage.session import open_engine, transaction
 from streams.gateway.memories import Memories
 from tests.fakes.embedders import WordHashes
 from tests.fakes.engines import engine as engine_of
@@ -59,11 +60,15 @@ def behind():
 
 
 @pytest.fixture
-def approving(engine, clock):
+def approving(sqlite_template, tmp_path, clock):
+    """On one database alone: the suite of memory itself runs on each."""
+    shutil.copyfile(sqlite_template, tmp_path / "memory.db")
+    engine = open_engine(f"sqlite:///{tmp_path / 'memory.db'}")
     with transaction(engine) as session:
         for tenant in ("acme", "globex"):
             policies.register_tenant(session, tenant, actor="test", now=clock.now())
-    return Approving(engine)
+    yield Approving(engine)
+    engine.dispose()
 
 
 @pytest.fixture

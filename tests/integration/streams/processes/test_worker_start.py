@@ -10,6 +10,7 @@ from privacy.errors import KeyUnavailableError, RewoundError, StorageError
 from privacy.keys.service import new_master_key
 from privacy.policy import versions as policies
 from privacy.storage.session import transaction
+from streams.processes import liveness
 from streams.processes import wiring as bootstrap
 from streams.processes import worker as worker_module
 from streams.processes.worker import Worker
@@ -127,5 +128,51 @@ def test_a_database_below_its_anchor_is_waited_for_and_told(database_url, engine
         # And one that is set back while the worker runs ends it, whatever else its chores are about.
         with pytest.raises(RewoundError, match="partition 0 of t was consumed up to 4"):
             asyncio.run(asyncio.wait_for(worker_module._chores(services), 30))
+    finally:
+        services.close()
+
+
+class Waiting:
+    """An app whose group never gives it anything: Faust's start does not end then."""
+
+    started, rebalancing, rebalancing_count, rebalances = False, True, 1, 1
+
+    def __init__(self):
+        self.run_consumer, self.receivers = self, {"t": None}
+
+    async def start(self):
+        await asyncio.Event().wait()
+
+    def assignment(self):
+        return set()
+
+    async def highwaters(self, *partitions):
+        return dict.fromkeys(partitions, 7)
+
+
+def test_a_worker_whose_group_gives_it_nothing_says_so_although_it_never_gets_ready(
+    database_url, monkeypatch
+):
+    services = worker_for(database_url, new_master_key())
+    monkeypatch.setattr(liveness, "JOINING", 0.001)
+    monkeypatch.setattr(liveness, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(worker_module, "make_app", lambda *_, **__: Waiting())
+
+    async def at_once(*_):
+        return None
+
+    monkeypatch.setattr(Worker, "_wait_until_ready", at_once)
+
+    async def main():
+        worker = Worker(services)
+        running = asyncio.create_task(worker.run())
+        async with asyncio.timeout(30):
+            while worker.liveness.alive:
+                await asyncio.sleep(0.02)
+        worker.ask_to_stop()
+        await asyncio.wait_for(running, 30)
+
+    try:
+        asyncio.run(main())
     finally:
         services.close()
