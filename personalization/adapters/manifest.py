@@ -21,6 +21,8 @@ from privacy.canonical import canonical_json, digest_of, sha256_digest
 
 MANIFEST_FORMAT = "discreet.adapter-manifest.v1"
 BLEND_CHECK = "blend"  # names the released version that was averaged into this one, and its share
+COMPOSED = "composed"  # start of a version that is the mean of what two of the tenant's other lines served
+AND = "-and-"  # between the domains of both in the domain of a composed line
 LATER_PRIVACY_FIELDS = ("receipt", "audit")  # left out of the canonical bytes where a version has none
 LATER_EVALUATION_FIELDS = ("activation", "suites")  # as above
 SERVED_NAME = re.compile(r"^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$")

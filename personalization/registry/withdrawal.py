@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from personalization.adapters.manifest import BLEND_CHECK, VersionState
+from personalization.adapters.manifest import BLEND_CHECK, COMPOSED, VersionState
 from personalization.errors import VersionStateError
 from personalization.registry import queries as registry
 from personalization.registry import succession
@@ -19,7 +19,7 @@ from privacy.audit import trail as audit_trail
 from privacy.policy.values import Start
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from sqlmodel import Session
 
@@ -81,7 +81,9 @@ def withdraw_line(
 def heirs_of(session: Session, row: AdapterVersionRow) -> list[str]:
     """Return the served names of the versions that hold something of a version, which a withdrawal reaches with it."""
     found = _with_descendants(registry.versions_of(session, row.line_ref), row)
-    return [one.served_name for one in found if one.version_id != row.version_id]
+    composed = _composed_of(session, row.tenant_id, row.line_ref, {one.version_id for one in found})
+    others = [one for one in found if one.version_id != row.version_id]
+    return [one.served_name for one in (*others, *(each for rows in composed.values() for each in rows))]
 
 
 def remove_withdrawn_weights(session: Session, artifacts: ArtifactStore) -> int:
@@ -138,7 +140,24 @@ def _withdraw(
         left_version_id=left_version_id,
         revoked_version_ids=tuple(row.version_id for row in reached),
     )
+    gone = {row.version_id for row in reached}
+    for line_ref, heirs in sorted(_composed_of(session, line.tenant_id, line.line_ref, gone).items()):
+        other = registry.lock_line(session, line_ref)
+        names += _withdraw(session, events, other, registry.versions_of(session, line_ref), heirs, act)
     return names
+
+
+def _composed_of(
+    session: Session, tenant_id: str, line_ref: str, parts: Collection[str]
+) -> dict[str, list[AdapterVersionRow]]:
+    """Return, by their line, the versions of a tenant's other lines that were composed of one of these."""
+    found: dict[str, list[AdapterVersionRow]] = {}
+    for row in registry.list_versions(session, tenant_id=tenant_id):
+        if row.line_ref == line_ref or row.state == VersionState.WITHDRAWN.value:
+            continue
+        if registry.read_version(row).manifest.lineage.start == COMPOSED and _parents([], row) & set(parts):
+            found.setdefault(row.line_ref, []).append(row)
+    return found
 
 
 def _with_descendants(rows: Sequence[AdapterVersionRow], root: AdapterVersionRow) -> list[AdapterVersionRow]:

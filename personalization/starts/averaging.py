@@ -130,6 +130,23 @@ def meta_start(
     return dict(zip((one.version_id for one in ordered), weights, strict=True))
 
 
+def mean_of(directories: Sequence[Path], target: Path) -> None:
+    """Write the mean of released adapters' private parts as a portable adapter; each counts alike.
+
+    Args:
+        directories: adapters of one base, family, rank, scaling, layers and modules.
+        target: a directory that does not exist yet.
+
+    Raises:
+        MetaStartError: they share no frozen subspace, or differ in shape.
+    """
+    config, shared, ups = _alike(directories)
+    total = {name: np.zeros_like(values) for name, values in ups[0].items()}
+    for up in ups:
+        _add(total, up, 1.0 / len(ups))
+    write_adapter(target, config, shared, total)
+
+
 def tenant_level_start(
     released: Sequence[Released], recipe: MetaRecipe, level: TenantLevel, template: Path, target: Path
 ) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from personalization.rollouts.values import Flag, Mode
+from streams.cli import compose
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="List adapter versions, show one, steer rollouts, roll back, withdraw.", no_args_is_help=True
 )
+app.command("compose")(compose.command)
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")]
 Actor = Annotated[str | None, typer.Option(help="Who asks; your login name by default.")]
 Reason = Annotated[str, typer.Option(help="Why, in one public sentence; servers and auditors see it.")]

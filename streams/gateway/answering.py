@@ -174,7 +174,7 @@ class Answering:
         if ask.domain is None:
             choice = Choice(reason=Reason.ASKED_FOR_BASE)
         else:
-            line_ref = lines.get(ask.domain)
+            line_ref = lines.get(ask.domain if routed is None else routed.serves)
             if line_ref is None and ask.domain != DEFAULT_DOMAIN:
                 raise unknown_model()
             line = None if line_ref is None else self._line(directory, caller.tenant_id, ask.domain, line_ref)

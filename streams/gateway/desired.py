@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import orjson
 import structlog
 
+from personalization.adapters.manifest import COMPOSED
 from personalization.rollouts.values import Flag
 from streams.client import UpdateKind
 
@@ -34,6 +35,7 @@ class Version:
         pattern: regular expression that answers match; empty where there is none.
         grammar: the same in llama.cpp's notation.
         meta: whether it is the shared start of several tenants.
+        composed: whether it is the mean of two other lines' versions.
         card: the style card as JSON; empty where there is none.
     """
 
@@ -42,6 +44,7 @@ class Version:
     pattern: str = ""
     grammar: str = ""
     meta: bool = False
+    composed: bool = False
     card: bytes = b""
 
 
@@ -143,8 +146,9 @@ def line_of(state: AdapterStateV1) -> Line:
 
 def _version(version: AdapterVersionV1) -> Version:
     style, meta = version.manifest.style, version.manifest.scope == META
+    composed = version.manifest.lineage.start == COMPOSED
     if style is None:
-        return Version(served_name=version.served_name, meta=meta)
+        return Version(served_name=version.served_name, meta=meta, composed=composed)
     return Version(
         served_name=version.served_name,
         template=style.prompt,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 import orjson
 import structlog
 
+from personalization.adapters.manifest import AND
 from personalization.errors import PersonalizationError
 from personalization.rollouts.values import Flag
 from personalization.styles.card import StyleCard
@@ -51,12 +52,15 @@ class Routed:
     """Where a request goes.
 
     Attributes:
-        domain: of the line that is asked; the default one where no domain line was chosen.
+        domain: of the line that is asked; the default one where no domain line was chosen. Of a pair, the one that
+            fits better: feedback counts for it.
+        serves: domain of the line that answers: the pair's own.
         route: the decision, which explains itself.
         wanted: the line that fits, where its adapter has to be loaded first.
     """
 
     domain: str
+    serves: str
     route: Route
     wanted: Line | None = None
 
@@ -64,7 +68,8 @@ class Routed:
         """Return the decision as headers; nothing of the prompt is in them."""
         route = self.route
         best = route.candidates[0].prototype_version if route.candidates else "none"
-        named = f"{route.level.value}/{self.domain}" if route.level is Level.DOMAIN else route.level.value
+        chosen = route.level in {Level.DOMAIN, Level.PAIR}
+        named = f"{route.level.value}/{self.serves}" if chosen else route.level.value
         version = f"{route.features_version} {best}"
         values = (named, route.reason.value, _number(route.score), _number(route.margin), version)
         return dict(zip(ROUTE_HEADERS, values, strict=True))
@@ -142,10 +147,12 @@ class DomainRouting:
         route = self._router.decide(tenant_id, prompt, loaded=held, meaning=meaning)
         self._noted(route.level.value, route.reason.value)
         domains = {ref: domain for domain, ref in lines.items()}
-        chosen = route.level is Level.DOMAIN and route.line_ref is not None
+        chosen = route.level in {Level.DOMAIN, Level.PAIR}
+        best = route.candidates[0].line_ref if route.candidates else ""
         away = next((name for name, one in served.items() if one.served_name == route.wanted), None)
         return Routed(
-            domain=domains[route.line_ref or ""] if chosen else DEFAULT_DOMAIN,
+            domain=domains[best] if chosen else DEFAULT_DOMAIN,
+            serves=domains[route.line_ref or ""] if chosen else DEFAULT_DOMAIN,
             route=route,
             wanted=None if away is None else line(away, lines[away]),
         )
@@ -160,15 +167,22 @@ class DomainRouting:
             made = [
                 one
                 for domain, version in served.items()
-                if (one := self._line(tenant_id, domain, lines[domain], version)) is not None
+                if (one := self._line(tenant_id, domain, lines, version)) is not None
             ]
             self._router.replace(tenant_id, made)
             self._held[tenant_id] = held
         return self._router.knows(tenant_id)
 
-    def _line(self, tenant_id: str, domain: str, line_ref: str, version: Version) -> RouteLine | None:
-        level, prototype = Level.DOMAIN, None
-        if domain == DEFAULT_DOMAIN:
+    def _line(
+        self, tenant_id: str, domain: str, lines: Mapping[str, str], version: Version
+    ) -> RouteLine | None:
+        level, prototype, of = Level.DOMAIN, None, frozenset[str]()
+        if version.composed:
+            level = Level.PAIR
+            of = frozenset(lines[part] for part in domain.split(AND) if part in lines)
+            if len(of) != 2:
+                return None
+        elif domain == DEFAULT_DOMAIN:
             level = Level.META if version.meta else Level.TENANT
         else:
             written = self._written.get((tenant_id, domain)) or self._written.get((EVERYBODY, domain))
@@ -177,10 +191,11 @@ class DomainRouting:
                 return None
         return RouteLine(
             tenant_id=tenant_id,
-            line_ref=line_ref,
+            line_ref=lines[domain],
             served_name=version.served_name,
             level=level,
             prototype=prototype,
+            of=of,
         )
 
     def _of_card(self, version: Version) -> Prototype | None:

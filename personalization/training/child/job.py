@@ -119,6 +119,7 @@ def _asked_again(job: SuiteJob) -> tuple[TenantResult, ...]:
     adapters = list(job.adapters.values())
     measured = measure_public(adapters, base, job.flags)
     asked = measure_suites(adapters, base, job.flags, job.depth)
+    activations = measure_activation(adapters, base, job.flags)
     return tuple(
         TenantResult(
             job_key=name,
@@ -129,9 +130,12 @@ def _asked_again(job: SuiteJob) -> tuple[TenantResult, ...]:
             delta_norm=0.0,
             trainable_parameters=0,
             public_losses=losses,
+            activation=activation,
             suites=suites,
         )
-        for (name, adapter), losses, suites in zip(job.adapters.items(), measured, asked, strict=True)
+        for (name, adapter), losses, activation, suites in zip(
+            job.adapters.items(), measured, activations, asked, strict=True
+        )
     )
 
 

@@ -11,6 +11,7 @@ from an encoder), that decides. Words and meanings have scores and floors of the
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -21,7 +22,7 @@ import numpy.typing as npt
 from .features import BUCKETS, FEATURES_VERSION, features_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from .prototypes import Prototype
 
@@ -30,6 +31,7 @@ class Level(StrEnum):
     """How near a line is to what is asked."""
 
     DOMAIN = "domain"
+    PAIR = "pair"  # composed of two domain lines
     TENANT = "tenant"
     META = "meta"
     BASE = "base"
@@ -41,6 +43,7 @@ class RouteReason(StrEnum):
     FITS = "fits"  # the best domain line is above floor and margin
     BELOW_FLOOR = "below_floor"  # no domain line is about this
     TOO_CLOSE = "too_close"  # two domain lines are about this alike
+    BOTH_FIT = "both_fit"  # they are, and there is a line that is composed of both
     NO_DOMAIN_LINE = "no_domain_line"  # the tenant has none that may serve
     NOT_LOADED = "not_loaded"  # the line that fits must be loaded first; what is below answers meanwhile
 
@@ -55,6 +58,7 @@ class RouteLine:
         served_name: of the version that it serves.
         level: domain lines are chosen by their prototype, the others are what is fallen back to.
         prototype: of a domain line.
+        of: names of the two domain lines that a pair is composed of.
     """
 
     tenant_id: str
@@ -62,12 +66,15 @@ class RouteLine:
     served_name: str
     level: Level
     prototype: Prototype | None = None
+    of: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if (self.level is Level.DOMAIN) != (self.prototype is not None) or self.level is Level.BASE:
             raise ValueError(
                 "a domain line has a prototype; a tenant's or meta line has none; the base is no line"
             )
+        if len(self.of) != (2 if self.level is Level.PAIR else 0):
+            raise ValueError("a pair is composed of two lines, any other line of none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,12 +139,14 @@ class _Tenant:
         versions: of their prototypes.
         weights: ``(BUCKETS, domain lines)``: a prompt reads whole rows.
         below: what is fallen back to.
+        pairs: composed lines, by the two that each is composed of.
     """
 
     domain: tuple[RouteLine, ...] = ()
     versions: tuple[str, ...] = ()
     weights: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros((BUCKETS, 0), np.float32))
     below: RouteLine | None = None
+    pairs: Mapping[frozenset[str], RouteLine] = field(default_factory=dict)
 
     @property
     def meant(self) -> bool:
@@ -274,14 +283,17 @@ class Router:
             reason = RouteReason.BELOW_FLOOR
         elif lead is not None and lead < margin:
             reason = RouteReason.TOO_CLOSE
-        elif loaded is not None and not loaded.get(line.served_name, True):
-            reason = RouteReason.NOT_LOADED
-        if reason is not RouteReason.FITS:
+            pair = tenant.pairs.get(frozenset((line.line_ref, tenant.domain[kept[1]].line_ref)))
+            if pair is not None and scores[kept[1]] >= floor:
+                line, reason = pair, RouteReason.BOTH_FIT
+        if reason in {RouteReason.FITS, RouteReason.BOTH_FIT} and loaded is not None:
+            reason = reason if loaded.get(line.served_name, True) else RouteReason.NOT_LOADED
+        if reason not in {RouteReason.FITS, RouteReason.BOTH_FIT}:
             wanted = line.served_name if reason is RouteReason.NOT_LOADED else None
             fallen = _fallen(tenant.below, usable, reason, scores[best], lead, candidates)
             return fallen._replace(features_version=version, wanted=wanted)
         return Route(
-            level=Level.DOMAIN, line_ref=line.line_ref, served_name=line.served_name, reason=reason,
+            level=line.level, line_ref=line.line_ref, served_name=line.served_name, reason=reason,
             score=scores[best], margin=lead, candidates=candidates, features_version=version,
         )  # fmt: skip
 
@@ -297,6 +309,7 @@ class Router:
             below=next(
                 (line for level in (Level.TENANT, Level.META) for line in mine if line.level is level), None
             ),
+            pairs={line.of: line for line in mine if line.level is Level.PAIR},
         )
 
 

@@ -126,6 +126,7 @@ def test_exported_names_are_those_we_promise():
             "AdapterUnprovenError",
             "Measured",
             "Proof",
+            "PromptTemplateV1",
             "Reading",
             "WrongAdapterError",
         ),

@@ -130,3 +130,28 @@ def test_a_file_of_routes_that_cannot_be_used_is_refused(tmp_path, text):
         read_routes(path)
     with pytest.raises(SettingsError):
         read_routes(tmp_path / "none.jsonl")
+
+
+def test_a_composed_line_answers_and_feedback_counts_for_the_domain_that_fits_better():
+    again = [{**row, "domain": "again"} for row in WRITTEN if row["domain"] == "legal"]
+    ask = Asked([*(row for row in WRITTEN if row["domain"] == "legal"), *again])
+    lines = {
+        "legal": "ref-legal",
+        "again": "ref-again",
+        "again-and-legal": "ref-both",
+        "default": "ref-default",
+    }
+    for ref in lines.values():
+        ask.serves[ref] = served(ref)
+    prompt = "Draft a clause for the contract."
+    assert ask(prompt, lines).route.reason is RouteReason.TOO_CLOSE
+    ask.serves["ref-both"] = Line(
+        line_ref="ref-both", adapter=Version(served_name="a-both-v1", composed=True)
+    )
+    routed = ask(prompt, lines)
+    assert (routed.serves, routed.route.served_name) == ("again-and-legal", "a-both-v1")
+    assert routed.domain in {"legal", "again"}
+    assert routed.headers()["x-discreet-route"] == "pair/again-and-legal"
+    ask.missing.add("a-both-v1")
+    away = ask(prompt, lines)
+    assert (away.domain, away.serves, away.wanted.line_ref) == ("default", "default", "ref-both")

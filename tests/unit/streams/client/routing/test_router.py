@@ -152,6 +152,27 @@ def test_a_line_that_fits_and_is_not_loaded_is_wanted_and_what_is_below_answers(
     assert away.wanted is None
 
 
+def test_a_pair_answers_what_both_of_its_lines_fit_alike_and_nothing_else():
+    router = Router(RouterSettings(floor=0.0, margin=0.05))
+    router.put(line("legal"))
+    router.put(line("again", prompts=known("legal")))
+    router.put(line("finance"))
+    both = frozenset({"l-legal", "l-again"})
+    pair = RouteLine(tenant_id="acme", line_ref="l-both", served_name="a-both-v1", level=Level.PAIR, of=both)
+    router.put(pair)
+    route = router.decide("acme", "Draft a clause for the contract.")
+    assert (route.level, route.line_ref, route.reason) == (Level.PAIR, "l-both", RouteReason.BOTH_FIT)
+    away = router.decide("acme", "Draft a clause for the contract.", loaded={"a-both-v1": False})
+    assert (away.level, away.reason, away.wanted) == (Level.BASE, RouteReason.NOT_LOADED, "a-both-v1")
+    assert router.decide("acme", "Which invoices are overdue?").line_ref == "l-finance"
+    router.drop("acme", "l-both")
+    assert router.decide("acme", "Draft a clause for the contract.").reason is RouteReason.TOO_CLOSE
+    with pytest.raises(ValueError, match="composed of two"):
+        RouteLine(
+            tenant_id="acme", line_ref="x", served_name="x", level=Level.PAIR, of=frozenset({"l-legal"})
+        )
+
+
 @pytest.mark.skipif(not bundled(), reason="needs discreet[memory]")
 def test_paraphrases_without_shared_words_are_found_by_meaning():
     """Every third prompt of the half that nothing was chosen on; the whole half is in the benchmark."""
