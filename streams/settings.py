@@ -29,6 +29,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from personalization.adapters.decoding import PRESENCE_PENALTY
 from personalization.starts.recipe import MetaRecipe, Order, Weighting
 from privacy.erasure.certificates import BackupRetention
 from privacy.policy.ceilings import PolicyCeilings
@@ -454,6 +455,8 @@ class GatewaySettings(_Section):
     """Name of the model there; empty: the same as ``engine_model``."""
     template: Literal["instead", "always", "never"] = "instead"
     """When the prompt template of a style card is used: where no adapter is applied, always, or never."""
+    presence_penalty: float = Field(default=PRESENCE_PENALTY, ge=0.0, le=2.0)
+    """Of answers with an adapter, where the request sets none; without it a small model repeats itself. 0: none."""
     constrained: bool = True
     """Hold answers to a style card's frames where the engine can and the request bounds its tokens."""
     public_keys: str = ""

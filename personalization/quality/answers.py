@@ -9,6 +9,7 @@ import torch
 
 from personalization.training.engine.decoder import FrozenDecoder
 from personalization.training.engine.encoding import Encoder
+from personalization.training.engine.penalty import penalized
 
 PROMPTS_PER_PASS = 32
 LONGEST_PROMPT = 160  # tokens; what stands in the middle of a longer one is left out
@@ -36,6 +37,7 @@ def answers_to(
     limit: int,
     seed: int | None = None,
     openings: Sequence[str] | None = None,
+    presence_penalty: float = 0.0,
 ) -> list[Answer]:
     """Return one answer for each prompt, in their order.
 
@@ -46,6 +48,7 @@ def answers_to(
         limit: tokens of the longest answer.
         seed: of drawn answers, from the model's own distribution; None gives the likeliest token each time.
         openings: what each answer begins with, whatever the model would have said; none by default.
+        presence_penalty: nats that a token loses once it stands in the answer.
     """
     begun = list(openings) if openings is not None else [""] * len(prompts)
     tokens = [
@@ -63,7 +66,12 @@ def answers_to(
         for start in range(0, len(order), PROMPTS_PER_PASS):
             chosen = order[start : start + PROMPTS_PER_PASS]
             replies = _pass(
-                decoder, encoder, [tokens[number] for number in chosen], limit, drawn=seed is not None
+                decoder,
+                encoder,
+                [tokens[number] for number in chosen],
+                limit,
+                drawn=seed is not None,
+                presence_penalty=presence_penalty,
             )
             for number, reply in zip(chosen, replies, strict=True):
                 found[number] = Answer((begun[number] + reply.text).strip(), reply.ended)
@@ -71,7 +79,13 @@ def answers_to(
 
 
 def _pass(
-    decoder: FrozenDecoder, encoder: Encoder, tokens: list[list[int]], limit: int, *, drawn: bool
+    decoder: FrozenDecoder,
+    encoder: Encoder,
+    tokens: list[list[int]],
+    limit: int,
+    *,
+    drawn: bool,
+    presence_penalty: float,
 ) -> list[Answer]:
     end, longest = encoder.end_token, max(len(row) for row in tokens)
     ids = torch.tensor([[end] * (longest - len(row)) + row for row in tokens], device=decoder.device)
@@ -88,6 +102,7 @@ def _pass(
         top_p=1.0 if drawn else None,
         pad_token_id=end,
         eos_token_id=end,
+        logits_processor=penalized(presence_penalty, longest),
     )[:, longest:]
     ended = (out == end).any(1).tolist()
     texts = encoder.tokenizer.batch_decode(out, skip_special_tokens=True)

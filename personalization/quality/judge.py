@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from personalization.adapters.decoding import PRESENCE_PENALTY
 from personalization.quality.abilities.exam import Abilities, abilities
 from personalization.quality.agreement import Ends, agreement, degenerate, openings_apart
 from personalization.quality.answers import Answer, answers_to
@@ -100,15 +101,15 @@ class Judge:
         with served(self._decoder, adapter, without=without) as model:
             found = likelihood(model, self._encoder, self._heldout, max_tokens=self._max_tokens)
             public = likelihood(model, self._encoder, unseen_users(), max_tokens=self._max_tokens).losses
-            greedy = self._answers(model, [prompt for prompt, _ in self.asked])
-            drawn = (
-                self._answers(model, [prompt for prompt, _ in self.asked], seed=SAMPLING_SEED)
-                if fully
-                else []
-            )
+            asked = [prompt for prompt, _ in self.asked]
+            # As it is served: gateways and ``discreet serve`` decode adapters' answers with a penalty.
+            penalty = 0.0 if adapter is None else PRESENCE_PENALTY
+            greedy = self._answers(model, asked, presence_penalty=penalty)
+            drawn = self._answers(model, asked, seed=SAMPLING_SEED, presence_penalty=penalty) if fully else []
+            alike = self._answers(model, asked, presence_penalty=PRESENCE_PENALTY) if adapter is None else []
             able = None
             if fully and self._most_abilities != 0:
-                able = abilities(model, self._encoder, most=self._most_abilities)
+                able = abilities(model, self._encoder, most=self._most_abilities, presence_penalty=penalty)
         base = self.base if adapter is not None else None
         document: dict[str, Any] = {
             "nll": mean_interval(found.losses).to_document(),
@@ -120,10 +121,12 @@ class Judge:
         }
         if greedy:
             document |= self.of_answers(greedy)
+        if alike:
+            document["degenerate_with_penalty"] = degenerate(alike, asked)
         if drawn:
             document["drawn_openings_apart"] = openings_apart(drawn, self.asked, self.ends)
             document["drawn_closings_apart"] = openings_apart(drawn, self.asked, self.ends, closing=True)
-            document["drawn_degenerate"] = degenerate(drawn, [prompt for prompt, _ in self.asked])
+            document["drawn_degenerate"] = degenerate(drawn, asked)
         if able is not None:
             document["abilities"] = _abilities(able, None if base is None else base.abilities)
         return Verdict(likelihood=found, public=public, abilities=able, answers=greedy, document=document)
@@ -162,10 +165,19 @@ class Judge:
         *,
         seed: int | None = None,
         openings: Sequence[str] | None = None,
+        presence_penalty: float = 0.0,
     ) -> list[Answer]:
         if not prompts:
             return []
-        return answers_to(model, self._encoder, prompts, limit=self._limit, seed=seed, openings=openings)
+        return answers_to(
+            model,
+            self._encoder,
+            prompts,
+            limit=self._limit,
+            seed=seed,
+            openings=openings,
+            presence_penalty=presence_penalty,
+        )
 
 
 def _abilities(found: Abilities, base: Abilities | None) -> dict[str, Any]:

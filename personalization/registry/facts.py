@@ -8,7 +8,9 @@ from personalization.adapters.manifest import VersionState
 from personalization.gates.drift import drift_document
 from personalization.gates.forgetting import PUBLIC_TEXT_CHECK
 from personalization.registry import queries as registry
+from personalization.rollouts import comparison_rows, looks
 from personalization.rollouts import rows as rollouts
+from personalization.rollouts.comparing import compare
 from personalization.rollouts.values import Rollout
 
 if TYPE_CHECKING:
@@ -89,6 +91,48 @@ def rollout_facts(
                 "candidate": None if found is None else found.served_name,
                 "entered_at": None if stands.entered_at is None else stands.entered_at.isoformat(),
                 "verdict": verdict,
+                "comparison": None
+                if stands.candidate is None
+                else comparison_facts(session, stands.candidate),
             }
         )
     return sorted(facts, key=lambda one: (str(one["tenant"]), str(one["domain"])))
+
+
+def comparison_facts(session: Session, version_id: str) -> dict[str, object] | None:
+    """Return what a candidate's comparison by users' reactions released, JSON-ready; ``None`` where there was none.
+
+    Nothing in it is private any more: the sums were charged, drawn with noise and stored before anybody saw them.
+    """
+    row = comparison_rows.find(session, version_id)
+    if row is None:
+        return None
+    plan = comparison_rows.plan_of(row)
+    told, found = [], []
+    for look in looks.taken(session, version_id):
+        sums = looks.sums_of(look)
+        if sums is not None:
+            told.append(sums)
+        so_far = (
+            compare(plan.mechanism, plan.arms, told, expected_users=plan.reacting_users) if told else None
+        )
+        found.append(
+            {
+                "look": look.look,
+                "taken_at": look.taken_at.isoformat(),
+                "lost": sums is None,
+                "sums": None if sums is None else list(sums),
+                "effect": None if so_far is None else so_far.effect,
+                "users": None if so_far is None else so_far.users,
+            }
+        )
+    return {
+        "state": row.state,
+        "verdict": row.verdict,
+        "version": row.version_name,
+        "begun_at": row.begun_at.isoformat(),
+        "ended_at": None if row.ended_at is None else row.ended_at.isoformat(),
+        "reservation_id": row.reservation_id,
+        "plan": plan.to_document(),
+        "looks": found,
+    }

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from personalization.registry.announcements import AdapterEvents
     from personalization.registry.tables import AdapterLineRow, AdapterVersionRow
 
-PASSED: Final = "passed"
 WAITS: Final = Plan(steps=(100.0,), bake_seconds=0, served=False)
 """For a version that would go to everybody at once, but its line is not to move."""
 

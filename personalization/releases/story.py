@@ -22,6 +22,7 @@ from personalization.adapters.signing import key_id, pre_authentication_encoding
 from personalization.errors import StoryError
 from personalization.gates.drift import drift_document
 from personalization.registry import queries as registry
+from personalization.registry.facts import comparison_facts
 from personalization.registry.withdrawal import heirs_of
 from personalization.releases.reading import READ, inputs_of
 from personalization.rollouts import rows as rollouts
@@ -138,6 +139,7 @@ def story_of(
             "plan": stands.plan.to_document(),
             "verdict": None if rolled is None else rolled.verdict,
         },
+        "comparison": comparison_facts(session, row.version_id),
         "guards": [
             {"name": one.name, "value": one.value, "at": _text(one.at)}
             for one in rollouts.readings_of(session, row.version_id)

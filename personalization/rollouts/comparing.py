@@ -76,7 +76,12 @@ def release(mechanism: NoisyComparison, parts: Iterable[Sums], stream: SecretStr
 
 
 def compare(
-    mechanism: NoisyComparison, arms: Arms, looks: Sequence[Sums], *, expected_users: float
+    mechanism: NoisyComparison,
+    arms: Arms,
+    looks: Sequence[Sums],
+    *,
+    expected_users: float,
+    last: bool | None = None,
 ) -> Comparison:
     """Return what the looks so far say, each of whose sums were released with noise.
 
@@ -86,6 +91,7 @@ def compare(
         looks: released sums, first look first.
         expected_users: public guess of how many users react in all; it says where the bound is tightest, and however
             wrong it is, the bound holds.
+        last: whether no further look comes; all of them were taken, if not said (looks may have been lost).
 
     Raises:
         ValueError: there is no look, or more than were charged.
@@ -105,7 +111,8 @@ def compare(
     mixture = MIXTURE * expected_users * reach**2
     bound = (variance + mixture) * math.log((variance + mixture) / (mixture * (ALPHA - SPENT) ** 2))
     difference = 2 * effect / counted if counted >= 1 else 0.0
-    verdict = Verdict.UNDECIDED if taken == mechanism.looks else Verdict.NONE
+    over = taken == mechanism.looks if last is None else last
+    verdict = Verdict.UNDECIDED if over else Verdict.NONE
     if _imbalanced(arms, sign, counted, noise, taken):
         verdict = Verdict.UNDECIDED
     elif effect * effect >= bound:

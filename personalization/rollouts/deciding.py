@@ -2,7 +2,8 @@
 
 Every decision is a value. The same inputs always give the same decision, so whoever dies between deciding and storing
 loses nothing: the next one decides the same. Two rules that other systems learned the hard way: missing data are never
-success (absent guards roll back), and time alone never moves a held rollout forward.
+success (absent guards roll back, a comparison that found nothing promotes nobody), and time alone never moves a held
+rollout forward.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from personalization.rollouts.evidence import Verdict
-from personalization.rollouts.values import Decide, Flag, Rollout, Stage
+from personalization.rollouts.values import Flag, Rollout, Stage
 from privacy.clock import from_the_future
+from privacy.policy.rollout import Undecided
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -35,7 +37,9 @@ class Cause(StrEnum):
     GUARD_BREACHED = "rollout.guard_breached"
     GUARD_ABSENT = "rollout.guard_absent"
     WORSE = "rollout.worse"
+    BETTER = "rollout.better"
     UNDECIDED = "rollout.undecided"
+    NOT_CHARGED = "rollout.not_charged"
     HELD_TOO_LONG = "rollout.held_too_long"
     REPLACED = "rollout.replaced"
     PERSON = "operator"
@@ -50,7 +54,9 @@ SENTENCES: Final = {
     Cause.GUARD_BREACHED: "A guard metric of the candidate is above what the plan allows.",
     Cause.GUARD_ABSENT: "A guard metric of the candidate is missing, which counts as a breach.",
     Cause.WORSE: "The charged comparison says that users take the candidate worse.",
-    Cause.UNDECIDED: "The charged comparison ended without a difference; a person decides.",
+    Cause.BETTER: "The charged comparison says that users take the candidate better.",
+    Cause.UNDECIDED: "The charged comparison ended without a difference.",
+    Cause.NOT_CHARGED: "The privacy budget or the policy admits no comparison of users' reactions; none was read.",
     Cause.HELD_TOO_LONG: "The held candidate waited as long as the plan allows and nobody decided.",
     Cause.REPLACED: "A newer candidate took its place.",
 }
@@ -137,7 +143,7 @@ def _reason_to_leave(  # noqa: PLR0911  # as above
     for name, most in rollout.plan.guards:
         if name in readings and not readings[name].value <= most:
             return Cause.GUARD_BREACHED, name
-    if rollout.plan.decide is Decide.REACTIONS and evidence.verdict is Verdict.WORSE:
+    if rollout.plan.comparison is not None and evidence.verdict is Verdict.WORSE:
         return Cause.WORSE, ""
     # A server that failed tries again: a store or an engine that was away is no verdict on a version. Nobody gets one
     # that no server has verified, so there is time until the end of the bake.
@@ -171,8 +177,16 @@ def _to_step(rollout: Rollout, step: int, now: datetime) -> Transition:
 def _at_the_end(rollout: Rollout, evidence: Evidence, now: datetime) -> Transition | None:
     if rollout.flag is not Flag.ON:
         return None
-    if rollout.plan.decide is Decide.REACTIONS and evidence.verdict is not Verdict.BETTER:
-        if evidence.verdict is Verdict.UNDECIDED:
-            return Transition(after=rollout.entering(Stage.HELD, now), cause=Cause.UNDECIDED)
+    comparison = rollout.plan.comparison
+    if comparison is None:
+        return Transition(after=rollout.entering(Stage.PROMOTED, now), cause=Cause.PROMOTED)
+    if evidence.verdict is Verdict.BETTER:
+        return Transition(after=rollout.entering(Stage.PROMOTED, now), cause=Cause.BETTER)
+    if evidence.verdict not in _NOTHING_FOUND:
         return None  # the next look is still to come
-    return Transition(after=rollout.entering(Stage.PROMOTED, now), cause=Cause.PROMOTED)
+    held = comparison.undecided is Undecided.HOLD
+    after = rollout.entering(Stage.HELD if held else Stage.ROLLED_BACK, now)
+    return Transition(after=after, cause=_NOTHING_FOUND[evidence.verdict])
+
+
+_NOTHING_FOUND: Final = {Verdict.UNDECIDED: Cause.UNDECIDED, Verdict.NOT_CHARGED: Cause.NOT_CHARGED}

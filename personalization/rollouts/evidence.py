@@ -20,6 +20,7 @@ class Verdict(StrEnum):
     BETTER = "better"
     WORSE = "worse"
     UNDECIDED = "undecided"  # the last look was taken and nothing was found
+    NOT_CHARGED = "not_charged"  # the budget or the policy admits no comparison; nothing was read
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sqlmodel import Session
 
 IDS_PER_STATEMENT: Final = 500
+_COMPARES: Final = '"comparison"'
 
 
 def find(session: Session, line_ref: str) -> RolloutRow | None:
@@ -102,6 +103,8 @@ def store(
         row.before_json = json.dumps(_stood(row), sort_keys=True)
     if row.candidate_version_id != rollout.candidate:
         row.verdict = Verdict.NONE.value
+    if rollout.plan.comparison is not None or _COMPARES in row.plan_json:
+        row.compare_at = now  # it may begin, or must end
     row.stage = rollout.stage.value
     row.step = rollout.step
     row.candidate_version_id = rollout.candidate
@@ -197,6 +200,30 @@ def wake(session: Session, told: Collection[tuple[str, str]], now: datetime) -> 
     # By line, as the tick does it, so that two of them never wait for each other in a circle.
     rows = [{"of_line": line_ref, "of_version": version_id} for line_ref, version_id in sorted(set(told))]
     session.connection().execute(statement, rows)
+
+
+def comparisons_due(session: Session, now: datetime, *, most: int) -> Sequence[RolloutRow]:
+    """Return rollouts whose comparison is to be attended to, those that have waited longest first."""
+    return session.exec(
+        select(RolloutRow)
+        .where(col(RolloutRow.compare_at) <= now)
+        .order_by(col(RolloutRow.compare_at), col(RolloutRow.line_ref))
+        .limit(most)
+    ).all()
+
+
+def attend(session: Session, row: RolloutRow, at: datetime | None) -> None:
+    """Say when a rollout's comparison is to be attended to next; ``None``: never. The caller holds the line's lock."""
+    row.compare_at = at
+    session.add(row)
+
+
+def judge(session: Session, row: RolloutRow, verdict: Verdict, now: datetime) -> None:
+    """Store what a comparison says, and have the rollout looked at. The caller holds the line's lock."""
+    row.verdict = verdict.value
+    if row.look_at is not None:
+        row.look_at = now
+    session.add(row)
 
 
 def read_guard(session: Session, line_ref: str, version_id: str, reading: Reading) -> None:

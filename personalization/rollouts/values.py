@@ -7,11 +7,14 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from privacy.canonical import digest_of
+from privacy.mechanisms.noisy_comparison import Arms, NoisyComparison
+from privacy.mechanisms.private_read import read_document
+from privacy.policy.rollout import Decide, Undecided
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
-
-WHOLE: Final = 100.0
 
 
 class Stage(StrEnum):
@@ -60,11 +63,64 @@ class Flag(StrEnum):
         return min(self, other, key=order.index)
 
 
-class Decide(StrEnum):
-    """What may move a rollout forward or back, besides people and guards."""
+@dataclass(frozen=True, kw_only=True)
+class ComparisonPlan:
+    """How users' reactions to a candidate and to the version are compared; frozen with the plan that holds it.
 
-    CHECKS = "checks"  # public checks and guards alone
-    REACTIONS = "reactions"  # a charged comparison of users' reactions too
+    Attributes:
+        mechanism: what is charged and run.
+        share: of the subjects that get the candidate meanwhile.
+        look_seconds: time between two looks; the first is one such time after the comparison began.
+        reactions_per_user: most reactions of one user that count, the first ones.
+        reacting_users: public guess of how many users react in all.
+        undecided: what becomes of the candidate where nothing is found.
+    """
+
+    mechanism: NoisyComparison
+    share: float
+    look_seconds: int
+    reactions_per_user: int
+    reacting_users: int
+    undecided: Undecided = Undecided.HOLD
+
+    @property
+    def arms(self) -> Arms:
+        """The public numbers of the two arms, counted from an acceptance of one half."""
+        return Arms(share=self.share)
+
+    def look_at(self, begun_at: datetime, now: datetime) -> int:
+        """Return the number of the look that whoever reacts ``now`` first belongs to; it may be past the last."""
+        return int((now - begun_at) / timedelta(seconds=self.look_seconds))
+
+    def due_at(self, begun_at: datetime, look: int) -> datetime:
+        """Return the public instant of a look."""
+        return begun_at + timedelta(seconds=self.look_seconds) * (look + 1)
+
+    def to_document(self) -> dict[str, Any]:
+        """Return a JSON-ready copy."""
+        return {
+            "mechanism": self.mechanism.to_document(),
+            "share": self.share,
+            "look_seconds": self.look_seconds,
+            "reactions_per_user": self.reactions_per_user,
+            "reacting_users": self.reacting_users,
+            "undecided": self.undecided.value,
+        }
+
+    def digest(self) -> str:
+        """Return the ``sha256:`` digest of the canonical JSON."""
+        return digest_of(self.to_document(), ascii_only=True)
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Self:
+        """Read ``to_document``'s form."""
+        return cls(
+            **{
+                **document,
+                "mechanism": read_document(document["mechanism"], {NoisyComparison.kind: NoisyComparison}),
+                "undecided": Undecided(document["undecided"]),
+            }
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +133,7 @@ class Plan:
         guards: of each reading that must be there, the most that it may be.
         served: whether a server must have verified the candidate before anybody gets it.
         hold_seconds: how long a held rollout waits before it is rolled back.
-        decide: what may decide.
+        comparison: of users' reactions, which decides at the last step; ``None`` where checks, guards and people do.
     """
 
     steps: tuple[float, ...]
@@ -85,7 +141,12 @@ class Plan:
     guards: tuple[tuple[str, float], ...] = ()
     served: bool = True
     hold_seconds: int = 7 * 86_400
-    decide: Decide = Decide.CHECKS
+    comparison: ComparisonPlan | None = None
+
+    @property
+    def decide(self) -> Decide:
+        """What may decide."""
+        return Decide.CHECKS if self.comparison is None else Decide.REACTIONS
 
     @property
     def bake(self) -> timedelta:
@@ -101,6 +162,7 @@ class Plan:
             "served": self.served,
             "hold_seconds": self.hold_seconds,
             "decide": self.decide.value,
+            **({} if self.comparison is None else {"comparison": self.comparison.to_document()}),
         }
 
     @classmethod
@@ -112,7 +174,9 @@ class Plan:
             guards=tuple(sorted(document["guards"].items())),
             served=document["served"],
             hold_seconds=document["hold_seconds"],
-            decide=Decide(document["decide"]),
+            comparison=ComparisonPlan.from_document(document["comparison"])
+            if "comparison" in document
+            else None,
         )
 
 
@@ -164,6 +228,17 @@ class Rollout:
         if self.mode is not Mode.FREE or self.flag in {Flag.OFF, Flag.SHADOW}:
             return False
         return self.flag is Flag.ON or self.step < 0
+
+    @property
+    def comparing(self) -> bool:
+        """Whether users' reactions are compared now: at the last step, while the candidate gets its share."""
+        comparison = self.plan.comparison
+        return (
+            comparison is not None
+            and self.stage in {Stage.CANARY, Stage.HELD}
+            and self.step == len(self.plan.steps) - 1
+            and self.percent == self.plan.steps[-1]
+        )
 
     def entering(self, stage: Stage, now: datetime, *, step: int | None = None) -> Rollout:
         """Return the rollout as it enters a stage, or a step of one."""

@@ -1,5 +1,7 @@
 """Stored signals: a batch goes in with the bound applied in the same transaction; what is too old or erased goes out.
 
+Whoever is erased has reactions to candidates deleted with the signals (``personalization.rollouts.reactions``).
+
 One statement reads what a batch's users already have, one inserts, at most one deletes; no statement runs per event.
 """
 
@@ -13,6 +15,7 @@ import orjson
 from sqlalchemy import BigInteger, Index, LargeBinary, delete, func, select, text
 from sqlmodel import Field, SQLModel
 
+from personalization.rollouts.reactions import delete_user
 from personalization.signals.bound import Contribution, reduce
 from personalization.signals.values import StoredSignal
 from privacy.storage.bulk import insert_rows, moment_writer
@@ -159,7 +162,8 @@ def delete_signals(session: Session, event_digests: Sequence[bytes]) -> int:
 
 
 def delete_user_signals(session: Session, tenant_id: str, pseudonym: str) -> int:
-    """Delete everything stored of one user and return how many signals there were."""
+    """Delete everything stored of what one user did and return how many signals there were."""
+    delete_user(session, tenant_id, pseudonym)
     statement = delete(_TABLE).where(_TABLE.c.tenant_id == tenant_id, _TABLE.c.pseudonym == pseudonym)
     return _rowcount(session.execute(statement))
 

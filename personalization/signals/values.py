@@ -37,6 +37,15 @@ class OutcomeKind(StrEnum):
 _CORRECTED = frozenset({OutcomeKind.EDITED, OutcomeKind.CORRECTION})
 
 
+def acceptance(outcome: OutcomeKind, rating: int | None) -> int:
+    """Return how well a user took an answer, in quarters: 0 (rejected) to 4 (accepted); what was changed is half."""
+    if outcome is OutcomeKind.RATING:
+        return min(max((rating or 1) - 1, 0), 4)
+    if outcome in _CORRECTED:
+        return 2
+    return 4 if outcome is OutcomeKind.ACCEPTED else 0
+
+
 class Signal(NamedTuple):
     """What is kept of one interaction (redacted text; the user is named by the row that stores it).
 

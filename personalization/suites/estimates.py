@@ -60,22 +60,6 @@ def clustered_mean(
     return Estimate(mean=mean, low=mean - half, high=mean + half, clusters=count)
 
 
-def share_interval(successes: int, trials: int, *, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Return Clopper and Pearson's exact interval of a share.
-
-    Raises:
-        ValueError: there are more successes than trials, or no trial.
-    """
-    from scipy.stats import beta  # noqa: PLC0415  # as above
-
-    if not 0 <= successes <= trials or trials == 0:
-        raise ValueError(f"a share takes 0 to {trials} successes of at least one trial, not {successes}")
-    tail = (1 - confidence) / 2
-    low = 0.0 if successes == 0 else float(beta.ppf(tail, successes, trials - successes + 1))
-    high = 1.0 if successes == trials else float(beta.ppf(1 - tail, successes + 1, trials - successes))
-    return low, high
-
-
 @lru_cache(maxsize=8)
 def _exposure_tail(ranks: int, candidates: int) -> tuple[np.ndarray, np.ndarray]:
     """Return all sums of ``ranks`` uniform ranks and the probability of a sum as small or smaller."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING, Final
 
-from privacy.accounting.composition import curve_of, delta_units, total_curve
+from privacy.accounting.composition import best_epsilon, curve_of, delta_units, total_curve
 from privacy.accounting.curve import DELTA_UNITS, ORDERS, RdpCurve
 from privacy.accounting.filters import (
     SELECTION_SHARE,
@@ -27,6 +27,7 @@ from privacy.errors import CalibrationError
 from privacy.guarantee import NeighboringRelation
 from privacy.mechanisms.documents import Mechanism
 from privacy.mechanisms.gaussian import Gaussian
+from privacy.mechanisms.noisy_comparison import NoisyComparison
 from privacy.mechanisms.partition_selection import PartitionSelection
 from privacy.mechanisms.private_read import ReadPurpose
 from privacy.mechanisms.rounding import PICO
@@ -74,6 +75,8 @@ class PlannedSchedule:
         releases: over the lifetime.
         releases_per_period: most releases that fall into one period.
         beside: other mechanisms that every release charges, such as the noisy cohort count.
+        later: what every release may charge afterwards, in a reservation of its own: the comparison of its rollout.
+        slipped: releases of the period before whose ``later`` may fall into the next: one of each line.
         reading: what one reading of drift charges, which has a schedule of its own; None where none is taken.
         readings: over the lifetime.
         readings_per_period: most readings that fall into one period.
@@ -88,6 +91,8 @@ class PlannedSchedule:
     releases: int
     releases_per_period: int
     beside: tuple[Mechanism, ...] = ()
+    later: tuple[Mechanism, ...] = ()
+    slipped: int = 0
     reading: Gaussian | None = None
     readings: int = 0
     readings_per_period: int = 0
@@ -95,14 +100,14 @@ class PlannedSchedule:
     settings: AccountSettings = field(default_factory=AccountSettings)
 
 
-def cohort_count(caps: BudgetCaps, *, releases: int, releases_per_period: int) -> Gaussian:
+def cohort_count(caps: BudgetCaps, *, releases: int, releases_per_period: int, left: float = 1.0) -> Gaussian:
     """Return the noisy count of users that each release charges beside its training.
 
     Its noise (standard deviation in users, sensitivity 1) is such that the counts of all planned releases
-    take a tenth of either budget at the order where a Gaussian fits best.
+    take a tenth of either budget (of the share that is ``left`` of it) at the order where a Gaussian fits best.
     """
     deviation = max(
-        SMALLEST_COUNT_DEVIATION, _least_deviation(caps, COUNT_SHARE, releases, releases_per_period)
+        SMALLEST_COUNT_DEVIATION, _least_deviation(caps, COUNT_SHARE * left, releases, releases_per_period)
     )
     return Gaussian(
         sensitivity=1.0,
@@ -118,6 +123,7 @@ def style_vote(
     releases: int,
     releases_per_period: int,
     unknown_keys: int = UNKNOWN_KEYS,
+    left: float = 1.0,
 ) -> PartitionSelection | None:
     """Return the vote on what answers look like that each release charges beside its training.
 
@@ -131,6 +137,7 @@ def style_vote(
         releases: votes over the lifetime.
         releases_per_period: most votes in a period.
         unknown_keys: most keys of one user outside public alphabets.
+        left: share of the budgets that comparisons of users' reactions leave.
 
     Returns:
         None where an opening would be found only if more than ``LARGEST_FOUND_SHARE`` of the declared users shared it:
@@ -151,7 +158,7 @@ def style_vote(
     # threshold + quantile·σ is linear in σ, up to the lattice
     per_noise = vote(1.0).threshold(OPENING_WEIGHT) - OPENING_WEIGHT + FOUND_QUANTILE
     wanted = (FOUND_SHARE * declared_users - 1) * OPENING_WEIGHT / per_noise
-    least = _least_deviation(caps, STYLE_SHARE, releases, releases_per_period)
+    least = _least_deviation(caps, STYLE_SHARE * left, releases, releases_per_period)
     noise = min(max(wanted, least, SMALLEST_VOTE_NOISE), LARGEST_VOTE_NOISE)
     if noise < least:
         return None
@@ -209,10 +216,22 @@ def _least_deviation(caps: BudgetCaps, share: float, releases: int, releases_per
     return math.sqrt(variance)
 
 
+def _left_by(
+    comparison: NoisyComparison | None, caps: BudgetCaps, *, releases: int, releases_per_period: int
+) -> float:
+    """Return which share of the tighter budget the comparisons of all releases leave; at least a hundredth."""
+    if comparison is None:
+        return 1.0
+    whole = _least_deviation(caps, 1.0, releases, releases_per_period)
+    return max(0.01, 1 - (whole / comparison.noise_multiplier) ** 2)
+
+
 def release_mechanisms(policy: TenantPrivacyPolicy, noise_multiplier: float) -> tuple[Mechanism, ...]:
-    """Return what one release under this policy reads at most: its noisy cohort count, its style vote, its training."""
+    """Return what one release under this policy reads at most: its count, style vote, training, and comparison."""
+    schedule = schedule_of(policy)
     return (
-        *schedule_of(policy).beside,
+        *schedule.beside,
+        *schedule.later,
         PoissonSampledGaussian(
             noise_multiplier=noise_multiplier,
             sample_rate=policy.sample_rate,
@@ -227,6 +246,28 @@ def style_vote_of(policy: TenantPrivacyPolicy) -> PartitionSelection | None:
     """Return the style vote that each release under this policy charges, if it charges one."""
     votes = (one for one in schedule_of(policy).beside if isinstance(one, PartitionSelection))
     return next(votes, None)
+
+
+def comparison_of(policy: TenantPrivacyPolicy) -> NoisyComparison | None:
+    """Return the comparison by users' reactions that each release under this policy may charge; None where none may.
+
+    Its noise is the least with which all its looks together cost ``rollout.reaction_epsilon`` at the lifetime's δ.
+    """
+    asked = policy.rollout
+    if not asked.by_reactions:
+        return None
+
+    def enough(noise_multiplier: float) -> bool:
+        mechanism = NoisyComparison(noise_multiplier=noise_multiplier, looks=asked.looks)
+        return best_epsilon(curve_of(mechanism), policy.lifetime_delta)[0] <= asked.reaction_epsilon
+
+    noise = least_noise(enough)
+    if noise is None:
+        raise CalibrationError(
+            f"no comparison costs as little as epsilon {asked.reaction_epsilon:g} with a noise multiplier up to "
+            f"{LARGEST_NOISE_MULTIPLIER:g}; set a larger rollout.reaction_epsilon"
+        )
+    return NoisyComparison(noise_multiplier=noise, looks=asked.looks)
 
 
 def caps_of(policy: TenantPrivacyPolicy) -> BudgetCaps:
@@ -248,8 +289,9 @@ def schedule_of(
 ) -> PlannedSchedule:
     """Return what a policy plans: all its releases, each with a noisy cohort count and a style vote beside training.
 
-    The vote is left out where the policy has ``styles`` off or where it would find nothing (``style_vote``). Every
-    domain has an adapter line of its own, and all lines of a tenant draw on the same budget.
+    Where users' reactions decide rollouts, each release also keeps room for its comparison. The vote is left out where
+    the policy has ``styles`` off or where it would find nothing (``style_vote``). Every domain has an adapter line of
+    its own, and all lines of a tenant draw on the same budget.
 
     Args:
         policy: the policy.
@@ -260,13 +302,17 @@ def schedule_of(
     caps, releases = caps_of(policy), releases or policy.planned_releases
     instants = math.ceil(policy.period_seconds / policy.schedule.every_seconds)
     per_period = releases_per_period or min(releases, instants * len(policy.domains))
-    count = cohort_count(caps, releases=releases, releases_per_period=per_period)
+    comparison = comparison_of(policy)
+    slipped = 0 if comparison is None else len(policy.domains)
+    left = _left_by(comparison, caps, releases=releases, releases_per_period=per_period + slipped)
+    count = cohort_count(caps, releases=releases, releases_per_period=per_period, left=left)
     vote = (
         style_vote(
             caps,
             declared_users=policy.declared_users,
             releases=releases,
             releases_per_period=per_period,
+            left=left,
         )
         if policy.styles
         else None
@@ -279,6 +325,8 @@ def schedule_of(
         releases=releases,
         releases_per_period=per_period,
         beside=(count,) if vote is None else (count, vote),
+        later=() if comparison is None else (comparison,),
+        slipped=slipped,
         reading=drift_reading(policy),
         readings=policy.drift.planned_readings,
         readings_per_period=readings_per_period(policy),
@@ -353,11 +401,13 @@ def calibrate_tenant_level(caps: BudgetCaps, *, generations: int, clipping_norm:
 def fits(schedule: PlannedSchedule, noise_multiplier: float) -> bool:
     """Say whether all planned releases and readings of drift pass both filters with this noise multiplier."""
     return _all_pass(
-        release_curve(schedule, noise_multiplier),
+        round_curve(schedule, noise_multiplier),
         schedule.caps,
         schedule.settings,
         releases=schedule.releases,
         releases_per_period=schedule.releases_per_period,
+        later=total_curve(schedule.later),
+        slipped=schedule.slipped,
         readings=readings_curves(schedule),
     )
 
@@ -371,7 +421,12 @@ def readings_curves(schedule: PlannedSchedule) -> tuple[RdpCurve, RdpCurve]:
 
 
 def release_curve(schedule: PlannedSchedule, noise_multiplier: float) -> RdpCurve:
-    """Return what one release of a schedule costs with this noise multiplier."""
+    """Return what one release of a schedule costs with this noise multiplier, with what it may charge later."""
+    return round_curve(schedule, noise_multiplier) + total_curve(schedule.later)
+
+
+def round_curve(schedule: PlannedSchedule, noise_multiplier: float) -> RdpCurve:
+    """Return what the round of one release reserves with this noise multiplier."""
     training = PoissonSampledGaussian(
         noise_multiplier=noise_multiplier, sample_rate=schedule.sample_rate, steps=schedule.steps
     )
@@ -385,14 +440,35 @@ def _all_pass(
     *,
     releases: int,
     releases_per_period: int,
+    later: RdpCurve | None = None,
+    slipped: int = 0,
     readings: tuple[RdpCurve, RdpCurve] = (RdpCurve.zero(), RdpCurve.zero()),
 ) -> bool:
-    """Say whether so many releases of one cost, and the readings, pass the filters of the lifetime and of a period."""
-    for epsilon, delta, count, read in (
-        (caps.lifetime_epsilon, caps.lifetime_delta, releases, readings[0]),
-        (caps.period_epsilon, caps.period_delta, releases_per_period, readings[1]),
+    """Say whether so many releases of one cost, and the readings, pass the filters of the lifetime and of a period.
+
+    Args:
+        release: what each reserves.
+        caps: of both.
+        settings: how their accounts are opened.
+        releases: over the lifetime.
+        releases_per_period: in a period.
+        later: what each charges afterwards.
+        slipped: how many of the period before may charge ``later`` in this one.
+        readings: what readings cost over the lifetime, and in a period.
+    """
+    later = RdpCurve.zero() if later is None else later
+    for epsilon, delta, count, late, read in (
+        (caps.lifetime_epsilon, caps.lifetime_delta, releases, releases, readings[0]),
+        (
+            caps.period_epsilon,
+            caps.period_delta,
+            releases_per_period,
+            releases_per_period + slipped,
+            readings[1],
+        ),
     ):
-        if not settings.opened(epsilon, delta, release).admits(release * (count - 1) + read, release):
+        spent = release * (count - 1) + later * late + read
+        if not settings.opened(epsilon, delta, release).admits(spent, release):
             return False
     return True
 

@@ -114,8 +114,9 @@ _ROLLOUT = _fields(
     OPERATOR,
     "Where a rollout stands, for the operator's own servers: decided from the policy, the clock, public checks, what "
     "servers acknowledge and people. Where a policy names guards, a rollout also stops for errors and slow answers, "
-    "which are counted over all requests and which epsilon does not cover. Users' reactions decide nothing but this: "
-    "where a policy says so, a line whose charged readings drifted falls back.",
+    "which are counted over all requests and which epsilon does not cover. Users' reactions decide where a policy says "
+    "so, and then by charged reads alone: a comparison of two versions by reactions, and readings of drift, after "
+    "which a line falls back.",
     "rollout.stage rollout.candidate_percent rollout.salt rollout.state rollout.mode rollout.flag "
     "rollout.candidate_version_id rollout.steps rollout.bake_seconds",
 )
@@ -338,6 +339,12 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             "inputs inputs.*",
         ),
         _fields(
+            CHARGED,
+            "Sums of users' reactions to the version and to the one before it, with noise and paid for before they "
+            "were read, and what they say.",
+            "comparison comparison.*",
+        ),
+        _fields(
             OPERATOR,
             "How the version stands now, what servers and whoever watches them said of it.",
             "state served_now served_by served_by.* rollout rollout.* guards guards.*",
@@ -392,11 +399,12 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             "never what they say.",
             "x-discreet-memory",
         ),
+        _fields(PUBLIC, "A constant of the gateway's settings.", "x-discreet-presence-penalty"),
         _fields(
             OPERATOR,
-            "Of how many of the tenant's own terms a prompt was told and how many were put right in its answer; to who "
-            "asked, of the own request.",
-            "x-discreet-terms",
+            "Which levers a request was answered with and why, of how many of the tenant's own terms its prompt was "
+            "told, and how many were put right in its answer; to who asked, of the own request.",
+            "x-discreet-levers x-discreet-terms",
         ),
         _fields(
             OPERATOR,
@@ -448,7 +456,13 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             "How rollouts stand now, which changes when training ends, before the version's slot; for the platform "
             "operator and the tenant's own.",
             "rollouts rollouts.tenant rollouts.domain rollouts.line_ref rollouts.stage rollouts.step rollouts.percent "
-            "rollouts.mode rollouts.flag rollouts.candidate rollouts.entered_at rollouts.verdict",
+            "rollouts.mode rollouts.flag rollouts.candidate rollouts.entered_at",
+        ),
+        _fields(
+            CHARGED,
+            "Sums of users' reactions to a candidate and to the version, with noise and paid for before they were "
+            "read, and what they say; whether a comparison was begun and when its looks were taken is public.",
+            "rollouts.verdict rollouts.comparison rollouts.comparison.*",
         ),
         _fields(
             OPERATOR,

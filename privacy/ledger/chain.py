@@ -37,6 +37,7 @@ class EntryKind(StrEnum):
     RESERVED = "reserved"
     STARTED = "started"
     DRAWN = "drawn"
+    LOOKED = "looked"
     COMMITTED = "committed"
     FORFEITED = "forfeited"
     RELEASED = "released"

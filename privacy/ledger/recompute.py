@@ -42,6 +42,7 @@ _HASHED: Final = (
 _STATE_AFTER: Final = {
     EntryKind.STARTED: ({ReservationState.RESERVED}, ReservationState.RUNNING),
     EntryKind.DRAWN: ({ReservationState.RUNNING}, ReservationState.RUNNING),
+    EntryKind.LOOKED: ({ReservationState.RUNNING}, ReservationState.RUNNING),
     EntryKind.COMMITTED: ({ReservationState.RUNNING}, ReservationState.COMMITTED),
     EntryKind.FORFEITED: (
         {ReservationState.RESERVED, ReservationState.RUNNING},
@@ -76,6 +77,7 @@ class ReplayedReservation:
     mechanism_documents: list[dict[str, Any]]
     request: dict[str, Any]
     draw: dict[str, Any] | None = None
+    looks: set[int] = field(default_factory=set)
     artifact_digest: str | None = None
     reason: str | None = None
     committed_as: str | None = None  # digest of the entry that committed it, to which manifests refer
@@ -368,6 +370,8 @@ class Replay:
             reservation.draw = {
                 name: document[name] for name in ("seed_commitment", "data_digest", "code_digest")
             }
+        elif kind is EntryKind.LOOKED:
+            self._look(reservation, document["look"])
         elif kind is EntryKind.COMMITTED:
             if reservation.draw is None:
                 self._note(FindingCode.LIFECYCLE, "committed without a recorded draw")
@@ -380,6 +384,12 @@ class Replay:
             reservation.reason = document["reason"]
         elif kind is EntryKind.RELEASED:
             self._release(reservation, document)
+
+    def _look(self, reservation: ReplayedReservation, look: int) -> None:
+        charged = max(getattr(one, "looks", 0) for one in reservation.mechanisms)
+        if reservation.draw is None or look in reservation.looks or not 0 <= look < charged:
+            self._note(FindingCode.LIFECYCLE, f"look {look} is bought twice, too early or not charged")
+        reservation.looks.add(look)
 
     def _release(self, reservation: ReplayedReservation, document: dict[str, Any]) -> None:
         if document["curve"] != reservation.curve.to_document():

@@ -210,6 +210,49 @@ class Ledger:
         changes = dict(vars(draw))
         return self._recorded(session, head, row, EntryKind.DRAWN, {"epoch": epoch, **changes}, changes)
 
+    def record_look(self, session: Session, reservation_id: str, epoch: int, look: int) -> Reservation:
+        """Write down that the charge buys this look; commit it before anything of the look is read.
+
+        One charge may pay for several looks at different users. Each is bought once: who finds it recorded and knows no
+        output of it must take it for lost.
+
+        Args:
+            session: the caller's open transaction.
+            reservation_id: a running reservation with a recorded draw.
+            epoch: lease epoch of the caller.
+            look: its number, from 0.
+
+        Raises:
+            RetryMismatchError: the look was bought before, or is none of those that are charged.
+            FencedError: a newer lease owns the reservation.
+            ReservationStateError: it is not running, or no draw was recorded.
+        """
+        head, row = self._owned(session, reservation_id, epoch)
+        self._require(row, ReservationState.RUNNING, verb="look for")
+        if draw_in(row) is None:
+            raise ReservationStateError(
+                "no draw is recorded for the reservation; record it before any noise is drawn"
+            )
+        charged = max(getattr(one, "looks", 0) for one in reservation_in(row).mechanisms)
+        if not 0 <= look < charged:
+            raise RetryMismatchError(
+                f"look {look} is asked for; the charge pays for {charged}, counted from 0, so reserve again"
+            )
+        if look in self.looks(session, reservation_id):
+            raise RetryMismatchError(f"look {look} was taken before; read what it told, or go on without it")
+        return self._recorded(session, head, row, EntryKind.LOOKED, {"epoch": epoch, "look": look})
+
+    def looks(self, session: Session, reservation_id: str) -> frozenset[int]:
+        """Return the looks that a reservation has bought."""
+        session.flush()
+        documents = session.exec(
+            select(LedgerEntryRow.document).where(
+                col(LedgerEntryRow.reservation_id) == reservation_id,
+                col(LedgerEntryRow.kind) == EntryKind.LOOKED.value,
+            )
+        )
+        return frozenset(int(json.loads(document)["look"]) for document in documents)
+
     def commit(
         self,
         session: Session,

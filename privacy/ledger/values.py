@@ -106,7 +106,7 @@ class ReservationRequest:
         caps: the policy's caps; open accounts keep the stricter of these and their own.
         population: cap over tenants with linkable users that the policy names; whatever else the tenant joined
             before is charged as well.
-        binding: which run is paid for, where it is known in advance (training).
+        binding: which run is paid for, where it is known in advance (training, comparisons).
         opened_for: public mechanisms that an account is suited to if this request opens it; without them, its own. It
             is no part of what is asked for.
     """

@@ -12,7 +12,8 @@ one half). What is compared are four sums: of y = ±w·(x − c), which is posit
 its square; of the users; and of the arms' signs, which says whether one arm answers more often than its share. ``w`` is
 one half over the share of the user's arm.
 
-The design and its simulation are described for the decision (``personalization.rollouts.comparing``).
+``personalization.rollouts.reactions`` keeps what each user adds, ``personalization.registry.comparisons`` charges and
+takes the looks, and ``personalization.rollouts.comparing`` decides from what they told.
 """
 
 from __future__ import annotations

@@ -47,6 +47,8 @@ class KeyUse(StrEnum):
     DRIFT = "drift reading"
     DIGEST = "data digest"
     SEAL = "sealed snapshot"
+    COMPARISON = "comparison noise"
+    LOOKS = "signed looks"  # the seed of the Ed25519 key that signs what a comparison released
     RECEIPT = "training receipt"  # the seed of the Ed25519 key that signs what the child measured
 
 

@@ -24,7 +24,7 @@ from privacy.canonical import digest_of
 from privacy.errors import PolicyError
 from privacy.guarantee import FLEET
 from privacy.policy.drift import DriftPolicy
-from privacy.policy.rollout import RolloutPolicy
+from privacy.policy.rollout import LEAST_SHARE, RolloutPolicy
 from privacy.policy.suites import PublicSuites
 from privacy.policy.validated import Validated
 
@@ -262,7 +262,35 @@ class TenantPrivacyPolicy(Validated):
             if not fits:
                 allowed = self.allowed_ranges()[name]
                 raise PolicyError(f"{name} is {getattr(self, name):g}; allowed is {allowed} ({context})")
+        self._require_comparison()
         return self
+
+    def _require_comparison(self) -> None:
+        """Refuse a rollout that is to be decided by reactions and cannot be."""
+        asked = self.rollout
+        if not asked.by_reactions:
+            return
+        last = asked.steps[-1]
+        if not LEAST_SHARE <= last <= 100 - LEAST_SHARE:
+            raise PolicyError(
+                f"rollout.steps ends with {last:g}; where rollout.decide is reactions, allowed are "
+                f"{LEAST_SHARE:g} to {100 - LEAST_SHARE:g} percent at the last step, of which 50 sees most"
+            )
+        if DataPurpose.EVALUATION not in self.purposes:
+            raise PolicyError(
+                "rollout.decide is reactions, which are counted of users who consent to evaluation; allowed is that "
+                "with purposes=training,evaluation"
+            )
+        if asked.reaction_epsilon > self.period_epsilon:
+            raise PolicyError(
+                f"rollout.reaction_epsilon is {asked.reaction_epsilon:g}; allowed is 0.1 to 8, at most period_epsilon "
+                f"(period_epsilon is {self.period_epsilon:g})"
+            )
+        if asked.looks * asked.look_seconds > self.retention_days * DAY_SECONDS:
+            raise PolicyError(
+                f"rollout.look_seconds is {asked.look_seconds}; allowed is that {asked.looks} looks take at most "
+                f"retention_days (which is {self.retention_days})"
+            )
 
     @property
     def expected_cohort(self) -> float:
@@ -313,6 +341,8 @@ class TenantPrivacyPolicy(Validated):
         for name in _LATER_FIELDS:
             if getattr(self, name) == type(self).model_fields[name].default:
                 del document[name]
+        if "rollout" in document:
+            document["rollout"] = self.rollout.from_before(document["rollout"])
         return digest_of(document, ascii_only=True)
 
 

@@ -85,6 +85,18 @@ NOT_PADDED: Final = (
     "How long training took. Times in manifests and events are those of the slot, but the policy's "
     "release_padding_seconds is 0, so an adapter appears as soon as it is trained."
 )
+BY_REACTIONS: Final = (
+    "Users' reactions to new versions decide whether a version reaches everybody, through a charged comparison: each "
+    "user who consents to evaluation has a part in one arm and in one look of it, by the draw of the user's own name, "
+    "and its looks are taken at public times. Its whole cost is charged before anything is read. Exact counts of "
+    "serving quality, which the tenant's own back end may read at its gateway, decide nothing, and epsilon does not "
+    "cover them."
+)
+BY_CHECKS: Final = (
+    "Users' reactions to a new version do not decide whether it reaches everybody: public checks, guards (errors, "
+    "times and costs of answers over all requests, which epsilon does not cover) and people do. Exact counts of "
+    "serving quality, which the tenant's own back end may read at its gateway, decide nothing either."
+)
 DRIFT_READ: Final = (
     "Readings of drift (purpose drift) are histograms of what users of a line ask and how much of answers they change: "
     "each user adds one vector of length at most 1 over public bins, whatever the user sent. What follows from them "
@@ -251,9 +263,13 @@ def privacy_statement(
     else:
         linked = _has_population(session, tenant_id)
         padded = policy is not None and policy.release_padding_seconds > 0
+        compared = (policy is not None and policy.rollout.by_reactions) or any(
+            mechanism["type"] == "noisy_comparison" for one in releases for mechanism in one["mechanisms"]
+        )
         assumptions = (
             *ASSUMPTIONS,
             *((PADDED,) if padded else ()),
+            BY_REACTIONS if compared else BY_CHECKS,
             *((DRIFT_READ,) if any(one["purpose"] == ReadPurpose.DRIFT.value for one in releases) else ()),
             *(() if linked else (DISJOINT_TENANTS,)),
         )

@@ -303,10 +303,10 @@ def rollouts(
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("tenant", "domain", "stage", "percent", "mode", "flag", "candidate", "since")
+    table = Table("tenant", "domain", "stage", "percent", "mode", "flag", "candidate", "since", "reactions")
     for row in facts:
         table.add_row(*(str(row[name] if row[name] is not None else "") for name in (
-            "tenant", "domain", "stage", "percent", "mode", "flag", "candidate", "entered_at",
+            "tenant", "domain", "stage", "percent", "mode", "flag", "candidate", "entered_at", "verdict",
         )))  # fmt: skip
     Console().print(table)
 
@@ -485,6 +485,50 @@ def warm_start(
     typer.echo(
         json.dumps({"served_name": name}) if as_json else f"The line serves {name}; it cost no privacy."
     )
+
+
+@app.command()
+def replay(*, as_json: AsJson = False) -> None:
+    """Tell from the events on the broker alone how every line's rollouts went, and compare that with the database.
+
+    Events about versions that this installation did not sign are left out and counted. The status is 1 where a story
+    cannot be, or is not the database's; events that still wait in the outbox are no difference.
+    """
+    from streams.broker.clients import client_broker
+    from streams.client.signatures import TrustedKeys
+    from streams.outbox.stories import read_events, retell
+    from streams.processes.keys import adapter_signer, earlier_public_keys
+    from streams.settings import load_settings
+    from streams.storage.schema import current_session
+
+    settings = load_settings()
+    keys = [adapter_signer(settings).public_key, *map(bytes.fromhex, earlier_public_keys(settings).values())]
+    events = read_events(client_broker(settings.broker), TrustedKeys(keys))
+    with current_session(settings.database_url) as session:
+        told = retell(session, events)
+    if as_json:
+        rows = [
+            {
+                "line_ref": one.line_ref, "events": one.events, "waiting": one.waiting, "problem": one.problem,
+                "serving": None if one.story is None else one.story.serving,
+                "versions": {} if one.story is None else one.story.states,
+                "stage": None if one.story is None or one.story.rollout is None else one.story.rollout.stage.value,
+            }
+            for one in told
+        ]  # fmt: skip
+        typer.echo(json.dumps({"lines": rows, "refused": events.refused}))
+    else:
+        for one in told:
+            serving = "" if one.story is None else f"serves {one.story.serving or 'the base model'}; "
+            waits = f", {one.waiting} more wait in the outbox" if one.waiting else ""
+            typer.echo(
+                f"{one.line_ref}: {serving}{one.problem or 'as the database says'} ({one.events} events{waits})"
+            )
+        typer.echo(
+            f"Told by {sum(one.events for one in told)} events; {events.refused} records were refused."
+        )
+    if any(one.problem for one in told):
+        raise typer.Exit(1)
 
 
 @app.command("public-key")

@@ -142,6 +142,7 @@ def _judged(story: Mapping[str, Any], manifest: Mapping[str, Any]) -> Iterator[s
             f"  rollout    {rollout['stage']} at {rollout['percent']:g} %, line {rollout['mode']}, "
             f"flag {rollout['flag']}, steps {', '.join(f'{step:g}' for step in rollout['plan']['steps'])}"
         )
+    yield from _comparison(story.get("comparison"))
     for guard in story.get("guards", ()):
         yield f"  guard      {guard['name']} {guard['value']:g} at {guard['at'][:19]}"
 
@@ -160,6 +161,23 @@ def _lived(story: Mapping[str, Any]) -> Iterator[str]:
         yield f"  left       {story['left']['at'][:19]} by {story['left']['by']}: {story['left']['reason']}"
     if story.get("heirs"):
         yield f"  heirs      {', '.join(story['heirs'])}: a withdrawal reaches them too"
+
+
+def _comparison(facts: Mapping[str, Any] | None) -> Iterator[str]:
+    """Yield what the charged comparison of users' reactions released, look by look."""
+    if facts is None:
+        return
+    noise = facts["plan"]["mechanism"]["noise_multiplier"]
+    verdict = facts["verdict"].replace("_", " ")
+    yield f"  reactions  {verdict} (compared with {facts['version']}), noise multiplier {noise:g}"
+    yield f"             charged by reservation {facts['reservation_id'] or 'none'}"
+    for look in facts["looks"]:
+        said = (
+            "lost, nothing was told"
+            if look["lost"]
+            else f"acceptance {100 * look['effect']:+.1f} points so far, of about {look['users']:.0f} users"
+        )
+        yield f"             look {look['look'] + 1} at {look['taken_at'][:19]}: {said}"
 
 
 def _trail(records: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any], str]]:

@@ -11,6 +11,7 @@ every lower one. Versions cannot give the order: a roll-back returns to a lower 
 
 from __future__ import annotations
 
+import hashlib
 from enum import StrEnum
 from typing import Annotated
 
@@ -59,6 +60,15 @@ class RolloutV1(WireModel):
     """Percentages that the candidate goes through."""
     bake_seconds: Annotated[int, Field(ge=0)] = 0
     """How long it stays at each."""
+
+
+def drawn_at(salt: str, subject: str) -> float:
+    """Return where a subject is drawn, 0 to below 100: it gets the candidate where this is below its percentage.
+
+    The same for gateways, for products that route themselves, and for whoever compares the two versions.
+    """
+    digest = hashlib.sha256(f"{salt}\0{subject}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2.0**64 * 100.0
 
 
 class PromptVariableV1(WireModel):

@@ -119,17 +119,16 @@ class Answering:
         ask = read_ask(form, body, model=self._shop.model)
         meaning = await self._shop.routing.meaning(caller.tenant_id, directory, ask)
         plan = self._plan(ask, caller, directory, meaning)
-        plan = await looked_up(self._shop.memories, request, plan)
         if not plan.ask.stream:
             with self._shop.places.place(caller.tenant_id):
-                self._shop.wanted.note(caller.tenant_id, plan.asked_for)
+                plan = await self._let_in(request, plan)
                 plan, document = await self._tried(
                     plan, lambda one: unless_gone(request, one.upstream.whole(one.call()))
                 )
             return self._whole(plan, document), plan.choice.reason
         self._shop.places.take(caller.tenant_id)  # given back when the stream has ended
         try:
-            self._shop.wanted.note(caller.tenant_id, plan.asked_for)
+            plan = await self._let_in(request, plan)
             plan, (first, pieces) = await self._tried(plan, lambda one: unless_gone(request, _begun(one)))
         except BaseException:
             self._shop.places.give_back(caller.tenant_id)
@@ -142,6 +141,11 @@ class Answering:
             on_end=lambda text, whole: self._ended(plan, text, whole=whole),
         )
         return stream, plan.choice.reason
+
+    async def _let_in(self, request: Request, plan: Plan) -> Plan:
+        """Do what is done for requests that have a place alone: ask for the versions' places, and look things up."""
+        self._shop.wanted.note(plan.caller.tenant_id, plan.asked_for)
+        return await looked_up(self._shop.memories, request, plan)
 
     def _ended(self, plan: Plan, text: str | None, *, whole: bool) -> None:
         self._shop.places.give_back(plan.caller.tenant_id)
@@ -198,6 +202,7 @@ class Answering:
             upstream=shop.upstream,
             routed=routed,
             terms=terms,
+            presence_penalty=shop.rules.presence_penalty,
             started=time.monotonic(),
             has_memory=shop.memories is not None and has_memory(directory, caller, ask),
         )

@@ -26,8 +26,13 @@ ROUTE_HEADERS: Final = (
 )
 DROPPED_HEADER: Final = "x-discreet-dropped"
 TERMS_HEADER: Final = "x-discreet-terms"
+LEVERS_HEADER: Final = "x-discreet-levers"
 MEMORY_HEADER: Final = "x-discreet-memory"
-BOUNDARY.require(Kind.HTTP_ANSWER, (*HEADERS, *ROUTE_HEADERS, DROPPED_HEADER, TERMS_HEADER, MEMORY_HEADER))
+PENALTY_HEADER: Final = "x-discreet-presence-penalty"
+BOUNDARY.require(
+    Kind.HTTP_ANSWER,
+    (*HEADERS, *ROUTE_HEADERS, DROPPED_HEADER, TERMS_HEADER, LEVERS_HEADER, MEMORY_HEADER, PENALTY_HEADER),
+)
 DONE: Final = b"data: [DONE]\n\n"
 PING: Final = b": ping\n\n"
 _PREFIX: Final = {Form.CHAT: "chatcmpl-", Form.COMPLETIONS: "cmpl-"}

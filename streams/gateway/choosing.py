@@ -6,7 +6,6 @@ and the reason says so.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 from personalization.prompts.rendering import card_rendering
 from personalization.prompts.values import When
 from personalization.rollouts.values import Flag
+from streams.contracts.adapter import drawn_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,6 +77,7 @@ class Rules:
     template: Use = Use.INSTEAD
     constrained: bool = True
     applies_adapters: bool = True
+    presence_penalty: float = 0.0  # of answers with an adapter, where the request sets no penalty
 
 
 def choose(
@@ -150,8 +151,7 @@ def within_share(salt: str, subject: str | None, percent: float) -> bool:
     """Say whether a subject is within a share; who is within one is within every larger one."""
     if subject is None:
         return False
-    digest = hashlib.sha256(f"{salt}\0{subject}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2.0**64 * 100.0 < percent
+    return drawn_at(salt, subject) < percent
 
 
 def _with(

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from personalization.adapters.decoding import PENALTIES
 from personalization.memory.rendering import note, with_notes
 from personalization.prompts.rendering import without_marks
 from streams.client.routing import Lever
 from streams.gateway import answers
 from streams.gateway.choosing import Choice, Reason, base_instead
+from streams.gateway.decided import header
 from streams.gateway.terming import glossary
 from streams.gateway.upstreams import Call
 
@@ -46,6 +48,7 @@ class Plan:
     has_memory: bool = False  # the tenant approved documents for the domain, and they may be looked up
     found: Found | None = None  # what was looked up; None before, and where nothing is
     looked_seconds: float = 0.0  # how long that took
+    presence_penalty: float = 0.0  # of an answer with an adapter, where the request sets no penalty
 
     @property
     def told(self) -> tuple[Term, ...]:
@@ -86,6 +89,12 @@ class Plan:
             for one in passages
         )
 
+    @property
+    def penalty(self) -> float:
+        """The presence penalty that the gateway adds; 0 for none."""
+        own = any(self.ask.document.get(name) is not None for name in PENALTIES)
+        return 0.0 if own or self.choice.adapter is None else self.presence_penalty
+
     def call(self) -> Call:
         """Return what the engine is asked."""
         template, prompt = self.choice.template, self.ask.prompt
@@ -101,6 +110,8 @@ class Plan:
                 text = with_notes(text, self.notes)
             if text != prompt:
                 document = self.ask.with_prompt(text)
+        if self.penalty:
+            document = {**document, "presence_penalty": self.penalty}
         return Call(
             form=self.ask.form,
             document=document,
@@ -118,11 +129,14 @@ class Plan:
             choice = Choice(line_ref=choice.line_ref, adapter=choice.adapter, reason=choice.reason)
         told = answers.applied(self.answer_id, choice, self.constraint)
         told[answers.TERMS_HEADER] = self._terms_header()
+        told[answers.LEVERS_HEADER] = header(self)
         if self.routed is not None:
             told |= self.routed.headers()
         if self.found is not None:
             cited = ",".join(one.citation for one in self.found.passages)
             told[answers.MEMORY_HEADER] = cited or self.found.outcome.value
+        if self.penalty:
+            told[answers.PENALTY_HEADER] = f"{self.penalty:g}"
         if self.dropped:
             told[answers.DROPPED_HEADER] = ",".join(lever.value for lever in self.dropped)
         return told

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from personalization.rollouts import reactions
 from privacy.clock import CLOCK_TOLERANCE, from_the_future
 from privacy.consent import statements as consents
 from privacy.consent.admission import Consent
@@ -15,7 +16,7 @@ from privacy.consent.statements import ConsentStatement
 from privacy.keys.batch_locks import join_batches
 from privacy.keys.destruction import erased_among
 from streams.contracts.codec import decode_consent
-from streams.contracts.consent import ConsentV1
+from streams.contracts.consent import ConsentPurpose, ConsentV1
 from streams.contracts.dead_letter import DeadLetterReason
 from streams.contracts.topics import CONSENT, CONSENT_GRANTED
 from streams.ingest.handler import BatchHandler, Decision
@@ -106,3 +107,9 @@ class ConsentHandler(BatchHandler[ConsentV1]):
             statements.append(ConsentStatement(subject=subject, purpose=data.purpose.value, consent=consent))
             decision.applied.append(work)
         consents.record(session, statements, now=now)
+        left = {
+            one.subject
+            for one in statements
+            if not one.consent.granted and one.purpose == ConsentPurpose.EVALUATION.value
+        }
+        reactions.withdrawn(session, left)

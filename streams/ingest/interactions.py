@@ -16,10 +16,12 @@ from privacy.consent import standing
 from privacy.consent.admission import AdmissionRule, RefusalReason
 from privacy.keys.batch_locks import join_batches
 from privacy.policy.cache import WITHOUT_POLICY
+from privacy.policy.values import DataPurpose
 from streams.contracts.dead_letter import DeadLetterReason
 from streams.contracts.topics import INTERACTIONS
 from streams.ingest.handler import BatchHandler, Decision
 from streams.ingest.identity import UserEvents
+from streams.ingest.reacting import keep_reactions
 from streams.ingest.reading import Interaction, InteractionReader
 
 if TYPE_CHECKING:
@@ -72,6 +74,7 @@ class _Tenant(NamedTuple):
     rule: AdmissionRule
     period: timedelta  # as ``privacy.policy.values.period_index`` counts
     bound: int
+    compares: bool  # users' reactions may decide about its versions
 
     @classmethod
     def of(cls, policy: TenantPrivacyPolicy | None, hashes: TenantHashes) -> Self:
@@ -79,7 +82,8 @@ class _Tenant(NamedTuple):
         bounded = policy or WITHOUT_POLICY
         period = timedelta(seconds=bounded.period_seconds)
         rule = AdmissionRule(policy)
-        return cls(policy, hashes, hashes.eviction_rank, rule, period, bounded.contribution_bound)
+        compares = bounded.rollout.by_reactions and DataPurpose.EVALUATION in bounded.purposes
+        return cls(policy, hashes, hashes.eviction_rank, rule, period, bounded.contribution_bound, compares)
 
 
 class InteractionHandler(BatchHandler[Interaction]):
@@ -176,6 +180,9 @@ class InteractionHandler(BatchHandler[Interaction]):
             asked = sorted({work.known.subject for work in admitted})
         admitted = self._with_keys(session, admitted, asked, decision)
         self._store(session, admitted, tenants, now)
+        if any(tenant.compares for tenant in tenants.values()):
+            compared = [work for work in admitted if tenants[work.known.subject.tenant_id].compares]
+            keep_reactions(session, compared, standings, now)
         decision.applied = admitted
 
     def _with_keys(

@@ -151,6 +151,7 @@ async def answer_until_stopped(
                 template=Use(given.template),
                 constrained=given.constrained,
                 applies_adapters=upstream.applies_adapters,
+                presence_penalty=given.presence_penalty,
             ),
             ping_seconds=given.ping_seconds,
             flagged=FlaggedLines(flags),

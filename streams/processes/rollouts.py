@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
+    from personalization.registry.comparisons import Comparisons
     from personalization.starts.shop import Shop
 
 _log = structlog.get_logger(__name__)
@@ -33,13 +34,22 @@ class RolloutMover(Ticking):
     Args:
         shop: database, clock, and where transitions are told, signed.
         seconds: pause between two ticks.
+        comparisons: of users' reactions; without them, rollouts that ask for one wait.
         observer: told of each tick that failed.
     """
 
-    def __init__(self, shop: Shop, *, seconds: float, observer: TrainerObserver | None = None) -> None:
+    def __init__(
+        self,
+        shop: Shop,
+        *,
+        seconds: float,
+        comparisons: Comparisons | None = None,
+        observer: TrainerObserver | None = None,
+    ) -> None:
         super().__init__(CHORE, seconds=seconds, observer=observer)
         self._clock: Callable[[], datetime] = shop.clock.now
         self._tick = RolloutTick(shop.engine, shop.events, serving_acks.counts_of)
+        self._comparisons = comparisons
         self._hears = observer or TrainerObserver()
 
     def turn(self) -> object:
@@ -47,15 +57,19 @@ class RolloutMover(Ticking):
         return self.move()
 
     def move(self) -> int:
-        """Look at the rollouts that are due and return how many moved.
+        """Look at the rollouts that are due, then at reactions to them, and return how many moved.
+
+        What reactions say moves a rollout at the next turn; a guard never waits for them.
 
         Raises:
             ClockError: this machine's clock must not be trusted.
-            StorageError: the database is away.
+            StorageError: the database is away, or was set back.
         """
         ticked = self._tick.run(now=self._clock(), check=require_right_time)
         if ticked.failed:
             self._hears.chore_failed(CHORE)
         if ticked.moved:
             _log.info("rollouts_moved", total=ticked.moved)
+        if self._comparisons is not None:
+            self._comparisons.run(now=self._clock(), check=require_right_time)
         return ticked.moved

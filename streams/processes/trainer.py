@@ -17,6 +17,7 @@ from personalization.canaries.values import AuditDepth, AuditRequest
 from personalization.drift.protocol import DriftReadings
 from personalization.planning.model_shape import read_shape
 from personalization.planning.plan import PerformanceFlags
+from personalization.registry.comparisons import Comparisons
 from personalization.registry.publishing import Publisher
 from personalization.registry.sweeping import ArtifactsChore, Tidied
 from personalization.releases.protocol import TrainingRounds
@@ -78,8 +79,20 @@ def trainer_of(settings: Settings, observer: TrainerObserver | None = None) -> I
         keyring = tools.keyring
         keyring.store.check()
         tools.anchor.require_newest()
+        comparisons = Comparisons(
+            tools.shop.engine,
+            ledger=Ledger(tools.shop.clock.now),
+            keyring=keyring,
+            ceilings=settings.ceilings.ceilings(),
+            anchor=tools.anchor,
+        )
         stack.enter_context(
-            RolloutMover(tools.shop, seconds=settings.scheduler.tick_seconds, observer=observer)
+            RolloutMover(
+                tools.shop,
+                seconds=settings.scheduler.tick_seconds,
+                comparisons=comparisons,
+                observer=observer,
+            )
         )
         stack.enter_context(_drift_reader(settings, tools, observer))
         yield Trainer(
@@ -107,7 +120,11 @@ def trainer_of(settings: Settings, observer: TrainerObserver | None = None) -> I
                 audit=_audit(settings),
             ),
             observer=observer,
-            upkeep=(*upkeep_of(tools), lambda: forget_closed_rounds(tools.shop.engine, keyring)),
+            upkeep=(
+                *upkeep_of(tools),
+                lambda: forget_closed_rounds(tools.shop.engine, keyring),
+                comparisons.forget_closed,
+            ),
         )
 
 

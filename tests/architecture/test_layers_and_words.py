@@ -71,13 +71,14 @@ def test_rooms_and_arrows_stay_within_the_plan():
         # serving listens through http and refuses with its errors; anchor speaks to the broker; the gateway is a room
         # beside serving, with arrows to http (bodies, logins), storage, telemetry, client, contracts and errors, and
         # from processes and cli; bridges serve; gateways read flags; exports tell other systems of a version; a recipe
-        # runs an engine at the edge; a command puts terms right as the client does
-        "streams": (19, 74),
+        # runs an engine at the edge; a command puts terms right as the client does;
+        # stories of lines are read with the client
+        "streams": (19, 75),
         # and rollouts, below the registry that carries them out; a story tells of them; public suites are asked by
         # training, judged by gates and named in terms; memory has a form of prompts that training rehearses; prompts
         # and terms stand beside rollouts, below the registry; readings of drift are taken beside releases, of signals,
-        # and move rounds and flags
-        "personalization": (20, 73),
+        # and move rounds and flags; who deletes a user's signals deletes the user's reactions
+        "personalization": (20, 74),
         "personalization.training": (11, 31),
         # ledger and erasure note what is to be anchored; rotations are audited; the statement tells readings from
         # releases

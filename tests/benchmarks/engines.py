@@ -2,6 +2,7 @@
 
     python tests/benchmarks/engines.py --json PATH                       bridge over the fake engine
     python tests/benchmarks/engines.py --llamacpp DIR --json PATH        and the real llama.cpp, installed in DIR
+    python tests/benchmarks/engines.py --vllm DIR --json PATH            and the real vLLM, with tiny random weights
 
 Bridge over the fake vLLM on this machine, real HTTP, local store, in-memory broker: seconds from the committed event to
 the verified acknowledgement, and the process's memory over many changes of version.
@@ -27,6 +28,7 @@ from personalization.training.base.directory import bundled_file
 from streams.client import AckStatus
 from streams.contracts.topics import ADAPTERS
 from tests.fakes.bridges import LINES, REAL_BASE, World
+from tests.fakes.real_vllm import CAPACITY, MODEL, REAL_VLLM, real_vllm
 from tests.fakes.tiny_models import write_tiny_base
 
 
@@ -120,11 +122,50 @@ def llamacpp_rows(engine: str, tokens: int) -> dict[str, float]:
     return rows
 
 
+def vllm_rows(engine: str, versions: int, tokens: int) -> dict[str, float]:
+    """Time versions' ways into the real vLLM, and ask it for tokens without and with the last of them."""
+    import os
+
+    os.environ[REAL_VLLM] = engine
+    with tempfile.TemporaryDirectory() as folder:
+        world = World("real-vllm", Path(folder), capacity=CAPACITY)
+        try:
+            seconds = []
+            for number in range(1, versions + 1):
+                version = world.version(LINES[0], number)
+                began = time.monotonic()
+                world.publish(LINES[0], version)
+                seconds.append(time.monotonic() - began)
+                if world.current(LINES[0]) != version.served_name:
+                    raise RuntimeError(f"version {number} was not verified")
+                world.now += 60
+                world.catch_up()  # the one before leaves
+            rows = {
+                "start_seconds": real_vllm().starts[0],
+                "versions": float(versions),
+                "published_to_verified_first_seconds": seconds[0],
+                "published_to_verified_median_seconds": statistics.median(seconds),
+                "published_to_verified_longest_seconds": max(seconds),
+            }
+            for name, model in (("base", MODEL), ("adapter", version.served_name)):
+                body = {"model": model, "prompt": [1, 2, 3], "max_tokens": tokens, "ignore_eos": True}
+                began = time.monotonic()
+                answer = real_vllm().http.ask("/v1/completions", body)
+                took = time.monotonic() - began
+                rows[f"{name}_tokens_per_second"] = answer.json()["usage"]["completion_tokens"] / took
+        finally:
+            world.close()
+            real_vllm().kill()
+    return rows
+
+
 def main() -> None:
     """Measure and print, or write JSON."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--changes", type=int, default=1_000)
     parser.add_argument("--llamacpp", default="", metavar="DIR")
+    parser.add_argument("--vllm", default="", metavar="DIR")
+    parser.add_argument("--versions", type=int, default=10, help="that the real vLLM loads")
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -132,6 +173,8 @@ def main() -> None:
     rows = {"bridge": bridge_rows(options.changes)}
     if options.llamacpp:
         rows["llamacpp"] = llamacpp_rows(options.llamacpp, options.tokens)
+    if options.vllm:
+        rows["vllm"] = vllm_rows(options.vllm, options.versions, options.tokens)
     text = json.dumps(rows, indent=2)
     print(text)
     if options.json is not None:

@@ -32,6 +32,7 @@ from personalization.memory.search import MemorySearch, SearchRules
 from personalization.memory.values import Draft
 from privacy.policy import versions as policies
 from privacy.storage.session import open_engine, transaction
+from streams.demo.environment import model_cache
 from streams.storage import schema
 
 KEYS = MemoryKeys(bytes(32))
@@ -269,7 +270,7 @@ def speed(sizes):
     return told
 
 
-def answers(count):
+def answers(count, base):
     """Return what the bundled model makes of notes: base, and style adapters that did or did not rehearse them."""
     import torch
 
@@ -283,12 +284,12 @@ def answers(count):
 
     torch.manual_seed(0)
     flags = PerformanceFlags(device="cpu")
-    decoder, encoder = loaded_base(resolve_base("smollm2-135m-instruct"), flags)
+    decoder, encoder = loaded_base(resolve_base(base, model_cache()), flags)
     plan = damped_plan(rank=16, max_tokens=96, steps=2)
     private = Geometry.of_plan(plan, decoder.shapes, decoder.layer_count)
     card = style_card()
     cases = _cases(count)
-    told = {"base": _asked(decoder, encoder, cases)}
+    told = {"base": _asked(decoder, encoder, cases) | _held_out(decoder, encoder, card)}
     for name, notes in (("style_adapter", False), ("style_adapter_with_notes", True)):
         start = time.perf_counter()
         maker = PublicPart(decoder, encoder, private, max_tokens=plan.max_tokens, half=False)
@@ -296,11 +297,30 @@ def answers(count):
         own = merged(decoder, factors, private.scaling)
         told[name] = {
             **_asked(own, encoder, cases),
+            **_held_out(own, encoder, card),
             "loss_after": facts.loss_after,
             "steps": facts.steps,
             "training_s": round(time.perf_counter() - start, 1),
         }
     return told
+
+
+def _held_out(decoder, encoder, card, count=24):
+    """Return the loss (nats a token) of answers to questions of another seed, and the share without a slip."""
+    import torch
+
+    from personalization.styles.noted import noted_pairs
+    from personalization.training.styles.public_part import NOTED_TOKENS
+
+    losses, whole = [], []
+    for pair in noted_pairs(card, count=count, seed=9):
+        row = encoder.row(pair.prompt, pair.answer, NOTED_TOKENS)
+        with torch.no_grad():
+            logits = decoder.model(torch.tensor([row.tokens[:-1]])).logits[0, row.first_label - 1 :]
+        wanted = torch.tensor(row.tokens[row.first_label :])
+        losses.append(float(torch.nn.functional.cross_entropy(logits.float(), wanted)))
+        whole.append(bool((logits.argmax(-1) == wanted).all()))
+    return {"held_out_loss": round(float(np.mean(losses)), 3), "held_out_exact": _share(whole)}
 
 
 def _cases(count):
@@ -346,15 +366,16 @@ def _share(found):
 def _said(decoder, encoder, prompt, tokens=20):
     import torch
 
-    row = encoder.tokenizer.apply_chat_template(
-        [{"role": "user", "content": prompt}],
-        add_generation_prompt=True,
-        return_tensors="pt",
-        return_dict=True,
-    )
+    before = torch.tensor([encoder.prompt(prompt)])
     with torch.no_grad():
-        out = decoder.model.generate(**row, max_new_tokens=tokens, do_sample=False, pad_token_id=0)
-    return encoder.tokenizer.decode(out[0, row["input_ids"].shape[1] :], skip_special_tokens=True).strip()
+        out = decoder.model.generate(
+            before,
+            attention_mask=torch.ones_like(before),
+            max_new_tokens=tokens,
+            do_sample=False,
+            pad_token_id=0,
+        )
+    return encoder.tokenizer.decode(out[0, before.shape[1] :], skip_special_tokens=True).strip()
 
 
 def main():
@@ -362,6 +383,7 @@ def main():
     parser.add_argument("--answers", action="store_true", help="also ask the bundled model (minutes)")
     parser.add_argument("--only-answers", action="store_true")
     parser.add_argument("--count", type=int, default=24, help="questions to the model in each arm")
+    parser.add_argument("--base", default="smollm2-135m-instruct", help="a directory, or a bundled model")
     parser.add_argument(
         "--sizes", type=int, nargs="*", default=[10_000, 100_000], help="passages in the speed test"
     )
@@ -372,7 +394,7 @@ def main():
         with tempfile.TemporaryDirectory() as folder:
             told = {"recall": recall(), "end_to_end": end_to_end(folder), "speed": speed(given.sizes)}
     if given.answers or given.only_answers:
-        told["answers"] = answers(given.count)
+        told["answers"] = answers(given.count, given.base)
     text = json.dumps(told, indent=1)
     print(text)
     if given.json:

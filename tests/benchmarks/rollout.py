@@ -43,7 +43,9 @@ from personalization.rollouts import rows as rollouts
 from personalization.rollouts.evidence import Verdict
 from personalization.rollouts.tables import RolloutRow
 from personalization.rollouts.values import Flag
+from privacy.accounting.calibration import comparison_of
 from privacy.mechanisms.noisy_comparison import Arms, NoisyComparison
+from privacy.policy.values import amended
 from privacy.storage.session import open_engine, transaction
 from streams.broker import topics
 from streams.broker.clients import client_broker
@@ -59,8 +61,12 @@ from tests.fakes.gateways import GatewayThread, wait_until
 from tests.fakes.reactions import shares
 from tests.fakes.rollouts import RolloutShop
 
-MULTIPLIERS = {0.5: 8.06, 1.0: 4.23, 2.0: 2.23}  # ε → σ over sensitivity (Balle and Wang 2018), δ = 1e-6
-USERS = {0.5: 1_700, 1.0: 1_300, 2.0: 1_200}  # that react, of both arms together
+USERS = {
+    (0.5, 0.5): 1_500, (1.0, 0.5): 1_050, (2.0, 0.5): 850, (1.0, 0.25): 1_700, (2.0, 0.25): 1_300,
+    (1.0, 0.1): 4_000, (2.0, 0.1): 3_000,
+}  # fmt: skip
+"""ε and the candidate's share → users who react, of both arms together, with which ten points are found four times in
+five. The noise is what the product charges for that ε (``rollout.reaction_epsilon``) at δ = 10⁻⁶."""
 
 
 class Clock:
@@ -233,19 +239,35 @@ def gateway_row(times: int, bootstrap: str | None) -> dict[str, object]:
 
 def comparison_rows(runs: int) -> list[dict[str, object]]:
     rows = []
-    for epsilon, share in [*((each, 0.5) for each in MULTIPLIERS), (1.0, 0.25), (1.0, 0.1)]:
-        mechanism, users = NoisyComparison(noise_multiplier=MULTIPLIERS[epsilon], looks=4), USERS[epsilon]
-        arms = Arms(share=share)
+    for (epsilon, share), users in USERS.items():
+        mechanism, arms = charged_at(epsilon), Arms(share=share)
         alike = shares(7, mechanism, arms, runs=runs, users=users)
         better = shares(8, mechanism, arms, runs=runs, users=users, effect=0.1)
         worse = shares(9, mechanism, arms, runs=runs, users=users, effect=-0.1)
         rows.append(
             {"row": "comparison", "epsilon": epsilon, "share": share, "users": users, "runs": runs,
+             "noise_multiplier": mechanism.noise_multiplier,
              "type_i": round(alike[Verdict.BETTER] + alike[Verdict.WORSE], 4),
              "power_better": round(better[Verdict.BETTER], 4), "power_worse": round(worse[Verdict.WORSE], 4),
              "false_roll_backs_per_1000_lines": round(1000 * alike[Verdict.WORSE], 1)}
         )  # fmt: skip
     return rows
+
+
+def charged_at(epsilon: float) -> NoisyComparison:
+    """The comparison that a policy with this ``rollout.reaction_epsilon`` charges."""
+    policy = amended(
+        None,
+        {
+            "declared_users": 1_000,
+            "period_epsilon": 8.0,
+            "purposes": ["training", "evaluation"],
+            "rollout.steps": [50],
+            "rollout.decide": "reactions",
+            "rollout.reaction_epsilon": epsilon,
+        },
+    )
+    return comparison_of(policy)
 
 
 def judged_row(name: str, value: float, unit: str, must: str | None = None) -> dict[str, object]:
@@ -274,7 +296,7 @@ def judged(rows: list[dict]) -> list[dict[str, object]]:
     for row in rows:
         if row["row"] == "comparison":
             name = f"comparison at epsilon {row['epsilon']:g}, {row['users']} users, candidate {row['share']:.0%}"
-            power = ">= 0.8" if row["share"] == 0.5 else None  # the stated number is one of equal arms
+            power = ">= 0.8"
             told.append(judged_row(f"{name}: type I error", row["type_i"], "share", "<= 0.05"))
             told.append(judged_row(f"{name}: power, better", row["power_better"], "share", power))
             told.append(judged_row(f"{name}: power, worse", row["power_worse"], "share", power))

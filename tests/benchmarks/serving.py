@@ -3,6 +3,7 @@
     python tests/benchmarks/serving.py --json serving.json
     … --litellm DIR      LiteLLM's proxy in the same run: DIR is a virtual environment with `litellm[proxy]`
     … --llamacpp DIR     tokens a second of the real llama.cpp: DIR is what `--install-engine` made
+    … --vllm DIR         the same of the real vLLM, and how long versions take into both
 
 Everything is a process of its own: the engine (``tests.fakes.engines``' vLLM, which answers at once), the gateway on a
 broker in memory, the load. With two cores or more the gateway is bound to the last one and everything else to the
@@ -313,6 +314,8 @@ def engine_rows(given: argparse.Namespace, folder: Path) -> dict:
     command += ["--changes", str(given.changes)]
     if given.llamacpp:
         command += ["--llamacpp", str(given.llamacpp)]
+    if given.vllm:
+        command += ["--vllm", str(given.vllm)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return json.loads(target.read_text(encoding="utf-8"))
 
@@ -372,9 +375,10 @@ def rows_of(result: dict) -> list[dict]:
         )
         if "cpu_ms_per_request" in held:
             row(f"{name}, processor time of a request", held["cpu_ms_per_request"], "ms")
-    for name, value in result["engines"].get("llamacpp", {}).items():
-        unit = {"second": "tokens/s", "seconds": "s", "speed": "×"}.get(name.rpartition("_")[2], "")
-        row(f"llama.cpp: {name.replace('_', ' ')}", value, unit)
+    for engine, title in (("llamacpp", "llama.cpp"), ("vllm", "vLLM")):
+        for name, value in result["engines"].get(engine, {}).items():
+            unit = {"second": "tokens/s", "seconds": "s", "speed": "×"}.get(name.rpartition("_")[2], "")
+            row(f"{title}: {name.replace('_', ' ')}", value, unit)
     return rows
 
 
@@ -391,6 +395,7 @@ def main() -> int:
     )
     parser.add_argument("--litellm", type=Path, help="virtual environment with litellm[proxy]")
     parser.add_argument("--llamacpp", type=Path, help="where the real llama.cpp was installed")
+    parser.add_argument("--vllm", type=Path, help="where the real vLLM was installed")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         engines = engine_rows(given, Path(folder))

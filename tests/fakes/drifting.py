@@ -27,7 +27,7 @@ POLICY = {
     "sample_rate": 0.5,
     "contribution_bound": 2,
     "release_padding_seconds": 0,
-    "period_seconds": 7 * 86_400,
+    "period_seconds": 28 * 86_400,
     "schedule": {"first_at": NOW, "every_seconds": 4 * 7 * 86_400},
     "drift": {"share": 0.25, "planned_readings": 12, "level": 0.001},
 }

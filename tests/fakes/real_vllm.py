@@ -90,7 +90,7 @@ class RealVllm:
     @contextmanager
     def busy(self, name: str):
         """Have a request with an adapter run or wait at any time until the end of the block; each is answered."""
-        body = {"model": name, "prompt": [1, 2, 3], "max_tokens": 24, "ignore_eos": True}
+        body = {"model": name, "prompt": [1, 2, 3], "max_tokens": 96, "ignore_eos": True}
         ended, counts = threading.Event(), [0, 0, 0]
 
         def ask(number):

@@ -11,9 +11,10 @@ from personalization.registry.announcements import Act
 from personalization.registry.rollout_tick import RolloutTick
 from personalization.rollouts import rows as rollouts
 from personalization.rollouts.evidence import Reading
-from personalization.rollouts.replaying import Told
-from personalization.rollouts.values import Flag, Mode, Plan, Rollout, Stage
+from personalization.rollouts.values import Rollout
+from streams.contracts.adapter import AdapterEventV1
 from streams.contracts.topics import ADAPTER_EVENTS, ADAPTERS
+from streams.outbox import stories
 from streams.outbox.tables import OutboxRow
 from streams.storage import serving_acks
 from streams.storage.serving_acks import keep_newest
@@ -104,26 +105,6 @@ class RolloutShop(Workshop):
             return json.loads(row.value)
 
 
-def told_of(document) -> Told:
-    """What replaying takes of an event."""
-    stands = document["rollout"]
-    return Told(
-        epoch=document["epoch"],
-        kind=document["kind"],
-        version_id=None if document["adapter"] is None else document["adapter"]["version_id"],
-        rollout=None if stands is None else rollout_of(stands),
-        revoked=tuple(document["revoked_version_ids"]),
-    )
-
-
-def rollout_of(document) -> Rollout:
-    """A rollout as its event says it."""
-    return Rollout(
-        stage=Stage(document["state"]),
-        step=document["stage"] - 1,
-        candidate=document["candidate_version_id"],
-        salt=document["salt"],
-        mode=Mode(document["mode"]),
-        flag=Flag(document["flag"]),
-        plan=Plan(steps=tuple(document["steps"]), bake_seconds=document["bake_seconds"]),
-    )
+def told_of(document):
+    """What replaying takes of an event, as the product reads it from the broker."""
+    return stories.told_of(AdapterEventV1.model_validate_json(json.dumps(document)))

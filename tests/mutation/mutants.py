@@ -677,8 +677,8 @@ USERS: Final = (
     Mutant(
         name="one-more-than-the-bound",
         file=ROWS,
-        old="if counts[user] + len(new) <= bounds[user[0]]:",
-        new="if counts[user] + len(new) <= bounds[user[0]] + 1:",
+        old="if counts[user] + len(places) > bounds[user[0]]]",
+        new="if counts[user] + len(places) > bounds[user[0]] + 1]",
         why="a user keeps more signals than the bound",
         tests=(f"{T_INTERACTIONS}::test_one_event_more_than_the_bound_takes_the_place_of_another",),
     ),
@@ -741,8 +741,8 @@ USERS: Final = (
     Mutant(
         name="texts-are-not-bound-to-their-row",
         file="privacy/keys/keyring.py",
-        old="sealed.append(seal(item[3], heads[tenant_id] + item[2], nonce))",
-        new="sealed.append(seal(item[3], heads[tenant_id], nonce))",
+        old="sealed.append(seal(value, head + row, next(nonces)))",
+        new="sealed.append(seal(value, head, next(nonces)))",
         why="two texts of one user can be exchanged in the database",
         tests=(T_KEY_STORE,),
     ),

@@ -77,18 +77,23 @@ def instructions() -> tuple[Instruction, ...]:
     return tuple(Instruction(**row) for row in _rows("instructions.jsonl"))
 
 
-def abilities(decoder: FrozenDecoder, encoder: Encoder, *, most: int | None = None) -> Abilities:
+def abilities(
+    decoder: FrozenDecoder, encoder: Encoder, *, most: int | None = None, presence_penalty: float = 0.0
+) -> Abilities:
     """Measure a model, an adapter already in its weights.
 
     Args:
         decoder: the model.
         encoder: its tokenizer.
         most: at most so many questions and so many instructions; all by default.
+        presence_penalty: with which the replies to instructions are decoded.
     """
     asked = choices()[:most]
     scores = _scores(decoder, encoder, asked)
     told = instructions()[:most]
-    replies = answers_to(decoder, encoder, [one.prompt for one in told], limit=LIMIT)
+    replies = answers_to(
+        decoder, encoder, [one.prompt for one in told], limit=LIMIT, presence_penalty=presence_penalty
+    )
     return Abilities(
         right=tuple(bool(np.argmax(score) == 0) for score in scores),
         belief=tuple(float(np.exp(score[0] - np.logaddexp.reduce(score))) for score in scores),

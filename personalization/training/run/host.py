@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from transformers import AutoModelForCausalLM
 
+from personalization.adapters.decoding import PRESENCE_PENALTY
 from personalization.training.engine.encoding import Encoder
+from personalization.training.engine.penalty import penalized
 from personalization.training.errors import AdapterFormatError, BaseModelError
 
 if TYPE_CHECKING:
@@ -108,7 +110,9 @@ class AdapterHost:
                 self._model = self._model.unload()  # the plain base again
 
     def answers(self, prompts: Sequence[str], *, name: str | None, max_new_tokens: int = 48) -> list[str]:
-        """Return the most likely answer to each prompt, with the adapter ``name``; ``None`` is the base alone.
+        """Return the greedy answer to each prompt, with the adapter ``name``; ``None`` is the base alone.
+
+        An adapter's answers are decoded with ``PRESENCE_PENALTY``, the base's without any.
 
         Raises:
             KeyError: no adapter of that name is loaded.
@@ -116,15 +120,20 @@ class AdapterHost:
         encoded = [self._encoder.prompt(prompt)[-MAX_TOKENS:] for prompt in prompts]
         order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
         texts = [""] * len(encoded)
+        penalty = 0.0 if name is None else PRESENCE_PENALTY
         with self._using(name) as model:
             for start in range(0, len(order), ANSWERS_PER_BATCH):
                 batch = order[start : start + ANSWERS_PER_BATCH]
-                answered = self._batch_answers(model, [encoded[index] for index in batch], max_new_tokens)
+                answered = self._batch_answers(
+                    model, [encoded[index] for index in batch], max_new_tokens, penalty
+                )
                 for index, text in zip(batch, answered, strict=True):
                     texts[index] = text
         return texts
 
-    def _batch_answers(self, model: Any, rows: Sequence[Sequence[int]], max_new_tokens: int) -> list[str]:
+    def _batch_answers(
+        self, model: Any, rows: Sequence[Sequence[int]], max_new_tokens: int, penalty: float
+    ) -> list[str]:
         """Return the greedy answers to one batch of prompts, padded on the left as generation wants it."""
         longest, end = max(len(row) for row in rows), self._encoder.end_token
         padding = [longest - len(row) for row in rows]
@@ -133,6 +142,7 @@ class AdapterHost:
             attention_mask=torch.tensor([[0] * pad + [1] * (longest - pad) for pad in padding]),
             max_new_tokens=max_new_tokens,
             do_sample=False,
+            logits_processor=penalized(penalty, longest),
             eos_token_id=end,
             pad_token_id=end,
         )

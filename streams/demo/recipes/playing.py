@@ -49,7 +49,12 @@ class Compared:
 
 
 def recipe_policy(
-    trial: Trial, *, users: int, releases: int = 1, domains: tuple[str, ...] = (DEFAULT_DOMAIN,)
+    trial: Trial,
+    *,
+    users: int,
+    releases: int = 1,
+    domains: tuple[str, ...] = (DEFAULT_DOMAIN,),
+    memory: bool = False,
 ) -> TenantPrivacyPolicy:
     """Return the policy of a tenant.
 
@@ -58,9 +63,10 @@ def recipe_policy(
         users: that each of its lines has at least; declared, since whoever runs a recipe made them.
         releases: of all lines together.
         domains: the lines.
+        memory: whether releases rehearse questions with notes before them.
     """
     policy = demo_policy(users=users, epsilon=EPSILON, rounds=releases, now=trial.now)
-    return amended(policy, {"domains": domains})
+    return amended(policy, {"domains": domains, "memory": memory})
 
 
 def learn(

@@ -31,7 +31,7 @@ def play(trial: Trial) -> RecipeReport:
     """
     users, heldout = trial.size(80, 40), trial.size(44, 12)
     people = crowd(users=users, heldout=heldout)
-    names = learn(trial, {TENANT: recipe_policy(trial, users=users)}, [people])
+    names = learn(trial, {TENANT: recipe_policy(trial, users=users, memory=True)}, [people])
     if not names:
         raise DemoError("no version was released, so there is nothing to put together with memory")
     ((line, name),) = names.items()
@@ -40,14 +40,17 @@ def play(trial: Trial) -> RecipeReport:
     questions = people.questions()
     old = {isle: first[isle].pier for isle in (*UPDATED, *REMOVED)}
 
-    notes.approve({fact.name: fact.document for fact in first.values()})
-    was = [notes.look_up(asked.prompt) for asked in questions]
-    changed = time.monotonic()
-    notes.approve({second[isle].name: second[isle].document for isle in UPDATED})
-    notes.remove([first[isle].name for isle in REMOVED])
-    notes.look_up(questions[0].prompt)
-    seconds = time.monotonic() - changed
-    looked = [notes.look_up(asked.prompt) for asked in questions]
+    with trial.here.stages.stage(
+        "memory", "Approving, changing and removing documents; looking questions up"
+    ):
+        notes.approve({fact.name: fact.document for fact in first.values()})
+        was = [notes.look_up(asked.prompt) for asked in questions]
+        changed = time.monotonic()
+        notes.approve({second[isle].name: second[isle].document for isle in UPDATED})
+        notes.remove([first[isle].name for isle in REMOVED])
+        notes.look_up(questions[0].prompt)
+        seconds = time.monotonic() - changed
+        looked = [notes.look_up(asked.prompt) for asked in questions]
     before = _found(was, questions, {isle: fact.name for isle, fact in first.items()})
     after = _found(looked, questions, {isle: fact.name for isle, fact in second.items()})
 

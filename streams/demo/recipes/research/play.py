@@ -22,11 +22,12 @@ def play(trial: Trial) -> RecipeReport:
     """Learn each audience's form, approve the studies, and judge form, number and source."""
     users, heldout = trial.size(100, 40), trial.size(32, 10)
     lines = (EXPERT,) if trial.options.quick else LINES
-    policy = recipe_policy(trial, users=users, releases=len(lines), domains=lines)
+    policy = recipe_policy(trial, users=users, releases=len(lines), domains=lines, memory=True)
     names = learn(trial, {TENANT: policy}, [crowd(line, users=users, heldout=heldout) for line in lines])
     versions = trial.here.versions(list(names))
     notes = Notes(trial, TENANT)
-    notes.approve({study.name: study.document for study in studies()})
+    with trial.here.stages.stage("memory", "Approving the studies"):
+        notes.approve({study.name: study.document for study in studies()})
     measures: list[Measure] = []
     examples: list[SideBySide] = []
     findings: list[str] = []
@@ -39,7 +40,8 @@ def play(trial: Trial) -> RecipeReport:
             continue
         questions = crowd(line, users=users, heldout=heldout).questions()
         plain = [asked.prompt for asked in questions]
-        noted = [notes.look_up(prompt, domain=line).prompt for prompt in plain]
+        with trial.here.stages.stage("memory", "Looking questions up"):
+            noted = [notes.look_up(prompt, domain=line).prompt for prompt in plain]
         arms = {BASE: (plain, None), ADAPTER: (plain, name), MEMORY: (noted, None), BOTH: (noted, name)}
         answers = {}
         with trial.here.stages.stage("judge", f"Asking about users never trained on: {line}") as stage:

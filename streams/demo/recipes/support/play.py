@@ -24,7 +24,7 @@ def play(trial: Trial) -> RecipeReport:
     """Learn each line, and judge form, tone, leaks between lines, and refusals."""
     users, heldout = trial.size(120, 48), trial.size(20, 12)
     lines = (LEEDS,) if trial.options.quick else LINES
-    policy = recipe_policy(trial, users=users, releases=len(lines), domains=lines)
+    policy = recipe_policy(trial, users=users, releases=len(lines), domains=lines, memory=True)
     names = learn(trial, {TENANT: policy}, [crowd(line, users=users, heldout=heldout) for line in lines])
     versions = trial.here.versions(list(names))
     measures: list[Measure] = []

@@ -1,10 +1,12 @@
 """The ledger's verbs on both databases: charged once, never too little, fenced and tamper-evident."""
 
 import threading
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import event, text
 from sqlalchemy.exc import DBAPIError
+from sqlmodel import select
 
 from privacy.errors import (
     BudgetExhaustedError,
@@ -24,8 +26,10 @@ from privacy.ledger import (
     ReservationState,
 )
 from privacy.ledger.export import export_ledger
+from privacy.ledger.tables import AccountRow
 from privacy.ledger.verify import verify_export
 from privacy.mechanisms.gaussian import Gaussian
+from privacy.mechanisms.noisy_comparison import NoisyComparison
 from privacy.mechanisms.private_read import ReadPurpose
 from privacy.mechanisms.sampled_gaussian import PoissonSampledGaussian
 from privacy.storage.session import open_engine, transaction
@@ -500,3 +504,35 @@ def test_a_full_disk_charges_nothing_and_loses_nothing(engine, ledger):
         connection.commit()
     assert findings(engine) == []
     reserve(engine, ledger, f"more-{refused - 1}", period=refused - 1)
+
+
+def test_one_charge_buys_each_of_its_looks_once(engine, ledger):
+    comparison = (NoisyComparison(noise_multiplier=20.0, looks=2),)
+    reservation_id = reserve(engine, ledger, "c", mechanisms=comparison).reservation_id
+    with pytest.raises(ReservationStateError, match="cannot look"):
+        call(engine, ledger.record_look, reservation_id, 1, 0)
+    call(engine, ledger.start, reservation_id, 1)
+    with pytest.raises(ReservationStateError, match="no draw is recorded"):
+        call(engine, ledger.record_look, reservation_id, 1, 0)
+    call(engine, ledger.record_draw, reservation_id, 1, DRAW)
+    call(engine, ledger.record_look, reservation_id, 1, 0)
+    for look, refused in ((0, "taken before"), (2, "the charge pays for 2"), (-1, "the charge pays")):
+        with pytest.raises(RetryMismatchError, match=refused):
+            call(engine, ledger.record_look, reservation_id, 1, look)
+    assert call(engine, ledger.looks, reservation_id) == {0}
+    call(engine, ledger.record_look, reservation_id, 1, 1)
+    call(engine, ledger.commit, reservation_id, 1)
+    with pytest.raises(ReservationStateError, match="committed"):
+        call(engine, ledger.record_look, reservation_id, 1, 1)
+    assert verify_export(export_ledger(engine)).ok
+
+
+def test_a_new_account_is_opened_to_suit_what_will_be_charged_to_it_most(engine, ledger):
+    with transaction(engine) as session:
+        comparison = (NoisyComparison(noise_multiplier=20.0, looks=2),)
+        asked = request("c", mechanisms=comparison)
+        ledger.reserve(session, replace(asked, opened_for=ROUND))
+    reserve(engine, ledger, "r", tenant="other")
+    with transaction(engine) as session:
+        found = {row.account_id: row.orders for row in session.exec(select(AccountRow))}
+    assert found["period:acme:0"] == found["period:other:0"]

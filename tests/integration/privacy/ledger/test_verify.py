@@ -171,6 +171,12 @@ def second_draw(documents):
     documents.insert(documents.index(drawn) + 1, again)
 
 
+def unpaid_look(documents):
+    drawn = entries(documents, "drawn")[0]
+    look = json.loads(canonical(drawn)) | {"kind": "looked", "document": canonical({"epoch": 1, "look": 0})}
+    documents.insert(documents.index(drawn) + 1, look)
+
+
 def lower_epoch(documents):
     changed_document(entries(documents, "started")[0], lambda inner: inner.update(epoch=7))
 
@@ -208,6 +214,7 @@ def charged_to_nobody(documents):
         (released_after_start, FindingCode.LIFECYCLE),
         (more_given_back, FindingCode.CURVE),
         (second_draw, FindingCode.LIFECYCLE),
+        (unpaid_look, FindingCode.LIFECYCLE),
         (lower_epoch, FindingCode.FENCING),
         (smaller_cap, FindingCode.OVERSPEND),
         (account_row_lowered, FindingCode.ROW),

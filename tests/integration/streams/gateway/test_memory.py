@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
+import openai
 import pytest
 
 from personalization.memory import documents
@@ -14,7 +18,7 @@ from personalization.memory.search import MemorySearch, SearchRules
 from personalization.memory.values import Draft
 from privacy.errors import StorageError
 from privacy.policy import versions as policies
-from privacy.storage.session import transaction
+from privacy.storage.session import open_engine, transaction
 from streams.gateway.memories import Memories
 from tests.fakes.embedders import WordHashes
 from tests.fakes.engines import engine as engine_of
@@ -56,11 +60,15 @@ def behind():
 
 
 @pytest.fixture
-def approving(engine, clock):
+def approving(sqlite_template, tmp_path, clock):
+    """On one database alone: the suite of memory itself runs on each."""
+    shutil.copyfile(sqlite_template, tmp_path / "memory.db")
+    engine = open_engine(f"sqlite:///{tmp_path / 'memory.db'}")
     with transaction(engine) as session:
         for tenant in ("acme", "globex"):
             policies.register_tenant(session, tenant, actor="test", now=clock.now())
-    return Approving(engine)
+    yield Approving(engine)
+    engine.dispose()
 
 
 @pytest.fixture
@@ -192,6 +200,32 @@ def test_a_memory_that_does_not_tell_in_time_leaves_the_answer_without(behind, t
         told, raw = ask(gateway)
         assert told == "away"
         assert content(raw).endswith(f"|{QUESTION}")
+
+
+def test_requests_that_are_not_let_in_look_nothing_up(behind, tmp_path):
+    asked, go_on = [], threading.Event()
+
+    def find(*about):
+        asked.append(about)
+        go_on.wait(20)
+        raise StorageError("away")
+
+    with GatewayThread(
+        tmp_path, url=behind.url, find=find, memory_seconds=30, most_requests_per_tenant=1
+    ) as gateway:
+        gateway.memories = {"acme": frozenset({""})}
+        gateway.tokens = {"acme": gateway.token("acme")}
+        for stream in (False, True):
+            go_on.clear()
+            with ThreadPoolExecutor(1) as pool:
+                first = pool.submit(ask, gateway)
+                wait_until(lambda: asked)
+                with pytest.raises(openai.RateLimitError):
+                    ask(gateway, stream=stream)
+                go_on.set()
+                first.result()
+            assert len(asked) == 1
+            asked.clear()
 
 
 def test_memory_is_the_first_to_go_where_a_budget_does_not_hold(behind, approving, tmp_path):

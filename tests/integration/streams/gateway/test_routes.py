@@ -311,6 +311,25 @@ def test_a_large_body_after_its_header_is_not_taken_for_a_header(gateway):
                 left -= len(connection.recv(left))
 
 
+@pytest.mark.parametrize(
+    ("model", "own", "sent"),
+    [
+        ("discreet", {}, {"presence_penalty": 1.5}),
+        ("discreet", {"presence_penalty": 0.0}, {"presence_penalty": 0.0}),
+        ("discreet", {"frequency_penalty": 0.3}, {"frequency_penalty": 0.3}),
+        ("discreet@base", {}, {}),
+    ],
+)
+def test_answers_with_an_adapter_get_a_penalty_unless_the_request_has_one(gateway, behind, model, own, sent):
+    behind.seen()
+    raw = gateway.client(gateway.tokens["acme"]).chat.completions.with_raw_response.create(
+        model=model, messages=HI, **own
+    )
+    (body,) = behind.seen()["requests"]
+    assert {name: value for name, value in body.items() if name.endswith("_penalty")} == sent
+    assert raw.headers.get("x-discreet-presence-penalty") == ("1.5" if sent and not own else None)
+
+
 def test_metrics_and_logs_name_no_tenant_no_user_and_no_text(gateway, capfd):
     _, answer_id = ask(gateway, gateway.tokens["acme"], user="ann")
     feedback(gateway, answer_id, outcome="edited", final_text="a better answer")

@@ -17,7 +17,7 @@ EXAMPLE = st.builds(
 USER = st.builds(UserExamples, examples=st.lists(EXAMPLE, max_size=6).map(tuple))
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(USER)
 def test_a_part_is_short_whatever_a_user_sends(user):
     part = part_of(user)
@@ -30,7 +30,7 @@ def test_a_part_is_short_whatever_a_user_sends(user):
         start += len(family.bins)
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(st.lists(USER, max_size=4), st.randoms())
 def test_the_order_of_users_and_of_their_examples_does_not_show(users, random):
     shuffled = [UserExamples(examples=tuple(random.sample(one.examples, len(one.examples)))) for one in users]

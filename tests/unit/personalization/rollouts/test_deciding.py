@@ -9,10 +9,19 @@ import pytest
 
 from personalization.rollouts.deciding import LOOK, SENTENCES, Cause, decide, look_at
 from personalization.rollouts.evidence import Evidence, Reading, Verdict
-from personalization.rollouts.values import Decide, Flag, Mode, Plan, Rollout, Stage
+from personalization.rollouts.values import ComparisonPlan, Flag, Mode, Plan, Rollout, Stage
+from privacy.mechanisms.noisy_comparison import NoisyComparison
+from privacy.policy.rollout import Decide, Undecided
 
 START = datetime(2026, 1, 5, tzinfo=UTC)
 PLAN = Plan(steps=(1.0, 25.0), bake_seconds=600, guards=(("error_rate", 0.05),))
+COMPARISON = ComparisonPlan(
+    mechanism=NoisyComparison(noise_multiplier=4.9, looks=4),
+    share=0.25,
+    look_seconds=600,
+    reactions_per_user=5,
+    reacting_users=1_000,
+)
 GOOD = Evidence(checks_passed=True, verified=1)
 
 
@@ -119,13 +128,14 @@ def test_canary_only_shows_the_first_step_and_no_more():
     ("verdict", "moves"),
     [
         (Verdict.NONE, None),
-        (Verdict.BETTER, (Stage.PROMOTED, 1, Cause.PROMOTED)),
+        (Verdict.BETTER, (Stage.PROMOTED, 1, Cause.BETTER)),
         (Verdict.WORSE, (Stage.ROLLED_BACK, 1, Cause.WORSE)),
         (Verdict.UNDECIDED, (Stage.HELD, 1, Cause.UNDECIDED)),
+        (Verdict.NOT_CHARGED, (Stage.HELD, 1, Cause.NOT_CHARGED)),
     ],
 )
 def test_reactions_decide_at_the_end_where_the_policy_says_so(verdict, moves):
-    plan = replace(PLAN, decide=Decide.REACTIONS)
+    plan = replace(PLAN, comparison=COMPARISON)
     evidence = measured(0.0, 500, verdict=verdict)
     assert moved(rollout(step=1, plan=plan), evidence, 600) == moves
     assert moved(rollout(step=1), evidence, 600) == (Stage.PROMOTED, 1, Cause.PROMOTED), (
@@ -133,6 +143,33 @@ def test_reactions_decide_at_the_end_where_the_policy_says_so(verdict, moves):
     )
     worse_early = moved(rollout(step=0, plan=plan), replace(evidence, verdict=Verdict.WORSE), 1)
     assert worse_early == (Stage.ROLLED_BACK, 0, Cause.WORSE)
+    assert moved(rollout(step=1, plan=plan), evidence, 599) == (moves if verdict is Verdict.WORSE else None)
+
+
+@pytest.mark.parametrize("verdict", [Verdict.UNDECIDED, Verdict.NOT_CHARGED])
+def test_what_was_not_found_better_is_left_where_the_policy_says_so(verdict):
+    comparison = replace(COMPARISON, undecided=Undecided.ROLL_BACK)
+    stands = rollout(step=1, plan=replace(PLAN, comparison=comparison))
+    assert moved(stands, measured(0.0, 500, verdict=verdict), 600)[0] is Stage.ROLLED_BACK
+
+
+def test_two_versions_are_compared_at_the_last_step_while_the_candidate_has_its_share():
+    plan = replace(PLAN, comparison=COMPARISON)
+    assert rollout(step=1, plan=plan).comparing
+    assert rollout(Stage.HELD, step=1, plan=plan).comparing, "a hold keeps everybody's version"
+    for stands in (
+        rollout(step=1),
+        rollout(step=0, plan=plan),
+        rollout(Stage.PROMOTED, step=1, plan=plan),
+        *(rollout(step=1, plan=plan, flag=flag) for flag in (Flag.OFF, Flag.SHADOW, Flag.CANARY_ONLY)),
+        rollout(step=1, plan=plan, mode=Mode.PINNED),
+    ):
+        assert not stands.comparing
+
+
+def test_looks_are_taken_at_public_instants_and_a_user_belongs_to_the_next():
+    assert COMPARISON.due_at(START, 0) == at(600)
+    assert [COMPARISON.look_at(START, at(seconds)) for seconds in (0, 599, 600, 2_400)] == [0, 0, 1, 4]
 
 
 def test_what_ended_does_not_move_again():
@@ -155,5 +192,8 @@ def test_every_cause_but_a_persons_has_its_sentence_and_fits_the_contract():
 
 
 def test_a_plan_reads_its_document_back():
-    plan = replace(PLAN, decide=Decide.REACTIONS, served=False)
+    plan = replace(PLAN, comparison=COMPARISON, served=False)
+    assert plan.decide is Decide.REACTIONS
     assert Plan.from_document(plan.to_document()) == plan
+    assert "comparison" not in PLAN.to_document(), "plans from before read as they were"
+    assert Plan.from_document(PLAN.to_document()) == PLAN

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from personalization.suites.estimates import clustered_mean, rank_test, share_interval
+from personalization.suites.estimates import clustered_mean, rank_test
 
 
 def test_intervals_over_clusters_hold_where_items_of_a_cluster_move_together():
@@ -25,13 +25,6 @@ def test_one_cluster_tells_nothing():
     assert found.low == -np.inf
     with pytest.raises(ValueError, match="at least one value"):
         clustered_mean([], [])
-
-
-def test_no_failure_in_sixty_still_allows_some():
-    assert share_interval(0, 60, confidence=0.90)[1] == pytest.approx(0.0487, abs=1e-3)
-    assert share_interval(60, 60)[1] == 1.0
-    with pytest.raises(ValueError, match="a share takes"):
-        share_interval(3, 2)
 
 
 def test_ranks_by_chance_are_called_memorised_no_more_often_than_said():

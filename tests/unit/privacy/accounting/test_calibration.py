@@ -14,18 +14,21 @@ from privacy.accounting.calibration import (
     calibrate,
     calibrate_policy,
     cohort_count,
+    comparison_of,
     fits,
     release_mechanisms,
+    round_curve,
     schedule_of,
     style_vote,
     style_vote_of,
     users_to_find,
 )
-from privacy.accounting.composition import curve_of
+from privacy.accounting.composition import best_epsilon, curve_of
 from privacy.accounting.curve import RdpCurve
 from privacy.accounting.filters import SELECTION_SHARE, AccountSettings, BudgetCaps, FilterRule
 from privacy.errors import CalibrationError
-from privacy.policy.values import TenantPrivacyPolicy
+from privacy.mechanisms.noisy_comparison import NoisyComparison
+from privacy.policy.values import TenantPrivacyPolicy, amended
 
 CAPS = BudgetCaps(period_epsilon=2.0, period_delta=1e-6, lifetime_epsilon=6.0, lifetime_delta=1e-6)
 SCHEDULE = PlannedSchedule(
@@ -132,3 +135,51 @@ def test_a_policy_without_styles_charges_no_vote_and_needs_less_noise():
 def test_unsound_requests_are_refused(change, says):
     with pytest.raises(CalibrationError, match=says):
         calibrate(dataclasses.replace(SCHEDULE, **change))
+
+
+def test_every_planned_release_keeps_room_for_its_comparison():
+    changes = {
+        "declared_users": 1_000,
+        "planned_releases": 6,
+        "lifetime_epsilon": 6.0,
+        "period_epsilon": 4.0,
+        "purposes": ["training", "evaluation"],
+        "rollout.steps": [50],
+    }
+    alone = amended(None, changes)
+    policy = amended(alone, {"rollout.decide": "reactions", "rollout.reaction_epsilon": 1.0})
+    assert comparison_of(alone) is None
+    comparison = comparison_of(policy)
+    assert best_epsilon(curve_of(comparison), policy.lifetime_delta)[0] <= 1.0
+    less = NoisyComparison(noise_multiplier=comparison.noise_multiplier - 2e-4, looks=comparison.looks)
+    assert best_epsilon(curve_of(less), policy.lifetime_delta)[0] > 1.0
+    noise = calibrate_policy(policy)
+    assert noise > calibrate_policy(alone)
+    schedule = schedule_of(policy)
+    assert comparison in release_mechanisms(policy, noise)
+    assert comparison not in schedule.beside, "a round does not reserve it"
+    training = round_curve(schedule, noise)
+    later = curve_of(comparison)
+    for epsilon, count, late in (
+        (6.0, 6, 6),
+        (4.0, schedule.releases_per_period, schedule.releases_per_period + 1),
+    ):
+        opened = AccountSettings().opened(epsilon, 1e-6, training)
+        assert opened.admits(training * (count - 1) + later * late, training)
+
+
+def test_comparisons_that_leave_nothing_for_training_are_refused():
+    with pytest.raises(CalibrationError, match="do not fit"):
+        calibrate_policy(
+            amended(
+                None,
+                {
+                    "declared_users": 1_000,
+                    "purposes": ["training", "evaluation"],
+                    "rollout.steps": [50],
+                    "rollout.decide": "reactions",
+                    "rollout.reaction_epsilon": 2.0,
+                    "planned_releases": 40,
+                },
+            )
+        )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from pydantic import ValidationError
 
+from privacy.canonical import digest_of
 from privacy.errors import PolicyError
 from privacy.policy.values import (
     DataPurpose,
@@ -179,6 +181,71 @@ def test_limits_of_the_suites_are_changed_one_by_one_and_are_no_part_of_earlier_
     assert changed.digest() != policy.digest()
     with pytest.raises(PolicyError, match=r"suites\.depth"):
         amended(policy, {"suites.depth": "some"})
+
+
+REACTIONS = {
+    "declared_users": 1_000,
+    "purposes": ["training", "evaluation"],
+    "rollout.steps": [10, 50],
+    "rollout.decide": "reactions",
+}
+
+
+def test_reactions_decide_where_a_policy_says_so_and_leave_earlier_digests_alone():
+    policy = amended(None, REACTIONS)
+    assert policy.rollout.by_reactions
+    assert TenantPrivacyPolicy.from_document(policy.to_document()) == policy
+    stepped = amended(None, {"declared_users": 1_000, "rollout.steps": [10, 50]})
+    assert not stepped.rollout.by_reactions
+    document = stepped.to_document()
+    later = (
+        "release_padding_seconds",
+        "population",
+        "styles",
+        "terms",
+        "suites",
+        "remember",
+        "memory",
+        "drift",
+    )
+    for name in later:
+        del document[name]
+    names = (
+        "decide",
+        "reaction_epsilon",
+        "looks",
+        "look_seconds",
+        "reactions_per_user",
+        "reacting_users",
+        "undecided",
+    )
+    for name in names:
+        del document["rollout"][name]
+    assert stepped.digest() == digest_of(document, ascii_only=True), "as it was before reactions could decide"
+    assert policy.digest() != stepped.digest()
+    off = amended(policy, {"rollout.decide": "checks"})
+    assert not off.rollout.by_reactions
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rollout.steps": [10, 100]}, "rollout.steps ends with 100"),
+        ({"rollout.steps": [5]}, "rollout.steps ends with 5"),
+        ({"purposes": ["training"]}, "who consent to evaluation"),
+        (
+            {"rollout.reaction_epsilon": 3},
+            "reaction_epsilon is 3; allowed is 0.1 to 8, at most period_epsilon",
+        ),
+        ({"retention_days": 11}, "4 looks take at most retention_days"),
+        ({"rollout.looks": 17}, "rollout.looks is 17; allowed is 1 to 16 looks"),
+        ({"rollout.undecided": "promote"}, "one of hold, roll_back"),
+        ({"rollout.decide": "people"}, "one of checks, reactions"),
+    ],
+)
+def test_reactions_that_could_not_decide_are_refused(changes, message):
+    with pytest.raises(PolicyError, match=re.escape(message)):
+        amended(None, {**REACTIONS, **changes})
 
 
 def test_memory_is_off_and_no_part_of_earlier_digests():
