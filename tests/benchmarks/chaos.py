@@ -797,6 +797,10 @@ def main() -> int:
                 break
             result = run(world, seed, events_per_run=options.events, patience_seconds=180)
             result.commit = commit
+            if (
+                now := commit_of_the_code()
+            ) != commit:  # new workers run other code, and may want another schema
+                result.problems.append(f"disturbed: the code is {now} now; let nobody change it meanwhile")
             results.append(result)
             broker = "Apache Kafka" if options.kafka_libs else "embedded"
             add({**asdict(result), "good": result.good, "broker": broker})
