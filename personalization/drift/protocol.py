@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -30,6 +30,7 @@ from personalization.drift.features import UNIT, VERSION, sum_of
 from personalization.drift.reaction import react
 from personalization.drift.values import DriftTerms, Histogram, ReadingOutcome, ReadingState
 from personalization.errors import DriftError
+from personalization.rounds import queries as rounds
 from personalization.rounds.slots import LONGEST_WINDOW, told_at
 from personalization.signals.snapshot import data_digest
 from privacy.accounting.calibration import (
@@ -278,9 +279,11 @@ class DriftReadings:
             terms, histogram = _terms_of(row), rows.histogram_of(row)
             if row.reservation_id is None or histogram is None:
                 raise DriftError("the reading has nothing stored that could be released")
-            if now < terms.told_at:
-                rows.put_down(session, row, until=terms.told_at)
+            until = _waits_until(session, row, terms, now)
+            if until is not None:
+                rows.put_down(session, row, until=until)
                 return None
+            terms = replace(terms, told_at=max(terms.told_at, row.due_at))
             self._ledger.commit(
                 session, row.reservation_id, lease.epoch, histogram.digest(), at=terms.told_at
             )
@@ -333,8 +336,22 @@ def _frozen(
         minimum_cohort=policy.minimum_cohort,
         policy_version=version,
         told_at=told,
-        ends_at=max(told, now) + max(padding, LONGEST_WINDOW),
+        ends_at=max(told, now) + max(3 * padding, LONGEST_WINDOW),  # a round may be told two windows later
     )
+
+
+def _waits_until(
+    session: Session, row: DriftReadingRow, terms: DriftTerms, now: datetime
+) -> datetime | None:
+    """Return until when a drawn reading is not told; ``None`` where its instant has come.
+
+    What comes of a padded round of the line is held until its slot ends, and an alarm would send it at once and say by
+    ``followed`` whether the round is done: both tell how long training took. So the alarm waits for that slot.
+    """
+    if now < terms.told_at:
+        return terms.told_at
+    padded = terms.told_at > terms.until
+    return rounds.slots_end(session, row.tenant_id, row.domain, now) if padded else None
 
 
 def _release_of(

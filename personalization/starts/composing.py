@@ -108,7 +108,7 @@ class Compositions:
         """
         domain = domain_of_both(one, other)
         with transaction(self._shop.engine) as session:
-            parts = [self._part(session, tenant_id, each) for each in sorted((one, other))]
+            parts = [self._part(session, tenant_id, each, now) for each in sorted((one, other))]
             policy = policies.current_policy(session, tenant_id)
             terms = SuiteTerms() if policy is None else SuiteTerms.of_policy(policy.policy.suites)
         with tempfile.TemporaryDirectory(prefix="discreet-composed-") as folder:
@@ -125,11 +125,15 @@ class Compositions:
             with transaction(self._shop.engine) as session:
                 return self._publish(session, tenant_id, domain, parts, directory, told, terms, actor, now)
 
-    def _part(self, session: Session, tenant_id: str, domain: str) -> str:
+    def _part(self, session: Session, tenant_id: str, domain: str, now: datetime) -> str:
         line = registry.require_line(session, tenant_id, domain)
         row = registry.current_version(session, line)
         if row is None or row.state != VersionState.PUBLISHED.value:
             raise MetaStartError(f"domain {domain!r} serves the base model; publish a version first")
+        if row.published_at > now:  # held until its slot ends; the mean would tell of it before
+            raise MetaStartError(
+                f"what domain {domain!r} serves next is told at {row.published_at.isoformat()}; compose after it"
+            )
         manifest = registry.read_version(row).manifest
         if row.base_digest != self._shop.base.fingerprint().digest() or manifest.lineage.start == COMPOSED:
             raise MetaStartError(

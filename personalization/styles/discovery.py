@@ -106,6 +106,7 @@ def _threshold(family: Family, families: Sequence[Family], selection: PartitionS
 
 
 def _noise(one: Key, selection: PartitionSelection, key: bytes) -> int:
-    name = f"{one.feature.value}\0{one.depth}\0{one.shape}\0{one.words}".encode()
+    # With a length, for a term may hold any character: two keys of one name would have one noise and tell each other.
+    name = f"{one.feature.value}\0{one.depth}\0{len(one.shape)}\0{one.shape}\0{one.words}".encode()
     stream = SecretStream(hashlib.blake2b(name, key=key, digest_size=32).digest())
     return discrete_gaussian(stream, PURPOSE_STYLE, 0, selection.noise_multiplier * VOTE_UNIT)

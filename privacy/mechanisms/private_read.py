@@ -36,6 +36,10 @@ class ReadPurpose(StrEnum):
     STYLE = "style"
 
 
+BESIDE_RELEASES: Final = frozenset({ReadPurpose.DRIFT, ReadPurpose.KPI})
+"""Purposes of charges of which no version comes; whoever counts releases leaves them out."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PrivateRead(ABC):
     """Base of the frozen values that name one kind of private read each."""

@@ -14,6 +14,7 @@ from personalization.drift.rows import released_digests
 from personalization.drift.values import ReadingOutcome
 from personalization.rounds import queries as rounds
 from personalization.rounds.slots import slot_for, slot_of
+from personalization.rounds.states import OutcomeCode, RoundState
 from personalization.rounds.tables import RoundRow
 from privacy.accounting.calibration import calibrate_policy, caps_of, release_mechanisms
 from privacy.accounting.filters import BudgetCaps
@@ -291,3 +292,28 @@ def test_a_padded_reading_is_told_at_the_end_of_its_window_and_not_before(engine
     world.tick()
     assert world.heard[-1].outcome is ReadingOutcome.RELEASED
     assert world.rows()[0].closed_at == row.due_at
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("done", [False, True])
+def test_an_alarm_waits_for_a_round_whose_slot_is_not_over_whether_it_is_done_or_not(engine, done):
+    """It would send what is held of the round at once, and say whether there is anything: how long training took."""
+    world = DriftWorld(engine, users=1, release_padding_seconds=3600)
+    world.now += WEEK
+    world.tick()
+    (reading,) = world.rows()
+    told_at = reading.due_at
+    with transaction(engine) as session:
+        row = rounds.open_round(session, reading.tenant_id, reading.domain, actor="ann", now=world.now)
+        row.slot_ends_at = told_at + timedelta(hours=1)
+        if done:
+            code = OutcomeCode.PUBLISHED
+            rounds.close_round(session, row, RoundState.DONE, code, "It was published.", now=world.now)
+        session.add(row)
+    world.now = told_at
+    world.tick()
+    assert world.heard == []
+    world.now += timedelta(hours=1)
+    world.tick()
+    assert [one.outcome for one in world.heard] == [ReadingOutcome.RELEASED]
+    assert world.rows()[0].closed_at == told_at + timedelta(hours=1)

@@ -59,6 +59,7 @@ def test_users_decide_and_the_ledger_says_what_it_cost(shop, candidate, version,
         story = story_of(session, shop_version(session, second))
         facts = rollout_facts(session, "acme")[0]
     assert report.ok, report.findings
+    assert told.facts["releases_committed"] == 2, "a comparison is no release"
     assert BY_REACTIONS in told.facts["assumptions"]
     assert any("users' reactions to two versions" in line for line in told.to_text().splitlines())
     assert facts["verdict"] == facts["comparison"]["verdict"] == verdict.value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 
 import numpy as np
 import pytest
@@ -121,6 +122,17 @@ def test_what_cannot_be_composed_is_refused_and_nothing_is_published(lines):
     with pytest.raises(MetaStartError, match="replaced or withdrawn meanwhile"):
         lines.compose(run=withdrawn_meanwhile)
     assert lines.row(made.domain) is None  # the first mean went with its part
+
+
+def test_what_is_held_until_its_slot_ends_is_not_composed_before(lines):
+    with lines.session() as session:
+        row = registry.current_version(session, registry.find_line(session, "acme", "legal"))
+        row.published_at = lines.clock.now() + timedelta(hours=1)
+        session.add(row)
+    with pytest.raises(MetaStartError, match="compose after it"):
+        lines.compose()
+    lines.clock.advance(hours=1)
+    assert lines.compose().domain == "finance-and-legal"
 
 
 def test_the_command_says_what_it_made(lines, monkeypatch, capsys):

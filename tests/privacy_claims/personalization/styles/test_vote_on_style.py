@@ -66,6 +66,13 @@ def test_a_frame_of_a_few_users_is_in_no_card_and_one_of_many_is_in_each():
         assert {one.key for one in card.of(Feature.OPENING, 1)} == {"{t}: ", "{t}-{n}: "}
 
 
+def test_no_two_keys_have_one_noise_whatever_characters_a_term_holds():
+    selection, secret = vote(noise_multiplier=2.0), key_number(1)
+    one, other = Key(Feature.TERM, 1, "a\0b", "c"), Key(Feature.TERM, 1, "a", "b\0c")
+    assert discovery._noise(one, selection, secret) != discovery._noise(other, selection, secret)
+    assert discovery._noise(one, selection, secret) == discovery._noise(one, selection, secret)
+
+
 def test_a_key_of_one_user_passes_its_threshold_as_seldom_as_delta_says():
     selection = vote(noise_multiplier=2.0, delta=1e-3, unknown_keys=1)
     weight, runs = 0.6, 15_000
