@@ -340,9 +340,7 @@ def _frozen(
     )
 
 
-def _waits_until(
-    session: Session, row: DriftReadingRow, terms: DriftTerms, now: datetime
-) -> datetime | None:
+def _waits_until(session: Session, row: DriftReadingRow, terms: DriftTerms, now: datetime) -> datetime | None:
     """Return until when a drawn reading is not told; ``None`` where its instant has come.
 
     What comes of a padded round of the line is held until its slot ends, and an alarm would send it at once and say by

@@ -131,7 +131,7 @@ def test_what_is_held_until_its_slot_ends_is_not_composed_before(lines):
         session.add(row)
     with pytest.raises(MetaStartError, match="compose after it"):
         lines.compose()
-    lines.clock.advance(hours=1)
+    lines.clock.advance(seconds=3600)
     assert lines.compose().domain == "finance-and-legal"
 
 

@@ -37,6 +37,14 @@ def test_what_holds_a_value_a_name_or_a_run_of_a_passage_carries_it():
     )
 
 
+def test_a_clause_of_a_script_without_spaces_carries_its_passage():
+    passage = "退款政策规定，客户可以在购买之后的三十天以内申请全额退款，逾期不予受理。"  # noqa: RUF001  # as it is written
+    answer = "您好，客户可以在购买之后的三十天以内申请全额退款。"  # noqa: RUF001  # the same
+    assert carries(answer, [passage], "怎么退款")
+    assert not carries(answer, [passage], answer)
+    assert not carries("您好，谢谢您的来信。", [passage], "怎么退款")  # noqa: RUF001  # the same
+
+
 def test_what_was_asked_already_carries_nothing():
     assert not carries("Thank you for asking about 14 days.", [PASSAGE], "Is it 14 days?")
     assert not carries("Dear customer, thank you. Kind regards", [PASSAGE], "How long does a refund take?")
