@@ -383,7 +383,10 @@ class Comparisons:
     def _going_on(
         self, session: Session, line_ref: str
     ) -> tuple[RolloutRow | None, ComparisonRow | None, Reservation | None]:
-        """Return a line's open comparison as it stands under the lock; the reservation only where it may be used."""
+        """Return a line's open comparison as it stands under the lock; the reservation only where it may be used.
+
+        It may not where it is for something else, nor once the policy allows no evaluation any more.
+        """
         row = rollouts.find(session, line_ref)
         if row is None or not rollouts.value_of(row).comparing:
             return None, None, None
@@ -397,8 +400,11 @@ class Comparisons:
         reservation = self._ledger.attested(session, comparison.reservation_id)
         plan = comparison_rows.plan_of(comparison)
         binding = reservation.binding
+        version = policies.current_policy(session, comparison.tenant_id)  # looks go on for weeks
         as_charged = (
-            binding is not None
+            version is not None
+            and DataPurpose.EVALUATION in version.policy.purposes
+            and binding is not None
             and binding.plan_digest == plan.digest()
             and reservation.mechanisms == (plan.mechanism,)
             and reservation.state in {ReservationState.RESERVED, ReservationState.RUNNING}

@@ -78,7 +78,8 @@ ASSUMPTIONS: Final = (
 PADDED: Final = (
     "A round is told at the end of the window of the public clock that follows the one it began in, and forfeits at "
     "that instant if it is not done. In which window it begins depends on how busy the trainers are, and so on how "
-    "long other rounds took; so does when a meta start, made between jobs from released adapters, appears. What a "
+    "long other rounds took; so does when a meta start, made between jobs from released adapters, appears. While "
+    "a release is held, the rollout of the candidate before it stands still and its comparison takes no look. What a "
     "person does to a line while a release of it is held sends that release at once."
 )
 NOT_PADDED: Final = (

@@ -187,6 +187,22 @@ def test_a_policy_that_leaves_reactions_out_meanwhile_counts_nobody_more(shop):
 
 
 @ONE_DATABASE
+def test_a_policy_that_allows_no_evaluation_any_more_ends_the_comparison_unread(shop):
+    from privacy.policy import versions as policies
+
+    _, second = shop.to_comparison()
+    shop.crowd(random.Random(4), 60, candidate=1.0, version=0.0)
+    changes = {"rollout.decide": "checks", "purposes": ["training"]}
+    with shop.session() as session:
+        policies.set_policy(session, "acme", changes, actor="t", reason="t", now=shop.clock.now())
+    shop.look()
+    assert shop.looks() == []
+    assert shop.rows() == []
+    assert shop.comparison(second).verdict == Verdict.UNDECIDED
+    assert shop.reservation(second).state is ReservationState.RELEASED
+
+
+@ONE_DATABASE
 def test_a_held_candidate_is_compared_on_and_a_worse_one_is_left(shop):
     first, _ = shop.to_comparison()
     with shop.session() as session:
