@@ -30,8 +30,7 @@ from personalization.drift.features import UNIT, VERSION, sum_of
 from personalization.drift.reaction import react
 from personalization.drift.values import DriftTerms, Histogram, ReadingOutcome, ReadingState
 from personalization.errors import DriftError
-from personalization.rounds import queries as rounds
-from personalization.rounds.slots import LONGEST_WINDOW, told_at
+from personalization.rounds.slots import LONGEST_WINDOW, slots_end, told_at
 from personalization.signals.snapshot import data_digest
 from privacy.accounting.calibration import (
     calibrate_policy,
@@ -349,7 +348,7 @@ def _waits_until(session: Session, row: DriftReadingRow, terms: DriftTerms, now:
     if now < terms.told_at:
         return terms.told_at
     padded = terms.told_at > terms.until
-    return rounds.slots_end(session, row.tenant_id, row.domain, now) if padded else None
+    return slots_end(session, row.tenant_id, row.domain, now) if padded else None
 
 
 def _release_of(

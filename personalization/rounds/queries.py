@@ -145,18 +145,6 @@ def bring_forward(session: Session, tenant_id: str, domain: str, *, actor: str, 
     return _new_round(session, line, version.policy, opened_by=actor, now=at, scheduled_for=slot).round_id
 
 
-def slots_end(session: Session, tenant_id: str, domain: str, now: datetime) -> datetime | None:
-    """Return when the last slot of the line's rounds ends that has not ended yet; ``None`` where all have.
-
-    It is fixed when a round is reserved, so it is the same whether the round is done by now or not.
-    """
-    return session.exec(
-        select(func.max(RoundRow.slot_ends_at)).where(
-            RoundRow.tenant_id == tenant_id, RoundRow.domain == domain, col(RoundRow.slot_ends_at) > now
-        )
-    ).one()
-
-
 def lease_round(session: Session, owner: str, now: datetime, ttl: timedelta) -> Lease | None:
     """Take the oldest round that is due or whose lease ran out, until ``now + ttl``; None if there is none.
 

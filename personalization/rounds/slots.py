@@ -16,8 +16,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from sqlmodel import col, func, select
+
+from personalization.rounds.tables import RoundRow
+
 if TYPE_CHECKING:
-    from personalization.rounds.tables import RoundRow
+    from sqlmodel import Session
 
 PROMPT = timedelta(
     minutes=1
@@ -65,3 +69,15 @@ def slot_for(row: RoundRow, began: datetime, padding: timedelta) -> Slot:
         told_at=told_at(slot, began, padding),
         ends_at=told_at(slot, began, padding or LONGEST_WINDOW),
     )
+
+
+def slots_end(session: Session, tenant_id: str, domain: str, now: datetime) -> datetime | None:
+    """Return when the last slot of the line's rounds ends that has not ended yet; ``None`` where all have.
+
+    It is fixed when a round is reserved, so it is the same whether the round is done by now or not.
+    """
+    return session.exec(
+        select(func.max(RoundRow.slot_ends_at)).where(
+            RoundRow.tenant_id == tenant_id, RoundRow.domain == domain, col(RoundRow.slot_ends_at) > now
+        )
+    ).one()
