@@ -135,9 +135,14 @@ class Compositions:
                 f"what domain {domain!r} serves next is told at {row.published_at.isoformat()}; compose after it"
             )
         manifest = registry.read_version(row).manifest
-        if row.base_digest != self._shop.base.fingerprint().digest() or manifest.lineage.start == COMPOSED:
+        if (
+            row.base_digest != self._shop.base.fingerprint().digest()
+            or manifest.lineage.start == COMPOSED
+            or manifest.scope is not Scope.TENANT  # a copy of a meta start is of other tenants' users
+        ):
             raise MetaStartError(
-                f"what domain {domain!r} serves is composed itself, or of another base; name lines that were trained"
+                f"what domain {domain!r} serves is composed itself, a meta start, or of another base; name lines that "
+                "were trained"
             )
         return row.version_id
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from personalization.adapters.files import WEIGHTS
-from personalization.adapters.manifest import COMPOSED
+from personalization.adapters.manifest import COMPOSED, Scope
 from personalization.errors import LineNotFoundError, MetaStartError
 from personalization.planning.plan import PerformanceFlags
 from personalization.registry import queries as registry
@@ -133,6 +134,18 @@ def test_what_is_held_until_its_slot_ends_is_not_composed_before(lines):
         lines.compose()
     lines.clock.advance(seconds=3600)
     assert lines.compose().domain == "finance-and-legal"
+
+
+def test_a_copy_of_a_meta_start_is_other_tenants_and_is_not_composed(lines, monkeypatch):
+    read = registry.read_version
+
+    def of_other_tenants(row):
+        version = read(row)
+        return replace(version, manifest=replace(version.manifest, scope=Scope.META))
+
+    monkeypatch.setattr(composing.registry, "read_version", of_other_tenants)
+    with pytest.raises(MetaStartError, match="a meta start"):
+        lines.compose()
 
 
 def test_the_command_says_what_it_made(lines, monkeypatch, capsys):
