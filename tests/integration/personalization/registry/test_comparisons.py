@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
+from sqlalchemy import event
 from sqlmodel import select
 
 from personalization.registry import steering
@@ -169,6 +170,26 @@ def test_only_consenting_users_of_the_drawn_version_are_counted(shop):
     shop.agree("cem", purposes=[ConsentPurpose.EVALUATION], granted=False)
     (row,) = shop.rows()
     assert (row.total, row.reactions) == (0, 0), "who withdrew has nothing in it, and is not counted again"
+
+
+def test_who_withdraws_waits_for_a_look_and_not_over_its_rows(shop):
+    shop.to_comparison()
+    shop.agree("ada", "bob")
+    shop.clock.advance(seconds=1)
+    shop.react([("ada", True), ("bob", True)])
+    asked = []
+
+    def note(_, __, statement, *___):
+        asked.append(statement)
+
+    event.listen(shop.engine, "before_cursor_execute", note)
+    shop.agree("bob", "ada", purposes=[ConsentPurpose.EVALUATION], granted=False)
+    event.remove(shop.engine, "before_cursor_execute", note)
+    (held,) = [at for at, one in enumerate(asked) if "FROM rollout_comparisons" in one]
+    emptied = [at for at, one in enumerate(asked) if one.startswith("UPDATE rollout_reactions")]
+    assert len(emptied) == 2
+    assert held < min(emptied), "a look that is taken now locks the rows in an order of its own"
+    assert shop.engine.dialect.name == "sqlite" or asked[held].rstrip().endswith("FOR SHARE")
 
 
 @ONE_DATABASE
