@@ -157,7 +157,11 @@ def append_move(session: Session, line_ref: str, move: Move) -> None:
 
 
 def standing_of(session: Session, line_ref: str) -> Standing | None:
-    """Return which templates a line uses; ``None`` where nothing was ever decided."""
+    """Return which templates a line uses; ``None`` where nothing was ever decided.
+
+    One that cannot be read is none: whatever else happens to the line (a kill switch, a withdrawal) tells how its
+    prompts stand, and must not wait for it.
+    """
     newest = session.exec(
         select(PromptMoveRow)
         .where(PromptMoveRow.line_ref == line_ref)
@@ -172,7 +176,7 @@ def standing_of(session: Session, line_ref: str) -> Standing | None:
             PromptTemplateRow.line_ref == line_ref, col(PromptTemplateRow.version_id).in_(versions)
         )
     )
-    return _standing(newest, {(line_ref, row.version_id): read_signed(row) for row in rows})
+    return _standing(newest, {(line_ref, row.version_id): _readable(row) for row in rows})
 
 
 class Standings:

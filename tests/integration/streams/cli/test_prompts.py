@@ -216,6 +216,7 @@ def test_a_template_that_cannot_be_read_is_its_own_lines_alone_and_each_is_read_
         first = standings.read(session)
     assert first[legal].current is None
     assert prompts(shop).current is not None, "a gateway knows the others"
+    assert main(["terms", "add", "acme", "ack me=Acme", "--domain", "legal", *WHY]) == 0, "its line goes on"
 
     def note(_, __, statement, *___):
         asked.append(statement)
