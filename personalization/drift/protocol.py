@@ -30,6 +30,7 @@ from personalization.drift.features import UNIT, VERSION, sum_of
 from personalization.drift.reaction import react
 from personalization.drift.values import DriftTerms, Histogram, ReadingOutcome, ReadingState
 from personalization.errors import DriftError
+from personalization.registry import queries as registry
 from personalization.rounds.slots import LONGEST_WINDOW, told_at
 from personalization.signals.snapshot import data_digest
 from privacy.accounting.calibration import (
@@ -281,6 +282,7 @@ class DriftReadings:
             if now < terms.told_at:
                 rows.put_down(session, row, until=terms.told_at)
                 return None
+            registry.lock_line(session, row.line_ref)  # before the ledger's head, as whoever publishes does
             self._ledger.commit(
                 session, row.reservation_id, lease.epoch, histogram.digest(), at=terms.told_at
             )
