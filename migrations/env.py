@@ -44,8 +44,9 @@ for name in TABLE_MODULES:
 
 def compared(_object, name, kind, _reflected, _other):
     """Say whether a table or index is compared with the code: partitions, and what one database alone has, are not."""
-    partition = kind == "table" and name.startswith("processed_events_")
-    return not partition and (kind, name) != ("index", "ix_processed_events_at")
+    # A partition; or what `discreet memory prepare` makes where the database has the extension for it.
+    apart = kind == "table" and name.startswith(("processed_events_", "memory_vectors"))
+    return not apart and (kind, name) != ("index", "ix_processed_events_at")
 
 
 def run(connection):

@@ -51,6 +51,10 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    if op.get_bind().dialect.name == "postgresql":
+        op.execute(
+            "DROP TABLE IF EXISTS memory_vectors"
+        )  # `discreet memory prepare` made it; it hangs on the documents
     op.drop_index("ix_memory_documents_live", "memory_documents")
     op.drop_table("memory_documents")
     op.drop_table("memory_collections")

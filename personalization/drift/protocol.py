@@ -30,6 +30,7 @@ from personalization.drift.features import UNIT, VERSION, sum_of
 from personalization.drift.reaction import react
 from personalization.drift.values import DriftTerms, Histogram, ReadingOutcome, ReadingState
 from personalization.errors import DriftError
+from personalization.registry import queries as registry
 from personalization.rounds.slots import LONGEST_WINDOW, slots_end, told_at
 from personalization.signals.snapshot import data_digest
 from privacy.accounting.calibration import (
@@ -283,6 +284,7 @@ class DriftReadings:
                 rows.put_down(session, row, until=until)
                 return None
             terms = replace(terms, told_at=max(terms.told_at, row.due_at))
+            registry.lock_line(session, row.line_ref)  # before the ledger's head, as whoever publishes does
             self._ledger.commit(
                 session, row.reservation_id, lease.epoch, histogram.digest(), at=terms.told_at
             )

@@ -256,6 +256,8 @@ def scrub(engine: Engine) -> None:
             connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
         else:
             connection.exec_driver_sql("VACUUM memory_documents")
+            if pgvector.kept_at(connection):  # where vectors lie unsealed
+                connection.exec_driver_sql("VACUUM memory_vectors")
 
 
 def _add_one(

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from numpy.typing import NDArray
-    from sqlalchemy.engine import Engine
+    from sqlalchemy.engine import Connection, Engine
     from sqlmodel import Session
 
     from personalization.memory.embedding import Embedder
@@ -70,7 +70,12 @@ def kept_here(session: Session) -> bool:
     """Say whether the database keeps vectors in the table."""
     if session.get_bind().dialect.name != "postgresql":
         return False
-    return session.connection().execute(text("SELECT to_regclass('memory_vectors')")).scalar() is not None
+    return kept_at(session.connection())
+
+
+def kept_at(connection: Connection) -> bool:
+    """Say the same over a connection to PostgreSQL."""
+    return connection.execute(text("SELECT to_regclass('memory_vectors')")).scalar() is not None
 
 
 def put(

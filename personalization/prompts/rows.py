@@ -5,20 +5,29 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
+import structlog
+from sqlalchemy import select as select_columns
 from sqlmodel import col, func, select
 
-from personalization.errors import PromptNotFoundError
+from personalization.errors import PersonalizationError, PromptNotFoundError
 from personalization.prompts.tables import PromptMoveRow, PromptTemplateRow
 from personalization.prompts.values import PromptTemplate, SignedTemplate, name_of
 from privacy.canonical import canonical_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
+    from sqlalchemy import Row
     from sqlmodel import Session
+
+_log = structlog.get_logger(__name__)
+AT_ONCE: Final = 500  # lines in one statement
+_OF_MOVE: Final = ("line_ref", "current", "candidate", "candidate_percent", "salt")
+_Mark = tuple[str, str, str]
+"""Line, version and signature of a template."""
 
 
 class Decision(StrEnum):
@@ -148,7 +157,11 @@ def append_move(session: Session, line_ref: str, move: Move) -> None:
 
 
 def standing_of(session: Session, line_ref: str) -> Standing | None:
-    """Return which templates a line uses; ``None`` where nothing was ever decided."""
+    """Return which templates a line uses; ``None`` where nothing was ever decided.
+
+    One that cannot be read is none: whatever else happens to the line (a kill switch, a withdrawal) tells how its
+    prompts stand, and must not wait for it.
+    """
     newest = session.exec(
         select(PromptMoveRow)
         .where(PromptMoveRow.line_ref == line_ref)
@@ -157,26 +170,70 @@ def standing_of(session: Session, line_ref: str) -> Standing | None:
     ).first()
     if newest is None:
         return None
-    return _standings(session, [newest])[line_ref]
-
-
-def all_standings(session: Session) -> dict[str, Standing]:
-    """Return which templates each line uses; lines without any are left out."""
-    newest = (
-        select(PromptMoveRow.line_ref, func.max(PromptMoveRow.sequence).label("sequence"))
-        .group_by(col(PromptMoveRow.line_ref))
-        .subquery()
-    )
-    moves = session.exec(
-        select(PromptMoveRow)
-        .join(
-            newest,
-            (newest.c.line_ref == col(PromptMoveRow.line_ref))
-            & (newest.c.sequence == col(PromptMoveRow.sequence)),
+    versions = [one for one in (newest.current, newest.candidate) if one is not None]
+    rows = session.exec(
+        select(PromptTemplateRow).where(
+            PromptTemplateRow.line_ref == line_ref, col(PromptTemplateRow.version_id).in_(versions)
         )
-        .where(col(PromptMoveRow.current).is_not(None) | col(PromptMoveRow.candidate).is_not(None))
-    ).all()
-    return _standings(session, moves)
+    )
+    return _standing(newest, {(line_ref, row.version_id): _readable(row) for row in rows})
+
+
+class Standings:
+    """Reads which templates each line uses; each template is read once.
+
+    A version is never changed, so its signature says that it is known already. One that cannot be read (damaged, or of
+    a later release of this program) is left out and said once: it is one line's, and all others go on.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[_Mark, SignedTemplate | None] = {}
+
+    def read(self, session: Session) -> dict[str, Standing]:
+        """Return which templates lines use now; lines without any are left out."""
+        last = (
+            select(PromptMoveRow.line_ref, func.max(PromptMoveRow.sequence).label("sequence"))
+            .group_by(col(PromptMoveRow.line_ref))
+            .subquery()
+        )
+        newest = (last.c.line_ref == col(PromptMoveRow.line_ref)) & (
+            last.c.sequence == col(PromptMoveRow.sequence)
+        )
+        used = (col(PromptTemplateRow.line_ref) == col(PromptMoveRow.line_ref)) & (
+            (col(PromptTemplateRow.version_id) == col(PromptMoveRow.current))
+            | (col(PromptTemplateRow.version_id) == col(PromptMoveRow.candidate))
+        )
+        of_move = (col(getattr(PromptMoveRow, name)) for name in _OF_MOVE)
+        moves = (
+            session.connection()
+            .execute(
+                select_columns(*of_move)
+                .join(last, newest)
+                .where(col(PromptMoveRow.current).is_not(None) | col(PromptMoveRow.candidate).is_not(None))
+            )
+            .all()
+        )
+        marks: set[_Mark] = {
+            (line_ref, version_id, signature)
+            for line_ref, version_id, signature in session.exec(
+                select(PromptTemplateRow.line_ref, PromptTemplateRow.version_id, PromptTemplateRow.signature)
+                .join(PromptMoveRow, used)
+                .join(last, newest)
+            )
+        }
+        self._known = {mark: one for mark, one in self._known.items() if mark in marks}
+        lines = sorted({line_ref for line_ref, _, _ in marks - self._known.keys()})
+        for first in range(0, len(lines), AT_ONCE):
+            rows = session.exec(
+                select(PromptTemplateRow).where(
+                    col(PromptTemplateRow.line_ref).in_(lines[first : first + AT_ONCE])
+                )
+            )
+            found = {(row.line_ref, row.version_id, row.signature): row for row in rows}
+            fresh = (found.keys() & marks) - self._known.keys()
+            self._known |= {mark: _readable(found[mark]) for mark in fresh}
+        by_version = {(line_ref, version): one for (line_ref, version, _), one in self._known.items()}
+        return {move.line_ref: _standing(move, by_version) for move in moves}
 
 
 def read_signed(row: PromptTemplateRow) -> SignedTemplate:
@@ -193,26 +250,20 @@ def read_signed(row: PromptTemplateRow) -> SignedTemplate:
     )
 
 
-def _standings(session: Session, moves: Iterable[PromptMoveRow]) -> dict[str, Standing]:
-    moves = list(moves)
-    wanted = {(one.line_ref, version) for one in moves for version in (one.current, one.candidate)}
-    lines = sorted({one.line_ref for one in moves})
-    known: dict[tuple[str, str | None], SignedTemplate] = {}
-    for first in range(0, len(lines), 500):
-        rows = session.exec(
-            select(PromptTemplateRow).where(col(PromptTemplateRow.line_ref).in_(lines[first : first + 500]))
-        )
-        known |= {
-            (row.line_ref, row.version_id): read_signed(row)
-            for row in rows
-            if (row.line_ref, row.version_id) in wanted
-        }
-    return {
-        one.line_ref: Standing(
-            current=known.get((one.line_ref, one.current)),
-            candidate=known.get((one.line_ref, one.candidate)),
-            candidate_percent=one.candidate_percent,
-            salt=one.salt,
-        )
-        for one in moves
-    }
+def _readable(row: PromptTemplateRow) -> SignedTemplate | None:
+    try:
+        return read_signed(row)
+    except (PersonalizationError, ValueError):
+        _log.warning("prompt_template_not_read", line_ref=row.line_ref, version_id=row.version_id)
+        return None
+
+
+def _standing(
+    move: PromptMoveRow | Row[Any], known: Mapping[tuple[str, str], SignedTemplate | None]
+) -> Standing:
+    return Standing(
+        current=None if move.current is None else known.get((move.line_ref, move.current)),
+        candidate=None if move.candidate is None else known.get((move.line_ref, move.candidate)),
+        candidate_percent=move.candidate_percent,
+        salt=move.salt,
+    )

@@ -102,12 +102,19 @@ class Comparisons:
         self._anchor: Anchor = anchor if anchor is not None else Unanchored()
         self._alone = alone
 
-    def run(self, *, now: datetime, check: Callable[[Session, datetime], None] | None = None) -> int:
+    def run(
+        self,
+        *,
+        now: datetime,
+        check: Callable[[Session, datetime], None] | None = None,
+        failed: Callable[[], None] = lambda: None,
+    ) -> int:
         """Attend to every comparison that is due and return how many steps were taken.
 
         Args:
             now: the public clock.
             check: raises where the clock must not be trusted.
+            failed: told of each line whose comparison failed, which is tried again.
 
         Raises:
             StorageError: the database is away or was set back, or the anchor does not confirm.
@@ -126,6 +133,7 @@ class Comparisons:
             except StorageError:
                 raise
             except (PersonalizationError, PrivacyError) as error:
+                failed()
                 _log.warning("chore_failed", chore="comparisons", code=error.code, line_ref=line_ref)
                 self._put_off(line_ref, now + LOOK)
         return steps

@@ -117,18 +117,16 @@ class Answering:
             ClientLeftError: nobody waits for it.
         """
         ask = read_ask(form, body, model=self._shop.model)
-        meaning = await self._shop.routing.meaning(caller.tenant_id, directory, ask)
-        plan = self._plan(ask, caller, directory, meaning)
-        if not plan.ask.stream:
+        if not ask.stream:
             with self._shop.places.place(caller.tenant_id):
-                plan = await self._let_in(request, plan)
+                plan = await self._let_in(request, ask, caller, directory)
                 plan, document = await self._tried(
                     plan, lambda one: unless_gone(request, one.upstream.whole(one.call()))
                 )
             return self._whole(plan, document), plan.choice.reason
         self._shop.places.take(caller.tenant_id)  # given back when the stream has ended
         try:
-            plan = await self._let_in(request, plan)
+            plan = await self._let_in(request, ask, caller, directory)
             plan, (first, pieces) = await self._tried(plan, lambda one: unless_gone(request, _begun(one)))
         except BaseException:
             self._shop.places.give_back(caller.tenant_id)
@@ -142,8 +140,10 @@ class Answering:
         )
         return stream, plan.choice.reason
 
-    async def _let_in(self, request: Request, plan: Plan) -> Plan:
-        """Do what is done for requests that have a place alone: ask for the versions' places, and look things up."""
+    async def _let_in(self, request: Request, ask: Ask, caller: Caller, directory: Directory) -> Plan:
+        """Return the plan of a request that has a place; nothing that takes time is done for one that has none."""
+        meaning = await self._shop.routing.meaning(caller.tenant_id, directory, ask)
+        plan = self._plan(ask, caller, directory, meaning)
         self._shop.wanted.note(plan.caller.tenant_id, plan.asked_for)
         return await looked_up(self._shop.memories, request, plan)
 

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 import structlog
 
 from personalization.memory.queries import tenants_with_memory
-from personalization.prompts.rows import all_standings
+from personalization.prompts.rows import Standings
 from personalization.registry.queries import line_names
 from personalization.rollouts.rows import lowered_flags
 from personalization.rollouts.values import Flag
-from personalization.terms.rows import all_newest
+from personalization.terms.rows import NewestTerms
 from privacy.errors import StorageError
 from privacy.storage.session import reading
 from streams.gateway.prompting import line_prompts
@@ -64,13 +64,22 @@ class Directory:
     terms: Mapping[str, TermList] = field(default_factory=dict)
 
 
-def read_directory(session: Session, server_id: str, keys: Sequence[bytes] = ()) -> Directory:
+def read_directory(
+    session: Session,
+    server_id: str,
+    keys: Sequence[bytes] = (),
+    *,
+    standings: Standings | None = None,
+    terms: NewestTerms | None = None,
+) -> Directory:
     """Read everything at once.
 
     Args:
         session: of the database.
         server_id: the server whose word on adapters counts.
         keys: raw public keys that sign prompt templates and terms.
+        standings: knows the templates that earlier calls read.
+        terms: the same of terms.
     """
     lines: dict[str, dict[str, str]] = defaultdict(dict)
     for owner, domain, line_ref in line_names(session):
@@ -82,8 +91,8 @@ def read_directory(session: Session, server_id: str, keys: Sequence[bytes] = ())
         verified=verified_by(session, server_id),
         flags={line_ref: Flag.read(flag.value) for line_ref, flag in lowered.items()},
         memories=tenants_with_memory(session),
-        prompts=line_prompts(all_standings(session), keys),
-        terms=line_terms(all_newest(session), keys),
+        prompts=line_prompts((standings or Standings()).read(session), keys),
+        terms=line_terms((terms or NewestTerms()).read(session), keys),
     )
 
 
@@ -136,10 +145,11 @@ class DirectoryWatch:
 
 
 def directory_reader(engine: Engine, server_id: str, keys: Sequence[bytes] = ()) -> Callable[[], Directory]:
-    """Return what reads the directory of a database."""
+    """Return what reads the directory of a database, and templates and terms but once."""
+    standings, terms = Standings(), NewestTerms()
 
     def read() -> Directory:
         with reading(engine) as session:
-            return read_directory(session, server_id, keys)
+            return read_directory(session, server_id, keys, standings=standings, terms=terms)
 
     return read

@@ -91,9 +91,11 @@ class Plan:
 
     @property
     def penalty(self) -> float:
-        """The presence penalty that the gateway adds; 0 for none."""
+        """The presence penalty that the gateway adds; 0 for none, as for tools and formats, which repeat by nature."""
         own = any(self.ask.document.get(name) is not None for name in PENALTIES)
-        return 0.0 if own or self.choice.adapter is None else self.presence_penalty
+        if own or self.choice.adapter is None or self.ask.prompt is None:
+            return 0.0
+        return self.presence_penalty
 
     def call(self) -> Call:
         """Return what the engine is asked."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-KEPT: Final = 10_000
+KEPT: Final = 100_000  # above the lines of a gateway: one too many, read in turn, and nothing is found kept
 
 
 @dataclass(frozen=True, kw_only=True)

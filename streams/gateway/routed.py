@@ -43,6 +43,7 @@ log = structlog.get_logger(__name__)
 
 EVERYBODY: Final = "*"
 CARD_PROMPTS: Final = 48
+MOST_WAITING: Final = 16  # prompts whose meaning is read, each in some ten milliseconds
 MOST_CARDS: Final = 10_000  # whose prototypes are kept, 16 KiB each
 Prototypes = dict[tuple[str, str], Prototype]
 
@@ -94,6 +95,7 @@ class DomainRouting:
     ) -> None:
         self._encoder = encoder
         self._reading = None if encoder is None else ThreadPoolExecutor(1, "discreet-meaning")
+        self._waiting = 0  # prompts that are read or wait for it
         self._on = written is not None
         self._written = written or {}
         self._router = Router(settings)
@@ -102,14 +104,26 @@ class DomainRouting:
         self._held: dict[str, tuple[tuple[str, str, str], ...]] = {}
 
     async def meaning(self, tenant_id: str, directory: Directory, ask: Ask) -> NDArray[np.float32] | None:
-        """Return what a prompt means, where that has to be read before it is routed; one prompt at a time."""
+        """Return what a prompt means, where that has to be read before it is routed; one prompt at a time.
+
+        Where many wait already, or it cannot be read, words decide alone: routing holds no request up for long.
+        """
         prompt, several = ask.prompt, len(directory.lines.get(tenant_id, {})) > 1
         if self._encoder is None or not prompt or not several or ask.domain != DEFAULT_DOMAIN:
             return None
         if not self._router.unsure(tenant_id, prompt):
             return None
-        read = asyncio.get_running_loop().run_in_executor(self._reading, self._encoder.embed, [prompt])
-        vector: NDArray[np.float32] = (await read)[0]
+        if self._waiting >= MOST_WAITING:
+            return None
+        self._waiting += 1
+        try:
+            read = asyncio.get_running_loop().run_in_executor(self._reading, self._encoder.embed, [prompt])
+            vector: NDArray[np.float32] = (await read)[0]
+        except Exception as error:  # noqa: BLE001  # a library's own words may hold what somebody wrote
+            log.error("meaning_not_read", error=type(error).__name__)  # noqa: TRY400  # as above
+            return None
+        finally:
+            self._waiting -= 1
         return vector
 
     def route(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from personalization.rollouts import reactions
+from personalization.rollouts import comparison_rows, reactions
 from privacy.clock import CLOCK_TOLERANCE, from_the_future
 from privacy.consent import statements as consents
 from privacy.consent.admission import Consent
@@ -112,4 +112,7 @@ class ConsentHandler(BatchHandler[ConsentV1]):
             for one in statements
             if not one.consent.granted and one.purpose == ConsentPurpose.EVALUATION.value
         }
+        # A comparison that takes a look now is waited for here, and not over the rows of its users, which it locks in
+        # an order of its own: who is ended for a deadlock there loses a look that is paid for.
+        comparison_rows.wanted(session, {tenant_id for tenant_id, _ in left})
         reactions.withdrawn(session, left)

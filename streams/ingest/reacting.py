@@ -44,6 +44,7 @@ def keep_reactions(
     """
     compared = compared_rows.wanted(session, {work.known.subject.tenant_id for work in works})
     of_line = {(one.tenant_id, one.domain): one for one in compared}
+    plans = {one.candidate_version_id: compared_rows.plan_of(one) for one in compared}
     found: dict[str, list[Reaction]] = defaultdict(list)
     for work in works:
         data, subject = work.event.data, work.known.subject
@@ -53,12 +54,13 @@ def keep_reactions(
             continue
         if data.occurred_at < comparison.begun_at:
             continue  # to an answer of an earlier step
-        candidate = drawn_at(comparison.salt, data.user_id) < compared_rows.plan_of(comparison).share * 100
+        share = plans[comparison.candidate_version_id].share
+        candidate = drawn_at(comparison.salt, data.user_id) < share * 100
         if data.served_name == (comparison.candidate_name if candidate else comparison.version_name):
             quarters = acceptance(data.outcome, data.rating)
             found[comparison.candidate_version_id].append(Reaction(subject.pseudonym, candidate, quarters))
     for comparison in compared:
-        plan = compared_rows.plan_of(comparison)
+        plan = plans[comparison.candidate_version_id]
         look = plan.look_at(comparison.begun_at, now)
         if now >= comparison.begun_at and look < plan.mechanism.looks:
             told = found[comparison.candidate_version_id]

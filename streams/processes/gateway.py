@@ -46,7 +46,7 @@ from streams.telemetry import logs
 from streams.telemetry.gateway_metrics import GatewayMetrics
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from pydantic import SecretStr
 
@@ -232,7 +232,8 @@ async def _serve(
     listening = socket.create_server((given.host, given.port), family=family, backlog=512)
     port = int(listening.getsockname()[1])
     server = GatewayServer(web.application(), listening, drain_seconds=given.drain_seconds)
-    beside = [asyncio.create_task(work) for work in (watch.run(), wanted.run(), _tidy(remembered, publisher))]
+    works = (watch.run, wanted.run, lambda: _tidy(remembered, publisher))
+    beside = [asyncio.create_task(_going_on(work)) for work in works]
     serving = asyncio.create_task(server.serve())
     try:
         await server.started()
@@ -245,6 +246,16 @@ async def _serve(
     finally:
         for task in beside:
             task.cancel()
+
+
+async def _going_on(work: Callable[[], Awaitable[None]]) -> None:
+    """Do it to its end, and again after a pause where it failed: what it knew would be believed for ever."""
+    while True:
+        try:
+            return await work()
+        except Exception as error:  # noqa: BLE001  # as of a thread, below
+            log.error("reading_failed", error=type(error).__name__)  # noqa: TRY400  # its text may hold a record
+        await asyncio.sleep(PAUSE_SECONDS)
 
 
 async def _tidy(remembered: Remembered, publisher: AsyncInteractionPublisher) -> None:

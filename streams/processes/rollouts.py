@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 CHORE = "rollouts"
+COMPARISONS = "comparisons"
 
 
 class RolloutMover(Ticking):
@@ -71,5 +72,9 @@ class RolloutMover(Ticking):
         if ticked.moved:
             _log.info("rollouts_moved", total=ticked.moved)
         if self._comparisons is not None:
-            self._comparisons.run(now=self._clock(), check=require_right_time)
+            self._comparisons.run(
+                now=self._clock(),
+                check=require_right_time,
+                failed=lambda: self._hears.chore_failed(COMPARISONS),
+            )
         return ticked.moved

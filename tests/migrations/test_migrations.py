@@ -335,6 +335,27 @@ def test_a_wrong_or_unreachable_address_is_one_sentence(tmp_path):
         database.current("postgresql+psycopg://nobody@127.0.0.1:1/none?connect_timeout=1")
 
 
+def test_a_database_that_keeps_vectors_matches_the_code_and_goes_down(empty_database_url):
+    if not empty_database_url.startswith("postgresql"):
+        pytest.skip("SQLite keeps none")
+    database.upgrade(empty_database_url)
+    engine = open_engine(empty_database_url)
+    with (
+        engine.begin() as connection
+    ):  # as `discreet memory prepare` makes it, without the extension's column
+        connection.execute(
+            text(
+                "CREATE TABLE memory_vectors (tenant_id varchar(63), collection varchar(63), document_id varchar(128), "
+                "version integer, chunk integer, PRIMARY KEY (tenant_id, collection, document_id, version, chunk), "
+                "FOREIGN KEY (tenant_id, collection, document_id, version) REFERENCES memory_documents)"
+            )
+        )
+    engine.dispose()
+    database.check(empty_database_url)
+    assert database.downgrade(empty_database_url, "0027_prompts") == "0027_prompts"
+    assert not tables(empty_database_url) & {"memory_vectors", "memory_documents"}
+
+
 def test_alembic_itself_finds_no_difference(database_url):
     """`alembic check` from a checkout, configured by pyproject.toml and the settings."""
     environment = {**os.environ, "DISCREET_DATABASE__URL": database_url}

@@ -12,6 +12,7 @@ from sqlmodel import select
 
 from personalization.drift.rows import released_digests
 from personalization.drift.values import ReadingOutcome
+from personalization.registry import queries as registry
 from personalization.rounds import queries as rounds
 from personalization.rounds.slots import slot_for, slot_of
 from personalization.rounds.states import OutcomeCode, RoundState
@@ -81,6 +82,22 @@ def test_users_who_ask_otherwise_from_a_week_on_are_noticed_and_the_round_comes_
     with transaction(engine) as session:
         rounds.open_due_rounds(session, world.now)
         assert len(session.exec(select(RoundRow)).all()) == 1
+
+
+def test_the_line_is_locked_before_the_ledgers_head_as_by_whoever_publishes(engine, monkeypatch):
+    world, locked, spent = DriftWorld(engine, users=20), [], []
+    lock, commit = registry.lock_line, world.ledger.commit
+    monkeypatch.setattr(
+        registry, "lock_line", lambda session, ref: (locked.append(session), lock(session, ref))[1]
+    )
+
+    def note(session, *args, **options):
+        spent.append(session in locked)
+        return commit(session, *args, **options)
+
+    monkeypatch.setattr(world.ledger, "commit", note)
+    world.week()
+    assert spent == [True]
 
 
 def test_users_who_go_on_as_before_are_never_told_of_and_the_drifted_are_told_of_once(engine):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import random
 
 import pytest
+from sqlalchemy import event
 from sqlmodel import select
 
 from personalization.registry import steering
 from personalization.registry.facts import rollout_facts
 from personalization.releases.story import story_of
+from personalization.rollouts import comparison_rows
 from personalization.rollouts.evidence import Verdict
 from personalization.rollouts.tables import ComparisonRow, LookRow, RolloutRow
 from personalization.rollouts.values import Flag, Stage
@@ -170,6 +172,38 @@ def test_only_consenting_users_of_the_drawn_version_are_counted(shop):
     shop.agree("cem", purposes=[ConsentPurpose.EVALUATION], granted=False)
     (row,) = shop.rows()
     assert (row.total, row.reactions) == (0, 0), "who withdrew has nothing in it, and is not counted again"
+
+
+@ONE_DATABASE
+def test_a_plan_is_read_once_for_all_reactions_of_a_batch(shop, monkeypatch):
+    shop.to_comparison()
+    shop.agree("ada", "bob", "cem")
+    shop.clock.advance(seconds=1)
+    read, asked = comparison_rows.plan_of, []
+    monkeypatch.setattr(comparison_rows, "plan_of", lambda one: (asked.append(one), read(one))[1])
+    shop.react([(user, True) for user in ("ada", "bob", "cem")])
+    assert len(shop.rows()) == 3
+    assert len(asked) == 1
+
+
+def test_who_withdraws_waits_for_a_look_and_not_over_its_rows(shop):
+    shop.to_comparison()
+    shop.agree("ada", "bob")
+    shop.clock.advance(seconds=1)
+    shop.react([("ada", True), ("bob", True)])
+    asked = []
+
+    def note(_, __, statement, *___):
+        asked.append(statement)
+
+    event.listen(shop.engine, "before_cursor_execute", note)
+    shop.agree("bob", "ada", purposes=[ConsentPurpose.EVALUATION], granted=False)
+    event.remove(shop.engine, "before_cursor_execute", note)
+    (held,) = [at for at, one in enumerate(asked) if "FROM rollout_comparisons" in one]
+    emptied = [at for at, one in enumerate(asked) if one.startswith("UPDATE rollout_reactions")]
+    assert len(emptied) == 2
+    assert held < min(emptied), "a look that is taken now locks the rows in an order of its own"
+    assert shop.engine.dialect.name == "sqlite" or asked[held].rstrip().endswith("FOR SHARE")
 
 
 @ONE_DATABASE

@@ -8,9 +8,10 @@ import shlex
 from pathlib import Path
 
 import pytest
+from sqlalchemy import event
 from sqlmodel import select
 
-from personalization.prompts.rows import all_standings
+from personalization.prompts.rows import Standings
 from personalization.prompts.tables import PromptTemplateRow
 from personalization.registry.queries import find_line, get_version
 from privacy.audit.tables import AuditRow
@@ -198,8 +199,34 @@ def test_a_gateway_takes_no_template_that_nobody_signed_for_this_line(shop, caps
             rows[0].signature = rows[1].signature
         session.add(rows[0])
     with transaction(shop) as session:
-        assert len(all_standings(session)) == len(rows)
+        assert len(Standings().read(session)) == len(rows)
     assert prompts(shop).current is None
+
+
+@pytest.mark.parametrize("document", ["{", '{"format": 99}'], ids=["damaged", "of a later release"])
+def test_a_template_that_cannot_be_read_is_its_own_lines_alone_and_each_is_read_once(shop, capsys, document):
+    done(capsys, "add", "acme", "--text", CALM, "--use", *WHY)
+    done(capsys, "add", "acme", "--text", CALM, "--use", "--domain", "legal", *WHY)
+    standings, asked = Standings(), []
+    with transaction(shop) as session:
+        legal, other = (find_line(session, "acme", name).line_ref for name in ("legal", "default"))
+        row = session.exec(select(PromptTemplateRow).where(PromptTemplateRow.line_ref == legal)).one()
+        row.document = document
+    with transaction(shop) as session:
+        first = standings.read(session)
+    assert first[legal].current is None
+    assert prompts(shop).current is not None, "a gateway knows the others"
+    assert main(["terms", "add", "acme", "ack me=Acme", "--domain", "legal", *WHY]) == 0, "its line goes on"
+
+    def note(_, __, statement, *___):
+        asked.append(statement)
+
+    event.listen(shop, "before_cursor_execute", note)
+    with transaction(shop) as session:
+        again = standings.read(session)
+    event.remove(shop, "before_cursor_execute", note)
+    assert again[other].current is first[other].current
+    assert not [one for one in asked if "document" in one]
 
 
 def test_a_card_that_was_never_made_has_no_template(shop, capsys):

@@ -9,12 +9,14 @@ import shlex
 from pathlib import Path
 
 import pytest
+from sqlalchemy import event
 from sqlmodel import select
 
 from personalization.registry.queries import find_line, get_version
 from personalization.styles.card import StyleCard
 from personalization.styles.decisions import current_edits
 from personalization.styles.families import Feature
+from personalization.terms.rows import NewestTerms
 from personalization.terms.tables import TermListRow
 from privacy.policy import versions as policies
 from privacy.storage.session import transaction
@@ -139,6 +141,33 @@ def test_a_gateway_takes_no_terms_that_nobody_signed(shop, capsys):
         row.document = row.document.replace("Acme", "Evil")
         session.add(row)
     assert decided(shop) is None
+
+
+@pytest.mark.parametrize("document", ["{", '{"format": 99}'], ids=["damaged", "of a later release"])
+def test_terms_that_cannot_be_read_are_their_own_lines_alone_and_each_are_read_once(shop, capsys, document):
+    done(capsys, "add", "acme", "ack me=Acme", *WHY)
+    done(capsys, "add", "acme", "ack me=Acme", "--domain", "legal", *WHY)
+    terms, asked = NewestTerms(), []
+    with transaction(shop) as session:
+        legal, other = (find_line(session, "acme", name).line_ref for name in ("legal", "default"))
+        session.exec(select(TermListRow).where(TermListRow.line_ref == legal)).one().document = document
+    with transaction(shop) as session:
+        first = terms.read(session)
+    assert first.keys() == {other}
+    assert decided(shop) is not None, "a gateway knows the others"
+
+    def note(_, __, statement, *___):
+        asked.append(statement)
+
+    event.listen(shop, "before_cursor_execute", note)
+    with transaction(shop) as session:
+        assert terms.read(session)[other] is first[other]
+    event.remove(shop, "before_cursor_execute", note)
+    assert not [one for one in asked if "document" in one]
+    capsys.readouterr()
+    done(capsys, "add", "acme", "kubus=Kubernetes", *WHY)
+    with transaction(shop) as session:
+        assert len(terms.read(session)[other].terms.pairs) == 2
 
 
 def test_what_the_page_shows_works(shop, capsys, monkeypatch):

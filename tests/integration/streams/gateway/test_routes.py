@@ -317,6 +317,7 @@ def test_a_large_body_after_its_header_is_not_taken_for_a_header(gateway):
         ("discreet", {}, {"presence_penalty": 1.5}),
         ("discreet", {"presence_penalty": 0.0}, {"presence_penalty": 0.0}),
         ("discreet", {"frequency_penalty": 0.3}, {"frequency_penalty": 0.3}),
+        ("discreet", {"response_format": {"type": "json_object"}}, {}),
         ("discreet@base", {}, {}),
     ],
 )

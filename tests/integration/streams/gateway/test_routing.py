@@ -14,9 +14,14 @@ import numpy as np
 import pytest
 
 from streams.client.routing import RouterSettings
+from streams.errors import GatewayError
+from streams.gateway.answering import Answering
 from streams.gateway.budgeted import FEWEST
 from streams.gateway.desired import Line, Version
-from streams.gateway.routed import DomainRouting, prototypes_of
+from streams.gateway.directory import Directory
+from streams.gateway.limits import Places
+from streams.gateway.requests import Form
+from streams.gateway.routed import MOST_WAITING, DomainRouting, prototypes_of
 from tests.fakes.engines import engine
 from tests.fakes.gateways import GatewayThread, wait_until
 
@@ -159,6 +164,55 @@ def test_what_words_do_not_tell_is_read_in_a_thread_before_it_is_routed():
     assert route("zzz clause qqq xxx")[0] == "legal"
     assert encoder.thread.startswith("discreet-meaning")
     assert route("zzz qqq") == ("default", "north")
+
+
+def test_words_decide_where_many_meanings_wait_or_none_can_be_read():
+    class Encoder:
+        name = "slow"
+
+        def __init__(self):
+            self.go, self.fails = threading.Event(), False
+
+        def embed(self, texts):
+            if self.fails:
+                raise MemoryError(texts[0])
+            assert self.go.wait(30)
+            return np.ones((len(texts), 2), np.float32)
+
+    encoder = Encoder()
+    routing = DomainRouting({}, RouterSettings(), lambda *_: None, encoder)
+    routing._router = SimpleNamespace(unsure=lambda *_: True)
+    ask = SimpleNamespace(prompt="zzz", domain="default")
+    directory = SimpleNamespace(lines={"acme": {"legal": "l1", "default": "l2"}})
+
+    async def crowd():
+        meanings = [asyncio.create_task(routing.meaning("acme", directory, ask)) for _ in range(MOST_WAITING)]
+        await asyncio.sleep(0)
+        late = await asyncio.wait_for(routing.meaning("acme", directory, ask), 10)
+        encoder.go.set()
+        told = await asyncio.gather(*meanings)
+        again = await routing.meaning("acme", directory, ask)
+        encoder.fails = True
+        return late, told, again, await routing.meaning("acme", directory, ask)
+
+    late, told, again, failed = asyncio.run(crowd())
+    assert late is None, "it waits for nobody"
+    assert all(one is not None for one in (*told, again))
+    assert failed is None
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_no_meaning_is_read_for_a_request_that_is_not_let_in(stream):
+    async def meaning(*_):
+        raise AssertionError("it has no place")
+
+    places = Places(most=8, most_per_tenant=1)
+    shop = SimpleNamespace(model="discreet", places=places, routing=SimpleNamespace(meaning=meaning))
+    body = {"model": "discreet", "stream": stream, "messages": [{"role": "user", "content": "zzz"}]}
+    with places.place("acme"), pytest.raises(GatewayError, match="too many requests"):
+        asyncio.run(
+            Answering(shop).answer(None, Form.CHAT, body, SimpleNamespace(tenant_id="acme"), Directory())
+        )
 
 
 def test_who_names_a_domain_or_has_one_line_is_not_routed(gateway):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 
 import pytest
@@ -66,3 +67,16 @@ def test_readers_go_on_after_whatever_failed(monkeypatch):
     with gateway._reading({"one": run}):
         assert went_on.wait(10)
     assert "gateway-one" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_what_is_asked_again_and_again_is_asked_on_after_whatever_failed(monkeypatch):
+    monkeypatch.setattr(gateway, "PAUSE_SECONDS", 0.0)
+    left = [AttributeError("a list has no get"), OSError("gone"), None]
+
+    async def work():
+        error = left.pop(0)
+        if error is not None:
+            raise error
+
+    asyncio.run(asyncio.wait_for(gateway._going_on(work), 10))
+    assert left == []

@@ -1,0 +1,24 @@
+"""What is deleted of a memory is scrubbed wherever the database kept it."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import pytest
+
+from personalization.memory.documents import scrub
+
+
+@pytest.mark.parametrize(
+    ("table", "vacuumed"),
+    [(None, ["memory_documents"]), ("memory_vectors", ["memory_documents", "memory_vectors"])],
+)
+def test_vectors_that_postgresql_keeps_are_vacuumed_with_the_documents(table, vacuumed):
+    said = []
+    connection = SimpleNamespace(
+        exec_driver_sql=said.append, execute=lambda _: SimpleNamespace(scalar=lambda: table)
+    )
+    opened = SimpleNamespace(execution_options=lambda **_: nullcontext(connection))
+    scrub(SimpleNamespace(dialect=SimpleNamespace(name="postgresql"), connect=lambda: opened))
+    assert said == [f"VACUUM {name}" for name in vacuumed]
