@@ -21,7 +21,7 @@ from privacy.ledger.accounts import (
 from privacy.ledger.populations import memberships
 from privacy.ledger.tables import AccountRow, LedgerHeadRow, ReservationRow
 from privacy.ledger.values import ReservationState, SpendView
-from privacy.mechanisms.private_read import ReadPurpose
+from privacy.mechanisms.private_read import NO_RELEASES, ReadPurpose
 
 if TYPE_CHECKING:
     from sqlmodel import Session
@@ -45,7 +45,7 @@ def spend_of(
     releases = 0
     for state, purpose, count in counted:
         counts[ReservationState(state)] = counts.get(ReservationState(state), 0) + count
-        if state == ReservationState.COMMITTED.value and purpose != ReadPurpose.DRIFT.value:
+        if state == ReservationState.COMMITTED.value and purpose not in NO_RELEASES:
             releases += count
     populations = _population_accounts(session, tenant_id)
     delta = lifetime.delta if lifetime else (caps.lifetime_delta if caps else None)

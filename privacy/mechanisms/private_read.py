@@ -36,6 +36,10 @@ class ReadPurpose(StrEnum):
     STYLE = "style"
 
 
+# Charges of their own that publish numbers and no version: readings of drift, comparisons by users' reactions.
+NO_RELEASES: Final = frozenset({ReadPurpose.DRIFT.value, ReadPurpose.KPI.value})
+
+
 @dataclass(frozen=True, kw_only=True)
 class PrivateRead(ABC):
     """Base of the frozen values that name one kind of private read each."""

@@ -23,7 +23,7 @@ from privacy.ledger import history
 from privacy.ledger.accounts import filter_of
 from privacy.ledger.chain import EntryKind
 from privacy.ledger.values import AccountScope, ReservationState
-from privacy.mechanisms.private_read import ReadPurpose
+from privacy.mechanisms.private_read import NO_RELEASES, ReadPurpose
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -302,7 +302,7 @@ def privacy_statement(
             },
             "accountant": {"name": ACCOUNTANT, "version": ACCOUNTANT_VERSION, "grid": GRID_NAME},
             "releases_committed": sum(
-                one["state"] == ReservationState.COMMITTED and one["purpose"] != ReadPurpose.DRIFT.value
+                one["state"] == ReservationState.COMMITTED and one["purpose"] not in NO_RELEASES
                 for one in releases
             ),
             "releases": releases,
