@@ -533,8 +533,8 @@ LEDGER: Final = (
     Mutant(
         name="commit-without-a-draw",
         file=SERVICE,
-        old="        if draw_in(row) is None:\n",
-        new="        if draw_in(row) is row:\n",
+        old='verb="commit")\n        if draw_in(row) is None:\n',
+        new='verb="commit")\n        if draw_in(row) is row:\n',
         why="a release whose randomness nobody fixed",
         tests=(f"{T_SERVICE}::test_a_round_from_reservation_to_release", T_PUBLISHED),
     ),
