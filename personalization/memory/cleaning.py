@@ -2,7 +2,8 @@
 
 A server of models reads control marks inside a message as structure, so a document could close the turn that it stands
 in and open another (measured with llama.cpp). They are taken out when a document comes and again when a passage is
-sent. The marks of orders are simple public rules: they find what is plain, and a person decides.
+sent, and out of what a prompt template makes (``personalization/prompts/rendering.py``). The marks of orders are simple
+public rules: they find what is plain, and a person decides.
 """
 
 from __future__ import annotations
@@ -40,10 +41,15 @@ _RULE: Final = {name: re.compile(rule, re.IGNORECASE | re.DOTALL) for name, rule
 _LONG_CODE: Final = re.compile(r"[A-Za-z0-9+/=_-]{120,}")
 
 
-def without_control_marks(text: str) -> str:
-    """Return the text without control marks, also those that only appear when another was taken out."""
+def without_control_marks(text: str, instead: str = " ") -> str:
+    """Return the text without control marks, also those that only appear when another was taken out.
+
+    Args:
+        text: what may hold some.
+        instead: stands where one was.
+    """
     while True:
-        less = CONTROL_MARKS.sub(" ", text)
+        less = CONTROL_MARKS.sub(instead, text)
         if less == text:
             return text
         text = less

@@ -11,7 +11,6 @@ them.
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
@@ -20,6 +19,7 @@ from jinja2 import StrictUndefined, TemplateError, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from personalization.errors import PromptTemplateError
+from personalization.memory.cleaning import without_control_marks
 from personalization.prompts.values import GIVEN, GLOSSARY, LONGEST_SOURCE, NAME_LENGTH, PROMPT, When, name_of
 
 if TYPE_CHECKING:
@@ -31,11 +31,6 @@ BARE: Final = "{{ prompt }}"  # a template that says nothing
 KEPT: Final = 4_096
 MOST_PLACES: Final = 2  # of one variable in one template
 _ALLOWED: Final = (nodes.Template, nodes.Output, nodes.TemplateData, nodes.Name, nodes.Const)
-_TURN_MARKS: Final = re.compile(
-    r"<[|｜][^|｜<>\n]{1,40}[|｜]>"  # ChatML, Llama 3, DeepSeek and their kin
-    r"|</?s>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>|<(?:bos|eos|pad|unk|mask)>",
-    re.IGNORECASE,
-)
 _ENVIRONMENT: Final = ImmutableSandboxedEnvironment(
     undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False
 )
@@ -119,11 +114,7 @@ def card_rendering(text: str) -> Rendering | None:
 
 def without_marks(text: str) -> str:
     """Return a text without the marks of turns, those included that appear when others are taken out."""
-    while True:
-        less = _TURN_MARKS.sub("", text)
-        if less == text:
-            return less
-        text = less
+    return without_control_marks(text, "")
 
 
 def _compiled(source: str, variables: set[str]) -> tuple[Any, set[str]]:

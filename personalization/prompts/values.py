@@ -41,7 +41,6 @@ class Origin(StrEnum):
 
     OPERATOR = "operator"
     CARD = "card"  # made of a released style card
-    SELECTION = "selection"  # the winner of a charged vote among public candidates
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,7 @@ from personalization.gates.forgetting import DEFAULT_FORGETTING_LIMIT, public_te
 from personalization.planning.model_shape import read_shape
 from personalization.planning.plan import PerformanceFlags, TrainingPlan
 from personalization.planning.planner import Declined, PlannerSettings, propose
-from personalization.quality.data import read_tenant, tenants_in
+from personalization.quality.data import SUFFIX, read_tenant, tenants_in
 from personalization.quality.intervals import difference_interval, mean_interval
 from personalization.quality.options import MECHANICS, MechanicsOptions, benchmark_policy
 from personalization.quality.targets import machine
@@ -60,6 +60,13 @@ def run_mechanics(options: MechanicsOptions, say: Callable[[str], None] = lambda
     """
     if unknown := set(options.only) - set(MECHANICS):
         raise JobInvalidError(f"there is no mechanic {min(unknown)!r}; there are {', '.join(MECHANICS)}")
+    names = tenants_in(options.data)
+    if not names:
+        raise JobInvalidError(
+            f"there is no file <tenant>{SUFFIX} in the folder; name one that holds recordings"
+        )
+    if strange := set(options.tenants) - set(names):
+        raise JobInvalidError(f"the folder has no tenant {min(strange)!r}; there are {', '.join(names)}")
     return _Mechanics(options, say).run()
 
 

@@ -26,7 +26,7 @@ from privacy.accounting.calibration import (
     release_curve,
     schedule_of,
 )
-from privacy.accounting.composition import best_epsilon, curve_of
+from privacy.accounting.composition import best_epsilon, curve_of, total_curve
 from privacy.accounting.curve import RdpCurve
 from privacy.accounting.filters import AccountSettings, PrivacyFilter
 from privacy.errors import CalibrationError, PolicyError
@@ -57,16 +57,20 @@ class SpentBudget:
     readings_in_period: int = 0
 
     def with_readings(self, schedule: PlannedSchedule) -> tuple[RdpCurve, RdpCurve, RdpCurve]:
-        """Return what is charged once all planned readings of drift are: ever, in this period, in one to come."""
+        """Return what is charged once all planned readings of drift are: ever, in this period, in one to come.
+
+        A period to come also has the comparisons that may slip into it from the one before.
+        """
+        slipped = total_curve(schedule.later) * schedule.slipped
         if schedule.reading is None:
-            return self.lifetime_curve, self.period_curve, RdpCurve.zero()
+            return self.lifetime_curve, self.period_curve, slipped
         one = curve_of(schedule.reading)
         left = max(0, schedule.readings - self.readings)
         left_now = min(left, max(0, schedule.readings_per_period - self.readings_in_period))
         return (
             self.lifetime_curve + one * left,
             self.period_curve + one * left_now,
-            one * min(left, schedule.readings_per_period),
+            one * min(left, schedule.readings_per_period) + slipped,
         )
 
 

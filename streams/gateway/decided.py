@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from streams.gateway.planned import Plan
 
 NONE: Final = "none"  # the line has nothing of it
-NOT_PLAIN: Final = "not_plain"  # the request has tools, images or a form of its own
+NOT_PLAIN: Final = "not_plain"  # the request has tools, images or a form of its own, or asks for logprobs
+STREAM: Final = "stream"  # what has been shown cannot be put right
 OVER_BUDGET: Final = "over_budget"  # left out for the tenant's latency budget
 NO_ANSWER_LENGTH: Final = "no_answer_length"  # the request does not bound its tokens
 NOT_AT_ENGINE: Final = "not_at_engine"  # the engine cannot
@@ -60,7 +61,7 @@ def _memory(plan: Plan) -> Decision:
     if plan.found is not None:
         on = plan.found.outcome is Outcome.FOUND
         return Decision(lever="memory", on=on, reason=plan.found.outcome.value)
-    return _off("memory", plan, Lever.RETRIEVAL, NONE)
+    return _off("memory", plan, Lever.RETRIEVAL, NONE if plan.ask.prompt is not None else NOT_PLAIN)
 
 
 def _terms(plan: Plan) -> Decision:
@@ -69,7 +70,8 @@ def _terms(plan: Plan) -> Decision:
     if plan.ask.prompt is None:
         return _off("terms", plan, None, NOT_PLAIN)
     used = plan.corrects or plan.terms.use.tells
-    return Decision(lever="terms", on=used, reason=plan.terms.use.value if used else "stream")
+    left = STREAM if plan.ask.stream else NOT_PLAIN
+    return Decision(lever="terms", on=used, reason=plan.terms.use.value if used else left)
 
 
 def _constraint(plan: Plan) -> Decision:

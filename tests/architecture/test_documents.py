@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -49,3 +50,26 @@ def test_the_walk_names_files_of_every_package():
     named = {name for name, _ in FILE.findall(text)}
     for package in ("streams/client/", "streams/ingest/", "personalization/training/", "privacy/ledger/"):
         assert any(name.startswith(package) for name in named), package
+
+
+def test_decisions_stand_in_their_order_and_those_that_are_named_exist():
+    text = (ROOT / "DECISIONS.md").read_text("utf-8")
+    numbers = [int(one) for one in re.findall(r"^## (\d+)\. ", text, re.MULTILINE)]
+    assert numbers == sorted(set(numbers))
+    named = {
+        int(one)
+        for page in (*PAGES, *HISTORY, ROOT / "tests/benchmarks/RESULTS.md")
+        for one in re.findall(r"\bdecision (\d+)\b", page.read_text("utf-8"))
+    }
+    assert named <= set(numbers)
+
+
+@pytest.mark.parametrize("page", ["CHANGELOG.md", "DECISIONS.md", "tests/benchmarks/RESULTS.md"])
+def test_no_merge_left_a_line_twice_or_a_heading_without_an_empty_line_before_it(page):
+    """These files are merged line by line, and what both sides wrote is kept."""
+    lines = (ROOT / page).read_text("utf-8").splitlines()
+    begins = [line[:60] for line in lines if line.startswith("- ") and len(line) >= 60]
+    assert [one for one in begins if begins.count(one) > 1] == []
+    for before, line in pairwise(lines):
+        marked = before.startswith("<!-- ") and line.startswith("## ")
+        assert not re.match(r"## |<!-- \w+:begin", line) or before == "" or marked, line

@@ -18,6 +18,7 @@ from personalization.rollouts.values import Flag, Stage
 from privacy.errors import BudgetExhaustedError
 from privacy.ledger import ReservationState
 from privacy.ledger.export import export_ledger
+from privacy.ledger.spending import spend_of
 from privacy.ledger.verify import verify_export
 from privacy.mechanisms.private_read import ReadPurpose
 from privacy.policy.ceilings import PolicyCeilings
@@ -60,8 +61,13 @@ def test_users_decide_and_the_ledger_says_what_it_cost(shop, candidate, version,
         told = privacy_statement(session, "acme", now=shop.clock.now())
         story = story_of(session, shop_version(session, second))
         facts = rollout_facts(session, "acme")[0]
+        spent = spend_of(session, "acme", 0)
     assert report.ok, report.findings
-    assert told.facts["releases_committed"] == 2, "a comparison is no release"
+    trained = sum(one["purpose"] == "training" for one in told.facts["releases"])
+    assert (told.facts["releases_committed"], spent.releases) == (trained, trained), (
+        "a comparison is no release"
+    )
+    assert len(told.facts["releases"]) == trained + 1
     assert BY_REACTIONS in told.facts["assumptions"]
     assert any("users' reactions to two versions" in line for line in told.to_text().splitlines())
     assert facts["verdict"] == facts["comparison"]["verdict"] == verdict.value

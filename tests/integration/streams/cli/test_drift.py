@@ -34,7 +34,8 @@ def test_a_drifted_line_is_shown_with_its_alarm_its_picture_and_its_cost(setting
     assert status == 0, err
     assert "DRIFT: told" in out
     assert "how many words prompts have (input)" in out
-    assert "^" in out.splitlines()[-3] or "alarms" in out
+    (alarms,) = (line for line in out.splitlines() if line.strip().startswith("alarms"))
+    assert alarms.endswith("  ^"), "of three readings the last"
     assert "3 are charged" in out
     status, out, err = run(capsys, "drift", "show", "acme", "--json")
     assert status == 0, err

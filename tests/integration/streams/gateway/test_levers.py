@@ -54,6 +54,7 @@ def test_each_lever_is_told_with_its_reason(behind, tmp_path):
             model="discreet", messages=[{"role": "user", "content": "x"}], stream=True
         )
         assert "terms=off;stream" in raw.headers["x-discreet-levers"]
+        assert levers(gateway, token, logprobs=True)["terms"] == "off;not_plain"
         behind.control(names=[])
         gateway.prompts = {}
         wait_until(lambda: levers(gateway, token)["template"] == "on;card")
@@ -70,3 +71,4 @@ def test_each_lever_is_told_with_its_reason(behind, tmp_path):
         told = other.headers["x-discreet-levers"]
         assert "template=off;not_plain" in told
         assert "terms=off;not_plain" in told
+        assert "memory=off;not_plain" in told

@@ -247,10 +247,14 @@ def test_memory_is_the_first_to_go_where_a_budget_does_not_hold(behind, approvin
 def test_more_than_may_wait_are_not_looked_up(monkeypatch):
     import asyncio
 
-    told = []
+    told, asked = [], []
+
+    def find(*about):
+        asked.append(about)
+        time.sleep(0.2)
 
     async def run():
-        memories = Memories(lambda *_: time.sleep(0.2), seconds=0.01, told=told.append)
+        memories = Memories(find, seconds=0.05, told=told.append)
         monkeypatch.setattr("streams.gateway.memories.MOST_WAITING", 1)
         await memories.find("acme", "default", "a")
         await memories.find("acme", "default", "b")
@@ -258,3 +262,4 @@ def test_more_than_may_wait_are_not_looked_up(monkeypatch):
 
     asyncio.run(run())
     assert told == ["away", "away"]
+    assert asked == [("acme", "default", "a")]

@@ -102,6 +102,13 @@ def test_what_is_served_of_successive_releases():
     assert 3 < _served(released, 0.5).item() < 6
 
 
+def test_data_that_are_not_there_are_refused_before_anything_is_measured(recorded, tmp_path):
+    with pytest.raises(JobInvalidError, match="name one that holds recordings"):
+        run_mechanics(MechanicsOptions(data=tmp_path / "away", base_model=tmp_path))
+    with pytest.raises(JobInvalidError, match="no tenant 'eels'; there are ants"):
+        run_mechanics(MechanicsOptions(data=recorded, base_model=tmp_path, tenants=("ants", "eels")))
+
+
 def test_an_unknown_mechanic_is_refused(tmp_path):
     with pytest.raises(JobInvalidError, match="no mechanic 'nonsense'"):
         run_mechanics(MechanicsOptions(data=tmp_path, base_model=tmp_path, only=("nonsense",)))

@@ -26,6 +26,7 @@ from privacy.accounting.calibration import (
 from privacy.accounting.composition import best_epsilon, curve_of
 from privacy.accounting.curve import RdpCurve
 from privacy.accounting.filters import SELECTION_SHARE, AccountSettings, BudgetCaps, FilterRule
+from privacy.accounting.forecast import SpentBudget, noise_for
 from privacy.errors import CalibrationError
 from privacy.mechanisms.noisy_comparison import NoisyComparison
 from privacy.policy.values import TenantPrivacyPolicy, amended
@@ -183,3 +184,19 @@ def test_comparisons_that_leave_nothing_for_training_are_refused():
                 },
             )
         )
+
+
+def test_a_forecast_keeps_the_room_that_the_plan_keeps_for_a_comparison_that_slips():
+    policy = amended(
+        TenantPrivacyPolicy(
+            declared_users=500, period_epsilon=2.0, lifetime_epsilon=8.0, planned_releases=1, styles=False
+        ),
+        {
+            "purposes": ["training", "evaluation"],
+            "retention_days": 30,
+            "rollout.steps": [50.0],
+            "rollout.decide": "reactions",
+        },
+    )
+    wished = noise_for(policy, releases=1, releases_per_period=1, spent=SpentBudget())
+    assert wished == pytest.approx(calibrate_policy(policy), rel=0.02)
