@@ -30,6 +30,7 @@ RELEASE_CODE = (
     "personalization.planning",
     "personalization.canaries.values",
     "personalization.adapters.activation",
+    "personalization.adapters.decoding",
     "personalization.adapters.factors",
     "personalization.adapters.files",
     "personalization.adapters.parts",

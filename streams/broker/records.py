@@ -45,7 +45,10 @@ class SourceRecord(Protocol):
 
 
 class FetchedRecord(NamedTuple):
-    """A ``SourceRecord`` as the worker fetches it: what is read of it, and no more, for there are very many."""
+    """A ``SourceRecord`` as the worker fetches it: what is read of it, and no more, for there are very many.
+
+    The properties are what Faust itself reads of a record, for an app of its own kind in the same process.
+    """
 
     topic: str
     partition: int
@@ -54,6 +57,26 @@ class FetchedRecord(NamedTuple):
     key: bytes | None
     value: bytes | None
     headers: Sequence[tuple[str, bytes | None]]
+
+    @property
+    def timestamp_type(self) -> int:
+        """The producer's time: topics here are made so (Kafka's ``CreateTime``)."""
+        return 0
+
+    @property
+    def checksum(self) -> None:
+        """Records of today's format have none of their own."""
+        return
+
+    @property
+    def serialized_key_size(self) -> int:
+        """Bytes of the key; -1 without one, as aiokafka says."""
+        return -1 if self.key is None else len(self.key)
+
+    @property
+    def serialized_value_size(self) -> int:
+        """Bytes of the value; -1 without one."""
+        return -1 if self.value is None else len(self.value)
 
 
 @dataclass(frozen=True, slots=True)

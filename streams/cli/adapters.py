@@ -305,7 +305,10 @@ def rollouts(
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("tenant", "domain", "stage", "percent", "mode", "flag", "candidate", "since", "reactions")
+    table = Table()
+    for column in ("tenant", "domain", "stage", "%", "mode", "flag", "candidate", "since", "reactions"):
+        whole = column in {"stage", "mode", "flag"}
+        table.add_column(column, no_wrap=whole, overflow="ellipsis" if whole else "fold")
     for row in facts:
         table.add_row(*(str(row[name] if row[name] is not None else "") for name in (
             "tenant", "domain", "stage", "percent", "mode", "flag", "candidate", "entered_at", "verdict",
