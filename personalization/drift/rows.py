@@ -254,6 +254,43 @@ def list_readings(session: Session, tenant_id: str, domain: str, *, limit: int) 
     ).all()
 
 
+def alarms_between(
+    session: Session, tenant_id: str, domain: str, since: datetime, until: datetime | None
+) -> list[dict[str, Any]]:
+    """Return the alarms of a line that were told while a version was served, JSON-ready, oldest first.
+
+    Args:
+        session: the caller's transaction.
+        tenant_id: whose line.
+        domain: which.
+        since: when the version came.
+        until: when it left; ``None``: it has not.
+    """
+    query = select(DriftReadingRow).where(
+        DriftReadingRow.tenant_id == tenant_id,
+        DriftReadingRow.domain == domain,
+        DriftReadingRow.state == ReadingState.DONE.value,
+        col(DriftReadingRow.closed_at) >= since,
+    )
+    if until is not None:
+        query = query.where(col(DriftReadingRow.closed_at) < until)
+    found = []
+    for row in session.exec(query.order_by(col(DriftReadingRow.scheduled_for))):
+        judgement = judgement_of(row)
+        if judgement is not None and judgement.drifted and row.closed_at is not None:
+            found.append(
+                {
+                    "at": row.closed_at.isoformat(),
+                    "since": None if judgement.since is None else judgement.since.isoformat(),
+                    "family": judgement.family,
+                    "statistic": judgement.statistic,
+                    "threshold": judgement.threshold,
+                    "followed": row.followed,
+                }
+            )
+    return found
+
+
 def released_digests(session: Session, tenant_id: str | None = None) -> dict[str, str]:
     """Return of every released reading the digest of its histogram, by its reservation."""
     query = select(DriftReadingRow.reservation_id, DriftReadingRow.histogram_json).where(

@@ -68,6 +68,7 @@ def story_of(
     *,
     served_by: Iterable[Mapping[str, Any]] = (),
     kpis: Iterable[Mapping[str, Any]] | None = None,
+    alarms: Iterable[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Return the story of a version, JSON-ready.
 
@@ -76,6 +77,7 @@ def story_of(
         row: the version.
         served_by: what each server said last about it.
         kpis: serving quality of the line's versions lately, as a gateway told the tenant; ``None``: nobody asked.
+        alarms: of drift that were told while it was served, out of released readings.
     """
     version = registry.read_version(row)
     manifest = version.manifest
@@ -148,6 +150,7 @@ def story_of(
         "kpis": None if kpis is None else [dict(one) for one in kpis],
         "served_by": [dict(one) for one in served_by],
         "drift": drift_document(manifest),
+        "alarms": [dict(one) for one in alarms],
         "manifest": manifest.to_bytes().decode(),
         "signature": version.signature.to_document(),
         "ledger": entries,

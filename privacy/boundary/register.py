@@ -345,6 +345,11 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             "comparison comparison.*",
         ),
         _fields(
+            CHARGED,
+            "What released readings of drift said while the version was served, and what followed.",
+            "alarms alarms.*",
+        ),
+        _fields(
             OPERATOR,
             "How the version stands now, what servers and whoever watches them said of it.",
             "state served_now served_by served_by.* rollout rollout.* guards guards.*",

@@ -155,6 +155,11 @@ def _lived(story: Mapping[str, Any]) -> Iterator[str]:
         yield f"  server     {ack['server_id']} ({ack['engine']}): {ack['status']} at {ack['at'][:19]}"
     for row in story.get("kpis") or ():
         yield f"  quality    {_quality(row)}"
+    for alarm in story.get("alarms") or ():
+        yield (
+            f"  alarm      {alarm['at'][:19]} what users ask changed ({alarm['family']}, {alarm['statistic']:.1f} of "
+            f"{alarm['threshold']:.1f}): {alarm['followed']}"
+        )
     if story["drift"] is not None:
         yield "  drift      " + ", ".join(f"{name} {value}" for name, value in story["drift"].items())
     if story["left"] is not None:
@@ -263,6 +268,7 @@ def _asker(gateway: str | None, token: Path | None) -> Callable[[str], list[dict
 def _stored(
     settings: Settings, name: str, ask: Callable[[str], list[dict[str, Any]]] | None
 ) -> dict[str, Any]:
+    from personalization.drift.rows import alarms_between
     from personalization.registry import queries as registry
     from personalization.releases.story import story_of
     from streams.storage import serving_acks
@@ -275,6 +281,7 @@ def _stored(
             row,
             served_by=serving_acks.said_of(session, row.version_id),
             kpis=None if ask is None else ask(row.domain),
+            alarms=alarms_between(session, row.tenant_id, row.domain, row.published_at, row.left_at),
         )
 
 

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import datetime, timedelta
 
 import httpx
 import pytest
 
+from personalization.drift.rows import alarms_between
+from personalization.drift.tables import DriftReadingRow
+from personalization.drift.values import Judgement
+from personalization.registry import queries as registry
 from personalization.registry import steering
+from personalization.releases.story import story_of
 from personalization.rollouts.evidence import Reading
+from privacy.storage.session import transaction
+from streams.cli.explain import page
 from streams.cli.main import main
 from streams.gateway.kpis import FIELDS
 from streams.processes.trainer import LEARNED_FROM
@@ -132,6 +140,30 @@ def test_guards_that_are_posted_again_and_again_are_one_line_each(
     assert [one["detail"]["value"] for one in story["trail"] if one["action"] == "rollout.guard"] == [
         0.01, 0.01, 0.02, 0.02, 0.03, 0.03,
     ]  # fmt: skip
+
+
+def test_alarms_of_drift_are_told_while_the_version_was_served_and_not_before(told, engine, capsys):
+    _, story, _, _ = told
+    came = datetime.fromisoformat(story["published_at"])
+    judgement = Judgement(drifted=True, family="length", statistic=40.0, threshold=20.0, since=came)
+    with transaction(engine) as session:
+        for number, (days, said, state) in enumerate(
+            [(-1, judgement, "done"), (1, judgement, "done"), (2, Judgement(), "done"), (3, judgement, "due")]
+        ):
+            at = came + timedelta(days=days)
+            session.add(
+                DriftReadingRow(
+                    reading_id=f"reading-{number}", tenant_id="acme", domain="default", line_ref=story["line_ref"],
+                    scheduled_for=at, due_at=at, closed_at=at, state=state, followed="alarmed",
+                    judgement_json=json.dumps(said.to_document()),
+                )
+            )  # fmt: skip
+        row = registry.find_version(session, story["served_name"])
+        found = alarms_between(session, "acme", "default", row.published_at, row.left_at)
+        again = story_of(session, row, alarms=found)
+    assert [one["at"] for one in again["alarms"]] == [(came + timedelta(days=1)).isoformat()]
+    (line,) = [one for one in page(again, ()) if one.startswith("  alarm")]
+    assert "length, 40.0 of 20.0): alarmed" in line
 
 
 def test_the_offsets_that_a_round_read_are_in_the_trail_and_prove_themselves(
