@@ -333,9 +333,14 @@ class TenantPrivacyPolicy(Validated):
         return cls.model_validate(dict(document))
 
     def digest(self) -> str:
-        """Return the ``sha256:`` digest of the canonical JSON of the policy.
+        """Return the ``sha256:`` digest of the canonical JSON of the policy, as it is stored."""
+        return digest_of(self.to_stored(), ascii_only=True)
 
-        A field that came later is left out where it has its default, so policies from before keep their digest.
+    def to_stored(self) -> dict[str, Any]:
+        """Return what is stored, which ``from_document`` reads back to an equal policy.
+
+        A field that came later is left out where it has its default: policies from before keep their digest, and a
+        process from before, which knows no such field, still reads a policy that does not use it.
         """
         document = self.to_document()
         for name in _LATER_FIELDS:
@@ -343,7 +348,7 @@ class TenantPrivacyPolicy(Validated):
                 del document[name]
         if "rollout" in document:
             document["rollout"] = self.rollout.from_before(document["rollout"])
-        return digest_of(document, ascii_only=True)
+        return document
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -141,7 +141,7 @@ def set_policy(
     row = PolicyRow(
         tenant_id=tenant_id,
         version=newest.version + 1 if newest else 1,
-        document=policy.to_document(),
+        document=policy.to_stored(),
         digest=policy.digest(),
         set_at=now,
         set_by=actor,

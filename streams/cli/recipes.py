@@ -17,10 +17,21 @@ def root() -> None:
 
 
 @app.command("list")
-def list_recipes() -> None:
+def list_recipes(
+    *, as_json: Annotated[bool, typer.Option("--json", help="Write JSON instead of lines.")] = False
+) -> None:
     """List the recipes."""
+    import json as codec
+
     from streams.demo.recipes.catalogue import RECIPES
 
+    if as_json:
+        facts = [
+            {"name": one.name, "title": one.title, "product": one.product, "takes_data": one.takes_data}
+            for one in RECIPES.values()
+        ]
+        typer.echo(codec.dumps(facts))
+        return
     for one in RECIPES.values():
         typer.echo(f"{one.name:<10} {one.title} (as {one.product}); streams/docs/recipes/{one.name}.md")
 

@@ -113,6 +113,18 @@ def test_votes_on_style_are_on_and_do_not_change_the_digest_of_a_policy_from_bef
     assert off.digest() != BASE.digest()
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"memory": True}, {"rollout.steps": [10, 50]}, {"drift.share": 0.1}, {"suites.depth": "quick"}],
+)
+def test_what_is_stored_is_read_back_and_names_no_later_field_that_is_not_used(changes):
+    policy = amended(BASE, changes)
+    stored = policy.to_stored()
+    assert TenantPrivacyPolicy.from_document(stored) == policy
+    used = {name.partition(".")[0] for name in changes}
+    assert set(stored) & {"memory", "remember", "drift", "suites", "rollout", "terms", "population"} == used
+
+
 def test_a_change_of_one_schedule_field_keeps_the_other():
     changed = amended(
         amended(BASE, {"schedule.every_seconds": 60}), {"schedule": {"first_at": "2026-01-01T00:00Z"}}

@@ -75,3 +75,9 @@ def test_one_recipe_that_fails_ends_with_its_error(played, capsys):
     assert command_line.main(["recipes", "run", "edge"]) != 0
     assert "streams.demo.failed" in capsys.readouterr().err
     assert len(played) == 1
+
+
+def test_the_list_is_json_too(capsys):
+    assert command_line.main(["recipes", "list", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [one["name"] for one in listed] == list(RECIPES)
