@@ -560,8 +560,8 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
         _fields(
             PUBLIC,
             "Names of events, rounds, lines, topics and versions, and public states.",
-            "event level round round_id rounds tenant tenants line_ref served_name adapter served withdrawn "
-            "published chore code outcome stage what topic partition epoch port accepted share action",
+            "event level round round_id rounds tenant tenants line_ref served_name version_id sequence adapter served "
+            "withdrawn published chore code outcome stage what topic partition epoch port accepted share action",
         ),
         _fields(
             OPERATOR,

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="List adapter versions, show one, steer rollouts, roll back, withdraw.", no_args_is_help=True
 )
-app.command("compose")(compose.command)
+app.command("compose")(compose.compose)
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")]
 Actor = Annotated[str | None, typer.Option(help="Who asks; your login name by default.")]
 Reason = Annotated[str, typer.Option(help="Why, in one public sentence; servers and auditors see it.")]

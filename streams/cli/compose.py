@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 
-def command(
+def compose(
     tenant: Annotated[str, typer.Argument(metavar="TENANT", help="Whose lines.")],
     one: Annotated[str, typer.Argument(metavar="LINE_A", help="Domain of one line.")],
     other: Annotated[str, typer.Argument(metavar="LINE_B", help="Domain of the other.")],
