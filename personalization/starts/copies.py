@@ -37,8 +37,10 @@ PERIOD_WITHOUT_POLICY = 30 * DAY_SECONDS
 
 
 def is_copy(row: AdapterVersionRow) -> bool:
-    """Say whether a version is a copy of a meta start on a tenant's line."""
-    return row.reservation_id == NO_RESERVATION and not row.tenant_id.startswith(META_TENANT)
+    """Say whether a version is a copy of a meta start on a tenant's line; what was composed of two lines is none."""
+    if row.reservation_id != NO_RESERVATION or row.tenant_id.startswith(META_TENANT):
+        return False
+    return registry.read_version(row).manifest.lineage.start == META
 
 
 class MetaCopies:
@@ -76,7 +78,10 @@ class MetaCopies:
                     found = best_meta(session, self._base_digest, domain, rank)
                     best[domain, rank] = None if found is None else found.version_id
                 wanted = best[domain, rank]
-                if wanted is not None and wanted != start:
+                if wanted is None or wanted == start:
+                    continue
+                own = None if serves is None else registry.get_version(session, serves)
+                if own is None or is_copy(own):
                     served.append(self._copy(session, tenant.tenant_id, domain, wanted, period, now))
         return served
 

@@ -19,6 +19,7 @@ from personalization.registry.announcements import Act
 from personalization.registry.withdrawal import heirs_of, withdraw_version
 from personalization.starts import composing
 from personalization.starts.composing import Compositions, domain_of_both
+from personalization.starts.copies import is_copy
 from personalization.training.jobs.job import PublicLosses, TenantResult
 from privacy.ledger import history
 from privacy.ledger.chain import EntryKind
@@ -88,6 +89,11 @@ def test_the_mean_is_exact_signed_and_free(lines):
     again = lines.compose("finance", "legal")
     assert again.domain == made.domain
     assert again.served_name != made.served_name
+
+
+def test_a_meta_start_never_takes_the_place_of_what_was_composed(lines):
+    lines.compose()
+    assert not is_copy(lines.row(domain_of_both("legal", "finance")))
 
 
 @pytest.mark.parametrize("part", ["legal", "finance"])
