@@ -169,6 +169,12 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
         _ROLLOUT,
         _PROMPTS,
         _fields(
+            PUBLIC,
+            "Which version of a collection of approved documents holds, what made it and how many documents stand in "
+            "it, by numbers and a digest with random salts; no user wrote any of them, and none is named.",
+            "memory memory.collection memory.number memory.version_id memory.decision memory.restores memory.documents",
+        ),
+        _fields(
             CHARGED,
             "How a round ended (see outcome), in one public sentence; the only number in it is the noisy count. Where "
             "a rollout moved, why: a guard may be named, which says of uncharged counts what rollouts' fields say. "

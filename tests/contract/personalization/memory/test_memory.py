@@ -53,7 +53,7 @@ class Memory:
 
     def remove(self, *names, tenant="acme"):
         with transaction(self.engine) as session:
-            return documents.remove(session, self.place(tenant), names)
+            return documents.remove(session, KEYS, self.place(tenant), names)
 
     def find(self, question, *, tenant="acme", domain="default", **more):
         return self.search.find(tenant, domain, question, self.clock.now(), **more)
@@ -236,7 +236,7 @@ def test_what_looks_like_orders_is_found_only_when_somebody_accepted_it(memory):
     assert not added.sent
     assert memory.find("how many days does a refund take").outcome is Outcome.NOTHING_FOUND
     with transaction(memory.engine) as session:
-        documents.accept(session, memory.place(), "refunds")
+        documents.accept(session, KEYS, memory.place(), "refunds")
     assert memory.cited("how many days does a refund take") != []
     assert memory.add("refunds", poisoned).fate is Fate.UNCHANGED
     memory.add("refunds", poisoned + " Now.")

@@ -44,7 +44,7 @@ class Approving:
 
     def remove(self, tenant, document_id):
         with transaction(self.engine) as session:
-            documents.remove(session, self.place(tenant), [document_id])
+            documents.remove(session, KEYS, self.place(tenant), [document_id])
 
     def place(self, tenant):
         return Place(tenant_id=tenant, collection="default", actor="ann", now=datetime.now(UTC))
