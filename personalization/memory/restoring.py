@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sqlmodel import select
 
 from personalization.errors import MemoryMoveError
-from personalization.memory import pgvector, versions
+from personalization.memory import histories, pgvector
 from personalization.memory.changing import check_room, end, lock, touch
 from personalization.memory.queries import listed, opened, row_name
 from personalization.memory.sealing import vectors_of
@@ -81,11 +81,11 @@ def roll_back(session: Session, keys: MemoryKeys, place: Place, to: int | None =
         MemoryDocumentError: the tenant would have too many documents or passages.
     """
     lock(session, place.tenant_id)
-    number = versions.before(session, place.tenant_id, place.collection) if to is None else to
-    target = versions.require(session, place.tenant_id, place.collection, number)
+    number = histories.before(session, place.tenant_id, place.collection) if to is None else to
+    target = histories.require(session, place.tenant_id, place.collection, number)
     wanted = {
         (one.document_id, one.version): one
-        for one in versions.entries_at(session, place.tenant_id, place.collection, number)
+        for one in histories.entries_at(session, place.tenant_id, place.collection, number)
     }
     live = {(row.document_id, row.version): row for row in listed(session, place.tenant_id, place.collection)}
     aside = [live[name] for name in sorted(live.keys() - wanted.keys())]

@@ -340,6 +340,12 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             "ledger ledger.* trail trail.* round.read_at consents.at left left.*",
         ),
         _fields(
+            PUBLIC,
+            "Which versions of collections of approved documents held while it was served, and who made them; no "
+            "document is named.",
+            "memory memory.*",
+        ),
+        _fields(
             OPERATOR,
             "How many events of all tenants were read when the round read its data.",
             "inputs inputs.*",

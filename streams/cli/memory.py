@@ -229,7 +229,7 @@ def show_versions(
 ) -> None:
     """Show the versions of a collection: who made each, why, whether its signature holds, and what stands in it."""
     from personalization.errors import MemoryNotFoundError
-    from personalization.memory import versions
+    from personalization.memory import histories
     from privacy.policy import versions as policies
     from streams.processes.keys import memory_keys
     from streams.settings import load_settings
@@ -239,15 +239,15 @@ def show_versions(
     keys = memory_keys(settings)
     with current_session(settings.database_url) as session:
         policies.tenant(session, tenant)
-        rows = versions.versions_of(session, tenant, collection)
+        rows = histories.versions_of(session, tenant, collection)
         if number is not None:
-            rows = [versions.require(session, tenant, collection, number)]
+            rows = [histories.require(session, tenant, collection, number)]
         elif not rows:
             raise MemoryNotFoundError(
                 f"the collection {collection[:80]!r} has no version yet; `discreet memory status` shows the collections"
             )
-        oldest = rows[-1].number - versions.KEPT if number is None else 0
-        facts = [versions.facts_of(session, keys, row, kept=row.number >= oldest) for row in rows]
+        oldest = rows[-1].number - histories.KEPT if number is None else 0
+        facts = [histories.facts_of(session, keys, row, kept=row.number >= oldest) for row in rows]
     if as_json:
         public = {name: key.hex() for name, key in keys.public_keys.items()}
         typer.echo(
@@ -286,14 +286,14 @@ def diff(
     """Show which documents come, go and are replaced from one version of a collection to another."""
     from dataclasses import asdict
 
-    from personalization.memory import versions
+    from personalization.memory import histories
     from privacy.policy import versions as policies
     from streams.settings import load_settings
     from streams.storage.schema import current_session
 
     with current_session(load_settings().database_url) as session:
         policies.tenant(session, tenant)
-        found = versions.difference(session, tenant, collection, before, after)
+        found = histories.difference(session, tenant, collection, before, after)
     if as_json:
         typer.echo(json.dumps({"before": before, "after": after, **asdict(found)}))
         return

@@ -94,6 +94,7 @@ def test_a_passage_stands_before_the_question_and_its_place_in_a_header(gateway,
     approving.add("acme", "refunds", REFUNDS)
     told, raw = ask(gateway)
     assert told == "default/refunds@1#0-48"
+    assert "memory=on;found;default@1" in raw.headers["x-discreet-levers"]
     said = content(raw)
     assert "14 days" in said
     assert said.endswith(QUESTION)
@@ -120,6 +121,7 @@ def test_nothing_found_is_said_and_a_tenant_without_documents_is_asked_as_before
     approving.add("acme", "refunds", REFUNDS)
     told, raw = ask(gateway, question="What is the capital of France?")
     assert told == "nothing_found"
+    assert "memory=off;nothing_found;default@1" in raw.headers["x-discreet-levers"]
     assert content(raw).endswith("|What is the capital of France?")
     assert ask(gateway, "globex")[0] == "no_memory"
     assert ask(gateway, "initech")[0] is None
