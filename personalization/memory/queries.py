@@ -11,7 +11,7 @@ from personalization.memory.tables import MemoryCollectionRow, MemoryDocumentRow
 from personalization.memory.values import Remembered, State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from datetime import datetime
 
     from sqlmodel import Session
@@ -30,13 +30,6 @@ def listed(
         query = query.where(MemoryDocumentRow.state == State.LIVE)
     order = (MemoryDocumentRow.collection, MemoryDocumentRow.document_id, MemoryDocumentRow.version)
     return session.exec(query.order_by(*(col(one) for one in order))).all()
-
-
-def live_rows(session: Session) -> Iterator[MemoryDocumentRow]:
-    """Yield the live versions of every tenant."""
-    order = (MemoryDocumentRow.tenant_id, MemoryDocumentRow.collection, MemoryDocumentRow.document_id)
-    query = select(MemoryDocumentRow).where(MemoryDocumentRow.state == State.LIVE)
-    yield from session.exec(query.order_by(*(col(one) for one in order)))
 
 
 def collections(session: Session, tenant_id: str) -> Sequence[MemoryCollectionRow]:

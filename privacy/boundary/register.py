@@ -507,7 +507,7 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             "discreet_gateway_ready discreet_gateway_shadows discreet_gateway_shadow_seconds "
             "discreet_gateway_flag_failures "
             "discreet_gateway_routes discreet_gateway_levers_dropped discreet_gateway_memory "
-            "discreet_gateway_lever_seconds",
+            "discreet_gateway_memory_away discreet_gateway_lever_seconds",
         ),
         _fields(
             OPERATOR,
