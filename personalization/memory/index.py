@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+from sqlalchemy import select as select_columns
 from sqlmodel import col, select
 
 from personalization.memory import versions
@@ -136,20 +137,24 @@ def read_index(
         KeyUnavailableError: a document was sealed with another key.
     """
     known = {} if before is None else before.documents
-    live = (MemoryDocumentRow.tenant_id == tenant_id, MemoryDocumentRow.state == State.LIVE)
-    names = session.exec(
-        select(
-            MemoryDocumentRow.collection,
-            MemoryDocumentRow.document_id,
-            MemoryDocumentRow.version,
-            MemoryDocumentRow.accepted,
-            MemoryDocumentRow.salt,
-        ).where(*live)
-    ).all()
+    live = (col(MemoryDocumentRow.tenant_id) == tenant_id, col(MemoryDocumentRow.state) == State.LIVE)
+    names = (
+        session.connection()
+        .execute(
+            select_columns(
+                col(MemoryDocumentRow.collection),
+                col(MemoryDocumentRow.document_id),
+                col(MemoryDocumentRow.version),
+                col(MemoryDocumentRow.accepted),
+                col(MemoryDocumentRow.salt),
+            ).where(*live)
+        )
+        .all()
+    )
     kept = {
         name: known[name]
-        for *parts, accepted, salt in names
-        if (name := (parts[0], parts[1], parts[2])) in known
+        for collection, document_id, version, accepted, salt in names
+        if (name := (collection, document_id, version)) in known
         and (known[name].document.accepted, known[name].salt) == (accepted, salt)
     }
     fresh = {}

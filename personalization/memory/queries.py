@@ -38,6 +38,16 @@ def collections(session: Session, tenant_id: str) -> Sequence[MemoryCollectionRo
     return session.exec(query.order_by(col(MemoryCollectionRow.collection))).all()
 
 
+def standing(session: Session, tenant_id: str, collection: str) -> tuple[int, str]:
+    """Return the version of a collection and the domain that it is for; version 0 where there is none."""
+    found = session.exec(
+        select(MemoryCollectionRow.version, MemoryCollectionRow.domain).where(
+            MemoryCollectionRow.tenant_id == tenant_id, MemoryCollectionRow.collection == collection
+        )
+    ).first()
+    return (0, "") if found is None else (found[0], found[1])
+
+
 def size_of(session: Session, tenant_id: str, collection: str, now: datetime) -> dict[str, Any]:
     """Return how much a collection holds, how many of its documents have ended, and since when the oldest counts."""
     rows = listed(session, tenant_id, collection)

@@ -95,12 +95,12 @@ def roll_back(session: Session, keys: MemoryKeys, place: Place, to: int | None =
     back: list[MemoryDocumentRow] = []
     lost: list[MemoryEntryRow] = []
     for name in sorted(wanted.keys() - live.keys()):
-        row = session.get(MemoryDocumentRow, (place.tenant_id, place.collection, *name))
-        if row is None or row.sealed is None:
+        kept = session.get(MemoryDocumentRow, (place.tenant_id, place.collection, *name))
+        if kept is None or kept.sealed is None:
             lost.append(wanted[name])
             continue
-        _bring_back(session, keys, row, accepted=wanted[name].accepted)
-        back.append(row)
+        _bring_back(session, keys, kept, accepted=wanted[name].accepted)
+        back.append(kept)
     moved = _accept_as(session, live, wanted)
     collection = session.get(MemoryCollectionRow, (place.tenant_id, place.collection))
     moved = moved or (collection is not None and collection.domain != target.domain)

@@ -181,7 +181,7 @@ def refused(
         row = signed.get((collection, number))
         fine = collection not in ever if row is None else holds(keys, row, domain, leaves.get(collection, ()))
         if not fine:
-            _log.warning("memory_collection_not_signed", tenant=tenant_id, version=number)
+            _log.warning("memory_collection_not_signed", tenant=tenant_id)
             found.add(collection)
     return frozenset(found)
 

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from sqlmodel import select
-
 from personalization.memory import documents, restoring, versions
-from personalization.memory.tables import MemoryCollectionRow
+from personalization.memory.queries import standing
 from personalization.registry import queries as registry
 from personalization.registry.announcements import Act, AdapterEventKind, MemoryFacts, announce
 from privacy.policy import versions as policies
@@ -70,12 +68,14 @@ def roll_back(
 def _told(session: Session, events: AdapterEvents, place: Place, change: Callable[[], Result]) -> Result:
     """Make a change, and tell it where it made a version; the line is locked before the tenant, as everywhere."""
     policies.tenant(session, place.tenant_id)
-    domain = _standing(session, place)[1] if place.domain is None else place.domain
+    domain = place.domain
+    if domain is None:
+        _, domain = standing(session, place.tenant_id, place.collection)
     line = registry.ensure_line(session, place.tenant_id, domain or EVERY_DOMAINS, now=place.now)
     line = registry.lock_line(session, line.line_ref)
-    before, _ = _standing(session, place)
+    before, _ = standing(session, place.tenant_id, place.collection)
     done = change()
-    number, _ = _standing(session, place)
+    number, _ = standing(session, place.tenant_id, place.collection)
     made = None if number == before else versions.find(session, place.tenant_id, place.collection, number)
     if made is not None:
         announce(
@@ -98,13 +98,3 @@ def _told(session: Session, events: AdapterEvents, place: Place, change: Callabl
             ),
         )
     return done
-
-
-def _standing(session: Session, place: Place) -> tuple[int, str]:
-    found = session.exec(
-        select(MemoryCollectionRow.version, MemoryCollectionRow.domain).where(
-            MemoryCollectionRow.tenant_id == place.tenant_id,
-            MemoryCollectionRow.collection == place.collection,
-        )
-    ).first()
-    return (0, "") if found is None else (found[0], found[1])

@@ -1,4 +1,7 @@
-"""``discreet memory``: approve, remove and look up the documents that a tenant's questions are answered from."""
+"""``discreet memory``: approve, remove and look up the documents that a tenant's questions are answered from.
+
+Longer than 400 lines because it has a command for each act, each of them but options, one call and what is printed.
+"""
 
 from __future__ import annotations
 
@@ -230,6 +233,7 @@ def show_versions(
     """Show the versions of a collection: who made each, why, whether its signature holds, and what stands in it."""
     from personalization.errors import MemoryNotFoundError
     from personalization.memory import histories
+    from personalization.memory.versions import KEPT
     from privacy.policy import versions as policies
     from streams.processes.keys import memory_keys
     from streams.settings import load_settings
@@ -246,7 +250,7 @@ def show_versions(
             raise MemoryNotFoundError(
                 f"the collection {collection[:80]!r} has no version yet; `discreet memory status` shows the collections"
             )
-        oldest = rows[-1].number - histories.KEPT if number is None else 0
+        oldest = rows[-1].number - KEPT if number is None else 0
         facts = [histories.facts_of(session, keys, row, kept=row.number >= oldest) for row in rows]
     if as_json:
         public = {name: key.hex() for name, key in keys.public_keys.items()}
