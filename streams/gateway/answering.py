@@ -333,6 +333,9 @@ class _Stream(StreamingResponse):
         self._ping_seconds = ping_seconds
         self._on_end = on_end
         self._said = answers.Transcript(plan.ask.form)
+        self._terms = None
+        if plan.terms is not None and plan.corrects:
+            self._terms = answers.TermPieces(plan.ask.form, plan.terms.terms.stream())
         self._whole = False
         self._coming: asyncio.Future[dict[str, Any] | None] | None = None
 
@@ -345,18 +348,14 @@ class _Stream(StreamingResponse):
             await asyncio.shield(_closed(self._coming, self._pieces))
 
     async def _frames(self) -> AsyncIterator[bytes]:
-        ask = self._plan.ask
         piece = self._first
         try:
             while piece is not None:
                 if "error" in piece:
                     raise _broken_off()
-                self._said.add(piece)
-                if ask.include_usage or piece.get("choices"):
-                    piece["id"], piece["model"] = self._plan.answer_id, ask.model
-                    if not ask.include_usage:
-                        piece.pop("usage", None)
-                    yield answers.frame(piece)
+                for one in [piece] if self._terms is None else self._terms.put_right(piece):
+                    if (sent := self._sent(one)) is not None:
+                        yield sent
                 self._coming = asyncio.ensure_future(_next(self._pieces))
                 while not (await asyncio.wait({self._coming}, timeout=self._ping_seconds))[0]:
                     yield answers.PING
@@ -366,7 +365,22 @@ class _Stream(StreamingResponse):
             self._whole = True
             yield answers.DONE
         except GatewayError as error:
+            # What was held back for its terms was said before the engine broke off.
+            for one in () if self._terms is None else self._terms.rest():
+                if (sent := self._sent(one)) is not None:
+                    yield sent
             yield answers.frame(answers.error_document(error))
+
+    def _sent(self, piece: dict[str, Any]) -> bytes | None:
+        """Return the frame of a piece under our own id and model, and note what it says; ``None``: it is not sent."""
+        ask = self._plan.ask
+        self._said.add(piece)
+        if not (ask.include_usage or piece.get("choices")):
+            return None
+        piece["id"], piece["model"] = self._plan.answer_id, ask.model
+        if not ask.include_usage:
+            piece.pop("usage", None)
+        return answers.frame(piece)
 
 
 async def _begun(plan: Plan) -> tuple[dict[str, Any] | None, AsyncIterator[dict[str, Any]]]:

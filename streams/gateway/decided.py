@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 NONE: Final = "none"  # the line has nothing of it
 NOT_PLAIN: Final = "not_plain"  # the request has tools, images or a form of its own, or asks for logprobs
-STREAM: Final = "stream"  # what has been shown cannot be put right
 OVER_BUDGET: Final = "over_budget"  # left out for the tenant's latency budget
 NO_ANSWER_LENGTH: Final = "no_answer_length"  # the request does not bound its tokens
 NOT_AT_ENGINE: Final = "not_at_engine"  # the engine cannot
@@ -70,8 +69,7 @@ def _terms(plan: Plan) -> Decision:
     if plan.ask.prompt is None:
         return _off("terms", plan, None, NOT_PLAIN)
     used = plan.corrects or plan.terms.use.tells
-    left = STREAM if plan.ask.stream else NOT_PLAIN
-    return Decision(lever="terms", on=used, reason=plan.terms.use.value if used else left)
+    return Decision(lever="terms", on=used, reason=plan.terms.use.value if used else NOT_PLAIN)
 
 
 def _constraint(plan: Plan) -> Decision:

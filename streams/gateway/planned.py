@@ -57,8 +57,8 @@ class Plan:
 
     @property
     def corrects(self) -> bool:
-        """Whether the terms of the answer are put right: of one in one piece, of which nothing else is told."""
-        plain = self.ask.prompt is not None and not self.ask.stream and not self.ask.document.get("logprobs")
+        """Whether the terms of the answer are put right: of one text, of which nothing else is told."""
+        plain = self.ask.prompt is not None and not self.ask.document.get("logprobs")
         return plain and self.terms is not None and self.terms.use.corrects
 
     @property
@@ -149,7 +149,10 @@ class Plan:
         use = self.terms.use
         parts = [f"told={len(self.told)}"] if use.tells else []
         if use.corrects:
-            parts.append(f"corrected={self.corrected}" if self.corrects else "corrected=not_here")
+            count = (
+                "in_stream" if self.ask.stream else self.corrected
+            )  # a stream's headers come before its text
+            parts.append(f"corrected={count}" if self.corrects else "corrected=not_here")
         return ",".join(parts)
 
     def within(self, fit: LatencyChoice, rules: Rules) -> Plan:
