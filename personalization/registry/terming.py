@@ -94,6 +94,11 @@ def adding(pairs: Sequence[TermPair]) -> Callable[[TermList], TermList]:
     return lambda terms: terms.with_pairs(pairs)
 
 
+def proposing(pairs: Sequence[TermPair]) -> Callable[[TermList], TermList]:
+    """Return the change that lists pairs for users to vote over."""
+    return lambda terms: terms.proposing(pairs)
+
+
 def going_back(session: Session, tenant_id: str, domain: str) -> Callable[[TermList], TermList]:
     """Return the change to what held before what holds now; each goes one further back, and none comes forward.
 

@@ -74,6 +74,14 @@ def newest(session: Session, line_ref: str) -> TermList:
     return TermList() if row is None else read_signed(row).terms
 
 
+def proposed(session: Session, line_ref: str) -> tuple[tuple[str, str], ...]:
+    """Return the public pairs (written, meant) that a line's users vote over; none where they cannot be read."""
+    newest = select(TermListRow).where(TermListRow.line_ref == line_ref)
+    row = session.exec(newest.order_by(col(TermListRow.sequence).desc()).limit(1)).first()
+    signed = None if row is None else _readable(row)
+    return () if signed is None else tuple((one.written, one.meant) for one in signed.terms.proposed)
+
+
 class NewestTerms:
     """Reads what holds for every line that something was decided about; each version is read once.
 
