@@ -282,8 +282,16 @@ def _pattern(keys: list[str]) -> re.Pattern[str] | None:
     if not keys:
         return None
     space = rf"[ \t]{{1,{MOST_SPACES}}}"
-    choices = "|".join(space.join(map(re.escape, key.split(" "))) for key in keys)
-    return re.compile(rf"{_EDGE_BEFORE}(?:{choices}){_EDGE_BEHIND}", re.IGNORECASE)
+    groups: dict[str, list[str]] = {}  # by first character, so that most places of a text are passed at once
+    for key in keys:
+        groups.setdefault(_folded(key[0]), []).append(key)
+    choices = []
+    for group in groups.values():
+        first = "".join(sorted({re.escape(key[0]) for key in group}))
+        choices.append(
+            f"(?=[{first}])(?:{'|'.join(space.join(map(re.escape, key.split(' '))) for key in group)})"
+        )
+    return re.compile(rf"{_EDGE_BEFORE}(?:{'|'.join(choices)}){_EDGE_BEHIND}", re.IGNORECASE)
 
 
 def _folded(text: str) -> str:

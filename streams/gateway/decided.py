@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from personalization.memory.values import Outcome
+from personalization.terms.values import TermUse
 from streams.client.routing import Lever
 from streams.gateway.choosing import Reason
 
@@ -68,8 +69,11 @@ def _terms(plan: Plan) -> Decision:
         return _off("terms", plan, None, NONE)
     if plan.ask.prompt is None:
         return _off("terms", plan, None, NOT_PLAIN)
-    used = plan.corrects or plan.terms.use.tells
-    return Decision(lever="terms", on=used, reason=plan.terms.use.value if used else NOT_PLAIN)
+    tells = plan.terms.use.tells and Lever.TERMS not in plan.dropped
+    if tells or plan.corrects:
+        use = TermUse.GLOSSARY if not plan.corrects else TermUse.BOTH if tells else TermUse.CORRECT
+        return Decision(lever="terms", on=True, reason=use.value)
+    return _off("terms", plan, Lever.TERMS, NOT_PLAIN)
 
 
 def _constraint(plan: Plan) -> Decision:

@@ -5,8 +5,9 @@
 A tenant has names that come out wrong, and users who edit their notes: most put most names right, some rewrite words
 as well, a fifth never edits, a few put things wrong. The vote is that of a release. What it found is used on notes of
 users who did not vote. Each vote is held twice: over words that nobody knew before, and over a public list that the
-tenant proposed, in which the names stand among decoys that nobody puts right. Errors of words are told apart: on words of the tenant's names (B-WER) and on all others
-(U-WER), which must not rise. Right texts are this Python's own documentation.
+tenant proposed, in which the names stand among decoys that nobody puts right. Errors of words are told apart: on words
+of the tenant's names (B-WER) and on all others (U-WER), which must not rise. Right texts are this Python's own
+documentation.
 """
 
 from __future__ import annotations
