@@ -38,6 +38,7 @@ from personalization.planning.plan import PerformanceFlags
 from personalization.registry import queries as registry
 from personalization.registry.announcements import Act, AdapterEventKind, announce
 from personalization.registry.publishing import Candidate
+from personalization.registry.terming import proposed_pairs
 from personalization.releases.charge import (
     departure,
     privacy_facts,
@@ -66,7 +67,6 @@ from personalization.starts.choosing import (
 from personalization.styles.decisions import current_edits
 from personalization.suites.values import SuiteDepth
 from personalization.suites.verdict import SuiteTerms, suites_of
-from personalization.terms.rows import proposed
 from personalization.training.jobs.job import TenantJob
 from personalization.training.jobs.receipt import public_key_of
 from privacy.accounting.calibration import schedule_of
@@ -375,7 +375,7 @@ class TrainingRounds:
             style_edits=current_edits(session, row.tenant_id, row.domain),
             notes=policy.memory,
             votes_on_terms=policy.terms,
-            glossary=proposed(session, line.line_ref) if policy.terms else (),
+            glossary=proposed_pairs(session, line.line_ref) if policy.terms else (),
             suites=SuiteTerms.of_policy(policy.suites, least=self._least_suites),
         )
         seed = secrets.token_bytes(SEED_BYTES)

@@ -74,12 +74,12 @@ def newest(session: Session, line_ref: str) -> TermList:
     return TermList() if row is None else read_signed(row).terms
 
 
-def proposed(session: Session, line_ref: str) -> tuple[tuple[str, str], ...]:
-    """Return the public pairs (written, meant) that a line's users vote over; none where they cannot be read."""
+def newest_readable(session: Session, line_ref: str) -> TermList:
+    """Return what holds for a line, and no terms where that cannot be read."""
     newest = select(TermListRow).where(TermListRow.line_ref == line_ref)
     row = session.exec(newest.order_by(col(TermListRow.sequence).desc()).limit(1)).first()
     signed = None if row is None else _readable(row)
-    return () if signed is None else tuple((one.written, one.meant) for one in signed.terms.proposed)
+    return TermList() if signed is None else signed.terms
 
 
 class NewestTerms:

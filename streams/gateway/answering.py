@@ -147,15 +147,16 @@ class Answering:
         meaning = await shop.routing.meaning(caller.tenant_id, directory, ask)
         plan = self._plan(ask, caller, directory, meaning, started)
         shop.wanted.note(plan.caller.tenant_id, plan.asked_for)
-        if not plan.has_memory or plan.fitted is None:
+        fitted = plan.fitted
+        if not plan.has_memory or fitted is None:
             return plan
-        room = shop.budgets.room(caller.tenant_id, plan.fitted, Lever.RETRIEVAL, stream=ask.stream)
+        room = shop.budgets.room(caller.tenant_id, fitted, Lever.RETRIEVAL, stream=ask.stream)
         plan = await looked_up(shop.memories, request, plan, room=room)
         if Lever.RETRIEVAL in plan.dropped:
             shop.budgets.gave_up(caller.tenant_id, Lever.RETRIEVAL, plan.looked_seconds, stream=ask.stream)
         left = shop.budgets.fit_rest(
             caller.tenant_id,
-            plan.fitted,
+            fitted,
             plan.levers - {Lever.RETRIEVAL},  # its time has passed, whatever it brought
             stream=ask.stream,
             spent=time.monotonic() - started,

@@ -13,10 +13,11 @@ from sqlalchemy import event
 from sqlmodel import select
 
 from personalization.registry.queries import find_line, get_version
+from personalization.registry.terming import proposed_pairs
 from personalization.styles.card import StyleCard
 from personalization.styles.decisions import current_edits
 from personalization.styles.families import Feature
-from personalization.terms.rows import NewestTerms, proposed
+from personalization.terms.rows import NewestTerms
 from personalization.terms.tables import TermListRow
 from privacy.policy import versions as policies
 from privacy.storage.session import transaction
@@ -148,12 +149,12 @@ def test_a_public_list_is_proposed_listed_and_taken_back_and_is_used_for_nothing
     assert len(facts["proposed"]) == 3
     with transaction(shop) as session:
         line = find_line(session, "acme", "default")
-        assert ("ack me", "Acme") in proposed(session, line.line_ref)
+        assert ("ack me", "Acme") in proposed_pairs(session, line.line_ref)
         row = session.exec(select(TermListRow).order_by(TermListRow.sequence.desc())).first()
         row.document = "{"
         session.add(row)
         session.flush()
-        assert proposed(session, line.line_ref) == (), "a damaged list stops no round"
+        assert proposed_pairs(session, line.line_ref) == (), "a damaged list stops no round"
     status, _, err = run(capsys, "propose", "acme", "--pair", "grey", *WHY)
     assert (status, "is no WRITTEN=MEANT" in err) == (2, True)
 
