@@ -90,19 +90,31 @@ class Memories:
         self._running: Counter[str] = Counter()
         self._places: Counter[str] = Counter()  # waiting and running
 
-    async def find(self, tenant_id: str, domain: str, question: str) -> Found:
-        """Return what a tenant's memory holds on a question; ``AWAY`` where it does not tell in time."""
-        found, away = AWAY, self._full(tenant_id)
+    async def find(
+        self, tenant_id: str, domain: str, question: str, *, room: float | None = None
+    ) -> Found | None:
+        """Return what a tenant's memory holds on a question; ``AWAY`` where it does not tell in time.
+
+        Args:
+            tenant_id: whose.
+            domain: for which it was approved.
+            question: as it was asked.
+            room: seconds that are waited where they are fewer than those of every request; after them ``None`` comes.
+        """
+        wait = self._seconds if room is None else min(room, self._seconds)
+        found: Found | None = AWAY
+        away = self._full(tenant_id)
         if away is None:
             look = _Look(tenant_id, domain, question, asyncio.get_running_loop().create_future())
             self._waiting.setdefault(tenant_id, deque()).append(look)
             self._places[tenant_id] += 1
             self._start()
             try:
-                found = await asyncio.wait_for(asyncio.shield(look.answer), self._seconds)
+                found = await asyncio.wait_for(asyncio.shield(look.answer), wait)
             except TimeoutError:
                 away = Away.SLOW
                 log.warning("memory_too_slow", tenant=tenant_id)
+                found = AWAY if wait == self._seconds else None
             except DiscreetError as error:
                 away = Away.FAILED
                 log.warning("memory_not_asked", tenant=tenant_id, code=error.code)
@@ -113,7 +125,7 @@ class Memories:
                 self._drop(look)
         if away is not None:
             self._away(away.value)
-        self._told(found.outcome.value)
+        self._told((found or AWAY).outcome.value)
         return found
 
     def _full(self, tenant_id: str) -> Away | None:
@@ -175,8 +187,14 @@ def has_memory(directory: Directory, caller: Caller, ask: Ask) -> bool:
     return ask.prompt is not None and ask.domain is not None and bool(domains & {"", ask.domain})
 
 
-async def looked_up(memories: Memories | None, request: Request, plan: Plan) -> Plan:
+async def looked_up(memories: Memories | None, request: Request, plan: Plan, *, room: float | None) -> Plan:
     """Return a plan with what its tenant's documents hold on the question, where it has any.
+
+    Args:
+        memories: where to look.
+        request: whose client may leave.
+        plan: of it.
+        room: seconds that its latency budget leaves for looking; a memory that takes longer is left out.
 
     Raises:
         ClientLeftError: nobody waits for it.
@@ -184,6 +202,12 @@ async def looked_up(memories: Memories | None, request: Request, plan: Plan) -> 
     ask = plan.ask
     if memories is None or not plan.has_memory or ask.prompt is None or ask.domain is None:
         return plan
+    if room is not None and room <= 0:
+        return plan.without_memory()
     start = time.monotonic()
-    found = await unless_gone(request, memories.find(plan.caller.tenant_id, ask.domain, ask.prompt))
-    return replace(plan, found=found, looked_seconds=time.monotonic() - start)
+    asked = memories.find(plan.caller.tenant_id, ask.domain, ask.prompt, room=room)
+    found = await unless_gone(request, asked)
+    took = time.monotonic() - start
+    if found is None:
+        return replace(plan.without_memory(), looked_seconds=took)
+    return replace(plan, found=found, looked_seconds=took)
