@@ -1,6 +1,6 @@
 """Terms as a bias on tokens while answers are made, beside the two ways that are offered: what each gains and harms.
 
-    python3 tests/benchmarks/term_bias.py [--base DIR] [--bias B …] [--json PATH]
+    python3 tests/benchmarks/term_bias.py [--base DIR] [--bias B …] [--notes N] [--json PATH]
 
 Notes hold one name as it comes out wrong, and a bundled model of 135 million parameters is asked, greedily, to write
 them again. *First* and *all* are what ``logit_bias`` of OpenAI's API can say: the same numbers at every step, for the
@@ -41,7 +41,7 @@ NOTES = (
     "after the call about {} two customers asked when it will be fixed",
 )
 ASKED = "Write this note again as one clean sentence: {}"
-LIMIT = 40
+LIMIT = 32
 BATCH = 13
 
 
@@ -111,9 +111,9 @@ class Model:
 
 
 def scores(model: Model, answers: list[str]) -> dict[str, float]:
-    """Return the four shares."""
+    """Return the four shares, over as many cases as there are answers."""
     says, often, stumps, kept = [], [], [], []
-    for answer, (note, meant, written) in zip(answers, cases(), strict=True):
+    for answer, (note, meant, written) in zip(answers, cases(), strict=False):
         count = len(re.findall(rf"(?<!\w){re.escape(meant)}(?!\w)", answer))
         says.append(count > 0)
         often.append(count >= 3)
@@ -135,19 +135,22 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--base", default="smollm2-135m-instruct")
     parser.add_argument("--bias", type=float, nargs="*", default=[2.0, 4.0, 8.0])
+    parser.add_argument("--ways", nargs="*", default=["first", "all", "in turn"])
+    parser.add_argument("--notes", type=int, default=len(NOTES), help="of each name")
     parser.add_argument("--json", type=Path, default=None)
     given = parser.parse_args(arguments)
     model = Model(resolve_base(given.base, Path.home() / ".cache" / "discreet" / "models"))
     terms = Terms([(written, meant) for meant, written in NAMES])
-    names = [meant for _, meant, _ in cases()]
-    plain = [ASKED.format(note) for note, _, _ in cases()]
+    taken = cases()[: given.notes * len(NAMES)]
+    names = [meant for _, meant, _ in taken]
+    plain = [ASKED.format(note) for note, _, _ in taken]
     told = [f"{glossary(terms.within(prompt))}\n\n{prompt}" for prompt in plain]
     rows: dict[str, dict[str, float]] = {}
 
     def show(name: str, answers: list[str]) -> None:
         rows[name] = scores(model, answers)
         print(
-            f"{name:<28}" + "  ".join(f"{key} {value:.2f}" for key, value in rows[name].items()), flush=True
+            f"{name:<32}" + "  ".join(f"{key} {value:.2f}" for key, value in rows[name].items()), flush=True
         )
 
     whole = {model.piece(pieces[0]) for meant in names for pieces in model.spellings(meant)}
@@ -157,11 +160,13 @@ def main(arguments: list[str] | None = None) -> None:
     show("put right", [terms.correct(one).text for one in alone])
     show("told in the prompt", with_glossary)
     show("told and put right", [terms.correct(one).text for one in with_glossary])
-    for way in ("first", "all", "in turn"):
+    for way in given.ways:
         for bias in given.bias:
             show(f"{way} +{bias:g}", model.answers(plain, names, way, bias))
-    for bias in given.bias[:2]:
-        show(f"told, in turn +{bias:g}", model.answers(told, names, "in turn", bias))
+    for bias in given.bias:
+        steered = model.answers(told, names, "in turn", bias)
+        show(f"told, in turn +{bias:g}", steered)
+        show(f"told, in turn +{bias:g}, put right", [terms.correct(one).text for one in steered])
     if given.json is not None:
         given.json.write_text(json.dumps(rows, indent=2) + "\n", "utf-8")
 
