@@ -18,7 +18,6 @@ import re
 import statistics
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -28,12 +27,10 @@ from transformers import AutoModelForCausalLM, LogitsProcessor, LogitsProcessorL
 
 from personalization.training.base.directory import resolve_base
 from personalization.training.engine.encoding import Encoder
+from personalization.training.engine.favoured import FavouredNames
 from streams.client.terms import Terms
 from streams.gateway.terming import glossary
 from tests.benchmarks.terms import NAMES
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 NOTES = (
     "the team moved {} to the new cluster last week and nobody noticed",
@@ -49,26 +46,17 @@ class Favour(LogitsProcessor):
     """Adds to the scores of pieces of each row's name, in one of three ways."""
 
     def __init__(self, names: list[list[list[int]]], bias: float, way: str, prompt_length: int) -> None:
-        self._names, self._bias, self._way, self._from = names, bias, way, prompt_length
+        self._names, self._bias, self._way = names, bias, way
+        self._in_turn = [FavouredNames(spellings, bias, prompt_length) for spellings in names]
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         for row, spellings in enumerate(self._names):
-            said = input_ids[row, self._from :].tolist()
-            for token in {one for pieces in spellings for one in self._favoured(pieces, said)}:
-                scores[row, token] += self._bias
+            if self._way == "in turn":
+                scores[row] = self._in_turn[row](input_ids[row : row + 1], scores[row : row + 1])[0]
+                continue
+            pieces = {one for tokens in spellings for one in (tokens[:1] if self._way == "first" else tokens)}
+            scores[row, sorted(pieces)] += self._bias
         return scores
-
-    def _favoured(self, pieces: list[int], said: list[int]) -> Iterator[int]:
-        if self._way == "first":
-            yield pieces[0]
-        elif self._way == "all":
-            yield from pieces
-        else:
-            begun = next((n for n in range(len(pieces), 0, -1) if said[-n:] == pieces[:n]), 0)
-            if 0 < begun < len(pieces):
-                yield pieces[begun]
-            elif not any(said[at : at + len(pieces)] == pieces for at in range(len(said))):
-                yield pieces[0]
 
 
 class Model:
