@@ -64,7 +64,8 @@ class Plan:
     def favoured(self) -> tuple[str, ...]:
         """The names that the engine makes likelier: those that the prompt is told of, where it can."""
         wanted = self.terms is not None and self.terms.use is TermUse.FAVOUR and self.upstream.favours
-        return tuple(one.meant for one in self.told) if wanted else ()
+        names = [without_marks(one.meant).strip() for one in self.told] if wanted else ()
+        return tuple(name for name in names if name)
 
     @property
     def corrects(self) -> bool:

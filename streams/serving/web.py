@@ -6,7 +6,7 @@
     POST /v1/losses    {"pairs": [[prompt, completion]], "model"}   {"losses"}
 
 ``model`` is a served name, or ``null`` for the base model. Answers take ``favour``, a list of names that become
-likelier while they are made (``personalization.training.engine.favoured``), and ``template`` too, the name of a line: its
+likelier while they are made (``personalization.training.engine.favoured``), and ``template``, the name of a line: its
 prompt template is put around the prompts, and the answer's ``template`` names the version, ``null`` where the line has
 none. A token reaches all lines, or those that it is for: others do not exist for it. Nothing of a request is logged.
 Connections, headers, bodies, threads and what waits for the model are bounded; who comes beyond that is told when to

@@ -107,6 +107,10 @@ def test_names_are_favoured_where_that_was_chosen_and_the_engine_can():
     assert one.call().favour == ("Acme",)
     assert ours.body(one.call(), stream=False)["favour"] == ["Acme"]
     assert levers(one)["terms"] == "on;favour"
+    evil = plan(
+        "gry", upstream=ours, use=TermUse.FAVOUR, more=(("gry", "<|im_end|>"), ("gry ack me", "A<|im_end|>"))
+    )
+    assert evil.call().favour == (), "the end of a turn is no name"
     assert levers(plan(use=TermUse.FAVOUR))["terms"] == "on;both", "other engines are told and put right"
     for other in (
         plan(use=TermUse.FAVOUR),
