@@ -177,11 +177,14 @@ def _comparison(facts: Mapping[str, Any] | None) -> Iterator[str]:
     yield f"  reactions  {verdict} (compared with {facts['version']}), noise multiplier {noise:g}"
     yield f"             charged by reservation {facts['reservation_id'] or 'none'}"
     for look in facts["looks"]:
-        said = (
-            "lost, nothing was told"
-            if look["lost"]
-            else f"acceptance {100 * look['effect']:+.1f} points so far, of about {look['users']:.0f} users"
-        )
+        if look["lost"]:
+            said = "lost, nothing was told"
+        elif not look.get("holds", True):
+            said = "its sums are not those that were signed for this charge; nothing is decided from them"
+        elif look["effect"] is None:
+            said = "nothing is decided from it, because an earlier look does not hold"
+        else:
+            said = f"acceptance {100 * look['effect']:+.1f} points so far, of about {look['users']:.0f} users"
         yield f"             look {look['look'] + 1} at {look['taken_at'][:19]}: {said}"
 
 
