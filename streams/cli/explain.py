@@ -160,6 +160,13 @@ def _lived(story: Mapping[str, Any]) -> Iterator[str]:
             f"  alarm      {alarm['at'][:19]} what users ask changed ({alarm['family']}, {alarm['statistic']:.1f} of "
             f"{alarm['threshold']:.1f}): {alarm['followed']}"
         )
+    for one in story.get("memory") or ():
+        back = f" to {one['restores']}" if one["restores"] else ""
+        why = f": {one['reason']}" if one["reason"] else ""
+        yield (
+            f"  memory     {one['at'][:19]}  {one['collection']}@{one['version']} with {one['documents']} documents "
+            f"({one['version_id'][7:23]}), {one['decision'].replace('_', ' ')}{back} by {one['by']}{why}"
+        )
     if story["drift"] is not None:
         yield "  drift      " + ", ".join(f"{name} {value}" for name, value in story["drift"].items())
     if story["left"] is not None:
@@ -272,6 +279,7 @@ def _stored(
     settings: Settings, name: str, ask: Callable[[str], list[dict[str, Any]]] | None
 ) -> dict[str, Any]:
     from personalization.drift.rows import alarms_between
+    from personalization.memory.histories import held_between
     from personalization.registry import queries as registry
     from personalization.releases.story import story_of
     from streams.storage import serving_acks
@@ -285,6 +293,7 @@ def _stored(
             served_by=serving_acks.said_of(session, row.version_id),
             kpis=None if ask is None else ask(row.domain),
             alarms=alarms_between(session, row.tenant_id, row.domain, row.published_at, row.left_at),
+            memory=held_between(session, row.tenant_id, row.domain, row.published_at, row.left_at),
         )
 
 
