@@ -432,6 +432,12 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             "kpis.tokens kpis.feedback kpis.acceptance kpis.edit_distance kpis.ratings kpis.rating",
         ),
         _fields(
+            PUBLIC,
+            "Documents that the tenant approved, and what of them fits a question, to the tenant's own tokens and the "
+            "platform operator's; no user wrote them.",
+            "collection documents documents.* removed.* found.*",
+        ),
+        _fields(
             CHARGED,
             "Answers of the base model and of released versions, to who asked; what models say about their training "
             "is what the versions' statements bound.",
