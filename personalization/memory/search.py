@@ -116,8 +116,9 @@ class MemorySearch:
         """
         index = self.index(tenant_id)
         alive = index.alive(domain, now)
+        looked_in = index.versions_for(domain)
         if not alive.any():
-            return Found(outcome=Outcome.NO_MEMORY, by_meaning=self._embedder is not None)
+            return Found(outcome=Outcome.NO_MEMORY, by_meaning=self._embedder is not None, versions=looked_in)
         alive &= index.sendable()
         question = cleaned(question)
         if len(question) > LONGEST_QUERY:
@@ -140,6 +141,7 @@ class MemorySearch:
             passages=found,
             by_meaning=similar is not None,
             nearest=None if similar is None or not len(similar) else float(similar.max()),
+            versions=looked_in,
         )
 
     def index(self, tenant_id: str) -> TenantIndex:
