@@ -158,6 +158,11 @@ class Trainer:
             timer.daemon = True
             timer.start()
 
+    @property
+    def stopping(self) -> bool:
+        """Whether the grace of a stop is over, and what runs must be put down."""
+        return self._kill.is_set()
+
     def run(self) -> None:
         """Work until ``request_stop``; a database that is away is waited for, with growing pauses."""
         pause = self._options.poll.total_seconds()
@@ -497,5 +502,5 @@ class Trainer:
 def _result_in(kept: Kept) -> TenantResult:
     """Return a stored result as the run reported it, with its files where they are stored."""
     reply = decode_reply(kept.notes)
-    assert not isinstance(reply, Progress)  # ``_finish`` stores results alone
+    assert isinstance(reply, tuple)  # ``_finish`` stores results alone
     return replace(reply[0], adapter=kept.adapter)
