@@ -26,8 +26,9 @@ import structlog
 
 from personalization.choices import rows
 from personalization.choices.asking import refused, template_of
-from personalization.choices.ballots import MOST_EXAMPLES, MOST_TOKENS, ballots_of, tally
-from personalization.choices.values import TERMS_FORMAT, ChoiceOutcome, ChoiceState, ChoiceTerms, Drawn
+from personalization.choices.ballots import ballots_of, tally
+from personalization.choices.freezing import departure, frozen, key_of, release_of, terms_of, waits_until
+from personalization.choices.values import TERMS_FORMAT, ChoiceOutcome, ChoiceState, Drawn
 from personalization.errors import PromptChoiceError
 from personalization.prompts import rows as prompts
 from personalization.prompts.rendering import rendering_of
@@ -35,16 +36,14 @@ from personalization.prompts.values import Origin
 from personalization.registry import prompting
 from personalization.registry import queries as registry
 from personalization.registry.announcements import Act
-from personalization.rounds.slots import LONGEST_WINDOW, slots_end, told_at
 from personalization.signals.snapshot import data_digest
 from personalization.training.jobs.job import VoteJob
-from privacy.accounting.calibration import calibrate_policy, caps_of, release_mechanisms
+from privacy.accounting.calibration import caps_of
 from privacy.anchor.port import Unanchored
 from privacy.canonical import digest_of, sha256_digest
-from privacy.errors import BudgetExhaustedError, CalibrationError
+from privacy.errors import BudgetExhaustedError
 from privacy.ledger import DrawRecord, RecoveryDecision, ReservationRequest, ReservationState
 from privacy.ledger.populations import join_declared, population_of
-from privacy.ledger.spending import spent_budget
 from privacy.mechanisms.exponential_choice import ExponentialChoice
 from privacy.mechanisms.private_read import ReadPurpose
 from privacy.noise.choice import exponential_choice
@@ -63,6 +62,7 @@ if TYPE_CHECKING:
     from personalization.adapters.signing import ManifestSigner
     from personalization.choices.rows import ChoiceLease
     from personalization.choices.tables import PromptChoiceRow
+    from personalization.choices.values import ChoiceTerms
     from personalization.planning.plan import PerformanceFlags
     from personalization.prompts.values import PromptTemplate
     from personalization.registry.announcements import AdapterEvents
@@ -70,10 +70,8 @@ if TYPE_CHECKING:
     from personalization.training.base.directory import BaseModelCatalog
     from personalization.training.jobs.job import UserExamples, Votes
     from privacy.anchor.port import Anchor
-    from privacy.ledger import Ledger, Reservation
-    from privacy.mechanisms.documents import Mechanism
+    from privacy.ledger import Ledger
     from privacy.policy.ceilings import PolicyCeilings
-    from privacy.policy.values import TenantPrivacyPolicy
 
 _log = structlog.get_logger(__name__)
 LEASE_MARGIN: Final = timedelta(minutes=1)  # in which what was voted can still be stored
@@ -175,7 +173,7 @@ class PromptChoices:
             row = rows.hold_choice(session, lease, now)
             if row.reservation_id is None:
                 return self._reserve(session, row, lease) or False
-            terms = _terms_of(row)
+            terms = terms_of(row)
             if terms.ends_at <= now:
                 return self._given_up(session, row, lease.epoch, "its time is over")
             decision = self._ledger.recover(session, row.reservation_id, lease.epoch).decision
@@ -198,7 +196,7 @@ class PromptChoices:
         if outcome is not None:
             return self._declined(session, row, outcome)
         base = self._voting.base.fingerprint().weights_digest
-        terms = _frozen(row, policy, version.version, mechanism, candidates, base=base, now=self._clock())
+        terms = frozen(row, policy, version.version, mechanism, candidates, base=base, now=self._clock())
         period = policy.period_index(terms.until)
         join_declared(session, row.tenant_id, now=self._clock())  # stays though the reservation be refused
         request = ReservationRequest(
@@ -207,11 +205,11 @@ class PromptChoices:
             period_index=period,
             purpose=ReadPurpose.SELECTION,
             mechanisms=(mechanism,),
-            idempotency_key=_key_of(row, terms),
+            idempotency_key=key_of(row, terms),
             epoch=lease.epoch,
             caps=caps_of(policy),
             population=population_of(policy),
-            opened_for=_release_of(session, row.tenant_id, period, policy),
+            opened_for=release_of(session, row.tenant_id, period, policy),
         )
         try:
             with session.begin_nested():
@@ -236,8 +234,8 @@ class PromptChoices:
             row = rows.hold_choice(session, lease, self._clock())
             if row.reservation_id is None:
                 raise PromptChoiceError("the choice has no reservation; it cannot be read")
-            terms, reservation_id = _terms_of(row), row.reservation_id
-            wrong = _departure(self._ledger.attested(session, reservation_id), row, terms)
+            terms, reservation_id = terms_of(row), row.reservation_id
+            wrong = departure(self._ledger.attested(session, reservation_id), row, terms)
             if wrong is None and self._voting.base.fingerprint().weights_digest != terms.base:
                 wrong = "the base model is another than was reserved for"
             if wrong is not None:
@@ -303,10 +301,10 @@ class PromptChoices:
         with transaction(self._engine) as session:
             now = self._clock()
             row = rows.hold_choice(session, lease, now)
-            terms = _terms_of(row)
+            terms = terms_of(row)
             if row.reservation_id is None or row.drawn_json is None:
                 raise PromptChoiceError("the choice has nothing stored that could be told")
-            until = _waits_until(session, row, terms, now)
+            until = waits_until(session, row, terms, now)
             if until is not None:
                 rows.put_down(session, row, until=until)
                 return None
@@ -365,80 +363,3 @@ def drawn_place(votes: Sequence[int | None], mechanism: ExponentialChoice, key: 
     """Return the place of the candidate that the charged draw takes after these votes."""
     counts = tally(votes, mechanism.candidates)
     return exponential_choice(SecretStream(key), PURPOSE_CHOICE, 0, counts, mechanism.epsilon)
-
-
-def _frozen(
-    row: PromptChoiceRow,
-    policy: TenantPrivacyPolicy,
-    version: int,
-    mechanism: ExponentialChoice,
-    candidates: tuple[str, ...],
-    *,
-    base: str,
-    now: datetime,
-) -> ChoiceTerms:
-    padding = timedelta(seconds=policy.release_padding_seconds)
-    told = told_at(row.asked_at, now, padding)
-    drawn_by = told if padding else max(told, now) + LONGEST_WINDOW
-    return ChoiceTerms(
-        mechanism=mechanism,
-        candidates=candidates,
-        since=row.asked_at - policy.retention,
-        until=row.asked_at,
-        contribution_bound=min(policy.contribution_bound, MOST_EXAMPLES),
-        max_tokens=MOST_TOKENS,
-        base=base,
-        percent=row.percent,
-        policy_version=version,
-        told_at=told,
-        drawn_by=drawn_by,
-        ends_at=drawn_by + max(3 * padding, LONGEST_WINDOW),  # a round may be told two windows later
-    )
-
-
-def _waits_until(
-    session: Session, row: PromptChoiceRow, terms: ChoiceTerms, now: datetime
-) -> datetime | None:
-    """Return until when what was drawn is not told; ``None`` where its instant has come.
-
-    What comes of a padded round of the line is held until its slot ends, and a move would send it at once: see
-    ``personalization.drift.protocol``.
-    """
-    if now < terms.told_at:
-        return terms.told_at
-    padded = terms.told_at > terms.until
-    return slots_end(session, row.tenant_id, row.domain, now) if padded and terms.percent > 0 else None
-
-
-def _release_of(
-    session: Session, tenant_id: str, period: int, policy: TenantPrivacyPolicy
-) -> tuple[Mechanism, ...]:
-    """Return what an account is to suit if this choice opens it: training, which most of it is for."""
-    spent = spent_budget(session, tenant_id, period)
-    if spent.lifetime is not None and spent.period is not None:
-        return ()
-    try:
-        return release_mechanisms(policy, calibrate_policy(policy))
-    except CalibrationError:
-        return ()
-
-
-def _terms_of(row: PromptChoiceRow) -> ChoiceTerms:
-    if row.terms_json is None:
-        raise PromptChoiceError("the choice has no terms; it was never reserved")
-    return ChoiceTerms.from_json(row.terms_json)
-
-
-def _key_of(row: PromptChoiceRow, terms: ChoiceTerms) -> str:
-    """Return the key of the reservation: it names the terms, so nothing else is read on the same charge."""
-    return f"choice-{row.choice_id}-{terms.digest().removeprefix('sha256:')}"
-
-
-def _departure(reservation: Reservation, row: PromptChoiceRow, terms: ChoiceTerms) -> str | None:
-    if reservation.mechanisms != (terms.mechanism,):
-        return "the mechanism that is charged is not that of the terms"
-    return (
-        None
-        if reservation.idempotency_key == _key_of(row, terms)
-        else "the terms are not those that were reserved for"
-    )

@@ -1,4 +1,4 @@
-"""Choices over real signals: users' votes draw a template, which is signed, told, tried and rolled back as any other."""
+"""Choices over real signals: what users vote for is drawn, signed, told, tried and rolled back as any other template."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from datetime import timedelta
 import pytest
 from sqlmodel import select
 
+from personalization.adapters.signing import signed_by
 from personalization.choices.rows import choices_between, chosen_digests
 from personalization.choices.values import ChoiceOutcome
 from personalization.errors import PromptChoiceError, PromptTemplateError
@@ -15,7 +16,6 @@ from personalization.prompts import rows as prompts
 from personalization.prompts.tables import PromptTemplateRow
 from personalization.prompts.values import Origin, signed_bytes
 from personalization.registry import prompting
-from personalization.adapters.signing import signed_by
 from privacy.audit import trail
 from privacy.errors import BudgetExhaustedError
 from privacy.ledger.export import export_ledger
@@ -45,7 +45,9 @@ def told(engine):
     with transaction(engine) as session:
         rows = session.exec(select(OutboxRow).where(OutboxRow.topic == ADAPTER_EVENTS.name)).all()
     return [
-        decode_adapter_event([(name, value.encode()) for name, value in row.headers], row.value, key=row.key).data
+        decode_adapter_event(
+            [(name, value.encode()) for name, value in row.headers], row.value, key=row.key
+        ).data
         for row in rows
     ]
 
@@ -78,7 +80,7 @@ def test_what_users_vote_for_is_added_signed_told_tried_and_rolled_back(engine):
     assert actions[-3:] == ["prompt.choice_asked", "prompt.added", "prompt.try"]
     (event,) = told(engine)
     assert (event.kind, event.prompts.candidate, event.occurred_at) == (
-        "prompt_moved", signed.template.name, asked_at,
+        "prompt_moved", row.chosen, asked_at,
     )  # fmt: skip
     (one,) = facts
     assert (one["outcome"], one["template"], one["closed_at"]) == (
@@ -119,9 +121,9 @@ def test_what_was_drawn_is_charged_verified_and_stated(engine):
     assert (reserved.state.value, reserved.purpose.value) == ("committed", "selection")
     report = verified(world)
     assert report.ok, report.findings
+    (row,) = world.rows()
     with transaction(engine) as session:
         text = privacy_statement(session, "acme", now=world.now).to_text()
-        (row,) = world.rows()
         held = session.get(type(row), row.choice_id)
         document = json.loads(held.drawn_json)
         document["drawn"]["candidate"] = document["drawn"]["candidates"][1]
@@ -143,8 +145,12 @@ def test_what_was_drawn_is_charged_verified_and_stated(engine):
     ("policy", "asked", "said"),
     [
         ({"purposes": ["training"]}, {}, "purposes=training,evaluation"),
-        ({"declared_users": 25, "minimum_cohort": 10}, {}, "25 users are declared, and 3 candidates at epsilon 1 need"),
-        ({}, {"epsilon": 0.05}, "need 2"),
+        (
+            {"declared_users": 25, "minimum_cohort": 10},
+            {},
+            "25 users are declared, and 3 candidates at epsilon 1 need",
+        ),
+        ({}, {"epsilon": 0.05}, "200 users are declared, and 3 candidates at epsilon 0.05 need"),
         ({}, {"epsilon": 9.0}, "allowed is 0.05 to 4"),
         ({}, {"percent": 101.0}, "allowed is 0 (nobody) to 100"),
         ({}, {"names": ("v1", "v1")}, "allowed are 2 to 16 different templates"),
@@ -153,8 +159,6 @@ def test_what_was_drawn_is_charged_verified_and_stated(engine):
 )
 def test_what_public_numbers_refuse_is_not_asked_for(engine, policy, asked, said):
     world = ChoosingWorld(engine, users=1, **policy)
-    if asked.get("epsilon") == 0.05:
-        said = "users are declared"
     with pytest.raises(PromptChoiceError) as error:
         world.ask(**asked)
     assert said in str(error.value)
@@ -184,16 +188,11 @@ def test_a_budget_that_does_not_admit_it_is_said_at_once_and_how_many_releases_i
     world = ChoosingWorld(engine, users=1, lifetime_epsilon=4.0, period_epsilon=4.0)
     _, forecast = world.ask(epsilon=2.0)
     assert forecast.releases_after < forecast.releases_before
-    for _ in range(12):
-        world.tick()
-        world.now += timedelta(minutes=1)
-        try:
+    with pytest.raises(BudgetExhaustedError, match="does not admit a choice at epsilon 2"):
+        for _ in range(12):
+            world.tick()
+            world.now += timedelta(minutes=1)
             world.ask(epsilon=2.0)
-        except BudgetExhaustedError as error:
-            assert "does not admit a choice at epsilon 2" in str(error)
-            break
-    else:
-        pytest.fail("twelve choices fitted into a small budget")
     assert all(one.state.value == "committed" for one in world.reservations())
 
 
@@ -245,10 +244,9 @@ def test_a_padded_choice_is_told_at_the_end_of_its_window_and_one_that_is_late_f
         stopped.append(should_stop())
 
     world.voting.during = slow
-    assert world.tick() == []
+    assert world.tick() == [ChoiceOutcome.FORFEITED]
     assert stopped == [False, True]
-    world.tick()
-    assert world.rows()[1].outcome == "forfeited"
+    assert world.reservations()[1].state.value == "forfeited"
 
 
 def test_every_statement_of_a_choice_has_an_index(engine):
