@@ -1,4 +1,4 @@
-"""``discreet prompts choose`` and ``choices``: users' own answers choose among templates of a line, by a charged draw."""
+"""``discreet prompts choose`` and ``choices``: users' answers choose among templates by one charged draw."""
 
 from __future__ import annotations
 

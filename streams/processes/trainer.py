@@ -127,9 +127,9 @@ def trainer_of(settings: Settings, observer: TrainerObserver | None = None) -> I
                 *upkeep_of(tools),
                 lambda: forget_closed_rounds(tools.shop.engine, keyring),
                 comparisons.forget_closed,
-                # Between jobs, so that two children never share the memory of one device.
-                lambda: choices.run(stop=lambda: trainer.stopping),
             ),
+            # Not in a thread beside jobs: two children would share the memory of one device.
+            between=lambda: choices.run(stop=lambda: trainer.stopping),
         )
         yield trainer
 

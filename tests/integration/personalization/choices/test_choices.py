@@ -1,4 +1,4 @@
-"""Choices over real signals: what users vote for is drawn, signed, told, tried and rolled back as any other template."""
+"""Choices over real signals: what users vote for is drawn, signed, told, tried and rolled back as any template."""
 
 from __future__ import annotations
 
