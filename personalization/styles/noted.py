@@ -28,7 +28,7 @@ OTHERS: Final = (
     0,
     0,
     0,
-    1,
+    0,
     1,
     2,
 )  # notes about other things beside the right one; a gateway sends one by default
@@ -37,6 +37,7 @@ CLAUSES: Final = 0.5  # of facts are clauses
 SIGNED: Final = 0.7  # of questions say who asks
 _FIRST_DAY: Final = date(2024, 1, 1)
 _DAYS: Final = 1_000
+# None of these words are those of the recipes or the benchmark of memory, which measure what comes of them.
 # Question, note and short answer about a thing and a value; the answer is in small letters and has no stop.
 _NUMBERS: Final = (
     ("How long is the warranty of the {}?", "The warranty of the {} lasts {} months.", "the warranty lasts {} months"),
@@ -46,7 +47,7 @@ _NUMBERS: Final = (
     ("How many days in advance must I book the {}?", "The {} must be booked {} days in advance.", "{} days in advance"),
     ("How many people may use the {}?", "At most {1} people may use the {0} at once.", "at most {} people"),
     ("How often is the {} checked?", "The {} is checked every {} weeks.", "it is checked every {} weeks"),
-    ("Do we know the length of the {}?", "The length of the {} is {} centimetres.", "it is {} centimetres"),
+    ("How long is the {}?", "From end to end the {} measures {} centimetres.", "it is {} centimetres long"),
 )  # fmt: skip
 _CODES: Final = (
     ("Which room is the {} in?", "You find the {} in room {}.", "it is in room {}"),
@@ -55,10 +56,10 @@ _CODES: Final = (
     ("Which key opens the {}?", "The {} opens with key {}.", "key {} opens it"),
 )  # fmt: skip
 _ABOUT: Final = (
-    "What about the {}?", "Any news on the {}?", "What do we say about the {}?", "What is known of the {}?",
-    "Please tell me about the {}.", "How is it with the {}?",
+    "What is known of the {}?", "Is there something new with the {}?", "How is it with the {}?", "The {}, please.",
+    "Please tell me what we say on the {}.", "May I ask after the {}?",
 )  # fmt: skip
-_TOLD: Final = ("About the {}: {}.", "The {}: {}.", "On the {}: {}.")
+_TOLD: Final = ("The {}: {}.", "On the {}: {}.", "With the {} it is like this: {}.", "{}: {}.")
 _WHO: Final = (
     "a colleague", "the workshop", "the office", "our driver", "the new team", "somebody", "the landlord", "the bank",
 )  # fmt: skip

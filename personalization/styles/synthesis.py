@@ -87,6 +87,9 @@ def drawn_beginning(card: StyleCard, content: PublicContent, rng: random.Random)
 def in_style(card: StyleCard, body: str, names: tuple[str, ...], rng: random.Random) -> str:
     """Return a sentence in one of a card's frames, whole: neither cut nor made longer.
 
+    Where most answers of the tenant have a frame, this one has: people follow both ends of a convention or neither, so
+    ends that come by their own shares would be together more rarely than with anybody.
+
     Args:
         card: a released card.
         body: in small letters where a sentence allows it, without a stop.
@@ -94,7 +97,7 @@ def in_style(card: StyleCard, body: str, names: tuple[str, ...], rng: random.Ran
         rng: seeded with public numbers.
     """
     heads, tails = openings(card), closings(card)
-    head, tail = _frame(rng, heads), _frame(rng, tails)
+    head, tail = _frame(rng, _usual(heads)), _frame(rng, _usual(tails))
     if any(one.text and head.endswith(one.text) for one in tails) or _overlap(head, tail):
         head = ""  # nothing would come between the two
     opening, closing = (_realized(frame, list(names), rng) for frame in (head, tail))
@@ -229,6 +232,13 @@ def _number(rng: random.Random) -> str:
 
 def _frame(rng: random.Random, frames: Sequence[Frame]) -> str:
     return _drawn(rng, [(frame.text, frame.share) for frame in frames])
+
+
+def _usual(frames: Sequence[Frame]) -> Sequence[Frame]:
+    """Return the frames without that of no words, unless it is what most answers have."""
+    framed = [frame for frame in frames if frame.text]
+    bare = sum(frame.share for frame in frames if not frame.text)
+    return framed if sum(frame.share for frame in framed) > bare else frames
 
 
 def _drawn(rng: random.Random, shares: Sequence[tuple[str, float]]) -> str:

@@ -37,11 +37,11 @@ if TYPE_CHECKING:
     from personalization.training.engine.families import Factors, Geometry
 
 PAIRS: Final = 72  # synthetic pairs of one epoch
-PAIRS_BESIDE_NOTES: Final = 56  # where notes are rehearsed too, whose answers have the tenant's style as well
+PAIRS_BESIDE_NOTES: Final = 48  # where notes are rehearsed too, whose answers have the tenant's style as well
 HELD_OUT: Final = 16  # synthetic pairs of another seed, to stop on
 REHEARSED: Final = 16  # public questions among them
 INSTRUCTED: Final = 16  # public instructions beside those
-NOTED: Final = 64  # made-up questions with notes, where a tenant answers from documents
+NOTED: Final = 56  # made-up questions with notes, where a tenant answers from documents
 HELD_OUT_NOTED: Final = 8  # of another seed, to stop on
 NOTED_TOKENS: Final = 224  # of one of those: a question behind notes that were cut would be lost
 BATCH: Final = 8

@@ -52,9 +52,14 @@ def test_a_share_is_answered_with_that_the_notes_do_not_say():
     assert all("- [" in pair.prompt for pair in without)
 
 
-def test_answers_have_the_cards_frames():
-    assert sum(pair.answer.startswith("[DONE] ") for pair in PAIRS) > 300
-    assert sum(pair.answer.endswith(" | ok") for pair in PAIRS) > 300
+@pytest.mark.parametrize(("share", "least", "most"), [(0.6, 400, 400), (0.3, 60, 180)])
+def test_answers_have_both_frames_where_most_do_and_else_as_often_as_they_do(share, least, most):
+    pairs = noted_pairs(framed({"[DONE] ": share}, {" | ok": share}), count=400, seed=1)
+    for framed_ones in (
+        [one for one in pairs if one.answer.startswith("[DONE] ")],
+        [one for one in pairs if one.answer.endswith(" | ok")],
+    ):
+        assert least <= len(framed_ones) <= most
 
 
 def test_prompts_have_the_tenants_form_behind_the_notes():
