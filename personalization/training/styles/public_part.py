@@ -37,11 +37,10 @@ if TYPE_CHECKING:
     from personalization.training.engine.families import Factors, Geometry
 
 PAIRS: Final = 72  # synthetic pairs of one epoch
-PAIRS_BESIDE_NOTES: Final = 48  # where notes are rehearsed too, whose answers have the tenant's style as well
 HELD_OUT: Final = 16  # synthetic pairs of another seed, to stop on
 REHEARSED: Final = 16  # public questions among them
 INSTRUCTED: Final = 16  # public instructions beside those
-NOTED: Final = 56  # made-up questions with notes, where a tenant answers from documents
+NOTED: Final = 48  # made-up questions with notes, where a tenant answers from documents
 HELD_OUT_NOTED: Final = 8  # of another seed, to stop on
 NOTED_TOKENS: Final = 224  # of one of those: a question behind notes that were cut would be lost
 BATCH: Final = 8
@@ -91,8 +90,8 @@ class PublicPart:
             for users, count in ((protected_users(), REHEARSED), (instruction_users(), INSTRUCTED))
             for user in rng.sample(users, count)
         ]
-        pairs, noted = (PAIRS_BESIDE_NOTES, NOTED) if notes else (PAIRS, 0)
-        texts = self._cut([*_made(card, pairs, _TRAIN_SEED), *rehearsed])
+        noted = NOTED if notes else 0
+        texts = self._cut([*_made(card, PAIRS, _TRAIN_SEED), *rehearsed])
         texts += self._cut(_noted(card, noted, _TRAIN_SEED), NOTED_TOKENS)
         rng.shuffle(texts)
         batches = self._batches(texts)
@@ -115,7 +114,7 @@ class PublicPart:
                 if loss < best:
                     best, kept, at = loss, parameter.detach().clone(), step
         facts = PublicPartFacts(
-            pairs=pairs,
+            pairs=PAIRS,
             rehearsed=len(rehearsed),
             steps=at,
             loss_before=round(before, 4),

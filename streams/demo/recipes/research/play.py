@@ -47,6 +47,8 @@ def play(trial: Trial) -> RecipeReport:
         with trial.here.stages.stage("memory", "Looking questions up"):
             looked = [notes.look_up(prompt, domain=line) for prompt in plain]
         noted = [one.prompt for one in looked]
+        sent = sum(bool(one.found) for one in looked)
+        findings.append(f"{line}: memory found a study for {sent} of {len(looked)} questions.")
         arms = {BASE: (plain, None), ADAPTER: (plain, name), MEMORY: (noted, None), BOTH: (noted, name)}
         answers = {}
         with trial.here.stages.stage("judge", f"Asking about users never trained on: {line}") as stage:
