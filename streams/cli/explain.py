@@ -155,6 +155,12 @@ def _lived(story: Mapping[str, Any]) -> Iterator[str]:
         yield f"  server     {ack['server_id']} ({ack['engine']}): {ack['status']} at {ack['at'][:19]}"
     for row in story.get("kpis") or ():
         yield f"  quality    {_quality(row)}"
+    for choice in story.get("choices") or ():
+        names = ", ".join(choice["candidates"])
+        yield (
+            f"  choice     {choice['closed_at'][:19]}  {choice['actor']}: users chose template {choice['template']} "
+            f"(candidate {choice['drawn']} of {names}) at epsilon {choice['epsilon']:g}: {choice['reason']}"
+        )
     for alarm in story.get("alarms") or ():
         yield (
             f"  alarm      {alarm['at'][:19]} what users ask changed ({alarm['family']}, {alarm['statistic']:.1f} of "
@@ -278,6 +284,7 @@ def _asker(gateway: str | None, token: Path | None) -> Callable[[str], list[dict
 def _stored(
     settings: Settings, name: str, ask: Callable[[str], list[dict[str, Any]]] | None
 ) -> dict[str, Any]:
+    from personalization.choices.rows import choices_between
     from personalization.drift.rows import alarms_between
     from personalization.memory.histories import held_between
     from personalization.registry import queries as registry
@@ -294,6 +301,7 @@ def _stored(
             kpis=None if ask is None else ask(row.domain),
             alarms=alarms_between(session, row.tenant_id, row.domain, row.published_at, row.left_at),
             memory=held_between(session, row.tenant_id, row.domain, row.published_at, row.left_at),
+            choices=choices_between(session, row.tenant_id, row.domain, row.published_at, row.left_at),
         )
 
 
@@ -310,12 +318,9 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _own_keys(settings: Settings | None) -> list[bytes]:
-    from streams.processes.keys import adapter_signer, earlier_public_keys
+    from streams.processes.keys import trusted_keys
 
-    if settings is None:
-        return []
-    earlier = [bytes.fromhex(one) for one in earlier_public_keys(settings).values()]
-    return [adapter_signer(settings).public_key, *earlier]
+    return [] if settings is None else trusted_keys(settings)
 
 
 def _key(text: str) -> bytes:

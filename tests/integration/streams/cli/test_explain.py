@@ -9,6 +9,8 @@ from datetime import datetime, timedelta
 import httpx
 import pytest
 
+from personalization.choices.rows import choices_between
+from personalization.choices.tables import PromptChoiceRow
 from personalization.drift.rows import alarms_between
 from personalization.drift.tables import DriftReadingRow
 from personalization.drift.values import Judgement
@@ -171,6 +173,21 @@ def test_alarms_of_drift_are_told_while_the_version_was_served_and_not_before(to
         row = registry.find_version(session, story["served_name"])
         found = alarms_between(session, "acme", "default", row.published_at, row.left_at)
         again = story_of(session, row, alarms=found)
+        for days, state in ((-1, "done"), (1, "done"), (2, "failed")):
+            at = came + timedelta(days=days)
+            session.add(
+                PromptChoiceRow(
+                    choice_id=f"choice-{days}", tenant_id="acme", domain="default", line_ref=story["line_ref"],
+                    candidates_json=json.dumps([f"sha256:{digit * 64}" for digit in "ab"]), epsilon=0.5, percent=10.0,
+                    actor="ann", reason="which do users like", asked_at=at, due_at=at, closed_at=at, state=state,
+                    chosen=f"sha256:{'c' * 64}", drawn_json=None, outcome="chosen",
+                )
+            )  # fmt: skip
+        made = choices_between(session, "acme", "default", row.published_at, row.left_at)
+        again = story_of(session, row, alarms=found, choices=made)
+    (line,) = [one for one in page(again, ()) if one.startswith("  choice")]
+    assert f"ann: users chose template {'c' * 16}" in line
+    assert "at epsilon 0.5: which do users like" in line
     assert [one["at"] for one in again["alarms"]] == [(came + timedelta(days=1)).isoformat()]
     (line,) = [one for one in page(again, ()) if one.startswith("  alarm")]
     assert "length, 40.0 of 20.0): alarmed" in line
