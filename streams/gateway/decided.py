@@ -72,7 +72,7 @@ def _terms(plan: Plan) -> Decision:
     tells = plan.terms.use.tells and Lever.TERMS not in plan.dropped
     if tells or plan.corrects:
         use = TermUse.GLOSSARY if not plan.corrects else TermUse.BOTH if tells else TermUse.CORRECT
-        return Decision(lever="terms", on=True, reason=use.value)
+        return Decision(lever="terms", on=True, reason=(TermUse.FAVOUR if plan.favoured else use).value)
     return _off("terms", plan, Lever.TERMS, NOT_PLAIN)
 
 
