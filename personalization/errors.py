@@ -131,6 +131,13 @@ class PromptMoveError(PersonalizationError):
     exit_status = 3
 
 
+class PromptChoiceError(PersonalizationError):
+    """A choice among prompt templates, or what was stored of one, that cannot be or cannot be gone on with."""
+
+    code = "personalization.prompt.choice"
+    exit_status = 3
+
+
 class MemoryDocumentError(PersonalizationError):
     """A document that cannot be remembered: its name, size, time or words are not what is allowed."""
 

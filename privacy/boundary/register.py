@@ -124,7 +124,8 @@ _ROLLOUT = _fields(
 _PROMPTS = _fields(
     OPERATOR,
     "Prompt templates that a person of the operator wrote or approved, and whom they go to; one that was made of a "
-    "style card holds words that its vote paid for.",
+    "style card holds words that its vote paid for, and of one of origin selection a charged vote of users said that "
+    "it be this one of several.",
     "prompts prompts.candidate_percent prompts.current prompts.candidate",
 )
 _TEMPLATES = _fields(
@@ -360,6 +361,12 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             CHARGED,
             "What released readings of drift said while the version was served, and what followed.",
             "alarms alarms.*",
+        ),
+        _fields(
+            CHARGED,
+            "Which prompt template a charged vote of users drew while the version was served, among which, who asked "
+            "and why; no count of votes.",
+            "choices choices.*",
         ),
         _fields(
             OPERATOR,

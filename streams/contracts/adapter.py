@@ -95,7 +95,7 @@ class PromptTemplateV1(WireModel):
     when: Word = "always"
     """always, or base: where no adapter answers. A value that a reader does not know means never."""
     origin: Word = "operator"
-    """operator, or card (made of a released style card)."""
+    """operator, card (made of a released style card), or selection (drawn by a charged vote among such templates)."""
 
 
 class PromptsV1(WireModel):

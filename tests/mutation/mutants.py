@@ -57,6 +57,10 @@ TERMS: Final = "personalization/releases/terms.py"
 OVERDUE: Final = "personalization/releases/overdue.py"
 PARTS: Final = "personalization/drift/features.py"
 READINGS: Final = "personalization/drift/protocol.py"
+BALLOTS: Final = "personalization/choices/ballots.py"
+CHOICES: Final = "personalization/choices/protocol.py"
+CHOICE_NOISE: Final = "privacy/noise/choice.py"
+CHOICE_PRICE: Final = "privacy/mechanisms/exponential_choice.py"
 IDENTITY: Final = "streams/ingest/identity.py"
 SNAPSHOT: Final = "personalization/signals/snapshot.py"
 ROWS: Final = "personalization/signals/rows.py"
@@ -72,6 +76,8 @@ _RUN = "tests/privacy_claims/personalization/training/run"
 _MECHANISM = "tests/unit/personalization/training/mechanism"
 SENSITIVITY: Final = f"{_RUN}/test_sensitivity.py"
 RECEIPTS: Final = f"{_RUN}/test_receipts.py"
+T_CHOICE: Final = "tests/privacy_claims/personalization/choices/test_choice.py"
+T_CHOICE_LAW: Final = "tests/privacy_claims/privacy/mechanisms/test_exponential_choice.py"
 T_READING: Final = "tests/privacy_claims/personalization/drift/test_reading.py"
 T_OPTIMIZER: Final = f"{_MECHANISM}/test_optimizer.py"
 T_DRAWING: Final = f"{_MECHANISM}/test_noise.py"
@@ -382,8 +388,8 @@ PRICE: Final = (
     Mutant(
         name="selection-is-half-price",
         file=SELECTION,
-        old="return [_pure(self.epsilon, order) for order in orders]",
-        new="return [_pure(self.epsilon / 2, order) for order in orders]",
+        old="return [pure_divergence(self.epsilon, order) for order in orders]",
+        new="return [pure_divergence(self.epsilon / 2, order) for order in orders]",
         why="a choice costs half",
         tests=(f"{T_COMPOSITION}::test_dp_accounting_agrees_at_whole_orders",),
     ),
@@ -855,6 +861,62 @@ DRIFT: Final = (
     ),
 )
 
+CHOSEN: Final = (
+    Mutant(
+        name="choice-counts-twice",
+        file=BALLOTS,
+        old="counts[vote] += 1",
+        new="counts[vote] += 2",
+        why="a user moves a count by two and is charged for one",
+        tests=(f"{T_CHOICE}::test_one_user_moves_one_count_by_one_at_most_and_no_other",),
+    ),
+    Mutant(
+        name="choice-takes-the-most",
+        file=CHOICE_NOISE,
+        old="if coins.bernoulli_exp(rate * (most - counts[place])):",
+        new="if counts[place] == most:",
+        why="the template with most votes is told without noise",
+        tests=(f"{T_CHOICE_LAW}::test_what_is_drawn_follows_the_formula",),
+    ),
+    Mutant(
+        name="choice-half-price",
+        file=CHOICE_PRICE,
+        old="self.epsilon**2 / 8",
+        new="self.epsilon**2 / 16",
+        why="a choice costs twice what is charged",
+        tests=(
+            f"{T_CHOICE_LAW}::test_the_price_bounds_every_divergence_between_neighbours_both_ways",
+            f"{T_CHOICE_LAW}::test_dp_accounting_agrees",
+        ),
+    ),
+    Mutant(
+        name="choice-draws-again",
+        file=CHOICES,
+        old="if decision is RecoveryDecision.RETRY and row.drawn_json is not None:\n                return True",
+        new="if decision is RecoveryDecision.RETRY and row.drawn_json is not None:\n                return False",
+        why="what was drawn is drawn anew after a crash",
+        tests=(f"{T_CHOICE}::test_whoever_dies_anywhere_pays_once_reads_once_and_draws_once",),
+    ),
+    Mutant(
+        name="choice-reads-unpaid",
+        file=CHOICES,
+        old="            self._start(lease)\n",
+        new="",
+        why="a choice reads before its charge is for good",
+        tests=(
+            f"{T_CHOICE}::test_nothing_is_read_before_the_charge_is_running_and_anchored_nor_told_before_the_draw_is",
+        ),
+    ),
+    Mutant(
+        name="choice-without-consent",
+        file=CHOICES,
+        old="                also=DataPurpose.EVALUATION,\n",
+        new="",
+        why="users vote who did not agree to evaluation",
+        tests=(f"{T_CHOICE}::test_who_did_not_agree_to_evaluation_or_was_erased_has_no_vote",),
+    ),
+)
+
 MUTANTS: Final[tuple[Mutant, ...]] = (
-    *NOISE, *RATE, *CLIP, *PRICE, *LEDGER, *PROTOCOL_ORDER, *USERS, *AUDITED, *DRIFT
+    *NOISE, *RATE, *CLIP, *PRICE, *LEDGER, *PROTOCOL_ORDER, *USERS, *AUDITED, *DRIFT, *CHOSEN
 )  # fmt: skip

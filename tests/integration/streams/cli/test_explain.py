@@ -9,6 +9,8 @@ from datetime import datetime, timedelta
 import httpx
 import pytest
 
+from personalization.choices.rows import choices_between
+from personalization.choices.tables import PromptChoiceRow
 from personalization.drift.rows import alarms_between
 from personalization.drift.tables import DriftReadingRow
 from personalization.drift.values import Judgement
@@ -122,7 +124,7 @@ def test_a_rollout_is_in_the_story_with_who_moved_it(engine, clock, tmp_path, mo
     assert "one (test): verified" in page
 
 
-def test_guards_that_are_posted_again_and_again_are_one_line_each(
+def test_guards_that_are_posted_again_and_again_are_one_line_each_and_their_newest_reading(
     engine, clock, tmp_path, monkeypatch, capsys
 ):
     rolled = RolloutShop(engine, clock, tmp_path, **STEPS)
@@ -137,14 +139,19 @@ def test_guards_that_are_posted_again_and_again_are_one_line_each(
     key = rolled.signer.public_key.hex()
     page = explained(capsys, candidate, "--public-key", key)[1]
     assert [line.split("by ")[1] for line in page.splitlines() if "rollout.guard" in line] == [
-        "watcher: error_rate 0.03",
-        "watcher: latency_p95_ms 0.03",
+        "watcher: error_rate 0.01",
+        "watcher: latency_p95_ms 0.01",
+    ]
+    assert [line.split()[1:3] for line in page.splitlines() if line.startswith("  guard ")] == [
+        ["error_rate", "0.03"],
+        ["latency_p95_ms", "0.03"],
     ]
     _, text = explained(capsys, candidate, "--public-key", key, "--json")
     story = json.loads(text.splitlines()[-1])
     assert [one["detail"]["value"] for one in story["trail"] if one["action"] == "rollout.guard"] == [
-        0.01, 0.01, 0.02, 0.02, 0.03, 0.03,
-    ]  # fmt: skip
+        0.01,
+        0.01,
+    ]
 
 
 def test_alarms_of_drift_are_told_while_the_version_was_served_and_not_before(told, engine, capsys):
@@ -166,6 +173,21 @@ def test_alarms_of_drift_are_told_while_the_version_was_served_and_not_before(to
         row = registry.find_version(session, story["served_name"])
         found = alarms_between(session, "acme", "default", row.published_at, row.left_at)
         again = story_of(session, row, alarms=found)
+        for days, state in ((-1, "done"), (1, "done"), (2, "failed")):
+            at = came + timedelta(days=days)
+            session.add(
+                PromptChoiceRow(
+                    choice_id=f"choice-{days}", tenant_id="acme", domain="default", line_ref=story["line_ref"],
+                    candidates_json=json.dumps([f"sha256:{digit * 64}" for digit in "ab"]), epsilon=0.5, percent=10.0,
+                    actor="ann", reason="which do users like", asked_at=at, due_at=at, closed_at=at, state=state,
+                    chosen=f"sha256:{'c' * 64}", drawn_json=None, outcome="chosen",
+                )
+            )  # fmt: skip
+        made = choices_between(session, "acme", "default", row.published_at, row.left_at)
+        again = story_of(session, row, alarms=found, choices=made)
+    (line,) = [one for one in page(again, ()) if one.startswith("  choice")]
+    assert f"ann: users chose template {'c' * 16}" in line
+    assert "at epsilon 0.5: which do users like" in line
     assert [one["at"] for one in again["alarms"]] == [(came + timedelta(days=1)).isoformat()]
     (line,) = [one for one in page(again, ()) if one.startswith("  alarm")]
     assert "length, 40.0 of 20.0): alarmed" in line
