@@ -14,10 +14,10 @@ import torch
 
 from personalization.styles.frames import is_poor
 from personalization.styles.noted import noted_pairs
-from personalization.styles.synthesis import synthetic_pairs
-from personalization.training.engine.encoding import TokenUser
+from personalization.styles.synthesis import SyntheticPair, synthetic_pairs
 from personalization.training.engine.plain_lora import (
     WEIGHT_DECAY,
+    AnchoredBatch,
     PlainLora,
     every_linear,
     initial,
@@ -31,9 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from personalization.styles.card import StyleCard
-    from personalization.styles.synthesis import SyntheticPair
     from personalization.training.engine.decoder import FrozenDecoder
-    from personalization.training.engine.encoding import Encoder
+    from personalization.training.engine.encoding import Encoder, TokenExample
     from personalization.training.engine.families import Factors, Geometry
 
 PAIRS: Final = 72  # synthetic pairs of one epoch
@@ -44,6 +43,10 @@ NOTED: Final = 24  # made-up questions with notes, where a tenant answers from d
 NOTED_TOKENS: Final = 224  # of one of those: a question behind notes that were cut would be lost
 BATCH: Final = 8
 RATE: Final = 3e-3
+CONTENT_COUNTS: Final = (
+    0.25  # of a token inside made-up content; the rest is learned from the base's own draws there
+)
+DRAWS: Final = 4
 CHECKED_AT: Final = (0.5, 0.75, 1.0)  # of the steps: the best of these is kept
 _TRAIN_SEED, _HELD_OUT_SEED = 1, 2
 
@@ -91,11 +94,16 @@ class PublicPart:
         ]
         noted = noted_pairs(card, count=NOTED, seed=_TRAIN_SEED) if notes else ()
         most = self._max_tokens
-        texts = [(one, most) for one in (*_made(card, PAIRS, _TRAIN_SEED), *rehearsed)]
-        texts += [(one, max(most, NOTED_TOKENS)) for one in _examples(noted)]
+        texts = [self._encoded(one, most) for one in synthetic_pairs(card, count=PAIRS, seed=_TRAIN_SEED)]
+        texts += [
+            self._encoded(SyntheticPair(prompt=one.prompt, answer=one.completion), most) for one in rehearsed
+        ]
+        texts += [self._encoded(one, max(most, NOTED_TOKENS)) for one in noted]
         rng.shuffle(texts)
-        batches = self._batches(texts)
-        held_out = self._batches([(one, most) for one in _made(card, HELD_OUT, _HELD_OUT_SEED)])
+        coins = torch.Generator().manual_seed(rng.getrandbits(48))
+        batches = self._batches(texts, coins)
+        made = synthetic_pairs(card, count=HELD_OUT, seed=_HELD_OUT_SEED)
+        held_out = self._batches([self._encoded(one, most) for one in made], coins)
         parameter = torch.nn.Parameter(initial(self.geometry, rng.getrandbits(48)).to(self._device))
         before = self._lora.loss(parameter.detach(), self.geometry, held_out)
         best, kept, at = before, parameter.detach().clone(), 0
@@ -121,15 +129,30 @@ class PublicPart:
         )
         return self.geometry.factors(kept.double(), without_frozen(self.geometry)), facts
 
-    def _batches(self, texts: Sequence[tuple[Example, int]]) -> list[TokenUser]:
-        """Return examples, each cut to its number of tokens, as batches."""
-        rows = [row for one, most in texts for row in self._lora.encoded([one], most)]
-        return [TokenUser(tuple(rows[at : at + BATCH])) for at in range(0, len(rows), BATCH)]
+    def _encoded(self, pair: SyntheticPair, max_tokens: int) -> tuple[TokenExample, list[float]]:
+        """Return a pair as a row, cut to a number of tokens, and how much each of its labels counts."""
+        example = Example(prompt=pair.prompt, completion=pair.answer)
+        (row,) = self._lora.encoded([example], max_tokens)
+        return row, counts_of(pair, row.rows[0].labels, self._lora.tokens_of)
+
+    def _batches(
+        self, texts: Sequence[tuple[TokenExample, list[float]]], coins: torch.Generator
+    ) -> list[AnchoredBatch]:
+        return [
+            self._lora.anchored(texts[at : at + BATCH], DRAWS, coins) for at in range(0, len(texts), BATCH)
+        ]
 
 
-def _made(card: StyleCard, count: int, seed: int) -> list[Example]:
-    return _examples(synthetic_pairs(card, count=count, seed=seed))
+def counts_of(pair: SyntheticPair, labels: int, tokens_of: Callable[[str], list[int]]) -> list[float]:
+    """Return how much each label of a pair's answer counts: inside public content less than in the tenant's frame.
 
+    The label that begins content counts in full: that a frame ends there, and how what follows is written, is style.
 
-def _examples(pairs: Sequence[SyntheticPair]) -> list[Example]:
-    return [Example(prompt=pair.prompt, completion=pair.answer) for pair in pairs]
+    Args:
+        pair: a made-up prompt and its answer.
+        labels: how many there are, the end token and what was cut off included.
+        tokens_of: the tokenizer's.
+    """
+    # Without the space before it, which belongs to the first token of what follows.
+    begins, ends = (len(tokens_of(pair.answer[:at].rstrip())) for at in pair.content)
+    return [CONTENT_COUNTS if begins < at < ends else 1.0 for at in range(labels)]
