@@ -1,4 +1,4 @@
-"""Run by hand what compose.yaml runs in containers: prepare, worker with its health check, trainer with its own.
+"""Run by hand what compose.yaml runs in containers: prepare, then worker and trainer with their health checks.
 
 Usage: python3 .ci/compose_commands.py STATE_DIRECTORY, with DISCREET_TEST_KAFKA and DISCREET_TEST_POSTGRES set.
 The environment is that of compose.yaml, with the addresses of these services in the place of the containers'.
@@ -11,6 +11,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import yaml
@@ -41,27 +43,34 @@ def environment_of(service: dict, state: Path) -> dict[str, str]:
     }
 
 
-def check_service(name: str, service: dict, environment: dict[str, str]) -> None:
-    """Start a service's command, wait until its health check passes, stop it with SIGTERM."""
-    health = service["healthcheck"]["test"]
-    assert health[0] == "CMD", health
-    check = [sys.executable if word == "python" else word for word in health[1:]]
+@contextmanager
+def running(name: str, service: dict, environment: dict[str, str]) -> Iterator[subprocess.Popen]:
+    """Start a service's command; stop it with SIGTERM at the end, which must be in order."""
     process = subprocess.Popen(service["command"], env=environment)  # noqa: S603  # the file under test
     try:
-        end = time.monotonic() + START_SECONDS
-        while subprocess.run(check, env=environment, capture_output=True, check=False).returncode:  # noqa: S603
-            if process.poll() is not None or time.monotonic() > end:
-                sys.exit(f"{name}: not healthy; its status is {process.poll()}")
-            time.sleep(1)
-        time.sleep(2)
-        if process.poll() is not None:
-            sys.exit(f"{name}: ended by itself with status {process.returncode}")
-    finally:
-        process.terminate()
-        status = process.wait(180)
+        yield process
+    except BaseException:
+        process.kill()
+        raise
+    process.terminate()
+    status = process.wait(180)
     if status not in {0, -signal.SIGTERM}:  # by the signal itself: it was still starting
         sys.exit(f"{name}: stopped with status {status}")
     print(f"{name}: healthy, stopped in order")
+
+
+def wait_until_healthy(
+    name: str, service: dict, environment: dict[str, str], process: subprocess.Popen
+) -> None:
+    """Run the service's health check until it passes."""
+    health = service["healthcheck"]["test"]
+    assert health[0] == "CMD", health
+    check = [sys.executable if word == "python" else word for word in health[1:]]
+    end = time.monotonic() + START_SECONDS
+    while subprocess.run(check, env=environment, capture_output=True, check=False).returncode:  # noqa: S603
+        if process.poll() is not None or time.monotonic() > end:
+            sys.exit(f"{name}: not healthy; its status is {process.poll()}")
+        time.sleep(1)
 
 
 def main() -> None:
@@ -70,8 +79,18 @@ def main() -> None:
     state, services = Path(sys.argv[1]), compose["services"]
     prepare = services["prepare"]
     subprocess.run(prepare["command"], env=environment_of(prepare, state), check=True)  # noqa: S603  # the file under test
-    for name in ("worker", "trainer"):
-        check_service(name, services[name], environment_of(services[name], state))
+    with ExitStack() as stopped:  # side by side, as Compose runs them
+        started = []
+        for name in ("worker", "trainer"):
+            service, environment = services[name], environment_of(services[name], state)
+            process = stopped.enter_context(running(name, service, environment))
+            started.append((name, service, environment, process))
+        for one in started:
+            wait_until_healthy(*one)
+        time.sleep(2)
+        for name, _, _, process in started:
+            if process.poll() is not None:
+                sys.exit(f"{name}: ended by itself with status {process.returncode}")
 
 
 if __name__ == "__main__":

@@ -500,7 +500,7 @@ class GatewaySettings(_Section):
     """Smallest lead over the second; below it the tenant's default line, or the base, answers."""
     latency_budgets: dict[str, Positive] = Field(default_factory=dict)
     """Milliseconds by tenant, as JSON: what is dropped first to stay within them is the memory, then the constraint,
-    then the template, then the adapter."""
+    then terms in the prompt, then the template, then the adapter."""
     memory: bool = False
     """Look questions up in the tenant's approved documents (``discreet memory``, DISCREET_MEMORY__KEY)."""
     memory_passages: int = Field(default=1, ge=1, le=8)

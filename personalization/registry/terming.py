@@ -94,6 +94,16 @@ def adding(pairs: Sequence[TermPair]) -> Callable[[TermList], TermList]:
     return lambda terms: terms.with_pairs(pairs)
 
 
+def proposing(pairs: Sequence[TermPair]) -> Callable[[TermList], TermList]:
+    """Return the change that lists pairs for users to vote over."""
+    return lambda terms: terms.proposing(pairs)
+
+
+def proposed_pairs(session: Session, line_ref: str) -> tuple[tuple[str, str], ...]:
+    """Return the public pairs (written, meant) that a line's users vote over; none where they cannot be read."""
+    return tuple((one.written, one.meant) for one in rows.newest_readable(session, line_ref).proposed)
+
+
 def going_back(session: Session, tenant_id: str, domain: str) -> Callable[[TermList], TermList]:
     """Return the change to what held before what holds now; each goes one further back, and none comes forward.
 

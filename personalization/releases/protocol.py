@@ -38,6 +38,7 @@ from personalization.planning.plan import PerformanceFlags
 from personalization.registry import queries as registry
 from personalization.registry.announcements import Act, AdapterEventKind, announce
 from personalization.registry.publishing import Candidate
+from personalization.registry.terming import proposed_pairs
 from personalization.releases.charge import (
     departure,
     privacy_facts,
@@ -374,6 +375,7 @@ class TrainingRounds:
             style_edits=current_edits(session, row.tenant_id, row.domain),
             notes=policy.memory,
             votes_on_terms=policy.terms,
+            glossary=proposed_pairs(session, line.line_ref) if policy.terms else (),
             suites=SuiteTerms.of_policy(policy.suites, least=self._least_suites),
         )
         seed = secrets.token_bytes(SEED_BYTES)

@@ -41,6 +41,7 @@ def vote_on_style(
         voters=max(1, voters),
         edits=terms.style_edits,
         terms=terms.votes_on_terms,
+        glossary=terms.glossary,
     )
 
 

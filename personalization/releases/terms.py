@@ -48,6 +48,7 @@ class Terms:
         suites: how much of the public suites its result is asked, and what is refused.
         notes: whether its public part rehearses questions with notes.
         votes_on_terms: whether the vote on style is about terms in edits as well.
+        glossary: the public pairs (written, meant) that this vote is over, as they were listed when it was reserved.
     """
 
     plan: TrainingPlan
@@ -63,6 +64,7 @@ class Terms:
     suites: SuiteTerms = field(default_factory=SuiteTerms)
     notes: bool = False
     votes_on_terms: bool = False
+    glossary: tuple[tuple[str, str], ...] = ()
 
     @property
     def mechanism(self) -> PoissonSampledGaussian:
@@ -124,6 +126,7 @@ class Terms:
             "suites": self.suites.to_document(),
             **({"notes": True} if self.notes else {}),  # so that terms without keep their digest
             **({"votes_on_terms": True} if self.votes_on_terms else {}),  # so older terms keep their digest
+            **({"glossary": [list(pair) for pair in self.glossary]} if self.glossary else {}),  # as above
         }
 
     def to_json(self) -> str:
@@ -158,6 +161,9 @@ class Terms:
                         **{name: datetime.fromisoformat(value) for name, value in document["slot"].items()}
                     ),
                     "start_sources": tuple(document["start_sources"]),
+                    "glossary": tuple(
+                        (str(written), str(meant)) for written, meant in document.get("glossary", ())
+                    ),
                     "style_edits": StyleEdits.from_document(document.get("style_edits", {})),
                     "suites": SuiteTerms.from_document(document["suites"])
                     if "suites" in document

@@ -26,6 +26,7 @@ _COMMON: Final = frozenset(
         "your",
     }
 )  # fmt: skip
+_COMMON_AT_FRONT: Final = frozenset(word.capitalize() for word in _COMMON)
 _TOKEN = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*|\d+|\s+|.", re.DOTALL)
 WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*|\d+")
 _INSIDE_NAMES: Final = frozenset("_./-\\")  # join the parts of one copied name, such as a path
@@ -118,11 +119,16 @@ def names_of(prompt: str) -> set[str]:
     text = plain(prompt)
     names = set()
     for found in WORD.finditer(text):
-        word, before, after = found.group(), text[: found.start()].rstrip(" "), text[found.end() :]
-        begins = not before or before[-1] in _BEGINS
-        if word[0].isupper() and (not begins or after[:1] in {":", ","}):
+        word = found.group()
+        if not word[0].isupper():
+            continue
+        at = found.start()
+        while at and text[at - 1] == " ":
+            at -= 1
+        begins = at == 0 or text[at - 1] in _BEGINS
+        if not begins or text[found.end() : found.end() + 1] in {":", ","}:
             names.add(word)
-    return names - {word.capitalize() for word in _COMMON}
+    return names - _COMMON_AT_FRONT
 
 
 def _words_of(prompt: str) -> set[str]:

@@ -15,21 +15,21 @@ from typing import TYPE_CHECKING, Final
 
 from personalization.errors import StyleCardError
 from personalization.styles.card import MOST_ENTRIES, MOST_TERMS, StyleCard, StyleEntry
-from personalization.styles.families import PUBLIC, Feature, Key, families_for, norm_of
+from personalization.styles.families import Feature, Key, families_for, norm_of
 from personalization.styles.votes import sum_of, unknown_keys
 from privacy.mechanisms.partition_selection import VOTE_UNIT
 from privacy.noise.discrete import discrete_gaussian
 from privacy.noise.keystream import PURPOSE_STYLE, SecretStream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from personalization.styles.edits import StyleEdits
     from personalization.styles.families import Family
     from personalization.styles.votes import UserTexts
     from privacy.mechanisms.partition_selection import PartitionSelection
 
-FALSE_KEYS: Final = 0.1  # of public alphabets, expected in one card
+FALSE_KEYS: Final = 0.1  # of public alphabets, expected in one card; as many again of a list of terms
 
 
 def discover(
@@ -41,6 +41,7 @@ def discover(
     voters: int,
     edits: StyleEdits | None = None,
     terms: bool = False,
+    glossary: tuple[tuple[str, str], ...] = (),
 ) -> StyleCard:
     """Return the style card of users.
 
@@ -52,17 +53,18 @@ def discover(
         voters: about how many users there are, as released by the noisy count.
         edits: what people struck or fixed; public.
         terms: whether users vote on terms as well; public.
+        glossary: pairs (written, meant) that they vote over then; public. Only these can come out, and each gets noise.
 
     Raises:
         StyleCardError: users could put more keys or more weight into a vote than was reserved.
     """
-    families = families_for(declared_users, selection.noise_multiplier, terms=terms)
+    families = families_for(declared_users, selection.noise_multiplier, terms=terms, glossary=glossary)
     if unknown_keys(families) > selection.unknown_keys or norm_of(families) > 1:
         raise StyleCardError("the vote on style holds more keys, or weighs more, than was reserved")
     total = sum_of(users, families)
     entries: list[StyleEntry] = []
     for family in families:
-        found = _public(family) if family.public else _voted(family, total)
+        found = family.alphabet() if family.public else _voted(family, total)
         bound = _threshold(family, families, selection)
         for one in found:
             value = (total[one] + _noise(one, selection, key)) / VOTE_UNIT
@@ -90,10 +92,6 @@ def discover(
     return card if edits is None else edits.applied_to(card)
 
 
-def _public(family: Family) -> Iterator[Key]:
-    return (Key(family.feature, family.depth, value) for value in PUBLIC[family.feature])
-
-
 def _voted(family: Family, total: dict[Key, int]) -> list[Key]:
     return sorted(one for one in total if (one.feature, one.depth) == (family.feature, family.depth))
 
@@ -101,7 +99,9 @@ def _voted(family: Family, total: dict[Key, int]) -> list[Key]:
 def _threshold(family: Family, families: Sequence[Family], selection: PartitionSelection) -> float:
     if not family.public:
         return selection.threshold(family.weight)
-    candidates = sum(len(PUBLIC[one.feature]) for one in families if one.public)
+    # A list of terms stands by itself: however long it is, nothing else is found less often for it.
+    alike = [family] if family.listed else [one for one in families if one.public and not one.listed]
+    candidates = sum(len(one.alphabet()) for one in alike)
     return selection.public_threshold(candidates, FALSE_KEYS)
 
 

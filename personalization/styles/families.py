@@ -37,7 +37,7 @@ _FREE_WORDS: Final = 9  # a slot that is longer than this before any punctuation
 
 
 class Feature(StrEnum):
-    """Families of keys; of the first seven and of terms the alphabet is not public."""
+    """Families of keys; of the first seven the alphabet is not public, nor of terms where no list was given."""
 
     OPENING = "opening"
     OPENING_WORDS = "opening_words"
@@ -65,16 +65,30 @@ PUBLIC: Final[dict[Feature, tuple[str, ...]]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """One family at one depth, with the weight of its keys in a vote."""
+    """One family at one depth, with the weight of its keys in a vote.
+
+    Attributes:
+        feature: what it is about.
+        depth: of frames.
+        weight: of one user's keys together.
+        listed: of terms, the public list that users vote over; without one they vote over words of their own.
+    """
 
     feature: Feature
     depth: int = 1
     weight: float
+    listed: tuple[tuple[str, str], ...] = ()
 
     @property
     def public(self) -> bool:
         """Whether everybody knows all keys that there can be."""
-        return self.feature in PUBLIC
+        return self.feature in PUBLIC or bool(self.listed)
+
+    def alphabet(self) -> tuple[Key, ...]:
+        """Return all keys that there can be; of a public family alone."""
+        if self.listed:
+            return tuple(Key(self.feature, self.depth, written, meant) for written, meant in self.listed)
+        return tuple(Key(self.feature, self.depth, value) for value in PUBLIC[self.feature])
 
 
 _WEIGHTS: Final[dict[str, tuple[tuple[Feature, int, float], ...]]] = {
@@ -114,20 +128,28 @@ TERM_WEIGHT: Final = 0.6  # of all terms of a user together
 BESIDE_TERMS: Final = 0.8  # of their weight is left to the other families then
 
 
-def families_for(declared_users: int, noise_multiplier: float, *, terms: bool = False) -> tuple[Family, ...]:
+def families_for(
+    declared_users: int,
+    noise_multiplier: float,
+    *,
+    terms: bool = False,
+    glossary: tuple[tuple[str, str], ...] = (),
+) -> tuple[Family, ...]:
     """Return what a vote is about, by public numbers alone: the fewer users for the noise, the fewer questions.
 
     Args:
         declared_users: the policy's public number.
         noise_multiplier: of the vote.
         terms: whether users vote on terms as well; the weight of a vote is then shared with them.
+        glossary: the public pairs that they vote over then; without any, over words of their own.
     """
     name = "wide" if declared_users / noise_multiplier >= WIDE_FROM else "narrow"
     left = BESIDE_TERMS if terms else 1.0
     found = tuple(
         Family(feature=one, depth=depth, weight=weight * left) for one, depth, weight in _WEIGHTS[name]
     )
-    return (*found, Family(feature=Feature.TERM, weight=TERM_WEIGHT)) if terms else found
+    of_terms = Family(feature=Feature.TERM, weight=TERM_WEIGHT, listed=tuple(dict.fromkeys(glossary)))
+    return (*found, of_terms) if terms else found
 
 
 def norm_of(families: tuple[Family, ...]) -> float:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from personalization.styles.families import Feature, Key, keys_of
+from personalization.styles.listed import listed_pairs
 from personalization.styles.terms import MOST_PAIRS, steady_pairs
 from privacy.mechanisms.partition_selection import VOTE_UNIT
 
@@ -41,17 +42,17 @@ class UserTexts:
 
 def unknown_keys(families: Sequence[Family]) -> int:
     """Return how many keys of alphabets that are not public one vote holds at most."""
-    terms = MOST_PAIRS * any(family.feature is Feature.TERM for family in families)
-    return terms + MOST_TEXTS * sum(
-        not family.public and family.feature is not Feature.TERM for family in families
-    )
+    unknown = [family for family in families if not family.public]
+    terms = sum(family.feature is Feature.TERM for family in unknown)
+    return MOST_PAIRS * terms + MOST_TEXTS * (len(unknown) - terms)
 
 
 def vote_of(user: UserTexts, families: Sequence[Family]) -> dict[Key, int]:
     """Return a user's vote: of each family its weight, shared among the keys of the user's texts, rounded down.
 
     Shared evenly over texts, the sum of all votes is each key's share of answers times the number of users. Terms share
-    the weight of their family so that their L2 norm is at most that.
+    the weight of their family so that their L2 norm is at most that: a user's three steadiest ones, or where users vote
+    over a public list, all of it that the user made.
 
     Args:
         user: the texts, at most ``MOST_TEXTS`` of which count.
@@ -66,10 +67,12 @@ def vote_of(user: UserTexts, families: Sequence[Family]) -> dict[Key, int]:
         key: int(weights[key.feature, key.depth] * VOTE_UNIT * count / len(texts))
         for key, count in counts.items()
     }
-    term_weight = weights.get((Feature.TERM, 1))
-    pairs = [] if term_weight is None else steady_pairs(texts)
-    for written, meant in pairs:
-        vote[Key(Feature.TERM, 1, written, meant)] = int((term_weight or 0.0) * VOTE_UNIT / len(pairs) ** 0.5)
+    for family in families:
+        if family.feature is Feature.TERM:
+            pairs = listed_pairs(texts, family.listed) if family.listed else steady_pairs(texts)
+            for written, meant in pairs:
+                share = family.weight * VOTE_UNIT / len(pairs) ** 0.5
+                vote[Key(Feature.TERM, family.depth, written, meant)] = int(share)
     return vote
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 FORMAT: Final = "discreet.terms.v1"
 MOST_TERMS: Final = 500
+MOST_PROPOSED: Final = 200
 LONGEST_TERM: Final = 80
 NAME_LENGTH: Final = 16
 _HANDLE: Final = 12
@@ -70,15 +71,21 @@ class TermList:
         use: what is done with terms, these and those that users' vote found.
         pairs: written by hand, or taken from the vote to stay.
         removed: handles of found terms that are not used, whatever a vote says.
+        proposed: a public list that users vote over; what of it they do is found, and nothing else is.
     """
 
     use: TermUse = TermUse.OFF
     pairs: tuple[TermPair, ...] = ()
     removed: tuple[str, ...] = ()
+    proposed: tuple[TermPair, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.pairs) > MOST_TERMS or len(self.removed) > MOST_TERMS:
             raise TermsError(f"a line has at most {MOST_TERMS} terms of its own, and as many struck ones")
+        if len(self.proposed) > MOST_PROPOSED:
+            raise TermsError(
+                f"{len(self.proposed)} terms are proposed; users vote over at most {MOST_PROPOSED} of a line"
+            )
 
     @property
     def version_id(self) -> str:
@@ -95,17 +102,23 @@ class TermList:
         kept = {one.key: one for one in (*self.pairs, *pairs)}
         return replace(self, pairs=tuple(kept[key] for key in sorted(kept)))
 
+    def proposing(self, pairs: Iterable[TermPair]) -> Self:
+        """Return the list with more for users to vote over; several may have one written side, and votes decide."""
+        listed = {(one.key, one.meant): one for one in (*self.proposed, *pairs)}
+        return replace(self, proposed=tuple(listed[key] for key in sorted(listed)))
+
     def without(self, written: str) -> Self:
-        """Return the list without one of its own terms.
+        """Return the list without one of its own terms, and without proposed ones of that written side.
 
         Raises:
             TermsError: it has none such.
         """
         key = " ".join(written.casefold().split())
         kept = tuple(one for one in self.pairs if one.key != key)
-        if len(kept) == len(self.pairs):
+        proposed = tuple(one for one in self.proposed if one.key != key)
+        if (kept, proposed) == (self.pairs, self.proposed):
             raise TermsError(f"no term is written {written[:80]!r}; list the terms and copy one")
-        return replace(self, pairs=kept)
+        return replace(self, pairs=kept, proposed=proposed)
 
     def striking(self, handle: str) -> Self:
         """Return the list with a found term struck."""
@@ -118,6 +131,8 @@ class TermList:
             "use": self.use.value,
             "pairs": [[one.written, one.meant] for one in self.pairs],
             "removed": list(self.removed),
+            # So that lists without keep their digest and signature.
+            **({"proposed": [[one.written, one.meant] for one in self.proposed]} if self.proposed else {}),
         }
 
     @classmethod
@@ -134,6 +149,9 @@ class TermList:
                 use=TermUse(document["use"]),
                 pairs=tuple(TermPair(written=written, meant=meant) for written, meant in document["pairs"]),
                 removed=tuple(str(one)[:_HANDLE] for one in document["removed"]),
+                proposed=tuple(
+                    TermPair(written=written, meant=meant) for written, meant in document.get("proposed", ())
+                ),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise TermsError("the terms cannot be read; they are damaged") from error

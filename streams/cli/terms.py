@@ -1,4 +1,4 @@
-"""``discreet terms``: what a line's users' vote found and what people wrote; use, add, pin, remove, correct."""
+"""``discreet terms``: what a line's users' vote found and what people wrote; use, add, propose, pin, remove."""
 
 from __future__ import annotations
 
@@ -56,6 +56,11 @@ def list_(tenant: Tenant, *, domain: Domain = "default", as_json: AsJson = False
         typer.echo(
             f"  {one['handle'] or '-':<12}  {one['written']}  →  {one['meant']}  [{one['origin']}]{found}{struck}"
         )
+    if facts["proposed"]:
+        voting = "vote" if facts["votes"] else "would vote, with terms=true in the tenant's policy,"
+        typer.echo(f"Users {voting} over {len(facts['proposed'])} proposed ones, and over nothing else:")
+    for one in facts["proposed"]:
+        typer.echo(f"  {one['written']}  →  {one['meant']}")
 
 
 @app.command()
@@ -102,6 +107,32 @@ def add(
 
 
 @app.command()
+def propose(
+    tenant: Tenant,
+    file: Annotated[
+        Path | None,
+        typer.Argument(metavar="FILE", help="A CSV file of two columns: what is written, what is meant."),
+    ] = None,
+    *,
+    pair: Annotated[
+        list[str] | None, typer.Option(metavar="WRITTEN=MEANT", help="One term; give it again for more.")
+    ] = None,
+    reason: Reason,
+    domain: Domain = "default",
+    actor: Actor = None,
+    as_json: AsJson = False,
+) -> None:
+    """List public terms for users' edits to vote over: fewer users are needed, and nothing unlisted can come out.
+
+    List what stands in glossaries, product lists or manuals; what you read in users' texts is not public.
+    """
+    from personalization.registry.terming import proposing
+
+    found = [*_written(pair or []), *([] if file is None else _read(file))]
+    _decide(tenant, domain, "propose", lambda _, __: proposing(found), _act(actor, reason), as_json=as_json)
+
+
+@app.command()
 def pin(
     tenant: Tenant,
     entry: Entry,
@@ -132,7 +163,7 @@ def remove(
     actor: Actor = None,
     as_json: AsJson = False,
 ) -> None:
-    """Strike a found term, now and from every later card, or take one of your own out."""
+    """Strike a found term, now and from every later card, or take one of your own, or a proposed one, out."""
     from personalization.errors import StyleEntryNotFoundError
     from personalization.styles.decisions import StyleAct, strike
 
@@ -224,12 +255,16 @@ def _decide(
         return
     count = sum(not one["removed"] for one in facts["terms"])
     typer.echo(f"The line has {count} {'term' if count == 1 else 'terms'}, used for: {facts['use']}.")
+    if decision == "propose":
+        when = "at the next release" if facts["votes"] else "once the tenant's policy has terms=true"
+        typer.echo(f"Users' edits vote over {len(facts['proposed'])} proposed ones {when}.")
 
 
 def _facts(session: Session, tenant: str, domain: str) -> dict[str, Any]:
     from personalization.registry import queries as registry
     from personalization.terms import rows
     from personalization.terms.values import TermList
+    from privacy.policy import versions as policies
 
     line = registry.find_line(session, tenant, domain)
     terms = TermList() if line is None else rows.newest(session, line.line_ref)
@@ -238,9 +273,18 @@ def _facts(session: Session, tenant: str, domain: str) -> dict[str, Any]:
     told += [
         {**_fact(None, one), "removed": one.handle in terms.removed}
         for one in _all_found(session, tenant, domain)
-        if one.key not in own
+        if " ".join(one.key.casefold().split()) not in own
     ]
-    return {"tenant": tenant, "domain": domain, "version": terms.name, "use": terms.use.value, "terms": told}
+    policy = policies.current_policy(session, tenant)
+    return {
+        "tenant": tenant,
+        "domain": domain,
+        "version": terms.name,
+        "use": terms.use.value,
+        "terms": told,
+        "votes": policy is not None and policy.policy.terms,
+        "proposed": [{"written": one.written, "meant": one.meant} for one in terms.proposed],
+    }
 
 
 def _fact(pair: TermPair | None, found: StyleEntry | None) -> dict[str, Any]:

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from starlette.responses import StreamingResponse
 
+from streams.client.routing import Lever
 from streams.contracts.fields import MAX_TEXT_CHARACTERS
 from streams.errors import AdapterGoneError, EngineAwayError, GatewayError, WrongAnswererError
 from streams.gateway import answers
-from streams.gateway.choosing import Choice, Reason, asked_for, base_instead, choose, silently
+from streams.gateway.choosing import Choice, Reason, asked_for, choose, silently
 from streams.gateway.flagged import under
 from streams.gateway.leaving import unless_gone
 from streams.gateway.memories import has_memory, looked_up
@@ -142,17 +143,37 @@ class Answering:
 
     async def _let_in(self, request: Request, ask: Ask, caller: Caller, directory: Directory) -> Plan:
         """Return the plan of a request that has a place; nothing that takes time is done for one that has none."""
-        meaning = await self._shop.routing.meaning(caller.tenant_id, directory, ask)
-        plan = self._plan(ask, caller, directory, meaning)
-        self._shop.wanted.note(plan.caller.tenant_id, plan.asked_for)
-        return await looked_up(self._shop.memories, request, plan)
+        shop, started = self._shop, time.monotonic()
+        meaning = await shop.routing.meaning(caller.tenant_id, directory, ask)
+        plan = self._plan(ask, caller, directory, meaning, started)
+        shop.wanted.note(plan.caller.tenant_id, plan.asked_for)
+        fitted = plan.fitted
+        if not plan.has_memory or fitted is None:
+            return plan
+        room = shop.budgets.room(caller.tenant_id, fitted, Lever.RETRIEVAL, stream=ask.stream)
+        plan = await looked_up(shop.memories, request, plan, room=room)
+        if Lever.RETRIEVAL in plan.dropped:
+            shop.budgets.gave_up(caller.tenant_id, Lever.RETRIEVAL, plan.looked_seconds, stream=ask.stream)
+        left = shop.budgets.fit_rest(
+            caller.tenant_id,
+            fitted,
+            plan.levers - {Lever.RETRIEVAL},  # its time has passed, whatever it brought
+            stream=ask.stream,
+            spent=time.monotonic() - started,
+        )
+        return plan.within(left, shop.rules)
 
     def _ended(self, plan: Plan, text: str | None, *, whole: bool) -> None:
         self._shop.places.give_back(plan.caller.tenant_id)
         self._after(plan, text, whole=whole)
 
     def _plan(
-        self, ask: Ask, caller: Caller, directory: Directory, meaning: NDArray[np.float32] | None
+        self,
+        ask: Ask,
+        caller: Caller,
+        directory: Directory,
+        meaning: NDArray[np.float32] | None,
+        started: float,
     ) -> Plan:
         shop = self._shop
         lines = directory.lines.get(caller.tenant_id, {})
@@ -203,10 +224,12 @@ class Answering:
             routed=routed,
             terms=terms,
             presence_penalty=shop.rules.presence_penalty,
-            started=time.monotonic(),
+            started=started,
             has_memory=shop.memories is not None and has_memory(directory, caller, ask),
         )
-        return plan.within(shop.budgets.fit(caller.tenant_id, plan.levers, stream=ask.stream), shop.rules)
+        spent = time.monotonic() - started
+        fitted = shop.budgets.fit(caller.tenant_id, plan.levers, stream=ask.stream, spent=spent)
+        return replace(plan.within(fitted, shop.rules), fitted=fitted)
 
     def _line(self, directory: Directory, tenant_id: str, domain: str, line_ref: str) -> Line | None:
         """Return what a line wants served, as far as the lower of its two flags lets it: the feed's, the database's."""
@@ -243,14 +266,14 @@ class Answering:
     async def _timed(self, plan: Plan, attempt: Callable[[Plan], Coroutine[Any, Any, Result]]) -> Result:
         start = time.monotonic()
         result = await attempt(plan)
-        took = plan.looked_seconds + time.monotonic() - start
+        took = time.monotonic() - start
+        if Lever.RETRIEVAL in plan.levers:  # one that was given up has been noted by itself
+            took += plan.looked_seconds
         self._shop.budgets.observe(plan.caller.tenant_id, plan.levers, took, stream=plan.ask.stream)
         return result
 
     def _base(self, plan: Plan, reason: Reason, upstream: Upstream) -> Plan:
-        return replace(
-            plan, choice=base_instead(plan.choice, plan.line, reason, self._shop.rules), upstream=upstream
-        )
+        return plan.instead(reason, self._shop.rules, upstream)
 
     def _whole(self, plan: Plan, document: dict[str, Any]) -> Response:
         document["id"], document["model"] = plan.answer_id, plan.ask.model
@@ -333,6 +356,9 @@ class _Stream(StreamingResponse):
         self._ping_seconds = ping_seconds
         self._on_end = on_end
         self._said = answers.Transcript(plan.ask.form)
+        self._terms = None
+        if plan.terms is not None and plan.corrects:
+            self._terms = answers.TermPieces(plan.ask.form, plan.terms.terms.stream())
         self._whole = False
         self._coming: asyncio.Future[dict[str, Any] | None] | None = None
 
@@ -345,18 +371,14 @@ class _Stream(StreamingResponse):
             await asyncio.shield(_closed(self._coming, self._pieces))
 
     async def _frames(self) -> AsyncIterator[bytes]:
-        ask = self._plan.ask
         piece = self._first
         try:
             while piece is not None:
                 if "error" in piece:
                     raise _broken_off()
-                self._said.add(piece)
-                if ask.include_usage or piece.get("choices"):
-                    piece["id"], piece["model"] = self._plan.answer_id, ask.model
-                    if not ask.include_usage:
-                        piece.pop("usage", None)
-                    yield answers.frame(piece)
+                for one in [piece] if self._terms is None else self._terms.put_right(piece):
+                    if (sent := self._sent(one)) is not None:
+                        yield sent
                 self._coming = asyncio.ensure_future(_next(self._pieces))
                 while not (await asyncio.wait({self._coming}, timeout=self._ping_seconds))[0]:
                     yield answers.PING
@@ -366,7 +388,22 @@ class _Stream(StreamingResponse):
             self._whole = True
             yield answers.DONE
         except GatewayError as error:
+            # What was held back for its terms was said before the engine broke off.
+            for one in () if self._terms is None else self._terms.rest():
+                if (sent := self._sent(one)) is not None:
+                    yield sent
             yield answers.frame(answers.error_document(error))
+
+    def _sent(self, piece: dict[str, Any]) -> bytes | None:
+        """Return the frame of a piece under our own id and model, and note what it says; ``None``: it is not sent."""
+        ask = self._plan.ask
+        self._said.add(piece)
+        if not (ask.include_usage or piece.get("choices")):
+            return None
+        piece["id"], piece["model"] = self._plan.answer_id, ask.model
+        if not ask.include_usage:
+            piece.pop("usage", None)
+        return answers.frame(piece)
 
 
 async def _begun(plan: Plan) -> tuple[dict[str, Any] | None, AsyncIterator[dict[str, Any]]]:

@@ -14,6 +14,7 @@ from streams.gateway.requests import Form
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from streams.client.terms import TermStream
     from streams.errors import GatewayError
     from streams.gateway.choosing import Choice
 
@@ -121,6 +122,50 @@ def tokens(document: Mapping[str, Any]) -> int | None:
     usage = document.get("usage")
     count = usage.get("completion_tokens") if isinstance(usage, dict) else None
     return count if type(count) is int and count >= 0 else None
+
+
+class TermPieces:
+    """A stream's pieces with its terms put right, each with as much text as is decided by then.
+
+    Args:
+        form: chat or completions.
+        terms: of this stream.
+    """
+
+    def __init__(self, form: Form, terms: TermStream) -> None:
+        self._completions = form is Form.COMPLETIONS
+        self._terms = terms
+        self._said: dict[str, Any] | None = None  # the last piece with text; one that is added looks like it
+
+    def put_right(self, piece: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return what is sent for a piece: itself, and before an end without text what was held back until then."""
+        choices = piece.get("choices")
+        if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], dict):
+            return [piece]
+        part, name = self._text_of(choices[0])
+        ends = choices[0].get("finish_reason") is not None
+        if not isinstance(part.get(name), str):
+            return [*self.rest(), piece] if ends else [piece]
+        part[name] = self._terms.add(part[name]) + (self._terms.end() if ends else "")
+        self._said = {**piece, "choices": [dict(choices[0])]}
+        return [piece]
+
+    def rest(self) -> list[dict[str, Any]]:
+        """Return a piece with what was held back, if anything was: nothing more comes."""
+        held = self._terms.end()
+        if not held or self._said is None:
+            return []
+        choice = {**self._said["choices"][0], "finish_reason": None}
+        choice |= {"text": held} if self._completions else {"delta": {"content": held}}
+        return [
+            {**{name: value for name, value in self._said.items() if name != "usage"}, "choices": [choice]}
+        ]
+
+    def _text_of(self, choice: dict[str, Any]) -> tuple[dict[str, Any], str]:
+        if self._completions:
+            return choice, "text"
+        delta = choice.get("delta")
+        return (delta if isinstance(delta, dict) else {}), "content"
 
 
 class Transcript:

@@ -1,13 +1,17 @@
 """Keep answers within a tenant's latency budget: what a request would get is dropped, in a stated order, until it fits.
 
 What levers cost is measured here, for each tenant that has a budget by itself: answers of one tenant, however long,
-drop nothing of another's. A request's time beyond that of plain answers is noted for the first lever in the order of
-dropping that it had: what is dropped first is blamed first, and where it was not to blame, the next one is found out
-after it. Times are those that users see: until an answer is there, or a stream's first piece.
+drop nothing of another's. What was measured is not all: what a request itself has spent counts too. The memory is
+waited for as long as the others leave room, and after it the rest has to fit into what is left.
+
+A request's time beyond that of plain answers is noted for the first lever in the order of dropping that it had: what is
+dropped first is blamed first, and where it was not to blame, the next one is found out after it. Times are those that
+users see: until an answer is there, or a stream's first piece.
 """
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
@@ -39,25 +43,51 @@ class LatencyBudgets:
         self._all = _Times()
         self._asked: dict[str, int] = defaultdict(int)
 
-    def fit(self, tenant_id: str, wanted: Collection[Lever], *, stream: bool) -> LatencyChoice:
-        """Return which levers of those wanted a request gets."""
+    def fit(
+        self, tenant_id: str, wanted: Collection[Lever], *, stream: bool, spent: float = 0.0
+    ) -> LatencyChoice:
+        """Return which levers of those wanted a request gets that came ``spent`` seconds ago."""
         budget = self._budgets.get(tenant_id)
         if budget is None:
             return choose_levers(None, wanted, {}, engine_ms=0.0)
         self._asked[tenant_id] += 1
         tried = self._asked[tenant_id] % TRIED_EVERY == 0
-        times = self._times[tenant_id].of(stream=stream)
-        plain = times.quantile(None, 0.99) if times.count(None) >= FEWEST else None
-        costs = {
-            lever: cost
-            for lever, cost in times.costs().items()
-            if lever is not None and times.count(lever) >= FEWEST
-        }
-        choice = choose_levers(None if tried else budget, wanted, costs, engine_ms=plain or 0.0)
-        for lever in choice.dropped:
-            self._told(lever.value)
+        choice = self._fit(tenant_id, None if tried else budget, wanted, stream=stream, spent=spent)
         if not choice.within:
             self._told("over")
+        return choice
+
+    def fit_rest(
+        self, tenant_id: str, before: LatencyChoice, wanted: Collection[Lever], *, stream: bool, spent: float
+    ) -> LatencyChoice:
+        """Return which levers a request still gets, some of whose time has passed since it was fitted first."""
+        if math.isinf(before.limit_ms):
+            return before
+        choice = self._fit(tenant_id, before.limit_ms, wanted, stream=stream, spent=spent)
+        if before.within and not choice.within:
+            self._told("over")
+        return choice
+
+    def room(self, tenant_id: str, fitted: LatencyChoice, lever: Lever, *, stream: bool) -> float | None:
+        """Return how many seconds a lever may take before others have to go for it; ``None`` for any number."""
+        if math.isinf(fitted.limit_ms):
+            return None
+        own = self._costs(tenant_id, stream=stream).get(lever, 0.0) if lever in fitted.kept else 0.0
+        return max(0.0, fitted.limit_ms - fitted.expected_ms + own) / 1e3
+
+    def _costs(self, tenant_id: str, *, stream: bool) -> dict[Lever, float]:
+        times = self._times[tenant_id].of(stream=stream)
+        return {lever: cost for lever, cost in times.costs().items() if times.count(lever) >= FEWEST}
+
+    def _fit(
+        self, tenant_id: str, budget: float | None, wanted: Collection[Lever], *, stream: bool, spent: float
+    ) -> LatencyChoice:
+        times = self._times[tenant_id].of(stream=stream)
+        plain = times.quantile(None, 0.99) if times.count(None) >= FEWEST else None
+        costs = self._costs(tenant_id, stream=stream)
+        choice = choose_levers(budget, wanted, costs, engine_ms=plain or 0.0, spent_ms=spent * 1e3)
+        for lever in choice.dropped:
+            self._told(lever.value)
         return choice
 
     def observe(self, tenant_id: str, kept: Collection[Lever], seconds: float, *, stream: bool) -> None:
@@ -65,6 +95,12 @@ class LatencyBudgets:
         first = next((lever for lever in DROP_ORDER if lever in kept), None)
         for times in filter(None, (self._all, self._times.get(tenant_id))):
             times.observe(first, seconds * 1e3, stream=stream)
+
+    def gave_up(self, tenant_id: str, lever: Lever, seconds: float, *, stream: bool) -> None:
+        """Note a lever that was waited for so long in vain: it takes at least that; 0 where no time was left."""
+        self._told(lever.value)
+        for times in filter(None, (self._all, self._times.get(tenant_id)) if seconds > 0 else ()):
+            times.of(stream=stream).observe(lever, seconds * 1e3)
 
     def quantile(self, lever: Lever | None, share: float, *, stream: bool) -> float:
         """Return a lever's time over all tenants in seconds, of plain answers for None; NaN while there is none."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from personalization.memory.values import Outcome
+from personalization.terms.values import TermUse
 from streams.client.routing import Lever
 from streams.gateway.choosing import Reason
 
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 
 NONE: Final = "none"  # the line has nothing of it
 NOT_PLAIN: Final = "not_plain"  # the request has tools, images or a form of its own, or asks for logprobs
-STREAM: Final = "stream"  # what has been shown cannot be put right
 OVER_BUDGET: Final = "over_budget"  # left out for the tenant's latency budget
 NO_ANSWER_LENGTH: Final = "no_answer_length"  # the request does not bound its tokens
 NOT_AT_ENGINE: Final = "not_at_engine"  # the engine cannot
@@ -69,9 +69,11 @@ def _terms(plan: Plan) -> Decision:
         return _off("terms", plan, None, NONE)
     if plan.ask.prompt is None:
         return _off("terms", plan, None, NOT_PLAIN)
-    used = plan.corrects or plan.terms.use.tells
-    left = STREAM if plan.ask.stream else NOT_PLAIN
-    return Decision(lever="terms", on=used, reason=plan.terms.use.value if used else left)
+    tells = plan.terms.use.tells and Lever.TERMS not in plan.dropped
+    if tells or plan.corrects:
+        use = TermUse.GLOSSARY if not plan.corrects else TermUse.BOTH if tells else TermUse.CORRECT
+        return Decision(lever="terms", on=True, reason=use.value)
+    return _off("terms", plan, Lever.TERMS, NOT_PLAIN)
 
 
 def _constraint(plan: Plan) -> Decision:

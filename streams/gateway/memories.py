@@ -52,9 +52,19 @@ class Memories:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="gateway-memory")
         self._waiting = 0
 
-    async def find(self, tenant_id: str, domain: str, question: str) -> Found:
-        """Return what a tenant's memory holds on a question; ``AWAY`` where it does not tell in time."""
-        found = AWAY
+    async def find(
+        self, tenant_id: str, domain: str, question: str, *, room: float | None = None
+    ) -> Found | None:
+        """Return what a tenant's memory holds on a question; ``AWAY`` where it does not tell in time.
+
+        Args:
+            tenant_id: whose.
+            domain: for which it was approved.
+            question: as it was asked.
+            room: seconds that are waited where they are fewer than those of every request; after them ``None`` comes.
+        """
+        wait = self._seconds if room is None else min(room, self._seconds)
+        found: Found | None = AWAY
         if self._waiting < MOST_WAITING:
             work = asyncio.get_running_loop().run_in_executor(
                 self._threads, self._find, tenant_id, domain, question
@@ -62,14 +72,15 @@ class Memories:
             self._waiting += 1
             work.add_done_callback(self._done)
             try:
-                found = await asyncio.wait_for(asyncio.shield(work), self._seconds)
+                found = await asyncio.wait_for(asyncio.shield(work), wait)
             except TimeoutError:
                 log.warning("memory_too_slow", tenant=tenant_id)
+                found = AWAY if wait == self._seconds else None
             except DiscreetError as error:
                 log.warning("memory_not_asked", tenant=tenant_id, code=error.code)
             except Exception as error:  # noqa: BLE001  # a library's own words may hold what somebody wrote
                 log.error("memory_failed", tenant=tenant_id, error=type(error).__name__)  # noqa: TRY400  # as above
-        self._told(found.outcome.value)
+        self._told((found or AWAY).outcome.value)
         return found
 
     def _done(self, work: asyncio.Future[Found]) -> None:
@@ -88,8 +99,14 @@ def has_memory(directory: Directory, caller: Caller, ask: Ask) -> bool:
     return ask.prompt is not None and ask.domain is not None and bool(domains & {"", ask.domain})
 
 
-async def looked_up(memories: Memories | None, request: Request, plan: Plan) -> Plan:
+async def looked_up(memories: Memories | None, request: Request, plan: Plan, *, room: float | None) -> Plan:
     """Return a plan with what its tenant's documents hold on the question, where it has any.
+
+    Args:
+        memories: where to look.
+        request: whose client may leave.
+        plan: of it.
+        room: seconds that its latency budget leaves for looking; a memory that takes longer is left out.
 
     Raises:
         ClientLeftError: nobody waits for it.
@@ -97,6 +114,12 @@ async def looked_up(memories: Memories | None, request: Request, plan: Plan) -> 
     ask = plan.ask
     if memories is None or not plan.has_memory or ask.prompt is None or ask.domain is None:
         return plan
+    if room is not None and room <= 0:
+        return plan.without_memory()
     start = time.monotonic()
-    found = await unless_gone(request, memories.find(plan.caller.tenant_id, ask.domain, ask.prompt))
-    return replace(plan, found=found, looked_seconds=time.monotonic() - start)
+    asked = memories.find(plan.caller.tenant_id, ask.domain, ask.prompt, room=room)
+    found = await unless_gone(request, asked)
+    took = time.monotonic() - start
+    if found is None:
+        return replace(plan.without_memory(), looked_seconds=took)
+    return replace(plan, found=found, looked_seconds=took)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from personalization.adapters.decoding import PENALTIES
@@ -43,6 +44,7 @@ class Plan:
     asked_for: tuple[str, ...] = ()  # versions that would answer if all of them could be had
     routed: Routed | None = None
     dropped: tuple[Lever, ...] = ()
+    fitted: LatencyChoice | None = None  # into the latency budget, before anything was looked up
     terms: UsableTerms | None = None
     corrected: int = 0  # terms that were put right in the answer
     has_memory: bool = False  # the tenant approved documents for the domain, and they may be looked up
@@ -50,15 +52,17 @@ class Plan:
     looked_seconds: float = 0.0  # how long that took
     presence_penalty: float = 0.0  # of an answer with an adapter, where the request sets no penalty
 
-    @property
+    @cached_property
     def told(self) -> tuple[Term, ...]:
-        """The terms that the prompt is told of."""
-        return () if self.terms is None or self.ask.prompt is None else self.terms.told(self.ask.prompt)
+        """The terms that the prompt is told of: those that it, or a passage before it, speaks of."""
+        if self.terms is None or self.ask.prompt is None or Lever.TERMS in self.dropped:
+            return ()
+        return self.terms.told(self.ask.prompt, *self.notes)
 
     @property
     def corrects(self) -> bool:
-        """Whether the terms of the answer are put right: of one in one piece, of which nothing else is told."""
-        plain = self.ask.prompt is not None and not self.ask.stream and not self.ask.document.get("logprobs")
+        """Whether the terms of the answer are put right: of one text, of which nothing else is told."""
+        plain = self.ask.prompt is not None and not self.ask.document.get("logprobs")
         return plain and self.terms is not None and self.terms.use.corrects
 
     @property
@@ -67,6 +71,7 @@ class Plan:
         wanted = {
             Lever.RETRIEVAL: self.has_memory,
             Lever.CONSTRAINT: self.constraint is not None,
+            Lever.TERMS: bool(self.told),
             Lever.TEMPLATE: self.choice.template is not None and self.ask.prompt is not None,
             Lever.ADAPTER: self.choice.adapter is not None,
         }
@@ -149,7 +154,10 @@ class Plan:
         use = self.terms.use
         parts = [f"told={len(self.told)}"] if use.tells else []
         if use.corrects:
-            parts.append(f"corrected={self.corrected}" if self.corrects else "corrected=not_here")
+            count = (
+                "in_stream" if self.ask.stream else self.corrected
+            )  # a stream's headers come before its text
+            parts.append(f"corrected={count}" if self.corrects else "corrected=not_here")
         return ",".join(parts)
 
     def within(self, fit: LatencyChoice, rules: Rules) -> Plan:
@@ -159,9 +167,23 @@ class Plan:
         choice = self.choice
         if Lever.ADAPTER in fit.dropped:
             choice = base_instead(choice, self.line, Reason.OVER_BUDGET, rules)
-        if Lever.CONSTRAINT in fit.dropped:
-            choice = replace(choice, pattern="", grammar="")
-        if Lever.TEMPLATE in fit.dropped or Lever.ADAPTER in fit.dropped:
-            choice = replace(choice, template=None)
+        dropped = (*self.dropped, *fit.dropped)
         kept = self.has_memory and Lever.RETRIEVAL not in fit.dropped
-        return replace(self, choice=choice, dropped=fit.dropped, has_memory=kept)
+        return replace(self, choice=_without(choice, dropped), dropped=dropped, has_memory=kept)
+
+    def without_memory(self) -> Plan:
+        """Return the plan without what the memory did not tell in the time that is left for it."""
+        return replace(self, dropped=(*self.dropped, Lever.RETRIEVAL), has_memory=False)
+
+    def instead(self, reason: Reason, rules: Rules, upstream: Upstream) -> Plan:
+        """Return the plan with the base in the place of an adapter that was not there; what was dropped stays so."""
+        choice = base_instead(self.choice, self.line, reason, rules)
+        return replace(self, choice=_without(choice, self.dropped), upstream=upstream)
+
+
+def _without(choice: Choice, dropped: tuple[Lever, ...]) -> Choice:
+    if Lever.CONSTRAINT in dropped:
+        choice = replace(choice, pattern="", grammar="")
+    if Lever.TEMPLATE in dropped or Lever.ADAPTER in dropped:
+        choice = replace(choice, template=None)
+    return choice

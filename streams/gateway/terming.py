@@ -38,9 +38,9 @@ class UsableTerms:
     use: TermUse
     terms: Terms
 
-    def told(self, prompt: str) -> tuple[Term, ...]:
-        """Return the terms that a prompt is told of: those that it speaks of itself."""
-        return self.terms.within(prompt)[:MOST_TOLD] if self.use.tells else ()
+    def told(self, *texts: str) -> tuple[Term, ...]:
+        """Return the terms that a prompt is told of: those that it, and what stands before it, speaks of."""
+        return self.terms.within(*texts)[:MOST_TOLD] if self.use.tells else ()
 
 
 def line_terms(found: Mapping[str, SignedTerms], keys: Sequence[bytes]) -> dict[str, TermList]:

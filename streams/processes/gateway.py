@@ -60,7 +60,7 @@ log = structlog.get_logger(__name__)
 
 SOURCE = "/discreet/gateway"
 PAUSE_SECONDS = 1.0
-LEVERS = (Lever.RETRIEVAL, Lever.CONSTRAINT, Lever.TEMPLATE, Lever.ADAPTER)  # that a gateway has
+LEVERS = tuple(Lever)  # that a gateway has
 LOOK_SECONDS = 0.1
 _ENGINES: dict[str, type[OpenAIUpstream]] = {
     "vllm": VllmUpstream,

@@ -1,11 +1,13 @@
 """Terms in seeded meeting notes: how many are found by a vote, put right, and how often a right text is changed.
 
-    python3 tests/benchmarks/terms.py [--users N] [--seeds N] [--json PATH]
+    python3 tests/benchmarks/terms.py [--users N] [--epsilon E] [--seeds N] [--json PATH]
 
 A tenant has names that come out wrong, and users who edit their notes: most put most names right, some rewrite words
 as well, a fifth never edits, a few put things wrong. The vote is that of a release. What it found is used on notes of
-users who did not vote. Errors of words are told apart: on words of the tenant's names (B-WER) and on all others
-(U-WER), which must not rise. Right texts are this Python's own documentation.
+users who did not vote. Each vote is held twice: over words that nobody knew before, and over a public list that the
+tenant proposed, in which the names stand among decoys that nobody puts right. Errors of words are told apart: on words
+of the tenant's names (B-WER) and on all others (U-WER), which must not rise. Right texts are this Python's own
+documentation.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import random
 import statistics
 import sys
 import sysconfig
+from itertools import product
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -46,6 +49,10 @@ NAMES = (
     ("Prometheus", "promethius"),
     ("Redis", "red is"),  # two common words, which right texts hold as well
 )
+DECOYS = tuple(
+    (f"Produkt{first}{second}", f"product {first} {second}") for first in "abcdef" for second in "klmnopq"
+)
+LIST = tuple((written, meant) for meant, written in (*NAMES, *DECOYS))
 _SAID = """
     the team talked about how long it takes to move every service over before the next quarter and who owns what
     when a customer calls at night so we agreed that somebody writes it down and that we look again in two weeks
@@ -138,17 +145,25 @@ def public_text() -> list[str]:
     return texts
 
 
-def run(users: int, seed: int, public: list[str]) -> dict[str, float]:
+def run(users: int, epsilon: float, seed: int, public: list[str], *, listed: bool) -> dict[str, float]:
     rng = random.Random(seed)
     policy = TenantPrivacyPolicy(
-        declared_users=users, period_epsilon=8, lifetime_epsilon=8, planned_releases=1, terms=True
+        declared_users=users, period_epsilon=epsilon, lifetime_epsilon=epsilon, planned_releases=1, terms=True
     )
     vote = style_vote_of(policy)
     voters = [user(rng) for _ in range(users)]
     found: list[tuple[str, str]] = []
     if vote is not None:
         key = hashlib.sha256(f"terms {seed}".encode()).digest()
-        card = discover(voters, vote, key, declared_users=users, voters=users, terms=True)
+        card = discover(
+            voters,
+            vote,
+            key,
+            declared_users=users,
+            voters=users,
+            terms=True,
+            glossary=LIST if listed else (),
+        )
         found = [(one.key, one.words) for one in card.of(Feature.TERM)]
     terms = Terms(found)
     held = [note(rng, wrong=True) for _ in range(HELD_OUT * 4)]
@@ -170,17 +185,20 @@ def run(users: int, seed: int, public: list[str]) -> dict[str, float]:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--users", type=int, nargs="*", default=[100, 200, 400, 800])
+    parser.add_argument("--epsilon", type=float, nargs="*", default=[8.0, 4.0])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--json", type=Path, default=None)
     given = parser.parse_args(arguments)
     public, rows = public_text(), []
-    print(f"{len(NAMES)} names; epsilon 8 in all, one release; {given.seeds} seeds (mean)")
-    for users in given.users:
-        runs = [run(users, seed, public) for seed in range(given.seeds)]
-        row = {"users": users} | {name: statistics.fmean(one[name] for one in runs) for name in runs[0]}
+    print(f"{len(NAMES)} names, {len(DECOYS)} decoys in the list; one release; {given.seeds} seeds (mean)")
+    for epsilon, users, listed in product(given.epsilon, given.users, (False, True)):
+        runs = [run(users, epsilon, seed, public, listed=listed) for seed in range(given.seeds)]
+        row = {"users": users, "epsilon": epsilon, "listed": listed}
+        row |= {name: statistics.fmean(one[name] for one in runs) for name in runs[0]}
         rows.append(row)
         print(
-            f"{users:>5} users, noise {row['noise']:.2f}: {row['found']:.1f} found ({row['found_right']:.1f} right); "
+            f"epsilon {epsilon:g}, {users:>4} users, {'over a list' if listed else 'over own words'}, "
+            f"noise {row['noise']:.2f}: {row['found']:.1f} found ({row['found_right']:.1f} right); "
             f"term recall {row['term_recall_before']:.2f} → {row['term_recall_after']:.2f}, "
             f"B-WER {row['b_wer_before']:.2f} → {row['b_wer_after']:.2f}, "
             f"U-WER {row['u_wer_before']:.3f} → {row['u_wer_after']:.3f}; "

@@ -55,7 +55,14 @@ def vote(noise_multiplier: float = 3.0, delta: float = 1e-6, unknown_keys: int =
 
 
 def found(
-    users, key: bytes = bytes(32), *, selection=None, edits=None, declared_users: int = 300, terms=False
+    users,
+    key: bytes = bytes(32),
+    *,
+    selection=None,
+    edits=None,
+    declared_users: int = 300,
+    terms=False,
+    glossary=(),
 ) -> StyleCard:
     return discover(
         users,
@@ -65,6 +72,7 @@ def found(
         voters=max(1, len(users)),
         edits=edits,
         terms=terms,
+        glossary=glossary,
     )
 
 

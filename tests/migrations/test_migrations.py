@@ -37,15 +37,16 @@ def tables(url):
 def columns(url):
     """Every column of every table, with its type, and every table's key."""
     engine = open_engine(url)
-    inspector = inspect(engine)
+    inspector = inspect(engine)  # asks for all tables at once, which is a tenth of the work
     found = {
         (table, column["name"], str(column["type"]))
-        for table in inspector.get_table_names()
-        for column in inspector.get_columns(table)
+        for (_, table), its in inspector.get_multi_columns().items()
+        for column in its
     }
     found |= {
-        (table, *inspector.get_pk_constraint(table)["constrained_columns"])
-        for table in inspector.get_table_names()
+        (table, *key["constrained_columns"])
+        for (_, table), key in inspector.get_multi_pk_constraint().items()
+        if key is not None
     }
     engine.dispose()
     return found
@@ -100,13 +101,18 @@ def test_up_matches_the_code_and_down_leaves_nothing(empty_database_url):
 
 
 def test_every_step_goes_down_and_up_again(empty_database_url):
-    database.upgrade(empty_database_url)
-    while (revision := database.downgrade(empty_database_url, "-1")) is not None:
-        before = columns(empty_database_url)
-        database.upgrade(empty_database_url, "+1")
-        assert columns(empty_database_url) != before or database.current(empty_database_url) in NO_COLUMNS
-        assert database.downgrade(empty_database_url, "-1") == revision
+    """Walked down once and up once: what a step leads to is the same from either side."""
+    revision = database.upgrade(empty_database_url)
+    newest, below = columns(empty_database_url), {}
+    while revision is not None:
+        upper, revision = revision, database.downgrade(empty_database_url, "-1")
+        below[upper] = columns(empty_database_url)
+    assert len(below) == len(list(ScriptDirectory.from_config(database._config()).walk_revisions()))
+    for upper, before in reversed(below.items()):
         assert columns(empty_database_url) == before
+        assert database.upgrade(empty_database_url, "+1") == upper
+        assert columns(empty_database_url) != before or upper in NO_COLUMNS
+    assert columns(empty_database_url) == newest
 
 
 def test_stored_signals_and_their_fates_move_to_the_identity_that_ingest_computes(empty_database_url):

@@ -21,13 +21,16 @@ class Lever(StrEnum):
 
     RETRIEVAL = "retrieval"  # the user's memory is looked up
     CONSTRAINT = "constraint"  # answers are held to a pattern or grammar while they are made
+    TERMS = (
+        "terms"  # a prompt is told of the terms that it speaks of; to put them right in answers takes no time
+    )
     TEMPLATE = "template"  # words and examples around the prompt, which the engine has to read
     ADAPTER = "adapter"  # an adapter that is loaded
 
 
 # The first is dropped first: what costs most for what it gives. A candidate that answers silently does so after the
 # answer, and an adapter that is not loaded is not waited for, so neither takes time that could be saved.
-DROP_ORDER: Final = (Lever.RETRIEVAL, Lever.CONSTRAINT, Lever.TEMPLATE, Lever.ADAPTER)
+DROP_ORDER: Final = (Lever.RETRIEVAL, Lever.CONSTRAINT, Lever.TERMS, Lever.TEMPLATE, Lever.ADAPTER)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,18 +40,25 @@ class LatencyChoice:
     Attributes:
         kept: in ``DROP_ORDER``.
         dropped: in the order in which they were.
-        expected_ms: of the engine and what is kept.
+        expected_ms: of the engine and what is kept, with what has passed already.
         within: whether that is inside the budget; False where the engine alone is slower, and everything was dropped.
+        limit_ms: the budget that it was chosen by; infinite for none.
     """
 
     kept: tuple[Lever, ...]
     dropped: tuple[Lever, ...]
     expected_ms: float
     within: bool
+    limit_ms: float = math.inf
 
 
 def choose_levers(
-    budget_ms: float | None, wanted: Collection[Lever], costs_ms: Mapping[Lever, float], *, engine_ms: float
+    budget_ms: float | None,
+    wanted: Collection[Lever],
+    costs_ms: Mapping[Lever, float],
+    *,
+    engine_ms: float,
+    spent_ms: float = 0.0,
 ) -> LatencyChoice:
     """Drop levers until what is left fits the budget.
 
@@ -57,11 +67,12 @@ def choose_levers(
         wanted: what the request would get.
         costs_ms: of each lever, milliseconds; one that was never measured costs nothing yet, so that it is tried.
         engine_ms: the queue and the base's own answer, which cannot be dropped.
+        spent_ms: that have passed already.
 
     Raises:
         ValueError: a budget or cost that is negative or not finite.
     """
-    told = [engine_ms, *costs_ms.values(), *([] if budget_ms is None else [budget_ms])]
+    told = [engine_ms, spent_ms, *costs_ms.values(), *([] if budget_ms is None else [budget_ms])]
     if not all(math.isfinite(value) and value >= 0 for value in told):
         raise ValueError("a latency budget and its costs are finite milliseconds of 0 or more")
     kept = [lever for lever in DROP_ORDER if lever in wanted]
@@ -69,7 +80,7 @@ def choose_levers(
     limit = math.inf if budget_ms is None else budget_ms
 
     def expected() -> float:
-        return engine_ms + math.fsum(costs_ms.get(lever, 0.0) for lever in kept)
+        return spent_ms + engine_ms + math.fsum(costs_ms.get(lever, 0.0) for lever in kept)
 
     for lever in tuple(kept):
         if expected() <= limit:
@@ -78,7 +89,11 @@ def choose_levers(
             kept.remove(lever)
             dropped.append(lever)
     return LatencyChoice(
-        kept=tuple(kept), dropped=tuple(dropped), expected_ms=expected(), within=expected() <= limit
+        kept=tuple(kept),
+        dropped=tuple(dropped),
+        expected_ms=expected(),
+        within=expected() <= limit,
+        limit_ms=limit,
     )
 
 

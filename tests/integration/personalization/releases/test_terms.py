@@ -14,11 +14,14 @@ from personalization.errors import RoundTermsError
 from personalization.planning import planner
 from personalization.planning.plan import TrainingPlan
 from personalization.registry import queries as registry
+from personalization.registry import terming
+from personalization.registry.announcements import Act
 from personalization.registry.tables import AdapterVersionRow
 from personalization.releases.terms import Terms
 from personalization.rounds.queries import plan_of
 from personalization.rounds.states import OutcomeCode, RoundState
 from personalization.rounds.tables import RoundRow, SealedSnapshotRow
+from personalization.terms.values import TermPair
 from personalization.training.jobs.receipt import SignedReceipt
 from privacy.ledger import ReservationState
 from privacy.ledger.tables import ReservationRow
@@ -265,3 +268,24 @@ def test_terms_of_an_earlier_version_are_not_gone_on_with_but_their_plan_is_read
         session.execute(text("UPDATE training_rounds SET terms_json = :old"), {"old": json.dumps(old)})
     with shop.session() as session:
         assert plan_of(session, round_id) == plan
+
+
+def test_a_round_votes_over_the_list_that_was_public_when_it_was_reserved(shop):
+    pairs = [TermPair(written="cuber netties", meant="Kubernetes")]
+
+    def propose(*more):
+        with transaction(shop.engine) as session:
+            act = Act(actor="test", reason="test", now=shop.clock.now())
+            change = terming.proposing([*pairs, *more])
+            terming.decide(session, shop.events, shop.signer, "acme", "default", "propose", change, act)
+
+    propose()
+    amend(shop, terms=True)
+    round_id = killed_in_training(shop)
+    propose(TermPair(written="later", meant="Later"))
+    row, _, _ = the(shop, round_id)
+    terms = Terms.from_json(row.terms_json)
+    assert terms.votes_on_terms
+    assert terms.glossary == (("cuber netties", "Kubernetes"),)
+    assert terms.digest() != replace(terms, glossary=()).digest(), "what was reserved names the list"
+    assert "glossary" not in replace(terms, glossary=()).to_document(), "older terms keep their digest"

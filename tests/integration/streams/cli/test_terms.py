@@ -13,6 +13,7 @@ from sqlalchemy import event
 from sqlmodel import select
 
 from personalization.registry.queries import find_line, get_version
+from personalization.registry.terming import proposed_pairs
 from personalization.styles.card import StyleCard
 from personalization.styles.decisions import current_edits
 from personalization.styles.families import Feature
@@ -121,6 +122,41 @@ def test_own_terms_are_added_kept_and_taken_out(shop, capsys, tmp_path):
     shown = done(capsys, "correct", "acme", str(tmp_path / "talk.txt"), "--json")
     assert shown["text"] == "So Acme runs Kubernetes.\n"
     assert [one["was"] for one in shown["corrections"]] == ["ack me", "cuber netties"]
+
+
+def test_a_public_list_is_proposed_listed_and_taken_back_and_is_used_for_nothing_by_itself(
+    shop, capsys, tmp_path
+):
+    (tmp_path / "list.csv").write_text(
+        "cuber netties,Kubernetes\nCuber netties,KuberNet\nack me,Acme\n", "utf-8"
+    )
+    words = ("acme", str(tmp_path / "list.csv"), "--pair", "grey=gray")
+    facts = done(capsys, "propose", *words, *WHY)
+    assert [(one["written"], one["meant"]) for one in facts["proposed"]] == [
+        ("ack me", "Acme"),
+        ("Cuber netties", "KuberNet"),
+        ("cuber netties", "Kubernetes"),
+        ("grey", "gray"),
+    ]
+    assert not facts["votes"], "the policy does not ask for it"
+    status, _, err = run(capsys, "propose", *words, *WHY)
+    assert (status, "nothing was changed" in err) == (2, True)
+    done(capsys, "use", "acme", "both", *WHY)
+    assert usable(shop).terms.correct("ack me, grey").text == "ack me, grey", "nobody voted yet"
+    status, out, _ = run(capsys, "list", "acme")
+    assert "Users would vote, with terms=true in the tenant's policy, over 4 proposed ones" in out
+    facts = done(capsys, "remove", "acme", "grey", *WHY)
+    assert len(facts["proposed"]) == 3
+    with transaction(shop) as session:
+        line = find_line(session, "acme", "default")
+        assert ("ack me", "Acme") in proposed_pairs(session, line.line_ref)
+        row = session.exec(select(TermListRow).order_by(TermListRow.sequence.desc())).first()
+        row.document = "{"
+        session.add(row)
+        session.flush()
+        assert proposed_pairs(session, line.line_ref) == (), "a damaged list stops no round"
+    status, _, err = run(capsys, "propose", "acme", "--pair", "grey", *WHY)
+    assert (status, "is no WRITTEN=MEANT" in err) == (2, True)
 
 
 def test_every_decision_is_an_event_without_a_word_of_it(shop, capsys):

@@ -53,7 +53,7 @@ def test_each_lever_is_told_with_its_reason(behind, tmp_path):
         raw = gateway.client(token).chat.completions.with_raw_response.create(
             model="discreet", messages=[{"role": "user", "content": "x"}], stream=True
         )
-        assert "terms=off;stream" in raw.headers["x-discreet-levers"]
+        assert "terms=on;correct" in raw.headers["x-discreet-levers"]
         assert levers(gateway, token, logprobs=True)["terms"] == "off;not_plain"
         behind.control(names=[])
         gateway.prompts = {}

@@ -244,6 +244,32 @@ def test_memory_is_the_first_to_go_where_a_budget_does_not_hold(behind, approvin
         )
 
 
+def test_a_slow_memory_takes_no_more_than_the_budget_leaves_and_the_answer_says_so(
+    behind, approving, tmp_path
+):
+    approving.add("acme", "refunds", REFUNDS)
+    go_on, asked = threading.Event(), []
+
+    def stuck(*about):
+        asked.append(about)
+        go_on.wait(20)
+        return approving.find(*about)
+
+    with GatewayThread(tmp_path, url=behind.url, find=stuck, latency_budgets={"acme": 60}) as gateway:
+        gateway.memories = {tenant: frozenset({""}) for tenant in ("acme", "globex")}
+        gateway.tokens = {tenant: gateway.token(tenant) for tenant in ("acme", "globex")}
+        for stream in (False, True):
+            start = time.monotonic()
+            headers = ask(gateway, stream=stream)[1].headers
+            assert time.monotonic() - start < 1.5, "without a budget it waits for two seconds"
+            assert "memory=off;over_budget" in headers["x-discreet-levers"]
+            assert headers["x-discreet-dropped"] == "retrieval"
+            assert "x-discreet-memory" not in headers
+        assert len(asked) == 2
+        go_on.set()
+        assert ask(gateway, "globex")[0] is not None, "nobody else's memory is cut"
+
+
 def test_more_than_may_wait_are_not_looked_up(monkeypatch):
     import asyncio
 

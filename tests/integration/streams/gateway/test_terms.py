@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import openai
 import pytest
 
 from personalization.prompts.values import PromptTemplate
@@ -47,14 +48,61 @@ def test_answers_are_put_right_and_remembered_as_they_were_shown(gateway):
     assert ask(gateway, gateway.token("globex"), "ack me")[1].endswith("ack me"), "nobody else's"
 
 
-def test_a_stream_is_not_put_right_and_says_so(gateway):
+def streamed(gateway, token, text, *, form="chat", **more):
+    client = gateway.client(token)
+    if form == "chat":
+        raw = client.chat.completions.with_raw_response.create(
+            model="discreet", messages=[{"role": "user", "content": text}], stream=True, **more
+        )
+    else:
+        raw = client.completions.with_raw_response.create(model="discreet", prompt=text, stream=True, **more)
+    return raw.headers, list(raw.parse())
+
+
+def said_in(pieces, form="chat"):
+    choices = [piece.choices[0] for piece in pieces if piece.choices]
+    return "".join((one.delta.content if form == "chat" else one.text) or "" for one in choices)
+
+
+@pytest.mark.parametrize("form", ["chat", "completions"])
+@pytest.mark.parametrize("pieces", [1, 3, 100])
+def test_a_stream_is_put_right_as_the_whole_answer_is(gateway, behind, form, pieces):
     token = gateway.token("acme")
-    decide(gateway, token, TermUse.BOTH, shown="told=0,corrected=0")
-    raw = gateway.client(token).chat.completions.with_raw_response.create(
-        model="discreet", messages=[{"role": "user", "content": "ack me"}], stream=True
-    )
-    assert raw.headers["x-discreet-terms"] == "told=1,corrected=not_here"
-    assert "ack me" in "".join(piece.choices[0].delta.content or "" for piece in raw.parse())
+    decide(gateway, token, TermUse.CORRECT, shown="corrected=0")
+    behind.control(pieces=pieces)
+    try:
+        for text in ("ack me, Ack Me and `ack me`; then ack", "so ack me", "ack  me/x ack men"):
+            _, whole = ask(gateway, token, text, form=form)
+            headers, got = streamed(gateway, token, text, form=form, stream_options={"include_usage": True})
+            assert said_in(got, form) == whole
+            assert headers["x-discreet-terms"] == "corrected=in_stream"
+            assert "terms=on;correct" in headers["x-discreet-levers"]
+            assert [one.choices[0].finish_reason for one in got if one.choices][-1] == "stop"
+            assert (got[-1].choices, got[-1].usage.total_tokens) == ([], 8)
+            assert len({(one.id, one.model) for one in got}) == 1
+        plain = streamed(gateway, token, "ack me", form=form)[1]
+        assert all(one.choices for one in plain), "usage is told to those who ask"
+    finally:
+        behind.control(pieces=4)
+
+
+def test_what_a_stream_held_back_is_shown_before_it_breaks_off(gateway, behind):
+    token = gateway.token("acme")
+    decide(gateway, token, TermUse.CORRECT, shown="corrected=0")
+    behind.control(fault="stop", pieces=3)  # the second piece ends with the beginning of a term
+    try:
+        pieces, broken = [], None
+        with gateway.client(token).chat.completions.create(
+            model="discreet", messages=[{"role": "user", "content": "xxxxxxx ack" + 8 * "y"}], stream=True
+        ) as stream:
+            try:
+                pieces += stream
+            except openai.APIError as error:
+                broken = error
+        assert broken is not None
+        assert "".join(one.choices[0].delta.content or "" for one in pieces) == "base|xxxxxxx ack"
+    finally:
+        behind.control(fault="", pieces=4)
 
 
 def test_prompts_are_told_of_the_terms_that_they_speak_of(gateway):

@@ -185,6 +185,61 @@ def test_a_user_with_a_hundred_terms_of_the_own_has_them_in_no_card():
         assert card.of(Feature.TERM) == ()
 
 
+LISTED = (
+    ("cuber netties", "Kubernetes"),
+    ("acne cloud", "AcmeCloud"),
+    *((f"w{n}x", f"W{n}") for n in range(18)),
+)
+
+
+def test_over_a_list_nothing_else_can_come_out_and_fewer_users_are_needed():
+    many = [replacing("zyxoma", "Zyxomma", 4) for _ in range(200)]
+    some = [replacing("cuber netties", "Kubernetes") for _ in range(24)]
+    users = [*users_with_style(100), *many, *some]
+    cards = [found(users, key_number(number), terms=True, glossary=LISTED) for number in range(4)]
+    told = [[(one.key, one.words) for one in card.of(Feature.TERM)] for card in cards]
+    assert all(set(pairs) <= set(LISTED) for pairs in told)
+    assert all(LISTED[0] in pairs for pairs in told)
+    assert not any("zyx" in json.dumps(card.to_document()).casefold() for card in cards)
+    without = found([*users_with_style(300), *some], key_number(0), terms=True)
+    assert without.of(Feature.TERM) == (), "as words that nobody knew before, these users are too few"
+
+
+def test_pairs_of_a_list_that_nobody_made_get_noise_too():
+    selection = vote(noise_multiplier=3.0)
+    cards = [
+        found((), key_number(number), selection=selection, terms=True, glossary=LISTED)
+        for number in range(150)
+    ]
+    # On average FALSE_KEYS of a list are told though nobody made them; without their noise, who made one would show.
+    assert 4 <= sum(len(card.of(Feature.TERM)) for card in cards) <= 35
+    assert {one.key for card in cards for one in card.of(Feature.TERM)} <= {written for written, _ in LISTED}
+
+
+def test_other_pairs_of_a_list_have_the_same_noise_when_a_user_leaves():
+    users = [*users_with_style(100), *(replacing(*LISTED[n % 3], 1) for n in range(120))]
+    for number in range(3):
+        both = [
+            {
+                (one.key, one.words): one.share
+                for one in discovery.discover(
+                    some,
+                    vote(),
+                    key_number(number),
+                    declared_users=300,
+                    voters=300,
+                    terms=True,
+                    glossary=LISTED,
+                ).of(Feature.TERM)
+            }
+            for some in (users, [*users, replacing(*LISTED[7])])
+        ]
+        assert len(both[0]) >= 3
+        assert {pair: share for pair, share in both[1].items() if pair != LISTED[7]} == {
+            pair: share for pair, share in both[0].items() if pair != LISTED[7]
+        }
+
+
 @pytest.mark.parametrize("bug", ["weight", "keys"])
 def test_a_vote_on_terms_that_weighs_or_holds_more_than_was_reserved_is_refused(monkeypatch, bug):
     if bug == "weight":

@@ -14,11 +14,21 @@ from privacy.accounting.calibration import UNKNOWN_KEYS
 from privacy.mechanisms.partition_selection import VOTE_UNIT
 from tests.fakes.styles import users_with_style, users_without_style
 
+LISTED = (
+    ("kafkka", "kafka"),
+    ("rabit", "rabbit"),
+    ("rabit", "Rabbit"),
+    ("postgrs", "postgres"),
+    ("quue", "queue"),
+    *((f"wrong {n}", f"right {n}") for n in range(100)),
+)
 FAMILIES = {
     "narrow": families_for(50, 8.0),
     "wide": families_for(1000, 3.0),
     "narrow and terms": families_for(50, 8.0, terms=True),
     "wide and terms": families_for(1000, 3.0, terms=True),
+    "narrow and listed terms": families_for(50, 8.0, terms=True, glossary=LISTED),
+    "wide and listed terms": families_for(1000, 3.0, terms=True, glossary=LISTED),
 }
 some_words = st.lists(
     st.sampled_from(["kafka", "kafkka", "rabit", "rabbit", "postgrs", "postgres", "queue", "quue"]),
@@ -45,6 +55,8 @@ def check(user, families):
     for key, value in vote.items():
         assert 0 <= value <= weights[key.feature, key.depth] * VOTE_UNIT
     assert sum(key.feature not in public for key in vote) <= unknown_keys(families)
+    alphabet = {key for one in families if one.public for key in one.alphabet()}
+    assert all(key in alphabet for key in vote if key.feature in public), "no public family has another key"
     return vote
 
 
@@ -89,6 +101,21 @@ def test_a_user_of_very_many_terms_is_within_the_bounds(families):
     terms = {key: value for key, value in terms.items() if key.feature is Feature.TERM}
     assert len(terms) == 3
     assert sum(value**2 for value in terms.values()) <= (TERM_WEIGHT * VOTE_UNIT) ** 2
+
+
+@pytest.mark.parametrize("families", [FAMILIES["narrow and listed terms"], FAMILIES["wide and listed terms"]])
+def test_a_user_who_puts_a_whole_list_right_is_within_the_bounds_and_uses_up_no_unknown_key(families):
+    wrong, right = (" and ".join(pair[side] for pair in LISTED) for side in (0, 1))
+    edit = StyleText(prompt="p", shown=wrong, final=right)
+    terms = {
+        key: value
+        for key, value in check(UserTexts(texts=(edit,) * 4), families).items()
+        if key.feature is Feature.TERM
+    }
+    assert len(terms) == len(LISTED)
+    assert sum(value**2 for value in terms.values()) <= (TERM_WEIGHT * VOTE_UNIT) ** 2
+    name = "narrow" if families == FAMILIES["narrow and listed terms"] else "wide"
+    assert unknown_keys(families) == unknown_keys(FAMILIES[name])
 
 
 def test_only_the_first_texts_of_ten_thousand_count():

@@ -1,4 +1,4 @@
-"""A SQLite file that several processes open for the first time at once."""
+"""What a connection to SQLite is set to, and a file that several processes open for the first time at once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import threading
 import pytest
 from sqlalchemy.exc import OperationalError
 
+from privacy.storage import session as storage
 from privacy.storage.session import open_engine
+from tests.conftest import SQLITE_PRAGMAS_OF_THE_PRODUCT
 
 
 @pytest.fixture
@@ -38,4 +40,13 @@ def test_opening_gives_up_after_the_busy_timeout(in_use):
     engine = open_engine(url, busy_timeout_seconds=0.1)
     with pytest.raises(OperationalError, match="locked"):
         engine.connect()
+    engine.dispose()
+
+
+def test_outside_of_tests_a_transaction_is_on_the_disk_before_it_is_reported_done(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "SQLITE_PRAGMAS", SQLITE_PRAGMAS_OF_THE_PRODUCT)
+    engine = open_engine(f"sqlite:///{tmp_path / 'x.db'}")
+    with engine.connect() as connection:
+        full = 2  # as SQLite numbers it
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == full
     engine.dispose()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import pytest
+
 from streams.client.routing import Lever
 from streams.gateway.budgeted import FEWEST, TRIED_EVERY, LatencyBudgets
 
@@ -86,3 +88,44 @@ def test_one_request_in_many_is_tried_with_everything():
     measured(one, WANTED, 900)
     cut = [bool(one.fit("acme", WANTED, stream=False).dropped) for _ in range(2 * TRIED_EVERY)]
     assert cut.count(False) == 2
+
+
+def test_the_memory_gets_the_room_that_the_others_leave_and_the_rest_fits_into_what_it_left():
+    one, told = budgets(200.0)
+    wanted = WANTED | {Lever.RETRIEVAL}
+    measured(one, (), 50)
+    measured(one, {Lever.ADAPTER}, 90)
+    first = one.fit("acme", wanted, stream=False, spent=0.01)
+    room = one.room("acme", first, Lever.RETRIEVAL, stream=False)
+    assert first.dropped == ()
+    assert 0.06 < room < 0.12, "200 ms without 10 that passed, about 60 of the engine and 50 of the adapter"
+    measured(one, {Lever.RETRIEVAL}, 70)
+    again = one.fit("acme", wanted, stream=False, spent=0.01)
+    assert one.room("acme", again, Lever.RETRIEVAL, stream=False) == pytest.approx(room), (
+        "what it takes is its own"
+    )
+    rest = one.fit_rest("acme", first, WANTED, stream=False, spent=0.18)
+    assert (rest.kept, rest.dropped) == ((Lever.CONSTRAINT, Lever.TEMPLATE), (Lever.ADAPTER,))
+    assert told == ["adapter", "over"], "the engine alone is late by now"
+
+
+def test_a_memory_that_was_given_up_is_not_waited_for_again_but_when_it_is_tried():
+    one, told = budgets(100.0)
+    measured(one, (), 50)
+    for _ in range(FEWEST):
+        fit = one.fit("acme", {Lever.RETRIEVAL}, stream=False)
+        assert fit.kept == (Lever.RETRIEVAL,)
+        one.gave_up(
+            "acme", Lever.RETRIEVAL, one.room("acme", fit, Lever.RETRIEVAL, stream=False), stream=False
+        )
+        measured(one, (), 50, times=1)
+    fits = [one.fit("acme", {Lever.RETRIEVAL}, stream=False) for _ in range(TRIED_EVERY)]
+    tried = [fit for fit in fits if fit.kept]
+    assert len(tried) == 1
+    assert one.room("acme", tried[0], Lever.RETRIEVAL, stream=False) is None, (
+        "it is waited for as without a budget"
+    )
+    assert one.fit_rest("acme", tried[0], WANTED, stream=False, spent=5.0) == tried[0]
+    assert told.count("retrieval") == FEWEST + TRIED_EVERY - 1
+    free = one.fit("globex", {Lever.RETRIEVAL}, stream=False)
+    assert one.room("globex", free, Lever.RETRIEVAL, stream=False) is None

@@ -12,6 +12,7 @@ from streams.client.routing.latency import DROP_ORDER, Lever, LeverTimes, choose
 COSTS = {
     Lever.RETRIEVAL: 300.0,
     Lever.CONSTRAINT: 20.0,
+    Lever.TERMS: 2.0,
     Lever.TEMPLATE: 15.0,
     Lever.ADAPTER: 5.0,
 }
@@ -29,7 +30,8 @@ def test_every_lever_has_a_place_in_the_order():
         (1000.0, []),
         (145.0, [Lever.RETRIEVAL]),
         (125.0, [Lever.RETRIEVAL, Lever.CONSTRAINT]),
-        (100.0, [Lever.RETRIEVAL, Lever.CONSTRAINT, Lever.TEMPLATE, Lever.ADAPTER]),
+        (120.0, [Lever.RETRIEVAL, Lever.CONSTRAINT, Lever.TERMS]),
+        (100.0, list(DROP_ORDER)),
     ],
 )
 def test_levers_go_in_the_stated_order_until_the_budget_holds(budget, dropped):
@@ -38,6 +40,13 @@ def test_levers_go_in_the_stated_order_until_the_budget_holds(budget, dropped):
     assert found.within
     assert found.expected_ms == 100.0 + sum(COSTS[lever] for lever in found.kept)
     assert set(found.kept) | set(found.dropped) == set(COSTS)
+
+
+def test_what_has_passed_already_leaves_less_room():
+    found = choose_levers(145.0, set(COSTS), COSTS, engine_ms=100.0, spent_ms=20.0)
+    assert found.dropped == (Lever.RETRIEVAL, Lever.CONSTRAINT)
+    assert (found.expected_ms, found.limit_ms) == (142.0, 145.0)
+    assert choose_levers(None, set(COSTS), COSTS, engine_ms=1.0, spent_ms=1e6).dropped == ()
 
 
 def test_an_engine_that_is_too_slow_by_itself_is_said_to_be():
