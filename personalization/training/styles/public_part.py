@@ -2,7 +2,8 @@
 
 It sits on every linear layer that the private part leaves alone, so the two add up exactly in one adapter. Public
 questions and instructions with plain answers are rehearsed among the synthetic pairs: the model learns the style of the
-tenant's prompts and keeps its own manner elsewhere.
+tenant's prompts and keeps its own manner elsewhere. What stands between a tenant's frames is made up, and nobody writes
+just that: there the part learns mostly what the base itself would say at that place, given the beginning.
 """
 
 from __future__ import annotations
@@ -43,10 +44,8 @@ NOTED: Final = 24  # made-up questions with notes, where a tenant answers from d
 NOTED_TOKENS: Final = 224  # of one of those: a question behind notes that were cut would be lost
 BATCH: Final = 8
 RATE: Final = 3e-3
-CONTENT_COUNTS: Final = (
-    0.25  # of a token inside made-up content; the rest is learned from the base's own draws there
-)
-DRAWS: Final = 4
+CONTENT_COUNTS: Final = 0.2  # of a token inside made-up content; the rest is what the base says there
+DRAWS: Final = 4  # of the base's tokens at each of those
 CHECKED_AT: Final = (0.5, 0.75, 1.0)  # of the steps: the best of these is kept
 _TRAIN_SEED, _HELD_OUT_SEED = 1, 2
 
