@@ -24,6 +24,7 @@ TABLE_MODULES = (
     "personalization.prompts.tables",
     "personalization.rollouts.tables",
     "personalization.drift.tables",
+    "personalization.choices.tables",
     "personalization.terms.tables",
     "personalization.registry.tables",
     "personalization.rounds.tables",

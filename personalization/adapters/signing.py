@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import base64
+import binascii
 import hashlib
 from typing import TYPE_CHECKING
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from personalization.adapters.manifest import Signature
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from personalization.adapters.manifest import AdapterManifest
 
 PAYLOAD_TYPE = b"application/vnd.discreet.adapter-manifest.v1+json"
@@ -31,6 +35,26 @@ def key_id(public_key: bytes) -> str:
 def signing_seed(master_key: bytes) -> bytes:
     """Return the seed that versions were signed with until keys of their own signed them: that of the master key."""
     return HKDF(algorithm=SHA256(), length=32, salt=None, info=b"discreet adapter signing").derive(master_key)
+
+
+def signed_by(keys: Collection[bytes], payload: bytes, *, key: str, signature: str) -> bool:
+    """Say whether one of these public keys signed bytes, under the short name that the signature gives.
+
+    Args:
+        keys: raw, 32 bytes each.
+        payload: what is signed.
+        key: short name of the key that is said to have signed it.
+        signature: base64.
+    """
+    for public_key in keys:
+        if key_id(public_key) == key:
+            try:
+                raw = base64.b64decode(signature, validate=True)
+                Ed25519PublicKey.from_public_bytes(public_key).verify(raw, payload)
+            except (InvalidSignature, binascii.Error, ValueError):
+                return False
+            return True
+    return False
 
 
 class ManifestSigner:

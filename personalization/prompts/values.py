@@ -41,6 +41,7 @@ class Origin(StrEnum):
 
     OPERATOR = "operator"
     CARD = "card"  # made of a released style card
+    SELECTION = "selection"  # drawn by a charged vote of users among templates of the others
 
 
 @dataclass(frozen=True, kw_only=True)

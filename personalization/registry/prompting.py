@@ -40,7 +40,7 @@ def add(
         PromptTemplateError: it holds something that a template may not hold, or the line has too many.
     """
     rendering_of(template)
-    _require_reason(act)
+    require_reason(act)
     found = registry.ensure_line(session, tenant_id, domain, now=act.now)
     line = registry.lock_line(session, found.line_ref)
     versions = rows.versions_of(session, line.line_ref)
@@ -175,7 +175,7 @@ def _moved(
     percent: float = 0.0,
     salt: str = "",
 ) -> Move:
-    _require_reason(act)
+    require_reason(act)
     move = Move(
         decision=decision,
         current=current,
@@ -216,6 +216,11 @@ def _note(
     )
 
 
-def _require_reason(act: Act) -> None:
+def require_reason(act: Act) -> None:
+    """Refuse an act without a reason that auditors can read.
+
+    Raises:
+        PromptMoveError: it has none, or a very long one.
+    """
     if not act.reason.strip() or len(act.reason) > LONGEST_REASON:
         raise PromptMoveError(f"a reason of 1 to {LONGEST_REASON} characters is needed; auditors see it")

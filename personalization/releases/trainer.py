@@ -120,6 +120,7 @@ class Trainer:
         options: see there.
         observer: told what happens.
         upkeep: chores between jobs, at most every ``options.upkeep_every`` (meta starts, for example).
+        between: what is done after each job, and where there is none: other work that takes the device.
     """
 
     def __init__(
@@ -131,8 +132,10 @@ class Trainer:
         options: TrainerOptions,
         observer: TrainerObserver | None = None,
         upkeep: Sequence[Callable[[], object]] = (),
+        between: Callable[[], object] = lambda: None,
     ) -> None:
         self._upkeep = upkeep
+        self._between = between
         self._shop = shop
         self._candidates = shop.artifacts.candidates
         self._next_store_check = 0.0
@@ -157,6 +160,11 @@ class Trainer:
             timer = threading.Timer(self._options.grace.total_seconds(), self._kill.set)
             timer.daemon = True
             timer.start()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the grace of a stop is over, and what runs must be put down."""
+        return self._kill.is_set()
 
     def run(self) -> None:
         """Work until ``request_stop``; a database that is away is waited for, with growing pauses."""
@@ -202,15 +210,19 @@ class Trainer:
         if not self._store_is_ready() or not self._base_is_ready():
             return 0
         leases = self._take()
-        if not leases:
-            return 0
+        if leases:
+            self._work(leases)
+        if not self._stop.is_set():
+            self._between()
+        return len(leases)
+
+    def _work(self, leases: list[Lease]) -> None:
         self._observer.leased(leases)
         _log.info("rounds_leased", rounds=[lease.round_id for lease in leases])
         with LeaseKeeper(self._shop.engine, self._shop.clock, leases, self._options.lease) as keeper:
             prepared = [one for lease in leases if (one := self._prepare(lease, keeper)) is not None]
             if prepared:
                 self._train(prepared, keeper)
-        return len(leases)
 
     def _store_is_ready(self) -> bool:
         """Say whether what would be trained could be stored, before any budget is spent on it."""
@@ -497,5 +509,5 @@ class Trainer:
 def _result_in(kept: Kept) -> TenantResult:
     """Return a stored result as the run reported it, with its files where they are stored."""
     reply = decode_reply(kept.notes)
-    assert not isinstance(reply, Progress)  # ``_finish`` stores results alone
+    assert isinstance(reply, tuple)  # ``_finish`` stores results alone
     return replace(reply[0], adapter=kept.adapter)

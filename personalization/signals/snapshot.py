@@ -50,6 +50,7 @@ def load_training_users(
     keyring: SignalReader,
     now: datetime,
     until: datetime | None = None,
+    also: DataPurpose | None = None,
 ) -> tuple[UserExamples, ...]:
     """Return the examples of a line's users, ordered by pseudonym, without any identifier.
 
@@ -67,6 +68,7 @@ def load_training_users(
         keyring: decrypts; a user whose key is gone has no examples.
         now: the public clock, aware UTC.
         until: signals from then on are left out; without it none are.
+        also: another purpose that a user must consent to now.
     """
     statement = (
         select(_TABLE.c.pseudonym, _TABLE.c.ciphertext, *(_TABLE.c[name] for name in _OF_ROW))
@@ -82,6 +84,8 @@ def load_training_users(
     join_batches(session, [tenant_id])
     hold_names(session, tenant_id)  # signals and consents are two statements; a user has one name in both
     agreed = consents.consenting(session, tenant_id, DataPurpose.TRAINING)
+    if also is not None:
+        agreed &= consents.consenting(session, tenant_id, also)
     stored: dict[str, deque[Sealed]] = defaultdict(deque)
     for pseudonym, ciphertext, digest, line, period, rank, occurred_at in session.execute(statement):
         if pseudonym in agreed:
@@ -174,8 +178,12 @@ class WindowSource(Protocol):
         since: datetime,
         until: datetime,
         contribution_bound: int,
+        also: DataPurpose | None = None,
     ) -> tuple[UserExamples, ...]:
-        """Return at most ``contribution_bound`` examples of each user that occurred in [``since``, ``until``)."""
+        """Return at most ``contribution_bound`` examples of each user that occurred in [``since``, ``until``).
+
+        ``also`` is another purpose, beside training, that a user must consent to.
+        """
 
 
 class StoredSignals:
@@ -220,6 +228,7 @@ class StoredSignals:
         since: datetime,
         until: datetime,
         contribution_bound: int,
+        also: DataPurpose | None = None,
     ) -> tuple[UserExamples, ...]:
         """Return at most ``contribution_bound`` examples of each user in a window; this is the private read."""
         return load_training_users(
@@ -231,6 +240,7 @@ class StoredSignals:
             keyring=self._keyring,
             now=until,
             until=until,
+            also=also,
         )
 
 

@@ -20,6 +20,7 @@ from dp_accounting.pld import privacy_loss_distribution as distribution
 
 from privacy.accounting.curve import ORDERS
 from privacy.mechanisms.documents import Mechanism
+from privacy.mechanisms.exponential_choice import ExponentialChoice
 from privacy.mechanisms.gaussian import Gaussian
 from privacy.mechanisms.noisy_comparison import NoisyComparison
 from privacy.mechanisms.partition_selection import PartitionSelection
@@ -53,6 +54,9 @@ def dp_event_of(mechanism: Mechanism) -> Any:  # noqa: PLR0911  # one for each k
     if isinstance(mechanism, PartitionSelection):
         # its δ' is no event in this version of dp_accounting: see ``_delta_of`` and the PLD
         return dp_accounting.GaussianDpEvent(mechanism.noise_multiplier)
+    if isinstance(mechanism, ExponentialChoice):
+        # an exponential mechanism of range ε is ε²/8-zCDP; that it is ε-DP besides: see ``divergences_of``
+        return dp_accounting.dp_event.ZCDpEvent(mechanism.epsilon**2 / 8)
     if isinstance(mechanism, PureSelection):
         # an ε-DP mechanism is a post-processing of binary randomized response with the same ε
         return dp_accounting.dp_event.RandomizedResponseDpEvent(2 / (1 + math.exp(mechanism.epsilon)), 2)
@@ -68,11 +72,20 @@ def divergences_of(mechanism: Mechanism) -> tuple[float, ...]:
     Raises:
         ValueError: an order did not converge.
     """
+    if isinstance(mechanism, ExponentialChoice):
+        pure = divergences_of(PureSelection(epsilon=mechanism.epsilon))
+        return tuple(
+            map(min, pure, _divergences(mechanism, dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE))
+        )
     relation = (
         dp_accounting.NeighboringRelation.REPLACE_ONE  # the one its randomized response is exact for
         if isinstance(mechanism, PureSelection)
         else dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE
     )
+    return _divergences(mechanism, relation)
+
+
+def _divergences(mechanism: Mechanism, relation: Any) -> tuple[float, ...]:
     accountant = rdp.RdpAccountant(list(WHOLE_ORDERS), relation)
     accountant.compose(dp_event_of(mechanism))
     values = tuple(float(value) for value in accountant._rdp)  # noqa: SLF001  # it has no public accessor
@@ -108,7 +121,8 @@ def pld_epsilon(mechanisms: Counter[Mechanism], delta: float, *, interval: float
 
     Exact up to the grid for Gaussians, sampled or not, and for pure selections. Of a selection over repeated runs no
     privacy loss distribution is known: it enters as the worst mechanism with the (ε, δ) that its Rényi divergences
-    prove, at half of ``delta`` for all of them together, so that the figure stays a bound (``pld_is_exact``).
+    prove, at half of ``delta`` for all of them together, so that the figure stays a bound (``pld_is_exact``). Nor is
+    there one that is worst among exponential mechanisms: such a choice enters as the worst ε-DP mechanism.
 
     Args:
         mechanisms: what was charged, and how often.
@@ -127,7 +141,7 @@ def pld_epsilon(mechanisms: Counter[Mechanism], delta: float, *, interval: float
 
 def pld_is_exact(mechanisms: Counter[Mechanism]) -> bool:
     """Say whether the PLD figure is exact up to its grid, so that one above ours proves an undercharge."""
-    return not any(isinstance(one, RepeatAndSelect) for one in mechanisms)
+    return not any(isinstance(one, RepeatAndSelect | ExponentialChoice) for one in mechanisms)
 
 
 def compared_at(mechanism: Mechanism) -> float:
@@ -173,7 +187,7 @@ def _losses(mechanism: Mechanism, interval: float, delta: float) -> Any:
         noise = distribution.from_gaussian_mechanism(mechanism.noise_multiplier, **grid)
         failure = common.DifferentialPrivacyParameters(0.0, mechanism.delta)
         return noise.compose(distribution.from_privacy_parameters(failure, **grid))
-    if isinstance(mechanism, PureSelection):
+    if isinstance(mechanism, PureSelection | ExponentialChoice):
         worst = common.DifferentialPrivacyParameters(mechanism.epsilon, 0.0)
         return distribution.from_privacy_parameters(worst, **grid)
     accountant = rdp.RdpAccountant()

@@ -124,7 +124,8 @@ _ROLLOUT = _fields(
 _PROMPTS = _fields(
     OPERATOR,
     "Prompt templates that a person of the operator wrote or approved, and whom they go to; one that was made of a "
-    "style card holds words that its vote paid for.",
+    "style card holds words that its vote paid for, and of one of origin selection a charged vote of users said that "
+    "it be this one of several.",
     "prompts prompts.candidate_percent prompts.current prompts.candidate",
 )
 _TEMPLATES = _fields(
@@ -168,6 +169,12 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
         ),
         _ROLLOUT,
         _PROMPTS,
+        _fields(
+            PUBLIC,
+            "Which version of a collection of approved documents holds, what made it and how many documents stand in "
+            "it, by numbers and a digest with random salts; no user wrote any of them, and none is named.",
+            "memory memory.collection memory.number memory.version_id memory.decision memory.restores memory.documents",
+        ),
         _fields(
             CHARGED,
             "How a round ended (see outcome), in one public sentence; the only number in it is the noisy count. Where "
@@ -334,6 +341,12 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             "ledger ledger.* trail trail.* round.read_at consents.at left left.*",
         ),
         _fields(
+            PUBLIC,
+            "Which versions of collections of approved documents held while it was served, and who made them; no "
+            "document is named.",
+            "memory memory.*",
+        ),
+        _fields(
             OPERATOR,
             "How many events of all tenants were read when the round read its data.",
             "inputs inputs.*",
@@ -348,6 +361,12 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             CHARGED,
             "What released readings of drift said while the version was served, and what followed.",
             "alarms alarms.*",
+        ),
+        _fields(
+            CHARGED,
+            "Which prompt template a charged vote of users drew while the version was served, among which, who asked "
+            "and why; no count of votes.",
+            "choices choices.*",
         ),
         _fields(
             OPERATOR,
@@ -418,6 +437,12 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             "decides nothing.",
             "hours kpis kpis.domain kpis.version kpis.answers kpis.completion kpis.latency_p50 kpis.latency_p95 "
             "kpis.tokens kpis.feedback kpis.acceptance kpis.edit_distance kpis.ratings kpis.rating",
+        ),
+        _fields(
+            PUBLIC,
+            "Documents that the tenant approved, and what of them fits a question, to the tenant's own tokens and the "
+            "platform operator's; no user wrote them.",
+            "collection documents documents.* removed.* found.*",
         ),
         _fields(
             CHARGED,
@@ -495,7 +520,7 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             "discreet_gateway_ready discreet_gateway_shadows discreet_gateway_shadow_seconds "
             "discreet_gateway_flag_failures "
             "discreet_gateway_routes discreet_gateway_levers_dropped discreet_gateway_memory "
-            "discreet_gateway_lever_seconds",
+            "discreet_gateway_memory_away discreet_gateway_lever_seconds",
         ),
         _fields(
             OPERATOR,

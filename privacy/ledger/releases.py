@@ -68,32 +68,32 @@ class ReleaseCheck:
                 self._note(None, f"a manifest cannot be read ({type(error).__name__}: {error})")
 
     def require_readings(self, stored: Mapping[str, str]) -> None:
-        """Note every reading of drift that is not what was committed for it, and every charge without its reading.
+        """Note every reading of drift or choice that is not what was committed, and every charge without its own.
 
         Args:
-            stored: digests of the released histograms, by their reservations.
+            stored: digests of the released histograms and choices, by their reservations.
         """
         for reservation_id, digest in sorted(stored.items()):
             reservation = self.reservations.get(reservation_id)
             if reservation is None:
                 if self.whole:
                     self._note(
-                        None, f"a reading of drift names reservation {reservation_id}, which is not there"
+                        None, f"a reading or choice names reservation {reservation_id}, which is not there"
                     )
             elif reservation.artifact_digest != digest:
                 tenant = str(reservation.request["tenant_id"])
-                self._note(
-                    tenant, f"the reading of drift of reservation {reservation_id} is not what was committed"
-                )
+                found = _reading(reservation) or "reading"
+                self._note(tenant, f"the {found} of reservation {reservation_id} is not what was committed")
         for reservation_id, reservation in sorted(self.reservations.items()):
-            if _is_reading(reservation) and reservation.artifact_digest and reservation_id not in stored:
+            what = _reading(reservation)
+            if what and reservation.artifact_digest and reservation_id not in stored:
                 tenant = str(reservation.request["tenant_id"])
-                self._note(tenant, f"what reservation {reservation_id} paid for has no reading of drift")
+                self._note(tenant, f"what reservation {reservation_id} paid for has no {what}")
 
     def require_published(self, registered: Collection[str]) -> None:
         """Note every charge whose artifact has no version among the reservations that the registry names."""
         for reservation_id, reservation in sorted(self.reservations.items()):
-            if _is_reading(reservation):
+            if _reading(reservation):
                 continue
             if reservation.artifact_digest is not None and reservation_id not in registered:
                 self._note(
@@ -185,8 +185,15 @@ class ReleaseCheck:
         self.findings.append(Finding(FindingCode.MANIFEST, tenant, None, text))
 
 
-def _is_reading(reservation: ReplayedReservation) -> bool:
-    return str(reservation.request["purpose"]) == ReadPurpose.DRIFT.value
+_READINGS: Final = {
+    ReadPurpose.DRIFT.value: "reading of drift",
+    ReadPurpose.SELECTION.value: "choice of a template",
+}
+
+
+def _reading(reservation: ReplayedReservation) -> str | None:
+    """Say what a reservation pays for of which no version comes; None where one does."""
+    return _READINGS.get(str(reservation.request["purpose"]))
 
 
 def _charged(reservation: ReplayedReservation, kind: str) -> dict[str, Any] | None:

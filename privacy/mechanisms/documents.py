@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from privacy.errors import UnknownMechanismError
+from privacy.mechanisms.exponential_choice import ExponentialChoice
 from privacy.mechanisms.gaussian import Gaussian
 from privacy.mechanisms.noisy_comparison import NoisyComparison
 from privacy.mechanisms.partition_selection import PartitionSelection
@@ -29,6 +30,7 @@ Mechanism = (
     | TenantGaussian
     | PartitionSelection
     | NoisyComparison
+    | ExponentialChoice
 )
 
 _TYPES: Final[dict[str, type[Mechanism]]] = {
@@ -41,6 +43,7 @@ _TYPES: Final[dict[str, type[Mechanism]]] = {
         TenantGaussian,
         PartitionSelection,
         NoisyComparison,
+        ExponentialChoice,
     )
 }
 

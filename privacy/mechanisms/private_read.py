@@ -36,7 +36,7 @@ class ReadPurpose(StrEnum):
     STYLE = "style"
 
 
-BESIDE_RELEASES: Final = frozenset({ReadPurpose.DRIFT, ReadPurpose.KPI})
+BESIDE_RELEASES: Final = frozenset({ReadPurpose.DRIFT, ReadPurpose.KPI, ReadPurpose.SELECTION})
 """Purposes of charges of which no version comes; whoever counts releases leaves them out."""
 
 

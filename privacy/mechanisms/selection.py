@@ -37,7 +37,7 @@ class PureSelection(PrivateRead):
 
     def divergences(self, orders: Sequence[float]) -> list[float]:
         """Return the price of randomized response with the same ε, from which every ε-DP mechanism follows."""
-        return [_pure(self.epsilon, order) for order in orders]
+        return [pure_divergence(self.epsilon, order) for order in orders]
 
 
 _BASES: Final[dict[str, type[PoissonSampledGaussian | Gaussian]]] = {
@@ -112,8 +112,8 @@ class RepeatAndSelect(PrivateRead):
         )
 
 
-def _pure(epsilon: float, order: float) -> float:
-    """Rényi divergence of randomized response."""
+def pure_divergence(epsilon: float, order: float) -> float:
+    """Return the Rényi divergence of randomized response, the largest of every ε-DP mechanism."""
     high = -math.log1p(math.exp(-epsilon))  # log p; log(1 - p) is high - epsilon
     terms = (high + (order - 1) * epsilon, high - order * epsilon)
     peak = max(terms)

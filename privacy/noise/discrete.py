@@ -24,11 +24,11 @@ def discrete_gaussian(stream: SecretStream, purpose: bytes, step: int, standard_
         step: number of the mechanism application.
         standard_deviation: parameter σ of the noise, in the unit of the count.
     """
-    return _discrete_gaussian(Fraction(standard_deviation) ** 2, _Coins(stream.keystream(purpose, step)))
+    return _discrete_gaussian(Fraction(standard_deviation) ** 2, Coins(stream.keystream(purpose, step)))
 
 
-class _Coins:
-    """Uniform whole numbers from a keystream."""
+class Coins:
+    """Uniform whole numbers from a keystream, and coins of exact probabilities made of them."""
 
     def __init__(self, keystream: CipherContext) -> None:
         self._keystream = keystream
@@ -58,7 +58,7 @@ class _Coins:
         return k % 2 == 1
 
 
-def _discrete_laplace(scale: int, coins: _Coins) -> int:
+def _discrete_laplace(scale: int, coins: Coins) -> int:
     while True:  # algorithm 2 with t = scale, s = 1
         low = coins.below(scale)
         if not coins.bernoulli_exp(Fraction(low, scale)):
@@ -73,7 +73,7 @@ def _discrete_laplace(scale: int, coins: _Coins) -> int:
         return -magnitude if negative else magnitude
 
 
-def _discrete_gaussian(variance: Fraction, coins: _Coins) -> int:
+def _discrete_gaussian(variance: Fraction, coins: Coins) -> int:
     scale = int(variance**0.5) + 1  # algorithm 3: any scale is correct, this one is fast
     while True:
         candidate = _discrete_laplace(scale, coins)

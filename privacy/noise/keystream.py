@@ -30,6 +30,7 @@ PURPOSE_COUNT: Final = bytes(4)  # the noisy count of a round's users
 PURPOSE_STYLE: Final = b"styl"  # the vote on what answers look like
 PURPOSE_COMPARISON: Final = b"comp"  # sums of users' reactions to two versions
 PURPOSE_DRIFT: Final = b"drif"  # histograms of what users ask and how they take answers
+PURPOSE_CHOICE: Final = b"choi"  # the draw of one of several prompt templates
 
 _UNIT_BITS = (1 << 52) - 1
 
@@ -45,6 +46,7 @@ class KeyUse(StrEnum):
     TENANTS = "tenant-level noise"
     STYLE = "style vote"
     DRIFT = "drift reading"
+    CHOICE = "choice of a template"
     DIGEST = "data digest"
     SEAL = "sealed snapshot"
     COMPARISON = "comparison noise"

@@ -104,6 +104,12 @@ DRIFT_READ: Final = (
     "(alarms, a round that comes sooner, a line that falls back) is made of the released numbers alone; so a schedule "
     "may react to earlier releases, which the filter allows for."
 )
+CHOSEN: Final = (
+    "Choices of a prompt template (purpose selection) are draws of one of several templates that people wrote or that "
+    "were made of a released style card: each user who consents to evaluation adds one vote at most, for the template "
+    "under which the base model finds the user's own accepted answers likeliest. The drawn template is all that is "
+    "told."
+)
 DISJOINT_TENANTS: Final = (
     "No person is a user of two tenants, or what the tenants release is not combined: budgets of tenants are "
     "separate, and no cap spans them."
@@ -272,6 +278,7 @@ def privacy_statement(
             *((PADDED,) if padded else ()),
             BY_REACTIONS if compared else BY_CHECKS,
             *((DRIFT_READ,) if any(one["purpose"] == ReadPurpose.DRIFT.value for one in releases) else ()),
+            *((CHOSEN,) if any(one["purpose"] == ReadPurpose.SELECTION.value for one in releases) else ()),
             *(() if linked else (DISJOINT_TENANTS,)),
         )
         not_covered = NOT_COVERED if padded else (*NOT_COVERED, NOT_PADDED)
@@ -437,6 +444,11 @@ def mechanism_sentence(document: dict[str, Any]) -> str:  # noqa: PLR0911  # one
             f"{purpose}: users' reactions to two versions, each user in one arm and in one of at most "
             f"{document['looks']} looks with a vector of length at most 1, with Gaussian noise of standard deviation "
             f"{document['noise_multiplier']:g}"
+        )
+    if document["type"] == "exponential_choice":
+        return (
+            f"{purpose}: one of {document['candidates']} public candidates, each user with one vote at most, drawn "
+            f"with probability in proportion to exp({document['epsilon']:g} · votes)"
         )
     if document["type"] == "pure_selection":
         return f"{purpose}: a choice of pure epsilon {document['epsilon']:g}"

@@ -147,6 +147,7 @@ def verify(
     With FILE nothing but files is read. A copy of the manifests from elsewhere, such as a serving system's, shows a
     chain that was rebuilt.
     """
+    from personalization.choices.rows import chosen_digests
     from personalization.drift.rows import released_digests
     from personalization.registry import queries as registry
     from privacy.errors import LedgerIntegrityError
@@ -178,7 +179,7 @@ def verify(
 
             def readings() -> dict[str, str]:
                 with transaction(engine) as session:
-                    return released_digests(session, tenant)
+                    return {**released_digests(session, tenant), **chosen_digests(session, tenant)}
 
             # Read before the ledger is: what is released meanwhile has its entry there, and not the other way round.
             with transaction(engine) as session:

@@ -155,10 +155,23 @@ def _lived(story: Mapping[str, Any]) -> Iterator[str]:
         yield f"  server     {ack['server_id']} ({ack['engine']}): {ack['status']} at {ack['at'][:19]}"
     for row in story.get("kpis") or ():
         yield f"  quality    {_quality(row)}"
+    for choice in story.get("choices") or ():
+        names = ", ".join(choice["candidates"])
+        yield (
+            f"  choice     {choice['closed_at'][:19]}  {choice['actor']}: users chose template {choice['template']} "
+            f"(candidate {choice['drawn']} of {names}) at epsilon {choice['epsilon']:g}: {choice['reason']}"
+        )
     for alarm in story.get("alarms") or ():
         yield (
             f"  alarm      {alarm['at'][:19]} what users ask changed ({alarm['family']}, {alarm['statistic']:.1f} of "
             f"{alarm['threshold']:.1f}): {alarm['followed']}"
+        )
+    for one in story.get("memory") or ():
+        back = f" to {one['restores']}" if one["restores"] else ""
+        why = f": {one['reason']}" if one["reason"] else ""
+        yield (
+            f"  memory     {one['at'][:19]}  {one['collection']}@{one['version']} with {one['documents']} documents "
+            f"({one['version_id'][7:23]}), {one['decision'].replace('_', ' ')}{back} by {one['by']}{why}"
         )
     if story["drift"] is not None:
         yield "  drift      " + ", ".join(f"{name} {value}" for name, value in story["drift"].items())
@@ -177,11 +190,14 @@ def _comparison(facts: Mapping[str, Any] | None) -> Iterator[str]:
     yield f"  reactions  {verdict} (compared with {facts['version']}), noise multiplier {noise:g}"
     yield f"             charged by reservation {facts['reservation_id'] or 'none'}"
     for look in facts["looks"]:
-        said = (
-            "lost, nothing was told"
-            if look["lost"]
-            else f"acceptance {100 * look['effect']:+.1f} points so far, of about {look['users']:.0f} users"
-        )
+        if look["lost"]:
+            said = "lost, nothing was told"
+        elif not look.get("holds", True):
+            said = "its sums are not those that were signed for this charge; nothing is decided from them"
+        elif look["effect"] is None:
+            said = "nothing is decided from it, because an earlier look does not hold"
+        else:
+            said = f"acceptance {100 * look['effect']:+.1f} points so far, of about {look['users']:.0f} users"
         yield f"             look {look['look'] + 1} at {look['taken_at'][:19]}: {said}"
 
 
@@ -268,7 +284,9 @@ def _asker(gateway: str | None, token: Path | None) -> Callable[[str], list[dict
 def _stored(
     settings: Settings, name: str, ask: Callable[[str], list[dict[str, Any]]] | None
 ) -> dict[str, Any]:
+    from personalization.choices.rows import choices_between
     from personalization.drift.rows import alarms_between
+    from personalization.memory.histories import held_between
     from personalization.registry import queries as registry
     from personalization.releases.story import story_of
     from streams.storage import serving_acks
@@ -282,6 +300,8 @@ def _stored(
             served_by=serving_acks.said_of(session, row.version_id),
             kpis=None if ask is None else ask(row.domain),
             alarms=alarms_between(session, row.tenant_id, row.domain, row.published_at, row.left_at),
+            memory=held_between(session, row.tenant_id, row.domain, row.published_at, row.left_at),
+            choices=choices_between(session, row.tenant_id, row.domain, row.published_at, row.left_at),
         )
 
 
@@ -298,12 +318,9 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _own_keys(settings: Settings | None) -> list[bytes]:
-    from streams.processes.keys import adapter_signer, earlier_public_keys
+    from streams.processes.keys import trusted_keys
 
-    if settings is None:
-        return []
-    earlier = [bytes.fromhex(one) for one in earlier_public_keys(settings).values()]
-    return [adapter_signer(settings).public_key, *earlier]
+    return [] if settings is None else trusted_keys(settings)
 
 
 def _key(text: str) -> bytes:

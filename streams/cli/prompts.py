@@ -1,4 +1,4 @@
-"""``discreet prompts``: prompt templates of a line, written by operators: add, compare, try, use, roll back, stop."""
+"""``discreet prompts``: prompt templates of a line: add, compare, try, use, have users choose, roll back, stop."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from streams.cli import prompt_choices
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -238,6 +240,10 @@ def stop(
         actor, reason, lambda session, events, act: prompting.stop(session, events, tenant, domain, act),
         as_json=as_json,
     )  # fmt: skip
+
+
+app.command()(prompt_choices.choose)
+app.command()(prompt_choices.choices)
 
 
 def _decide(

@@ -174,6 +174,12 @@ def _kept_key(path: Path, what: str) -> bytes:
     return key
 
 
+def trusted_keys(settings: Settings) -> list[bytes]:
+    """Return the raw public keys whose signatures of this installation count: the signing key's, and earlier ones."""
+    earlier = [bytes.fromhex(one) for one in earlier_public_keys(settings).values()]
+    return [adapter_signer(settings).public_key, *earlier]
+
+
 def earlier_public_keys(settings: Settings) -> dict[str, str]:
     """Return (key id → public key in hexadecimal) of keys that signed adapters once: those of the master keys.
 

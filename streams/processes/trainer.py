@@ -14,6 +14,8 @@ import structlog
 
 from personalization.artifacts.opening import open_store
 from personalization.canaries.values import AuditDepth, AuditRequest
+from personalization.choices.protocol import PromptChoices, Voting
+from personalization.choices.tick import ChoiceTick
 from personalization.drift.protocol import DriftReadings
 from personalization.planning.model_shape import read_shape
 from personalization.planning.plan import PerformanceFlags
@@ -33,7 +35,7 @@ from personalization.suites.values import SuiteDepth
 from personalization.suites.verdict import SuiteTerms
 from personalization.training.base.device import resolved
 from personalization.training.base.directory import BaseDirectory, resolve_base
-from personalization.training.child.parent import ChildProcessTrainer, gpu_name, run_public_job
+from personalization.training.child.parent import ChildProcessTrainer, gpu_name, run_public_job, run_vote
 from privacy.clock import SystemClock
 from privacy.ledger import Ledger
 from privacy.storage.session import transaction
@@ -43,8 +45,8 @@ from streams.errors import SettingsError
 from streams.http.probing import ProbeServer
 from streams.outbox.events import OutboxAdapterEvents
 from streams.processes.drift import DriftReader
-from streams.processes.keys import adapter_signer, open_keyring
-from streams.processes.rollouts import RolloutMover
+from streams.processes.keys import adapter_signer, open_keyring, trusted_keys
+from streams.processes.rollouts import ReactionReader, RolloutMover
 from streams.storage.consumed_offsets import positions_of
 from streams.storage.schema import open_current
 
@@ -86,16 +88,14 @@ def trainer_of(settings: Settings, observer: TrainerObserver | None = None) -> I
             ceilings=settings.ceilings.ceilings(),
             anchor=tools.anchor,
         )
+        pause = settings.scheduler.tick_seconds
+        stack.enter_context(RolloutMover(tools.shop, seconds=pause, observer=observer))
         stack.enter_context(
-            RolloutMover(
-                tools.shop,
-                seconds=settings.scheduler.tick_seconds,
-                comparisons=comparisons,
-                observer=observer,
-            )
+            ReactionReader(comparisons, tools.shop.clock.now, seconds=pause, observer=observer)
         )
         stack.enter_context(_drift_reader(settings, tools, observer))
-        yield Trainer(
+        choices = _choices(settings, tools, flags)
+        trainer = Trainer(
             tools.shop,
             rounds=TrainingRounds(
                 tools.shop,
@@ -125,7 +125,27 @@ def trainer_of(settings: Settings, observer: TrainerObserver | None = None) -> I
                 lambda: forget_closed_rounds(tools.shop.engine, keyring),
                 comparisons.forget_closed,
             ),
+            # Not in a thread beside jobs: two children would share the memory of one device.
+            between=lambda: choices.run(stop=lambda: trainer.stopping),
         )
+        yield trainer
+
+
+def _choices(settings: Settings, tools: StartTools, flags: PerformanceFlags) -> ChoiceTick:
+    shop = tools.shop
+    choices = PromptChoices(
+        shop.engine,
+        shop.clock.now,
+        ledger=Ledger(shop.clock.now),
+        signals=StoredSignals(tools.keyring),
+        voting=Voting(run=run_vote, base=shop.base, flags=flags),
+        signer=adapter_signer(settings),
+        keys=trusted_keys(settings),
+        events=shop.events,
+        ceilings=settings.ceilings.ceilings(),
+        anchor=tools.anchor,
+    )
+    return ChoiceTick(shop.engine, shop.clock.now, choices)
 
 
 def _drift_reader(settings: Settings, tools: StartTools, observer: TrainerObserver | None) -> DriftReader:

@@ -45,6 +45,8 @@ SAMPLED: Final = "privacy/mechanisms/sampled_gaussian.py"
 ROUNDING: Final = "privacy/mechanisms/rounding.py"
 PARTITION: Final = "privacy/mechanisms/partition_selection.py"
 SELECTION: Final = "privacy/mechanisms/selection.py"
+VOTES: Final = "personalization/styles/votes.py"
+DISCOVERY: Final = "personalization/styles/discovery.py"
 COMPOSITION: Final = "privacy/accounting/composition.py"
 FILTERS: Final = "privacy/accounting/filters.py"
 ACCOUNTS: Final = "privacy/ledger/accounts.py"
@@ -55,6 +57,10 @@ TERMS: Final = "personalization/releases/terms.py"
 OVERDUE: Final = "personalization/releases/overdue.py"
 PARTS: Final = "personalization/drift/features.py"
 READINGS: Final = "personalization/drift/protocol.py"
+BALLOTS: Final = "personalization/choices/ballots.py"
+CHOICES: Final = "personalization/choices/protocol.py"
+CHOICE_NOISE: Final = "privacy/noise/choice.py"
+CHOICE_PRICE: Final = "privacy/mechanisms/exponential_choice.py"
 IDENTITY: Final = "streams/ingest/identity.py"
 SNAPSHOT: Final = "personalization/signals/snapshot.py"
 ROWS: Final = "personalization/signals/rows.py"
@@ -70,6 +76,8 @@ _RUN = "tests/privacy_claims/personalization/training/run"
 _MECHANISM = "tests/unit/personalization/training/mechanism"
 SENSITIVITY: Final = f"{_RUN}/test_sensitivity.py"
 RECEIPTS: Final = f"{_RUN}/test_receipts.py"
+T_CHOICE: Final = "tests/privacy_claims/personalization/choices/test_choice.py"
+T_CHOICE_LAW: Final = "tests/privacy_claims/privacy/mechanisms/test_exponential_choice.py"
 T_READING: Final = "tests/privacy_claims/personalization/drift/test_reading.py"
 T_OPTIMIZER: Final = f"{_MECHANISM}/test_optimizer.py"
 T_DRAWING: Final = f"{_MECHANISM}/test_noise.py"
@@ -81,6 +89,8 @@ T_FILTERS: Final = "tests/unit/privacy/accounting/test_filters.py"
 T_SELECTION_DELTA: Final = "tests/property/privacy/accounting/test_selection_delta.py"
 T_PARTITION: Final = "tests/unit/privacy/mechanisms/test_partition_selection.py"
 T_PARTITION_RUNS: Final = "tests/privacy_claims/privacy/mechanisms/test_partition_selection.py"
+T_VOTES: Final = "tests/property/personalization/styles/test_votes.py"
+T_VOTE_ON_STYLE: Final = "tests/privacy_claims/personalization/styles/test_vote_on_style.py"
 T_SPENDING: Final = "tests/integration/privacy/ledger/test_spending.py"
 T_SERVICE: Final = "tests/integration/privacy/ledger/test_service.py"
 T_CRASHES: Final = "tests/integration/personalization/releases/test_crashes.py"
@@ -378,8 +388,8 @@ PRICE: Final = (
     Mutant(
         name="selection-is-half-price",
         file=SELECTION,
-        old="return [_pure(self.epsilon, order) for order in orders]",
-        new="return [_pure(self.epsilon / 2, order) for order in orders]",
+        old="return [pure_divergence(self.epsilon, order) for order in orders]",
+        new="return [pure_divergence(self.epsilon / 2, order) for order in orders]",
         why="a choice costs half",
         tests=(f"{T_COMPOSITION}::test_dp_accounting_agrees_at_whole_orders",),
     ),
@@ -462,6 +472,22 @@ PRICE: Final = (
         new="math.ceil(reach) + 1",
         why="a user's own vote carries its key over the threshold",
         tests=(T_PARTITION, T_PARTITION_RUNS),
+    ),
+    Mutant(
+        name="terms-weigh-the-whole-each",
+        file=VOTES,
+        old="share = family.weight * VOTE_UNIT / len(pairs) ** 0.5",
+        new="share = family.weight * VOTE_UNIT",
+        why="a user with several terms moves the sum of votes by more than what is charged",
+        tests=(T_VOTES,),
+    ),
+    Mutant(
+        name="listed-terms-that-nobody-holds-without-noise",
+        file=DISCOVERY,
+        old="found = family.alphabet() if family.public else _voted(family, total)",
+        new="found = [one for one in family.alphabet() if one in total] if family.public else _voted(family, total)",
+        why="that a public key comes out at all says that somebody holds it",
+        tests=(f"{T_VOTE_ON_STYLE}::test_pairs_of_a_list_that_nobody_made_get_noise_too",),
     ),
     Mutant(
         name="vote-at-a-tenth-of-its-price",
@@ -835,6 +861,62 @@ DRIFT: Final = (
     ),
 )
 
+CHOSEN: Final = (
+    Mutant(
+        name="choice-counts-twice",
+        file=BALLOTS,
+        old="counts[vote] += 1",
+        new="counts[vote] += 2",
+        why="a user moves a count by two and is charged for one",
+        tests=(f"{T_CHOICE}::test_one_user_moves_one_count_by_one_at_most_and_no_other",),
+    ),
+    Mutant(
+        name="choice-takes-the-most",
+        file=CHOICE_NOISE,
+        old="if coins.bernoulli_exp(rate * (most - counts[place])):",
+        new="if counts[place] == most:",
+        why="the template with most votes is told without noise",
+        tests=(f"{T_CHOICE_LAW}::test_what_is_drawn_follows_the_formula",),
+    ),
+    Mutant(
+        name="choice-half-price",
+        file=CHOICE_PRICE,
+        old="self.epsilon**2 / 8",
+        new="self.epsilon**2 / 16",
+        why="a choice costs twice what is charged",
+        tests=(
+            f"{T_CHOICE_LAW}::test_the_price_bounds_every_divergence_between_neighbours_both_ways",
+            f"{T_CHOICE_LAW}::test_dp_accounting_agrees",
+        ),
+    ),
+    Mutant(
+        name="choice-draws-again",
+        file=CHOICES,
+        old="if decision is RecoveryDecision.RETRY and row.drawn_json is not None:\n                return True",
+        new="if decision is RecoveryDecision.RETRY and row.drawn_json is not None:\n                return False",
+        why="what was drawn is drawn anew after a crash",
+        tests=(f"{T_CHOICE}::test_whoever_dies_anywhere_pays_once_reads_once_and_draws_once",),
+    ),
+    Mutant(
+        name="choice-reads-unpaid",
+        file=CHOICES,
+        old="            self._start(lease)\n",
+        new="",
+        why="a choice reads before its charge is for good",
+        tests=(
+            f"{T_CHOICE}::test_nothing_is_read_before_the_charge_is_running_and_anchored_nor_told_before_the_draw_is",
+        ),
+    ),
+    Mutant(
+        name="choice-without-consent",
+        file=CHOICES,
+        old="                also=DataPurpose.EVALUATION,\n",
+        new="",
+        why="users vote who did not agree to evaluation",
+        tests=(f"{T_CHOICE}::test_who_did_not_agree_to_evaluation_or_was_erased_has_no_vote",),
+    ),
+)
+
 MUTANTS: Final[tuple[Mutant, ...]] = (
-    *NOISE, *RATE, *CLIP, *PRICE, *LEDGER, *PROTOCOL_ORDER, *USERS, *AUDITED, *DRIFT
+    *NOISE, *RATE, *CLIP, *PRICE, *LEDGER, *PROTOCOL_ORDER, *USERS, *AUDITED, *DRIFT, *CHOSEN
 )  # fmt: skip

@@ -11,7 +11,14 @@ import sys
 import traceback
 from multiprocessing.connection import Connection
 
-from personalization.training.jobs.wire import decode_job, encode_failure, encode_progress, encode_results
+from personalization.training.jobs.job import VoteJob
+from personalization.training.jobs.wire import (
+    decode_job,
+    encode_failure,
+    encode_progress,
+    encode_results,
+    encode_votes,
+)
 
 
 def main(connection: Connection) -> None:
@@ -26,8 +33,11 @@ def main(connection: Connection) -> None:
         # instead of spinning, because the processor is shared with the worker and whatever else runs here.
         os.environ["HF_HUB_OFFLINE"] = "1"
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        from personalization.training.child.job import run  # noqa: PLC0415  imports torch, after the line above
+        from personalization.training.child.job import run, vote  # noqa: PLC0415  imports torch, after the line above
 
+        if isinstance(job, VoteJob):
+            connection.send_bytes(encode_votes(vote(job)))
+            return
         results = run(job, lambda progress: connection.send_bytes(encode_progress(progress)))
         connection.send_bytes(encode_results(results))
     except BrokenPipeError:

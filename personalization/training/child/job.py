@@ -34,12 +34,15 @@ from personalization.training.jobs.job import (
     TenantJob,
     TenantResult,
     TrainingJob,
+    VoteJob,
+    Votes,
 )
 from personalization.training.jobs.recipes import MamlRecipe, StyleGuide
 from personalization.training.public.styles import style_tasks
 from personalization.training.public.texts import public_users
 from personalization.training.run.activation import measure_activation
 from personalization.training.run.audit import audits
+from personalization.training.run.ballots import vote_of
 from personalization.training.run.bench import Workbench
 from personalization.training.run.fused import FusedRun, ProgressSink, train
 from personalization.training.run.measure import nll_per_user
@@ -84,6 +87,12 @@ def run(job: TrainingJob | PublicJob | SuiteJob, progress: ProgressSink) -> tupl
             job.tenants, released, measured, activations, audited, asked, strict=True
         )
     )
+
+
+def vote(job: VoteJob) -> Votes:
+    """Return what each user votes for; every ballot is looked at by itself, so no user changes another's vote."""
+    base = Path(job.base_model)
+    return Votes(of_users=tuple(vote_of(one, base, job.max_tokens, job.flags) for one in job.ballots))
 
 
 def measure_public(

@@ -7,7 +7,15 @@ from collections.abc import Callable
 from personalization.errors import LeaseLostError, TrainingFailedError
 from personalization.training.child import process as child
 from personalization.training.errors import ChildFailedError, TrainingError, TrainingStoppedError
-from personalization.training.jobs.job import Progress, PublicJob, SuiteJob, TenantResult, TrainingJob
+from personalization.training.jobs.job import (
+    Progress,
+    PublicJob,
+    SuiteJob,
+    TenantResult,
+    TrainingJob,
+    VoteJob,
+    Votes,
+)
 from personalization.training.jobs.wire import decode_reply, encode_job
 
 _TRAINING = "personalization.training.child.entry"
@@ -38,6 +46,37 @@ def run_job(
         ChildFailedError: the process died.
         TrainingError: the child reported a failure of that class.
     """
+    reply = _run(job, on_progress, should_stop)
+    assert not isinstance(reply, Votes)  # of a vote alone
+    return reply
+
+
+def run_vote(job: VoteJob, should_stop: Callable[[], bool]) -> Votes:
+    """Ask for users' votes in a fresh process and wait for them.
+
+    Args:
+        job: what to ask; budget for it is already reserved and running.
+        should_stop: asked about five times a second; when it says yes the child is killed.
+
+    Raises:
+        LeaseLostError: ``should_stop`` became true and the child was ended.
+        TrainingFailedError: the child died or failed.
+    """
+    try:
+        reply = _run(job, lambda _progress: None, should_stop)
+    except TrainingStoppedError as error:
+        raise LeaseLostError("the vote was ended because its time is over") from error
+    except TrainingError as error:
+        raise TrainingFailedError(f"the vote failed with {error.code}; its charge stays") from error
+    assert isinstance(reply, Votes)
+    return reply
+
+
+def _run(
+    job: TrainingJob | PublicJob | SuiteJob | VoteJob,
+    on_progress: Callable[[Progress], None],
+    should_stop: Callable[[], bool],
+) -> Votes | tuple[TenantResult, ...]:
     process, ours = child.start(_TRAINING)
     stopped = False
     try:

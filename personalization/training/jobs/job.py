@@ -122,6 +122,40 @@ class SuiteJob:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Ballot:
+    """One user's own examples, once under each candidate template, in the order of the candidates."""
+
+    candidates: tuple[UserExamples, ...] = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VoteJob:
+    """Ask the base under which candidate template each user's own answers are likeliest; nothing is trained.
+
+    Attributes:
+        base_model: a directory with config, tokenizer and safetensors.
+        ballots: one of each user.
+        max_tokens: truncation length of each example.
+        flags: device and threads.
+    """
+
+    base_model: str
+    ballots: tuple[Ballot, ...] = field(repr=False)
+    max_tokens: int
+    flags: PerformanceFlags = field(default_factory=PerformanceFlags)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Votes:
+    """The place of the candidate that each user votes for, in the order of the ballots; ``None`` votes for none.
+
+    They are private: a charged mechanism makes something of them, and nothing else may.
+    """
+
+    of_users: tuple[int | None, ...] = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
 class PublicLosses:
     """Mean loss on each public text (nats per token), of the base and with the adapter that is released."""
 

@@ -16,6 +16,7 @@ from personalization.suites.values import SuiteDepth, SuiteScores
 from personalization.training import errors
 from personalization.training.errors import ChildFailedError, TrainingError
 from personalization.training.jobs.job import (
+    Ballot,
     Example,
     ExampleKind,
     Progress,
@@ -27,13 +28,17 @@ from personalization.training.jobs.job import (
     TenantResult,
     TrainingJob,
     UserExamples,
+    VoteJob,
+    Votes,
 )
 from personalization.training.jobs.receipt import SignedReceipt
 from personalization.training.jobs.recipes import MamlRecipe, StyleGuide
 
 
-def encode_job(job: TrainingJob | PublicJob | SuiteJob) -> bytes:
+def encode_job(job: TrainingJob | PublicJob | SuiteJob | VoteJob) -> bytes:
     """Encode a job; secret keys travel as base64 inside the pipe and nowhere else."""
+    if isinstance(job, VoteJob):
+        return json.dumps(asdict(job)).encode()
     if isinstance(job, SuiteJob):
         adapters = {name: str(path) for name, path in job.adapters.items()}
         return json.dumps({**asdict(job), "adapters": adapters}).encode()
@@ -103,9 +108,19 @@ def _decode_public(document: dict[str, Any]) -> PublicJob:
     )
 
 
-def decode_job(data: bytes) -> TrainingJob | PublicJob | SuiteJob:
+def decode_job(data: bytes) -> TrainingJob | PublicJob | SuiteJob | VoteJob:
     """Read ``encode_job``'s bytes back to an equal job."""
     document = json.loads(data)
+    if "ballots" in document:
+        return VoteJob(
+            base_model=document["base_model"],
+            ballots=tuple(
+                Ballot(candidates=tuple(_user(one["examples"]) for one in ballot["candidates"]))
+                for ballot in document["ballots"]
+            ),
+            max_tokens=document["max_tokens"],
+            flags=PerformanceFlags(**document["flags"]),
+        )
     if "adapters" in document:
         return SuiteJob(
             base_model=document["base_model"],
@@ -119,7 +134,7 @@ def decode_job(data: bytes) -> TrainingJob | PublicJob | SuiteJob:
         TenantJob(
             job_key=tenant["job_key"],
             plan=TrainingPlan.from_document(tenant["plan"]),
-            users=tuple(UserExamples(examples=tuple(_example(e) for e in user)) for user in tenant["users"]),
+            users=tuple(_user(user) for user in tenant["users"]),
             noise_key=base64.b64decode(tenant["noise_key"]),
             receipt_key=None if tenant["receipt_key"] is None else base64.b64decode(tenant["receipt_key"]),
             start_adapter=_path(tenant["start_adapter"]),
@@ -154,6 +169,10 @@ def _path(text: str | None) -> Path | None:
     return None if text is None else Path(text)
 
 
+def _user(examples: list[dict[str, Any]]) -> UserExamples:
+    return UserExamples(examples=tuple(_example(one) for one in examples))
+
+
 def _example(document: dict[str, Any]) -> Example:
     return Example(**{**document, "kind": ExampleKind(document["kind"])})
 
@@ -166,6 +185,11 @@ def encode_progress(progress: Progress) -> bytes:
 def encode_results(results: tuple[TenantResult, ...]) -> bytes:
     """Encode the results of a finished job."""
     return json.dumps({"results": [_result_document(result) for result in results]}).encode()
+
+
+def encode_votes(votes: Votes) -> bytes:
+    """Encode what the users of a finished job vote for."""
+    return json.dumps({"votes": list(votes.of_users)}).encode()
 
 
 def _result_document(result: TenantResult) -> dict[str, Any]:
@@ -186,7 +210,7 @@ def encode_failure(error: BaseException) -> bytes:
     return json.dumps({"failure": {"name": ChildFailedError.__name__, "text": text}}).encode()
 
 
-def decode_reply(data: bytes) -> Progress | tuple[TenantResult, ...]:
+def decode_reply(data: bytes) -> Progress | Votes | tuple[TenantResult, ...]:
     """Read what the child sent.
 
     Raises:
@@ -195,6 +219,8 @@ def decode_reply(data: bytes) -> Progress | tuple[TenantResult, ...]:
     document = json.loads(data)
     if "progress" in document:
         return Progress(**document["progress"])
+    if "votes" in document:
+        return Votes(of_users=tuple(document["votes"]))
     if "results" in document:
         return tuple(_result(one) for one in document["results"])
     failure = document["failure"]

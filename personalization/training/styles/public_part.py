@@ -40,7 +40,8 @@ PAIRS: Final = 72  # synthetic pairs of one epoch
 HELD_OUT: Final = 16  # synthetic pairs of another seed, to stop on
 REHEARSED: Final = 16  # public questions among them
 INSTRUCTED: Final = 16  # public instructions beside those
-NOTED: Final = 24  # made-up questions with notes, where a tenant answers from documents
+NOTED: Final = 48  # made-up questions with notes, where a tenant answers from documents
+HELD_OUT_NOTED: Final = 8  # of another seed, to stop on
 NOTED_TOKENS: Final = 224  # of one of those: a question behind notes that were cut would be lost
 BATCH: Final = 8
 RATE: Final = 3e-3
@@ -91,18 +92,16 @@ class PublicPart:
             for users, count in ((protected_users(), REHEARSED), (instruction_users(), INSTRUCTED))
             for user in rng.sample(users, count)
         ]
-        noted = noted_pairs(card, count=NOTED, seed=_TRAIN_SEED) if notes else ()
-        most = self._max_tokens
-        texts = [self._encoded(one, most) for one in synthetic_pairs(card, count=PAIRS, seed=_TRAIN_SEED)]
-        texts += [
-            self._encoded(SyntheticPair(prompt=one.prompt, answer=one.completion), most) for one in rehearsed
-        ]
-        texts += [self._encoded(one, max(most, NOTED_TOKENS)) for one in noted]
+        plain = [SyntheticPair(prompt=one.prompt, answer=one.completion) for one in rehearsed]
+        noted = NOTED if notes else 0
+        texts = self._encoded([*synthetic_pairs(card, count=PAIRS, seed=_TRAIN_SEED), *plain])
+        texts += self._encoded(noted_pairs(card, count=noted, seed=_TRAIN_SEED), NOTED_TOKENS)
         rng.shuffle(texts)
         coins = torch.Generator().manual_seed(rng.getrandbits(48))
         batches = self._batches(texts, coins)
-        made = synthetic_pairs(card, count=HELD_OUT, seed=_HELD_OUT_SEED)
-        held_out = self._batches([self._encoded(one, most) for one in made], coins)
+        unseen = self._encoded(synthetic_pairs(card, count=HELD_OUT, seed=_HELD_OUT_SEED))
+        more = noted_pairs(card, count=HELD_OUT_NOTED if notes else 0, seed=_HELD_OUT_SEED)
+        held_out = self._batches(unseen + self._encoded(more, NOTED_TOKENS), coins)
         parameter = torch.nn.Parameter(initial(self.geometry, rng.getrandbits(48)).to(self._device))
         before = self._lora.loss(parameter.detach(), self.geometry, held_out)
         best, kept, at = before, parameter.detach().clone(), 0
@@ -124,15 +123,25 @@ class PublicPart:
             steps=at,
             loss_before=round(before, 4),
             loss_after=round(best, 4),
-            noted=len(noted),
+            noted=noted,
         )
         return self.geometry.factors(kept.double(), without_frozen(self.geometry)), facts
 
-    def _encoded(self, pair: SyntheticPair, max_tokens: int) -> tuple[TokenExample, list[float]]:
-        """Return a pair as a row, cut to a number of tokens, and how much each of its labels counts."""
-        example = Example(prompt=pair.prompt, completion=pair.answer)
-        (row,) = self._lora.encoded([example], max_tokens)
-        return row, counts_of(pair, row.rows[0].labels, self._lora.tokens_of)
+    def _encoded(
+        self, pairs: Sequence[SyntheticPair], least: int = 0
+    ) -> list[tuple[TokenExample, list[float]]]:
+        """Return pairs as rows, and how much each of their labels counts.
+
+        Args:
+            pairs: each is cut to the length of a pair, or to ``least`` if that is longer.
+            least: tokens.
+        """
+        examples = [Example(prompt=one.prompt, completion=one.answer) for one in pairs]
+        rows = self._lora.encoded(examples, max(self._max_tokens, least))
+        return [
+            (row, counts_of(pair, row.rows[0].labels, self._lora.tokens_of))
+            for pair, row in zip(pairs, rows, strict=True)
+        ]
 
     def _batches(
         self, texts: Sequence[tuple[TokenExample, list[float]]], coins: torch.Generator

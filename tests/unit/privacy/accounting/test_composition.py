@@ -24,6 +24,7 @@ from privacy.accounting.second_opinion import (
     undercharge,
 )
 from privacy.errors import LedgerIntegrityError
+from privacy.mechanisms.exponential_choice import ExponentialChoice
 from privacy.mechanisms.gaussian import Gaussian
 from privacy.mechanisms.partition_selection import PartitionSelection
 from privacy.mechanisms.private_read import ReadPurpose
@@ -267,6 +268,7 @@ mechanisms = st.one_of(
     ),
     st.builds(statistic, st.floats(0.3, 1000.0), st.integers(1, 100)),
     st.builds(lambda epsilon: PureSelection(epsilon=epsilon), st.floats(1e-3, 10.0)),
+    st.builds(lambda epsilon: ExponentialChoice(epsilon=epsilon, candidates=3), st.floats(1e-3, 8.0)),
     st.builds(
         lambda sigma, mean, distribution: RepeatAndSelect(
             base=(statistic(sigma),), mean_trials=mean, distribution=distribution

@@ -10,6 +10,7 @@ from privacy.accounting.curve import RdpCurve
 from privacy.accounting.second_opinion import divergences_of
 from privacy.errors import LedgerIntegrityError, UnknownMechanismError
 from privacy.mechanisms.documents import from_document, to_document
+from privacy.mechanisms.exponential_choice import ExponentialChoice
 from privacy.mechanisms.gaussian import Gaussian
 from privacy.mechanisms.partition_selection import PartitionSelection
 from privacy.mechanisms.private_read import ReadPurpose
@@ -26,6 +27,7 @@ EVERY_TYPE = [
     PoissonSampledGaussian(noise_multiplier=2.0, sample_rate=1.0, steps=1, purpose=ReadPurpose.CLIPPING),
     COUNT,
     PureSelection(epsilon=0.5),
+    ExponentialChoice(epsilon=0.5, candidates=3),
     PartitionSelection(noise_multiplier=4.2, delta=2.5e-8, unknown_keys=4),
     RepeatAndSelect(base=(TRAINING, COUNT), mean_trials=4.0, distribution=TrialsDistribution.GEOMETRIC),
 ]
