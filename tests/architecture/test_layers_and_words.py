@@ -81,7 +81,7 @@ def test_rooms_and_arrows_stay_within_the_plan():
         # out the same marks of turns; changes of documents are told on lines, and their versions are signed as
         # adapters are; choices among templates are taken beside releases, of signals, by the training's child, and add
         # to the registry what users chose
-        "personalization": (21, 86),
+        "personalization": (21, 85),
         "personalization.training": (11, 31),
         # ledger and erasure note what is to be anchored; rotations are audited; the statement tells readings from
         # releases
