@@ -36,10 +36,18 @@ _DIGITS: Final = (2, 3, 4, 4, 5)  # of a made-up number
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticPair:
-    """A made-up prompt and an answer in the tenant's style."""
+    """A made-up prompt and an answer in the tenant's style.
+
+    Attributes:
+        prompt: public content, in the form that the card tells.
+        answer: to it.
+        content: where in the answer public content stands, as (first character, one past the last); the rest is the
+            tenant's frame. Empty where the answer is all frame.
+    """
 
     prompt: str
     answer: str
+    content: tuple[int, int] = (0, 0)
 
 
 def synthetic_pairs(card: StyleCard, *, count: int, seed: int) -> tuple[SyntheticPair, ...]:
@@ -66,10 +74,10 @@ def synthetic_pairs(card: StyleCard, *, count: int, seed: int) -> tuple[Syntheti
         if any(
             one.text and head.endswith(one.text) for one in tails
         ):  # a whole answer: nothing comes after it
-            answer = _realized(head, list(content.names), rng).strip()
+            answer, at = _realized(head, list(content.names), rng).strip(), (0, 0)
         else:
-            answer = _answer(card, content, head, tail, rng)
-        pairs.append(SyntheticPair(prompt=content.prompt + last_line, answer=answer))
+            answer, at = _answer(card, content, head, tail, rng)
+        pairs.append(SyntheticPair(prompt=content.prompt + last_line, answer=answer, content=at))
     return tuple(pairs)
 
 
@@ -142,16 +150,21 @@ def _begun(content: PublicContent, begins: str, rng: random.Random) -> PublicCon
     return content.begun(filled(begins, filling), tuple(names))
 
 
-def _answer(card: StyleCard, content: PublicContent, head: str, tail: str, rng: random.Random) -> str:
+def _answer(
+    card: StyleCard, content: PublicContent, head: str, tail: str, rng: random.Random
+) -> tuple[str, tuple[int, int]]:
+    """Return an answer and where its content stands."""
     names = list(content.names)
     joined = _overlap(head, tail)
     if joined:
-        return _realized(head + tail[joined:], names, rng).strip()
+        return _realized(head + tail[joined:], names, rng).strip(), (0, 0)
     opening = _realized(head, names, rng)
     closing = _realized(tail, names, rng)
     taken = len((opening + closing).split())
     body = _cased(_sized(card, content.answer, taken, rng), head, card, rng)
-    return _stopped(card, opening + body + closing, tail, rng).strip()
+    begins = len(opening.lstrip())
+    answer = _stopped(card, opening + body + closing, tail, rng).strip()
+    return answer, (begins, min(begins + len(body), len(answer)))
 
 
 def _overlap(head: str, tail: str) -> int:

@@ -160,6 +160,21 @@ def opened_once(micro: MicroBatch, shared: int) -> tuple[TokenBatch, torch.Tenso
     return batch, micro.tokens[kept]
 
 
+@dataclass(frozen=True, eq=False)
+class AnchoredBatch:
+    """Examples of one step; some of their labels are learned in part from the base's own distribution.
+
+    Attributes:
+        examples: of one row each.
+        counts: of each label's own token, in order: 1, or less where the rest is learned from the base.
+        draws: tokens that the base drew at each label ``(draws, labels)``; they share what is left of 1.
+    """
+
+    examples: TokenUser
+    counts: tuple[float, ...]
+    draws: torch.Tensor
+
+
 class PlainLora:
     """Trains plain LoRAs on a base that is loaded.
 
@@ -204,7 +219,9 @@ class PlainLora:
                 progress(step, total)
         return parameter.detach(), geometry
 
-    def gradient(self, vector: torch.Tensor, geometry: Geometry, batch: TokenUser) -> torch.Tensor:
+    def gradient(
+        self, vector: torch.Tensor, geometry: Geometry, batch: TokenUser | AnchoredBatch
+    ) -> torch.Tensor:
         """Return the gradient ``(size,)`` of the mean over examples of the mean loss of their labels."""
         rows = torch.empty((1, geometry.size), device=vector.device, dtype=vector.dtype)
         binding = Binding(geometry, {}, vector[None].requires_grad_(), rows)
@@ -213,7 +230,9 @@ class PlainLora:
         return rows[0]
 
     @torch.no_grad()
-    def loss(self, vector: torch.Tensor, geometry: Geometry, batches: Sequence[TokenUser]) -> float:
+    def loss(
+        self, vector: torch.Tensor, geometry: Geometry, batches: Sequence[TokenUser | AnchoredBatch]
+    ) -> float:
         """Return the mean over batches of the mean over examples of the mean loss of their labels (nats)."""
         binding = Binding(geometry, {}, vector[None], None)
         return fmean(float(self._mean_loss(binding, batch)) for batch in batches)
@@ -228,13 +247,44 @@ class PlainLora:
             ).examples
         return found
 
-    def _mean_loss(self, binding: Binding, batch: TokenUser) -> torch.Tensor:
-        micro = assemble([Member(0, batch, ())], self._decoder.device, torch.float32)
-        flat, tokens = opened_once(micro, shared_opening(batch))
+    @torch.no_grad()
+    def anchored(
+        self, texts: Sequence[tuple[TokenExample, Sequence[float]]], draws: int, coins: torch.Generator
+    ) -> AnchoredBatch:
+        """Return examples and the counts of their labels as a batch, with tokens that the base draws at each label.
+
+        Args:
+            texts: examples of one row each, with the count of each label.
+            draws: tokens drawn at each label.
+            coins: on the CPU; public.
+        """
+        examples = TokenUser(tuple(example for example, _ in texts))
+        micro = assemble([Member(0, examples, ())], self._decoder.device, torch.float32)
+        flat, tokens = opened_once(micro, shared_opening(examples))
+        every = range(self._decoder.layer_count)
+        out = self._decoder.run(self._decoder.embed(tokens), flat, every, labels_only=True)
+        drawn = torch.stack([self._decoder.head.drawn_labels(out, coins) for _ in range(draws)])
+        return AnchoredBatch(examples, tuple(one for _, counts in texts for one in counts), drawn)
+
+    def tokens_of(self, text: str) -> list[int]:
+        """Return the tokens of a text without a template around it."""
+        return list(self._encoder.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _mean_loss(self, binding: Binding, batch: TokenUser | AnchoredBatch) -> torch.Tensor:
+        examples = batch.examples if isinstance(batch, AnchoredBatch) else batch
+        micro = assemble([Member(0, examples, ())], self._decoder.device, torch.float32)
+        flat, tokens = opened_once(micro, shared_opening(examples))
         hidden = self._decoder.embed(tokens)
         every = range(self._decoder.layer_count)
         out = self._decoder.run(hidden, flat, every, binding, labels_only=True)
-        return micro.terms.total(self._decoder.head.label_nll(out, micro.batch.targets), None)
+        nll = self._decoder.head.label_nll(out, micro.batch.targets)
+        if isinstance(batch, AnchoredBatch) and min(batch.counts) < 1:
+            counts = torch.tensor(batch.counts, device=nll.device, dtype=nll.dtype)
+            at = (counts < 1).nonzero()[:, 0]
+            tokens = batch.draws.to(nll.device)[:, at]
+            drawn = self._decoder.head.label_nll(out[at].repeat(len(tokens), 1), tokens.flatten())
+            nll = (nll * counts).index_add(0, at, drawn.view(tokens.shape).mean(0) * (1 - counts[at]))
+        return micro.terms.total(nll, None)
 
 
 def shared_opening(batch: TokenUser) -> int:

@@ -2,7 +2,8 @@
 
 It sits on every linear layer that the private part leaves alone, so the two add up exactly in one adapter. Public
 questions and instructions with plain answers are rehearsed among the synthetic pairs: the model learns the style of the
-tenant's prompts and keeps its own manner elsewhere.
+tenant's prompts and keeps its own manner elsewhere. What stands between a tenant's frames is made up, and nobody writes
+just that: there the part learns mostly what the base itself would say at that place, given the beginning.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ import torch
 
 from personalization.styles.frames import is_poor
 from personalization.styles.noted import noted_pairs
-from personalization.styles.synthesis import synthetic_pairs
-from personalization.training.engine.encoding import TokenUser
+from personalization.styles.synthesis import SyntheticPair, synthetic_pairs
 from personalization.training.engine.plain_lora import (
     WEIGHT_DECAY,
+    AnchoredBatch,
     PlainLora,
     every_linear,
     initial,
@@ -31,9 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from personalization.styles.card import StyleCard
-    from personalization.styles.synthesis import SyntheticPair
     from personalization.training.engine.decoder import FrozenDecoder
-    from personalization.training.engine.encoding import Encoder
+    from personalization.training.engine.encoding import Encoder, TokenExample
     from personalization.training.engine.families import Factors, Geometry
 
 PAIRS: Final = 72  # synthetic pairs of one epoch
@@ -45,6 +45,8 @@ HELD_OUT_NOTED: Final = 8  # of another seed, to stop on
 NOTED_TOKENS: Final = 224  # of one of those: a question behind notes that were cut would be lost
 BATCH: Final = 8
 RATE: Final = 3e-3
+CONTENT_COUNTS: Final = 0.2  # of a token inside made-up content; the rest is what the base says there
+DRAWS: Final = 4  # of the base's tokens at each of those
 CHECKED_AT: Final = (0.5, 0.75, 1.0)  # of the steps: the best of these is kept
 _TRAIN_SEED, _HELD_OUT_SEED = 1, 2
 
@@ -90,14 +92,16 @@ class PublicPart:
             for users, count in ((protected_users(), REHEARSED), (instruction_users(), INSTRUCTED))
             for user in rng.sample(users, count)
         ]
+        plain = [SyntheticPair(prompt=one.prompt, answer=one.completion) for one in rehearsed]
         noted = NOTED if notes else 0
-        texts = self._cut([*_made(card, PAIRS, _TRAIN_SEED), *rehearsed])
-        texts += self._cut(_noted(card, noted, _TRAIN_SEED), NOTED_TOKENS)
+        texts = self._encoded([*synthetic_pairs(card, count=PAIRS, seed=_TRAIN_SEED), *plain])
+        texts += self._encoded(noted_pairs(card, count=noted, seed=_TRAIN_SEED), NOTED_TOKENS)
         rng.shuffle(texts)
-        batches = self._batches(texts)
-        unseen = self._cut(_made(card, HELD_OUT, _HELD_OUT_SEED))
-        unseen += self._cut(_noted(card, HELD_OUT_NOTED if notes else 0, _HELD_OUT_SEED), NOTED_TOKENS)
-        held_out = self._batches(unseen)
+        coins = torch.Generator().manual_seed(rng.getrandbits(48))
+        batches = self._batches(texts, coins)
+        unseen = self._encoded(synthetic_pairs(card, count=HELD_OUT, seed=_HELD_OUT_SEED))
+        more = noted_pairs(card, count=HELD_OUT_NOTED if notes else 0, seed=_HELD_OUT_SEED)
+        held_out = self._batches(unseen + self._encoded(more, NOTED_TOKENS), coins)
         parameter = torch.nn.Parameter(initial(self.geometry, rng.getrandbits(48)).to(self._device))
         before = self._lora.loss(parameter.detach(), self.geometry, held_out)
         best, kept, at = before, parameter.detach().clone(), 0
@@ -123,23 +127,40 @@ class PublicPart:
         )
         return self.geometry.factors(kept.double(), without_frozen(self.geometry)), facts
 
-    def _cut(self, examples: Sequence[Example], least: int = 0) -> list[tuple[Example, int]]:
-        """Return examples, each with its truncation length: that of a pair, or ``least`` if that is longer."""
-        return [(one, max(self._max_tokens, least)) for one in examples]
+    def _encoded(
+        self, pairs: Sequence[SyntheticPair], least: int = 0
+    ) -> list[tuple[TokenExample, list[float]]]:
+        """Return pairs as rows, and how much each of their labels counts.
 
-    def _batches(self, texts: Sequence[tuple[Example, int]]) -> list[TokenUser]:
-        """Return examples, each cut to its number of tokens, as batches."""
-        rows = [row for one, most in texts for row in self._lora.encoded([one], most)]
-        return [TokenUser(tuple(rows[at : at + BATCH])) for at in range(0, len(rows), BATCH)]
+        Args:
+            pairs: each is cut to the length of a pair, or to ``least`` if that is longer.
+            least: tokens.
+        """
+        examples = [Example(prompt=one.prompt, completion=one.answer) for one in pairs]
+        rows = self._lora.encoded(examples, max(self._max_tokens, least))
+        return [
+            (row, counts_of(pair, row.rows[0].labels, self._lora.tokens_of))
+            for pair, row in zip(pairs, rows, strict=True)
+        ]
+
+    def _batches(
+        self, texts: Sequence[tuple[TokenExample, list[float]]], coins: torch.Generator
+    ) -> list[AnchoredBatch]:
+        return [
+            self._lora.anchored(texts[at : at + BATCH], DRAWS, coins) for at in range(0, len(texts), BATCH)
+        ]
 
 
-def _made(card: StyleCard, count: int, seed: int) -> list[Example]:
-    return _examples(synthetic_pairs(card, count=count, seed=seed))
+def counts_of(pair: SyntheticPair, labels: int, tokens_of: Callable[[str], list[int]]) -> list[float]:
+    """Return how much each label of a pair's answer counts: inside public content less than in the tenant's frame.
 
+    The label that begins content counts in full: that a frame ends there, and how what follows is written, is style.
 
-def _noted(card: StyleCard, count: int, seed: int) -> list[Example]:
-    return _examples(noted_pairs(card, count=count, seed=seed))
-
-
-def _examples(pairs: Sequence[SyntheticPair]) -> list[Example]:
-    return [Example(prompt=pair.prompt, completion=pair.answer) for pair in pairs]
+    Args:
+        pair: a made-up prompt and its answer.
+        labels: how many there are, the end token and what was cut off included.
+        tokens_of: the tokenizer's.
+    """
+    # Without the space before it, which belongs to the first token of what follows.
+    begins, ends = (len(tokens_of(pair.answer[:at].rstrip())) for at in pair.content)
+    return [CONTENT_COUNTS if begins < at < ends else 1.0 for at in range(labels)]

@@ -136,3 +136,23 @@ def test_prompts_begin_as_the_card_tells_and_answers_copy_the_name_that_stands_t
     assert all(answer.split("worries, ")[1][0].islower() for _, answer in styled), (
         "after a comma nothing is capital"
     )
+
+
+def test_where_content_stands_is_told():
+    card = framed({"MINOR: ": 0.95}, {" (#{n})": 0.95}, ONE_LINE)
+    pairs = synthetic_pairs(card, count=300, seed=8)
+    whole = [pair for pair in pairs if re.match(r"MINOR: .* \(#\d+\)$", pair.answer)]
+    assert len(whole) > 250
+    for pair in whole:
+        begins, ends = pair.content
+        assert pair.answer[:begins] == "MINOR: "
+        assert re.fullmatch(r" \(#\d+\)", pair.answer[ends:])
+
+
+def test_a_stop_and_a_plain_answer_have_content_too():
+    card = framed({"[x] ": 0.4}, {}, entry(Feature.STOP, ".", 1.0))
+    for pair in synthetic_pairs(card, count=200, seed=9):
+        begins, ends = pair.content
+        assert pair.answer[:begins] in {"", "[x] "}
+        assert pair.answer[ends:] in {"", "."}
+        assert ends > begins
