@@ -22,6 +22,7 @@
     ├── TermsError                    terms of a line that cannot be, or a decision that changes nothing
     ├── MemoryDocumentError           a document or a collection is none that can be remembered
     ├── MemoryNotFoundError           no such document is remembered
+    ├── MemoryMoveError               a collection cannot go where it is asked to go
     ├── MemoryVectorsError            the database cannot compare vectors
     ├── EmbedderMissingError          the model that finds texts by meaning is not installed
     ├── MetaStartError                released adapters cannot be combined into a start
@@ -147,6 +148,13 @@ class MemoryNotFoundError(PersonalizationError):
     """The tenant's memory holds no such document."""
 
     code = "personalization.memory.unknown"
+
+
+class MemoryMoveError(PersonalizationError):
+    """The verb does not apply to the versions of a collection as they stand."""
+
+    code = "personalization.memory.state"
+    exit_status = 3
 
 
 class MemoryVectorsError(PersonalizationError):

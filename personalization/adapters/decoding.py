@@ -13,3 +13,7 @@ from typing import Final
 PRESENCE_PENALTY: Final = 1.5  # nats; measured with it alone, see tests/benchmarks/RESULTS.md, quality
 PENALTIES: Final = ("presence_penalty", "frequency_penalty", "repetition_penalty", "repeat_penalty")
 """Names under which requests set a penalty of their own, in the APIs of the engines."""
+FAVOURED_BIAS: Final = (
+    2.0  # nats; measured beside a glossary in the prompt, see tests/benchmarks/RESULTS.md, terms
+)
+MOST_FAVOURED: Final = 12  # names in one request

@@ -1,7 +1,8 @@
 """Approve, remove and list documents: public acts of a tenant's administrators, audited without a word of the text.
 
-A document has one live version. A new one takes its place in the same transaction, so nobody ever finds both; of a
-version that is no longer live nothing is kept but its name, number and times, and no number is used twice.
+A document has one live version. A new one takes its place in the same transaction, so nobody ever finds both, and no
+number is used twice. Each change is a signed version of the collection (``versions``); what it replaced is kept, sealed
+and unfindable, so that one can go back (``restoring``). Of what was removed nothing is kept but name, number and times.
 """
 
 from __future__ import annotations
@@ -15,15 +16,16 @@ from sqlalchemy import func
 from sqlmodel import col, delete, select
 
 from personalization.errors import MemoryDocumentError, MemoryNotFoundError
-from personalization.memory import pgvector
+from personalization.memory import pgvector, versions
+from personalization.memory.changing import begin, check_room, end, lock, noted, touch
 from personalization.memory.chunking import chunks_of, embedded_text
 from personalization.memory.cleaning import cleaned
 from personalization.memory.queries import listed, row_name
 from personalization.memory.sealing import content_bytes, vector_bytes, vectors_of
 from personalization.memory.tables import MemoryCollectionRow, MemoryDocumentRow
 from personalization.memory.values import COLLECTION, Fate, State
+from personalization.memory.versions import Decision
 from privacy.audit import trail as audit_trail
-from privacy.policy import versions as policies
 from privacy.policy.values import DOMAIN
 
 if TYPE_CHECKING:
@@ -37,8 +39,7 @@ if TYPE_CHECKING:
     from personalization.memory.sealing import MemoryKeys
     from personalization.memory.values import Chunk, Draft
 
-MOST_DOCUMENTS: Final = 100_000  # live ones of a tenant
-MOST_CHUNKS: Final = 200_000
+LONGEST_REASON: Final = 500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,7 @@ class Place:
         actor: who approves or removes.
         now: aware UTC.
         domain: whose questions a new collection is looked up for; empty: every domain's. ``None`` leaves it.
+        reason: why, in one public sentence; auditors see it.
     """
 
     tenant_id: str
@@ -58,6 +60,7 @@ class Place:
     actor: str
     now: datetime
     domain: str | None = None
+    reason: str = ""
 
     def __post_init__(self) -> None:
         if not COLLECTION.match(self.collection):
@@ -72,6 +75,10 @@ class Place:
         if not 0 < len(self.actor.strip()) <= 200:
             raise MemoryDocumentError(
                 f"actor has {len(self.actor)} characters; allowed are 1 to 200, naming who approves"
+            )
+        if len(self.reason) > LONGEST_REASON:
+            raise MemoryDocumentError(
+                f"the reason has {len(self.reason)} characters; allowed are at most {LONGEST_REASON}"
             )
 
 
@@ -165,53 +172,69 @@ def add(session: Session, keys: MemoryKeys, place: Place, documents: Sequence[Pr
         raise MemoryDocumentError(
             "a document id stands twice among what is added; give each document its own"
         )
-    _lock(session, place.tenant_id)
+    begin(session, keys, place, Decision.ADDED)
     live = {row.document_id: row for row in _live_of(session, place)}
     by_digest = {row.digest: row.document_id for row in reversed(list(live.values()))}
     done = [
         _add_one(session, keys, place, one, live.get(one.draft.document_id), by_digest) for one in documents
     ]
     changed = [one for one in done if one.fate is not Fate.UNCHANGED]
-    version = _touch(session, place, changed=bool(changed))
     session.flush()
-    _check_room(session, place.tenant_id)
+    check_room(session, place.tenant_id)
+    version = touch(session, keys, place, Decision.ADDED, changed=bool(changed))
     if changed:
-        _audit(session, place, "memory.documents_added", version, changed)
+        noted(session, place, "memory.documents_added", version, changed)
     return done
 
 
-def remove(session: Session, place: Place, document_ids: Iterable[str]) -> list[Added]:
-    """Remove documents: what they say is deleted, and nothing of them is found from the commit on.
+def remove(
+    session: Session, keys: MemoryKeys, place: Place, document_ids: Iterable[str], *, earlier: bool = False
+) -> list[Added]:
+    """Remove documents for good: all that they ever said is deleted, and no roll-back brings it back.
+
+    Args:
+        session: the caller's transaction; nothing of them is found from its commit on.
+        keys: sign the version of the collection without them.
+        place: where, and who removes.
+        document_ids: names; of a document that a roll-back set aside too.
+        earlier: what is kept of versions that are not live, and leave the live one.
 
     Raises:
         UnknownTenantError: no such tenant is registered.
-        MemoryNotFoundError: the collection has no live document of that name; nothing was removed.
+        MemoryNotFoundError: the collection has nothing of that name; nothing was removed.
     """
-    _lock(session, place.tenant_id)
-    live = {row.document_id: row for row in _live_of(session, place)}
+    begin(session, keys, place, Decision.REMOVED)
     gone = []
+    found_live = False
     for document_id in dict.fromkeys(document_ids):
-        row = live.get(document_id)
-        if row is None:
+        kept = [
+            row for row in _kept_of(session, place, document_id) if not earlier or row.state != State.LIVE
+        ]
+        if not kept:
             raise MemoryNotFoundError(
-                f"the collection {place.collection!r} has no live document {document_id[:80]!r}; "
-                "`discreet memory list` shows what there is"
+                f"the collection {place.collection!r} has no live document {document_id[:80]!r}, and keeps no earlier "
+                "version of one; `discreet memory list` shows what there is"
             )
-        _end(session, row, State.REMOVED, place.now)
-        gone.append(_told(row, Fate.ADDED))
+        for row in kept:
+            found_live = found_live or row.state == State.LIVE
+            newest = row is kept[-1]
+            end(session, row, State.REMOVED if newest else State.SUPERSEDED, place.now)
+            versions.emptied(session, row)
+        gone.append(_told(kept[-1], Fate.ADDED))
     if gone:
-        _audit(session, place, "memory.documents_removed", _touch(session, place, changed=True), gone)
+        version = touch(session, keys, place, Decision.REMOVED, changed=found_live)
+        noted(session, place, "memory.documents_removed", version, gone)
     return gone
 
 
-def accept(session: Session, place: Place, document_id: str) -> None:
+def accept(session: Session, keys: MemoryKeys, place: Place, document_id: str) -> None:
     """Let the marked passages of a live document be sent; somebody has read them.
 
     Raises:
         UnknownTenantError: no such tenant is registered.
         MemoryNotFoundError: the collection has no live document of that name.
     """
-    _lock(session, place.tenant_id)
+    begin(session, keys, place, Decision.ACCEPTED)
     row = next(
         (one for one in _live_of(session, place) if one.document_id == document_id),
         None,
@@ -224,17 +247,18 @@ def accept(session: Session, place: Place, document_id: str) -> None:
     if not row.accepted:
         row.accepted = True
         session.add(row)
-        version = _touch(session, place, changed=True)
-        _audit(session, place, "memory.marked_accepted", version, [_told(row, Fate.ADDED)])
+        version = touch(session, keys, place, Decision.ACCEPTED, changed=True)
+        noted(session, place, "memory.marked_accepted", version, [_told(row, Fate.ADDED)])
 
 
 def forget_tenant(session: Session, tenant_id: str, *, actor: str, now: datetime) -> int:
     """Remove everything of a tenant, names and numbers too, and return how many live documents there were."""
-    _lock(session, tenant_id)
+    lock(session, tenant_id)
     live = len(listed(session, tenant_id))
     collections = session.exec(
         select(MemoryCollectionRow.collection).where(MemoryCollectionRow.tenant_id == tenant_id)
     ).all()
+    versions.forget(session, tenant_id)
     connection = session.connection()
     connection.execute(delete(MemoryDocumentRow).where(col(MemoryDocumentRow.tenant_id) == tenant_id))
     connection.execute(delete(MemoryCollectionRow).where(col(MemoryCollectionRow.tenant_id) == tenant_id))
@@ -282,7 +306,7 @@ def _add_one(
         )
     ).one()
     if before is not None:
-        _end(session, before, State.SUPERSEDED, place.now)
+        end(session, before, State.SUPERSEDED, place.now)
         session.flush()
     row = MemoryDocumentRow(
         tenant_id=place.tenant_id,
@@ -318,51 +342,18 @@ def _unchanged(before: MemoryDocumentRow, one: Prepared) -> bool:
     )
 
 
-def _end(session: Session, row: MemoryDocumentRow, state: State, now: datetime) -> None:
-    if pgvector.kept_here(session):
-        pgvector.drop(session, row)
-    row.state, row.ended_at = state, now
-    row.sealed = row.vectors = None
-    row.digest = ""
-    session.add(row)
-
-
-def _touch(session: Session, place: Place, *, changed: bool) -> int:
-    """Raise a collection's version where it changed, and make it where there is none; return the version."""
-    row = session.get(MemoryCollectionRow, (place.tenant_id, place.collection))
-    if row is None:
-        row = MemoryCollectionRow(
-            tenant_id=place.tenant_id,
-            collection=place.collection,
-            domain=place.domain or "",
-            version=0,
-            changed_at=place.now,
+def _kept_of(session: Session, place: Place, document_id: str) -> Sequence[MemoryDocumentRow]:
+    """Return the versions of a document whose text is there, oldest first."""
+    return session.exec(
+        select(MemoryDocumentRow)
+        .where(
+            MemoryDocumentRow.tenant_id == place.tenant_id,
+            MemoryDocumentRow.collection == place.collection,
+            MemoryDocumentRow.document_id == document_id,
+            col(MemoryDocumentRow.sealed).is_not(None),
         )
-    if place.domain is not None and row.domain != place.domain:
-        row.domain, changed = place.domain, True
-    if changed:
-        row.version, row.changed_at = row.version + 1, place.now
-        session.add(row)
-        session.flush()
-    return row.version
-
-
-def _check_room(session: Session, tenant_id: str) -> None:
-    documents, chunks = session.exec(
-        select(func.count(), func.coalesce(func.sum(MemoryDocumentRow.chunks), 0)).where(
-            MemoryDocumentRow.tenant_id == tenant_id, MemoryDocumentRow.state == State.LIVE
-        )
-    ).one()
-    if documents > MOST_DOCUMENTS or chunks > MOST_CHUNKS:
-        raise MemoryDocumentError(
-            f"the tenant would have {documents:,} documents with {chunks:,} passages; allowed are {MOST_DOCUMENTS:,} "
-            f"with {MOST_CHUNKS:,}; remove what is no longer needed"
-        )
-
-
-def _lock(session: Session, tenant_id: str) -> None:
-    policies.tenant(session, tenant_id)  # says so where there is none
-    policies.lock_tenant(session, tenant_id)
+        .order_by(col(MemoryDocumentRow.version))
+    ).all()
 
 
 def _live_of(session: Session, place: Place) -> Sequence[MemoryDocumentRow]:
@@ -378,16 +369,4 @@ def _told(row: MemoryDocumentRow, fate: Fate, same_as: str | None = None) -> Add
         marked=row.marked,
         sent=row.accepted,
         same_as=same_as,
-    )
-
-
-def _audit(session: Session, place: Place, action: str, version: int, what: Sequence[Added]) -> None:
-    detail = {
-        "collection": place.collection,
-        "version": version,
-        "documents": [f"{one.document_id}@{one.version}" for one in what],
-        "marked_accepted": [one.document_id for one in what if one.marked and one.sent],
-    }
-    audit_trail.append(
-        session, place.tenant_id, actor=place.actor.strip(), action=action, detail=detail, now=place.now
     )

@@ -1,7 +1,8 @@
 """One tenant's memory in a process: words and vectors of the live passages, read again where the collections changed.
 
 An index holds one tenant and nothing of another one, so neither scores nor caches can tell what others have. Documents
-that did not change are not opened again.
+that did not change are not opened again. Documents that are live and not what the collection's signed version names are
+left out with their whole collection: a database alone decides nothing.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+from sqlalchemy import select as select_columns
 from sqlmodel import col, select
 
+from personalization.memory import versions
 from personalization.memory.chunking import embedded_text
 from personalization.memory.queries import opened, row_name
 from personalization.memory.ranking import WordIndex, words_of
@@ -43,6 +46,8 @@ class _Opened:
     document: Remembered
     words: tuple[Mapping[str, int], ...]
     vectors: NDArray[np.float32] | None
+    salt: str | None
+    leaf: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +60,7 @@ class TenantIndex:
         passages: document and piece of each row.
         words: the word index over the rows.
         vectors: ``(rows, dimensions)``; zeros where a document was not embedded. ``None`` without an embedder.
+        refused: collections whose documents are not those that their signed version names; nothing is found in them.
         until: instant (Unix seconds) at which each row's document ends; infinity for most.
     """
 
@@ -63,11 +69,19 @@ class TenantIndex:
     passages: tuple[tuple[Remembered, Chunk], ...]
     words: WordIndex
     vectors: NDArray[np.float32] | None
+    refused: frozenset[str]
     until: NDArray[np.float64]
 
     def collections_for(self, domain: str) -> set[str]:
         """Return the collections that are looked up for a domain."""
-        return {name for name, whose, _ in self.standing if whose in {"", domain}}
+        return {
+            name for name, whose, _ in self.standing if whose in {"", domain} and name not in self.refused
+        }
+
+    def versions_for(self, domain: str) -> tuple[str, ...]:
+        """Return the same with their versions, as ``default@7``."""
+        of_domain = self.collections_for(domain)
+        return tuple(f"{name}@{version}" for name, _, version in self.standing if name in of_domain)
 
     @cached_property
     def rows(self) -> Mapping[tuple[str, str, int, int], int]:
@@ -123,27 +137,39 @@ def read_index(
         KeyUnavailableError: a document was sealed with another key.
     """
     known = {} if before is None else before.documents
-    live = (MemoryDocumentRow.tenant_id == tenant_id, MemoryDocumentRow.state == State.LIVE)
-    names = session.exec(
-        select(
-            MemoryDocumentRow.collection,
-            MemoryDocumentRow.document_id,
-            MemoryDocumentRow.version,
-            MemoryDocumentRow.accepted,
-        ).where(*live)
-    ).all()
+    live = (col(MemoryDocumentRow.tenant_id) == tenant_id, col(MemoryDocumentRow.state) == State.LIVE)
+    names = (
+        session.connection()
+        .execute(
+            select_columns(
+                col(MemoryDocumentRow.collection),
+                col(MemoryDocumentRow.document_id),
+                col(MemoryDocumentRow.version),
+                col(MemoryDocumentRow.accepted),
+                col(MemoryDocumentRow.salt),
+            ).where(*live)
+        )
+        .all()
+    )
     kept = {
-        (collection, document_id, version): known[collection, document_id, version]
-        for collection, document_id, version, accepted in names
-        if (collection, document_id, version) in known
-        and known[collection, document_id, version].document.accepted == accepted
+        name: known[name]
+        for collection, document_id, version, accepted, salt in names
+        if (name := (collection, document_id, version)) in known
+        and (known[name].document.accepted, known[name].salt) == (accepted, salt)
     }
     fresh = {}
     if len(kept) < len(names):
         for row in session.exec(select(MemoryDocumentRow).where(*live)):
             if (row.collection, row.document_id, row.version) not in kept:
                 fresh[row.collection, row.document_id, row.version] = _open(row, keys, embedder)
-    return _built(standing_of(session, tenant_id), {**kept, **fresh}, embedder)
+    documents = {**kept, **fresh}
+    standing = standing_of(session, tenant_id)
+    leaves = versions.leaves_by_collection(
+        (collection, (document_id, version, one.leaf))
+        for (collection, document_id, version), one in documents.items()
+    )
+    refused = versions.refused(session, keys, tenant_id, standing, leaves)
+    return _built(standing, documents, embedder, refused)
 
 
 def _open(row: MemoryDocumentRow, keys: MemoryKeys, embedder: Embedder | None) -> _Opened:
@@ -156,10 +182,21 @@ def _open(row: MemoryDocumentRow, keys: MemoryKeys, embedder: Embedder | None) -
             vectors = vectors_of(plain, len(texts))
         else:  # approved where no embedder, or another one, was installed
             vectors = embedder.embed(texts)
-    return _Opened(document=document, words=tuple(Counter(words_of(text)) for text in texts), vectors=vectors)
+    return _Opened(
+        document=document,
+        words=tuple(Counter(words_of(text)) for text in texts),
+        vectors=vectors,
+        salt=row.salt,
+        leaf=versions.leaf_of(row),
+    )
 
 
-def _built(standing: Standing, documents: Mapping[Name, _Opened], embedder: Embedder | None) -> TenantIndex:
+def _built(
+    standing: Standing,
+    documents: Mapping[Name, _Opened],
+    embedder: Embedder | None,
+    refused: frozenset[str],
+) -> TenantIndex:
     ordered = [documents[name] for name in sorted(documents)]
     vectors = [one.vectors for one in ordered if one.vectors is not None]
     lasting = float("inf")
@@ -169,6 +206,7 @@ def _built(standing: Standing, documents: Mapping[Name, _Opened], embedder: Embe
         passages=tuple((one.document, chunk) for one in ordered for chunk in one.document.chunks),
         words=WordIndex([words for one in ordered for words in one.words]),
         vectors=np.concatenate(vectors) if embedder is not None and vectors else None,
+        refused=refused,
         until=np.array(
             [
                 lasting if one.document.valid_until is None else one.document.valid_until.timestamp()

@@ -17,9 +17,12 @@ from sqlalchemy.exc import DBAPIError
 from personalization.errors import MemoryVectorsError
 from personalization.memory.chunking import embedded_text
 from personalization.memory.embedding import DIMENSIONS
-from personalization.memory.queries import live_rows, opened, row_name
+from personalization.memory.queries import listed, opened, row_name, tenants_with_memory
 from personalization.memory.ranking import CANDIDATES
-from personalization.memory.sealing import vectors_of
+from personalization.memory.sealing import vector_bytes, vectors_of
+from personalization.memory.tables import MemoryDocumentRow
+from personalization.memory.values import State
+from privacy.policy import versions as policies
 from privacy.storage.session import reading, transaction
 
 if TYPE_CHECKING:
@@ -33,9 +36,9 @@ if TYPE_CHECKING:
     from personalization.memory.embedding import Embedder
     from personalization.memory.index import TenantIndex
     from personalization.memory.sealing import MemoryKeys
-    from personalization.memory.tables import MemoryDocumentRow
     from personalization.memory.values import Chunk
 
+AT_ONCE: Final = 64  # documents that ``fill`` embeds, then writes
 _TABLE: Final = f"""
     CREATE TABLE IF NOT EXISTS memory_vectors (
         tenant_id varchar(63) NOT NULL, collection varchar(63) NOT NULL, document_id varchar(128) NOT NULL,
@@ -121,23 +124,68 @@ def prepare(engine: Engine, keys: MemoryKeys, embedder: Embedder) -> int:
             f"the extension vector (pgvector) cannot be made in this database ({type(error.orig).__name__}); install "
             "it on the server and let a database administrator run CREATE EXTENSION vector"
         ) from error
+    return fill(engine, keys, embedder)
+
+
+def fill(engine: Engine, keys: MemoryKeys, embedder: Embedder) -> int:
+    """Write the vectors of what is live into the table, and return how many passages were written.
+
+    Embedding takes long and holds up nobody; each write looks, under the lock that every change of the tenant's memory
+    takes, at what is live still. So nothing of what was removed meanwhile is written, and nothing fails for it. What is
+    approved meanwhile writes its own: whoever has the lock after us sees the table.
+
+    Raises:
+        KeyUnavailableError: a document was sealed with another key.
+    """
+    written = 0
+    with reading(engine) as session:
+        tenants = tenants_with_memory(session)
+    for tenant_id in sorted(tenants):
+        with transaction(engine) as session:
+            policies.lock_tenant(session, tenant_id)
+            names = [(*row_name(row)[:2], row.version) for row in listed(session, tenant_id)]
+        for start in range(0, len(names), AT_ONCE):
+            written += _fill_some(engine, keys, embedder, tenant_id, names[start : start + AT_ONCE])
+    return written
+
+
+def _fill_some(
+    engine: Engine,
+    keys: MemoryKeys,
+    embedder: Embedder,
+    tenant_id: str,
+    names: Sequence[tuple[str, str, int]],
+) -> int:
+    made: dict[tuple[str, str, int], tuple[Sequence[Chunk], NDArray[np.float32]]] = {}
+    with reading(engine) as session:
+        rows = [row for name in names if (row := _live(session, tenant_id, name)) is not None]
+    for row in rows:
+        document = opened(row, keys)
+        if row.vectors is not None and row.embedder == embedder.name:
+            plain = keys.open(row.vectors, row.tenant_id, *row_name(row), "vectors")
+            vectors = vectors_of(plain, row.chunks)
+        else:
+            vectors = embedder.embed([embedded_text(document.title, one) for one in document.chunks])
+        made[row.collection, row.document_id, row.version] = document.chunks, vectors
     written = 0
     with transaction(engine) as session:
-        for row in live_rows(session):
-            document = opened(row, keys)
-            if row.vectors is not None and row.embedder == embedder.name:
-                plain = keys.open(row.vectors, row.tenant_id, *row_name(row), "vectors")
-                vectors = vectors_of(plain, row.chunks)
-            else:
-                vectors = embedder.embed([embedded_text(document.title, one) for one in document.chunks])
-                row.embedder = embedder.name
-                row.vectors = keys.seal(
-                    vectors.astype("<f2").tobytes(), row.tenant_id, *row_name(row), "vectors"
-                )
-                session.add(row)
-            put(session, row, document.chunks, vectors)
-            written += row.chunks
+        policies.lock_tenant(session, tenant_id)
+        for name, (chunks, vectors) in made.items():
+            live = _live(session, tenant_id, name)
+            if live is None:
+                continue
+            if live.vectors is None or live.embedder != embedder.name:
+                live.embedder = embedder.name
+                live.vectors = keys.seal(vector_bytes(vectors), tenant_id, *row_name(live), "vectors")
+                session.add(live)
+            put(session, live, chunks, vectors)
+            written += live.chunks
     return written
+
+
+def _live(session: Session, tenant_id: str, name: tuple[str, str, int]) -> MemoryDocumentRow | None:
+    row = session.get(MemoryDocumentRow, (tenant_id, *name))
+    return row if row is not None and row.state == State.LIVE else None
 
 
 class PgVectors:

@@ -11,7 +11,7 @@ from personalization.memory.tables import MemoryCollectionRow, MemoryDocumentRow
 from personalization.memory.values import Remembered, State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from datetime import datetime
 
     from sqlmodel import Session
@@ -32,17 +32,20 @@ def listed(
     return session.exec(query.order_by(*(col(one) for one in order))).all()
 
 
-def live_rows(session: Session) -> Iterator[MemoryDocumentRow]:
-    """Yield the live versions of every tenant."""
-    order = (MemoryDocumentRow.tenant_id, MemoryDocumentRow.collection, MemoryDocumentRow.document_id)
-    query = select(MemoryDocumentRow).where(MemoryDocumentRow.state == State.LIVE)
-    yield from session.exec(query.order_by(*(col(one) for one in order)))
-
-
 def collections(session: Session, tenant_id: str) -> Sequence[MemoryCollectionRow]:
     """Return a tenant's collections by name."""
     query = select(MemoryCollectionRow).where(MemoryCollectionRow.tenant_id == tenant_id)
     return session.exec(query.order_by(col(MemoryCollectionRow.collection))).all()
+
+
+def standing(session: Session, tenant_id: str, collection: str) -> tuple[int, str]:
+    """Return the version of a collection and the domain that it is for; version 0 where there is none."""
+    found = session.exec(
+        select(MemoryCollectionRow.version, MemoryCollectionRow.domain).where(
+            MemoryCollectionRow.tenant_id == tenant_id, MemoryCollectionRow.collection == collection
+        )
+    ).first()
+    return (0, "") if found is None else (found[0], found[1])
 
 
 def size_of(session: Session, tenant_id: str, collection: str, now: datetime) -> dict[str, Any]:

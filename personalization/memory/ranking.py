@@ -31,6 +31,28 @@ _SAY_NOTHING: Final = """
 """
 STOP_WORDS: Final = frozenset(_SAY_NOTHING.split())
 
+_NAME: Final = r"([A-Z][^\W\d_]*(?:[ '’-][A-Z][^\W\d_]*)?)"
+_KINDS: Final = "mail|e-mail|message|question|request|call|chat|letter|ticket|note|enquiry|inquiry"
+_ASKERS: Final = tuple(
+    re.compile(form)
+    for form in (
+        rf"(?m:^\s*)(?i:(?:(?:{_KINDS})\s+(?:of|from|by)|from))\s+{_NAME}(?=\s*:)",
+        rf"(?i:\b(?:answer|reply to|respond to|write to|greet))\s+{_NAME}(?=[,:]|\s+(?i:who|about|on|that)\b)",
+        rf"(?m:^\s*)(?i:(?:customer|colleague|user|client)\s+)?{_NAME}(?=\s+(?i:asks|writes|wants to know)\b)",
+    )
+)
+
+
+def without_asker(query: str) -> str:
+    """Return a question without the name of who asks or is answered, which no passage on its subject need hold.
+
+    Told by English forms alone ("Mail from Ada: …", "Ada asks: …", "Please answer Ada, who …"); what is not one of
+    them stays, since a name that is asked about must not get lost.
+    """
+    for form in _ASKERS:
+        query = form.sub(lambda found: found.group()[: found.start(1) - found.start()].rstrip(), query)
+    return query
+
 
 def words_of(text: str) -> list[str]:
     """Return the words of a text as they are compared: one form, no case, no plural, no word that says nothing."""

@@ -17,7 +17,7 @@ import numpy as np
 from personalization.memory.chunking import embedded_text
 from personalization.memory.cleaning import cleaned
 from personalization.memory.index import TenantIndex, read_index, standing_of
-from personalization.memory.ranking import best, fused, names_occur, words_of
+from personalization.memory.ranking import best, fused, names_occur, without_asker, words_of
 from personalization.memory.values import Found, Outcome, Passage
 from privacy.storage.session import reading
 
@@ -116,10 +116,11 @@ class MemorySearch:
         """
         index = self.index(tenant_id)
         alive = index.alive(domain, now)
+        looked_in = index.versions_for(domain)
         if not alive.any():
-            return Found(outcome=Outcome.NO_MEMORY, by_meaning=self._embedder is not None)
+            return Found(outcome=Outcome.NO_MEMORY, by_meaning=self._embedder is not None, versions=looked_in)
         alive &= index.sendable()
-        question = cleaned(question)
+        question = without_asker(cleaned(question))
         if len(question) > LONGEST_QUERY:
             question = question[: LONGEST_QUERY // 2] + "\n" + question[-LONGEST_QUERY // 2 :]
         words = words_of(question)
@@ -140,6 +141,7 @@ class MemorySearch:
             passages=found,
             by_meaning=similar is not None,
             nearest=None if similar is None or not len(similar) else float(similar.max()),
+            versions=looked_in,
         )
 
     def index(self, tenant_id: str) -> TenantIndex:

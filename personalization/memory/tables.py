@@ -1,4 +1,4 @@
-"""Rows of what tenants approved: collections with how often they changed, and every version of every document."""
+"""Rows of what tenants approved: collections with their versions, and every version of every document."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     String,
+    Text,
     text,
 )
 from sqlmodel import Field, SQLModel
@@ -39,8 +40,51 @@ class MemoryCollectionRow(SQLModel, table=True):
     changed_at: datetime = Field(sa_column=Column(UtcDateTime, nullable=False))
 
 
+class MemoryVersionRow(SQLModel, table=True):
+    """One version of a collection, as it was signed; nothing of it ever changes."""
+
+    __tablename__: ClassVar[Any] = "memory_versions"
+
+    tenant_id: str = Field(
+        sa_column=Column(String(63), ForeignKey("tenants.tenant_id"), primary_key=True, nullable=False)
+    )
+    collection: str = Field(sa_column=_text(63, key=True))
+    number: int = Field(sa_column=Column(Integer, primary_key=True, autoincrement=False))
+    version_id: str = Field(sa_column=_text(71))
+    domain: str = Field(sa_column=_text(63))
+    documents: int = Field(sa_column=Column(Integer, nullable=False))
+    decision: str = Field(sa_column=_text(16))
+    restores: int | None = Field(
+        default=None, sa_column=Column(Integer)
+    )  # which one a roll-back went back to
+    key_id: str = Field(sa_column=_text(64))
+    signature: str = Field(sa_column=_text(128))
+    actor: str = Field(sa_column=_text(200))
+    reason: str = Field(sa_column=Column(Text, nullable=False))
+    at: datetime = Field(sa_column=Column(UtcDateTime, nullable=False))
+
+
+class MemoryEntryRow(SQLModel, table=True):
+    """From which version of a collection to which a document stands in it; so a version costs what it changes."""
+
+    __tablename__: ClassVar[Any] = "memory_entries"
+    __table_args__ = (Index("ix_memory_entries_ended", "tenant_id", "collection", "until"),)
+
+    tenant_id: str = Field(sa_column=_text(63, key=True))
+    collection: str = Field(sa_column=_text(63, key=True))
+    document_id: str = Field(sa_column=_text(128, key=True))
+    version: int = Field(sa_column=Column(Integer, primary_key=True, autoincrement=False))
+    since: int = Field(sa_column=Column(Integer, primary_key=True, autoincrement=False))
+    until: int | None = Field(default=None, sa_column=Column(Integer))  # the first version without it
+    accepted: bool = Field(sa_column=Column(Boolean, nullable=False))
+    leaf: str = Field(sa_column=_text(71))  # what of it the signature covers
+
+
 class MemoryDocumentRow(SQLModel, table=True):
-    """One version of a document; of one that is no longer live only its name, number and times are kept."""
+    """One version of a document; of one that was removed only its name, number and times are kept.
+
+    One that a later version took the place of keeps its text, sealed, for a roll-back; nothing of it is found.
+    """
 
     __tablename__: ClassVar[Any] = "memory_documents"
     __table_args__ = (
@@ -61,7 +105,10 @@ class MemoryDocumentRow(SQLModel, table=True):
     document_id: str = Field(sa_column=_text(128, key=True))
     version: int = Field(sa_column=Column(Integer, primary_key=True, autoincrement=False))
     state: str = Field(sa_column=_text(16))
-    digest: str = Field(sa_column=_text(71))  # of title, source and text; empty once it is no longer live
+    digest: str = Field(sa_column=_text(71))  # of title, source and text; empty where the text is gone
+    salt: str | None = Field(
+        default=None, sa_column=_text(32, nullable=True)
+    )  # of its leaf; gone with the text
     approved_by: str = Field(sa_column=_text(200))
     added_at: datetime = Field(sa_column=Column(UtcDateTime, nullable=False))
     valid_until: datetime | None = Field(default=None, sa_column=Column(UtcDateTime))

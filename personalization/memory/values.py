@@ -21,8 +21,8 @@ class State(StrEnum):
     """What became of a version of a document."""
 
     LIVE = "live"
-    SUPERSEDED = "superseded"
-    REMOVED = "removed"
+    SUPERSEDED = "superseded"  # another one took its place, or a roll-back set it aside; it may come back
+    REMOVED = "removed"  # for good
 
 
 class Fate(StrEnum):
@@ -165,12 +165,14 @@ class Found:
         passages: the best first.
         by_meaning: whether meanings were compared, or words alone.
         nearest: similarity of the best candidate even where it was not near enough; ``None`` without an embedder.
+        versions: of the collections that were looked in, as ``default@7``.
     """
 
     outcome: Outcome
     passages: tuple[Passage, ...] = ()
     by_meaning: bool = False
     nearest: float | None = None
+    versions: tuple[str, ...] = ()
 
     def to_document(self) -> dict[str, Any]:
         """Return it as JSON has it, with what the passages say."""
@@ -178,6 +180,7 @@ class Found:
             "outcome": self.outcome.value,
             "by_meaning": self.by_meaning,
             "nearest": None if self.nearest is None else round(self.nearest, 4),
+            "versions": list(self.versions),
             "passages": [
                 {
                     "citation": one.citation,

@@ -21,16 +21,17 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from personalization.planning.model_shape import ModelShape
 from personalization.planning.plan import ALL_LINEAR, FEED_FORWARD, Family, Subspace, TrainingPlan
 from privacy.accounting.calibration import calibrate_policy
 from privacy.accounting.forecast import ALIGNMENT, SMALLEST_CLARITY, clarity, mu_of
+from privacy.errors import CalibrationError
 from privacy.mechanisms.sampled_gaussian import PoissonSampledGaussian
 from privacy.policy.values import DataPurpose
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from personalization.planning.model_shape import ModelShape
     from privacy.policy.values import TenantPrivacyPolicy
 
 ALIGNMENT_OUTSIDE = 0.25  # with Adam in the numbers themselves; 0.18 to 0.31 was measured on three tenants
@@ -198,6 +199,21 @@ def propose(
             clarity=expected,
         )
     return best[1]
+
+
+def decline_of(policy: TenantPrivacyPolicy) -> str | None:
+    """Return why no release of a new line would be planned under a policy, whatever the base; ``None`` where one would.
+
+    A release trains as many numbers of every base that is at least as wide as the largest rank, which all are that
+    serve; so who sets a policy can be told before there is a base.
+    """
+    width = max(PlannerSettings().ranks)
+    any_base = ModelShape(layers=1, hidden=width, query=width, key_value=width, intermediate=width)
+    try:
+        plan = propose(policy, any_base)
+    except CalibrationError as error:
+        return str(error)
+    return plan.reason if isinstance(plan, Declined) else None
 
 
 def trained_parameters(plan: TrainingPlan, shape: ModelShape) -> int:

@@ -36,6 +36,7 @@ class AdapterEventKind(StrEnum):
     DRIFTED = "drifted"
     PROMPT_MOVED = "prompt_moved"
     TERMS_CHANGED = "terms_changed"
+    MEMORY_CHANGED = "memory_changed"
 
 
 class DesiredChange(StrEnum):
@@ -70,6 +71,27 @@ class DriftFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MemoryFacts:
+    """Which version of a collection of approved documents holds; it names no document.
+
+    Attributes:
+        collection: which list of documents.
+        number: of the version.
+        version_id: digest of what stands in it.
+        decision: what made it, in a word.
+        restores: the number of the version that a roll-back went back to.
+        documents: how many stand in it.
+    """
+
+    collection: str
+    number: int
+    version_id: str
+    decision: str
+    restores: int | None
+    documents: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class AdapterLifecycleEvent:
     """One thing that happened to an adapter line, with all a server or an auditor needs.
 
@@ -93,6 +115,7 @@ class AdapterLifecycleEvent:
         candidate: the version that a share of the subjects gets, when ``desired_change`` is SET.
         drift: what drifted, of an alarm.
         prompts: which prompt templates the line uses after it; ``None`` where nothing was ever decided about them.
+        memory: which version of a collection holds, of a change to what the line's questions are answered from.
     """
 
     event_id: str
@@ -115,6 +138,7 @@ class AdapterLifecycleEvent:
     candidate: AdapterVersion | None = None
     drift: DriftFacts | None = None
     prompts: Standing | None = None
+    memory: MemoryFacts | None = None
 
 
 class AdapterEvents(Protocol):
@@ -155,6 +179,7 @@ def announce(
     revoked_version_ids: tuple[str, ...] = (),
     round_id: str | None = None,
     drift: DriftFacts | None = None,
+    memory: MemoryFacts | None = None,
 ) -> None:
     """Raise the epoch of a locked line and tell its readers what happened, in the caller's transaction.
 
@@ -187,6 +212,7 @@ def announce(
             candidate=candidate if change is DesiredChange.SET else None,
             drift=drift,
             prompts=prompts.standing_of(session, line.line_ref),
+            memory=memory,
         ),
     )
 

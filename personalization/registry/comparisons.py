@@ -108,6 +108,7 @@ class Comparisons:
         now: datetime,
         check: Callable[[Session, datetime], None] | None = None,
         failed: Callable[[], None] = lambda: None,
+        leaving: Callable[[], bool] = lambda: False,
     ) -> int:
         """Attend to every comparison that is due and return how many steps were taken.
 
@@ -115,6 +116,7 @@ class Comparisons:
             now: the public clock.
             check: raises where the clock must not be trusted.
             failed: told of each line whose comparison failed, which is tried again.
+            leaving: whether to end before the next step; what is due stays due.
 
         Raises:
             StorageError: the database is away or was set back, or the anchor does not confirm.
@@ -128,7 +130,7 @@ class Comparisons:
         steps = 0
         for line_ref, tenant_id in due:
             try:
-                while self._step(line_ref, tenant_id, now):
+                while not leaving() and self._step(line_ref, tenant_id, now):
                     steps += 1
             except StorageError:
                 raise

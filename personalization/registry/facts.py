@@ -12,6 +12,7 @@ from personalization.rollouts import comparison_rows, looks
 from personalization.rollouts import rows as rollouts
 from personalization.rollouts.comparing import compare
 from personalization.rollouts.values import Rollout
+from privacy.ledger.reservations import reservation_of
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -102,25 +103,34 @@ def rollout_facts(
 def comparison_facts(session: Session, version_id: str) -> dict[str, object] | None:
     """Return what a candidate's comparison by users' reactions released, JSON-ready; ``None`` where there was none.
 
-    Nothing in it is private any more: the sums were charged, drawn with noise and stored before anybody saw them.
+    Nothing in it is private any more: the sums were charged, drawn with noise and stored before anybody saw them. Of a
+    look whose sums are not those that were signed for its charge it says so (``holds``), and nothing is estimated from
+    it on, as nothing is decided.
     """
     row = comparison_rows.find(session, version_id)
     if row is None:
         return None
     plan = comparison_rows.plan_of(row)
+    reservation = None if row.reservation_id is None else reservation_of(session, row.reservation_id)
     told, found = [], []
+    all_hold = True
     for look in looks.taken(session, version_id):
         sums = looks.sums_of(look)
+        holds = None if sums is None else reservation is not None and looks.is_signed(look, sums, reservation)
+        all_hold = all_hold and holds is not False
         if sums is not None:
             told.append(sums)
         so_far = (
-            compare(plan.mechanism, plan.arms, told, expected_users=plan.reacting_users) if told else None
+            compare(plan.mechanism, plan.arms, told, expected_users=plan.reacting_users)
+            if told and all_hold
+            else None
         )
         found.append(
             {
                 "look": look.look,
                 "taken_at": look.taken_at.isoformat(),
                 "lost": sums is None,
+                "holds": holds,
                 "sums": None if sums is None else list(sums),
                 "effect": None if so_far is None else so_far.effect,
                 "users": None if so_far is None else so_far.users,

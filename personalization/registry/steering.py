@@ -13,7 +13,7 @@ from personalization.registry.succession import carry_out
 from personalization.rollouts import rows as rollouts
 from personalization.rollouts.deciding import Cause, Transition
 from personalization.rollouts.evidence import GUARD_POSTED
-from personalization.rollouts.values import Flag, Mode, Rollout, Stage
+from personalization.rollouts.values import NO_PLAN, Flag, Mode, Rollout, Stage
 from privacy.audit import trail as audit_trail
 
 if TYPE_CHECKING:
@@ -116,7 +116,9 @@ def set_flag(
 def measure(session: Session, tenant_id: str, name: str, reading: Reading, *, actor: str) -> None:
     """Keep the newest reading of a guard metric of a version; its rollout is looked at in the next tick.
 
-    Every posting is in the tenant's audit trail, also one that is older than what is kept: it may stop a rollout.
+    Postings come every few seconds for as long as a version is watched. In the tenant's audit trail are the first of
+    each guard and each that changes whether the plan allows it, also one that is older than what is kept: it may stop
+    a rollout. Who said the same before is not written down again, so whatever is posted, the trail stays short.
 
     Args:
         session: the caller's transaction.
@@ -131,18 +133,23 @@ def measure(session: Session, tenant_id: str, name: str, reading: Reading, *, ac
     """
     row = registry.find_version(session, name, tenant_id=tenant_id, shown_at=reading.at)
     registry.lock_line(session, row.line_ref)  # before its rollout and the trail, as whoever moves it does
+    before = rollouts.reading_of(session, row.version_id, reading.name)
     rollouts.read_guard(session, row.line_ref, row.version_id, reading)
+    stands = rollouts.value_of(rollouts.find(session, row.line_ref))
+    plan = stands.plan if stands.running and stands.candidate == row.version_id else NO_PLAN
+    breach = plan.breached_by(reading.name, reading.value)
+    if before is not None and breach == plan.breached_by(before.name, before.value):
+        return
+    said = {"line_ref": row.line_ref, "candidate": row.served_name, "guard": reading.name, "breach": breach}
+    for record in audit_trail.records_of(session, tenant_id, actor=actor, action=GUARD_POSTED):
+        if said.items() <= record.detail.items():
+            return
     audit_trail.append(
         session,
         tenant_id,
         actor=actor,
         action=GUARD_POSTED,
-        detail={
-            "line_ref": row.line_ref,
-            "candidate": row.served_name,
-            "guard": reading.name,
-            "value": reading.value,
-        },
+        detail={**said, "value": reading.value},
         now=reading.at,
     )
 

@@ -69,6 +69,7 @@ def story_of(
     served_by: Iterable[Mapping[str, Any]] = (),
     kpis: Iterable[Mapping[str, Any]] | None = None,
     alarms: Iterable[Mapping[str, Any]] = (),
+    memory: Iterable[Mapping[str, Any]] = (),
     choices: Iterable[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Return the story of a version, JSON-ready.
@@ -79,6 +80,7 @@ def story_of(
         served_by: what each server said last about it.
         kpis: serving quality of the line's versions lately, as a gateway told the tenant; ``None``: nobody asked.
         alarms: of drift that were told while it was served, out of released readings.
+        memory: versions of collections of approved documents that its questions were answered from beside it.
         choices: among the line's prompt templates that were told while it was served.
     """
     version = registry.read_version(row)
@@ -153,6 +155,7 @@ def story_of(
         "served_by": [dict(one) for one in served_by],
         "drift": drift_document(manifest),
         "alarms": [dict(one) for one in alarms],
+        "memory": [dict(one) for one in memory],
         "choices": [dict(one) for one in choices],
         "manifest": manifest.to_bytes().decode(),
         "signature": version.signature.to_document(),

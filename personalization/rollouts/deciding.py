@@ -140,8 +140,8 @@ def _reason_to_leave(  # noqa: PLR0911  # as above
     if not evidence.checks_passed:
         return Cause.CHECKS_FAILED, ""
     readings = {reading.name: reading for reading in evidence.readings}
-    for name, most in rollout.plan.guards:
-        if name in readings and not readings[name].value <= most:
+    for name, _ in rollout.plan.guards:
+        if name in readings and rollout.plan.breached_by(name, readings[name].value):
             return Cause.GUARD_BREACHED, name
     if rollout.plan.comparison is not None and evidence.verdict is Verdict.WORSE:
         return Cause.WORSE, ""

@@ -74,19 +74,26 @@ def released(session: Session, candidate_version_id: str, reservation: Reservati
 
     ``None`` where any is not what was signed for this charge and look; then nothing may be decided from them.
     """
-    key = "" if reservation.binding is None else reservation.binding.receipt_key
     found = []
     for row in taken(session, candidate_version_id):
         sums = sums_of(row)
         if sums is None:
             continue
-        try:
-            signed = _signed(reservation.reservation_id, row.look, sums)
-            Ed25519PublicKey.from_public_bytes(bytes.fromhex(key)).verify(row.signature or b"", signed)
-        except (InvalidSignature, ValueError):
+        if not is_signed(row, sums, reservation):
             return None
         found.append(sums)
     return found
+
+
+def is_signed(row: LookRow, sums: Sums, reservation: Reservation) -> bool:
+    """Say whether the sums of a look are those that were signed for this charge and look."""
+    key = "" if reservation.binding is None else reservation.binding.receipt_key
+    signed = _signed(reservation.reservation_id, row.look, sums)
+    try:
+        Ed25519PublicKey.from_public_bytes(bytes.fromhex(key)).verify(row.signature or b"", signed)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
 
 
 def sums_of(row: LookRow) -> Sums | None:

@@ -258,6 +258,12 @@ def read_guard(session: Session, line_ref: str, version_id: str, reading: Readin
     wake(session, [(line_ref, version_id)], reading.at)
 
 
+def reading_of(session: Session, version_id: str, name: str) -> Reading | None:
+    """Return the newest reading of one guard of a version, ``None`` where there is none."""
+    row = session.get(GuardReadingRow, (version_id, name), populate_existing=True)
+    return None if row is None else Reading(name=row.name, value=row.value, at=row.measured_at)
+
+
 def readings_of(session: Session, version_id: str) -> list[Reading]:
     """Return the newest reading of each guard of a version, by name."""
     rows = session.exec(

@@ -153,6 +153,10 @@ class Plan:
         """How long the candidate stays at a step."""
         return timedelta(seconds=self.bake_seconds)
 
+    def breached_by(self, name: str, value: float) -> bool:
+        """Say whether a reading of a guard is above the most that it may be; what is no guard of the plan never is."""
+        return any(guard == name and not value <= most for guard, most in self.guards)
+
     def to_document(self) -> dict[str, Any]:
         """Return a JSON-ready copy."""
         return {

@@ -53,8 +53,6 @@ def synthetic_pairs(card: StyleCard, *, count: int, seed: int) -> tuple[Syntheti
     rng = random.Random(f"{card.digest()}/{seed}")  # noqa: S311  # public text, no secret
     heads, tails = openings(card), closings(card)
     kinds = [(one.key, one.share) for one in card.of(Feature.PROMPT_KIND)]
-    beginnings = [one for one in card.of(Feature.PROMPT_HEAD) if one.key != NONE]
-    line_ends = [one for one in card.of(Feature.PROMPT_TAIL) if one.key != NONE]
     pairs = []
     for _ in range(count):
         kind = (
@@ -62,13 +60,8 @@ def synthetic_pairs(card: StyleCard, *, count: int, seed: int) -> tuple[Syntheti
             if not kinds or rng.random() < OTHER_KINDS
             else _drawn(rng, kinds)
         )
-        last_line = ""
-        if line_ends and rng.random() < sum(one.share for one in line_ends):
-            last_line = "\n" + _drawn(rng, [(one.key, one.share) for one in line_ends])
-        begins = ""
-        if beginnings and rng.random() < sum(one.share for one in beginnings):
-            begins = _drawn(rng, [(one.key, one.share) for one in beginnings])
-        content = _content(kind, begins, last_line, rng)
+        last_line = drawn_last_line(card, rng)
+        content = _content(kind, _drawn_part(card, Feature.PROMPT_HEAD, rng), last_line, rng)
         head, tail = _frame(rng, heads), _frame(rng, tails)
         if any(
             one.text and head.endswith(one.text) for one in tails
@@ -80,8 +73,22 @@ def synthetic_pairs(card: StyleCard, *, count: int, seed: int) -> tuple[Syntheti
     return tuple(pairs)
 
 
+def drawn_last_line(card: StyleCard, rng: random.Random) -> str:
+    """Return what a prompt ends with, on a line of its own, as often as the card tells; else nothing."""
+    end = _drawn_part(card, Feature.PROMPT_TAIL, rng)
+    return f"\n{end}" if end else ""
+
+
+def drawn_beginning(card: StyleCard, content: PublicContent, rng: random.Random) -> PublicContent:
+    """Return content under a beginning of the card, as often as it tells; else as it is."""
+    return _begun(content, _drawn_part(card, Feature.PROMPT_HEAD, rng), rng)
+
+
 def in_style(card: StyleCard, body: str, names: tuple[str, ...], rng: random.Random) -> str:
     """Return a sentence in one of a card's frames, whole: neither cut nor made longer.
+
+    Where most answers of the tenant have a frame, this one has: people follow both ends of a convention or neither, so
+    ends that come by their own shares would be together more rarely than with anybody.
 
     Args:
         card: a released card.
@@ -90,12 +97,17 @@ def in_style(card: StyleCard, body: str, names: tuple[str, ...], rng: random.Ran
         rng: seeded with public numbers.
     """
     heads, tails = openings(card), closings(card)
-    head, tail = _frame(rng, heads), _frame(rng, tails)
+    head, tail = _frame(rng, _usual(heads)), _frame(rng, _usual(tails))
     if any(one.text and head.endswith(one.text) for one in tails) or _overlap(head, tail):
         head = ""  # nothing would come between the two
     opening, closing = (_realized(frame, list(names), rng) for frame in (head, tail))
     text = opening + _cased(body, head, card, rng) + closing
     return _stopped(card, text, tail, rng).strip()
+
+
+def _drawn_part(card: StyleCard, feature: Feature, rng: random.Random) -> str:
+    found = [(one.key, one.share) for one in card.of(feature) if one.key != NONE]
+    return _drawn(rng, found) if found and rng.random() < sum(share for _, share in found) else ""
 
 
 def _stopped(card: StyleCard, text: str, tail: str, rng: random.Random) -> str:
@@ -220,6 +232,13 @@ def _number(rng: random.Random) -> str:
 
 def _frame(rng: random.Random, frames: Sequence[Frame]) -> str:
     return _drawn(rng, [(frame.text, frame.share) for frame in frames])
+
+
+def _usual(frames: Sequence[Frame]) -> Sequence[Frame]:
+    """Return the frames without that of no words, unless it is what most answers have."""
+    framed = [frame for frame in frames if frame.text]
+    bare = sum(frame.share for frame in frames if not frame.text)
+    return framed if sum(frame.share for frame in framed) > bare else frames
 
 
 def _drawn(rng: random.Random, shares: Sequence[tuple[str, float]]) -> str:

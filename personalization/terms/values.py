@@ -27,16 +27,19 @@ class TermUse(StrEnum):
     GLOSSARY = "glossary"  # those that a prompt speaks of are told in it
     CORRECT = "correct"  # answers are put right
     BOTH = "both"
+    FAVOUR = (
+        "favour"  # both, and engines that can make those that a prompt is told of likelier while they answer
+    )
 
     @property
     def tells(self) -> bool:
         """Whether prompts are told."""
-        return self in {TermUse.GLOSSARY, TermUse.BOTH}
+        return self in {TermUse.GLOSSARY, TermUse.BOTH, TermUse.FAVOUR}
 
     @property
     def corrects(self) -> bool:
         """Whether answers are put right."""
-        return self in {TermUse.CORRECT, TermUse.BOTH}
+        return self in {TermUse.CORRECT, TermUse.BOTH, TermUse.FAVOUR}
 
 
 @dataclass(frozen=True, kw_only=True)

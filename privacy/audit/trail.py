@@ -54,3 +54,13 @@ def read(session: Session, chain: str) -> list[AuditRecord]:
     """Return all records of ``chain`` in order, ready for ``privacy.audit.records.verify``."""
     rows = session.exec(select(AuditRow).where(AuditRow.chain == chain).order_by(col(AuditRow.sequence)))
     return [AuditRecord(**row.model_dump()) for row in rows]
+
+
+def records_of(session: Session, chain: str, *, actor: str, action: str) -> list[AuditRecord]:
+    """Return what one actor did of one kind, in order; records that came between are left out."""
+    rows = session.exec(
+        select(AuditRow)
+        .where(AuditRow.chain == chain, AuditRow.action == action, AuditRow.actor == actor)
+        .order_by(col(AuditRow.sequence))
+    )
+    return [AuditRecord(**row.model_dump()) for row in rows]

@@ -170,6 +170,12 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
         _ROLLOUT,
         _PROMPTS,
         _fields(
+            PUBLIC,
+            "Which version of a collection of approved documents holds, what made it and how many documents stand in "
+            "it, by numbers and a digest with random salts; no user wrote any of them, and none is named.",
+            "memory memory.collection memory.number memory.version_id memory.decision memory.restores memory.documents",
+        ),
+        _fields(
             CHARGED,
             "How a round ended (see outcome), in one public sentence; the only number in it is the noisy count. Where "
             "a rollout moved, why: a guard may be named, which says of uncharged counts what rollouts' fields say. "
@@ -335,6 +341,12 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             "ledger ledger.* trail trail.* round.read_at consents.at left left.*",
         ),
         _fields(
+            PUBLIC,
+            "Which versions of collections of approved documents held while it was served, and who made them; no "
+            "document is named.",
+            "memory memory.*",
+        ),
+        _fields(
             OPERATOR,
             "How many events of all tenants were read when the round read its data.",
             "inputs inputs.*",
@@ -427,6 +439,12 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             "kpis.tokens kpis.feedback kpis.acceptance kpis.edit_distance kpis.ratings kpis.rating",
         ),
         _fields(
+            PUBLIC,
+            "Documents that the tenant approved, and what of them fits a question, to the tenant's own tokens and the "
+            "platform operator's; no user wrote them.",
+            "collection documents documents.* removed.* found.*",
+        ),
+        _fields(
             CHARGED,
             "Answers of the base model and of released versions, to who asked; what models say about their training "
             "is what the versions' statements bound.",
@@ -502,7 +520,7 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             "discreet_gateway_ready discreet_gateway_shadows discreet_gateway_shadow_seconds "
             "discreet_gateway_flag_failures "
             "discreet_gateway_routes discreet_gateway_levers_dropped discreet_gateway_memory "
-            "discreet_gateway_lever_seconds",
+            "discreet_gateway_memory_away discreet_gateway_lever_seconds",
         ),
         _fields(
             OPERATOR,

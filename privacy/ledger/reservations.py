@@ -29,6 +29,12 @@ def reservation_row(session: Session, reservation_id: str) -> ReservationRow:
     return row
 
 
+def reservation_of(session: Session, reservation_id: str) -> Reservation | None:
+    """Return a reservation for who shows it, ``None`` where there is none; who decides by it asks for it attested."""
+    row = session.get(ReservationRow, reservation_id, populate_existing=True)
+    return None if row is None else reservation_in(row)
+
+
 def row_by_key(session: Session, tenant_id: str, idempotency_key: str) -> ReservationRow | None:
     """Return the reservation of a tenant's idempotency key."""
     return session.exec(

@@ -166,6 +166,13 @@ def _lived(story: Mapping[str, Any]) -> Iterator[str]:
             f"  alarm      {alarm['at'][:19]} what users ask changed ({alarm['family']}, {alarm['statistic']:.1f} of "
             f"{alarm['threshold']:.1f}): {alarm['followed']}"
         )
+    for one in story.get("memory") or ():
+        back = f" to {one['restores']}" if one["restores"] else ""
+        why = f": {one['reason']}" if one["reason"] else ""
+        yield (
+            f"  memory     {one['at'][:19]}  {one['collection']}@{one['version']} with {one['documents']} documents "
+            f"({one['version_id'][7:23]}), {one['decision'].replace('_', ' ')}{back} by {one['by']}{why}"
+        )
     if story["drift"] is not None:
         yield "  drift      " + ", ".join(f"{name} {value}" for name, value in story["drift"].items())
     if story["left"] is not None:
@@ -183,11 +190,14 @@ def _comparison(facts: Mapping[str, Any] | None) -> Iterator[str]:
     yield f"  reactions  {verdict} (compared with {facts['version']}), noise multiplier {noise:g}"
     yield f"             charged by reservation {facts['reservation_id'] or 'none'}"
     for look in facts["looks"]:
-        said = (
-            "lost, nothing was told"
-            if look["lost"]
-            else f"acceptance {100 * look['effect']:+.1f} points so far, of about {look['users']:.0f} users"
-        )
+        if look["lost"]:
+            said = "lost, nothing was told"
+        elif not look.get("holds", True):
+            said = "its sums are not those that were signed for this charge; nothing is decided from them"
+        elif look["effect"] is None:
+            said = "nothing is decided from it, because an earlier look does not hold"
+        else:
+            said = f"acceptance {100 * look['effect']:+.1f} points so far, of about {look['users']:.0f} users"
         yield f"             look {look['look'] + 1} at {look['taken_at'][:19]}: {said}"
 
 
@@ -276,6 +286,7 @@ def _stored(
 ) -> dict[str, Any]:
     from personalization.choices.rows import choices_between
     from personalization.drift.rows import alarms_between
+    from personalization.memory.histories import held_between
     from personalization.registry import queries as registry
     from personalization.releases.story import story_of
     from streams.storage import serving_acks
@@ -289,6 +300,7 @@ def _stored(
             served_by=serving_acks.said_of(session, row.version_id),
             kpis=None if ask is None else ask(row.domain),
             alarms=alarms_between(session, row.tenant_id, row.domain, row.published_at, row.left_at),
+            memory=held_between(session, row.tenant_id, row.domain, row.published_at, row.left_at),
             choices=choices_between(session, row.tenant_id, row.domain, row.published_at, row.left_at),
         )
 

@@ -1,4 +1,7 @@
-"""``discreet memory``: approve, remove and look up the documents that a tenant's questions are answered from."""
+"""``discreet memory``: approve, remove and look up the documents that a tenant's questions are answered from.
+
+Longer than 400 lines because it has a command for each act, each of them but options, one call and what is printed.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
 
     from personalization.memory.documents import Added, Place
+    from streams.outbox.events import OutboxAdapterEvents
 
 app = typer.Typer(
     help="Approve, remove and look up the documents that a tenant's questions are answered from.",
@@ -25,6 +29,8 @@ app = typer.Typer(
 TenantName = Annotated[str, typer.Argument(metavar="TENANT", help="Whose memory.")]
 Collection = Annotated[str, typer.Option(help="Which list of documents.")]
 Actor = Annotated[str | None, typer.Option("--approved-by", help="Who decides; your login name by default.")]
+Reason = Annotated[str, typer.Option(help="Why, in one public sentence; auditors see it.")]
+Number = Annotated[int, typer.Argument(min=1, help="A version, as `versions` shows it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON instead of text.")]
 _FILE_WIDTH = 200  # where no terminal says how wide it is
 
@@ -66,12 +72,14 @@ def add(
             "--accept-marked", help="Send passages too that look like orders to a model; you read them."
         ),
     ] = False,
+    reason: Reason = "",
     actor: Actor = None,
     as_json: AsJson = False,
 ) -> None:
-    """Approve documents: each becomes the live version of its name, and the one before it is deleted."""
+    """Approve documents: each becomes the live version of its name; the one before is kept for a roll-back alone."""
     from personalization.memory import documents
     from personalization.memory.files import drafts_of
+    from personalization.registry import remembering
     from privacy.storage.session import transaction
     from streams.processes.keys import memory_keys
     from streams.processes.memory import embedder_of
@@ -82,11 +90,11 @@ def add(
         paths, document_id=document_id, title=title, source=source, until=until, accept_marked=accept_marked
     )
     settings = load_settings()
-    place = _place(tenant, collection, actor, domain)
+    place = _place(tenant, collection, actor, domain, reason)
     with _database() as engine:
         cut = documents.prepared(drafts, embedder_of(settings))
         with transaction(engine) as session:
-            done = documents.add(session, memory_keys(settings), place, cut)
+            done = remembering.add(session, _events(), memory_keys(settings), place, cut)
         documents.scrub(engine)
     facts = [_added_facts(one) for one in done]
     if as_json:
@@ -112,16 +120,25 @@ def remove(
     ],
     *,
     collection: Collection = "default",
+    earlier: Annotated[
+        bool, typer.Option("--earlier", help="What is kept of earlier versions; the live one stays.")
+    ] = False,
+    reason: Reason = "",
     actor: Actor = None,
     as_json: AsJson = False,
 ) -> None:
-    """Remove documents: what they say is deleted, and no answer is made of them any more."""
+    """Remove documents for good: all that they ever said is deleted, and no roll-back brings it back."""
     from personalization.memory import documents
+    from personalization.registry import remembering
     from privacy.storage.session import transaction
+    from streams.processes.keys import memory_keys
+    from streams.settings import load_settings
 
+    keys = memory_keys(load_settings())
+    place = _place(tenant, collection, actor, None, reason)
     with _database() as engine:
         with transaction(engine) as session:
-            gone = documents.remove(session, _place(tenant, collection, actor), document_ids)
+            gone = remembering.remove(session, _events(), keys, place, document_ids, earlier=earlier)
         documents.scrub(engine)
     if as_json:
         removed = [{"id": one.document_id, "version": one.version} for one in gone]
@@ -143,12 +160,15 @@ def accept(
     as_json: AsJson = False,
 ) -> None:
     """Let passages be sent that look like orders to a model; who accepts them has read them."""
-    from personalization.memory import documents
+    from personalization.registry import remembering
+    from streams.processes.keys import memory_keys
     from streams.settings import load_settings
     from streams.storage.schema import current_session
 
-    with current_session(load_settings().database_url) as session:
-        documents.accept(session, _place(tenant, collection, actor), document_id)
+    settings = load_settings()
+    with current_session(settings.database_url) as session:
+        place = _place(tenant, collection, actor)
+        remembering.accept(session, _events(), memory_keys(settings), place, document_id)
     typer.echo(
         json.dumps({"id": document_id, "accepted": True})
         if as_json
@@ -198,6 +218,135 @@ def show(
     for one in facts:
         for odd in one["marked_passages"]:
             typer.echo(f"\n{one['id']} ({', '.join(odd['marks'])}):\n{odd['text']}")
+
+
+@app.command("versions")
+def show_versions(
+    tenant: TenantName,
+    *,
+    collection: Collection = "default",
+    number: Annotated[
+        int | None, typer.Option("--version", min=1, help="Show what stands in this one.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the versions of a collection: who made each, why, whether its signature holds, and what stands in it."""
+    from personalization.errors import MemoryNotFoundError
+    from personalization.memory import histories
+    from personalization.memory.versions import KEPT
+    from privacy.policy import versions as policies
+    from streams.processes.keys import memory_keys
+    from streams.settings import load_settings
+    from streams.storage.schema import current_session
+
+    settings = load_settings()
+    keys = memory_keys(settings)
+    with current_session(settings.database_url) as session:
+        policies.tenant(session, tenant)
+        rows = histories.versions_of(session, tenant, collection)
+        if number is not None:
+            rows = [histories.require(session, tenant, collection, number)]
+        elif not rows:
+            raise MemoryNotFoundError(
+                f"the collection {collection[:80]!r} has no version yet; `discreet memory status` shows the collections"
+            )
+        oldest = rows[-1].number - KEPT if number is None else 0
+        facts = [histories.facts_of(session, keys, row, kept=row.number >= oldest) for row in rows]
+    if as_json:
+        public = {name: key.hex() for name, key in keys.public_keys.items()}
+        typer.echo(
+            json.dumps({"tenant": tenant, "collection": collection, "public_keys": public, "versions": facts})
+        )
+        return
+    columns = (
+        "version",
+        "at",
+        "decision",
+        "restores",
+        "documents",
+        "approved_by",
+        "reason",
+        "signature_holds",
+    )
+    _table(
+        columns,
+        [tuple(str("" if one[name] is None else one[name])[:40] for name in columns) for one in facts],
+    )
+    if number is not None:
+        names = ("id", "version", "sha256", "approved_by", "valid_from", "valid_until", "kept")
+        sources = facts[0]["sources"]
+        _table(names, [tuple(str(one[name] or "")[:25] for name in names) for one in sources])
+
+
+@app.command()
+def diff(
+    tenant: TenantName,
+    before: Number,
+    after: Annotated[int, typer.Argument(metavar="OTHER", min=1, help="The other version.")],
+    *,
+    collection: Collection = "default",
+    as_json: AsJson = False,
+) -> None:
+    """Show which documents come, go and are replaced from one version of a collection to another."""
+    from dataclasses import asdict
+
+    from personalization.memory import histories
+    from privacy.policy import versions as policies
+    from streams.settings import load_settings
+    from streams.storage.schema import current_session
+
+    with current_session(load_settings().database_url) as session:
+        policies.tenant(session, tenant)
+        found = histories.difference(session, tenant, collection, before, after)
+    if as_json:
+        typer.echo(json.dumps({"before": before, "after": after, **asdict(found)}))
+        return
+    lines = [
+        *(f"- {one}" for one in found.removed),
+        *(f"+ {one}" for one in found.added),
+        *(f"~ {one} becomes {other}" for one, other in found.replaced),
+        *(f"! {one}: its marked passages are sent in one of the two alone" for one in found.accepted),
+    ]
+    if found.domain is not None:
+        lines.append(f"! looked up for the domain {found.domain[0]}, then for {found.domain[1]}")
+    typer.echo("\n".join(lines) if lines else "The two are the same.")
+
+
+@app.command("roll-back")
+def roll_back(
+    tenant: TenantName,
+    *,
+    to: Annotated[
+        int | None,
+        typer.Option(min=1, help="Which version; by default the one before, and one further back each time."),
+    ] = None,
+    collection: Collection = "default",
+    reason: Reason = "",
+    actor: Actor = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make the documents of an earlier version live again, as a new version; what was removed does not come back."""
+    from personalization.registry import remembering
+    from streams.processes.keys import memory_keys
+    from streams.settings import load_settings
+    from streams.storage.schema import current_session
+
+    settings = load_settings()
+    with current_session(settings.database_url) as session:
+        place = _place(tenant, collection, actor, None, reason)
+        done = remembering.roll_back(session, _events(), memory_keys(settings), place, to)
+    if as_json:
+        typer.echo(json.dumps({"tenant": tenant, **done.to_document()}))
+        return
+    typer.echo(f"{collection} version {done.version} holds what version {done.restores} held.")
+    for said, names in (
+        ("live again", done.brought_back),
+        ("live no more", done.set_aside),
+        ("removed, and not brought back", done.removed),
+        ("no longer kept, and not brought back", done.not_kept),
+    ):
+        if names:
+            typer.echo(f"  {said}: {', '.join(names)}")
 
 
 @app.command()
@@ -333,7 +482,15 @@ def _database() -> Iterator[Engine]:
         engine.dispose()
 
 
-def _place(tenant: str, collection: str, actor: str | None, domain: str | None = None) -> Place:
+def _events() -> OutboxAdapterEvents:
+    from streams.outbox.events import OutboxAdapterEvents
+
+    return OutboxAdapterEvents()  # no desired state goes with these events, so nothing is signed for servers
+
+
+def _place(
+    tenant: str, collection: str, actor: str | None, domain: str | None = None, reason: str = ""
+) -> Place:
     from personalization.memory.documents import Place
 
     return Place(
@@ -342,6 +499,7 @@ def _place(tenant: str, collection: str, actor: str | None, domain: str | None =
         actor=actor or getpass.getuser(),
         now=datetime.now(UTC),
         domain=domain,
+        reason=reason,
     )
 
 

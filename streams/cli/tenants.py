@@ -190,8 +190,11 @@ def _document(tenant: Tenant) -> dict[str, Any]:
 def _show(
     tenant: Tenant, history: Sequence[PolicyVersion], joined: Sequence[str] = (), *, as_json: bool
 ) -> None:
+    declined = _declined(tenant)
     if as_json:
         document = _document(tenant)
+        if tenant.policy is not None:
+            document["no_release_fits"] = declined
         if joined:
             document["populations"] = list(joined)
         if tenant.policy is not None:
@@ -221,6 +224,19 @@ def _show(
     if joined:
         typer.echo(f"Shares a lifetime budget for good with the populations: {', '.join(joined)}")
     _show_history(history)
+
+
+def _declined(tenant: Tenant) -> str | None:
+    """Say on standard error, and return, why no release fits a tenant's policy; ``None`` where one does.
+
+    It is no error: users, a larger budget or fewer planned releases may come after the policy.
+    """
+    from personalization.planning.planner import decline_of
+
+    declined = None if tenant.policy is None else decline_of(tenant.policy.policy)
+    if declined is not None:
+        typer.echo(f"No release fits this policy, so nothing is trained under it: {declined}", err=True)
+    return declined
 
 
 def _show_history(history: Sequence[PolicyVersion]) -> None:

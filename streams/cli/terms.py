@@ -67,7 +67,11 @@ def list_(tenant: Tenant, *, domain: Domain = "default", as_json: AsJson = False
 def use(
     tenant: Tenant,
     how: Annotated[
-        str, typer.Argument(metavar="HOW", help="off, glossary (told in prompts), correct (answers) or both.")
+        str,
+        typer.Argument(
+            metavar="HOW",
+            help="off, glossary (told in prompts), correct (answers), both, or favour (likelier, too).",
+        ),
     ],
     *,
     reason: Reason,

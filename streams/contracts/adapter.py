@@ -22,6 +22,7 @@ from .manifest import AdapterVersionV1
 from .topics import (
     ADAPTER_DECLINED,
     ADAPTER_DRIFTED,
+    ADAPTER_MEMORY_CHANGED,
     ADAPTER_PROMOTED,
     ADAPTER_PROMPT_MOVED,
     ADAPTER_PUBLISHED,
@@ -142,6 +143,7 @@ class AdapterEventKind(StrEnum):
     DRIFTED = "drifted"  # what its users ask has changed, or how they take its answers
     PROMPT_MOVED = "prompt_moved"  # a person decided which prompt templates the line uses
     TERMS_CHANGED = "terms_changed"  # a person decided about the line's terms
+    MEMORY_CHANGED = "memory_changed"  # a person changed the documents that its questions are answered from
 
     @property
     def event_type(self) -> str:
@@ -159,6 +161,7 @@ _EVENT_TYPES = {
     AdapterEventKind.DRIFTED: ADAPTER_DRIFTED,
     AdapterEventKind.PROMPT_MOVED: ADAPTER_PROMPT_MOVED,
     AdapterEventKind.TERMS_CHANGED: ADAPTER_TERMS_CHANGED,
+    AdapterEventKind.MEMORY_CHANGED: ADAPTER_MEMORY_CHANGED,
 }
 
 
@@ -179,6 +182,21 @@ class DriftV1(WireModel):
     """Probability of a false alarm at one reading, at most."""
     followed: Word
     """What was done: told, round_sooner, round_open, base_answers or base_answered; there may be others later."""
+
+
+class MemoryVersionV1(WireModel):
+    """Which version of a collection of approved documents holds; no document is named and nothing quoted."""
+
+    collection: Annotated[str, Field(max_length=63, pattern="^[a-z0-9-]+$")]
+    number: Annotated[int, Field(ge=1)]
+    version_id: Digest
+    """Digest of what stands in it."""
+    decision: Word
+    """added, removed, accepted or rolled_back; there may be others later."""
+    restores: Annotated[int, Field(ge=1)] | None = None
+    """Of a roll-back: the version that it went back to."""
+    documents: Annotated[int, Field(ge=0)]
+    """How many stand in it."""
 
 
 class AdapterEventV1(WireModel):
@@ -203,4 +221,6 @@ class AdapterEventV1(WireModel):
     round_id: Annotated[str, Field(max_length=128)] | None = None
     drift: DriftV1 | None = None
     """Of an alarm: what drifted."""
+    memory: MemoryVersionV1 | None = None
+    """Of a change of documents: which version of which collection holds."""
     occurred_at: Moment

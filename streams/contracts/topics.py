@@ -105,6 +105,7 @@ ADAPTER_DECLINED = "adapter.declined.v1"
 ADAPTER_DRIFTED = "adapter.drifted.v1"
 ADAPTER_PROMPT_MOVED = "adapter.prompt-moved.v1"
 ADAPTER_TERMS_CHANGED = "adapter.terms-changed.v1"
+ADAPTER_MEMORY_CHANGED = "adapter.memory-changed.v1"
 SERVING_LOADED = "serving.loaded.v1"
 SERVING_VERIFIED = "serving.verified.v1"
 SERVING_FAILED = "serving.failed.v1"
@@ -168,6 +169,7 @@ ADAPTER_EVENTS = Topic(
         ADAPTER_DRIFTED,
         ADAPTER_PROMPT_MOVED,
         ADAPTER_TERMS_CHANGED,
+        ADAPTER_MEMORY_CHANGED,
     ),
     writers=(Role.WORKER,),
     readers=(Role.SERVING, Role.PRODUCT, Role.OPERATOR),

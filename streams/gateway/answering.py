@@ -129,16 +129,20 @@ class Answering:
         try:
             plan = await self._let_in(request, ask, caller, directory)
             plan, (first, pieces) = await self._tried(plan, lambda one: unless_gone(request, _begun(one)))
+            try:
+                stream = _Stream(
+                    first,
+                    pieces,
+                    plan=plan,
+                    ping_seconds=self._shop.ping_seconds,
+                    on_end=lambda text, whole: self._ended(plan, text, whole=whole),
+                )
+            except BaseException:
+                await asyncio.shield(_closed(None, pieces))
+                raise
         except BaseException:
             self._shop.places.give_back(caller.tenant_id)
             raise
-        stream = _Stream(
-            first,
-            pieces,
-            plan=plan,
-            ping_seconds=self._shop.ping_seconds,
-            on_end=lambda text, whole: self._ended(plan, text, whole=whole),
-        )
         return stream, plan.choice.reason
 
     async def _let_in(self, request: Request, ask: Ask, caller: Caller, directory: Directory) -> Plan:

@@ -27,7 +27,8 @@ class Decision:
     Attributes:
         lever: adapter, template, memory, terms or constraint.
         on: whether it was used.
-        reason: why, in a stable word; of one that was used, which.
+        reason: why, in a stable word; of one that was used, which. Of memory it is followed by the versions of the
+            collections that were looked in.
     """
 
     lever: str
@@ -60,7 +61,9 @@ def _template(plan: Plan) -> Decision:
 def _memory(plan: Plan) -> Decision:
     if plan.found is not None:
         on = plan.found.outcome is Outcome.FOUND
-        return Decision(lever="memory", on=on, reason=plan.found.outcome.value)
+        looked_in = "+".join(plan.found.versions)
+        reason = f"{plan.found.outcome.value};{looked_in}" if looked_in else plan.found.outcome.value
+        return Decision(lever="memory", on=on, reason=reason)
     return _off("memory", plan, Lever.RETRIEVAL, NONE if plan.ask.prompt is not None else NOT_PLAIN)
 
 
@@ -72,7 +75,7 @@ def _terms(plan: Plan) -> Decision:
     tells = plan.terms.use.tells and Lever.TERMS not in plan.dropped
     if tells or plan.corrects:
         use = TermUse.GLOSSARY if not plan.corrects else TermUse.BOTH if tells else TermUse.CORRECT
-        return Decision(lever="terms", on=True, reason=use.value)
+        return Decision(lever="terms", on=True, reason=(TermUse.FAVOUR if plan.favoured else use).value)
     return _off("terms", plan, Lever.TERMS, NOT_PLAIN)
 
 

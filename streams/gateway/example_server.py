@@ -36,6 +36,7 @@ class ExampleServerUpstream(OpenAIUpstream):
 
     applies_adapters = True
     proves = True
+    favours = True
 
     async def held(self) -> frozenset[str]:
         """Return the served name of each line's current version; it is current only once it is verified."""
@@ -85,7 +86,8 @@ class ExampleServerUpstream(OpenAIUpstream):
         tokens = document.get("max_completion_tokens") or document.get("max_tokens") or DEFAULT_TOKENS
         if not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 1:
             raise GatewayError("max_tokens must be a whole number of at least 1", param="max_tokens")
-        return {"prompt": _prompt(call), "model": call.adapter, "max_new_tokens": tokens}
+        told = {"prompt": _prompt(call), "model": call.adapter, "max_new_tokens": tokens}
+        return {**told, "favour": list(call.favour)} if call.favour else told
 
 
 def _prompt(call: Call) -> str:

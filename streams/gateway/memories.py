@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter, OrderedDict, deque
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -30,27 +33,62 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-THREADS: Final = 2  # looking something up is work of the processor
+THREADS: Final = 4  # looking something up is work of the processor, and a large index is read for seconds
+AT_ONCE: Final = (
+    2  # of one tenant: its look-ups wait for the same index, and must not hold every thread meanwhile
+)
 MOST_WAITING: Final = 64  # beyond it requests are answered without
+MOST_OF_TENANT: Final = 16
+
+
+class Away(StrEnum):
+    """Why a question was answered without the memory."""
+
+    FULL = "full"  # too many questions of all tenants wait
+    TENANT_FULL = "tenant_full"  # too many of its own do
+    SLOW = "slow"
+    FAILED = "failed"
+
+
+@dataclass(eq=False)
+class _Look:
+    """A question that waits, or is looked up now."""
+
+    tenant_id: str
+    domain: str
+    question: str
+    answer: asyncio.Future[Found]
 
 
 class Memories:
     """Looks questions up, in threads of its own; for one event loop.
 
+    Tenants take turns, and each has a bound on its threads and places; so a large or slow memory makes only its own
+    tenant's look-ups late.
+
     Args:
         find: gets tenant, domain and question, and may take long.
         seconds: how long a request waits.
         told: gets the outcome of each.
+        away: gets why, where one was answered without.
     """
 
     def __init__(
-        self, find: Callable[[str, str, str], Found], *, seconds: float, told: Callable[[str], None]
+        self,
+        find: Callable[[str, str, str], Found],
+        *,
+        seconds: float,
+        told: Callable[[str], None],
+        away: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._find = find
         self._seconds = seconds
         self._told = told
+        self._away = away
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="gateway-memory")
-        self._waiting = 0
+        self._waiting: OrderedDict[str, deque[_Look]] = OrderedDict()  # whose turn is next comes first
+        self._running: Counter[str] = Counter()
+        self._places: Counter[str] = Counter()  # waiting and running
 
     async def find(
         self, tenant_id: str, domain: str, question: str, *, room: float | None = None
@@ -65,31 +103,81 @@ class Memories:
         """
         wait = self._seconds if room is None else min(room, self._seconds)
         found: Found | None = AWAY
-        if self._waiting < MOST_WAITING:
-            work = asyncio.get_running_loop().run_in_executor(
-                self._threads, self._find, tenant_id, domain, question
-            )
-            self._waiting += 1
-            work.add_done_callback(self._done)
+        away = self._full(tenant_id)
+        if away is None:
+            look = _Look(tenant_id, domain, question, asyncio.get_running_loop().create_future())
+            self._waiting.setdefault(tenant_id, deque()).append(look)
+            self._places[tenant_id] += 1
+            self._start()
             try:
-                found = await asyncio.wait_for(asyncio.shield(work), wait)
+                found = await asyncio.wait_for(asyncio.shield(look.answer), wait)
             except TimeoutError:
+                away = Away.SLOW
                 log.warning("memory_too_slow", tenant=tenant_id)
                 found = AWAY if wait == self._seconds else None
             except DiscreetError as error:
+                away = Away.FAILED
                 log.warning("memory_not_asked", tenant=tenant_id, code=error.code)
             except Exception as error:  # noqa: BLE001  # a library's own words may hold what somebody wrote
+                away = Away.FAILED
                 log.error("memory_failed", tenant=tenant_id, error=type(error).__name__)  # noqa: TRY400  # as above
+            finally:
+                self._drop(look)
+        if away is not None:
+            self._away(away.value)
         self._told((found or AWAY).outcome.value)
         return found
 
-    def _done(self, work: asyncio.Future[Found]) -> None:
-        self._waiting -= 1
-        if not work.cancelled():
-            work.exception()  # was told, or nobody waits for it any more
+    def _full(self, tenant_id: str) -> Away | None:
+        """Return why a question of a tenant is not even asked; ``None`` where it is."""
+        if self._places[tenant_id] >= MOST_OF_TENANT:
+            return Away.TENANT_FULL
+        return Away.FULL if self._places.total() >= MOST_WAITING else None
+
+    def _start(self) -> None:
+        """Start what may be started now: of each tenant in its turn."""
+        for tenant_id in tuple(self._waiting):
+            if self._running.total() >= THREADS:
+                return
+            if self._running[tenant_id] >= AT_ONCE:
+                continue
+            look = self._waiting[tenant_id].popleft()
+            self._waiting.move_to_end(tenant_id)
+            if not self._waiting[tenant_id]:
+                del self._waiting[tenant_id]
+            self._running[tenant_id] += 1
+            work = asyncio.get_running_loop().run_in_executor(
+                self._threads, self._find, tenant_id, look.domain, look.question
+            )
+            work.add_done_callback(partial(self._done, look))
+
+    def _done(self, look: _Look, work: asyncio.Future[Found]) -> None:
+        self._running -= Counter([look.tenant_id])
+        self._places -= Counter([look.tenant_id])
+        if not look.answer.done() and not work.cancelled():
+            error = work.exception()
+            if error is None:
+                look.answer.set_result(work.result())
+            else:
+                look.answer.set_exception(error)
+                look.answer.exception()  # nobody may wait for it any more
+        elif not work.cancelled():
+            work.exception()
+        self._start()
+
+    def _drop(self, look: _Look) -> None:
+        """Give up the place of a question that nobody waits for and that was not started."""
+        waiting = self._waiting.get(look.tenant_id)
+        if waiting is None or look not in waiting:
+            return
+        waiting.remove(look)
+        if not waiting:
+            del self._waiting[look.tenant_id]
+        self._places -= Counter([look.tenant_id])
 
     def close(self) -> None:
         """Start nothing more."""
+        self._waiting.clear()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from personalization.adapters.decoding import PENALTIES
 from personalization.memory.rendering import note, with_notes
 from personalization.prompts.rendering import without_marks
+from personalization.terms.values import TermUse
 from streams.client.routing import Lever
 from streams.gateway import answers
 from streams.gateway.choosing import Choice, Reason, base_instead
@@ -58,6 +59,13 @@ class Plan:
         if self.terms is None or self.ask.prompt is None or Lever.TERMS in self.dropped:
             return ()
         return self.terms.told(self.ask.prompt, *self.notes)
+
+    @property
+    def favoured(self) -> tuple[str, ...]:
+        """The names that the engine makes likelier: those that the prompt is told of, where it can."""
+        wanted = self.terms is not None and self.terms.use is TermUse.FAVOUR and self.upstream.favours
+        names = [without_marks(one.meant).strip() for one in self.told] if wanted else ()
+        return tuple(name for name in names if name)
 
     @property
     def corrects(self) -> bool:
@@ -126,6 +134,7 @@ class Plan:
             prompt=prompt,
             pattern=self.choice.pattern if self.constraint == "regex" else "",
             grammar=self.choice.grammar if self.constraint == "grammar" else "",
+            favour=self.favoured,
             tenant=self.caller.tenant_id,
         )
 

@@ -36,6 +36,7 @@ class Call:
         prompt: text of the last message or of the prompt, if it is plain text.
         pattern: regular expression that the answer is to match; empty for none.
         grammar: the same as GBNF.
+        favour: names that the answer is to say where it speaks of them; for engines that can.
         tenant: whose request it is; engines that share caches are told apart by a digest of it.
     """
 
@@ -45,6 +46,7 @@ class Call:
     prompt: str | None = None
     pattern: str = ""
     grammar: str = ""
+    favour: tuple[str, ...] = ()
     tenant: str = ""
 
 
@@ -65,11 +67,13 @@ class Upstream(Protocol):
         applies_adapters: whether it can; otherwise it is asked with templates alone.
         proves: whether its list of adapters holds verified ones only, so that no other word is needed.
         constraint: name of the form of constraint that it takes; ``None`` for none.
+        favours: whether it makes names likelier while it answers.
     """
 
     applies_adapters: bool
     proves: bool
     constraint: str | None
+    favours: bool
 
     async def held(self) -> frozenset[str]:
         """Return the served names that it holds now.
@@ -109,6 +113,7 @@ class OpenAIUpstream:
     applies_adapters = False
     proves = False
     constraint: str | None = None
+    favours = False
 
     def __init__(
         self, *, url: str, token: str, model: str, timeouts: Timeouts, most_connections: int = 256

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from aiohttp import web
 
-from personalization.errors import PersonalizationError
+from personalization.errors import MemoryDocumentError, MemoryNotFoundError, PersonalizationError
 from privacy.errors import PolicyError, PrivacyError, StorageError, UnknownTenantError
 from streams.errors import AccessDeniedError, MalformedRequestError, StreamsError, TooManyRequestsError
 from streams.http.adapters import AdapterRoutes
@@ -15,6 +15,7 @@ from streams.http.answers import answer
 from streams.http.bodies import require_text
 from streams.http.budgets import BudgetRoutes
 from streams.http.listening import HEADER_SECONDS, BoundedListener
+from streams.http.memory import MemoryRoutes
 from streams.http.tenants import TenantRoutes
 from streams.http.tokens import TokenRoutes
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from privacy.policy.ceilings import PolicyCeilings
+    from streams.http.memory import MemoryAccess
     from streams.http.tokens import Access
 
 MAX_REQUEST_BYTES = 65_536
@@ -50,6 +52,7 @@ class HttpServer:
         access: who may use the operator API (``/v1``) and read the metrics; closed at the end.
         header_seconds: time for a request's header.
         ceilings: what the platform allows a tenant's policy at most.
+        memory: opens tenants' documents; ``None``: there are no routes for them.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class HttpServer:
         access: Access,
         ceilings: PolicyCeilings,
         header_seconds: float = HEADER_SECONDS,
+        memory: MemoryAccess | None = None,
     ) -> None:
         self._host = host
         self._port = port
@@ -77,6 +81,8 @@ class HttpServer:
         TenantRoutes(access, ceilings).add_to(application.router)
         for routes in (BudgetRoutes, AdapterRoutes, TokenRoutes):
             routes(access).add_to(application.router)
+        if memory is not None:
+            MemoryRoutes(access, memory).add_to(application.router)
         self._application = application
         self._header_seconds = header_seconds
 
@@ -139,13 +145,13 @@ async def _text_only(
 
 def _status(error: Exception) -> int:
     match error:
-        case UnknownTenantError():
+        case UnknownTenantError() | MemoryNotFoundError():
             return 404
         case AccessDeniedError():
             return 403
         case MalformedRequestError():
             return 400
-        case PolicyError():
+        case PolicyError() | MemoryDocumentError():
             return 422
         case StorageError():
             return 503

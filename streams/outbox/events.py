@@ -38,6 +38,7 @@ _KINDS = {
     AdapterEventKind.DRIFTED: wire.AdapterEventKind.DRIFTED,
     AdapterEventKind.PROMPT_MOVED: wire.AdapterEventKind.PROMPT_MOVED,
     AdapterEventKind.TERMS_CHANGED: wire.AdapterEventKind.TERMS_CHANGED,
+    AdapterEventKind.MEMORY_CHANGED: wire.AdapterEventKind.MEMORY_CHANGED,
 }
 
 
@@ -131,6 +132,7 @@ def adapter_event(event: AdapterLifecycleEvent) -> wire.AdapterEventV1:
         rollout=None if event.rollout is None else rollout(event.rollout),
         drift=None if event.drift is None else wire.DriftV1(**vars(event.drift)),
         prompts=None if event.prompts is None else _prompts_moved(event.prompts),
+        memory=None if event.memory is None else wire.MemoryVersionV1(**vars(event.memory)),
         occurred_at=event.occurred_at,
     )
 

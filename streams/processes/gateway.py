@@ -135,7 +135,9 @@ async def answer_until_stopped(
         shadow, kpis = Shadow(metrics.shadowed, places), Kpis()
         memories = None
         if find is not None:
-            memories = Memories(find, seconds=given.memory_seconds, told=metrics.looked_up)
+            memories = Memories(
+                find, seconds=given.memory_seconds, told=metrics.looked_up, away=metrics.memory_away
+            )
             stack.callback(memories.close)
         shop = Shop(
             model=given.model,

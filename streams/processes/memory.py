@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import cache
 from typing import TYPE_CHECKING
 
 from personalization.memory.embedding import bundled, bundled_embedder
 from personalization.memory.pgvector import PgVectors
 from personalization.memory.search import MemorySearch, SearchRules
+from streams.http.memory import MemoryAccess
+from streams.outbox.events import OutboxAdapterEvents
 from streams.processes.keys import memory_keys
 
 if TYPE_CHECKING:
@@ -41,6 +44,22 @@ def finder(settings: Settings, engine: Engine) -> Callable[[str, str, str], Foun
     """
     search = open_search(settings, engine)
     return lambda tenant_id, domain, question: search.find(tenant_id, domain, question, datetime.now(UTC))
+
+
+def memory_access(settings: Settings, engine: Engine) -> MemoryAccess | None:
+    """Return what routes for documents need; ``None`` where this machine has no memory key.
+
+    None is made here: documents that were sealed with a key of this machine's own would not open at the gateway.
+    """
+    if settings.memory.key is None and not settings.memory_key_file.exists():
+        return None
+    return MemoryAccess(
+        engine=engine,
+        events=OutboxAdapterEvents(),  # no desired state goes with these events, so nothing is signed for servers
+        keys=cache(lambda: memory_keys(settings)),
+        embedder=cache(lambda: embedder_of(settings)),
+        search=cache(lambda: open_search(settings, engine)),
+    )
 
 
 def open_search(settings: Settings, engine: Engine, rules: SearchRules | None = None) -> MemorySearch:

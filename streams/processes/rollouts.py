@@ -1,8 +1,9 @@
 """Rollouts move by the clock, in a thread beside the trainer: a process that holds the key which desired states bear.
 
 A worker faces the world and has no such key. Training takes minutes and a breached guard must not wait for it, so the
-thread has nothing to do with the trainer's jobs. Any number of trainers may move rollouts at once; where none runs,
-nothing moves, forward or back, and people's commands still do.
+thread has nothing to do with the trainer's jobs. Looks at users' reactions, each some transactions and a while with the
+anchor, have a thread of their own for the same reason. Any number of trainers may move rollouts at once; where none
+runs, nothing moves, forward or back, and people's commands still do.
 """
 
 from __future__ import annotations
@@ -35,7 +36,6 @@ class RolloutMover(Ticking):
     Args:
         shop: database, clock, and where transitions are told, signed.
         seconds: pause between two ticks.
-        comparisons: of users' reactions; without them, rollouts that ask for one wait.
         observer: told of each tick that failed.
     """
 
@@ -44,13 +44,11 @@ class RolloutMover(Ticking):
         shop: Shop,
         *,
         seconds: float,
-        comparisons: Comparisons | None = None,
         observer: TrainerObserver | None = None,
     ) -> None:
         super().__init__(CHORE, seconds=seconds, observer=observer)
         self._clock: Callable[[], datetime] = shop.clock.now
         self._tick = RolloutTick(shop.engine, shop.events, serving_acks.counts_of)
-        self._comparisons = comparisons
         self._hears = observer or TrainerObserver()
 
     def turn(self) -> object:
@@ -58,9 +56,7 @@ class RolloutMover(Ticking):
         return self.move()
 
     def move(self) -> int:
-        """Look at the rollouts that are due, then at reactions to them, and return how many moved.
-
-        What reactions say moves a rollout at the next turn; a guard never waits for them.
+        """Look at the rollouts that are due and return how many moved.
 
         Raises:
             ClockError: this machine's clock must not be trusted.
@@ -71,10 +67,42 @@ class RolloutMover(Ticking):
             self._hears.chore_failed(CHORE)
         if ticked.moved:
             _log.info("rollouts_moved", total=ticked.moved)
-        if self._comparisons is not None:
-            self._comparisons.run(
-                now=self._clock(),
-                check=require_right_time,
-                failed=lambda: self._hears.chore_failed(COMPARISONS),
-            )
         return ticked.moved
+
+
+class ReactionReader(Ticking):
+    """Takes looks at users' reactions until it is left; what they say moves a rollout at the mover's next tick.
+
+    Args:
+        comparisons: of users' reactions.
+        clock: the public clock.
+        seconds: pause between two turns.
+        observer: told of each comparison that failed.
+    """
+
+    def __init__(
+        self,
+        comparisons: Comparisons,
+        clock: Callable[[], datetime],
+        *,
+        seconds: float,
+        observer: TrainerObserver | None = None,
+    ) -> None:
+        super().__init__(COMPARISONS, seconds=seconds, observer=observer)
+        self._comparisons = comparisons
+        self._clock = clock
+        self._hears = observer or TrainerObserver()
+
+    def turn(self) -> object:
+        """Attend to the comparisons that are due.
+
+        Raises:
+            ClockError: this machine's clock must not be trusted.
+            StorageError: the database is away, or was set back.
+        """
+        return self._comparisons.run(
+            now=self._clock(),
+            check=require_right_time,
+            failed=lambda: self._hears.chore_failed(COMPARISONS),
+            leaving=lambda: self.leaving,
+        )

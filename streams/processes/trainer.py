@@ -46,7 +46,7 @@ from streams.http.probing import ProbeServer
 from streams.outbox.events import OutboxAdapterEvents
 from streams.processes.drift import DriftReader
 from streams.processes.keys import adapter_signer, open_keyring, trusted_keys
-from streams.processes.rollouts import RolloutMover
+from streams.processes.rollouts import ReactionReader, RolloutMover
 from streams.storage.consumed_offsets import positions_of
 from streams.storage.schema import open_current
 
@@ -88,13 +88,10 @@ def trainer_of(settings: Settings, observer: TrainerObserver | None = None) -> I
             ceilings=settings.ceilings.ceilings(),
             anchor=tools.anchor,
         )
+        pause = settings.scheduler.tick_seconds
+        stack.enter_context(RolloutMover(tools.shop, seconds=pause, observer=observer))
         stack.enter_context(
-            RolloutMover(
-                tools.shop,
-                seconds=settings.scheduler.tick_seconds,
-                comparisons=comparisons,
-                observer=observer,
-            )
+            ReactionReader(comparisons, tools.shop.clock.now, seconds=pause, observer=observer)
         )
         stack.enter_context(_drift_reader(settings, tools, observer))
         choices = _choices(settings, tools, flags)

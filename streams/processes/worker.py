@@ -27,6 +27,7 @@ from streams.http.tokens import Access
 from streams.ingest.intake import Intake
 from streams.processes import wiring as bootstrap
 from streams.processes.liveness import Liveness
+from streams.processes.memory import memory_access
 from streams.storage import schema as database
 from streams.storage.consumed_offsets import consumed
 
@@ -90,6 +91,7 @@ class Worker:
                 on_failed_login=self._services.metrics.failed_login,
             ),
             ceilings=self._settings.ceilings.ceilings(),
+            memory=memory_access(self._settings, self._services.engine),
         )
 
     async def _work(self) -> None:

@@ -5,7 +5,8 @@
     POST /v1/answers   {"prompt", "model", "max_new_tokens"} {"text"}, or {"prompts", …}: {"texts"}
     POST /v1/losses    {"pairs": [[prompt, completion]], "model"}   {"losses"}
 
-``model`` is a served name, or ``null`` for the base model. Answers take ``template`` too, the name of a line: its
+``model`` is a served name, or ``null`` for the base model. Answers take ``favour``, a list of names that become
+likelier while they are made (``personalization.training.engine.favoured``), and ``template``, the name of a line: its
 prompt template is put around the prompts, and the answer's ``template`` names the version, ``null`` where the line has
 none. A token reaches all lines, or those that it is for: others do not exist for it. Nothing of a request is logged.
 Connections, headers, bodies, threads and what waits for the model are bounded; who comes beyond that is told when to
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from aiohttp import web
 
+from personalization.adapters.decoding import MOST_FAVOURED
 from streams.errors import MalformedRequestError, TooManyRequestsError
 from streams.http.bodies import json_body
 from streams.http.listening import HEADER_SECONDS, MOST_CONNECTIONS, ListeningThread
@@ -36,6 +38,7 @@ MAX_BODY_BYTES = 1_000_000
 MAX_NEW_TOKENS = 256
 MAX_PROMPTS = 64  # of one request
 MAX_PAIRS = 2_000
+LONGEST_FAVOURED = 80  # characters of one name
 THREADS = 2  # the model answers one request at a time; another is got ready meanwhile
 MAX_WAITING = 16
 LEAVE_SECONDS = 1.0  # for requests in progress at the end
@@ -47,8 +50,10 @@ Result = TypeVar("Result")
 class AnsweringHost(Protocol):
     """What the HTTP side asks of the model side."""
 
-    def answers(self, prompts: Sequence[str], *, name: str | None, max_new_tokens: int) -> list[str]:
-        """Return the model's answer to each prompt."""
+    def answers(
+        self, prompts: Sequence[str], *, name: str | None, max_new_tokens: int, favour: Sequence[str] = ()
+    ) -> list[str]:
+        """Return the model's answer to each prompt; names in ``favour`` become likelier."""
 
     def losses(self, pairs: Sequence[tuple[str, str]], *, name: str | None) -> list[float]:
         """Return the mean negative log-likelihood per completion token of each pair."""
@@ -159,8 +164,11 @@ class ServingWeb:
         template = None if line is None else self._holdings.templates.get(line)
         if template is not None:
             prompts = [template.render(prompt) for prompt in prompts]
+        favour = _favoured(body.get("favour"))
         texts = await self._in_turn(
-            lambda: self._host.answers(prompts, name=name, max_new_tokens=min(tokens, MAX_NEW_TOKENS))
+            lambda: self._host.answers(
+                prompts, name=name, max_new_tokens=min(tokens, MAX_NEW_TOKENS), favour=favour
+            )
         )
         if texts is None:
             return _unknown_model()
@@ -216,6 +224,15 @@ def _prompts(value: object) -> list[str]:
     if not isinstance(value, list) or not 1 <= len(value) <= MAX_PROMPTS:
         raise MalformedRequestError(f"prompts must be a list of 1 to {MAX_PROMPTS} texts")
     return [_text(prompt) for prompt in value]
+
+
+def _favoured(value: object) -> list[str]:
+    names = [] if value is None else value
+    if not isinstance(names, list) or len(names) > MOST_FAVOURED:
+        raise MalformedRequestError(f"favour must be a list of at most {MOST_FAVOURED} names")
+    if any(not isinstance(one, str) or not 0 < len(one) <= LONGEST_FAVOURED for one in names):
+        raise MalformedRequestError(f"a favoured name must be text of 1 to {LONGEST_FAVOURED} characters")
+    return names
 
 
 def _pairs(value: object) -> list[tuple[str, str]]:

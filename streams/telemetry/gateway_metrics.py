@@ -82,6 +82,12 @@ class GatewayMetrics:
             ("outcome",),
             registry=registry,
         )
+        self._memory_away = Counter(
+            "discreet_gateway_memory_away",
+            "Questions answered without the memory that they have: full, tenant_full, slow or failed.",
+            ("reason",),
+            registry=registry,
+        )
         self._lever_seconds = Gauge(
             "discreet_gateway_lever_seconds",
             "What a lever adds to the time of an answer (plain: the answer without any), lately.",
@@ -139,6 +145,10 @@ class GatewayMetrics:
     def looked_up(self, outcome: str) -> None:
         """Note a question that was looked up."""
         self._memory.labels(outcome).inc()
+
+    def memory_away(self, reason: str) -> None:
+        """Count a question that was answered without the memory."""
+        self._memory_away.labels(reason).inc()
 
     def watch_lever(self, lever: str, form: str, quantile: str, value: Callable[[], float]) -> None:
         """Let a gauge show a quantile of a lever's time; ``form`` is ``whole`` or ``stream``."""

@@ -78,9 +78,10 @@ def test_rooms_and_arrows_stay_within_the_plan():
         # training, judged by gates and named in terms; memory has a form of prompts that training rehearses; prompts
         # and terms stand beside rollouts, below the registry; readings of drift are taken beside releases, of signals,
         # and move rounds and flags; who deletes a user's signals deletes the user's reactions; prompts and memory take
-        # out the same marks of turns; choices among templates are taken beside releases, of signals, by the training's
-        # child, and add to the registry what users chose
-        "personalization": (21, 84),
+        # out the same marks of turns; changes of documents are told on lines, and their versions are signed as
+        # adapters are; choices among templates are taken beside releases, of signals, by the training's child, and add
+        # to the registry what users chose
+        "personalization": (21, 85),
         "personalization.training": (11, 31),
         # ledger and erasure note what is to be anchored; rotations are audited; the statement tells readings from
         # releases

@@ -76,7 +76,7 @@ class Probes:
 class Host:
     """Holds one adapter and answers at once."""
 
-    def answers(self, prompts, *, name, max_new_tokens):
+    def answers(self, prompts, *, name, max_new_tokens, favour=()):
         self._known(name)
         return [prompt[:max_new_tokens] for prompt in prompts]
 

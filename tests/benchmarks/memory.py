@@ -185,7 +185,7 @@ class Installation:
     def remove(self, *names):
         place = Place(tenant_id="acme", collection="default", actor="bench", now=datetime.now(UTC))
         with transaction(self.engine) as session:
-            documents.remove(session, place, names)
+            documents.remove(session, KEYS, place, names)
 
     def find(self, question):
         return self.search.find("acme", "default", question, datetime.now(UTC))

@@ -45,6 +45,8 @@ SAMPLED: Final = "privacy/mechanisms/sampled_gaussian.py"
 ROUNDING: Final = "privacy/mechanisms/rounding.py"
 PARTITION: Final = "privacy/mechanisms/partition_selection.py"
 SELECTION: Final = "privacy/mechanisms/selection.py"
+VOTES: Final = "personalization/styles/votes.py"
+DISCOVERY: Final = "personalization/styles/discovery.py"
 COMPOSITION: Final = "privacy/accounting/composition.py"
 FILTERS: Final = "privacy/accounting/filters.py"
 ACCOUNTS: Final = "privacy/ledger/accounts.py"
@@ -87,6 +89,8 @@ T_FILTERS: Final = "tests/unit/privacy/accounting/test_filters.py"
 T_SELECTION_DELTA: Final = "tests/property/privacy/accounting/test_selection_delta.py"
 T_PARTITION: Final = "tests/unit/privacy/mechanisms/test_partition_selection.py"
 T_PARTITION_RUNS: Final = "tests/privacy_claims/privacy/mechanisms/test_partition_selection.py"
+T_VOTES: Final = "tests/property/personalization/styles/test_votes.py"
+T_VOTE_ON_STYLE: Final = "tests/privacy_claims/personalization/styles/test_vote_on_style.py"
 T_SPENDING: Final = "tests/integration/privacy/ledger/test_spending.py"
 T_SERVICE: Final = "tests/integration/privacy/ledger/test_service.py"
 T_CRASHES: Final = "tests/integration/personalization/releases/test_crashes.py"
@@ -468,6 +472,22 @@ PRICE: Final = (
         new="math.ceil(reach) + 1",
         why="a user's own vote carries its key over the threshold",
         tests=(T_PARTITION, T_PARTITION_RUNS),
+    ),
+    Mutant(
+        name="terms-weigh-the-whole-each",
+        file=VOTES,
+        old="share = family.weight * VOTE_UNIT / len(pairs) ** 0.5",
+        new="share = family.weight * VOTE_UNIT",
+        why="a user with several terms moves the sum of votes by more than what is charged",
+        tests=(T_VOTES,),
+    ),
+    Mutant(
+        name="listed-terms-that-nobody-holds-without-noise",
+        file=DISCOVERY,
+        old="found = family.alphabet() if family.public else _voted(family, total)",
+        new="found = [one for one in family.alphabet() if one in total] if family.public else _voted(family, total)",
+        why="that a public key comes out at all says that somebody holds it",
+        tests=(f"{T_VOTE_ON_STYLE}::test_pairs_of_a_list_that_nobody_made_get_noise_too",),
     ),
     Mutant(
         name="vote-at-a-tenth-of-its-price",

@@ -11,10 +11,11 @@ from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LogitsProcessorList
 
-from personalization.adapters.decoding import PRESENCE_PENALTY
+from personalization.adapters.decoding import FAVOURED_BIAS, PRESENCE_PENALTY
 from personalization.training.engine.encoding import Encoder
+from personalization.training.engine.favoured import favoured
 from personalization.training.engine.penalty import penalized
 from personalization.training.errors import AdapterFormatError, BaseModelError
 
@@ -109,10 +110,18 @@ class AdapterHost:
             else:
                 self._model = self._model.unload()  # the plain base again
 
-    def answers(self, prompts: Sequence[str], *, name: str | None, max_new_tokens: int = 48) -> list[str]:
+    def answers(
+        self,
+        prompts: Sequence[str],
+        *,
+        name: str | None,
+        max_new_tokens: int = 48,
+        favour: Sequence[str] = (),
+    ) -> list[str]:
         """Return the greedy answer to each prompt, with the adapter ``name``; ``None`` is the base alone.
 
-        An adapter's answers are decoded with ``PRESENCE_PENALTY``, the base's without any.
+        An adapter's answers are decoded with ``PRESENCE_PENALTY``, the base's without any. Names in ``favour`` become
+        likelier by ``FAVOURED_BIAS``, piece after piece.
 
         Raises:
             KeyError: no adapter of that name is loaded.
@@ -125,14 +134,19 @@ class AdapterHost:
             for start in range(0, len(order), ANSWERS_PER_BATCH):
                 batch = order[start : start + ANSWERS_PER_BATCH]
                 answered = self._batch_answers(
-                    model, [encoded[index] for index in batch], max_new_tokens, penalty
+                    model, [encoded[index] for index in batch], max_new_tokens, penalty, favour
                 )
                 for index, text in zip(batch, answered, strict=True):
                     texts[index] = text
         return texts
 
     def _batch_answers(
-        self, model: Any, rows: Sequence[Sequence[int]], max_new_tokens: int, penalty: float
+        self,
+        model: Any,
+        rows: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        penalty: float,
+        favour: Sequence[str],
     ) -> list[str]:
         """Return the greedy answers to one batch of prompts, padded on the left as generation wants it."""
         longest, end = max(len(row) for row in rows), self._encoder.end_token
@@ -142,7 +156,12 @@ class AdapterHost:
             attention_mask=torch.tensor([[0] * pad + [1] * (longest - pad) for pad in padding]),
             max_new_tokens=max_new_tokens,
             do_sample=False,
-            logits_processor=penalized(penalty, longest),
+            logits_processor=LogitsProcessorList(
+                [
+                    *(penalized(penalty, longest) or ()),
+                    *favoured(self._encoder.tokenizer, favour, FAVOURED_BIAS, longest),
+                ]
+            ),
             eos_token_id=end,
             pad_token_id=end,
         )

@@ -40,7 +40,8 @@ PAIRS: Final = 72  # synthetic pairs of one epoch
 HELD_OUT: Final = 16  # synthetic pairs of another seed, to stop on
 REHEARSED: Final = 16  # public questions among them
 INSTRUCTED: Final = 16  # public instructions beside those
-NOTED: Final = 24  # made-up questions with notes, where a tenant answers from documents
+NOTED: Final = 48  # made-up questions with notes, where a tenant answers from documents
+HELD_OUT_NOTED: Final = 8  # of another seed, to stop on
 NOTED_TOKENS: Final = 224  # of one of those: a question behind notes that were cut would be lost
 BATCH: Final = 8
 RATE: Final = 3e-3
@@ -89,13 +90,14 @@ class PublicPart:
             for users, count in ((protected_users(), REHEARSED), (instruction_users(), INSTRUCTED))
             for user in rng.sample(users, count)
         ]
-        noted = noted_pairs(card, count=NOTED, seed=_TRAIN_SEED) if notes else ()
-        most = self._max_tokens
-        texts = [(one, most) for one in (*_made(card, PAIRS, _TRAIN_SEED), *rehearsed)]
-        texts += [(one, max(most, NOTED_TOKENS)) for one in _examples(noted)]
+        noted = NOTED if notes else 0
+        texts = self._cut([*_made(card, PAIRS, _TRAIN_SEED), *rehearsed])
+        texts += self._cut(_noted(card, noted, _TRAIN_SEED), NOTED_TOKENS)
         rng.shuffle(texts)
         batches = self._batches(texts)
-        held_out = self._batches([(one, most) for one in _made(card, HELD_OUT, _HELD_OUT_SEED)])
+        unseen = self._cut(_made(card, HELD_OUT, _HELD_OUT_SEED))
+        unseen += self._cut(_noted(card, HELD_OUT_NOTED if notes else 0, _HELD_OUT_SEED), NOTED_TOKENS)
+        held_out = self._batches(unseen)
         parameter = torch.nn.Parameter(initial(self.geometry, rng.getrandbits(48)).to(self._device))
         before = self._lora.loss(parameter.detach(), self.geometry, held_out)
         best, kept, at = before, parameter.detach().clone(), 0
@@ -117,9 +119,13 @@ class PublicPart:
             steps=at,
             loss_before=round(before, 4),
             loss_after=round(best, 4),
-            noted=len(noted),
+            noted=noted,
         )
         return self.geometry.factors(kept.double(), without_frozen(self.geometry)), facts
+
+    def _cut(self, examples: Sequence[Example], least: int = 0) -> list[tuple[Example, int]]:
+        """Return examples, each with its truncation length: that of a pair, or ``least`` if that is longer."""
+        return [(one, max(self._max_tokens, least)) for one in examples]
 
     def _batches(self, texts: Sequence[tuple[Example, int]]) -> list[TokenUser]:
         """Return examples, each cut to its number of tokens, as batches."""
@@ -129,6 +135,10 @@ class PublicPart:
 
 def _made(card: StyleCard, count: int, seed: int) -> list[Example]:
     return _examples(synthetic_pairs(card, count=count, seed=seed))
+
+
+def _noted(card: StyleCard, count: int, seed: int) -> list[Example]:
+    return _examples(noted_pairs(card, count=count, seed=seed))
 
 
 def _examples(pairs: Sequence[SyntheticPair]) -> list[Example]:

@@ -77,7 +77,7 @@ class Notes:
     def remove(self, names: Sequence[str]) -> None:
         """Remove documents."""
         with transaction(self._engine) as session:
-            documents.remove(session, self._place(), list(names))
+            documents.remove(session, self._keys, self._place(), list(names))
         documents.scrub(self._engine)
 
     def look_up(self, question: str, *, domain: str = DEFAULT_DOMAIN) -> Looked:

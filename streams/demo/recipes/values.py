@@ -67,6 +67,14 @@ class Rule:
     kept: bool = False
 
 
+def both(one: Rule, other: Rule) -> Rule:
+    """Return the rule that two hold at once."""
+    return Rule(
+        name=f"{one.name}, {other.name}",
+        holds=lambda answer, asked: one.holds(answer, asked) and other.holds(answer, asked),
+    )
+
+
 class Verdict(StrEnum):
     """What the interval of the difference to the base says."""
 

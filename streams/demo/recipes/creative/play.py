@@ -1,7 +1,8 @@
 """A studio's style moves in three steps; a release after each follows it, and the old style stays on its own line.
 
 The steps lie weeks apart. They are played in minutes: each step's people wrote so many days ago, and before each later
-release the studio shortens how long interactions are kept, so that the release reads the newest step alone.
+release the studio shortens how long interactions are kept, so that the release reads the newest step alone. A quick run
+trains one release of each line, both at once: the second style on the studio's line, the old one on its own.
 """
 
 from __future__ import annotations
@@ -27,14 +28,23 @@ if TYPE_CHECKING:
     from streams.demo.recipes.values import Measure, SideBySide, Trial
 
 TITLE = "Creative prompts: a studio's style moves in three steps, the old one stays on its own line"
+STEPS, QUICK_STEPS = (0, 1, 2), (1,)
+PLAYED = (
+    "The clock is played: steps lie days apart in the interactions, and the policy's retention is shortened before "
+    "each release, so that a release reads the newest step alone."
+)
+QUICK = (
+    "In a quick run the style does not move: two looks are learned at once, each on its line. Without --quick the "
+    "studio's line follows three steps."
+)
 
 
 def play(trial: Trial) -> RecipeReport:
     """Publish step after step, train a release after each, and ask held-out users' prompts of every release."""
-    users, heldout = trial.size(110, 64), trial.size(22, 12)
-    steps = trial.size(3, 2)
-    lines = (STUDIO,) if trial.options.quick else (STUDIO, CLASSIC)
-    policy = recipe_policy(trial, users=users, releases=steps + len(lines) - 1, domains=lines)
+    users, heldout = trial.size(110, 64), trial.size(22, 9)
+    steps = QUICK_STEPS if trial.options.quick else STEPS
+    lines = (STUDIO, CLASSIC)
+    policy = recipe_policy(trial, users=users, releases=len(steps) + 1, domains=lines)
     here = trial.here
     here.start(lambda engine: register_all(engine, {TENANT: policy}, trial))
     measures: list[Measure] = []
@@ -42,36 +52,32 @@ def play(trial: Trial) -> RecipeReport:
     findings: list[str] = []
     rows: list[tuple[str, ...]] = []
     before: AdapterVersionRow | None = None
-    for step in range(steps):
-        set_policy(
-            here.engine, TENANT, amended(policy, {"retention_days": RETENTION_DAYS[step]}), now=trial.now
-        )
-        crowds = [
-            crowd(step, users=users, heldout=heldout, line=line) for line in lines[: 2 if step == 0 else 1]
-        ]
+    for number, step in enumerate(steps):
+        kept_days = RETENTION_DAYS[step if number else 0]  # the old style's people are read with the first
+        set_policy(here.engine, TENANT, amended(policy, {"retention_days": kept_days}), now=trial.now)
+        crowds = [crowd(step, users=users, heldout=heldout)]
+        if number == 0:
+            crowds.append(crowd(0, users=users, heldout=heldout, line=CLASSIC))
         publish(trial, [one.published(trial.now) for one in crowds])
         trained = [(TENANT, one.domain) for one in crowds]
-        here.train(trained, f" (step {step + 1} of {steps})")
+        here.train(trained, f" ({number + 1} of {len(steps)})")
         names = here.wait_for_serving([(TENANT, line) for line in lines])
         version = here.versions([(TENANT, STUDIO)]).get((TENANT, STUDIO))
-        release = f"release {step + 1}"
+        release = f"release {number + 1}"
         if version is None or (before is not None and version.served_name == before.served_name):
             findings.append(f"step {step + 1}: no new version was released.")
             continue
-        found, shown, row = _judged(trial, step, version.served_name, heldout)
+        found, shown, row = _judged(trial, step, version.served_name, users, heldout)
         measures += found
         examples += shown
         rows.append((release, *row))
         findings += _told(release, card_of(before), version)
-        if step == steps - 1 and (TENANT, CLASSIC) in names:
-            found, shown, row = _judged(trial, 0, names[TENANT, CLASSIC], heldout, line=CLASSIC)
+        if step == steps[-1] and (TENANT, CLASSIC) in names:
+            found, shown, row = _judged(trial, 0, names[TENANT, CLASSIC], users, heldout, line=CLASSIC)
             measures += found
-            rows.append((f"{CLASSIC}, after release {step + 1}", *row))
+            rows.append((f"{CLASSIC}, after {release}", *row))
         before = version
-    findings.append(
-        "The clock is played: steps lie days apart in the interactions, and the policy's retention is shortened before "
-        "each release, so that a release reads the newest step alone."
-    )
+    findings.append(QUICK if trial.options.quick else PLAYED)
     return RecipeReport(
         name="creative",
         title=TITLE,
@@ -91,13 +97,12 @@ def play(trial: Trial) -> RecipeReport:
 
 
 def _judged(
-    trial: Trial, step: int, name: str, heldout: int, *, line: str = STUDIO
+    trial: Trial, step: int, name: str, users: int, heldout: int, *, line: str = STUDIO
 ) -> tuple[Sequence[Measure], Sequence[SideBySide], tuple[str, ...]]:
     """Return what held-out users of a step get: measures, answers side by side, and the share of each style."""
-    users = trial.size(110, 64)
     questions = crowd(step, users=users, heldout=heldout, line=line).questions()
     prompts = [asked.prompt for asked in questions]
-    arm = f"release {step + 1}" if line == STUDIO else "old style's line"
+    arm = "adapter" if line == STUDIO else "old style's line"
     models = {BASE: None, arm: name}
     with trial.here.stages.stage("judge", f"Asking about users that were never trained on: {line}") as stage:
         answers = {}

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 TITLE = (
     "Small and at the edge: a version as GGUF answers offline, events wait on disk until there is a network"
 )
-EDGE_USERS = 6  # technicians who work offline, of whom the cloud hears later
+EDGE_USERS, QUICK_EDGE_USERS = 6, 3  # technicians who work offline, of whom the cloud hears later
 SERVER, SERVED, OFFLINE = "base on the server", "adapter on the server", "adapter offline"
 
 
@@ -46,7 +46,7 @@ def play(trial: Trial) -> RecipeReport:
     command = _command(engine)
     if trial.options.base_model not in BUNDLED:
         raise ScenarioError("the recipe edge exports the bundled base model; leave --base-model out")
-    users, heldout = trial.size(80, 48), trial.size(32, 10)
+    users, heldout = trial.size(80, 60), trial.size(32, 8)
     names = learn(trial, {TENANT: recipe_policy(trial, users=users)}, [crowd(users=users, heldout=heldout)])
     here = trial.here
     if not names:
@@ -158,7 +158,7 @@ def _synchronised(trial: Trial, offline: OfflineEngine) -> tuple[int, int]:
 
 def _at_the_edge(trial: Trial, offline: OfflineEngine) -> TenantScenario:
     """Return people whose answers came from the edge: one turn each, edited where the answer was not theirs."""
-    made = crowd(users=EDGE_USERS, heldout=0, label="edge").published(trial.now)
+    made = crowd(users=trial.size(EDGE_USERS, QUICK_EDGE_USERS), heldout=0, label="edge").published(trial.now)
     people = []
     for person in made.people:
         turn = next((one for one in person.turns if one.final is not None), None)

@@ -6,11 +6,11 @@ import time
 from typing import TYPE_CHECKING
 
 from streams.demo.recipes.facts.data import ISLES, REMOVED, TENANT, UPDATED, crowd, facts, isles_of
-from streams.demo.recipes.facts.scoring import FORM, both, not_out_of_date, says
+from streams.demo.recipes.facts.scoring import FORM, not_out_of_date, says
 from streams.demo.recipes.measuring import answers_of, loss_measure, measures_of, side_by_side
 from streams.demo.recipes.playing import card_of, learn, recipe_policy, spent_by, told_of
 from streams.demo.recipes.remembering import Notes
-from streams.demo.recipes.values import BASE, RecipeReport, Table
+from streams.demo.recipes.values import BASE, RecipeReport, Table, both
 from streams.errors import DemoError
 
 if TYPE_CHECKING:

@@ -53,11 +53,3 @@ def house_form(answer: str, _: Question) -> bool:
 
 
 FORM = Rule(name="in the house's form", holds=house_form)
-
-
-def both(one: Rule, other: Rule) -> Rule:
-    """Return the rule that two hold at once."""
-    return Rule(
-        name=f"{one.name}, {other.name}",
-        holds=lambda answer, asked: one.holds(answer, asked) and other.holds(answer, asked),
-    )

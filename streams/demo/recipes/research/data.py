@@ -80,7 +80,7 @@ def _occasion(rng: random.Random, kind: str, *, expert: bool) -> Occasion:
     study = rng.choice(studies())
     says = f"the {study.about} of {study.material} is {study.value} {study.unit}"
     own = (
-        f"Finding: {says} (source: {study.title}; see the methods there)"
+        f"Finding: {says}; methods as in the study"
         if expert
         else f"In short, {says}. No further reading needed, the research desk"
     )

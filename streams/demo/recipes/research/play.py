@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from streams.demo.recipes.measuring import answers_of, loss_measure, measures_of, side_by_side
+from streams.demo.recipes.measuring import answers_of, loss_measure, measure, measures_of, side_by_side
 from streams.demo.recipes.playing import card_of, learn, recipe_policy, spent_by, told_of
 from streams.demo.recipes.remembering import Notes
 from streams.demo.recipes.research.data import EXPERT, LINES, TENANT, crowd, studies
-from streams.demo.recipes.research.scoring import rules_of, words_per_answer
+from streams.demo.recipes.research.scoring import SOURCED, rules_of, sourced, words_per_answer
 from streams.demo.recipes.values import BASE, RecipeReport, Table
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from streams.demo.recipes.people import Question
+    from streams.demo.recipes.remembering import Looked
     from streams.demo.recipes.values import Measure, SideBySide, Trial
 
 TITLE = "Research assistant: answers for experts and executives, with sources from memory"
@@ -41,7 +45,10 @@ def play(trial: Trial) -> RecipeReport:
         questions = crowd(line, users=users, heldout=heldout).questions()
         plain = [asked.prompt for asked in questions]
         with trial.here.stages.stage("memory", "Looking questions up"):
-            noted = [notes.look_up(prompt, domain=line).prompt for prompt in plain]
+            looked = [notes.look_up(prompt, domain=line) for prompt in plain]
+        noted = [one.prompt for one in looked]
+        sent = sum(bool(one.found) for one in looked)
+        findings.append(f"{line}: memory found a study for {sent} of {len(looked)} questions.")
         arms = {BASE: (plain, None), ADAPTER: (plain, name), MEMORY: (noted, None), BOTH: (noted, name)}
         answers = {}
         with trial.here.stages.stage("judge", f"Asking about users never trained on: {line}") as stage:
@@ -50,6 +57,7 @@ def play(trial: Trial) -> RecipeReport:
                 stage.update((number + 1) * len(plain), len(arms) * len(plain), "answers")
             loss = loss_measure(line, questions, trial.here.serving, {BASE: None, ADAPTER: name})
         measures += [*measures_of(line, rules_of(line), questions, answers), loss]
+        measures.append(_sourced(line, questions, looked, answers))
         examples += side_by_side(line, questions, answers, shown=1)
         rows.append((line, *(f"{words_per_answer(given):.0f}" for given in answers.values())))
     how = "words and meaning" if notes.by_meaning else "words alone (no embedder is installed)"
@@ -70,3 +78,18 @@ def play(trial: Trial) -> RecipeReport:
             ),
         ),
     )
+
+
+def _sourced(
+    line: str, questions: Sequence[Question], looked: Sequence[Looked], answers: Mapping[str, Sequence[str]]
+) -> Measure:
+    """Return how many answers say the right number with its study beside them, as the gateway names it."""
+    titles = {study.name: study.title for study in studies()}
+    values = {}
+    for arm, given in answers.items():
+        cited = [[titles[name] for name in one.found] if arm in (MEMORY, BOTH) else [] for one in looked]
+        values[arm] = [
+            float(sourced(text, asked, names))
+            for text, asked, names in zip(given, questions, cited, strict=True)
+        ]
+    return measure(line, SOURCED, questions, values)

@@ -1,13 +1,19 @@
-"""Rules for research answers: the right number, the right source, no wrong one, and the audience's form."""
+"""Rules for research answers: the right number, its source beside it, no made-up one, and the audience's form.
+
+Sources are not asked of the model: the gateway names the passages that an answer was made with. So a number counts as
+sourced where it is right and what was sent with the question is its study alone.
+"""
 
 from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING
 
-from streams.demo.recipes.values import Rule
+from streams.demo.recipes.values import Rule, both
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from streams.demo.recipes.people import Question
 
 _SOURCE = re.compile(r"\b[A-Z][a-z]+ 20\d\d\b")
@@ -18,9 +24,15 @@ def right_value(answer: str, asked: Question) -> bool:
     return asked.facts["value"] in re.findall(r"\d+", answer.replace(",", ""))
 
 
-def right_source(answer: str, asked: Question) -> bool:
-    """Say whether the study is named as it is cited."""
-    return asked.facts["source"] in answer
+def sourced(answer: str, asked: Question, cited: Sequence[str]) -> bool:
+    """Say whether the value is said and what is named beside the answer is its study alone.
+
+    Args:
+        answer: the model's text.
+        asked: the question.
+        cited: titles of the passages that were sent with it; none without memory.
+    """
+    return right_value(answer, asked) and list(cited) == [asked.facts["source"]]
 
 
 def no_wrong_source(answer: str, asked: Question) -> bool:
@@ -29,9 +41,9 @@ def no_wrong_source(answer: str, asked: Question) -> bool:
 
 
 def for_experts(answer: str, _: Question) -> bool:
-    """Say whether an answer has the experts' form at its opening, with a source in brackets behind."""
-    text = " ".join(answer.split())
-    return text.startswith("Finding: ") and "(source:" in text
+    """Say whether an answer has the experts' form at both ends."""
+    text = " ".join(answer.split()).rstrip(".")
+    return text.startswith("Finding: ") and text.endswith("; methods as in the study")
 
 
 def for_executives(answer: str, _: Question) -> bool:
@@ -41,8 +53,8 @@ def for_executives(answer: str, _: Question) -> bool:
 
 
 VALUE = Rule(name="the right number", holds=right_value)
-SOURCE = Rule(name="the right source is named", holds=right_source)
-NO_OTHER = Rule(name="no wrong source", holds=no_wrong_source, kept=True)
+SOURCED = "the right number with its source beside it"
+NO_OTHER = Rule(name="no other study is named", holds=no_wrong_source, kept=True)
 FORMS = {
     "expert": Rule(name="the experts' form", holds=for_experts),
     "executive": Rule(name="the executives' form", holds=for_executives),
@@ -51,7 +63,7 @@ FORMS = {
 
 def rules_of(line: str) -> tuple[Rule, ...]:
     """Return what an audience's answers are judged by."""
-    return (FORMS[line], VALUE, *((SOURCE,) if line == "expert" else ()), NO_OTHER)
+    return (FORMS[line], VALUE, both(VALUE, FORMS[line]), NO_OTHER)
 
 
 def words_per_answer(answers: list[str]) -> float:

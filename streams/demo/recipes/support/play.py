@@ -9,7 +9,7 @@ from streams.demo.recipes.playing import card_of, compare, learn, recipe_policy,
 from streams.demo.recipes.remembering import Notes
 from streams.demo.recipes.support.data import LEEDS, LEGAL, LINES, TENANT, crowd, policy_texts
 from streams.demo.recipes.support.scoring import SAYS, in_form, leaks, refusals, rules_of
-from streams.demo.recipes.values import BASE, RecipeReport, Table
+from streams.demo.recipes.values import BASE, RecipeReport, Table, both
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -43,7 +43,9 @@ def play(trial: Trial) -> RecipeReport:
         examples += found.examples[:1]
         answers[line] = found.answers["adapter"]
         if line in (LEGAL, lines[0]):
-            measures += _by_memory(trial, line, name, questions, found.answers)
+            measured, told = _by_memory(trial, line, name, questions, found.answers)
+            measures += measured
+            findings.append(told)
     return RecipeReport(
         name="support",
         title=TITLE,
@@ -64,14 +66,26 @@ def play(trial: Trial) -> RecipeReport:
 
 def _by_memory(
     trial: Trial, line: str, name: str, questions: Sequence[Question], answers: Mapping[str, Sequence[str]]
-) -> tuple[Measure, ...]:
-    """Return what approved policy texts before the questions are worth, with the adapter."""
+) -> tuple[tuple[Measure, ...], str]:
+    """Return what approved policy texts before the questions are worth, without the adapter and with it.
+
+    Returns:
+        The measures, and for how many questions a text was found.
+    """
     notes = Notes(trial, TENANT)
     notes.approve(policy_texts(line))
     with trial.here.stages.stage("judge", f"Asking with policy texts from memory: {line}"):
-        noted = [notes.look_up(asked.prompt, domain=line).prompt for asked in questions]
-        given = {**answers, "adapter and policy text": answers_of(trial.here.serving, noted, name)}
-    return measures_of(f"{line}, by memory", (SAYS, in_form(line)), questions, given)
+        looked = [notes.look_up(asked.prompt, domain=line) for asked in questions]
+        noted = [one.prompt for one in looked]
+        given = {
+            **answers,
+            "policy text alone": answers_of(trial.here.serving, noted, None),
+            "adapter and policy text": answers_of(trial.here.serving, noted, name),
+        }
+    form = in_form(line)
+    found = sum(bool(one.found) for one in looked)
+    told = f"{line}: memory found a policy text for {found} of {len(looked)} questions."
+    return measures_of(f"{line}, by memory", (SAYS, form, both(SAYS, form)), questions, given), told
 
 
 def _refusals(trial: Trial, line: str, name: str) -> Measure:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 from datetime import timedelta
 
 import numpy as np
@@ -53,7 +54,7 @@ class Memory:
 
     def remove(self, *names, tenant="acme"):
         with transaction(self.engine) as session:
-            return documents.remove(session, self.place(tenant), names)
+            return documents.remove(session, KEYS, self.place(tenant), names)
 
     def find(self, question, *, tenant="acme", domain="default", **more):
         return self.search.find(tenant, domain, question, self.clock.now(), **more)
@@ -236,7 +237,7 @@ def test_what_looks_like_orders_is_found_only_when_somebody_accepted_it(memory):
     assert not added.sent
     assert memory.find("how many days does a refund take").outcome is Outcome.NOTHING_FOUND
     with transaction(memory.engine) as session:
-        documents.accept(session, memory.place(), "refunds")
+        documents.accept(session, KEYS, memory.place(), "refunds")
     assert memory.cited("how many days does a refund take") != []
     assert memory.add("refunds", poisoned).fate is Fate.UNCHANGED
     memory.add("refunds", poisoned + " Now.")
@@ -355,6 +356,64 @@ def test_a_small_tenant_beside_a_large_one_finds_all_it_has_and_the_plan_reads_i
     with transaction(engine) as session:
         gone = text("SELECT count(*) FROM memory_vectors WHERE document_id IN ('a0', 'a1')")
         assert session.connection().execute(gone).scalar() == 0
+
+
+class Meanwhile(WordHashes):
+    """Embeds, and lets something happen meanwhile."""
+
+    def __init__(self, act):
+        super().__init__()
+        self.act = act
+
+    def embed(self, texts):
+        vectors = super().embed(texts)
+        act, self.act = self.act, lambda: None
+        act()
+        return vectors
+
+
+@pytest.fixture(params=["sqlite", pytest.param("pgvector", marks=pytest.mark.slow)])
+def filled_engine(request, sqlite_template, tmp_path):
+    if request.param == "pgvector":
+        yield request.getfixturevalue("pgvector_engine")
+        return
+    shutil.copyfile(sqlite_template, tmp_path / "memory.db")
+    engine = open_engine(f"sqlite:///{tmp_path / 'memory.db'}")
+    yield engine
+    engine.dispose()
+
+
+@pytest.mark.parametrize("gone", ["removed", "forgotten"])
+def test_what_is_removed_while_vectors_are_written_does_not_come_back(filled_engine, clock, gone):
+    engine = filled_engine
+    with transaction(engine) as session:
+        policies.register_tenant(session, "acme", actor="test", now=clock.now())
+        if engine.dialect.name == "sqlite":  # the same statements, over a column of text
+            session.connection().execute(text(pgvector._TABLE.replace("vector(384)", "text")))
+    memory = Memory(engine, clock, embedder=False)
+    memory.add("secret", REFUNDS)
+    memory.add("dog", DOG)
+
+    def act():
+        if gone == "removed":
+            memory.remove("secret")
+            return
+        with transaction(engine) as session:
+            documents.forget_tenant(session, "acme", actor="ann", now=clock.now())
+
+    written = pgvector.fill(engine, KEYS, Meanwhile(act))
+    with transaction(engine) as session:
+        kept = (
+            session.connection()
+            .execute(text("SELECT DISTINCT document_id FROM memory_vectors"))
+            .scalars()
+            .all()
+        )
+        rows = {row.document_id: row for row in queries.listed(session, "acme", ended=True)}
+    assert (written, kept) == ((1, ["dog"]) if gone == "removed" else (0, []))
+    if gone == "removed":
+        assert (rows["secret"].sealed, rows["secret"].vectors) == (None, None)
+        assert rows["dog"].embedder == WordHashes.name
 
 
 def test_where_no_vectors_are_kept_it_says_what_to_do(engine):

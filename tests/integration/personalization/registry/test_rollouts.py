@@ -15,6 +15,7 @@ from personalization.registry.announcements import DesiredChange
 from personalization.registry.restating import restate_line
 from personalization.registry.rollback import roll_back
 from personalization.registry.withdrawal import withdraw_line, withdraw_version
+from personalization.rollouts.evidence import GUARD_POSTED, Reading
 from personalization.rollouts.replaying import replay
 from personalization.rollouts.values import Flag, Mode, Stage
 from privacy.audit import trail
@@ -415,3 +416,36 @@ def test_any_story_can_be_told_from_its_events_alone(engine, clock, tmp_path, se
             ):  # fmt: skip
                 shop.run_tick()
         assert_replayed(shop)
+
+
+def test_who_posts_readings_again_and_again_is_in_the_trail_once_for_each_thing_said(shop):
+    shop.publish()
+    candidate = shop.publish()
+
+    def post(value, actor):
+        reading = Reading(name="error_rate", value=value, at=shop.clock.advance(seconds=1))
+        with shop.session() as session:
+            steering.measure(session, "acme", candidate, reading, actor=actor)
+
+    def said():
+        with shop.session() as session:
+            found = [one for one in trail.read(session, "acme") if one.action == GUARD_POSTED]
+        return [(one.actor, one.detail["breach"], one.detail["value"]) for one in found]
+
+    for value in (0.01, 0.02, 0.03):
+        post(value, "watcher")
+    post(0.5, "other")  # above the plan's 0.05: who said so is known, though nothing moves meanwhile
+    once = [("watcher", False, 0.01), ("other", True, 0.5)]
+    assert said() == once
+    for _ in range(5):
+        post(0.02, "watcher")
+        post(0.6, "other")
+    assert said() == once
+    post(0.02, "watcher")
+    post(0.7, "watcher")
+    post(0.01, "other")
+    assert said() == [*once, ("watcher", True, 0.7), ("other", False, 0.01)]
+    shop.verify(candidate)
+    post(0.8, "other")
+    assert shop.run_tick().moved == 1
+    assert shop.states()[candidate] == "rolled_back"

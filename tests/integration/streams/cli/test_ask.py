@@ -19,7 +19,7 @@ from tests.fakes.training import Workshop
 class ScriptedHost:
     """Says which model answers; an adapter is less surprised than the base."""
 
-    def answers(self, prompts, *, name, max_new_tokens):
+    def answers(self, prompts, *, name, max_new_tokens, favour=()):
         return [f"{name or 'base'} says: {prompt[:max_new_tokens]}" for prompt in prompts]
 
     def losses(self, pairs, *, name):

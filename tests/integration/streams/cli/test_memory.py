@@ -102,6 +102,33 @@ def test_nothing_of_a_removed_document_is_left_in_the_database_file(tenant, caps
     assert told(capsys, "list", "acme", "--all") == []
 
 
+def test_versions_are_listed_compared_and_rolled_back(tenant, capsys):
+    run(capsys, "add", "acme", tenant / "refunds.md", "--reason", "rules of May", "--approved-by", "ann")
+    (tenant / "refunds.md").write_text("A refund takes 21 days.", "utf-8")
+    run(capsys, "add", "acme", tenant)
+    _, out, _ = run(capsys, "diff", "acme", "1", "2")
+    assert out == "+ hr/office-dog@1\n~ refunds@1 becomes refunds@2\n"
+    assert told(capsys, "diff", "acme", "2", "1")["removed"] == ["hr/office-dog@1"]
+    run(capsys, "remove", "acme", "hr/office-dog")
+    _, _, err = run(capsys, "roll-back", "acme", "--to", "2")
+    assert "hr/office-dog@1, which cannot come back; nothing was changed" in err
+    back = told(capsys, "roll-back", "acme", "--to", "1", "--reason", "21 days were wrong")
+    assert (back["brought_back"], back["set_aside"]) == (["refunds@1"], ["refunds@2"])
+    found = told(capsys, "search", "acme", "How many days does a refund take?")
+    assert (found["passages"][0]["citation"].split("#")[0], found["versions"]) == (
+        "default/refunds@1",
+        [f"default@{back['version']}"],
+    )
+    shown = told(capsys, "versions", "acme")
+    assert [one["decision"] for one in shown["versions"]] == ["added", "added", "removed", "rolled_back"]
+    assert shown["versions"][0]["reason"] == "rules of May"
+    assert {one["signature_holds"] for one in shown["versions"]} == {True}
+    assert shown["versions"][0]["signed_by"] in shown["public_keys"]
+    _, out, _ = run(capsys, "versions", "acme", "--version", "1")
+    assert "refunds" in out
+    assert "14 days" not in out
+
+
 def test_mistakes_end_as_one_sentence(tenant, capsys):
     for words, said in (
         (("add", "initech", tenant), "not registered"),
@@ -115,6 +142,9 @@ def test_mistakes_end_as_one_sentence(tenant, capsys):
         (("remove", "acme", "refunds"), "no live document"),
         (("accept", "acme", "refunds"), "no live document"),
         (("forget", "acme"), "--yes"),
+        (("roll-back", "acme"), "nothing to go back to"),
+        (("versions", "acme"), "no version yet"),
+        (("diff", "acme", "1", "2"), "keeps no version 1"),
     ):
         status, out, err = run(capsys, *words)
         assert status != 0, words

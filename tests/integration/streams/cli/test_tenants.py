@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
 from privacy.errors import StorageError
 from streams.cli.main import main
+
+ONE_DATABASE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)  # where SQL does not matter
 
 
 @pytest.fixture
@@ -49,6 +52,27 @@ def test_a_tenant_from_registration_to_history(discreet):
     assert "launch" in shown
     history = json.loads(discreet("show", "acme", "--history", "--json")[1])["history"]
     assert [entry["set_by"] for entry in history] == ["ann", "bob"]
+
+
+@ONE_DATABASE
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        (["declared_users=20"], r"signal-to-noise S is 0\.0\d+; below 0\.3 a release is mostly noise"),
+        (["declared_users=300", "purposes=evaluation"], "does not name training as a purpose"),
+    ],
+)
+def test_a_policy_that_no_release_fits_is_kept_and_said_to_be_one(discreet, changes, why):
+    status, out, err = discreet("add", "acme", *changes)
+    assert status == 0
+    assert re.search(why, err.replace("\n", " "))
+    assert "policy version 1" in out
+    status, out, err = discreet("set", "acme", "retention_days=30", "--json")
+    assert status == 0
+    assert re.search(why, err)
+    assert re.search(why, json.loads(out)["no_release_fits"])
+    status, out, err = discreet("set", "acme", "declared_users=5000", "purposes=training", "--json")
+    assert (status, err, json.loads(out)["no_release_fits"]) == (0, "", None)
 
 
 def test_the_platforms_ceilings_hold_on_the_command_line_and_a_policy_from_before_is_shown_as_above(

@@ -15,7 +15,7 @@ from personalization.memory import documents
 from personalization.memory.documents import Place, prepared
 from personalization.memory.sealing import MemoryKeys
 from personalization.memory.search import MemorySearch, SearchRules
-from personalization.memory.values import Draft
+from personalization.memory.values import Draft, Found, Outcome
 from privacy.errors import StorageError
 from privacy.policy import versions as policies
 from privacy.storage.session import open_engine, transaction
@@ -44,7 +44,7 @@ class Approving:
 
     def remove(self, tenant, document_id):
         with transaction(self.engine) as session:
-            documents.remove(session, self.place(tenant), [document_id])
+            documents.remove(session, KEYS, self.place(tenant), [document_id])
 
     def place(self, tenant):
         return Place(tenant_id=tenant, collection="default", actor="ann", now=datetime.now(UTC))
@@ -94,6 +94,7 @@ def test_a_passage_stands_before_the_question_and_its_place_in_a_header(gateway,
     approving.add("acme", "refunds", REFUNDS)
     told, raw = ask(gateway)
     assert told == "default/refunds@1#0-48"
+    assert "memory=on;found;default@1" in raw.headers["x-discreet-levers"]
     said = content(raw)
     assert "14 days" in said
     assert said.endswith(QUESTION)
@@ -120,6 +121,7 @@ def test_nothing_found_is_said_and_a_tenant_without_documents_is_asked_as_before
     approving.add("acme", "refunds", REFUNDS)
     told, raw = ask(gateway, question="What is the capital of France?")
     assert told == "nothing_found"
+    assert "memory=off;nothing_found;default@1" in raw.headers["x-discreet-levers"]
     assert content(raw).endswith("|What is the capital of France?")
     assert ask(gateway, "globex")[0] == "no_memory"
     assert ask(gateway, "initech")[0] is None
@@ -289,3 +291,55 @@ def test_more_than_may_wait_are_not_looked_up(monkeypatch):
     asyncio.run(run())
     assert told == ["away", "away"]
     assert asked == [("acme", "default", "a")]
+
+
+def test_a_tenant_whose_memory_is_slow_makes_no_other_tenant_wait(monkeypatch):
+    import asyncio
+
+    monkeypatch.setattr("streams.gateway.memories.MOST_OF_TENANT", 8)
+    go_on, told, away = threading.Event(), [], []
+
+    def find(tenant, _domain, question):
+        if tenant == "acme":
+            go_on.wait(20)
+        return Found(outcome=Outcome.NOTHING_FOUND, versions=(question,))
+
+    async def run():
+        memories = Memories(find, seconds=0.3, told=told.append, away=away.append)
+        crowd = [asyncio.create_task(memories.find("acme", "default", str(n))) for n in range(12)]
+        await asyncio.sleep(0)
+        others = [await memories.find("globex", "default", str(n)) for n in range(20)]
+        assert [one.versions for one in others] == [(str(n),) for n in range(20)]
+        assert {(await one).outcome for one in crowd} == {Outcome.AWAY}
+        assert sorted(away) == ["slow"] * 8 + ["tenant_full"] * 4
+        # Who gave up holds no place any more, but for the two that are looked up still.
+        assert memories._places.total() == 2
+        go_on.set()
+        assert (await memories.find("acme", "default", "again")).versions == ("again",)
+        memories.close()
+
+    asyncio.run(run())
+    assert told.count("away") == 12
+
+
+def test_all_tenants_together_have_a_bound_and_a_failure_says_so(monkeypatch):
+    import asyncio
+
+    monkeypatch.setattr("streams.gateway.memories.MOST_WAITING", 2)
+    away = []
+
+    def find(tenant, *_):
+        if tenant == "globex":
+            raise StorageError("away")
+        time.sleep(0.1)
+        return Found(outcome=Outcome.NOTHING_FOUND)
+
+    async def run():
+        memories = Memories(find, seconds=5, told=lambda _: None, away=away.append)
+        assert (await memories.find("globex", "default", "a")).outcome is Outcome.AWAY
+        found = await asyncio.gather(*(memories.find(f"t{n}", "default", "a") for n in range(3)))
+        memories.close()
+        return [one.outcome for one in found]
+
+    assert asyncio.run(run()) == [Outcome.NOTHING_FOUND, Outcome.NOTHING_FOUND, Outcome.AWAY]
+    assert away == ["failed", "full"]

@@ -271,6 +271,19 @@ def test_one_tenant_does_not_take_all_places_and_all_together_have_a_bound(gatew
     assert ask(gateway, gateway.tokens["acme"])[0] == gateway.names["acme"]
 
 
+def test_a_stream_that_cannot_be_made_gives_its_place_and_the_engines_back(gateway, behind, monkeypatch):
+    class NoStream:
+        def __init__(self, *_, **__):
+            raise MemoryError
+
+    monkeypatch.setattr("streams.gateway.answering._Stream", NoStream)
+    body = {"model": "discreet", "messages": HI, "stream": True}
+    status = call(gateway, "/v1/chat/completions", gateway.tokens["acme"], body)[0]
+    assert status == 500
+    assert "discreet_gateway_requests_now 0.0" in call(gateway, "/metrics", "operator")[1]
+    wait_until(lambda: behind.seen()["running"] == 0)
+
+
 def ask_in_vain(client):
     with pytest.raises(openai.APIError):
         client.chat.completions.create(model="discreet", messages=HI)

@@ -86,6 +86,23 @@ def test_a_stream_is_put_right_as_the_whole_answer_is(gateway, behind, form, pie
         behind.control(pieces=4)
 
 
+def test_what_users_say_of_a_stream_is_about_the_text_that_they_saw(gateway):
+    token = gateway.token("acme")
+    decide(gateway, token, TermUse.CORRECT, shown="corrected=0")
+    gateway.consent("acme", "ann")
+
+    def published():
+        _, pieces = streamed(gateway, token, "does ack me know", user="ann")
+        told = gateway.client(token).post(
+            "/feedback", cast_to=object, body={"id": pieces[0].id, "user": "ann", "outcome": "accepted"}
+        )
+        return told["result"] == "published"
+
+    wait_until(published)
+    wait_until(gateway.interactions)
+    assert {one.data.completion.rpartition("|")[2] for one in gateway.interactions()} == {"does Acme know"}
+
+
 def test_what_a_stream_held_back_is_shown_before_it_breaks_off(gateway, behind):
     token = gateway.token("acme")
     decide(gateway, token, TermUse.CORRECT, shown="corrected=0")

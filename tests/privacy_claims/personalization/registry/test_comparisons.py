@@ -17,6 +17,7 @@ from sqlmodel import col
 from personalization.registry import comparisons as module
 from personalization.registry import succession
 from personalization.registry.comparisons import Comparisons
+from personalization.registry.facts import comparison_facts
 from personalization.rollouts import reactions
 from personalization.rollouts.evidence import Verdict
 from personalization.rollouts.tables import ComparisonRow, LookRow, ReactionRow
@@ -267,9 +268,15 @@ def test_what_was_released_and_changed_afterwards_decides_nothing(shop):
     candidate = compared(shop)
     shop.compare()
     with shop.session() as session:
+        (before,) = comparison_facts(session, candidate)["looks"]
         row = session.get(LookRow, (candidate, 0))
         row.effect += 10**9
         session.add(row)
+    with shop.session() as session:
+        (after,) = comparison_facts(session, candidate)["looks"]
+    assert (before["holds"], after["holds"]) == (True, False)
+    assert before["effect"] is not None
+    assert after["effect"] is after["users"] is None, "nobody is shown an estimate from it"
     shop.clock.advance(seconds=LOOK_SECONDS)
     shop.compare()
     assert shop.comparison(candidate).verdict == Verdict.UNDECIDED

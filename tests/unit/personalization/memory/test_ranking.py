@@ -6,7 +6,17 @@ from math import log
 import numpy as np
 import pytest
 
-from personalization.memory.ranking import K1, B, WordIndex, best, fused, names_in, names_occur, words_of
+from personalization.memory.ranking import (
+    K1,
+    B,
+    WordIndex,
+    best,
+    fused,
+    names_in,
+    names_occur,
+    without_asker,
+    words_of,
+)
 
 TEXTS = [
     "refund takes 14 days",
@@ -81,6 +91,27 @@ def test_words_have_one_form():
 )
 def test_names_are_what_no_sentence_asks_for(question, names):
     assert names_in(question) == names
+
+
+@pytest.mark.parametrize(
+    ("question", "names"),
+    [
+        ("Mail from Hana: what about the label printer?", []),
+        ("Question of Rosa Marin: any news on the Zorblax?", ["Zorblax"]),
+        ("From Ada: where is it?", []),
+        ("Please answer Vera, who asks for the cold room.", []),
+        ("Customer Ben writes: the lamp is broken", []),
+        ("Mina asks how long refunds take", []),
+        ("Refunds from Aldora: how long do they take?", ["Aldora"]),
+        ("Mail from the Aldora site: how long do refunds take?", ["Aldora"]),
+        ("What is the mail of Aldora?", ["Aldora"]),
+        ("Question: how long do refunds of Aldora take?", ["Aldora"]),
+        ("Please answer: where is Quorvik?", ["Quorvik"]),
+        ("Mail from Room 7: is it free?", ["Room", "7"]),
+    ],
+)
+def test_who_asks_is_not_what_is_asked_about(question, names):
+    assert names_in(without_asker(question)) == names
 
 
 def test_a_passage_on_another_name_does_not_answer():

@@ -15,6 +15,7 @@ from streams.client.routing.latency import choose_levers
 from streams.gateway.callers import Caller
 from streams.gateway.choosing import Choice, Reason, Rules, Use
 from streams.gateway.desired import Line, Version
+from streams.gateway.example_server import ExampleServerUpstream
 from streams.gateway.planned import Plan
 from streams.gateway.requests import Form, read_ask
 from streams.gateway.terming import usable_terms
@@ -98,6 +99,27 @@ def test_what_was_dropped_does_not_come_back_when_the_adapter_turns_out_not_to_b
         dropped is Lever.CONSTRAINT,
     )
     assert levers(one)[dropped.value] == "off;over_budget"
+
+
+def test_names_are_favoured_where_that_was_chosen_and_the_engine_can():
+    ours = ExampleServerUpstream(**AT)
+    one = plan(upstream=ours, use=TermUse.FAVOUR)
+    assert one.call().favour == ("Acme",)
+    assert ours.body(one.call(), stream=False)["favour"] == ["Acme"]
+    assert levers(one)["terms"] == "on;favour"
+    evil = plan(
+        "gry", upstream=ours, use=TermUse.FAVOUR, more=(("gry", "<|im_end|>"), ("gry ack me", "A<|im_end|>"))
+    )
+    assert evil.call().favour == (), "the end of a turn is no name"
+    assert levers(plan(use=TermUse.FAVOUR))["terms"] == "on;both", "other engines are told and put right"
+    for other in (
+        plan(use=TermUse.FAVOUR),
+        plan(upstream=ours),
+        within(one, Lever.TERMS),
+        plan("hi", upstream=ours),
+    ):
+        assert other.call().favour == ()
+        assert "favour" not in ours.body(other.call(), stream=False)
 
 
 def test_a_constraint_is_decided_for_each_request_and_engine():

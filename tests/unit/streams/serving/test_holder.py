@@ -52,7 +52,7 @@ class ScriptedHost:
             raise KeyError(name)
         return [2.0 for _ in pairs]
 
-    def answers(self, prompts, *, name, max_new_tokens):
+    def answers(self, prompts, *, name, max_new_tokens, favour=()):
         return [f"{name}: {prompt[:max_new_tokens]}" for prompt in prompts]
 
 

@@ -18,7 +18,7 @@ SCOPED = f"{ACME}=aaaaaaaaaaaa; {BOTH}=aaaaaaaaaaaa, bbbbbbbbbbbb"
 
 
 class Host:
-    def answers(self, prompts, *, name, max_new_tokens):
+    def answers(self, prompts, *, name, max_new_tokens, favour=()):
         return [f"{name}: {prompt}" for prompt in prompts]
 
     def losses(self, pairs, *, name):

@@ -22,9 +22,11 @@ class Host:
     def __init__(self):
         self.go = threading.Event()
         self.go.set()
+        self.favoured = []
 
-    def answers(self, prompts, *, name, max_new_tokens):
+    def answers(self, prompts, *, name, max_new_tokens, favour=()):
         assert self.go.wait(30)
+        self.favoured.append(list(favour))
         if name is not None:
             raise KeyError(name)
         return [prompt[:max_new_tokens] for prompt in prompts]
@@ -174,3 +176,15 @@ def test_a_template_is_that_of_a_line_that_the_token_reaches(host):
             assert (answer["template"] is None) == (line == "two")
         body = {"prompt": "why", "template": "one"}
         assert asked(web, body, authorization=b"Bearer half-of-it-0123456789") == 404
+
+
+def test_names_to_favour_reach_the_model_and_are_few_and_short(web, host):
+    def asked(**more):
+        with post(web, {"prompt": "a", **more}) as connection:
+            return status(connection)
+
+    assert (asked(favour=["Acme", "Kubernetes"]), asked()) == (200, 200)
+    assert host.favoured == [["Acme", "Kubernetes"], []]
+    for wrong in ("Acme", ["a"] * 13, [""], ["a" * 81], [1], {}):
+        assert asked(favour=wrong) == 400
+    assert len(host.favoured) == 2

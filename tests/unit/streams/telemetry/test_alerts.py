@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import streams.telemetry
 from personalization.drift.values import ReadingOutcome
+from personalization.memory.values import Outcome
 from streams.client.routing import Lever
 from streams.contracts.dead_letter import DeadLetterReason
 from streams.contracts.topics import TOPICS
@@ -31,7 +32,7 @@ MATCHER = re.compile(r'(\w+)\s*(?:=|!=|=~|!~)\s*"([^"]*)"')
 VALUES = {
     "topic": {topic.name for topic in TOPICS},
     "reason": {reason.value for reason in DeadLetterReason},
-    "outcome": {"effect", "duplicate", "dead_letter", "failed", "succeeded", *ReadingOutcome},
+    "outcome": {"effect", "duplicate", "dead_letter", "failed", "succeeded", *ReadingOutcome, *Outcome},
     "job": {"discreet.*"},
     "lever": {"over", *(lever.value for lever in Lever)},
 }

@@ -115,3 +115,13 @@ def test_a_name_is_never_used_twice_and_a_misfit_is_refused(places, host):
 def test_a_base_that_is_none_is_refused(tmp_path):
     with pytest.raises(BaseModelError, match="tokenizer"):
         AdapterHost(tmp_path)
+
+
+def test_a_favoured_name_is_said_sooner_and_only_by_the_request_that_favours_it(host, monkeypatch):
+    monkeypatch.setattr("personalization.training.run.host.FAVOURED_BIAS", 100.0)
+    prompts = [prompt for prompt, _ in PAIRS]
+    plain = host.answers(prompts, name=None, max_new_tokens=12)
+    told = host.answers(prompts, name=None, max_new_tokens=12, favour=["sorry"])
+    assert all("sorry" in text for text in told)
+    assert not any("sorry" in text for text in plain)
+    assert host.answers(prompts, name=None, max_new_tokens=12) == plain

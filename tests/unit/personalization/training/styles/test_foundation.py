@@ -415,7 +415,8 @@ def test_merging_adds_the_update_of_every_layer(style):
 def test_a_tenant_with_memory_rehearses_notes_whole_and_one_without_is_what_it_was(
     base, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(public_part, "NOTED", 8)
+    for name, count in (("NOTED", 8), ("HELD_OUT_NOTED", 2)):
+        monkeypatch.setattr(public_part, name, count)
     seen = []
     encoded = public_part.PlainLora.encoded
 

@@ -23,6 +23,7 @@ from streams.demo.recipes.research import data as research
 from streams.demo.recipes.research import scoring as research_scoring
 from streams.demo.recipes.support import data as support
 from streams.demo.recipes.support import scoring as support_scoring
+from streams.demo.recipes.values import both as rules_both
 
 HERE = Path(__file__).parent
 NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)
@@ -118,7 +119,7 @@ def test_piers_by_hand_written_examples():
     assert old.holds("pier D44", asked)
     assert not old.holds("pier A11", asked)
     assert facts_scoring.not_out_of_date({}).holds("pier A11", asked)
-    both = facts_scoring.both(facts_scoring.says(piers), facts_scoring.FORM)
+    both = rules_both(facts_scoring.says(piers), facts_scoring.FORM)
     assert both.holds(one["right"][0], asked)
     assert not both.holds(one["right"][1], asked)
 
@@ -144,7 +145,11 @@ def test_numbers_and_sources_are_the_studys_own():
     asked = _asked(value="1950", source="Ferrante 2034")
     assert research_scoring.right_value("it is 1,950 kelvin", asked)
     assert not research_scoring.right_value("it is 19500 kelvin", asked)
-    assert research_scoring.right_source("see Ferrante 2034", asked)
+    assert research_scoring.sourced("1950 kelvin", asked, ["Ferrante 2034"])
+    assert not research_scoring.sourced("1950 kelvin", asked, [])
+    assert not research_scoring.sourced("1950 kelvin", asked, ["Okoro 2031"])
+    assert not research_scoring.sourced("1950 kelvin", asked, ["Ferrante 2034", "Okoro 2031"])
+    assert not research_scoring.sourced("2034 kelvin", asked, ["Ferrante 2034"])
     assert research_scoring.no_wrong_source("see Ferrante 2034", asked)
     assert not research_scoring.no_wrong_source("see Okoro 2031", asked)
     titles = [study.title for study in research.studies()]

@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0032_choices"
-down_revision = "0031_reactions"
+revision = "0033_choices"
+down_revision = "0032_memory_versions"
 branch_labels = None
 depends_on = None
 works_before = (

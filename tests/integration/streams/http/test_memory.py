@@ -1,0 +1,166 @@
+"""Documents over HTTP: approved, listed, looked up and removed by who may, of one's own tenant alone, and audited."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+
+import aiohttp
+import pytest
+
+from personalization.memory.sealing import MemoryKeys
+from personalization.memory.search import MemorySearch
+from privacy.audit import trail as audit_trail
+from privacy.policy import versions as policies
+from privacy.policy.ceilings import PolicyCeilings
+from privacy.storage.session import open_engine, reading, transaction
+from streams.http.memory import MemoryAccess
+from streams.http.server import HttpServer
+from streams.http.tokens import Access
+from streams.outbox.events import OutboxAdapterEvents
+from streams.storage.operator_tokens import Role, new_token
+from tests.fakes.stream_records import NOW
+from tests.integration.streams.http.test_operator_api import Probes
+
+KEYS = MemoryKeys(bytes(range(32)))
+REFUNDS = {
+    "id": "shop/refunds",
+    "text": "A refund takes 14 days after the parcel is back.",
+    "title": "Refunds",
+}
+QUESTION = {"question": "How many days does a refund take?"}
+ALL = "/v1/tenants/{}/documents"
+
+
+@pytest.fixture
+def installation(sqlite_template, tmp_path):
+    shutil.copyfile(sqlite_template, tmp_path / "memory.db")
+    engine = open_engine(f"sqlite:///{tmp_path / 'memory.db'}")
+    with transaction(engine) as session:
+        for tenant in ("acme", "globex"):
+            policies.register_tenant(session, tenant, actor="ann", now=NOW)
+        tokens = {
+            name: new_token(session, tenant, name, role=role, days=9, actor="ann", now=NOW)[0]
+            for name, tenant, role in (
+                ("bea", "acme", Role.ADMINISTRATOR),
+                ("rob", "acme", Role.READER),
+                ("sam", "acme", Role.SERVER),
+                ("eve", "globex", Role.ADMINISTRATOR),
+            )
+        }
+    yield engine, tokens
+    engine.dispose()
+
+
+def ask(engine, *requests, with_memory=True):
+    search = MemorySearch(engine, KEYS, None)
+    memory = MemoryAccess(
+        engine=engine,
+        events=OutboxAdapterEvents(),
+        keys=lambda: KEYS,
+        embedder=lambda: None,
+        search=lambda: search,
+    )
+
+    async def main():
+        server = HttpServer(
+            host="127.0.0.1",
+            port=0,
+            probes=Probes(),
+            exposition=lambda: b"",
+            access=Access(engine, "platform-token", lambda: NOW),
+            ceilings=PolicyCeilings(),
+            memory=memory if with_memory else None,
+        )
+        answers = []
+        async with server, aiohttp.ClientSession() as client:
+            for method, path, token, body in requests:
+                headers = {"Authorization": f"Bearer {token}"} if token else {}
+                url = f"http://127.0.0.1:{server.port}{path}"
+                async with client.request(method, url, headers=headers, json=body) as response:
+                    answers.append((response.status, await response.json()))
+        return answers
+
+    return asyncio.run(main())
+
+
+def test_documents_are_approved_listed_found_and_removed_and_each_act_is_audited(installation):
+    engine, tokens = installation
+    of = ALL.format("acme")
+    approved, listed, found, removed, after, again = ask(
+        engine,
+        ("POST", of, tokens["bea"], {**REFUNDS, "reason": "rules of May"}),
+        ("GET", of, tokens["rob"], None),
+        ("POST", f"{of}:search", tokens["rob"], QUESTION),
+        ("DELETE", f"{of}/shop/refunds?reason=wrong", tokens["bea"], None),
+        ("POST", f"{of}:search", "platform-token", QUESTION),
+        ("DELETE", f"{of}/shop/refunds", tokens["bea"], None),
+    )
+    assert (approved[0], approved[1]["documents"][0]["version"]) == (201, 1)
+    (one,) = listed[1]["documents"]
+    assert (one["id"], one["title"], one["approved_by"]) == ("shop/refunds", "Refunds", "bea")
+    assert found[1]["found"]["passages"][0]["citation"] == "default/shop/refunds@1#0-48"
+    assert found[1]["found"]["versions"] == ["default@1"]
+    assert removed == (
+        200,
+        {"tenant": "acme", "collection": "default", "removed": [{"id": "shop/refunds", "version": 1}]},
+    )
+    assert after[1]["found"]["outcome"] == "no_memory"
+    assert again[0] == 404
+    with reading(engine) as session:
+        acts = [
+            (one.actor, one.action, one.detail["documents"], one.detail["reason"])
+            for one in audit_trail.read(session, "acme")
+            if one.action.startswith("memory.")
+        ]
+    assert acts == [
+        ("bea", "memory.documents_added", ["shop/refunds@1"], "rules of May"),
+        ("bea", "memory.documents_removed", ["shop/refunds@1"], "wrong"),
+    ]
+
+
+def test_a_token_of_another_tenant_or_without_the_right_gets_and_changes_nothing(installation):
+    engine, tokens = installation
+    of, search = ALL.format("acme"), ALL.format("acme") + ":search"
+    missing = ALL.format("nobody")
+    assert ask(engine, ("POST", of, tokens["bea"], REFUNDS))[0][0] == 201
+    denied = ask(
+        engine,
+        *(
+            (method, path, tokens[name], body)
+            for name in ("eve", "sam")
+            for method, path, body in (
+                ("GET", of, None),
+                ("POST", of, {**REFUNDS, "text": "Worse."}),
+                ("POST", search, QUESTION),
+                ("DELETE", f"{of}/shop/refunds", None),
+            )
+        ),
+        ("POST", of, tokens["rob"], REFUNDS),
+        ("DELETE", f"{of}/shop/refunds", tokens["rob"], None),
+        ("GET", of, None, None),
+        ("POST", f"{missing}:search", "platform-token", QUESTION),
+        ("GET", missing, tokens["eve"], None),
+    )
+    assert [status for status, _ in denied] == [404] * 4 + [403] * 4 + [403, 403, 401, 404, 404]
+    assert denied[0][1]["error"]["text"].replace("acme", "nobody") == denied[-1][1]["error"]["text"]
+    assert all("14 days" not in str(body) for _, body in denied)
+    assert len(ask(engine, ("GET", of, tokens["rob"], None))[0][1]["documents"]) == 1
+
+
+def test_what_is_no_document_is_refused_and_without_a_key_there_are_no_routes(installation):
+    engine, tokens = installation
+    of = ALL.format("acme")
+    wrong = (
+        {"id": "a"},
+        {"id": "../a", "text": "x"},
+        {**REFUNDS, "accept_marked": "yes"},
+        {**REFUNDS, "valid_until": "soon"},
+        {**REFUNDS, "more": 1},
+        {**REFUNDS, "collection": "No Such"},
+        {"id": "a", "text": "# Heading alone"},
+    )
+    told = ask(engine, *(("POST", of, tokens["bea"], body) for body in wrong))
+    assert [status for status, _ in told] == [422] * len(wrong)
+    assert ask(engine, ("POST", f"{of}:search", tokens["bea"], {"question": 1}))[0][0] == 422
+    assert ask(engine, ("GET", of, tokens["bea"], None), with_memory=False)[0][0] == 404
