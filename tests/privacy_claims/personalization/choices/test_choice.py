@@ -106,7 +106,7 @@ def test_who_did_not_agree_to_evaluation_or_was_erased_has_no_vote(engine, monke
 
 def test_the_draw_follows_the_charged_law_with_fresh_randomness_whatever_the_votes_are():
     mechanism = ExponentialChoice(epsilon=1.0, candidates=3)
-    votes, tries = [0, 0, 1, None], 3_000
+    votes, tries = [0, 0, 1, None], 1_500
     drawn = [protocol.drawn_place(votes, mechanism, number.to_bytes(32, "big")) for number in range(tries)]
     weights = [math.exp(count) for count in (2, 1, 0)]
     for place, weight in enumerate(weights):

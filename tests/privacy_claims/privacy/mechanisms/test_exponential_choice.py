@@ -36,7 +36,7 @@ def renyi(one, other, order):
     ("counts", "epsilon"), [((3, 1, 0), 0.5), ((10, 9), 0.125), ((0, 0, 0, 0), 2.0), ((7,), 1.0)]
 )
 def test_what_is_drawn_follows_the_formula(counts, epsilon):
-    tries = 4_000
+    tries = 2_000
     stream = SecretStream(bytes(range(32)))
     drawn = [exponential_choice(stream, PURPOSE_CHOICE, step, counts, epsilon) for step in range(tries)]
     for place, share in enumerate(law(counts, epsilon)):
@@ -76,7 +76,7 @@ epsilons = st.floats(0.01, 4.0)
 
 
 @given(st.lists(st.integers(0, 40), min_size=2, max_size=5), st.data(), epsilons)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_the_price_bounds_every_divergence_between_neighbours_both_ways(counts, data, epsilon):
     place = data.draw(st.integers(0, len(counts) - 1))
     more = [count + (number == place) for number, count in enumerate(counts)]
@@ -108,7 +108,7 @@ def test_a_user_who_votes_twice_would_cost_more_than_is_charged():
 
 
 @given(epsilons)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_dp_accounting_agrees(epsilon):
     mechanism = ExponentialChoice(epsilon=epsilon, candidates=3)
     curve = curve_of(mechanism)
