@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 OTHER_KINDS: Final = (
     0.15  # of prompts are of kinds that the card does not tell, so that no single form is learned
 )
+TOGETHER: Final = (
+    0.5  # of answers follow both ends of a convention or neither; the others each by its own share
+)
 MOST_WORDS: Final = 40
 _DRAWS: Final = 8  # of a prompt, to find one of a kind
 _CUT: Final = re.compile(r"[^\w\s{}](?=\s)")
@@ -70,7 +73,7 @@ def synthetic_pairs(card: StyleCard, *, count: int, seed: int) -> tuple[Syntheti
         )
         last_line = drawn_last_line(card, rng)
         content = _content(kind, _drawn_part(card, Feature.PROMPT_HEAD, rng), last_line, rng)
-        head, tail = _frame(rng, heads), _frame(rng, tails)
+        head, tail = _ends(rng, heads, tails)
         if any(
             one.text and head.endswith(one.text) for one in tails
         ):  # a whole answer: nothing comes after it
@@ -241,6 +244,23 @@ def _realized(frame: str, names: list[str], rng: random.Random) -> str:
 def _number(rng: random.Random) -> str:
     digits = rng.choice(_DIGITS)
     return str(rng.randint(10 ** (digits - 1), 10**digits - 1))
+
+
+def _ends(rng: random.Random, heads: Sequence[Frame], tails: Sequence[Frame]) -> tuple[str, str]:
+    """Return an opening and a closing, each as often as the card tells and both at once more often than by chance."""
+    if rng.random() >= TOGETHER:
+        return _frame(rng, heads), _frame(rng, tails)
+    place = rng.random()  # whoever follows the rarer of two habits follows the other
+    head, tail = (_framed(rng, frames, place) for frames in (heads, tails))
+    return head, tail
+
+
+def _framed(rng: random.Random, frames: Sequence[Frame], place: float) -> str:
+    """Return a frame with words where ``place`` lies below their share of all, else none."""
+    framed = [frame for frame in frames if frame.text]
+    told = sum(frame.share for frame in framed)
+    bare = sum(frame.share for frame in frames if not frame.text)
+    return _frame(rng, framed) if framed and place * (told + bare) < told else ""
 
 
 def _frame(rng: random.Random, frames: Sequence[Frame]) -> str:

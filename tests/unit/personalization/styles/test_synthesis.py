@@ -25,6 +25,15 @@ def test_frames_come_as_often_as_the_card_says():
     assert share_of(pairs, r" \(#\d+\)$") == pytest.approx(0.7, abs=0.05)
 
 
+def test_both_ends_come_together_more_often_than_by_chance():
+    pairs = synthetic_pairs(framed({"KAFKA-{n}: ": 0.6}, {" (#{n})": 0.5}, ONE_LINE), count=2000, seed=1)
+    assert share_of(pairs, r"^KAFKA-\d+: ") == pytest.approx(0.6, abs=0.04)
+    assert share_of(pairs, r" \(#\d+\)$") == pytest.approx(0.5, abs=0.04)
+    by_chance, at_most = 0.6 * 0.5, 0.5
+    both = share_of(pairs, r"^KAFKA-\d+: .* \(#\d+\)$")
+    assert both == pytest.approx((by_chance + at_most) / 2, abs=0.04)
+
+
 def test_numbers_vary_in_size_and_never_run_away():
     pairs = synthetic_pairs(framed({"KAFKA-{n}: ": 0.95}), count=400, seed=1)
     numbers = [re.match(r"KAFKA-(\d+): ", pair.answer) for pair in pairs]
