@@ -30,12 +30,12 @@ _RULES: Final = {
     r"(?:only|exactly|just|with\s+only|nothing\s+but)\b",
     "new_role": r"\byou\s+(?:are|must)\s+(?:now|henceforth|from\s+now)\b|\bnew\s+instructions?\s*:"
     r"|\b(?:act|behave)\s+as\s+(?:if|an?|the)\b[^.\n]{0,30}\b(?:model|assistant|ai|bot|admin|developer|dan)\b",
-    "speaks_as_turn": r"(?m)^\s*(?:#+\s*)?(?:system|assistant|developer|user)\s*:|\bsystem\s+(?:prompt|message)\b",
+    "speaks_as_turn": r"(?m)^[^\S\n]*(?:#+\s*)?(?:system|assistant|developer|user)\s*:|\bsystem\s+(?:prompt|message)\b",
     "keeps_secret": r"\b(?:do\s+not|don't|never)\s+(?:tell|mention|reveal|cite|show)\b[^.\n]{0,40}"
     r"\b(?:user|anyone|source|instructions?|this)\b",
     "sends_away": r"!\[[^\]]*\]\(https?://[^)]*[?&][^)]*\)|\b(?:send|post|upload|forward|exfiltrate)\b[^.\n]{0,40}"
     r"\b(?:https?://|to\s+the\s+(?:url|address|server)|conversation|chat\s+history)",
-    "hidden_comment": r"<!--.*?-->",
+    "hidden_comment": r"\A(?>.*?<!--).*?-->",  # where the first has no end, no later one has
 }
 _RULE: Final = {name: re.compile(rule, re.IGNORECASE | re.DOTALL) for name, rule in _RULES.items()}
 _LONG_CODE: Final = re.compile(r"[A-Za-z0-9+/=_-]{120,}")

@@ -31,14 +31,15 @@ _SAY_NOTHING: Final = """
 """
 STOP_WORDS: Final = frozenset(_SAY_NOTHING.split())
 
+# A line's own spaces: \s after ^ would look at all empty lines once for each of them, which takes minutes for many.
 _NAME: Final = r"([A-Z][^\W\d_]*(?:[ '’-][A-Z][^\W\d_]*)?)"
 _KINDS: Final = "mail|e-mail|message|question|request|call|chat|letter|ticket|note|enquiry|inquiry"
 _ASKERS: Final = tuple(
     re.compile(form)
     for form in (
-        rf"(?m:^\s*)(?i:(?:(?:{_KINDS})\s+(?:of|from|by)|from))\s+{_NAME}(?=\s*:)",
+        rf"(?m:^[^\S\n]*)(?i:(?:(?:{_KINDS})\s+(?:of|from|by)|from))\s+{_NAME}(?=\s*:)",
         rf"(?i:\b(?:answer|reply to|respond to|write to|greet))\s+{_NAME}(?=[,:]|\s+(?i:who|about|on|that)\b)",
-        rf"(?m:^\s*)(?i:(?:customer|colleague|user|client)\s+)?{_NAME}(?=\s+(?i:asks|writes|wants to know)\b)",
+        rf"(?m:^[^\S\n]*)(?i:(?:customer|colleague|user|client)\s+)?{_NAME}(?=\s+(?i:asks|writes|wants to know)\b)",
     )
 )
 

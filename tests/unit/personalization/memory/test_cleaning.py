@@ -1,5 +1,7 @@
 """Control marks leave a text, also nested ones, and what looks like orders to a model is marked."""
 
+import time
+
 import pytest
 
 from personalization.memory.cleaning import cleaned, marks_of, without_control_marks
@@ -45,6 +47,14 @@ def test_plain_text_stays_as_it_is():
 )
 def test_orders_to_a_model_are_marked(text, mark):
     assert mark in marks_of(text)
+
+
+@pytest.mark.parametrize("text", ["\n" * 16_000 + "Fine.", "<!--" * 16_000, "x <!-- <!--\n" * 4_000 + "-->"])
+def test_looking_for_orders_takes_no_longer_for_a_text_that_was_made_for_it(text):
+    """Documents come over HTTP, and a pattern holds up every thread of its process."""
+    started = time.perf_counter()
+    assert bool(marks_of(text)) is ("-->" in text)
+    assert time.perf_counter() - started < 2
 
 
 @pytest.mark.parametrize(
