@@ -99,9 +99,13 @@ def proposing(pairs: Sequence[TermPair]) -> Callable[[TermList], TermList]:
     return lambda terms: terms.proposing(pairs)
 
 
-def proposed_pairs(session: Session, line_ref: str) -> tuple[tuple[str, str], ...]:
-    """Return the public pairs (written, meant) that a line's users vote over; none where they cannot be read."""
-    return tuple((one.written, one.meant) for one in rows.newest_readable(session, line_ref).proposed)
+def proposed_pairs(session: Session, line_ref: str) -> tuple[tuple[str, str], ...] | None:
+    """Return the public pairs (written, meant) that a line's users vote over; ``None`` where they cannot be read.
+
+    Without any, users vote over words of their own; of a list that cannot be read nobody knows that it has none.
+    """
+    terms = rows.newest_readable(session, line_ref)
+    return None if terms is None else tuple((one.written, one.meant) for one in terms.proposed)
 
 
 def going_back(session: Session, tenant_id: str, domain: str) -> Callable[[TermList], TermList]:

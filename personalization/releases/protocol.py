@@ -362,6 +362,7 @@ class TrainingRounds:
         base_digest = self._shop.base.fingerprint().digest()
         start = choose_start(session, line, policy, plan, base_digest=base_digest)
         blend_with = blend_source(session, line, policy, plan, base_digest)
+        glossary = proposed_pairs(session, line.line_ref) if policy.terms else None
         terms = Terms(
             plan=plan,
             beside=schedule_of(policy).beside,
@@ -374,8 +375,8 @@ class TrainingRounds:
             blend_share=blend_share(session, line, policy, blend_with),
             style_edits=current_edits(session, row.tenant_id, row.domain),
             notes=policy.memory,
-            votes_on_terms=policy.terms,
-            glossary=proposed_pairs(session, line.line_ref) if policy.terms else (),
+            votes_on_terms=glossary is not None,  # else a damaged list would open the vote to unlisted words
+            glossary=glossary or (),
             suites=SuiteTerms.of_policy(policy.suites, least=self._least_suites),
         )
         seed = secrets.token_bytes(SEED_BYTES)

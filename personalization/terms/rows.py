@@ -74,12 +74,14 @@ def newest(session: Session, line_ref: str) -> TermList:
     return TermList() if row is None else read_signed(row).terms
 
 
-def newest_readable(session: Session, line_ref: str) -> TermList:
-    """Return what holds for a line, and no terms where that cannot be read."""
+def newest_readable(session: Session, line_ref: str) -> TermList | None:
+    """Return what holds for a line; ``None`` where that cannot be read."""
     newest = select(TermListRow).where(TermListRow.line_ref == line_ref)
     row = session.exec(newest.order_by(col(TermListRow.sequence).desc()).limit(1)).first()
-    signed = None if row is None else _readable(row)
-    return TermList() if signed is None else signed.terms
+    if row is None:
+        return TermList()
+    signed = _readable(row)
+    return None if signed is None else signed.terms
 
 
 class NewestTerms:

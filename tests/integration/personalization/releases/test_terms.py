@@ -289,3 +289,11 @@ def test_a_round_votes_over_the_list_that_was_public_when_it_was_reserved(shop):
     assert terms.glossary == (("cuber netties", "Kubernetes"),)
     assert terms.digest() != replace(terms, glossary=()).digest(), "what was reserved names the list"
     assert "glossary" not in replace(terms, glossary=()).to_document(), "older terms keep their digest"
+    shop.process("second").run_once()
+    with shop.session() as session:
+        session.execute(text("UPDATE term_lists SET document = '{'"))
+    round_id = shop.open_round()
+    shop.process().run_once()
+    with shop.session() as session:
+        terms = Terms.from_json(session.get(RoundRow, round_id).terms_json)
+    assert (terms.votes_on_terms, terms.glossary) == (False, ()), "nobody knows that nothing was listed"
