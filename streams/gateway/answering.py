@@ -324,7 +324,7 @@ class Answering:
             domain=plan.ask.domain,
             served_name=plan.choice.adapter,
             whole=whole,
-            passages=plan.notes,
+            passages=plan.untaught,
         )
         self._shop.remembered.keep(plan.answer_id, plan.caller.tenant_id, user, shown)
 

@@ -103,6 +103,17 @@ class Plan:
         )
 
     @property
+    def untaught(self) -> tuple[str, ...]:
+        """What an answer must not carry into training: the notes, and the same as its terms would have been put right.
+
+        An answer that was copied from a note says the terms of that note as they are meant, so no longer its words.
+        """
+        if self.terms is None or not self.corrects:
+            return self.notes
+        put_right = (self.terms.terms.correct(one).text for one in self.notes)
+        return tuple(dict.fromkeys((*self.notes, *put_right)))
+
+    @property
     def penalty(self) -> float:
         """The presence penalty that the gateway adds; 0 for none, as for tools and formats, which repeat by nature."""
         own = any(self.ask.document.get(name) is not None for name in PENALTIES)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from personalization.memory.traces import carries
 from personalization.memory.values import Chunk, Found, Outcome, Passage, Remembered
 from personalization.prompts.rendering import card_rendering
 from personalization.terms.values import TermList, TermPair, TermUse
@@ -138,9 +139,8 @@ def test_a_memory_that_did_not_answer_in_the_time_that_was_left_is_said_to_be_ov
     assert one.found is None
 
 
-@pytest.mark.parametrize("stream", [False, True])
-def test_a_prompt_is_told_of_terms_in_the_passages_before_it_and_of_its_own_first(stream):
-    chunk = Chunk(number=0, section="", text="Orbivanz is made by ack me.", start=0, end=9)
+def found_with(text):
+    chunk = Chunk(number=0, section="", text=text, start=0, end=9)
     document = Remembered(
         collection="default",
         document_id="switches",
@@ -152,7 +152,23 @@ def test_a_prompt_is_told_of_terms_in_the_passages_before_it_and_of_its_own_firs
         valid_until=None,
         accepted=False,
     )
-    found = Found(outcome=Outcome.FOUND, passages=(Passage(document=document, chunk=chunk, score=1.0),))
+    return Found(outcome=Outcome.FOUND, passages=(Passage(document=document, chunk=chunk, score=1.0),))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_that_was_copied_from_a_note_teaches_nothing_though_its_terms_were_put_right(stream):
+    note = "lamps burn beside ack me forever"
+    one = replace(plan("what burns?", stream=stream), found=found_with(note))
+    said = one.terms.terms.correct(note).text
+    assert said == "lamps burn beside Acme forever"
+    assert carries(said, one.untaught, "what burns?")
+    assert not carries(said, one.notes, "what burns?"), "else the test tells nothing"
+    assert replace(one, terms=None).untaught == one.notes
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_prompt_is_told_of_terms_in_the_passages_before_it_and_of_its_own_first(stream):
+    found = found_with("Orbivanz is made by ack me.")
     one = plan("which colour has gry?", use=TermUse.GLOSSARY, more=(("gry", "grey"),), stream=stream)
     assert [term.meant for term in one.told] == ["grey"]
     one = replace(one, found=found)
