@@ -7,9 +7,7 @@ revision = "0032_memory_versions"
 down_revision = "0031_reactions"
 branch_labels = None
 depends_on = None
-works_before = (
-    True  # what a version from before changes has no signed version, and is not found until it has one
-)
+works_before = True  # what a version from before changes is not signed, and not found until one goes back
 
 
 def upgrade() -> None:

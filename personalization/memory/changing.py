@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import func
 from sqlmodel import select
 
-from personalization.errors import MemoryDocumentError
+from personalization.errors import MemoryDocumentError, MemoryMoveError
 from personalization.memory import pgvector, versions
 from personalization.memory.tables import MemoryCollectionRow, MemoryDocumentRow
 from personalization.memory.values import State
-from personalization.memory.versions import Change
+from personalization.memory.versions import Change, Decision
 from privacy.audit import trail as audit_trail
 from privacy.policy import versions as policies
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from personalization.memory.documents import Added, Place
     from personalization.memory.sealing import MemoryKeys
-    from personalization.memory.versions import Decision
 
 MOST_DOCUMENTS: Final = 100_000  # live ones of a tenant
 MOST_CHUNKS: Final = 200_000
@@ -39,11 +38,25 @@ def lock(session: Session, tenant_id: str) -> None:
     policies.lock_tenant(session, tenant_id)
 
 
-def begin(session: Session, keys: MemoryKeys, place: Place, decision: Decision) -> None:
-    """Lock a tenant's memory, and sign what a collection holds before its first signed change."""
+def begin(session: Session, keys: MemoryKeys, place: Place, decision: Decision) -> bool:
+    """Lock a tenant's memory, and sign what a collection holds before its first signed change.
+
+    Returns:
+        Whether the collection holds what was signed. Of one that does not, documents are removed all the same, and
+        what is left is not signed for it.
+
+    Raises:
+        MemoryMoveError: it does not, and something was to be added or accepted: that would sign the rest as well.
+    """
     lock(session, place.tenant_id)
     row = session.get(MemoryCollectionRow, (place.tenant_id, place.collection))
-    versions.begin(session, keys, row, _change(place, decision, None))
+    holds = versions.begin(session, keys, row, _change(place, decision, None))
+    if not holds and decision is not Decision.REMOVED:
+        raise MemoryMoveError(
+            f"the collection {place.collection!r} does not hold what its signed version names, so nothing was changed; "
+            "`discreet memory versions` shows what was signed last: go back to it with `discreet memory roll-back --to`"
+        )
+    return holds
 
 
 def end(session: Session, row: MemoryDocumentRow, state: State, now: datetime) -> None:
@@ -62,8 +75,18 @@ def touch(
     *,
     changed: bool,
     restores: int | None = None,
+    signs: bool = True,
 ) -> int:
     """Make a signed version of a collection where it changed, and the collection where there is none.
+
+    Args:
+        session: the caller's transaction.
+        keys: sign it.
+        place: where.
+        decision: what made it.
+        changed: whether anything did.
+        restores: which version a roll-back goes back to.
+        signs: whether what stands may be signed; otherwise nothing is found in it until one goes back.
 
     Returns:
         The number of the version that holds now.
@@ -83,7 +106,8 @@ def touch(
         row.version, row.changed_at = row.version + 1, place.now
         session.add(row)
         session.flush()
-        versions.keep(session, keys, row, _change(place, decision, restores))
+        if signs:
+            versions.keep(session, keys, row, _change(place, decision, restores))
     return row.version
 
 

@@ -166,6 +166,7 @@ def add(session: Session, keys: MemoryKeys, place: Place, documents: Sequence[Pr
     Raises:
         UnknownTenantError: no such tenant is registered.
         MemoryDocumentError: a name stands twice, or the tenant would have too many documents or passages.
+        MemoryMoveError: the collection does not hold what its signed version names.
     """
     names = [one.draft.document_id for one in documents]
     if len(set(names)) != len(names):
@@ -203,7 +204,7 @@ def remove(
         UnknownTenantError: no such tenant is registered.
         MemoryNotFoundError: the collection has nothing of that name; nothing was removed.
     """
-    begin(session, keys, place, Decision.REMOVED)
+    signs = begin(session, keys, place, Decision.REMOVED)
     gone = []
     found_live = False
     for document_id in dict.fromkeys(document_ids):
@@ -222,7 +223,7 @@ def remove(
             versions.emptied(session, row)
         gone.append(_told(kept[-1], Fate.ADDED))
     if gone:
-        version = touch(session, keys, place, Decision.REMOVED, changed=found_live)
+        version = touch(session, keys, place, Decision.REMOVED, changed=found_live, signs=signs)
         noted(session, place, "memory.documents_removed", version, gone)
     return gone
 
@@ -233,6 +234,7 @@ def accept(session: Session, keys: MemoryKeys, place: Place, document_id: str) -
     Raises:
         UnknownTenantError: no such tenant is registered.
         MemoryNotFoundError: the collection has no live document of that name.
+        MemoryMoveError: the collection does not hold what its signed version names.
     """
     begin(session, keys, place, Decision.ACCEPTED)
     row = next(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sqlmodel import select
 
 from personalization.errors import MemoryMoveError
-from personalization.memory import histories, pgvector
+from personalization.memory import histories, pgvector, versions
 from personalization.memory.changing import check_room, end, lock, touch
 from personalization.memory.queries import listed, opened, row_name
 from personalization.memory.sealing import vectors_of
@@ -77,7 +77,8 @@ def roll_back(session: Session, keys: MemoryKeys, place: Place, to: int | None =
     Raises:
         UnknownTenantError: no such tenant is registered.
         MemoryNotFoundError: the collection keeps no such version.
-        MemoryMoveError: there is nothing to go back to, or it would change nothing.
+        MemoryMoveError: there is nothing to go back to, it would change nothing, or the version's signature does not
+            hold.
         MemoryDocumentError: the tenant would have too many documents or passages.
     """
     lock(session, place.tenant_id)
@@ -87,8 +88,22 @@ def roll_back(session: Session, keys: MemoryKeys, place: Place, to: int | None =
         (one.document_id, one.version): one
         for one in histories.entries_at(session, place.tenant_id, place.collection, number)
     }
-    live = {(row.document_id, row.version): row for row in listed(session, place.tenant_id, place.collection)}
-    aside = [live[name] for name in sorted(live.keys() - wanted.keys())]
+    if not versions.holds(
+        keys, target, target.domain, [(*name, entry.leaf) for name, entry in wanted.items()]
+    ):
+        raise MemoryMoveError(
+            f"the signature of version {number} of the collection {place.collection!r} does not hold; nothing was "
+            "changed"
+        )
+    collection = session.get(MemoryCollectionRow, (place.tenant_id, place.collection))
+    moved = collection is not None and (
+        collection.domain != target.domain or not versions.stands(session, keys, collection)
+    )
+    standing = {
+        (row.document_id, row.version): row for row in listed(session, place.tenant_id, place.collection)
+    }
+    live = {name: row for name, row in standing.items() if name in wanted and _is_signed(row, wanted[name])}
+    aside = [standing[name] for name in sorted(standing.keys() - live.keys())]
     for row in aside:
         end(session, row, State.SUPERSEDED, place.now)
     session.flush()
@@ -96,14 +111,12 @@ def roll_back(session: Session, keys: MemoryKeys, place: Place, to: int | None =
     lost: list[MemoryEntryRow] = []
     for name in sorted(wanted.keys() - live.keys()):
         kept = session.get(MemoryDocumentRow, (place.tenant_id, place.collection, *name))
-        if kept is None or kept.sealed is None:
+        if kept is None or kept.sealed is None or not _is_signed(kept, wanted[name]):
             lost.append(wanted[name])
             continue
         _bring_back(session, keys, kept, accepted=wanted[name].accepted)
         back.append(kept)
-    moved = _accept_as(session, live, wanted)
-    collection = session.get(MemoryCollectionRow, (place.tenant_id, place.collection))
-    moved = moved or (collection is not None and collection.domain != target.domain)
+    moved = _accept_as(session, live, wanted) or moved
     gone = _removed(session, place, lost)
     if not (aside or back or moved):
         more = f" but for {', '.join(_names(lost)[:5])}, which cannot come back" if lost else ""
@@ -134,6 +147,11 @@ def roll_back(session: Session, keys: MemoryKeys, place: Place, to: int | None =
         now=place.now,
     )
     return done
+
+
+def _is_signed(row: MemoryDocumentRow, entry: MemoryEntryRow) -> bool:
+    """Say whether a document is what the signature of a version covers, but for whether marked passages are sent."""
+    return versions.leaf_of(row, accepted=entry.accepted) == entry.leaf
 
 
 def _bring_back(session: Session, keys: MemoryKeys, row: MemoryDocumentRow, *, accepted: bool) -> None:

@@ -72,8 +72,13 @@ class Change:
     restores: int | None = None
 
 
-def leaf_of(row: MemoryDocumentRow) -> str:
-    """Return what of a live document's row the signature of its collection covers."""
+def leaf_of(row: MemoryDocumentRow, *, accepted: bool | None = None) -> str:
+    """Return what of a live document's row the signature of its collection covers.
+
+    Args:
+        row: the document's.
+        accepted: whether its marked passages are sent, where that is to be another than the row's.
+    """
     return digest_of(
         {
             "salt": row.salt or "",
@@ -83,7 +88,7 @@ def leaf_of(row: MemoryDocumentRow) -> str:
             "approved_by": row.approved_by,
             "valid_from": row.added_at.astimezone(UTC).isoformat(),
             "valid_until": row.valid_until.astimezone(UTC).isoformat() if row.valid_until else None,
-            "accepted": row.accepted,
+            "accepted": row.accepted if accepted is None else accepted,
         }
     )
 
@@ -106,10 +111,16 @@ def signed_bytes(tenant_id: str, collection: str, number: int, version_id: str) 
     )
 
 
-def begin(session: Session, keys: MemoryKeys, row: MemoryCollectionRow | None, change: Change) -> None:
-    """Sign what stands in a collection where nobody did yet, so that one can go back to it; before a change."""
+def begin(session: Session, keys: MemoryKeys, row: MemoryCollectionRow | None, change: Change) -> bool:
+    """Sign what stands in a collection of which nothing was ever signed, before a change, so that one can go back.
+
+    Returns:
+        Whether what stands is what was signed: else a change must not sign it.
+    """
     if row is None or row.version < 1:
-        return
+        return True
+    if not stands(session, keys, row):
+        return False
     if find(session, row.tenant_id, row.collection, row.version) is None:
         _keep(
             session,
@@ -117,6 +128,15 @@ def begin(session: Session, keys: MemoryKeys, row: MemoryCollectionRow | None, c
             row,
             Change(decision=Decision.FOUND, actor=change.actor, reason="as it was found", now=change.now),
         )
+    return True
+
+
+def stands(session: Session, keys: MemoryKeys, row: MemoryCollectionRow) -> bool:
+    """Say whether the live documents of a collection are those of its signed version; see ``refused``."""
+    live = _live_of(session, row)
+    leaves = {row.collection: [(one.document_id, one.version, leaf_of(one)) for one in live]}
+    standing = [(row.collection, row.domain, row.version)]
+    return not refused(session, keys, row.tenant_id, standing, leaves)
 
 
 def keep(session: Session, keys: MemoryKeys, row: MemoryCollectionRow, change: Change) -> MemoryVersionRow:
@@ -195,13 +215,7 @@ def forget(session: Session, tenant_id: str) -> None:
 
 def _keep(session: Session, keys: MemoryKeys, row: MemoryCollectionRow, change: Change) -> MemoryVersionRow:
     session.flush()
-    live = session.exec(
-        select(MemoryDocumentRow).where(
-            MemoryDocumentRow.tenant_id == row.tenant_id,
-            MemoryDocumentRow.collection == row.collection,
-            MemoryDocumentRow.state == State.LIVE,
-        )
-    ).all()
+    live = _live_of(session, row)
     for one in live:
         if not one.salt:
             one.salt = secrets.token_hex(SALT_BYTES)
@@ -254,6 +268,16 @@ def _keep(session: Session, keys: MemoryKeys, row: MemoryCollectionRow, change: 
     session.add(made)
     session.flush()
     return made
+
+
+def _live_of(session: Session, row: MemoryCollectionRow) -> Sequence[MemoryDocumentRow]:
+    return session.exec(
+        select(MemoryDocumentRow).where(
+            MemoryDocumentRow.tenant_id == row.tenant_id,
+            MemoryDocumentRow.collection == row.collection,
+            MemoryDocumentRow.state == State.LIVE,
+        )
+    ).all()
 
 
 def _forget_old(session: Session, tenant_id: str, collection: str, oldest: int) -> None:

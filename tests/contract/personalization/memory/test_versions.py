@@ -160,6 +160,41 @@ def test_a_database_alone_brings_nothing_back_and_changes_no_date(shelf):
     assert Shelf(shelf.engine, shelf.clock).cited() == []
 
 
+def test_what_a_database_alone_changed_is_not_signed_by_the_next_change(shelf):
+    shelf.add("refunds", REFUNDS)
+    shelf.add("refunds", REFUNDS.replace("14", "21"))
+    shelf.add("secret", "The parcel of the secret refund takes 3 days.")  # 3
+    row = MemoryDocumentRow
+    with transaction(shelf.engine) as session:
+        for number, state in ((2, "superseded"), (1, "live")):
+            session.exec(
+                update(row)
+                .where(col(row.document_id) == "refunds", col(row.version) == number)
+                .values(state=state)
+            )
+    with pytest.raises(MemoryMoveError, match="does not hold what its signed version names"):
+        shelf.add("more", "A refund of more takes 5 days.")
+    shelf.remove("secret")  # what is to go goes, and what is left is not signed for it
+    assert Shelf(shelf.engine, shelf.clock).cited() == []
+    done = shelf.back(3)
+    assert (done.brought_back, done.set_aside, done.removed) == (
+        ("refunds@2",),
+        ("refunds@1",),
+        ("secret@1",),
+    )
+    assert Shelf(shelf.engine, shelf.clock).cited() == ["default/refunds@2"]
+    shelf.add("more", "A refund of more takes 5 days.")
+    with transaction(shelf.engine) as session:  # a date of what is kept, and then what stood when
+        session.exec(update(row).where(col(row.version) == 1).values(valid_until=shelf.clock.now()))
+    assert shelf.back(1).not_kept == ("refunds@1",)
+    with transaction(shelf.engine) as session:
+        session.exec(update(MemoryEntryRow).values(since=1, until=None))
+    with pytest.raises(
+        MemoryMoveError, match="signature of version 2 of the collection 'default' does not hold"
+    ):
+        shelf.back(2)
+
+
 def test_what_was_there_before_versions_counts_and_is_signed_before_it_changes(shelf):
     shelf.add("refunds", REFUNDS)
     with transaction(shelf.engine) as session:  # as a version from before left it
