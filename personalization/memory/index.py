@@ -2,7 +2,7 @@
 
 An index holds one tenant and nothing of another one, so neither scores nor caches can tell what others have. Documents
 that did not change are not opened again. Documents that are live and not what the collection's signed version names are
-left out with their whole collection: a database alone decides nothing.
+left out with their whole collection: a row that was changed alone decides nothing.
 """
 
 from __future__ import annotations
