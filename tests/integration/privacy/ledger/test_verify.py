@@ -2,17 +2,23 @@
 
 import hashlib
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from privacy.accounting.composition import curve_of
 from privacy.accounting.curve import RdpCurve
+from privacy.accounting.filters import UNION_GRID, FilterRule, PrivacyFilter
 from privacy.errors import UnknownTenantError
-from privacy.ledger import BudgetCaps, DrawRecord, Ledger, PopulationCap, ReservationRequest
+from privacy.ledger import BudgetCaps, DrawRecord, Ledger, PopulationCap, ReservationRequest, verify
 from privacy.ledger.chain import GENESIS_DIGEST, canonical, digest_of, entry_digest
 from privacy.ledger.export import export_ledger
 from privacy.ledger.findings import FindingCode
+from privacy.ledger.recompute import ReplayedAccount
+from privacy.ledger.values import AccountScope
 from privacy.ledger.verify import verify_export
+from privacy.mechanisms.exponential_choice import ExponentialChoice
 from privacy.mechanisms.gaussian import Gaussian
 from privacy.mechanisms.private_read import ReadPurpose
 from privacy.mechanisms.sampled_gaussian import PoissonSampledGaussian
@@ -102,6 +108,25 @@ def test_an_honest_ledger_verifies_with_pld_too(ledger_lines):
     lifetime = next(one for one in report.accounts if one["account_id"] == "lifetime:acme")
     assert 0 < lifetime["pld_epsilon"] <= lifetime["epsilon"] < 4.0
     assert sealed(parsed(ledger_lines)) == ledger_lines  # the attacker's tool itself changes nothing
+
+
+def test_a_choice_hides_no_undercharge_of_what_is_known_exactly():
+    """The planted fault: an account has the curve of fewer trained releases than it was charged for."""
+    training, choice = ROUND[1], ExponentialChoice(epsilon=0.05, candidates=3)
+    limit = PrivacyFilter(epsilon=4.0, delta=1e-6, rule=FilterRule.GRID_UNION, orders=UNION_GRID)
+    for counted, codes_found in ((8, []), (2, [FindingCode.SECOND_OPINION])):
+        account = ReplayedAccount(
+            account_id="lifetime:acme",
+            scope=AccountScope.LIFETIME,
+            filter=limit,
+            opened={},
+            curve=curve_of(training) * counted + curve_of(choice),
+            mechanisms=Counter({training: 8, choice: 1}),
+        )
+        report = verify.VerificationReport()
+        figures = verify._account_figures(account, with_pld=True, report=report)
+        assert [one.code for one in report.findings] == codes_found
+        assert not figures["pld_exact"]
 
 
 def test_a_cut_or_damaged_file_is_found(ledger_lines):
