@@ -23,6 +23,7 @@ _UNSEEN: Final = re.compile(
     "[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f\u00ad\u200b\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb"
     "\U000e0000-\U000e007f]"
 )
+# None looks at a text again for each of its places: documents come over HTTP, and a pattern holds up all threads.
 _RULES: Final = {
     "overrides": r"\b(?:ignore|disregard|forget|override|bypass)\b[^.\n]{0,40}"
     r"\b(?:instructions?|questions?|rules?|prompts?|above|previous|prior|everything|context|messages?)\b",
@@ -33,7 +34,8 @@ _RULES: Final = {
     "speaks_as_turn": r"(?m)^[^\S\n]*(?:#+\s*)?(?:system|assistant|developer|user)\s*:|\bsystem\s+(?:prompt|message)\b",
     "keeps_secret": r"\b(?:do\s+not|don't|never)\s+(?:tell|mention|reveal|cite|show)\b[^.\n]{0,40}"
     r"\b(?:user|anyone|source|instructions?|this)\b",
-    "sends_away": r"!\[[^\]]*\]\(https?://[^)]*[?&][^)]*\)|\b(?:send|post|upload|forward|exfiltrate)\b[^.\n]{0,40}"
+    "sends_away": r"!\[[^\]]{0,4096}\]\(https?://[^)?&]{0,4096}[?&][^)]{0,4096}\)"
+    r"|\b(?:send|post|upload|forward|exfiltrate)\b[^.\n]{0,40}"
     r"\b(?:https?://|to\s+the\s+(?:url|address|server)|conversation|chat\s+history)",
     "hidden_comment": r"\A(?>.*?<!--).*?-->",  # where the first has no end, no later one has
 }

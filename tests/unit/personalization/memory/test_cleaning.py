@@ -49,7 +49,9 @@ def test_orders_to_a_model_are_marked(text, mark):
     assert mark in marks_of(text)
 
 
-@pytest.mark.parametrize("text", ["\n" * 16_000 + "Fine.", "<!--" * 16_000, "x <!-- <!--\n" * 4_000 + "-->"])
+@pytest.mark.parametrize(
+    "text", ["\n" * 16_000 + "Fine.", "<!--" * 16_000, "x <!-- <!--\n" * 4_000 + "-->", "![](http://&" * 700]
+)
 def test_looking_for_orders_takes_no_longer_for_a_text_that_was_made_for_it(text):
     """Documents come over HTTP, and a pattern holds up every thread of its process."""
     started = time.perf_counter()
