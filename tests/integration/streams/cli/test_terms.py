@@ -154,7 +154,9 @@ def test_a_public_list_is_proposed_listed_and_taken_back_and_is_used_for_nothing
         row.document = "{"
         session.add(row)
         session.flush()
-        assert proposed_pairs(session, line.line_ref) is None, "a damaged list stops no round, and opens no vote"
+        assert proposed_pairs(session, line.line_ref) is None, (
+            "a damaged list stops no round, and opens no vote"
+        )
     status, _, err = run(capsys, "propose", "acme", "--pair", "grey", *WHY)
     assert (status, "is no WRITTEN=MEANT" in err) == (2, True)
 
