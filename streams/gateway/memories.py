@@ -64,7 +64,7 @@ class Memories:
     """Looks questions up, in threads of its own; for one event loop.
 
     Tenants take turns, and each has a bound on its threads and places; so a large or slow memory makes only its own
-    tenant's look-ups late.
+    tenant's look-ups late. Two of them at once hold all threads.
 
     Args:
         find: gets tenant, domain and question, and may take long.
