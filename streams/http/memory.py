@@ -1,8 +1,8 @@
 """Documents over HTTP: approve, list, remove and look up what a tenant's questions are answered from.
 
 A tenant's tokens reach that tenant alone. Each approval and removal is in the tenant's audit trail under the token's
-name. Cutting and embedding a text, opening every row of a list, and overwriting what was removed take a while: one thing
-of a tenant at a time, a few of all.
+name. Cutting and embedding a text, opening every row of a list, and overwriting what was removed take a while: one
+thing of a tenant at a time, a few of all.
 """
 
 from __future__ import annotations
