@@ -44,6 +44,7 @@ class ChoiceTick:
         clock: the public clock.
         choices: the protocol of one choice.
         heard: told again and again while votes are taken, whatever they are, so that nobody holds their taker for dead.
+        failed: told the name of this work where a choice failed.
     """
 
     def __init__(
@@ -52,11 +53,13 @@ class ChoiceTick:
         clock: Callable[[], datetime],
         choices: PromptChoices,
         heard: Callable[[], None] = lambda: None,
+        failed: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._engine = engine
         self._clock = clock
         self._choices = choices
         self._heard = heard
+        self._failed = failed
         self._owner = uuid.uuid4().hex
 
     def run(self, *, stop: Callable[[], bool] = lambda: False) -> ChoiceOutcome | None:
@@ -92,15 +95,15 @@ class ChoiceTick:
         except LeaseLostError:
             return self._forfeited(lease, "votes were not taken in time")
         except TrainingFailedError as error:
-            _log.warning("chore_failed", chore=CHORE, code=error.code, line_ref=lease.line_ref)
+            self._note(lease, error.code)
             return self._forfeited(lease, "votes could not be taken")
         except PromptChoiceError as error:
-            _log.warning("chore_failed", chore=CHORE, code=error.code, line_ref=lease.line_ref)
+            self._note(lease, error.code)
             return self._forfeited(lease, "what is stored of it cannot be read")
         except StorageError:
             raise
         except (PersonalizationError, PrivacyError) as error:
-            _log.warning("chore_failed", chore=CHORE, code=error.code, line_ref=lease.line_ref)
+            self._note(lease, error.code)
             return None
 
     def _forfeited(self, lease: ChoiceLease, why: str) -> ChoiceOutcome | None:
@@ -108,3 +111,7 @@ class ChoiceTick:
             return self._choices.forfeit(lease, why)
         except (LeaseLostError, FencedError):
             return None  # another trainer has it
+
+    def _note(self, lease: ChoiceLease, code: str) -> None:
+        self._failed(CHORE)
+        _log.warning("chore_failed", chore=CHORE, code=code, line_ref=lease.line_ref)

@@ -147,7 +147,8 @@ def _choices(
         ceilings=settings.ceilings.ceilings(),
         anchor=tools.anchor,
     )
-    return ChoiceTick(shop.engine, shop.clock.now, choices, (observer or TrainerObserver()).turned)
+    hears = observer or TrainerObserver()
+    return ChoiceTick(shop.engine, shop.clock.now, choices, heard=hears.turned, failed=hears.chore_failed)
 
 
 def _drift_reader(settings: Settings, tools: StartTools, observer: TrainerObserver | None) -> DriftReader:

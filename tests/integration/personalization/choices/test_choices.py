@@ -12,7 +12,7 @@ from personalization.adapters.signing import signed_by
 from personalization.choices.rows import choices_between, chosen_digests
 from personalization.choices.tick import ChoiceTick
 from personalization.choices.values import ChoiceOutcome
-from personalization.errors import PromptChoiceError, PromptTemplateError
+from personalization.errors import PromptChoiceError, PromptTemplateError, TrainingFailedError
 from personalization.prompts import rows as prompts
 from personalization.prompts.tables import PromptTemplateRow
 from personalization.prompts.values import Origin, signed_bytes
@@ -279,6 +279,21 @@ def test_one_choice_is_taken_at_a_time_and_whoever_takes_it_is_heard_of_meanwhil
     assert sorted(row.state for row in world.rows()) == ["done", "due"]
     assert tick.run() is ChoiceOutcome.CHOSEN
     assert tick.run() is None
+
+
+def test_whoever_watches_trainers_is_told_of_a_choice_that_failed(engine):
+    world = ChoosingWorld(engine, users=2)
+    world.answer(1)
+    world.ask()
+
+    def fail(_should_stop):
+        raise TrainingFailedError("planted")
+
+    world.voting.during = fail
+    failed = []
+    tick = ChoiceTick(engine, lambda: world.now, world.choices(), failed=failed.append)
+    assert tick.run() is ChoiceOutcome.FORFEITED
+    assert failed == ["prompt_choices"]
 
 
 def test_every_statement_of_a_choice_has_an_index(engine):
