@@ -1,4 +1,7 @@
-"""Choices are taken one after the other, each on its own, by whoever has time between two training jobs."""
+"""Choices are taken one after the other, each on its own, by whoever has time between two training jobs.
+
+Votes may take hours, so one choice is taken at a time: rounds that are due come before the next one, and a stop does.
+"""
 
 from __future__ import annotations
 
@@ -34,40 +37,55 @@ CHORE: Final = "prompt_choices"
 
 
 class ChoiceTick:
-    """Takes what is due; any number of trainers may do so at once.
+    """Takes one choice that is due; any number of trainers may do so at once.
 
     Args:
         engine: the database.
         clock: the public clock.
         choices: the protocol of one choice.
+        heard: told again and again while votes are taken, whatever they are, so that nobody holds their taker for dead.
+        failed: told the name of this work where a choice failed.
     """
 
-    def __init__(self, engine: Engine, clock: Callable[[], datetime], choices: PromptChoices) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        clock: Callable[[], datetime],
+        choices: PromptChoices,
+        heard: Callable[[], None] = lambda: None,
+        failed: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._engine = engine
         self._clock = clock
         self._choices = choices
+        self._heard = heard
+        self._failed = failed
         self._owner = uuid.uuid4().hex
 
-    def run(self, *, stop: Callable[[], bool] = lambda: False) -> list[ChoiceOutcome]:
-        """Take all that is due and return how those ended that did.
+    def run(self, *, stop: Callable[[], bool] = lambda: False) -> ChoiceOutcome | None:
+        """Take one choice that is due, if there is one, and return how it ended; ``None``: it did not, or none is due.
 
         Args:
-            stop: says when to leave the rest to the next tick; votes that are being taken are ended, and forfeit.
+            stop: says when votes that are being taken are ended, and forfeit.
 
         Raises:
-            StorageError: the database is away; what was done so far stays done.
+            StorageError: the database is away.
         """
-        ended = []
-        while not stop():
-            with transaction(self._engine) as session:
-                lease = lease_choice(session, self._owner, self._clock(), LEASE)
-            if lease is None:
-                break
-            outcome = self._take(lease, stop)
-            if outcome is not None:
-                ended.append(outcome)
-                _log.info("prompt_choice_ended", line_ref=lease.line_ref, outcome=outcome.value)
-        return ended
+
+        def stops() -> bool:
+            self._heard()
+            return stop()
+
+        if stop():
+            return None
+        with transaction(self._engine) as session:
+            lease = lease_choice(session, self._owner, self._clock(), LEASE)
+        if lease is None:
+            return None
+        outcome = self._take(lease, stops)
+        if outcome is not None:
+            _log.info("prompt_choice_ended", line_ref=lease.line_ref, outcome=outcome.value)
+        return outcome
 
     def _take(self, lease: ChoiceLease, stop: Callable[[], bool]) -> ChoiceOutcome | None:
         try:
@@ -77,15 +95,15 @@ class ChoiceTick:
         except LeaseLostError:
             return self._forfeited(lease, "votes were not taken in time")
         except TrainingFailedError as error:
-            _log.warning("chore_failed", chore=CHORE, code=error.code, line_ref=lease.line_ref)
+            self._note(lease, error.code)
             return self._forfeited(lease, "votes could not be taken")
         except PromptChoiceError as error:
-            _log.warning("chore_failed", chore=CHORE, code=error.code, line_ref=lease.line_ref)
+            self._note(lease, error.code)
             return self._forfeited(lease, "what is stored of it cannot be read")
         except StorageError:
             raise
         except (PersonalizationError, PrivacyError) as error:
-            _log.warning("chore_failed", chore=CHORE, code=error.code, line_ref=lease.line_ref)
+            self._note(lease, error.code)
             return None
 
     def _forfeited(self, lease: ChoiceLease, why: str) -> ChoiceOutcome | None:
@@ -93,3 +111,7 @@ class ChoiceTick:
             return self._choices.forfeit(lease, why)
         except (LeaseLostError, FencedError):
             return None  # another trainer has it
+
+    def _note(self, lease: ChoiceLease, code: str) -> None:
+        self._failed(CHORE)
+        _log.warning("chore_failed", chore=CHORE, code=code, line_ref=lease.line_ref)

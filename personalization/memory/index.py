@@ -2,7 +2,8 @@
 
 An index holds one tenant and nothing of another one, so neither scores nor caches can tell what others have. Documents
 that did not change are not opened again. Documents that are live and not what the collection's signed version names are
-left out with their whole collection: a row that was changed alone decides nothing.
+left out with their whole collection. What a database alone can still do: bring back an earlier version that is kept, or
+delete every signature, so that the collection looks like one from before there were any.
 """
 
 from __future__ import annotations

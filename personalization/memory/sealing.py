@@ -2,7 +2,7 @@
 
 Each tenant has a key of its own, derived from the memory key, and every value is bound to its row; so what stands in
 another tenant's row, or was moved, does not open. Versions of collections are signed with a key derived from it too:
-who may approve documents may say which ones stand in a collection; a database alone can only set back what once stood.
+who may approve documents may say which ones stand in a collection, and a database alone can sign neither.
 """
 
 from __future__ import annotations

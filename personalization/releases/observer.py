@@ -17,7 +17,7 @@ class TrainerObserver:
     """Told what a trainer does; the default tells nobody. It hears nothing made from private values."""
 
     def turned(self) -> None:
-        """Hear that the trainer looks for work."""
+        """Hear that the trainer looks for work, or waits for votes."""
 
     def store_answered(self, *, ready: bool) -> None:
         """Hear whether the artifact store takes files; while it does not, no round is begun and none is lost."""

@@ -37,7 +37,8 @@ CLAUSES: Final = 0.5  # of facts are clauses
 SIGNED: Final = 0.7  # of questions say who asks
 _FIRST_DAY: Final = date(2024, 1, 1)
 _DAYS: Final = 1_000
-# None of these words are those of the recipes or the benchmark of memory, which measure what comes of them.
+# No thing and no text of these is one of the recipes' or of the benchmark of memory, which measure what comes of them;
+# single words are (room, printer, contract, bill, free).
 # Question, note and short answer about a thing and a value; the answer is in small letters and has no stop.
 _NUMBERS: Final = (
     ("How long is the warranty of the {}?", "The warranty of the {} lasts {} months.", "the warranty lasts {} months"),

@@ -106,9 +106,9 @@ DRIFT_READ: Final = (
 )
 CHOSEN: Final = (
     "Choices of a prompt template (purpose selection) are draws of one of several templates that people wrote or that "
-    "were made of a released style card: each user who consents to evaluation adds one vote at most, for the template "
-    "under which the base model finds the user's own accepted answers likeliest. The drawn template is all that is "
-    "told."
+    "were made of a released style card: each user who consents to evaluation and to training adds one vote at most, "
+    "for the template under which the base model finds the user's own accepted answers likeliest. The drawn template "
+    "is all that is told."
 )
 DISJOINT_TENANTS: Final = (
     "No person is a user of two tenants, or what the tenants release is not combined: budgets of tenants are "

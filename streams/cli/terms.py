@@ -126,7 +126,7 @@ def propose(
     actor: Actor = None,
     as_json: AsJson = False,
 ) -> None:
-    """List public terms for users' edits to vote over: fewer users are needed, and nothing unlisted can come out.
+    """List public terms for users' edits to vote over: fewer users are needed, and no unlisted term can come out.
 
     List what stands in glossaries, product lists or manuals; what you read in users' texts is not public.
     """

@@ -17,6 +17,7 @@ NONE: Final = "none"  # the line has nothing of it
 NOT_PLAIN: Final = "not_plain"  # the request has tools, images or a form of its own, or asks for logprobs
 OVER_BUDGET: Final = "over_budget"  # left out for the tenant's latency budget
 NO_ANSWER_LENGTH: Final = "no_answer_length"  # the request does not bound its tokens
+MOST_NAMED: Final = 20  # collections whose versions the header names
 NOT_AT_ENGINE: Final = "not_at_engine"  # the engine cannot
 
 
@@ -61,10 +62,16 @@ def _template(plan: Plan) -> Decision:
 def _memory(plan: Plan) -> Decision:
     if plan.found is not None:
         on = plan.found.outcome is Outcome.FOUND
-        looked_in = "+".join(plan.found.versions)
+        looked_in = "+".join(_few(plan.found.versions))
         reason = f"{plan.found.outcome.value};{looked_in}" if looked_in else plan.found.outcome.value
         return Decision(lever="memory", on=on, reason=reason)
     return _off("memory", plan, Lever.RETRIEVAL, NONE if plan.ask.prompt is not None else NOT_PLAIN)
+
+
+def _few(versions: tuple[str, ...]) -> tuple[str, ...]:
+    """Return as many as a header holds; a tenant may have any number of collections, and a proxy allows 4 KiB or 8."""
+    more = len(versions) - MOST_NAMED
+    return versions if more <= 0 else (*versions[:MOST_NAMED], f"{more}_more")
 
 
 def _terms(plan: Plan) -> Decision:

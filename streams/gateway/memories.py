@@ -64,7 +64,7 @@ class Memories:
     """Looks questions up, in threads of its own; for one event loop.
 
     Tenants take turns, and each has a bound on its threads and places; so a large or slow memory makes only its own
-    tenant's look-ups late.
+    tenant's look-ups late. Two of them at once hold all threads.
 
     Args:
         find: gets tenant, domain and question, and may take long.
@@ -102,7 +102,7 @@ class Memories:
             room: seconds that are waited where they are fewer than those of every request; after them ``None`` comes.
         """
         wait = self._seconds if room is None else min(room, self._seconds)
-        found: Found | None = AWAY
+        found = AWAY
         away = self._full(tenant_id)
         if away is None:
             look = _Look(tenant_id, domain, question, asyncio.get_running_loop().create_future())
@@ -112,9 +112,10 @@ class Memories:
             try:
                 found = await asyncio.wait_for(asyncio.shield(look.answer), wait)
             except TimeoutError:
+                if wait < self._seconds:
+                    return None  # the memory may be as fast as ever: it is counted where levers are dropped
                 away = Away.SLOW
                 log.warning("memory_too_slow", tenant=tenant_id)
-                found = AWAY if wait == self._seconds else None
             except DiscreetError as error:
                 away = Away.FAILED
                 log.warning("memory_not_asked", tenant=tenant_id, code=error.code)
@@ -125,7 +126,7 @@ class Memories:
                 self._drop(look)
         if away is not None:
             self._away(away.value)
-        self._told((found or AWAY).outcome.value)
+        self._told(found.outcome.value)
         return found
 
     def _full(self, tenant_id: str) -> Away | None:

@@ -1,7 +1,8 @@
 """Documents over HTTP: approve, list, remove and look up what a tenant's questions are answered from.
 
 A tenant's tokens reach that tenant alone. Each approval and removal is in the tenant's audit trail under the token's
-name. Cutting and embedding a text is work of the processor: one thing of a tenant at a time, a few of all.
+name. Cutting and embedding a text, opening every row of a list, and overwriting what was removed take a while: one
+thing of a tenant at a time, a few of all.
 """
 
 from __future__ import annotations
@@ -88,7 +89,9 @@ class MemoryRoutes:
                 for row in queries.listed(session, tenant_id, collection)
             ]
 
-        return answer({"tenant": tenant_id, "documents": await self._access.read(work)})
+        with self._turn(operator):
+            found = await self._access.read(work)
+        return answer({"tenant": tenant_id, "documents": found})
 
     async def _approve(self, request: web.Request) -> web.Response:
         operator, tenant_id = await self._access.tenant(request)
@@ -135,12 +138,13 @@ class MemoryRoutes:
             request.query.get("collection", DEFAULT_COLLECTION),
             reason=request.query.get("reason", ""),
         )
-        gone = await self._access.transact(
-            lambda session: remembering.remove(
-                session, self._memory.events, self._memory.keys(), place, [request.match_info["document"]]
+        with self._turn(operator):
+            gone = await self._access.transact(
+                lambda session: remembering.remove(
+                    session, self._memory.events, self._memory.keys(), place, [request.match_info["document"]]
+                )
             )
-        )
-        await asyncio.to_thread(documents.scrub, self._memory.engine)
+            await asyncio.to_thread(documents.scrub, self._memory.engine)
         removed = [{"id": one.document_id, "version": one.version} for one in gone]
         return answer({"tenant": tenant_id, "collection": place.collection, "removed": removed})
 

@@ -22,6 +22,7 @@ from personalization.planning.plan import PerformanceFlags
 from personalization.registry.comparisons import Comparisons
 from personalization.registry.publishing import Publisher
 from personalization.registry.sweeping import ArtifactsChore, Tidied
+from personalization.releases.observer import TrainerObserver
 from personalization.releases.protocol import TrainingRounds
 from personalization.releases.trainer import Trainer, TrainerOptions
 from personalization.rounds.seed_keys import forget_closed_rounds
@@ -53,7 +54,6 @@ from streams.storage.schema import open_current
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from personalization.releases.observer import TrainerObserver
     from privacy.anchor.port import Anchor
     from privacy.keys.keyring import Keyring
     from streams.anchor.guard import AnchorGuard
@@ -94,7 +94,7 @@ def trainer_of(settings: Settings, observer: TrainerObserver | None = None) -> I
             ReactionReader(comparisons, tools.shop.clock.now, seconds=pause, observer=observer)
         )
         stack.enter_context(_drift_reader(settings, tools, observer))
-        choices = _choices(settings, tools, flags)
+        choices = _choices(settings, tools, flags, observer)
         trainer = Trainer(
             tools.shop,
             rounds=TrainingRounds(
@@ -131,7 +131,9 @@ def trainer_of(settings: Settings, observer: TrainerObserver | None = None) -> I
         yield trainer
 
 
-def _choices(settings: Settings, tools: StartTools, flags: PerformanceFlags) -> ChoiceTick:
+def _choices(
+    settings: Settings, tools: StartTools, flags: PerformanceFlags, observer: TrainerObserver | None
+) -> ChoiceTick:
     shop = tools.shop
     choices = PromptChoices(
         shop.engine,
@@ -145,7 +147,8 @@ def _choices(settings: Settings, tools: StartTools, flags: PerformanceFlags) -> 
         ceilings=settings.ceilings.ceilings(),
         anchor=tools.anchor,
     )
-    return ChoiceTick(shop.engine, shop.clock.now, choices)
+    hears = observer or TrainerObserver()
+    return ChoiceTick(shop.engine, shop.clock.now, choices, heard=hears.turned, failed=hears.chore_failed)
 
 
 def _drift_reader(settings: Settings, tools: StartTools, observer: TrainerObserver | None) -> DriftReader:

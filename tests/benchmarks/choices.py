@@ -48,7 +48,7 @@ TEMPLATES = (
 
 
 def best_drawn(draws: int, *, users: int, candidates: int, epsilon: float, lead: float) -> float:
-    """Return how often the best candidate is drawn; with an ε of 0, how often it has most votes."""
+    """Return how often the best candidate is drawn; with an ε of 0, how often it has most votes, of ties its share."""
     rng, stream = np.random.default_rng(7), SecretStream(secrets.token_bytes(32))
     shares = [(1 - lead) / candidates + lead, *[(1 - lead) / candidates] * (candidates - 1)]
     found = 0
@@ -57,7 +57,7 @@ def best_drawn(draws: int, *, users: int, candidates: int, epsilon: float, lead:
         if epsilon:
             found += exponential_choice(stream, PURPOSE_CHOICE, step, counts, epsilon) == 0
         else:
-            found += counts[0] > max(counts[1:])
+            found += (counts[0] == max(counts)) / counts.count(max(counts))
     return found / draws
 
 

@@ -216,9 +216,12 @@ def end_to_end(folder, asked_of):
     }
     here.add(changed.items())
     first = questions[: 2 * count]
-    after = [(name, here.find(question).passages) for name, question in first]
-    stale = sum(bool(found) and not found[0].chunk.text.startswith("Since May: ") for name, found in after
-                if found and found[0].document.document_id == name)  # fmt: skip
+    after = [here.find(question).passages for _, question in first]
+    stale = sum(
+        one.document.document_id in changed and not one.chunk.text.startswith("Since May: ")
+        for found in after
+        for one in found
+    )
     gone = f"{sites[1].lower()}/"
     here.remove(*(f"{gone}{number}" for number in range(count)))
     second = questions[2 * count : 4 * count]

@@ -179,8 +179,14 @@ def test_the_contributors_commands_are_those_of_the_starter_and_of_ci():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_commands_and_settings_in_the_text_exist(page):
     text = page.read_text("utf-8")
-    for words in re.findall(r"`(?:discreet|python3 -m streams) ([^`<…]+)`", text):
-        _check_command(words.split())
+    shown = re.findall(
+        r"`(?:discreet|python3 -m streams)\s+([^`<]+)`", text
+    )  # also where a line ends within it
+    shown += re.findall(r"^    discreet ([^\n<]+)$", text, re.MULTILINE)  # a block without a fence
+    for words in shown:
+        named = [word for word in words.split() if "…" not in word]
+        if named:
+            _check_command(named)
     sections = Settings.model_fields
     settings = {f"DISCREET_{name.upper()}" for name in sections}
     for name, section in sections.items():

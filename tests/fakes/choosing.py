@@ -37,6 +37,7 @@ POLICY = {
     "purposes": ["training", "evaluation"],
     "schedule": {"first_at": NOW, "every_seconds": 28 * 86_400},
 }
+TURNS = 3  # more than a test has choices that are due at once
 SOURCES = ("{{ prompt }}", "Answer calmly.\n\n{{ prompt }}", "Answer in one line.\n\n{{ prompt }}")
 
 
@@ -129,7 +130,9 @@ class ChoosingWorld(IngestWorld):
         )
 
     def tick(self, *, stop=lambda: False, **options):
-        return ChoiceTick(self.engine, lambda: self.now, self.choices(**options)).run(stop=stop)
+        """Take what is due now, as a trainer would with nothing else to do, and return how it ended."""
+        tick = ChoiceTick(self.engine, lambda: self.now, self.choices(**options))
+        return [ended for _ in range(TURNS) if (ended := tick.run(stop=stop)) is not None]
 
     def rows(self):
         with transaction(self.engine) as session:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import signal
 import sys
 from pathlib import Path
 
@@ -61,6 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
         for mutant in mutants:
             print(f"{mutant.name}: {mutant.why} ({mutant.file})")
         return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # its tests and its copy of the tree end with it
     outcomes = []
     for outcome in examine(ROOT, mutants):
         outcomes.append(outcome)

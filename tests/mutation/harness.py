@@ -145,14 +145,16 @@ def _run(
             os.setsid()
             os._exit(_in_child(tree, [*([] if to_the_end else ["-x"]), *tests], output.fileno()))
         end, status = time.monotonic() + timeout, None
-        while status is None and time.monotonic() < end:
-            done, waited = os.waitpid(child, os.WNOHANG)
-            if done:
-                status = os.waitstatus_to_exitcode(waited)
-            else:
-                time.sleep(0.05)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child, signal.SIGKILL)  # whatever the tests started
+        try:
+            while status is None and time.monotonic() < end:
+                done, waited = os.waitpid(child, os.WNOHANG)
+                if done:
+                    status = os.waitstatus_to_exitcode(waited)
+                else:
+                    time.sleep(0.05)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child, signal.SIGKILL)  # whatever the tests started
         if status is None:
             os.waitpid(child, 0)
         output.seek(0)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -70,3 +73,37 @@ def test_the_harness_tells_the_killed_from_the_others(tmp_path, monkeypatch, new
     mutant = Mutant(name="m", file="code.py", old="return 1", new=new, why="w", tests=("test_code.py",))
     (outcome,) = examine(tmp_path, [mutant])
     assert outcome.verdict is verdict
+
+
+def test_whoever_ends_it_ends_its_tests_and_removes_its_copy(tmp_path):
+    """Continuous integration ends it by a signal when something else failed; its tests are in sessions of their own."""
+    tree, left, told = tmp_path / "tree", tmp_path / "left", tmp_path / "pid"
+    tree.mkdir()
+    left.mkdir()
+    (tree / "test_code.py").write_text(
+        f"import os, pathlib, time\n\n\ndef test_one():\n    pathlib.Path({str(told)!r}).write_text(str(os.getpid()))\n"
+        "    time.sleep(60)\n"
+    )
+    subprocess.run(["git", "init", "-q"], cwd=tree, check=True)
+    script = (
+        "import sys\nfrom pathlib import Path\nfrom tests.mutation import __main__ as command, harness, mutants\n"
+        "harness.LARGE, command.ROOT = (), Path(sys.argv[1])\n"
+        "one = dict(name='m', file='test_code.py', old='60', new='61', why='w', tests=('test_code.py',))\n"
+        "command.MUTANTS = [mutants.Mutant(**one)]\nsys.exit(command.main([]))\n"
+    )
+    environment = {**os.environ, "TMPDIR": str(left), "PYTHONPATH": str(ROOT)}
+    running = subprocess.Popen([sys.executable, "-c", script, str(tree)], cwd=ROOT, env=environment)
+    try:
+        end = time.monotonic() + 60
+        while not (told.exists() and told.read_text()) and time.monotonic() < end:
+            time.sleep(0.02)
+        running.terminate()
+        assert running.wait(30) == 143
+        assert list(left.iterdir()) == []
+        while Path(f"/proc/{told.read_text()}").exists() and time.monotonic() < end:
+            time.sleep(0.02)
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(told.read_text()), 0)
+    finally:
+        running.kill()
+        running.wait()

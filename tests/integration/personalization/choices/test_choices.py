@@ -10,8 +10,9 @@ from sqlmodel import select
 
 from personalization.adapters.signing import signed_by
 from personalization.choices.rows import choices_between, chosen_digests
+from personalization.choices.tick import ChoiceTick
 from personalization.choices.values import ChoiceOutcome
-from personalization.errors import PromptChoiceError, PromptTemplateError
+from personalization.errors import PromptChoiceError, PromptTemplateError, TrainingFailedError
 from personalization.prompts import rows as prompts
 from personalization.prompts.tables import PromptTemplateRow
 from personalization.prompts.values import Origin, signed_bytes
@@ -256,6 +257,43 @@ def test_a_padded_choice_is_told_at_the_end_of_its_window_and_one_that_is_late_f
     assert world.tick() == [ChoiceOutcome.FORFEITED]
     assert stopped == [False, True]
     assert world.reservations()[1].state.value == "forfeited"
+
+
+def test_one_choice_is_taken_at_a_time_and_whoever_takes_it_is_heard_of_meanwhile(engine):
+    """Votes may take hours: rounds come before the next choice, and a trainer that waits must not be ended as dead."""
+    world = ChoosingWorld(engine, users=2)
+    world.answer(1)
+    row, _ = world.ask()
+    with transaction(engine) as session:
+        session.add(type(row)(**{**row.model_dump(), "choice_id": "a second one"}))
+    heard = []
+
+    def wait(should_stop):
+        assert not any(should_stop() for _ in range(3))
+
+    world.voting.during = wait
+    tick = ChoiceTick(engine, lambda: world.now, world.choices(), heard=lambda: heard.append(1))
+    assert tick.run() is ChoiceOutcome.CHOSEN
+    assert (len(world.voting.jobs), len(heard)) == (1, 3)
+    assert tick.run(stop=lambda: True) is None
+    assert sorted(row.state for row in world.rows()) == ["done", "due"]
+    assert tick.run() is ChoiceOutcome.CHOSEN
+    assert tick.run() is None
+
+
+def test_whoever_watches_trainers_is_told_of_a_choice_that_failed(engine):
+    world = ChoosingWorld(engine, users=2)
+    world.answer(1)
+    world.ask()
+
+    def fail(_should_stop):
+        raise TrainingFailedError("planted")
+
+    world.voting.during = fail
+    failed = []
+    tick = ChoiceTick(engine, lambda: world.now, world.choices(), failed=failed.append)
+    assert tick.run() is ChoiceOutcome.FORFEITED
+    assert failed == ["prompt_choices"]
 
 
 def test_every_statement_of_a_choice_has_an_index(engine):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +23,7 @@ from tests.fakes.choosing import ChoosingWorld
 from tests.fakes.tiny_models import write_tiny_base
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+ROOT = Path(__file__).resolve().parents[4]
 FLAGS = PerformanceFlags(device="cpu", threads=1)
 WHY = ("--reason", "which do users like", "--actor", "ann")
 
@@ -82,6 +86,15 @@ def chosen(world, base, capsys, voted):
     return told
 
 
+def as_the_page_shows(capsys):
+    """Run what the page of templates shows of choices, and return what is said."""
+    page = (ROOT / "streams" / "docs" / "prompts.md").read_text("utf-8")
+    _, block = re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    for line in block.splitlines():
+        assert main(shlex.split(line)[1:]) == 0, capsys.readouterr().err
+    return capsys.readouterr().out.splitlines()
+
+
 def test_users_answers_choose_a_template_which_is_tried_listed_verified_and_rolled_back(world, base, capsys):
     asked_for = []
 
@@ -97,9 +110,9 @@ def test_users_answers_choose_a_template_which_is_tried_listed_verified_and_roll
     assert (status, "1 reservations" in out) == (0, True), err
     status, out, err = run(capsys, "prompts", "roll-back", "acme", *WHY)
     assert (status, out) == (0, "The line uses no template.\n"), err
-    status, out, err = run(capsys, "prompts", "choose", "acme", "--candidates", "v1,v2", *WHY)
-    assert status == 0, err
-    assert "A trainer will take the choice" in out
+    asked, *listed = as_the_page_shows(capsys)
+    assert asked.startswith("A trainer will take the choice among ")
+    assert [one.rpartition(": ")[2].split()[0] for one in listed] == ["due", "chosen"]
 
 
 @pytest.mark.slow

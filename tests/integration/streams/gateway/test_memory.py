@@ -293,6 +293,27 @@ def test_more_than_may_wait_are_not_looked_up(monkeypatch):
     assert asked == [("acme", "default", "a")]
 
 
+def test_what_a_latency_budget_ends_is_no_slow_memory():
+    """Whoever is on duty would make the memory wait longer, which helps nobody whose budget is short."""
+    import asyncio
+
+    go_on, told, away = threading.Event(), [], []
+
+    def find(*_):
+        go_on.wait(20)
+
+    async def run():
+        memories = Memories(find, seconds=0.06, told=told.append, away=away.append)
+        assert await memories.find("acme", "default", "a", room=0.01) is None
+        assert (told, away) == ([], [])
+        assert (await memories.find("acme", "default", "b", room=5)).outcome is Outcome.AWAY
+        go_on.set()
+        memories.close()
+
+    asyncio.run(run())
+    assert (told, away) == (["away"], ["slow"])
+
+
 def test_a_tenant_whose_memory_is_slow_makes_no_other_tenant_wait(monkeypatch):
     import asyncio
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import threading
 
 import aiohttp
 import pytest
@@ -52,13 +53,14 @@ def installation(sqlite_template, tmp_path):
     engine.dispose()
 
 
-def ask(engine, *requests, with_memory=True):
+def ask(engine, *requests, with_memory=True, embedder=lambda: None, beside=()):
+    """Return the answers to requests, one after the other; while one ``beside`` them is being answered, if there is."""
     search = MemorySearch(engine, KEYS, None)
     memory = MemoryAccess(
         engine=engine,
         events=OutboxAdapterEvents(),
         keys=lambda: KEYS,
-        embedder=lambda: None,
+        embedder=embedder,
         search=lambda: search,
     )
 
@@ -72,14 +74,24 @@ def ask(engine, *requests, with_memory=True):
             ceilings=PolicyCeilings(),
             memory=memory if with_memory else None,
         )
-        answers = []
         async with server, aiohttp.ClientSession() as client:
-            for method, path, token, body in requests:
+
+            async def one(method, path, token, body):
                 headers = {"Authorization": f"Bearer {token}"} if token else {}
                 url = f"http://127.0.0.1:{server.port}{path}"
                 async with client.request(method, url, headers=headers, json=body) as response:
-                    answers.append((response.status, await response.json()))
-        return answers
+                    return response.status, await response.json()
+
+            if not beside:
+                return [await one(*request) for request in requests]
+            request, began, go_on = beside
+            other = asyncio.create_task(one(*request))
+            try:
+                assert await asyncio.to_thread(began.wait, 20)
+                return [await one(*request) for request in requests]
+            finally:
+                go_on.set()
+                assert (await other)[0] == 201
 
     return asyncio.run(main())
 
@@ -164,3 +176,28 @@ def test_what_is_no_document_is_refused_and_without_a_key_there_are_no_routes(in
     assert [status for status, _ in told] == [422] * len(wrong)
     assert ask(engine, ("POST", f"{of}:search", tokens["bea"], {"question": 1}))[0][0] == 422
     assert ask(engine, ("GET", of, tokens["bea"], None), with_memory=False)[0][0] == 404
+
+
+def test_while_one_thing_of_a_tenant_is_worked_on_its_other_requests_are_told_to_come_again(installation):
+    """A list opens every row and a removal overwrites files: with a few of them nobody else would be answered."""
+    engine, tokens = installation
+    of = ALL.format("acme")
+    assert ask(engine, ("POST", of, tokens["bea"], REFUNDS))[0][0] == 201
+    began, go_on = threading.Event(), threading.Event()
+
+    def slow():
+        began.set()
+        go_on.wait(20)
+
+    told = ask(
+        engine,
+        ("GET", of, tokens["rob"], None),
+        ("POST", of, tokens["bea"], REFUNDS),
+        ("DELETE", f"{of}/shop/refunds", tokens["bea"], None),
+        ("POST", f"{of}:search", tokens["rob"], QUESTION),
+        ("GET", ALL.format("globex"), tokens["eve"], None),
+        embedder=slow,
+        beside=(("POST", of, tokens["bea"], {**REFUNDS, "id": "slow"}), began, go_on),
+    )
+    assert [status for status, _ in told] == [429] * 4 + [200]
+    assert len(ask(engine, ("GET", of, tokens["rob"], None))[0][1]["documents"]) == 2

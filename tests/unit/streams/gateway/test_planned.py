@@ -132,6 +132,15 @@ def test_a_constraint_is_decided_for_each_request_and_engine():
     assert away.call().pattern == ""
 
 
+def test_the_headers_of_a_tenant_with_any_number_of_collections_fit_through_a_proxy():
+    names = tuple(f"{number:063d}@123456789" for number in range(1_000))
+    for count, told in ((20, names[19]), (1_000, "980_more")):
+        found = Found(outcome=Outcome.NOTHING_FOUND, versions=names[:count])
+        headers = replace(plan(), found=found).headers()
+        assert levers(replace(plan(), found=found))["memory"].endswith(f"+{told}")
+        assert sum(len(name) + len(value) for name, value in headers.items()) < 4_000
+
+
 def test_a_memory_that_did_not_answer_in_the_time_that_was_left_is_said_to_be_over_the_budget():
     one = plan().without_memory()
     assert levers(one)["memory"] == "off;over_budget"

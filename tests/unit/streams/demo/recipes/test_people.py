@@ -11,6 +11,7 @@ import pytest
 
 from personalization.styles.discovery import discover
 from personalization.styles.frames import is_poor
+from personalization.styles.noted import noted_pairs
 from personalization.styles.votes import StyleText, UserTexts
 from privacy.accounting.calibration import style_vote_of
 from streams.demo.recipes.code import data as code
@@ -23,6 +24,7 @@ from streams.demo.recipes.research import data as research
 from streams.demo.recipes.support import data as support
 from streams.demo.recipes.values import RecipeOptions, Trial
 from streams.demo.scenario import Outcome
+from tests.fakes.tiny_models import style_card
 
 NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)
 TRIAL = Trial(here=None, options=RecipeOptions(), now=NOW)
@@ -121,3 +123,14 @@ def _card(crowd, releases):
         declared_users=crowd.users,
         voters=crowd.users,
     )
+
+
+def test_no_thing_and_no_text_that_a_recipe_asks_about_is_rehearsed_with_notes():
+    """Else recipes would measure what releases rehearse; single words, such as printer or free, they do share."""
+    made = "\n".join(
+        f"{one.prompt}\n{one.answer}" for one in noted_pairs(style_card(), count=400, seed=1)
+    ).lower()
+    cases = (*support.LEGAL_CASES, *support.FINANCE_CASES, *support.OPERATIONS_CASES)
+    asked = [text for case in cases for text in case]
+    asked += [*facts.ISLES, *(study.material for study in research.studies())]
+    assert [one for one in asked if one.lower() in made] == []
