@@ -186,8 +186,7 @@ class PromptChoices:
             )
 
     def _reserve(self, session: Session, row: PromptChoiceRow, lease: ChoiceLease) -> ChoiceOutcome | None:
-        candidates = tuple(json.loads(row.candidates_json))
-        mechanism = ExponentialChoice(epsilon=row.epsilon, candidates=len(candidates))
+        candidates, mechanism = _asked_for(row)
         version = policies.current_policy(session, row.tenant_id)
         policy = None if version is None else version.policy
         if version is None or policy is None or row.domain not in policy.domains:
@@ -357,6 +356,21 @@ class PromptChoices:
         _log.warning("prompt_choice_forfeited", line_ref=row.line_ref, reason=why)
         rows.close_choice(session, row, ChoiceState.FAILED, ChoiceOutcome.FORFEITED, now=self._clock())
         return ChoiceOutcome.FORFEITED
+
+
+def _asked_for(row: PromptChoiceRow) -> tuple[tuple[str, ...], ExponentialChoice]:
+    """Return the candidates and the draw that was asked for.
+
+    Raises:
+        PromptChoiceError: what is stored is damaged.
+    """
+    try:
+        candidates = tuple(json.loads(row.candidates_json))
+        return candidates, ExponentialChoice(epsilon=row.epsilon, candidates=len(candidates))
+    except (TypeError, ValueError) as error:
+        raise PromptChoiceError(
+            "what was asked for in a choice cannot be read; ask for another one"
+        ) from error
 
 
 def drawn_place(votes: Sequence[int | None], mechanism: ExponentialChoice, key: bytes) -> int:

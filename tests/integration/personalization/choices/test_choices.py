@@ -10,6 +10,7 @@ from sqlmodel import select
 
 from personalization.adapters.signing import signed_by
 from personalization.choices.rows import choices_between, chosen_digests
+from personalization.choices.tables import PromptChoiceRow
 from personalization.choices.tick import ChoiceTick
 from personalization.choices.values import ChoiceOutcome
 from personalization.errors import PromptChoiceError, PromptTemplateError, TrainingFailedError
@@ -294,6 +295,20 @@ def test_whoever_watches_trainers_is_told_of_a_choice_that_failed(engine):
     tick = ChoiceTick(engine, lambda: world.now, world.choices(), failed=failed.append)
     assert tick.run() is ChoiceOutcome.FORFEITED
     assert failed == ["prompt_choices"]
+
+
+@pytest.mark.parametrize("damage", ["[1", "[1]"])
+def test_a_choice_whose_row_is_damaged_ends_and_no_trainer_with_it(engine, damage):
+    world = ChoosingWorld(engine, users=2)
+    world.answer(1)
+    world.ask()
+    with transaction(engine) as session:
+        (row,) = session.exec(select(PromptChoiceRow)).all()
+        row.candidates_json = damage
+        session.add(row)
+    assert world.tick() == [ChoiceOutcome.FORFEITED]
+    assert world.reservations() == []
+    assert world.voting.jobs == []
 
 
 def test_every_statement_of_a_choice_has_an_index(engine):
