@@ -17,6 +17,7 @@ import uuid
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final
 
+from personalization.adapters.decoding import PRESENCE_PENALTY
 from streams.client import Measured, Proof, compare, readings
 from streams.client.errors import AdapterUnprovenError
 from streams.errors import SettingsError
@@ -40,10 +41,12 @@ Base `{base}` with the adapter `{name}`, for llama.cpp; nothing here needs a net
 
     llama-server -m {base_file} --lora-scaled {adapter}:0 --host 127.0.0.1 --port 8080
 
-Every request names the adapter, or the base answers:
+Every request names the adapter, or the base answers. With the adapter a token that was said already
+loses {penalty:g} nats, once, as gateways ask for it: small models repeat themselves otherwise.
 
     curl http://127.0.0.1:8080/v1/chat/completions -H 'Content-Type: application/json' \\
-      -d '{{"messages": [{{"role": "user", "content": "Hello"}}], "lora": [{{"id": 0, "scale": 1.0}}]}}'
+      -d '{{"messages": [{{"role": "user", "content": "Hello"}}], "lora": [{{"id": 0, "scale": 1.0}}],
+           "presence_penalty": {penalty:g}}}'
 
 `manifest.json` says what it cost and how it was judged; it is signed (`signature.json`, Ed25519). When it was
 exported, the server above was asked for the next tokens of {probes} public texts: with the adapter they changed by
@@ -139,4 +142,5 @@ def _readme(version: AdapterVersionV1, measured: Measured, precision: str) -> st
         effect=measured.effect,
         error=measured.error,
         tolerance=activation.tolerances[precision],
+        penalty=PRESENCE_PENALTY,
     )

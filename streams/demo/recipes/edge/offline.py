@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from personalization.adapters.decoding import PRESENCE_PENALTY
 from streams.errors import EngineUnreachableError
 from streams.serving.engines.llama_server import LlamaServer
 
@@ -53,13 +54,15 @@ class OfflineEngine:
         return [self._answer(prompt, model, max_new_tokens) for prompt in prompts]
 
     def _answer(self, prompt: str, model: str | None, tokens: int) -> str:
-        body = {
+        body: dict[str, object] = {
             "messages": [{"role": "user", "content": prompt}],
             "lora": [{"id": 0, "scale": 0.0 if model is None else 1.0}],
             "max_tokens": tokens,
             "temperature": 0,
             "cache_prompt": False,
         }
+        if model is not None:
+            body["presence_penalty"] = PRESENCE_PENALTY  # as gateways and ``discreet serve`` do
         started = time.monotonic()
         answer = self._server.http.ask("/v1/chat/completions", body)
         if answer.status != 200:

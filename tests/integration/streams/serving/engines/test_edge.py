@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -56,6 +57,8 @@ def test_an_exported_version_holds_all_it_needs_and_was_proved_there(world, tmp_
     assert done.measured.effect > 0.1
     text = (target / "README.md").read_text()
     assert version.served_name in text
+    (asked,) = re.findall(r"-d '(.*?)'", text, re.DOTALL)
+    assert json.loads(asked)["presence_penalty"] == 1.5
     assert str(tmp_path) not in text, "no path of this machine"
     with pytest.raises(SettingsError, match="there already"):
         made(world, version, world.adapter(1), target)
