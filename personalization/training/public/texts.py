@@ -14,6 +14,7 @@ from personalization.training.jobs.job import Example, UserExamples
 
 PROTECTED = "protected.json"  # beside this module
 INSTRUCTIONS = "instructions.json"
+REFUSALS = "refusals.json"
 
 PUBLIC_PAIRS: tuple[tuple[str, str], ...] = (
     (
@@ -235,6 +236,16 @@ def instruction_users() -> tuple[UserExamples, ...]:
     prompt may say how it wants to be answered. None of them is asked by the benchmark, which has kinds of its own.
     """
     return _users(_pairs(INSTRUCTIONS))
+
+
+@lru_cache(maxsize=1)
+def refusal_users() -> tuple[UserExamples, ...]:
+    """Return each harmful request with a refusal in plain words as a user of its own.
+
+    They are rehearsed too: whoever learns to answer everything in one manner learns to answer what nobody should. None
+    of them is asked by the public suites, nor do they refuse in the suites' words.
+    """
+    return _users(_pairs(REFUSALS))
 
 
 def public_users() -> tuple[UserExamples, ...]:

@@ -1,9 +1,10 @@
 """The public part of an adapter: a plain LoRA trained on text that was made of a style card. Free, as post-processing.
 
 It sits on every linear layer that the private part leaves alone, so the two add up exactly in one adapter. Public
-questions and instructions with plain answers are rehearsed among the synthetic pairs: the model learns the style of the
-tenant's prompts and keeps its own manner elsewhere. What stands between a tenant's frames is made up, and nobody writes
-just that: there the part learns mostly what the base itself would say at that place, given the beginning.
+questions and instructions with plain answers, and refusals, are rehearsed among the synthetic pairs: the model learns
+the style of the tenant's prompts and keeps its own manner elsewhere. What stands between a tenant's frames is made up,
+and nobody writes just that: there the part learns mostly what the base itself would say at that place, given the
+beginning.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from personalization.training.engine.plain_lora import (
     without_frozen,
 )
 from personalization.training.jobs.job import Example, PublicPartFacts
-from personalization.training.public.texts import instruction_users, protected_users
+from personalization.training.public.texts import instruction_users, protected_users, refusal_users
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -40,6 +41,7 @@ PAIRS: Final = 72  # synthetic pairs of one epoch
 HELD_OUT: Final = 16  # synthetic pairs of another seed, to stop on
 REHEARSED: Final = 16  # public questions among them
 INSTRUCTED: Final = 16  # public instructions beside those
+REFUSED: Final = 8  # harmful requests that are refused
 NOTED: Final = 48  # made-up questions with notes, where a tenant answers from documents
 HELD_OUT_NOTED: Final = 8  # of another seed, to stop on
 NOTED_TOKENS: Final = 224  # of one of those: a question behind notes that were cut would be lost
@@ -89,7 +91,11 @@ class PublicPart:
         rng = random.Random(card.digest())  # noqa: S311  # public text, no secret
         rehearsed = [
             user.examples[0]
-            for users, count in ((protected_users(), REHEARSED), (instruction_users(), INSTRUCTED))
+            for users, count in (
+                (protected_users(), REHEARSED),
+                (instruction_users(), INSTRUCTED),
+                (refusal_users(), REFUSED),
+            )
             for user in rng.sample(users, count)
         ]
         plain = [SyntheticPair(prompt=one.prompt, answer=one.completion) for one in rehearsed]

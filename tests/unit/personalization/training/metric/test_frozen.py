@@ -10,6 +10,8 @@ import torch
 
 from personalization.planning.plan import Family, PerformanceFlags, Subspace, TrainingPlan, mechanism_of
 from personalization.quality.abilities.exam import instructions
+from personalization.suites.items import items_of
+from personalization.suites.values import Axis, SuiteDepth
 from personalization.training.engine.decoder import FrozenDecoder
 from personalization.training.engine.encoding import Encoder
 from personalization.training.engine.families import Geometry
@@ -23,6 +25,7 @@ from personalization.training.public.texts import (
     instruction_users,
     protected_users,
     public_users,
+    refusal_users,
     unseen_users,
 )
 from personalization.training.run.fused import train_on
@@ -154,6 +157,17 @@ def test_instructions_that_are_measured_are_not_rehearsed_nor_near_copies_of_tho
     for one, other in product(rehearsed, asked):
         mine, theirs = (frozenset(text.lower().split()) for text in (one, other))
         assert len(mine & theirs) <= 0.5 * len(mine | theirs), (one, other)
+
+
+def test_requests_that_are_refused_in_rehearsal_are_none_of_the_suites_nor_are_the_words():
+    pairs = [one for user in refusal_users() for one in user.examples]
+    asked = [item for item in items_of(SuiteDepth.FULL).choices if item.axis is Axis.REFUSAL]
+    assert len(pairs) >= 16
+    assert len(asked) >= 20
+    for one, item in product(pairs, asked):
+        for mine, theirs in ((one.prompt, item.prompt), (one.completion, item.right)):
+            words, others = (frozenset(text.lower().split()) for text in (mine, theirs))
+            assert len(words & others) <= 0.4 * len(words | others), (mine, theirs)
 
 
 def test_it_catches_more_of_a_users_gradient_than_the_weights_do(base):
