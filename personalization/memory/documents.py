@@ -372,17 +372,9 @@ def _kept_of(session: Session, place: Place, document_id: str) -> Sequence[Memor
 
 def _removed_before(session: Session, place: Place, document_id: str) -> MemoryDocumentRow | None:
     """Return the newest version of a document if that one was removed; ``None`` where it was not."""
-    newest = session.exec(
-        select(MemoryDocumentRow)
-        .where(
-            MemoryDocumentRow.tenant_id == place.tenant_id,
-            MemoryDocumentRow.collection == place.collection,
-            MemoryDocumentRow.document_id == document_id,
-        )
-        .order_by(col(MemoryDocumentRow.version).desc())
-        .limit(1)
-    ).one_or_none()
-    return newest if newest is not None and newest.state == State.REMOVED else None
+    newest = versions.highest_of_document(session, place.tenant_id, place.collection, document_id)
+    row = session.get(MemoryDocumentRow, (place.tenant_id, place.collection, document_id, newest))
+    return row if row is not None and row.state == State.REMOVED else None
 
 
 def _live_of(session: Session, place: Place) -> Sequence[MemoryDocumentRow]:

@@ -11,7 +11,7 @@ import dataclasses
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from personalization.choices.asking import ask
+from personalization.choices.asking import MOST, ask
 from personalization.choices.rows import choices_of, facts_of, facts_shown
 from personalization.errors import PromptChoiceError
 from personalization.registry.announcements import Act
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 MOST_LISTED: Final = 1_000
 LISTED: Final = 20
+LARGEST_NUMBER: Final = 100
 _FIELDS: Final = frozenset({"candidates", "reason", "epsilon", "percent", "domain"})
 _LIMIT: Final = re.compile("[1-9][0-9]{0,3}")
 
@@ -132,14 +133,15 @@ def _checked(body: dict[str, Any]) -> dict[str, Any]:
     numbers = [body[name] for name in ("epsilon", "percent") if name in body]
     if not (
         isinstance(names, list)
+        and len(names) <= MOST
         and all(isinstance(name, str) for name in names)
         and isinstance(body.get("reason"), str)
         and isinstance(body.get("domain", ""), str)
-        and all(isinstance(number, int | float) and not isinstance(number, bool) for number in numbers)
+        and all(type(number) in {int, float} and 0 <= number <= LARGEST_NUMBER for number in numbers)
         and set(body) <= _FIELDS
     ):
         raise MalformedRequestError(
-            'the body must be {"candidates": ["v1", "v2"], "reason": "a sentence"}, and may hold epsilon and percent '
-            "(numbers) and domain (a text)"
+            f'the body must be {{"candidates": ["v1", "v2"], "reason": "a sentence"}}, with at most {MOST} candidates; '
+            f"it may hold epsilon and percent (numbers up to {LARGEST_NUMBER}) and domain (a text)"
         )
     return body

@@ -18,6 +18,7 @@ from sqlalchemy import inspect, text
 from personalization.choices.tables import PromptChoiceRow
 from personalization.registry.queries import ensure_line
 from privacy.errors import StorageError
+from privacy.policy import versions as policies
 from privacy.storage.session import open_engine, transaction
 from streams.contracts.envelope import sender_digest
 from streams.ingest.identity import event_digest
@@ -350,6 +351,7 @@ def test_a_database_with_an_open_choice_does_not_go_below_the_choices(database_u
     engine = open_engine(database_url)
     at = datetime(2026, 3, 2, 9, 30, tzinfo=UTC)
     with transaction(engine) as session:
+        policies.register_tenant(session, "acme", actor="test", now=at)
         line = ensure_line(session, "acme", "default", now=at)
         row = PromptChoiceRow(
             choice_id="one", tenant_id="acme", domain="default", line_ref=line.line_ref, candidates_json="[]",

@@ -104,11 +104,13 @@ def test_who_may_not_or_asks_for_what_cannot_be_is_refused_and_nothing_is_opened
         ("GET", f"{CHOICES}?limit=0", "rob", None),
         ("POST", CHOOSE, "bea", {**ASKED, "candidates": "v1,v2"}),
         ("POST", CHOOSE, "bea", {**ASKED, "epsilon": True}),
+        ("POST", CHOOSE, "bea", {**ASKED, "percent": 10**400}),
+        ("POST", CHOOSE, "bea", {**ASKED, "candidates": ["v1"] * 17}),
         ("POST", CHOOSE, "bea", {**ASKED, "more": 1}),
         ("POST", CHOOSE, "bea", {**ASKED, "candidates": ["v1", "v9"]}),
         ("POST", CHOOSE, "bea", {**ASKED, "epsilon": 0.05}),
     )
-    assert [status for status, _ in refused] == [404, 403, 403, 401, 404, 403, 401, *[400] * 4, 404, 409]
+    assert [status for status, _ in refused] == [404, 403, 403, 401, 404, 403, 401, *[400] * 6, 404, 409]
     assert "need" in refused[-1][1]["error"]["text"]
     for options, said in (
         ({"keys": []}, "DISCREET_SERVING__PUBLIC_KEYS"),
