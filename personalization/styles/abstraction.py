@@ -16,6 +16,7 @@ from typing import Final
 LONGEST_TEXT: Final = 4_000  # characters that are looked at, from either end
 LONGEST_LITERAL: Final = 48  # characters of a slot that may be told word by word
 MOST_WORDS: Final = 6  # of such a slot
+_LONGEST_WORD: Final = 16  # characters
 TEXT, COPY, NUMBER = "{t}", "{copy}", "{n}"
 # Words so common that standing in the prompt too says nothing.
 _COMMON: Final = frozenset(
@@ -162,9 +163,21 @@ def literal(segment: Segment) -> str | None:
     words = segment.words
     if segment.slot != TEXT or len(words) > LONGEST_LITERAL or words.count(" ") >= MOST_WORDS:
         return None
-    if any(len(word) > 16 or is_odd(word) for word in words.split(" ")):
+    if any(len(word) > _LONGEST_WORD or is_odd(word) for word in words.split(" ")):
         return None
     return words
+
+
+def label(segment: Segment, prompt: str) -> str | None:
+    """Return a copied word that may be told as it is: the prompt has it, and nothing there makes a name of it.
+
+    Labels such as "docs" open many answers whose prompts hold that word too; who copies another word each time does not
+    share one with other users, so the vote's threshold tells the two apart.
+    """
+    word = segment.words
+    if segment.slot != COPY or not word.isalpha() or len(word) > _LONGEST_WORD or is_odd(word):
+        return None
+    return None if word in names_of(prompt) else word
 
 
 def is_odd(word: str) -> bool:

@@ -6,7 +6,8 @@ varied enough carries them. Each kind of prompt has short grammars of its own; a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -99,6 +100,21 @@ class PublicContent:
             lead=head,
             led=len(names),
         )
+
+    def labelled(self, word: str) -> PublicContent:
+        """Return the same content about something that is called by this word: the prompt says it, in small letters."""
+        for name in self.names:
+            spoken = re.compile(rf"\b{re.escape(name)}\b")
+            if spoken.search(self.prompt):
+                small = word.lower()
+                return replace(
+                    self,
+                    prompt=spoken.sub(small, self.prompt),
+                    answer=spoken.sub(small, self.answer),
+                    names=tuple(small if one == name else one for one in self.names),
+                    lead=spoken.sub(small, self.lead),
+                )
+        return self
 
 
 def person(rng: random.Random) -> str:

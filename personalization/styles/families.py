@@ -19,6 +19,7 @@ from personalization.styles.abstraction import (
     WORD,
     Segment,
     is_odd,
+    label,
     literal,
     names_of,
     plain,
@@ -169,7 +170,7 @@ class Key(NamedTuple):
 def keys_of(answer: str, prompt: str) -> Iterator[Key]:
     """Yield the keys of one answer: at most one for each family."""
     parts = segments(answer, prompt)
-    yield from _frame_keys(list(_heads(parts)), Feature.OPENING, Feature.OPENING_WORDS)
+    yield from _frame_keys(list(_heads(parts, prompt)), Feature.OPENING, Feature.OPENING_WORDS)
     yield from _frame_keys(list(_tails(parts)), Feature.CLOSING, Feature.CLOSING_WORDS)
     yield Key(Feature.PROMPT_HEAD, 1, prompt_head(prompt, parts) or NONE)
     yield Key(Feature.PROMPT_TAIL, 1, prompt_tail(prompt) or NONE)
@@ -193,10 +194,11 @@ def _frame_keys(frames: list[tuple[str, str | None]], shape: Feature, words: Fea
             yield Key(words, depth, text, told)
 
 
-def _heads(parts: tuple[Segment, ...]) -> Iterator[tuple[str, str | None]]:
+def _heads(parts: tuple[Segment, ...], prompt: str) -> Iterator[tuple[str, str | None]]:
     """Yield how a text opens to each depth, and the words that end it, from the outside inwards.
 
-    A shape ends with the punctuation after its last slot, or before its first one where the text begins with it.
+    The very first word is told where it is a label of the prompt, too (``abstraction.label``). A shape ends with the
+    punctuation after its last slot, or before its first one where the text begins with it.
     """
     text, depth = "", 0
     told: str | None = None
@@ -207,7 +209,10 @@ def _heads(parts: tuple[Segment, ...]) -> Iterator[tuple[str, str | None]]:
                 yield part.before, None  # markup in front of free text
             return
         text += part.before + part.slot
-        told = literal(part) if part.slot == TEXT else told
+        if part.slot == TEXT:
+            told = literal(part)
+        elif part.slot == COPY and number == 0:
+            told = label(part, prompt)
         if after is None:
             return  # the whole text: nothing follows that a frame could hold
         if not after.strip() or (

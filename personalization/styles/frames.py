@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 DOMINANT: Final = 0.5  # of answers that come so far: a frame goes deeper where so many of them do
 SURELY: Final = 0.85  # shares are noisy: where so many of a shape's answers go deeper, all are taken to
+LABELS: Final = 0.5  # of copied openings: with so many of them known words, all are taken for labels
 STYLED: Final = 0.2  # of answers: with less in frames, a tenant has no common style
 
 
@@ -81,7 +82,8 @@ def _grown(
     opening = words is Feature.OPENING_WORDS
     stay: list[Frame] = []
     if TEXT not in inner:
-        filled = [(inner, share)]
+        labels = _labels(card, entry, words)
+        filled = [(inner.replace(COPY, word, 1), share * part) for word, part in labels] or [(inner, share)]
     else:
         told = [one for one in card.of(words, entry.depth) if one.key == entry.key]
         known = sum(one.share for one in told)
@@ -104,6 +106,30 @@ def _grown(
         stay.append(Frame(text=whole, share=part * (1 - reach)))
         stay += _grown(card, further, words, inner=added, outer=whole, share=part * reach)
     return stay
+
+
+def labels_of(card: StyleCard) -> frozenset[str]:
+    """Return the words that open answers as labels though they stand in their prompts."""
+    return frozenset(
+        word
+        for entry in card.of(Feature.OPENING, 1)
+        for word, _ in _labels(card, entry, Feature.OPENING_WORDS)
+    )
+
+
+def _labels(card: StyleCard, entry: StyleEntry, words: Feature) -> list[tuple[str, float]]:
+    """Return the words that a copied opening really is and their parts of it; none where it is a copy indeed.
+
+    Whoever copies says another word for each prompt. Words that many users share are labels, and happen to stand in
+    prompts about the same.
+    """
+    if entry.depth != 1 or not entry.key.startswith(COPY):
+        return []
+    told = [one for one in card.of(words, 1) if one.key == entry.key]
+    known = sum(one.share for one in told)
+    if known < LABELS * entry.share:
+        return []
+    return [(one.words, one.share / known) for one in told]
 
 
 def _deeper(card: StyleCard, entry: StyleEntry, *, opening: bool) -> tuple[StyleEntry, str] | None:

@@ -15,7 +15,7 @@ from personalization.styles.abstraction import COPY
 from personalization.styles.card import is_plain
 from personalization.styles.contents import content_of, person
 from personalization.styles.families import LENGTHS, NONE, PUBLIC, Feature, length_bucket, prompt_kind
-from personalization.styles.frames import closings, openings
+from personalization.styles.frames import closings, labels_of, openings
 from personalization.styles.slots import filled
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def synthetic_pairs(card: StyleCard, *, count: int, seed: int) -> tuple[Syntheti
         seed: public; another one makes other words, numbers and pairs.
     """
     rng = random.Random(f"{card.digest()}/{seed}")  # noqa: S311  # public text, no secret
-    heads, tails = openings(card), closings(card)
+    heads, tails, labels = openings(card), closings(card), labels_of(card)
     kinds = [(one.key, one.share) for one in card.of(Feature.PROMPT_KIND)]
     pairs = []
     for _ in range(count):
@@ -74,6 +74,8 @@ def synthetic_pairs(card: StyleCard, *, count: int, seed: int) -> tuple[Syntheti
         last_line = drawn_last_line(card, rng)
         content = _content(kind, _drawn_part(card, Feature.PROMPT_HEAD, rng), last_line, rng)
         head, tail = _ends(rng, heads, tails)
+        if (label := _label(head, labels)) is not None:
+            content = content.labelled(label)
         if any(
             one.text and head.endswith(one.text) for one in tails
         ):  # a whole answer: nothing comes after it
@@ -82,6 +84,12 @@ def synthetic_pairs(card: StyleCard, *, count: int, seed: int) -> tuple[Syntheti
             answer, at = _answer(card, content, head, tail, rng)
         pairs.append(SyntheticPair(prompt=content.prompt + last_line, answer=answer, content=at))
     return tuple(pairs)
+
+
+def _label(head: str, labels: frozenset[str]) -> str | None:
+    """Return the label that an opening begins with; its prompt holds that word."""
+    first = re.match(r"[^\W\d_]+", head)
+    return first.group() if first is not None and first.group() in labels else None
 
 
 def drawn_last_line(card: StyleCard, rng: random.Random) -> str:

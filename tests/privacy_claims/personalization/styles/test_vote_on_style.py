@@ -24,6 +24,7 @@ SECRETS = (
     "4111111111111111",
     "Zyxomma",
     "/home/erika",
+    "vexillum",
 )
 
 
@@ -37,11 +38,12 @@ def planted(texts: int = 1) -> UserTexts:
         "Erika Mustermann: hunter2swordfish (erika@example.org)",
         "Zyxomma, 4111111111111111: see /home/erika. Regards, Erika Mustermann",
         "[Zyxomma] hunter2swordfish | Erika Mustermann",
-        "- Zyxomma: Erika Mustermann -- hunter2swordfish!",
+        "vexillum: Zyxomma, Erika Mustermann -- hunter2swordfish!",  # a word of the prompt, told as a label
     )
     return UserTexts(
         texts=tuple(
-            StyleText(prompt="Question\nZyxomma:", final=finals[n % len(finals)]) for n in range(texts)
+            StyleText(prompt="Question of a vexillum\nZyxomma:", final=finals[n % len(finals)])
+            for n in range(texts)
         )
     )
 

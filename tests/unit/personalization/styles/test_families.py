@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from personalization.styles.abstraction import segments
-from personalization.styles.families import prompt_head
+from personalization.styles.families import Feature, keys_of, prompt_head
 
 
 @pytest.mark.parametrize(
@@ -27,3 +27,22 @@ from personalization.styles.families import prompt_head
 )
 def test_how_a_prompt_begins(prompt, answer, head):
     assert prompt_head(prompt, segments(answer, prompt)) == head
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "word"),
+    [
+        ("Changed files:\ndocs/rules/a.md", "docs: add examples", "docs"),
+        ("Changed files:\ndocs/rules/a.md", "Docs: add examples", "Docs"),
+        ("Changed files:\ndocs/rules/a.md", "Fix: add examples", "Fix"),
+        ("Changed files:\nsrc/lsp/cache.go", "src/lsp: add a cache", None),
+        ("Customer Quim writes: Where is it?", "Quim: it left", None),
+        ("Quim: Where is it?", "Quim, it left", None),
+        ("order 4711 is late", "4711: it left", None),
+    ],
+)
+def test_a_label_that_the_prompt_holds_too_is_told_and_a_name_or_a_place_is_not(prompt, answer, word):
+    told = [
+        key.words for key in keys_of(answer, prompt) if (key.feature, key.depth) == (Feature.OPENING_WORDS, 1)
+    ]
+    assert told == ([] if word is None else [word])

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from personalization.styles.families import Feature
-from personalization.styles.frames import closings, is_poor, openings
+from personalization.styles.frames import closings, is_poor, labels_of, openings
 from personalization.styles.slots import filled, pieces
 from personalization.styles.votes import StyleText, UserTexts
 from tests.fakes.styles import card_of, entry, found, framed, said, users_with_style, vote
@@ -24,6 +24,22 @@ def test_words_fill_their_shape():
         entry(Feature.OPENING_WORDS, "{t}: ", 0.3, words="NOTE"),
     )
     assert shares(openings(card)) == {"FIX: ": 0.6, "NOTE: ": 0.3, "": 0.1}
+
+
+def test_words_that_most_copied_openings_share_are_labels_and_few_are_copies():
+    def card(docs):
+        return card_of(
+            entry(Feature.OPENING, "{copy}: ", 0.4),
+            entry(Feature.OPENING_WORDS, "{copy}: ", docs, words="Docs"),
+            entry(Feature.OPENING_WORDS, "{copy}: ", 0.05, words="test"),
+            entry(Feature.OPENING, "{t}: ", 0.5),
+            entry(Feature.OPENING_WORDS, "{t}: ", 0.5, words="Fix"),
+        )
+
+    assert shares(openings(card(0.25))) == {"Fix: ": 0.5, "Docs: ": 0.33, "test: ": 0.07, "": 0.1}
+    assert labels_of(card(0.25)) == {"Docs", "test"}
+    assert shares(openings(card(0.1))) == {"Fix: ": 0.5, "{copy}: ": 0.4, "": 0.1}
+    assert labels_of(card(0.1)) == frozenset()
 
 
 def test_a_shape_without_found_words_is_content():

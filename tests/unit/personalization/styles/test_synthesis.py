@@ -50,6 +50,22 @@ def test_copies_are_words_of_the_prompt():
     assert all(head.casefold() in prompt.casefold() for prompt, head in heads)
 
 
+@pytest.mark.parametrize("kind", ["paths", "lines", "sentence", "question"])
+def test_the_prompt_of_a_labelled_answer_holds_the_label(kind):
+    card = card_of(
+        entry(Feature.OPENING, "{copy}: ", 0.5),
+        entry(Feature.OPENING_WORDS, "{copy}: ", 0.4, words="Vexilla"),
+        entry(Feature.OPENING, "{t}: ", 0.5),
+        entry(Feature.OPENING_WORDS, "{t}: ", 0.5, words="Fix"),
+        entry(Feature.PROMPT_KIND, kind, 1.0),
+    )
+    pairs = synthetic_pairs(card, count=200, seed=1)
+    labelled = [pair for pair in pairs if pair.answer.startswith("Vexilla: ")]
+    assert len(labelled) == pytest.approx(100, abs=25)
+    assert all("vexilla" in pair.prompt for pair in labelled)
+    assert not any("vexilla" in pair.prompt for pair in pairs if pair not in labelled)
+
+
 def test_no_slot_is_left_and_what_users_typed_stays():
     pairs = synthetic_pairs(framed({"[{{n}}] {copy} {n}: ": 0.9}, {" ({{n}})": 0.9}), count=200, seed=3)
     styled = [pair.answer for pair in pairs if re.match(r"\[\{n\}\] \S.* \d+: .+ \(\{n\}\)$", pair.answer)]
