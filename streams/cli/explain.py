@@ -179,9 +179,7 @@ def _lived(story: Mapping[str, Any]) -> Iterator[str]:
 def _documents(one: Mapping[str, Any]) -> str:
     """Return which version of a collection came to hold, or was tried on whom, by whom and why."""
     percent = one.get("percent")
-    what = (
-        f"with {one['documents']} documents" if percent is None else f"changes {one['documents']} documents"
-    )
+    what = f"{'with' if percent is None else 'changes'} {one['documents']} documents"
     back = f" to {one['restores']}" if one["restores"] else ""
     share = f", for {percent:g} % of the users" if percent else ""
     why = f": {one['reason']}" if one["reason"] else ""
