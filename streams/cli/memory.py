@@ -285,19 +285,10 @@ def show_versions(
     )
     if tried:
         typer.echo("\ntried on a share of the users:")
-        names = (
-            "candidate",
-            "at",
-            "decision",
-            "percent",
-            "documents",
-            "approved_by",
-            "reason",
-            "signature_holds",
-        )
+        of_tried = ("candidate", "percent", *(one for one in columns if one not in {"version", "restores"}))
         _table(
-            names,
-            [tuple(str("" if one[name] is None else one[name])[:40] for name in names) for one in tried],
+            of_tried,
+            [tuple(str("" if one[name] is None else one[name])[:40] for name in of_tried) for one in tried],
         )
     if number is not None:
         names = ("id", "version", "sha256", "approved_by", "valid_from", "valid_until", "kept")
