@@ -16,7 +16,7 @@ from sqlmodel import col, delete, select
 
 from personalization.errors import MemoryDocumentError, MemoryMoveError, MemoryNotFoundError
 from personalization.memory import candidates, pgvector, versions
-from personalization.memory.changing import begin, check_room, end, lessen, lock, noted, touch, write
+from personalization.memory.changing import begin, check_room, end, leave, lessen, lock, noted, touch, write
 from personalization.memory.chunking import chunks_of, embedded_text
 from personalization.memory.cleaning import cleaned
 from personalization.memory.queries import listed
@@ -205,10 +205,9 @@ def remove(
     signs = begin(session, keys, place, Decision.REMOVED)
     candidate = candidates.open_of(session, place.tenant_id, place.collection)
     tried = candidates.documents_of(session, place.tenant_id, place.collection)
-    if candidate is not None and not candidates.holds(
+    stands = candidate is not None and candidates.holds(
         keys, place.tenant_id, candidate, candidates.leaves_of(tried)
-    ):
-        candidate = None  # it is found by nobody, and what is left of it is not signed
+    )
     gone = []
     found_live = found_tried = False
     for document_id in dict.fromkeys(document_ids):
@@ -232,7 +231,10 @@ def remove(
     if gone:
         version = touch(session, keys, place, Decision.REMOVED, changed=found_live, signs=signs)
         if found_tried and candidate is not None:
-            lessen(session, keys, place, candidate)
+            if stands:
+                lessen(session, keys, place, candidate)
+            else:  # it is found by nobody, and what is left of it must not be signed
+                leave(session, place, candidate)
         noted(session, place, "memory.documents_removed", version, gone)
     return gone
 

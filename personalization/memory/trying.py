@@ -148,7 +148,6 @@ def promote(session: Session, keys: MemoryKeys, place: Place) -> Promoted:
     Raises:
         UnknownTenantError: no such tenant is registered.
         MemoryMoveError: nothing is tried, or what is tried or live is not what was signed; nothing was changed.
-        MemoryDocumentError: the tenant would have too many documents or passages.
     """
     begin(session, keys, place, Decision.PROMOTED)
     candidate = _require(_standing(session, keys, place), place)

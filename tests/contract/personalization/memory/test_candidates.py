@@ -303,6 +303,23 @@ def test_a_candidate_that_is_not_what_was_signed_is_found_by_nobody_and_not_prom
     assert words.abandon().number == 2  # needs no signature
 
 
+def test_a_removal_from_a_candidate_that_is_not_what_was_signed_leaves_none_of_it(words):
+    words.add(refunds=REFUNDS)
+    words.attempt(50, refunds=LATER, secret=SECRET)
+    inside, _ = words.drawn()
+    assert "secret@1" in words.cited(inside)
+    with transaction(words.engine) as session:
+        session.exec(
+            update(MemoryDocumentRow)
+            .where(col(MemoryDocumentRow.document_id) == "refunds", col(MemoryDocumentRow.version) == 2)
+            .values(approved_by="mallory")
+        )
+    words.remove("secret")
+    assert words.cited(inside) == ["refunds@1"]
+    assert [name[1:] for name in words.search.index("acme").documents] == [("refunds", 1)]
+    assert all(row.sealed is None for row in words.rows("superseded", "removed"))
+
+
 def test_a_document_that_nobody_decided_to_try_is_found_by_nobody_and_signed_by_nothing(words):
     words.add(refunds=REFUNDS, secret=SECRET)
     words.remove("secret", earlier=False)
