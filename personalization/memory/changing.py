@@ -63,21 +63,38 @@ def begin(session: Session, keys: MemoryKeys, place: Place, decision: Decision) 
     return holds
 
 
+def require_each_once(documents: Sequence[Prepared]) -> None:
+    """Refuse a list that holds a document twice.
+
+    Raises:
+        MemoryDocumentError: it does.
+    """
+    names = [one.draft.document_id for one in documents]
+    if len(set(names)) != len(names):
+        raise MemoryDocumentError(
+            "a document id stands twice among what is added; give each document its own"
+        )
+
+
+def says(row: MemoryDocumentRow, one: Prepared) -> bool:
+    """Say whether a version is what a draft would make of it."""
+    return (
+        row.digest == one.digest
+        and row.valid_until == one.draft.valid_until
+        and (row.accepted or not one.draft.accept_marked)  # who accepted the same words has read them
+        and row.embedder == one.embedder
+    )
+
+
 def write(session: Session, keys: MemoryKeys, place: Place, one: Prepared, state: State) -> MemoryDocumentRow:
     """Store the next version of a document, sealed; what it takes the place of has ended before."""
     draft = one.draft
-    newest = session.exec(
-        select(func.max(MemoryDocumentRow.version)).where(
-            MemoryDocumentRow.tenant_id == place.tenant_id,
-            MemoryDocumentRow.collection == place.collection,
-            MemoryDocumentRow.document_id == draft.document_id,
-        )
-    ).one()
+    newest = versions.highest_of_document(session, place.tenant_id, place.collection, draft.document_id)
     row = MemoryDocumentRow(
         tenant_id=place.tenant_id,
         collection=place.collection,
         document_id=draft.document_id,
-        version=(newest or 0) + 1,
+        version=newest + 1,
         state=state,
         digest=one.digest,
         approved_by=place.actor.strip(),
@@ -136,7 +153,7 @@ def touch(
             tenant_id=place.tenant_id,
             collection=place.collection,
             domain=place.domain or "",
-            version=0,
+            version=versions.highest(session, place.tenant_id, place.collection),
             changed_at=place.now,
         )
     if place.domain is not None and row.domain != place.domain:

@@ -12,11 +12,24 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from sqlalchemy.exc import DBAPIError
 from sqlmodel import col, delete, select
 
 from personalization.errors import MemoryDocumentError, MemoryMoveError, MemoryNotFoundError
 from personalization.memory import candidates, pgvector, versions
-from personalization.memory.changing import begin, check_room, end, leave, lessen, lock, noted, touch, write
+from personalization.memory.changing import (
+    begin,
+    check_room,
+    end,
+    leave,
+    lessen,
+    lock,
+    noted,
+    require_each_once,
+    says,
+    touch,
+    write,
+)
 from personalization.memory.chunking import chunks_of, embedded_text
 from personalization.memory.cleaning import cleaned
 from personalization.memory.queries import listed
@@ -25,6 +38,7 @@ from personalization.memory.tables import MemoryCollectionRow, MemoryDocumentRow
 from personalization.memory.values import COLLECTION, Fate, State
 from personalization.memory.versions import Decision
 from privacy.audit import trail as audit_trail
+from privacy.errors import StorageError
 from privacy.policy.values import DOMAIN
 
 if TYPE_CHECKING:
@@ -39,6 +53,7 @@ if TYPE_CHECKING:
     from personalization.memory.values import Chunk, Draft
 
 LONGEST_REASON: Final = 500
+_NOT_SCRUBBED: Final = "what was deleted is found no more, but the database did not overwrite it in its files"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,6 +206,9 @@ def remove(
 ) -> list[Added]:
     """Remove documents for good, from candidates too: all that they ever said is deleted; nothing brings it back.
 
+    One that was removed before is told again and changes nothing: whoever repeats a removal that ``scrub`` did not end
+    comes to ``scrub`` once more.
+
     Args:
         session: the caller's transaction; nothing of them is found from its commit on.
         keys: sign the version of the collection without them.
@@ -208,7 +226,7 @@ def remove(
     stands = candidate is not None and candidates.holds(
         keys, place.tenant_id, candidate, candidates.leaves_of(tried)
     )
-    gone = []
+    gone, again = [], []
     found_live = found_tried = False
     for document_id in dict.fromkeys(document_ids):
         kept = [
@@ -216,6 +234,9 @@ def remove(
             for row in _kept_of(session, place, document_id)
             if not earlier or row.state == State.SUPERSEDED
         ]
+        if not kept and not earlier and (before := _removed_before(session, place, document_id)) is not None:
+            again.append(told(before, Fate.UNCHANGED))
+            continue
         if not kept:
             raise MemoryNotFoundError(
                 f"the collection {place.collection!r} has no live document {document_id[:80]!r}, and keeps no earlier "
@@ -236,7 +257,7 @@ def remove(
             else:  # it is found by nobody, and what is left of it must not be signed
                 leave(session, place, candidate)
         noted(session, place, "memory.documents_removed", version, gone)
-    return gone
+    return [*gone, *again]
 
 
 def accept(session: Session, keys: MemoryKeys, place: Place, document_id: str) -> None:
@@ -287,38 +308,25 @@ def scrub(engine: Engine) -> None:
 
     SQLite overwrites deleted pages (``secure_delete``), and its log of writes is emptied here. PostgreSQL is asked to
     vacuum; it frees the room for what comes next.
-    """
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        if engine.dialect.name == "sqlite":
-            connection.exec_driver_sql("COMMIT")  # every connection here begins one
-            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
-        else:
-            connection.exec_driver_sql("VACUUM memory_documents")
-            if pgvector.kept_at(connection):  # where vectors lie unsealed
-                connection.exec_driver_sql("VACUUM memory_vectors")
-
-
-def require_each_once(documents: Sequence[Prepared]) -> None:
-    """Refuse a list that holds a document twice.
 
     Raises:
-        MemoryDocumentError: it does.
+        StorageError: the database refused; what was deleted is found no more, but may lie in its files still.
     """
-    names = [one.draft.document_id for one in documents]
-    if len(set(names)) != len(names):
-        raise MemoryDocumentError(
-            "a document id stands twice among what is added; give each document its own"
-        )
-
-
-def says(row: MemoryDocumentRow, one: Prepared) -> bool:
-    """Say whether a version is what a draft would make of it."""
-    return (
-        row.digest == one.digest
-        and row.valid_until == one.draft.valid_until
-        and (row.accepted or not one.draft.accept_marked)  # who accepted the same words has read them
-        and row.embedder == one.embedder
-    )
+    try:
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            if engine.dialect.name == "sqlite":
+                connection.exec_driver_sql("COMMIT")  # every connection here begins one
+                busy, *_ = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()
+                if busy:
+                    raise StorageError(
+                        f"{_NOT_SCRUBBED} (somebody reads an earlier state); do the same again"
+                    )
+            else:
+                connection.exec_driver_sql("VACUUM memory_documents")
+                if pgvector.kept_at(connection):  # where vectors lie unsealed
+                    connection.exec_driver_sql("VACUUM memory_vectors")
+    except DBAPIError as error:
+        raise StorageError(f"{_NOT_SCRUBBED} ({type(error.orig).__name__}); do the same again") from error
 
 
 def told(row: MemoryDocumentRow, fate: Fate, same_as: str | None = None) -> Added:
@@ -373,6 +381,13 @@ def _kept_of(session: Session, place: Place, document_id: str) -> Sequence[Memor
         )
         .order_by(col(MemoryDocumentRow.version))
     ).all()
+
+
+def _removed_before(session: Session, place: Place, document_id: str) -> MemoryDocumentRow | None:
+    """Return the newest version of a document if that one was removed; ``None`` where it was not."""
+    newest = versions.highest_of_document(session, place.tenant_id, place.collection, document_id)
+    row = session.get(MemoryDocumentRow, (place.tenant_id, place.collection, document_id, newest))
+    return row if row is not None and row.state == State.REMOVED else None
 
 
 def _live_of(session: Session, place: Place) -> Sequence[MemoryDocumentRow]:

@@ -20,10 +20,12 @@ from personalization.memory.changing import (
     leave,
     lock,
     noted,
+    require_each_once,
+    says,
     touch,
     write,
 )
-from personalization.memory.documents import require_each_once, says, told
+from personalization.memory.documents import told
 from personalization.memory.queries import listed
 from personalization.memory.tables import MemoryCollectionRow
 from personalization.memory.values import Fate, State

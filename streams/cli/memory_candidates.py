@@ -86,9 +86,11 @@ def try_(
     place = place_of(tenant, collection, actor, None, reason)
     with database() as engine:
         cut = documents.prepared(drafts, embedder_of(settings)) if drafts else []
-        with transaction(engine) as session:
-            done = remembering.attempt(session, events(), memory_keys(settings), place, cut, percent)
-        documents.scrub(engine)
+        try:
+            with transaction(engine) as session:
+                done = remembering.attempt(session, events(), memory_keys(settings), place, cut, percent)
+        finally:  # whoever repeats what the database could not overwrite changes nothing, and comes here again
+            documents.scrub(engine)
     candidate = done.candidate
     if as_json:
         told = {"candidate": candidate.number, "percent": candidate.percent, "changes": candidate.documents}
@@ -151,10 +153,12 @@ def abandon(
     from streams.cli.memory import database, events, place_of
 
     with database() as engine:
-        with transaction(engine) as session:
-            place = place_of(tenant, collection, actor, None, reason)
-            gone = remembering.abandon(session, events(), place)
-        documents.scrub(engine)
+        place = place_of(tenant, collection, actor, None, reason)
+        try:
+            with transaction(engine) as session:
+                gone = remembering.abandon(session, events(), place)
+        finally:  # as above
+            documents.scrub(engine)
     facts: dict[str, Any] = {"tenant": tenant, "collection": collection, "abandoned": gone.number}
     typer.echo(
         json.dumps(facts)
