@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 THREADS: Final = 4  # looking something up is work of the processor, and a large index is read for seconds
-MOST_LATE: Final = 6  # more threads, in the place of those whose look-ups take longer than requests wait
+MOST_LATE: Final = (
+    6  # more threads, in the place of late ones; all ten leave the pool five of its fifteen connections
+)
 AT_ONCE: Final = (
     2  # of one tenant: its look-ups wait for the same index, and must not hold every thread meanwhile
 )
