@@ -29,6 +29,7 @@ REFUNDS = "A refund takes 14 days after the parcel is back."
 LATER = REFUNDS.replace("14", "21")
 SECRET = "The parcel of the secret refund takes 3 days."
 QUESTION = "how many days does a refund take"
+ON_ONE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 USERS = [f"user{number}" for number in range(400)]
 
 
@@ -101,7 +102,13 @@ class Shelf:
             ]
 
 
-@pytest.fixture(params=["words_alone", "by_meaning", pytest.param("pgvector", marks=pytest.mark.slow)])
+@pytest.fixture(
+    params=[
+        "words_alone",
+        pytest.param("by_meaning", marks=pytest.mark.slow),  # through the gateway in each run
+        pytest.param("pgvector", marks=pytest.mark.slow),
+    ]
+)
 def shelf(request, engine, clock):
     inside = request.param == "pgvector"
     if inside:
@@ -232,12 +239,13 @@ def test_what_is_abandoned_leaves_nothing(shelf):
 
 @pytest.fixture
 def words(engine, clock):
-    """Where the way of finding does not matter."""
+    """Where neither the way of finding nor the store matters."""
     with transaction(engine) as session:
         policies.register_tenant(session, "acme", actor="test", now=clock.now())
     return Shelf(engine, clock)
 
 
+@ON_ONE
 def test_live_documents_change_under_a_candidate_but_for_those_that_it_changes(words):
     words.add(refunds=REFUNDS)
     words.attempt(50, refunds=LATER)
@@ -265,6 +273,7 @@ def test_live_documents_change_under_a_candidate_but_for_those_that_it_changes(w
     ] * 2
 
 
+@ON_ONE
 def test_a_candidate_that_is_not_what_was_signed_is_found_by_nobody_and_not_promoted(words):
     words.add(refunds=REFUNDS)
     words.attempt(50, refunds=LATER)
@@ -303,6 +312,7 @@ def test_a_candidate_that_is_not_what_was_signed_is_found_by_nobody_and_not_prom
     assert words.abandon().number == 2  # needs no signature
 
 
+@ON_ONE
 def test_a_removal_from_a_candidate_that_is_not_what_was_signed_leaves_none_of_it(words):
     words.add(refunds=REFUNDS)
     words.attempt(50, refunds=LATER, secret=SECRET)
@@ -320,6 +330,7 @@ def test_a_removal_from_a_candidate_that_is_not_what_was_signed_leaves_none_of_i
     assert all(row.sealed is None for row in words.rows("superseded", "removed"))
 
 
+@ON_ONE
 def test_a_document_that_nobody_decided_to_try_is_found_by_nobody_and_signed_by_nothing(words):
     words.add(refunds=REFUNDS, secret=SECRET)
     words.remove("secret", earlier=False)
@@ -336,6 +347,7 @@ def test_a_document_that_nobody_decided_to_try_is_found_by_nobody_and_signed_by_
     assert words.cited(words.drawn()[0]) == ["more@1", "refunds@2"]
 
 
+@ON_ONE
 def test_what_cannot_be_tried_says_why(words):
     with pytest.raises(MemoryNotFoundError, match="there is no collection 'default' to change"):
         words.attempt(10, refunds=REFUNDS)
@@ -355,18 +367,18 @@ def test_what_cannot_be_tried_says_why(words):
     assert [row.state for row in words.rows()] == ["live"]
 
 
-def test_decisions_are_events_and_audited_and_forgotten_with_their_tenant(words):
+def test_decisions_are_events_and_audited_and_forgotten_with_their_tenant(shelf):
     events = OutboxAdapterEvents()
-    with transaction(words.engine) as session:
-        remembering.add(session, events, KEYS, words.place(), words.cut({"my-name": REFUNDS}))
-        remembering.attempt(session, events, KEYS, words.place(), words.cut({"my-name": LATER}), 10)
-        remembering.abandon(session, events, words.place(reason="it was wrong"))
-        remembering.attempt(session, events, KEYS, words.place(), words.cut({"my-name": LATER}), 20)
-        remembering.promote(session, events, KEYS, words.place())
-    with reading(words.engine) as session:
+    with transaction(shelf.engine) as session:
+        remembering.add(session, events, KEYS, shelf.place(), shelf.cut({"my-name": REFUNDS}))
+        remembering.attempt(session, events, KEYS, shelf.place(), shelf.cut({"my-name": LATER}), 10)
+        remembering.abandon(session, events, shelf.place(reason="it was wrong"))
+        remembering.attempt(session, events, KEYS, shelf.place(), shelf.cut({"my-name": LATER}), 20)
+        remembering.promote(session, events, KEYS, shelf.place())
+    with reading(shelf.engine) as session:
         told = [json.loads(row.value) for row in session.exec(select(OutboxRow)).all()]
         acts = [one for one in audit_trail.read(session, "acme") if one.action.startswith("memory.")]
-        held = histories.held_between(session, "acme", "default", words.clock.now(), None)
+        held = histories.held_between(session, "acme", "default", shelf.clock.now(), None)
     assert [
         (one["epoch"], one["memory"]["decision"], one["memory"]["number"], one["memory"]["candidate_percent"])
         for one in told
@@ -387,6 +399,6 @@ def test_decisions_are_events_and_audited_and_forgotten_with_their_tenant(words)
     ]
     assert "days" not in str([one.detail for one in acts])
     assert [(one["decision"], one["version"], one["percent"]) for one in held][-1] == ("promoted", 4, None)
-    with transaction(words.engine) as session:
-        documents.forget_tenant(session, "acme", actor="ann", now=words.clock.now())
+    with transaction(shelf.engine) as session:
+        documents.forget_tenant(session, "acme", actor="ann", now=shelf.clock.now())
         assert session.exec(select(MemoryCandidateRow)).all() == []
