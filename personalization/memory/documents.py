@@ -15,13 +15,25 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import col, delete, select
 
-from personalization.errors import MemoryDocumentError, MemoryNotFoundError
-from personalization.memory import pgvector, versions
-from personalization.memory.changing import begin, check_room, end, lock, noted, touch
+from personalization.errors import MemoryDocumentError, MemoryMoveError, MemoryNotFoundError
+from personalization.memory import candidates, pgvector, versions
+from personalization.memory.changing import (
+    begin,
+    check_room,
+    end,
+    leave,
+    lessen,
+    lock,
+    noted,
+    require_each_once,
+    says,
+    touch,
+    write,
+)
 from personalization.memory.chunking import chunks_of, embedded_text
 from personalization.memory.cleaning import cleaned
-from personalization.memory.queries import listed, row_name
-from personalization.memory.sealing import content_bytes, vector_bytes, vectors_of
+from personalization.memory.queries import listed
+from personalization.memory.sealing import vector_bytes
 from personalization.memory.tables import MemoryCollectionRow, MemoryDocumentRow
 from personalization.memory.values import COLLECTION, Fate, State
 from personalization.memory.versions import Decision
@@ -168,18 +180,17 @@ def add(session: Session, keys: MemoryKeys, place: Place, documents: Sequence[Pr
     Raises:
         UnknownTenantError: no such tenant is registered.
         MemoryDocumentError: a name stands twice, or the tenant would have too many documents or passages.
-        MemoryMoveError: the collection does not hold what its signed version names.
+        MemoryMoveError: the collection does not hold what its signed version names, or tries another version of a
+            document.
     """
-    names = [one.draft.document_id for one in documents]
-    if len(set(names)) != len(names):
-        raise MemoryDocumentError(
-            "a document id stands twice among what is added; give each document its own"
-        )
+    require_each_once(documents)
     begin(session, keys, place, Decision.ADDED)
     live = {row.document_id: row for row in _live_of(session, place)}
     by_digest = {row.digest: row.document_id for row in reversed(list(live.values()))}
+    tried = {row.document_id for row in candidates.documents_of(session, place.tenant_id, place.collection)}
     done = [
-        _add_one(session, keys, place, one, live.get(one.draft.document_id), by_digest) for one in documents
+        _add_one(session, keys, place, one, live.get(one.draft.document_id), by_digest, tried)
+        for one in documents
     ]
     changed = [one for one in done if one.fate is not Fate.UNCHANGED]
     session.flush()
@@ -193,7 +204,7 @@ def add(session: Session, keys: MemoryKeys, place: Place, documents: Sequence[Pr
 def remove(
     session: Session, keys: MemoryKeys, place: Place, document_ids: Iterable[str], *, earlier: bool = False
 ) -> list[Added]:
-    """Remove documents for good: all that they ever said is deleted, and no roll-back brings it back.
+    """Remove documents for good, from candidates too: all that they ever said is deleted; nothing brings it back.
 
     One that was removed before is told again and changes nothing: whoever repeats a removal that ``scrub`` did not end
     comes to ``scrub`` once more.
@@ -203,21 +214,28 @@ def remove(
         keys: sign the version of the collection without them.
         place: where, and who removes.
         document_ids: names; of a document that a roll-back set aside too.
-        earlier: what is kept of versions that are not live, and leave the live one.
+        earlier: what is kept of versions that were live, and leave the live one and what is tried.
 
     Raises:
         UnknownTenantError: no such tenant is registered.
         MemoryNotFoundError: the collection has nothing of that name; nothing was removed.
     """
     signs = begin(session, keys, place, Decision.REMOVED)
+    candidate = candidates.open_of(session, place.tenant_id, place.collection)
+    tried = candidates.documents_of(session, place.tenant_id, place.collection)
+    stands = candidate is not None and candidates.holds(
+        keys, place.tenant_id, candidate, candidates.leaves_of(tried)
+    )
     gone, again = [], []
-    found_live = False
+    found_live = found_tried = False
     for document_id in dict.fromkeys(document_ids):
         kept = [
-            row for row in _kept_of(session, place, document_id) if not earlier or row.state != State.LIVE
+            row
+            for row in _kept_of(session, place, document_id)
+            if not earlier or row.state == State.SUPERSEDED
         ]
         if not kept and not earlier and (before := _removed_before(session, place, document_id)) is not None:
-            again.append(_told(before, Fate.UNCHANGED))
+            again.append(told(before, Fate.UNCHANGED))
             continue
         if not kept:
             raise MemoryNotFoundError(
@@ -226,12 +244,18 @@ def remove(
             )
         for row in kept:
             found_live = found_live or row.state == State.LIVE
+            found_tried = found_tried or row.state == State.CANDIDATE
             newest = row is kept[-1]
             end(session, row, State.REMOVED if newest else State.SUPERSEDED, place.now)
             versions.emptied(session, row)
-        gone.append(_told(kept[-1], Fate.ADDED))
+        gone.append(told(kept[-1], Fate.ADDED))
     if gone:
         version = touch(session, keys, place, Decision.REMOVED, changed=found_live, signs=signs)
+        if found_tried and candidate is not None:
+            if stands:
+                lessen(session, keys, place, candidate)
+            else:  # it is found by nobody, and what is left of it must not be signed
+                leave(session, place, candidate)
         noted(session, place, "memory.documents_removed", version, gone)
     return [*gone, *again]
 
@@ -258,7 +282,7 @@ def accept(session: Session, keys: MemoryKeys, place: Place, document_id: str) -
         row.accepted = True
         session.add(row)
         version = touch(session, keys, place, Decision.ACCEPTED, changed=True)
-        noted(session, place, "memory.marked_accepted", version, [_told(row, Fate.ADDED)])
+        noted(session, place, "memory.marked_accepted", version, [told(row, Fate.ADDED)])
 
 
 def forget_tenant(session: Session, tenant_id: str, *, actor: str, now: datetime) -> int:
@@ -269,6 +293,7 @@ def forget_tenant(session: Session, tenant_id: str, *, actor: str, now: datetime
         select(MemoryCollectionRow.collection).where(MemoryCollectionRow.tenant_id == tenant_id)
     ).all()
     versions.forget(session, tenant_id)
+    candidates.forget(session, tenant_id)
     connection = session.connection()
     connection.execute(delete(MemoryDocumentRow).where(col(MemoryDocumentRow.tenant_id) == tenant_id))
     connection.execute(delete(MemoryCollectionRow).where(col(MemoryCollectionRow.tenant_id) == tenant_id))
@@ -304,6 +329,19 @@ def scrub(engine: Engine) -> None:
         raise StorageError(f"{_NOT_SCRUBBED} ({type(error.orig).__name__}); do the same again") from error
 
 
+def told(row: MemoryDocumentRow, fate: Fate, same_as: str | None = None) -> Added:
+    """Return what became of a document."""
+    return Added(
+        document_id=row.document_id,
+        version=row.version,
+        fate=fate,
+        chunks=row.chunks,
+        marked=row.marked,
+        sent=row.accepted,
+        same_as=same_as,
+    )
+
+
 def _add_one(
     session: Session,
     keys: MemoryKeys,
@@ -311,49 +349,24 @@ def _add_one(
     one: Prepared,
     before: MemoryDocumentRow | None,
     by_digest: dict[str, str],
+    tried: set[str],
 ) -> Added:
-    draft = one.draft
+    document_id = one.draft.document_id
     same_as = by_digest.get(one.digest)
-    if same_as == draft.document_id:
+    if same_as == document_id:
         same_as = None
-    if before is not None and _unchanged(before, one):
-        return _told(before, Fate.UNCHANGED, same_as)
-    newest = versions.highest_of_document(session, place.tenant_id, place.collection, draft.document_id)
+    if before is not None and says(before, one):
+        return told(before, Fate.UNCHANGED, same_as)
+    if document_id in tried:
+        raise MemoryMoveError(
+            f"another version of {document_id!r} is tried on a share of the users; `discreet memory promote` or "
+            "`discreet memory abandon` it first"
+        )
     if before is not None:
         end(session, before, State.SUPERSEDED, place.now)
         session.flush()
-    row = MemoryDocumentRow(
-        tenant_id=place.tenant_id,
-        collection=place.collection,
-        document_id=draft.document_id,
-        version=newest + 1,
-        state=State.LIVE,
-        digest=one.digest,
-        approved_by=place.actor.strip(),
-        added_at=place.now,
-        valid_until=draft.valid_until,
-        chunks=len(one.chunks),
-        marked=sum(bool(chunk.marks) for chunk in one.chunks),
-        accepted=draft.accept_marked,
-        embedder=one.embedder,
-    )
-    name = row_name(row)
-    row.sealed = keys.seal(content_bytes(one.title, draft.source, one.chunks), place.tenant_id, *name)
-    if one.vectors is not None:
-        row.vectors = keys.seal(one.vectors, place.tenant_id, *name, "vectors")
-    session.add(row)
-    if one.vectors is not None and pgvector.kept_here(session):
-        pgvector.put(session, row, one.chunks, vectors_of(one.vectors, len(one.chunks)))
-    return _told(row, Fate.ADDED if before is None else Fate.SUPERSEDED, same_as)
-
-
-def _unchanged(before: MemoryDocumentRow, one: Prepared) -> bool:
-    return (
-        before.digest == one.digest
-        and before.valid_until == one.draft.valid_until
-        and (before.accepted or not one.draft.accept_marked)  # who accepted the same words has read them
-        and before.embedder == one.embedder
-    )
+    row = write(session, keys, place, one, State.LIVE)
+    return told(row, Fate.ADDED if before is None else Fate.SUPERSEDED, same_as)
 
 
 def _kept_of(session: Session, place: Place, document_id: str) -> Sequence[MemoryDocumentRow]:
@@ -379,15 +392,3 @@ def _removed_before(session: Session, place: Place, document_id: str) -> MemoryD
 
 def _live_of(session: Session, place: Place) -> Sequence[MemoryDocumentRow]:
     return listed(session, place.tenant_id, place.collection)
-
-
-def _told(row: MemoryDocumentRow, fate: Fate, same_as: str | None = None) -> Added:
-    return Added(
-        document_id=row.document_id,
-        version=row.version,
-        fate=fate,
-        chunks=row.chunks,
-        marked=row.marked,
-        sent=row.accepted,
-        same_as=same_as,
-    )

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlmodel import col, select
 
 from personalization.errors import MemoryMoveError, MemoryNotFoundError
+from personalization.memory.candidates import OPEN
 from personalization.memory.tables import (
+    MemoryCandidateRow,
     MemoryCollectionRow,
     MemoryDocumentRow,
     MemoryEntryRow,
     MemoryVersionRow,
 )
-from personalization.memory.versions import KEPT, find, holds
+from personalization.memory.versions import KEPT, Decision, find, holds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -157,7 +159,9 @@ def facts_of(session: Session, keys: MemoryKeys, row: MemoryVersionRow, *, kept:
 def held_between(
     session: Session, tenant_id: str, domain: str, since: datetime, until: datetime | None
 ) -> list[dict[str, Any]]:
-    """Return the versions of collections that a domain's questions were answered from in a time, oldest first.
+    """Return the versions of collections that a domain's questions were answered from in a time, with what was tried.
+
+    Oldest first; of a decision about a candidate, ``percent`` is the share of the users that it was tried on since.
 
     Args:
         session: the caller's transaction.
@@ -174,21 +178,57 @@ def held_between(
     rows = session.exec(query.order_by(col(MemoryVersionRow.collection), col(MemoryVersionRow.number))).all()
     begun = {row.collection: row.number for row in rows if row.at <= since}
     held = [row for row in rows if row.number >= begun.get(row.collection, 0)]
-    held.sort(key=lambda row: (row.at, row.collection, row.number))
-    return [
-        {
-            "collection": row.collection,
-            "version": row.number,
-            "version_id": row.version_id,
-            "decision": row.decision,
-            "restores": row.restores,
-            "documents": row.documents,
-            "by": row.actor,
-            "reason": row.reason,
-            "at": row.at.isoformat(),
-        }
-        for row in held[-MOST_TOLD:]
+    told = [_held(row, row.restores, None) for row in held]
+    told += [
+        _held(row, None, row.percent) for row in _tried_between(session, tenant_id, domain, since, until)
     ]
+    told.sort(key=lambda one: (one["at"], one["collection"], one["version"]))
+    return told[-MOST_TOLD:]
+
+
+def _held(
+    row: MemoryVersionRow | MemoryCandidateRow, restores: int | None, percent: float | None
+) -> dict[str, Any]:
+    return {
+        "collection": row.collection,
+        "version": row.number,
+        "version_id": row.version_id,
+        "decision": row.decision,
+        "restores": restores,
+        "percent": percent,
+        "documents": row.documents,
+        "by": row.actor,
+        "reason": row.reason,
+        "at": row.at.isoformat(),
+    }
+
+
+def _tried_between(
+    session: Session, tenant_id: str, domain: str, since: datetime, until: datetime | None
+) -> list[MemoryCandidateRow]:
+    """Return what was decided about candidates in a time, and what was tried already when it began."""
+    query = (
+        select(MemoryCandidateRow)
+        .join(
+            MemoryCollectionRow,
+            (col(MemoryCollectionRow.tenant_id) == col(MemoryCandidateRow.tenant_id))
+            & (col(MemoryCollectionRow.collection) == col(MemoryCandidateRow.collection)),
+        )
+        .where(
+            MemoryCandidateRow.tenant_id == tenant_id,
+            MemoryCollectionRow.tenant_id == tenant_id,
+            col(MemoryCollectionRow.domain).in_(("", domain)),
+        )
+    )
+    if until is not None:
+        query = query.where(MemoryCandidateRow.at <= until)
+    rows = session.exec(
+        query.order_by(col(MemoryCandidateRow.collection), col(MemoryCandidateRow.sequence))
+    ).all()
+    begun = {row.collection: row for row in rows if row.at <= since}
+    standing = [row for row in begun.values() if row.decision in OPEN]
+    later = [row for row in rows if row.at > since and row.decision != Decision.PROMOTED]
+    return [*standing, *later]  # that one was promoted, the version that it became tells
 
 
 def _source(session: Session, entry: MemoryEntryRow) -> dict[str, Any]:

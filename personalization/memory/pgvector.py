@@ -26,13 +26,14 @@ from privacy.policy import versions as policies
 from privacy.storage.session import reading, transaction
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from datetime import datetime
 
     from numpy.typing import NDArray
     from sqlalchemy.engine import Connection, Engine
     from sqlmodel import Session
 
+    from personalization.memory.candidates import Candidate
     from personalization.memory.embedding import Embedder
     from personalization.memory.index import TenantIndex
     from personalization.memory.sealing import MemoryKeys
@@ -57,12 +58,18 @@ _DROP: Final = text(
     "DELETE FROM memory_vectors WHERE tenant_id = :tenant_id AND collection = :collection "
     "AND document_id = :document_id AND version = :version"
 )
-# The tenant stands in both tables' conditions, so that whatever plan is made reads that tenant's rows.
+# The tenant stands in all tables' conditions, so that whatever plan is made reads that tenant's rows. Of collections in
+# "drawn" a candidate's documents count, and not the live ones of the same names.
 NEAREST: Final = """
     SELECT v.collection, v.document_id, v.version, v.chunk, 1 - (v.embedding <=> CAST(:vector AS vector))
     FROM memory_vectors v JOIN memory_documents d ON d.tenant_id = v.tenant_id AND d.collection = v.collection
         AND d.document_id = v.document_id AND d.version = v.version
-    WHERE v.tenant_id = :tenant_id AND d.tenant_id = :tenant_id AND v.embedder = :embedder AND d.state = 'live'
+    WHERE v.tenant_id = :tenant_id AND d.tenant_id = :tenant_id AND v.embedder = :embedder
+        AND (d.state = 'live' AND NOT EXISTS (
+                SELECT FROM memory_documents c WHERE c.tenant_id = :tenant_id AND c.collection = d.collection
+                AND c.document_id = d.document_id AND c.state = 'candidate'
+                AND c.collection = ANY(CAST(:drawn AS varchar[])))
+            OR d.state = 'candidate' AND d.collection = ANY(CAST(:drawn AS varchar[])))
         AND (d.valid_until IS NULL OR d.valid_until > :now) AND (d.accepted OR NOT v.marked)
         AND v.collection = ANY(:collections)
     ORDER BY v.embedding <=> CAST(:vector AS vector) LIMIT :most
@@ -84,7 +91,7 @@ def kept_at(connection: Connection) -> bool:
 def put(
     session: Session, row: MemoryDocumentRow, chunks: Sequence[Chunk], vectors: NDArray[np.float32]
 ) -> None:
-    """Keep the vectors of a live version."""
+    """Keep the vectors of a version that is live or tried."""
     session.flush()
     rows = [
         {
@@ -100,7 +107,7 @@ def put(
 
 
 def drop(session: Session, row: MemoryDocumentRow) -> None:
-    """Delete the vectors of a version that is no longer live."""
+    """Delete the vectors of a version that is found no more."""
     session.connection().execute(_DROP, _name(row))
 
 
@@ -128,7 +135,7 @@ def prepare(engine: Engine, keys: MemoryKeys, embedder: Embedder) -> int:
 
 
 def fill(engine: Engine, keys: MemoryKeys, embedder: Embedder) -> int:
-    """Write the vectors of what is live into the table, and return how many passages were written.
+    """Write the vectors of what is live or tried into the table, and return how many passages were written.
 
     Embedding takes long and holds up nobody; each write looks, under the lock that every change of the tenant's memory
     takes, at what is live still. So nothing of what was removed meanwhile is written, and nothing fails for it. What is
@@ -143,7 +150,7 @@ def fill(engine: Engine, keys: MemoryKeys, embedder: Embedder) -> int:
     for tenant_id in sorted(tenants):
         with transaction(engine) as session:
             policies.lock_tenant(session, tenant_id)
-            names = [(*row_name(row)[:2], row.version) for row in listed(session, tenant_id)]
+            names = [(*row_name(row)[:2], row.version) for row in listed(session, tenant_id, tried=True)]
         for start in range(0, len(names), AT_ONCE):
             written += _fill_some(engine, keys, embedder, tenant_id, names[start : start + AT_ONCE])
     return written
@@ -185,7 +192,7 @@ def _fill_some(
 
 def _live(session: Session, tenant_id: str, name: tuple[str, str, int]) -> MemoryDocumentRow | None:
     row = session.get(MemoryDocumentRow, (tenant_id, *name))
-    return row if row is not None and row.state == State.LIVE else None
+    return row if row is not None and row.state in {State.LIVE, State.CANDIDATE} else None
 
 
 class PgVectors:
@@ -212,7 +219,13 @@ class PgVectors:
         self._embedder = embedder
 
     def nearest(
-        self, tenant_id: str, index: TenantIndex, vector: NDArray[np.float32], domain: str, now: datetime
+        self,
+        tenant_id: str,
+        index: TenantIndex,
+        vector: NDArray[np.float32],
+        domain: str,
+        now: datetime,
+        drawn: Collection[Candidate],
     ) -> NDArray[np.float32]:
         """Return the similarity of each row of the index; −1 for all but the nearest that may be sent."""
         asked: dict[str, Any] = {
@@ -220,6 +233,7 @@ class PgVectors:
             "embedder": self._embedder,
             "vector": _written(vector),
             "collections": sorted(index.collections_for(domain)),
+            "drawn": [one.collection for one in drawn],
             "now": now,
             "most": CANDIDATES,
         }

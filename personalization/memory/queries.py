@@ -20,14 +20,20 @@ if TYPE_CHECKING:
 
 
 def listed(
-    session: Session, tenant_id: str, collection: str | None = None, *, ended: bool = False
+    session: Session,
+    tenant_id: str,
+    collection: str | None = None,
+    *,
+    tried: bool = False,
+    ended: bool = False,
 ) -> Sequence[MemoryDocumentRow]:
-    """Return a tenant's documents by collection and name: the live ones, or every version there ever was."""
+    """Return a tenant's documents by collection and name: the live ones, candidates' too, or all there ever were."""
     query = select(MemoryDocumentRow).where(MemoryDocumentRow.tenant_id == tenant_id)
     if collection is not None:
         query = query.where(MemoryDocumentRow.collection == collection)
     if not ended:
-        query = query.where(MemoryDocumentRow.state == State.LIVE)
+        wanted = (State.LIVE, State.CANDIDATE) if tried else (State.LIVE,)
+        query = query.where(col(MemoryDocumentRow.state).in_(wanted))
     order = (MemoryDocumentRow.collection, MemoryDocumentRow.document_id, MemoryDocumentRow.version)
     return session.exec(query.order_by(*(col(one) for one in order))).all()
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from sqlmodel import select
 
 from personalization.errors import MemoryMoveError
-from personalization.memory import histories, pgvector, versions
-from personalization.memory.changing import check_room, end, lock, touch
+from personalization.memory import candidates, histories, pgvector, versions
+from personalization.memory.changing import check_room, end, leave, lock, touch
 from personalization.memory.queries import listed, opened, row_name
 from personalization.memory.sealing import vectors_of
 from personalization.memory.tables import MemoryCollectionRow, MemoryDocumentRow
@@ -42,6 +42,7 @@ class RolledBack:
         set_aside: documents that are live no more, kept for going forward again.
         removed: documents of the earlier version that were removed since, and do not come back.
         not_kept: documents of it whose text was given up, being too old or too much.
+        abandoned: number of the candidate that was tried, and is no more; ``None`` where none was.
     """
 
     collection: str
@@ -51,6 +52,7 @@ class RolledBack:
     set_aside: tuple[str, ...]
     removed: tuple[str, ...]
     not_kept: tuple[str, ...]
+    abandoned: int | None = None
 
     def to_document(self) -> dict[str, Any]:
         """Return it as JSON has it."""
@@ -62,11 +64,12 @@ class RolledBack:
             "set_aside": list(self.set_aside),
             "removed": list(self.removed),
             "not_kept": list(self.not_kept),
+            "abandoned": self.abandoned,
         }
 
 
 def roll_back(session: Session, keys: MemoryKeys, place: Place, to: int | None = None) -> RolledBack:
-    """Make the documents of an earlier version live again, as a new version.
+    """Make the documents of an earlier version live again, as a new version; what is tried is abandoned.
 
     Args:
         session: the caller's transaction.
@@ -126,6 +129,9 @@ def roll_back(session: Session, keys: MemoryKeys, place: Place, to: int | None =
     if collection is not None:
         collection.domain = target.domain
         session.add(collection)
+    candidate = candidates.open_of(session, place.tenant_id, place.collection)
+    if candidate is not None:  # whoever goes back wants one known state for everybody
+        leave(session, place, candidate)
     session.flush()
     check_room(session, place.tenant_id)
     version = touch(session, keys, place, Decision.ROLLED_BACK, changed=True, restores=number)
@@ -137,6 +143,7 @@ def roll_back(session: Session, keys: MemoryKeys, place: Place, to: int | None =
         set_aside=tuple(_names(aside)),
         removed=tuple(_names(one for one in lost if one.document_id in gone)),
         not_kept=tuple(_names(one for one in lost if one.document_id not in gone)),
+        abandoned=None if candidate is None else candidate.number,
     )
     audit_trail.append(
         session,

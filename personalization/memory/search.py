@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 
+from personalization.memory import candidates
 from personalization.memory.chunking import embedded_text
 from personalization.memory.cleaning import cleaned
 from personalization.memory.index import TenantIndex, read_index, standing_of
@@ -22,12 +23,15 @@ from personalization.memory.values import Found, Outcome, Passage
 from privacy.storage.session import reading
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from datetime import datetime
 
     from numpy.typing import NDArray
     from sqlalchemy.engine import Engine
 
+    from personalization.memory.candidates import Candidate
     from personalization.memory.embedding import Embedder
+    from personalization.memory.index import Within
     from personalization.memory.sealing import MemoryKeys
 
 LONGEST_QUERY: Final = (
@@ -61,7 +65,13 @@ class Near(Protocol):
         """Whether indexes must hold vectors for it."""
 
     def nearest(
-        self, tenant_id: str, index: TenantIndex, vector: NDArray[np.float32], domain: str, now: datetime
+        self,
+        tenant_id: str,
+        index: TenantIndex,
+        vector: NDArray[np.float32],
+        domain: str,
+        now: datetime,
+        drawn: Collection[Candidate],
     ) -> NDArray[np.float32]:
         """Return the similarity of each row of the index; −1 for those that are not near."""
 
@@ -99,7 +109,14 @@ class MemorySearch:
         self._reading: dict[str, threading.Lock] = {}
 
     def find(
-        self, tenant_id: str, domain: str, question: str, now: datetime, *, most: int | None = None
+        self,
+        tenant_id: str,
+        domain: str,
+        question: str,
+        now: datetime,
+        *,
+        most: int | None = None,
+        within: Within | None = None,
     ) -> Found:
         """Return what a tenant's memory holds on a question.
 
@@ -109,16 +126,23 @@ class MemorySearch:
             question: as the user asked it.
             now: aware UTC; documents that ended before are not found.
             most: passages; by default the rules' number.
+            within: draws who asks for candidates; without it nobody is answered from one.
 
         Raises:
             StorageError: the database cannot be read.
             KeyUnavailableError: a document was sealed with another key.
         """
         index = self.index(tenant_id)
-        alive = index.alive(domain, now)
-        looked_in = index.versions_for(domain)
+        drawn = index.drawn_for(domain, within)
+        alive = index.alive(domain, now, drawn)
+        looked_in, names = index.versions_for(domain, drawn), tuple(one.name for one in drawn)
         if not alive.any():
-            return Found(outcome=Outcome.NO_MEMORY, by_meaning=self._embedder is not None, versions=looked_in)
+            return Found(
+                outcome=Outcome.NO_MEMORY,
+                by_meaning=self._embedder is not None,
+                versions=looked_in,
+                candidates=names,
+            )
         alive &= index.sendable()
         question = without_asker(cleaned(question))
         if len(question) > LONGEST_QUERY:
@@ -132,7 +156,7 @@ class MemorySearch:
         similar = None
         if self._embedder is not None:
             vector = self._embedder.embed([question])[0]
-            near = self._near.nearest(tenant_id, index, vector, domain, now)
+            near = self._near.nearest(tenant_id, index, vector, domain, now, drawn)
             similar = np.where(alive, near, np.float32(-1))
         ranking = fused(by_words, [] if similar is None else best(similar))
         found = self._passages(index, ranking, similar, question, most or self.rules.passages)
@@ -142,6 +166,7 @@ class MemorySearch:
             by_meaning=similar is not None,
             nearest=None if similar is None or not len(similar) else float(similar.max()),
             versions=looked_in,
+            candidates=names,
         )
 
     def index(self, tenant_id: str) -> TenantIndex:
@@ -157,7 +182,11 @@ class MemorySearch:
             with self._lock:
                 known = self._indexes.get(tenant_id)
             with reading(self._engine) as session:
-                if known is not None and known.standing == standing_of(session, tenant_id):
+                if (
+                    known is not None
+                    and known.standing == standing_of(session, tenant_id)
+                    and known.opens == candidates.opens(session, tenant_id)
+                ):
                     index = known
                 else:
                     embedder = self._embedder if self._near.holds_vectors else None
@@ -208,10 +237,21 @@ class _Here:
     holds_vectors = True
 
     def nearest(
-        self, tenant_id: str, index: TenantIndex, vector: NDArray[np.float32], domain: str, now: datetime
+        self,
+        tenant_id: str,
+        index: TenantIndex,
+        vector: NDArray[np.float32],
+        domain: str,
+        now: datetime,
+        drawn: Collection[Candidate],
     ) -> NDArray[np.float32]:
         """Return the similarity of each row."""
-        del tenant_id, domain, now  # the index is one tenant's, and whoever asks knows what of it is alive
+        del (
+            tenant_id,
+            domain,
+            now,
+            drawn,
+        )  # the index is one tenant's, and whoever asks knows what of it is alive
         if index.vectors is None:
             return np.full(len(index.passages), -1, np.float32)
         found: NDArray[np.float32] = index.vectors @ vector

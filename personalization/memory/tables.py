@@ -9,6 +9,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Float,
     ForeignKey,
     Index,
     Integer,
@@ -80,15 +81,46 @@ class MemoryEntryRow(SQLModel, table=True):
     leaf: str = Field(sa_column=_text(71))  # what of it the signature covers
 
 
+class MemoryCandidateRow(SQLModel, table=True):
+    """One decision about a collection's candidate; nothing of it ever changes, and the newest says how it stands."""
+
+    __tablename__: ClassVar[Any] = "memory_candidates"
+    __table_args__ = (
+        CheckConstraint(
+            "decision IN ('tried', 'removed', 'promoted', 'abandoned')", name="ck_memory_candidate_decision"
+        ),
+    )
+
+    tenant_id: str = Field(
+        sa_column=Column(String(63), ForeignKey("tenants.tenant_id"), primary_key=True, nullable=False)
+    )
+    collection: str = Field(sa_column=_text(63, key=True))
+    sequence: int = Field(sa_column=Column(Integer, primary_key=True, autoincrement=False))
+    decision: str = Field(sa_column=_text(16))
+    number: int = Field(sa_column=Column(Integer, nullable=False))  # of what is tried, among the versions
+    version_id: str = Field(sa_column=_text(71))  # of the documents that it changes
+    documents: int = Field(sa_column=Column(Integer, nullable=False))
+    percent: float = Field(sa_column=Column(Float, nullable=False))  # of the subjects
+    salt: str = Field(sa_column=_text(64))  # of their draw
+    key_id: str = Field(sa_column=_text(64))
+    signature: str = Field(sa_column=_text(128))
+    actor: str = Field(sa_column=_text(200))
+    reason: str = Field(sa_column=Column(Text, nullable=False))
+    at: datetime = Field(sa_column=Column(UtcDateTime, nullable=False))
+
+
 class MemoryDocumentRow(SQLModel, table=True):
     """One version of a document; of one that was removed only its name, number and times are kept.
 
-    One that a later version took the place of keeps its text, sealed, for a roll-back; nothing of it is found.
+    One that a later version took the place of keeps its text, sealed, for a roll-back; nothing of it is found. One of a
+    candidate is found for a share of the subjects.
     """
 
     __tablename__: ClassVar[Any] = "memory_documents"
     __table_args__ = (
-        CheckConstraint("state IN ('live', 'superseded', 'removed')", name="ck_memory_document_state"),
+        CheckConstraint(
+            "state IN ('live', 'superseded', 'removed', 'candidate')", name="ck_memory_document_state"
+        ),
         Index(
             "ix_memory_documents_live",
             "tenant_id",
@@ -97,6 +129,15 @@ class MemoryDocumentRow(SQLModel, table=True):
             unique=True,
             sqlite_where=text("state = 'live'"),
             postgresql_where=text("state = 'live'"),
+        ),
+        Index(
+            "ix_memory_documents_candidate",
+            "tenant_id",
+            "collection",
+            "document_id",
+            unique=True,
+            sqlite_where=text("state = 'candidate'"),
+            postgresql_where=text("state = 'candidate'"),
         ),
     )
 

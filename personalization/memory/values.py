@@ -23,6 +23,7 @@ class State(StrEnum):
     LIVE = "live"
     SUPERSEDED = "superseded"  # another one took its place, or a roll-back set it aside; it may come back
     REMOVED = "removed"  # for good
+    CANDIDATE = "candidate"  # a share of the subjects is answered from it
 
 
 class Fate(StrEnum):
@@ -165,7 +166,8 @@ class Found:
         passages: the best first.
         by_meaning: whether meanings were compared, or words alone.
         nearest: similarity of the best candidate even where it was not near enough; ``None`` without an embedder.
-        versions: of the collections that were looked in, as ``default@7``.
+        versions: of the collections that were looked in, as ``default@7``; ``default@7~8`` with the candidate 8.
+        candidates: that who asks was drawn for, as ``default@8``.
     """
 
     outcome: Outcome
@@ -173,6 +175,7 @@ class Found:
     by_meaning: bool = False
     nearest: float | None = None
     versions: tuple[str, ...] = ()
+    candidates: tuple[str, ...] = ()
 
     def to_document(self) -> dict[str, Any]:
         """Return it as JSON has it, with what the passages say."""
@@ -181,6 +184,7 @@ class Found:
             "by_meaning": self.by_meaning,
             "nearest": None if self.nearest is None else round(self.nearest, 4),
             "versions": list(self.versions),
+            "candidates": list(self.candidates),
             "passages": [
                 {
                     "citation": one.citation,

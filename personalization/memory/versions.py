@@ -44,13 +44,16 @@ Leaf = tuple[str, int, str]  # document, version, leaf
 
 
 class Decision(StrEnum):
-    """What made a version of a collection."""
+    """What made a version of a collection, or what was decided about its candidate."""
 
     FOUND = "found"  # it was there before versions were signed
     ADDED = "added"
     REMOVED = "removed"
     ACCEPTED = "accepted"  # somebody read passages that look like orders
     ROLLED_BACK = "rolled_back"
+    TRIED = "tried"  # a share of the subjects is answered from a candidate
+    PROMOTED = "promoted"  # everybody is
+    ABANDONED = "abandoned"  # nobody is any more
 
 
 @dataclass(frozen=True, kw_only=True)

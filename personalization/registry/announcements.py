@@ -72,7 +72,7 @@ class DriftFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryFacts:
-    """Which version of a collection of approved documents holds; it names no document.
+    """Which version of a collection of approved documents holds, or is tried; it names no document.
 
     Attributes:
         collection: which list of documents.
@@ -80,7 +80,9 @@ class MemoryFacts:
         version_id: digest of what stands in it.
         decision: what made it, in a word.
         restores: the number of the version that a roll-back went back to.
-        documents: how many stand in it.
+        documents: how many stand in it; of a candidate, how many it changes.
+        candidate_percent: of a candidate, the share of the subjects that is answered from it, and 0 once it is
+            abandoned; ``None`` of a version that holds for everybody.
     """
 
     collection: str
@@ -89,6 +91,7 @@ class MemoryFacts:
     decision: str
     restores: int | None
     documents: int
+    candidate_percent: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -172,8 +172,10 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
         _fields(
             PUBLIC,
             "Which version of a collection of approved documents holds, what made it and how many documents stand in "
-            "it, by numbers and a digest with random salts; no user wrote any of them, and none is named.",
-            "memory memory.collection memory.number memory.version_id memory.decision memory.restores memory.documents",
+            "it, by numbers and a digest with random salts; no user wrote any of them, and none is named. Of what is "
+            "tried, the share of the users that a person chose.",
+            "memory memory.collection memory.number memory.version_id memory.decision memory.restores memory.documents "
+            "memory.candidate_percent",
         ),
         _fields(
             CHARGED,
@@ -420,7 +422,7 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
         _fields(
             PUBLIC,
             "Names, versions and places of the documents that an answer was made with, which the tenant approved; "
-            "never what they say.",
+            "never what they say; and which candidate of them who asks was drawn for, by the user's own name.",
             "x-discreet-memory",
         ),
         _fields(PUBLIC, "A constant of the gateway's settings.", "x-discreet-presence-penalty"),

@@ -168,18 +168,26 @@ def _lived(story: Mapping[str, Any]) -> Iterator[str]:
             f"{alarm['threshold']:.1f}): {alarm['followed']}"
         )
     for one in story.get("memory") or ():
-        back = f" to {one['restores']}" if one["restores"] else ""
-        why = f": {one['reason']}" if one["reason"] else ""
-        yield (
-            f"  memory     {one['at'][:19]}  {one['collection']}@{one['version']} with {one['documents']} documents "
-            f"({one['version_id'][7:23]}), {one['decision'].replace('_', ' ')}{back} by {one['by']}{why}"
-        )
+        yield f"  memory     {one['at'][:19]}  {_documents(one)}"
     if story["drift"] is not None:
         yield "  drift      " + ", ".join(f"{name} {value}" for name, value in story["drift"].items())
     if story["left"] is not None:
         yield f"  left       {story['left']['at'][:19]} by {story['left']['by']}: {story['left']['reason']}"
     if story.get("heirs"):
         yield f"  heirs      {', '.join(story['heirs'])}: a withdrawal reaches them too"
+
+
+def _documents(one: Mapping[str, Any]) -> str:
+    """Return which version of a collection came to hold, or was tried on whom, by whom and why."""
+    percent = one.get("percent")
+    what = f"{'with' if percent is None else 'changes'} {one['documents']} documents"
+    back = f" to {one['restores']}" if one["restores"] else ""
+    share = f", for {percent:g} % of the users" if percent else ""
+    why = f": {one['reason']}" if one["reason"] else ""
+    return (
+        f"{one['collection']}@{one['version']} {what} ({one['version_id'][7:23]}), "
+        f"{one['decision'].replace('_', ' ')}{back} by {one['by']}{share}{why}"
+    )
 
 
 def _comparison(facts: Mapping[str, Any] | None) -> Iterator[str]:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from streams.cli import memory_candidates
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -90,13 +92,13 @@ def add(
         paths, document_id=document_id, title=title, source=source, until=until, accept_marked=accept_marked
     )
     settings = load_settings()
-    place = _place(tenant, collection, actor, domain, reason)
-    with _database() as engine:
+    place = place_of(tenant, collection, actor, domain, reason)
+    with database() as engine:
         cut = documents.prepared(drafts, embedder_of(settings))
         with transaction(engine) as session:
-            done = remembering.add(session, _events(), memory_keys(settings), place, cut)
+            done = remembering.add(session, events(), memory_keys(settings), place, cut)
         documents.scrub(engine)
-    facts = [_added_facts(one) for one in done]
+    facts = [added_facts(one) for one in done]
     if as_json:
         typer.echo(json.dumps({"tenant": tenant, "collection": collection, "documents": facts}))
         return
@@ -110,6 +112,11 @@ def add(
                 f"  {_passages(one.marked)} of it look like orders to a model and will not be sent; read them with "
                 f"`discreet memory list {tenant} --marked`, then `discreet memory accept {tenant} {one.document_id}`"
             )
+
+
+app.command("try")(memory_candidates.try_)
+app.command()(memory_candidates.promote)
+app.command()(memory_candidates.abandon)
 
 
 @app.command()
@@ -127,7 +134,7 @@ def remove(
     actor: Actor = None,
     as_json: AsJson = False,
 ) -> None:
-    """Remove documents for good: all that they ever said is deleted, and no roll-back brings it back."""
+    """Remove documents for good, from candidates too: all that they ever said is deleted; nothing brings it back."""
     from personalization.memory import documents
     from personalization.registry import remembering
     from privacy.storage.session import transaction
@@ -135,10 +142,10 @@ def remove(
     from streams.settings import load_settings
 
     keys = memory_keys(load_settings())
-    place = _place(tenant, collection, actor, None, reason)
-    with _database() as engine:
+    place = place_of(tenant, collection, actor, None, reason)
+    with database() as engine:
         with transaction(engine) as session:
-            gone = remembering.remove(session, _events(), keys, place, document_ids, earlier=earlier)
+            gone = remembering.remove(session, events(), keys, place, document_ids, earlier=earlier)
         documents.scrub(engine)
     if as_json:
         removed = [{"id": one.document_id, "version": one.version} for one in gone]
@@ -167,8 +174,8 @@ def accept(
 
     settings = load_settings()
     with current_session(settings.database_url) as session:
-        place = _place(tenant, collection, actor)
-        remembering.accept(session, _events(), memory_keys(settings), place, document_id)
+        place = place_of(tenant, collection, actor)
+        remembering.accept(session, events(), memory_keys(settings), place, document_id)
     typer.echo(
         json.dumps({"id": document_id, "accepted": True})
         if as_json
@@ -189,7 +196,7 @@ def show(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show the documents: version, who approved it, from where, how long it counts."""
+    """Show the documents, those of candidates too: version, who approved it, from where, how long it counts."""
     from personalization.memory import queries
     from privacy.policy import versions as policies
     from streams.processes.keys import memory_keys
@@ -201,7 +208,7 @@ def show(
     facts: list[dict[str, Any]] = []
     with current_session(settings.database_url) as session:
         policies.tenant(session, tenant)
-        for row in queries.listed(session, tenant, collection, ended=ended):
+        for row in queries.listed(session, tenant, collection, tried=True, ended=ended):
             known = None if row.sealed is None else queries.opened(row, keys)
             odd = [one for one in known.chunks if one.marks] if known is not None else []
             if odd or not marked:
@@ -230,9 +237,12 @@ def show_versions(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the versions of a collection: who made each, why, whether its signature holds, and what stands in it."""
+    """Show the versions of a collection: who made each, why, whether its signature holds, and what stands in it.
+
+    What was tried is listed beside them, by whom and on which share of the users.
+    """
     from personalization.errors import MemoryNotFoundError
-    from personalization.memory import histories
+    from personalization.memory import candidates, histories
     from personalization.memory.versions import KEPT
     from privacy.policy import versions as policies
     from streams.processes.keys import memory_keys
@@ -252,11 +262,12 @@ def show_versions(
             )
         oldest = rows[-1].number - KEPT if number is None else 0
         facts = [histories.facts_of(session, keys, row, kept=row.number >= oldest) for row in rows]
+        moves = [] if number is not None else candidates.moves_of(session, tenant, collection)
+        tried = candidates.facts_of(session, keys, tenant, collection, moves)
     if as_json:
         public = {name: key.hex() for name, key in keys.public_keys.items()}
-        typer.echo(
-            json.dumps({"tenant": tenant, "collection": collection, "public_keys": public, "versions": facts})
-        )
+        about = {"tenant": tenant, "collection": collection, "public_keys": public}
+        typer.echo(json.dumps({**about, "versions": facts, "candidates": tried}))
         return
     columns = (
         "version",
@@ -272,6 +283,13 @@ def show_versions(
         columns,
         [tuple(str("" if one[name] is None else one[name])[:40] for name in columns) for one in facts],
     )
+    if tried:
+        typer.echo("\ntried on a share of the users:")
+        of_tried = ("candidate", "percent", *(one for one in columns if one not in {"version", "restores"}))
+        _table(
+            of_tried,
+            [tuple(str("" if one[name] is None else one[name])[:40] for name in of_tried) for one in tried],
+        )
     if number is not None:
         names = ("id", "version", "sha256", "approved_by", "valid_from", "valid_until", "kept")
         sources = facts[0]["sources"]
@@ -325,7 +343,10 @@ def roll_back(
     actor: Actor = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make the documents of an earlier version live again, as a new version; what was removed does not come back."""
+    """Make the documents of an earlier version live again, as a new version; what was removed does not come back.
+
+    What is tried is abandoned.
+    """
     from personalization.registry import remembering
     from streams.processes.keys import memory_keys
     from streams.settings import load_settings
@@ -333,12 +354,14 @@ def roll_back(
 
     settings = load_settings()
     with current_session(settings.database_url) as session:
-        place = _place(tenant, collection, actor, None, reason)
-        done = remembering.roll_back(session, _events(), memory_keys(settings), place, to)
+        place = place_of(tenant, collection, actor, None, reason)
+        done = remembering.roll_back(session, events(), memory_keys(settings), place, to)
     if as_json:
         typer.echo(json.dumps({"tenant": tenant, **done.to_document()}))
         return
     typer.echo(f"{collection} version {done.version} holds what version {done.restores} held.")
+    if done.abandoned is not None:
+        typer.echo(f"  abandoned: candidate {collection}@{done.abandoned}")
     for said, names in (
         ("live again", done.brought_back),
         ("live no more", done.set_aside),
@@ -356,6 +379,9 @@ def search(
     *,
     domain: Annotated[str, typer.Option(help="For which line.")] = "default",
     most: Annotated[int, typer.Option(min=1, max=50, help="Passages.")] = 3,
+    candidate: Annotated[
+        bool, typer.Option("--candidate", help="As for the users on whom something is tried.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Look a question up as the gateway does: what would be sent, or that nothing was found."""
@@ -364,11 +390,16 @@ def search(
     from streams.processes.memory import open_search
     from streams.settings import load_settings
 
-    with _database() as engine:
+    with database() as engine:
         with reading(engine) as session:
             policies.tenant(session, tenant)
         found = open_search(load_settings(), engine).find(
-            tenant, domain, question, datetime.now(UTC), most=most
+            tenant,
+            domain,
+            question,
+            datetime.now(UTC),
+            most=most,
+            within=(lambda *_: True) if candidate else None,
         )
     if as_json:
         typer.echo(json.dumps(found.to_document()))
@@ -391,8 +422,8 @@ def status(
     *,
     as_json: AsJson = False,
 ) -> None:
-    """Show the collections: version, size, age, and whether they are found by meaning."""
-    from personalization.memory import queries
+    """Show the collections: version, what is tried, size, age, and whether they are found by meaning."""
+    from personalization.memory import candidates, queries
     from privacy.policy import versions as policies
     from streams.processes.memory import embedder_of
     from streams.settings import load_settings
@@ -402,10 +433,13 @@ def status(
     embedder = embedder_of(settings)
     with current_session(settings.database_url) as session:
         policies.tenant(session, tenant)
+        opens = {one.collection: one for one in candidates.opens(session, tenant)}
         facts = [
             {
                 "collection": row.collection,
                 "version": row.version,
+                "candidate": one.number if (one := opens.get(row.collection)) else None,
+                "candidate_percent": one.percent if one else None,
                 "domain": row.domain or "*",
                 "changed_at": row.changed_at.isoformat(),
                 **queries.size_of(session, tenant, row.collection, datetime.now(UTC)),
@@ -420,6 +454,8 @@ def status(
     columns = (
         "collection",
         "version",
+        "candidate",
+        "candidate_percent",
         "domain",
         "documents",
         "passages",
@@ -439,7 +475,7 @@ def prepare(*, as_json: AsJson = False) -> None:
     from streams.processes.keys import memory_keys
     from streams.settings import load_settings
 
-    with _database() as engine:
+    with database() as engine:
         written = fill(engine, memory_keys(load_settings()), bundled_embedder())
     typer.echo(json.dumps({"passages": written}) if as_json else f"{_passages(written)} were written.")
 
@@ -459,7 +495,7 @@ def forget(
 
     if not yes:
         raise MemoryDocumentError("everything of the tenant's memory would be removed; say --yes to do it")
-    with _database() as engine:
+    with database() as engine:
         with transaction(engine) as session:
             live = documents.forget_tenant(
                 session, tenant, actor=actor or getpass.getuser(), now=datetime.now(UTC)
@@ -471,7 +507,8 @@ def forget(
 
 
 @contextmanager
-def _database() -> Iterator[Engine]:
+def database() -> Iterator[Engine]:
+    """Open the database of the settings."""
     from streams.settings import load_settings
     from streams.storage.schema import open_current
 
@@ -482,15 +519,17 @@ def _database() -> Iterator[Engine]:
         engine.dispose()
 
 
-def _events() -> OutboxAdapterEvents:
+def events() -> OutboxAdapterEvents:
+    """Return where events of memory go."""
     from streams.outbox.events import OutboxAdapterEvents
 
     return OutboxAdapterEvents()  # no desired state goes with these events, so nothing is signed for servers
 
 
-def _place(
+def place_of(
     tenant: str, collection: str, actor: str | None, domain: str | None = None, reason: str = ""
 ) -> Place:
+    """Return where, by whom, when and why something is decided."""
     from personalization.memory.documents import Place
 
     return Place(
@@ -503,7 +542,8 @@ def _place(
     )
 
 
-def _added_facts(one: Added) -> dict[str, Any]:
+def added_facts(one: Added) -> dict[str, Any]:
+    """Return what became of a document, as JSON has it."""
     return {
         "id": one.document_id,
         "version": one.version,

@@ -185,18 +185,21 @@ class DriftV1(WireModel):
 
 
 class MemoryVersionV1(WireModel):
-    """Which version of a collection of approved documents holds; no document is named and nothing quoted."""
+    """Which version of a collection of approved documents holds, or is tried; no document is named, nothing quoted."""
 
     collection: Annotated[str, Field(max_length=63, pattern="^[a-z0-9-]+$")]
     number: Annotated[int, Field(ge=1)]
     version_id: Digest
     """Digest of what stands in it."""
     decision: Word
-    """added, removed, accepted or rolled_back; there may be others later."""
+    """added, removed, accepted, rolled_back, tried, promoted or abandoned; there may be others later."""
     restores: Annotated[int, Field(ge=1)] | None = None
     """Of a roll-back: the version that it went back to."""
     documents: Annotated[int, Field(ge=0)]
-    """How many stand in it."""
+    """How many stand in it; of a candidate, how many it changes."""
+    candidate_percent: Annotated[float, Field(ge=0, le=100)] | None = None
+    """Of a candidate: the share of the subjects that is answered from it, 0 once it is abandoned. Absent or null of a
+    version that holds for everybody: only those say what the collection is now."""
 
 
 class AdapterEventV1(WireModel):

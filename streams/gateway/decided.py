@@ -62,13 +62,13 @@ def _template(plan: Plan) -> Decision:
 def _memory(plan: Plan) -> Decision:
     if plan.found is not None:
         on = plan.found.outcome is Outcome.FOUND
-        looked_in = "+".join(_few(plan.found.versions))
+        looked_in = "+".join(few(plan.found.versions))
         reason = f"{plan.found.outcome.value};{looked_in}" if looked_in else plan.found.outcome.value
         return Decision(lever="memory", on=on, reason=reason)
     return _off("memory", plan, Lever.RETRIEVAL, NONE if plan.ask.prompt is not None else NOT_PLAIN)
 
 
-def _few(versions: tuple[str, ...]) -> tuple[str, ...]:
+def few(versions: tuple[str, ...]) -> tuple[str, ...]:
     """Return as many as a header holds; a tenant may have any number of collections, and a proxy allows 4 KiB or 8."""
     more = len(versions) - MOST_NAMED
     return versions if more <= 0 else (*versions[:MOST_NAMED], f"{more}_more")

@@ -60,6 +60,7 @@ class _Look:
     tenant_id: str
     domain: str
     question: str
+    user: str | None
     answer: asyncio.Future[Found]
     late: asyncio.TimerHandle | None = None  # notes, once it was started, that it takes too long
 
@@ -74,7 +75,7 @@ class Memories:
     ``MOST_LATE`` threads are late.
 
     Args:
-        find: gets tenant, domain and question, and may take long.
+        find: gets tenant, domain, question and who asks, for the draw of candidates; it may take long.
         seconds: how long a request waits.
         told: gets the outcome of each.
         away: gets why, where one was answered without.
@@ -82,7 +83,7 @@ class Memories:
 
     def __init__(
         self,
-        find: Callable[[str, str, str], Found],
+        find: Callable[[str, str, str, str | None], Found],
         *,
         seconds: float,
         told: Callable[[str], None],
@@ -99,7 +100,13 @@ class Memories:
         self._places: Counter[str] = Counter()  # waiting and running
 
     async def find(
-        self, tenant_id: str, domain: str, question: str, *, room: float | None = None
+        self,
+        tenant_id: str,
+        domain: str,
+        question: str,
+        *,
+        user: str | None = None,
+        room: float | None = None,
     ) -> Found | None:
         """Return what a tenant's memory holds on a question; ``AWAY`` where it does not tell in time.
 
@@ -107,13 +114,14 @@ class Memories:
             tenant_id: whose.
             domain: for which it was approved.
             question: as it was asked.
+            user: who asks; without a name nobody is answered from a candidate.
             room: seconds that are waited where they are fewer than those of every request; after them ``None`` comes.
         """
         wait = self._seconds if room is None else min(room, self._seconds)
         found = AWAY
         away = self._full(tenant_id)
         if away is None:
-            look = _Look(tenant_id, domain, question, asyncio.get_running_loop().create_future())
+            look = _Look(tenant_id, domain, question, user, asyncio.get_running_loop().create_future())
             self._waiting.setdefault(tenant_id, deque()).append(look)
             self._places[tenant_id] += 1
             self._start()
@@ -157,7 +165,9 @@ class Memories:
             self._running[tenant_id] += 1
             loop = asyncio.get_running_loop()
             look.late = loop.call_later(self._seconds, self._note_late, look)
-            work = loop.run_in_executor(self._threads, self._find, tenant_id, look.domain, look.question)
+            work = loop.run_in_executor(
+                self._threads, self._find, tenant_id, look.domain, look.question, look.user
+            )
             work.add_done_callback(partial(self._done, look))
 
     def _note_late(self, look: _Look) -> None:
@@ -223,7 +233,7 @@ async def looked_up(memories: Memories | None, request: Request, plan: Plan, *, 
     if room is not None and room <= 0:
         return plan.without_memory()
     start = time.monotonic()
-    asked = memories.find(plan.caller.tenant_id, ask.domain, ask.prompt, room=room)
+    asked = memories.find(plan.caller.tenant_id, ask.domain, ask.prompt, user=plan.user, room=room)
     found = await unless_gone(request, asked)
     took = time.monotonic() - start
     if found is None:

@@ -13,7 +13,7 @@ from personalization.terms.values import TermUse
 from streams.client.routing import Lever
 from streams.gateway import answers
 from streams.gateway.choosing import Choice, Reason, base_instead
-from streams.gateway.decided import header
+from streams.gateway.decided import few, header
 from streams.gateway.terming import glossary
 from streams.gateway.upstreams import Call
 
@@ -160,8 +160,9 @@ class Plan:
         if self.routed is not None:
             told |= self.routed.headers()
         if self.found is not None:
-            cited = ",".join(one.citation for one in self.found.passages)
-            told[answers.MEMORY_HEADER] = cited or self.found.outcome.value
+            cited = ",".join(one.citation for one in self.found.passages) or self.found.outcome.value
+            tried = "+".join(few(self.found.candidates))
+            told[answers.MEMORY_HEADER] = f"{cited}; candidate={tried}" if tried else cited
         if self.penalty:
             told[answers.PENALTY_HEADER] = f"{self.penalty:g}"
         if self.dropped:

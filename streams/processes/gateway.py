@@ -108,7 +108,7 @@ async def answer_until_stopped(
     *,
     stop: threading.Event,
     on_ready: Callable[[int], None],
-    find: Callable[[str, str, str], Found] | None = None,
+    find: Callable[[str, str, str, str | None], Found] | None = None,
 ) -> None:
     """Run the parts: three threads that read, the engine's watch, and the server.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from personalization.memory.embedding import bundled, bundled_embedder
 from personalization.memory.pgvector import PgVectors
 from personalization.memory.search import MemorySearch, SearchRules
+from streams.gateway.choosing import within_share
 from streams.http.memory import MemoryAccess
 from streams.outbox.events import OutboxAdapterEvents
 from streams.processes.keys import memory_keys
@@ -35,15 +36,25 @@ def embedder_of(settings: Settings) -> Embedder | None:
     return bundled_embedder()
 
 
-def finder(settings: Settings, engine: Engine) -> Callable[[str, str, str], Found]:
-    """Return what looks a question up: tenant, domain, question; the model is loaded before the first one.
+def finder(settings: Settings, engine: Engine) -> Callable[[str, str, str, str | None], Found]:
+    """Return what looks a question up: tenant, domain, question, who asks; the model is loaded before the first one.
 
     Raises:
         SettingsError: the memory key cannot be read.
         EmbedderMissingError: the bundled model is asked for and is not installed.
     """
-    search = open_search(settings, engine)
-    return lambda tenant_id, domain, question: search.find(tenant_id, domain, question, datetime.now(UTC))
+    return drawing(open_search(settings, engine))
+
+
+def drawing(search: MemorySearch) -> Callable[[str, str, str, str | None], Found]:
+    """Return what looks up in a memory for a user, who is drawn for candidates as for adapters' and templates'."""
+    return lambda tenant_id, domain, question, user: search.find(
+        tenant_id,
+        domain,
+        question,
+        datetime.now(UTC),
+        within=lambda salt, percent: within_share(salt, user, percent),
+    )
 
 
 def memory_access(settings: Settings, engine: Engine) -> MemoryAccess | None:

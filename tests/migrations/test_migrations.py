@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
+from sqlalchemy.exc import IntegrityError
 
 from personalization.choices.tables import PromptChoiceRow
 from personalization.registry.queries import ensure_line
@@ -405,3 +406,49 @@ def test_alembic_itself_finds_no_difference(database_url):
     )
     assert done.returncode == 0, done.stderr
     assert "No new upgrade operations detected" in done.stdout + done.stderr
+
+
+def test_what_is_tried_of_documents_is_deleted_on_the_way_down_and_the_table_keeps_its_rules(
+    empty_database_url,
+):
+    database.upgrade(empty_database_url)
+    engine = open_engine(empty_database_url)
+
+    def put(version, state):
+        with engine.begin() as connection:
+            connection.execute(
+                text(
+                    "INSERT INTO memory_documents (tenant_id, collection, document_id, version, state, digest, salt, "
+                    "approved_by, added_at, chunks, marked, accepted, sealed, embedder) VALUES ('acme', 'default', "
+                    "'a', :version, :state, 'sha256:x', 'salt', 'ann', '2026-01-01 00:00:00', 1, 0, :no, :sealed, '')"
+                ),
+                {"version": version, "state": state, "no": False, "sealed": b"text"},
+            )
+
+    put(1, "live")
+    put(2, "candidate")
+    for state in ("live", "candidate", "no_such"):
+        with pytest.raises(IntegrityError):
+            put(3, state)
+    if empty_database_url.startswith("postgresql"):
+        with engine.begin() as connection:
+            connection.execute(
+                text(
+                    "CREATE TABLE memory_vectors AS SELECT tenant_id, collection, document_id, version "
+                    "FROM memory_documents"
+                )
+            )
+    engine.dispose()
+    database.downgrade(empty_database_url, "0033_choices")
+    with engine.begin() as connection:
+        rows = connection.execute(text("SELECT version, state, sealed, digest, salt FROM memory_documents"))
+        assert sorted((row[0], row[1], row[2] is None, row[3], row[4]) for row in rows) == [
+            (1, "live", False, "sha256:x", "salt"),
+            (2, "superseded", True, "", None),
+        ]
+        if empty_database_url.startswith("postgresql"):
+            assert connection.execute(text("SELECT version FROM memory_vectors")).scalars().all() == [1]
+    for state in ("live", "candidate"):
+        with pytest.raises(IntegrityError):
+            put(3, state)
+    engine.dispose()

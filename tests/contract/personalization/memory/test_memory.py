@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 import shutil
 from datetime import timedelta
 
 import numpy as np
 import pytest
-from sqlalchemy import create_engine, text
-from sqlalchemy.engine import make_url
-from sqlalchemy.pool import NullPool
+from sqlalchemy import text
 
 from personalization.errors import MemoryDocumentError, MemoryNotFoundError, MemoryVectorsError
 from personalization.memory import documents, pgvector, queries
@@ -25,7 +21,6 @@ from privacy.audit.records import verify
 from privacy.errors import KeyUnavailableError, UnknownTenantError
 from privacy.policy import versions as policies
 from privacy.storage.session import open_engine, reading, transaction
-from streams.storage import schema
 from tests.fakes.embedders import WordHashes
 
 KEYS = MemoryKeys(bytes(range(32)))
@@ -61,45 +56,6 @@ class Memory:
 
     def cited(self, question, **more):
         return [one.citation for one in self.find(question, **more).passages]
-
-
-PGVECTOR = os.environ.get("DISCREET_TEST_PGVECTOR", "")
-
-
-def _administer(statement):
-    admin = create_engine(PGVECTOR, isolation_level="AUTOCOMMIT", poolclass=NullPool)
-    with admin.connect() as connection:
-        connection.execute(text(statement))
-    admin.dispose()
-
-
-def _opened(name):
-    return open_engine(make_url(PGVECTOR).set(database=name).render_as_string(hide_password=False))
-
-
-@pytest.fixture(scope="module")
-def pgvector_template():
-    """A database of a PostgreSQL with the extension, with the newest schema (`start_pgvector` in .ci/services.sh)."""
-    if not PGVECTOR:
-        pytest.skip("DISCREET_TEST_PGVECTOR names no PostgreSQL with the extension vector")
-    name = f"discreet_memory_{secrets.token_hex(6)}"
-    _administer(f"CREATE DATABASE {name}")
-    schema.upgrade(make_url(PGVECTOR).set(database=name).render_as_string(hide_password=False))
-    engine = _opened(name)
-    pgvector.prepare(engine, KEYS, WordHashes())
-    engine.dispose()
-    yield name
-    _administer(f"DROP DATABASE {name} WITH (FORCE)")
-
-
-@pytest.fixture
-def pgvector_engine(pgvector_template):
-    name = f"discreet_memory_{secrets.token_hex(6)}"
-    _administer(f"CREATE DATABASE {name} TEMPLATE {pgvector_template}")
-    engine = _opened(name)
-    yield engine
-    engine.dispose()
-    _administer(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture(params=["by_meaning", "words_alone", pytest.param("pgvector", marks=pytest.mark.slow)])
@@ -339,7 +295,7 @@ def test_a_small_tenant_beside_a_large_one_finds_all_it_has_and_the_plan_reads_i
     assert {one.citation for one in here.passages} == {one.citation for one in found.passages}
     asked = {
         "tenant_id": "acme", "embedder": WordHashes.name, "vector": str([0.05] * 384), "collections": ["default"],
-        "now": clock.now(), "most": 50,
+        "now": clock.now(), "most": 50, "drawn": ["default"],
     }  # fmt: skip
     with transaction(engine) as session:
         connection = session.connection()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
@@ -14,7 +14,7 @@ from personalization.choices.tables import PromptChoiceRow
 from personalization.drift.rows import alarms_between
 from personalization.drift.tables import DriftReadingRow
 from personalization.drift.values import Judgement
-from personalization.memory import documents
+from personalization.memory import documents, trying
 from personalization.memory.documents import Place, prepared
 from personalization.memory.histories import held_between
 from personalization.memory.sealing import MemoryKeys
@@ -47,6 +47,9 @@ def told(shop, capsys, monkeypatch, tmp_path):  # noqa: F811  # the fixture
     file.write_text(json.dumps(story))
     monkeypatch.setenv("DISCREET_DATABASE__URL", "sqlite:////nowhere/at/all.db")
     return file, story, key, name
+
+
+PLACE = Place(tenant_id="acme", collection="default", actor="ann", now=datetime(2026, 1, 1, tzinfo=UTC))
 
 
 def explained(capsys, *words):
@@ -314,4 +317,35 @@ def test_it_tells_which_versions_of_documents_its_questions_were_answered_from(t
     ]
     lines = "\n".join(page(again, []))
     assert "for-all@3 with 3 documents" in lines
+    assert "my-secret-name" not in lines
+
+
+def test_it_tells_what_of_the_documents_was_tried_on_whom(told, engine):
+    name, keys = told[3], MemoryKeys(bytes(range(32)))
+    cut = prepared([Draft(document_id="my-secret-name", title="", text="A refund takes 14 days.")], None)
+    with transaction(engine) as session:
+        row = registry.find_version(session, name)
+        since = row.published_at
+        first = replace(PLACE, now=since - timedelta(days=3))
+        documents.add(session, keys, first, cut)
+        for days, text in ((-2, "15"), (1, "16"), (2, "17")):
+            draft = Draft(document_id="my-secret-name", title="", text=f"A refund takes {text} days.")
+            when = replace(first, now=since + timedelta(days=days))
+            trying.attempt(session, keys, when, prepared([draft], None), 10)
+        trying.abandon(session, replace(first, now=since + timedelta(days=3), reason="it was wrong"))
+        held = held_between(session, "acme", row.domain, since, None)
+        again = story_of(session, row, memory=held)
+        early = held_between(session, "acme", row.domain, since, since + timedelta(days=1))
+    assert [(one["version"], one["decision"], one["percent"]) for one in again["memory"]] == [
+        (1, "added", None),
+        (2, "tried", 10.0),
+        (3, "tried", 10.0),
+        (4, "tried", 10.0),
+        (4, "abandoned", 0.0),
+    ]
+    assert [one["version"] for one in early] == [1, 2, 3]
+    lines = "\n".join(page(again, []))
+    assert "default@3 changes 1 documents" in lines
+    assert "tried by ann, for 10 % of the users" in lines
+    assert "abandoned by ann: it was wrong" in lines
     assert "my-secret-name" not in lines

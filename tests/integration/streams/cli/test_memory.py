@@ -129,11 +129,50 @@ def test_versions_are_listed_compared_and_rolled_back(tenant, capsys):
     assert "14 days" not in out
 
 
+def test_documents_are_tried_then_promoted_or_abandoned(tenant, capsys):
+    question = ("search", "acme", "How many days does a refund take?")
+    run(capsys, "add", "acme", tenant / "refunds.md")
+    (tenant / "refunds.md").write_text("A refund takes 21 days.", "utf-8")
+    tried = told(capsys, "try", "acme", tenant / "refunds.md", "--percent", "10", "--approved-by", "ann")
+    assert (tried["candidate"], tried["percent"], tried["changes"]) == (2, 10.0, 1)
+    _, out, _ = run(capsys, "try", "acme", "--percent", "25")
+    assert out == "25 % of the users are answered from candidate default@2, which changes 1 document.\n"
+    (status,) = told(capsys, "status", "acme")["collections"]
+    assert (status["version"], status["candidate"], status["candidate_percent"]) == (1, 2, 25.0)
+    assert [(one["version"], one["state"]) for one in told(capsys, "list", "acme")] == [
+        (1, "live"),
+        (2, "candidate"),
+    ]
+    assert told(capsys, *question)["passages"][0]["citation"].startswith("default/refunds@1")
+    found = told(capsys, *question, "--candidate")
+    assert found["passages"][0]["citation"].startswith("default/refunds@2")
+    assert found["candidates"] == ["default@2"]
+    moves = told(capsys, "versions", "acme")["candidates"]
+    assert [(one["decision"], one["percent"], one["signature_holds"]) for one in moves] == [
+        ("tried", 10.0, None),
+        ("tried", 25.0, True),
+    ]
+    assert told(capsys, "abandon", "acme")["abandoned"] == 2
+    assert "nothing of the collection 'default' is tried" in run(capsys, "promote", "acme")[2]
+    run(capsys, "try", "acme", tenant, "--percent", "10")
+    _, out, _ = run(capsys, "promote", "acme", "--reason", "it answers better")
+    assert "default version 4 has candidate 3's documents" in out
+    assert "live no more: refunds@1" in out
+    assert told(capsys, *question)["passages"][0]["citation"].startswith("default/refunds@3")
+    _, out, _ = run(capsys, "versions", "acme")
+    assert "abandoned" in out
+    assert "promoted" in out
+
+
 def test_mistakes_end_as_one_sentence(tenant, capsys):
     for words, said in (
         (("add", "initech", tenant), "not registered"),
         (("list", "initech"), "not registered"),
         (("search", "initech", "x"), "not registered"),
+        (("try", "initech", tenant, "--percent", "10"), "not registered"),
+        (("promote", "initech"), "not registered"),
+        (("abandon", "initech"), "not registered"),
+        (("try", "acme", tenant, "--percent", "10"), "no collection 'default' to change"),
         (("status", "initech"), "not registered"),
         (("add", "acme", tenant / "picture.png"), "no text in UTF-8"),
         (("add", "acme", tenant, "--id", "one"), "name one document"),

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 import openai
 import pytest
 
-from personalization.memory import documents
+from personalization.memory import documents, trying
 from personalization.memory.documents import Place, prepared
 from personalization.memory.sealing import MemoryKeys
 from personalization.memory.search import MemorySearch, SearchRules
@@ -19,7 +19,9 @@ from personalization.memory.values import Draft, Found, Outcome
 from privacy.errors import StorageError
 from privacy.policy import versions as policies
 from privacy.storage.session import open_engine, transaction
+from streams.gateway.choosing import within_share
 from streams.gateway.memories import Memories
+from streams.processes.memory import drawing
 from tests.fakes.embedders import WordHashes
 from tests.fakes.engines import engine as engine_of
 from tests.fakes.gateways import GatewayThread, style, wait_until
@@ -49,8 +51,21 @@ class Approving:
     def place(self, tenant):
         return Place(tenant_id=tenant, collection="default", actor="ann", now=datetime.now(UTC))
 
-    def find(self, tenant, domain, question):
-        return self.search.find(tenant, domain, question, datetime.now(UTC))
+    def attempt(self, tenant, document_id, text, percent):
+        draft = Draft(document_id=document_id, title="", text=text)
+        with transaction(self.engine) as session:
+            cut = prepared([draft], self.embedder)
+            return trying.attempt(session, KEYS, self.place(tenant), cut, percent).candidate
+
+    def decide(self, tenant, decision):
+        with transaction(self.engine) as session:
+            if decision == "promote":
+                trying.promote(session, KEYS, self.place(tenant))
+            else:
+                trying.abandon(session, self.place(tenant))
+
+    def find(self, tenant, domain, question, user):
+        return drawing(self.search)(tenant, domain, question, user)
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +130,43 @@ def test_a_change_counts_for_the_next_question_and_what_was_removed_is_not_cited
     assert time.monotonic() - start < 5.0
     assert told == "no_memory"
     assert "days after" not in content(raw)
+
+
+def test_a_share_of_the_users_is_answered_from_a_candidate_until_it_is_promoted_or_abandoned(
+    gateway, approving
+):
+    approving.add("acme", "refunds", REFUNDS)
+    assert ask(gateway, user="user0")[0] == "default/refunds@1#0-48"
+    start = time.monotonic()
+    tried = approving.attempt("acme", "refunds", REFUNDS.replace("14", "21"), 30)
+    users = [f"user{number}" for number in range(100)]
+    drawn = next(user for user in users if within_share(tried.salt, user, 30))
+    other = next(user for user in users if not within_share(tried.salt, user, 30))
+    assert "21 days" in content(ask(gateway, user=drawn)[1])
+    assert time.monotonic() - start < 5.0
+    for _ in range(2):
+        told, raw = ask(gateway, user=drawn)
+        assert told == "default/refunds@2#0-48; candidate=default@2"
+        assert "memory=on;found;default@1~2" in raw.headers["x-discreet-levers"]
+        assert "21 days" in content(raw)
+        for user in (other, None):
+            told, raw = ask(gateway, **({} if user is None else {"user": user}))
+            assert told == "default/refunds@1#0-48"
+            assert "memory=on;found;default@1," in raw.headers["x-discreet-levers"]
+            assert "14 days" in content(raw)
+    assert ask(gateway, question="Who?", user=drawn)[0] == "nothing_found; candidate=default@2"
+    approving.decide("acme", "abandon")
+    assert ask(gateway, user=drawn)[0] == "default/refunds@1#0-48"
+    approving.attempt("acme", "refunds", REFUNDS.replace("14", "21"), 30)
+    start = time.monotonic()
+    approving.decide("acme", "promote")
+    for user in (drawn, other):
+        told, raw = ask(gateway, user=user)
+        assert told == "default/refunds@3#0-48"
+        assert "21 days" in content(raw)
+    assert time.monotonic() - start < 5.0
+    approving.remove("acme", "refunds")
+    assert ask(gateway, user=drawn)[0] == "no_memory"
 
 
 def test_nothing_found_is_said_and_a_tenant_without_documents_is_asked_as_before(gateway, approving):
@@ -290,7 +342,7 @@ def test_more_than_may_wait_are_not_looked_up(monkeypatch):
 
     asyncio.run(run())
     assert told == ["away", "away"]
-    assert asked == [("acme", "default", "a")]
+    assert asked == [("acme", "default", "a", None)]
 
 
 def test_what_a_latency_budget_ends_is_no_slow_memory():
@@ -320,7 +372,7 @@ def test_a_tenant_whose_memory_is_slow_makes_no_other_tenant_wait(monkeypatch):
     monkeypatch.setattr("streams.gateway.memories.MOST_OF_TENANT", 8)
     go_on, told, away = threading.Event(), [], []
 
-    def find(tenant, _domain, question):
+    def find(tenant, _domain, question, _user):
         if tenant == "acme":
             go_on.wait(20)
         return Found(outcome=Outcome.NOTHING_FOUND, versions=(question,))
