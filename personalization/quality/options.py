@@ -29,7 +29,7 @@ class QualityOptions:
         users: numbers of users trained on.
         epsilons: budgets of one release.
         cells: pairs of users and ε to measure, most important first; all pairs of both by default.
-        seeds: noise seeds of each private run.
+        seeds: noise seeds of each release of the first way; other ways are compared with one.
         heldout_users: users that are measured on.
         choosing_users: users by whom the length and rate of the non-private adapters are chosen.
         meta_users: users of each tenant behind the meta start.
@@ -43,6 +43,7 @@ class QualityOptions:
         small_family: whether the small family's non-private run is made at all.
         ways: how releases are made: ``card`` (a vote on style, a public part, the private core on it), ``meta`` and
             ``zero`` (no vote; the private core from the meta start, or from zero).
+        compared: pairs of users and ε at which the other ways are run beside the first; all by default.
         answers: held-out prompts that are answered in full; 0 leaves them out.
         answer_tokens: of the longest answer.
         examples: answers shown side by side in the results, the first ones.
@@ -73,6 +74,7 @@ class QualityOptions:
     open_steps: tuple[int, ...] = (12, 24, 48)
     small_family: bool = True
     ways: tuple[str, ...] = ("card", "meta", "zero")
+    compared: tuple[tuple[int, float], ...] = ()
     answers: int = 200
     answer_tokens: int = 48
     examples: int = 10

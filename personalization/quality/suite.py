@@ -38,33 +38,42 @@ from personalization.quality.data import TenantUsers, read_tenant, tenants_in
 from personalization.quality.intervals import recovery_interval
 from personalization.quality.judge import Judge, Verdict
 from personalization.quality.options import QualityOptions, benchmark_policy
-from personalization.quality.targets import machine, rows_of
+from personalization.quality.targets import WAYS, machine, rows_of
 from personalization.training.public.texts import unseen_users
 from personalization.training.run.bench import UserSet, Workbench
 from privacy.accounting.calibration import style_vote_of
 
 Say = Callable[[str], None]
+Keep = Callable[[dict[str, Any]], None]
 OPEN_RATE = 0.6  # of the small family's non-private run
 OPEN_DAMPING = 0.1
 _MANY_USERS = 50_000
 FORMAT = "discreet.quality.v2"
 
 
-def run_quality(options: QualityOptions, say: Say = lambda _: None) -> dict[str, Any]:
+def run_quality(
+    options: QualityOptions, say: Say = lambda _: None, keep: Keep = lambda _: None
+) -> dict[str, Any]:
     """Run the benchmark and return a JSON-ready document.
+
+    Args:
+        options: what is measured.
+        say: told what was found, line by line.
+        keep: given the document as far as it has come after each pair of users and ε, so that hours are not lost.
 
     Raises:
         JobInvalidError: the data cannot be read, or a tenant is not in it.
         BaseModelError: the base model cannot be used.
     """
     with tempfile.TemporaryDirectory(prefix="discreet-quality-") as folder:
-        return _Suite(options, say, Path(folder)).run()
+        return _Suite(options, say, keep, Path(folder)).run()
 
 
 class _Suite:
-    def __init__(self, options: QualityOptions, say: Say, folder: Path) -> None:
+    def __init__(self, options: QualityOptions, say: Say, keep: Keep, folder: Path) -> None:
         self.options = options
         self.say = say
+        self.keep = keep
         self.folder = folder
         self.began = time.monotonic()
         self.shape = read_shape(options.base_model)
@@ -127,8 +136,13 @@ class _Suite:
             if "card" in options.ways:
                 self._with_card(users, epsilon)
             self._private(users, epsilon, meta)
+            self.keep(self._results(others, []))
         self._controls(others, meta)
         public = self.bench.user_set(unseen_users())
+        return self._results(others, self._successive(meta, public) if options.releases else [])
+
+    def _results(self, others: dict[str, torch.Tensor], releases: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        options = self.options
         results = {
             "format": FORMAT,
             "machine": machine(),
@@ -146,8 +160,8 @@ class _Suite:
                 "closings": self.judge.ends.closing.found,
             },
             "users": self.judge.of_users() if self.judge.asked else {},
-            "releases": self._successive(meta, public) if options.releases else [],
-            "runs": self.runs,
+            "releases": list(releases),
+            "runs": list(self.runs),
             "seconds": round(time.monotonic() - self.began, 1),
         }
         return {**results, "rows": rows_of(results)}
@@ -156,7 +170,10 @@ class _Suite:
     @cached_property
     def train(self) -> UserSet:
         """The users that are trained on."""
-        return self._prefixed(f"{self.options.tenant}, training", self.target.train)
+        options, users = self.options, self.target.train
+        if options.compared and not options.small_family:
+            users = users[: max(count for count, _ in options.compared)]
+        return self._prefixed(f"{options.tenant}, training", users)
 
     @cached_property
     def choosing(self) -> UserSet:
@@ -214,8 +231,11 @@ class _Suite:
             self.say(_told_answers(arm, self.runs[-1]))
 
     def _private(self, users: int, epsilon: float, meta: torch.Tensor) -> None:
-        """Judge every private adapter of ``users`` users at one ε."""
+        """Judge private adapters of ``users`` users at one ε that have no card."""
         options = self.options
+        first = next(way for way in WAYS if way in options.ways)
+        if first == "card" and options.compared and (users, epsilon) not in options.compared:
+            return
         plan = self._plan(users, epsilon)
         if isinstance(plan, Declined):
             self._declined(str(plan.reason), users=users, epsilon=epsilon, signal=plan.clarity)
@@ -224,7 +244,7 @@ class _Suite:
         if "zero" in options.ways:
             starts.append(("zero", self.bench.zero()))
         for start, vector in starts:
-            for seed in range(options.seeds):
+            for seed in range(options.seeds if start == first else 1):
                 key = f"{start} {options.tenant} {users} {epsilon:g} {seed}".encode()
                 began = time.monotonic()
                 trained = self.bench.train(self.train.first(users), plan, start=vector, noise_key=_key(key))

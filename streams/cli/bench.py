@@ -50,6 +50,9 @@ def quality(
     ways: Annotated[
         str, typer.Option(help="Of making releases, with commas: card, meta, zero; the profile's by default.")
     ] = "",
+    compared: Annotated[
+        str, typer.Option(help="Pairs users:ε at which other ways than the card are run; all by default.")
+    ] = "",
     plain_rates: Annotated[
         str, typer.Option(help="Of the plain LoRA without privacy, with commas; the profile's by default.")
     ] = "",
@@ -81,6 +84,7 @@ def quality(
         "cells": _cells(cells),
         "answers": answers,
         "ways": tuple(way for way in ways.split(",") if way),
+        "compared": _cells(compared),
         "plain_rates": _numbers(plain_rates, float),
         "plain_passes": _numbers(plain_passes, int),
         "small_family": small_family,
@@ -102,11 +106,15 @@ def quality(
             **{name: value for name, value in given.items() if value not in (None, ())},
         },
     )
-    results = run_quality(options, typer.echo)
+
+    def keep(results: dict[str, Any]) -> None:
+        if json_path is not None:
+            json_path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+    results = run_quality(options, typer.echo, keep)
     for row in results["rows"]:
         typer.echo(_told(row))
-    if json_path is not None:
-        json_path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    keep(results)
     if plots is not None:
         draw(results, plots)
 

@@ -113,7 +113,9 @@ def test_the_suite_measures_every_arm(tmp_path):
         plain_passes=(1,), cache=tmp_path / "kept",
     )  # fmt: skip
     said: list[str] = []
-    results = run_quality(options, said.append)
+    kept: list[dict[str, object]] = []
+    results = run_quality(options, said.append, kept.append)
+    assert [len(one["runs"]) for one in kept] == [len(results["runs"]) - 2]  # all but the controls
     assert json.loads(json.dumps(results))["format"] == FORMAT
     arms = [run["arm"] for run in results["runs"]]
     assert set(arms) == {
