@@ -46,6 +46,17 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    # With the table goes the only word of which charge an open choice holds: nobody would release or forfeit it again.
+    open_ones = (
+        op.get_bind()
+        .execute(sa.text("SELECT count(*) FROM prompt_choices WHERE state IN ('due', 'leased')"))
+        .scalar_one()
+    )
+    if open_ones:
+        raise RuntimeError(
+            f"{open_ones} choices among prompt templates are open, and the database cannot go below 0033_choices before"
+            " they are closed; let `discreet trainer` take them, which forfeits them when their time is over"
+        )
     op.drop_index("ix_prompt_choices_line", "prompt_choices")
     op.drop_index("ix_prompt_choices_state", "prompt_choices")
     op.drop_table("prompt_choices")

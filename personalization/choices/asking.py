@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from personalization.prompts.tables import PromptTemplateRow
     from personalization.prompts.values import PromptTemplate
     from personalization.registry.announcements import Act
+    from privacy.accounting.curve import RdpCurve
+    from privacy.accounting.forecast import SpentBudget
     from privacy.policy.ceilings import PolicyCeilings
     from privacy.policy.values import TenantPrivacyPolicy
 
@@ -56,7 +58,8 @@ class ChoiceForecast:
         users_needed: with so many votes the best template is drawn nine times out of ten, where it leads by a fifth.
         declared_users: the policy's public number.
         epsilon_at_delta: what the choice costs by itself, at the lifetime's δ.
-        releases_before: trained releases that still fit without it; None where the policy cannot be calibrated.
+        releases_before: trained releases that still fit without it; None where the policy cannot be calibrated, or
+            nobody asked.
         releases_after: and with it.
     """
 
@@ -78,6 +81,7 @@ def ask(
     percent: float,
     keys: Collection[bytes],
     ceilings: PolicyCeilings | None = None,
+    outlooks: bool = True,
 ) -> tuple[PromptChoiceRow, ChoiceForecast]:
     """Open a choice among templates of a line; a trainer reserves its budget, asks the users, and draws.
 
@@ -91,6 +95,7 @@ def ask(
         percent: share of the subjects that try what is chosen; 0 adds it and gives it to nobody.
         keys: raw public keys that templates may be signed with.
         ceilings: what the platform allows a policy at most.
+        outlooks: whether to say how many trained releases still fit, which takes seconds of a processor.
 
     Raises:
         LineNotFoundError: the tenant's domain has no line.
@@ -116,7 +121,7 @@ def ask(
     outcome = refused(version.policy, mechanism, ceilings)
     if outcome is not None:
         raise PromptChoiceError(_sentence(outcome, version.policy, mechanism))
-    forecast = _forecast(session, tenant_id, version.policy, mechanism, act.now)
+    forecast = _forecast(session, tenant_id, version.policy, mechanism, act.now, outlooks=outlooks)
     row = rows.open_choice(session, line, candidates, epsilon=epsilon, percent=percent, act=act)
     audit_trail.append(
         session,
@@ -209,6 +214,8 @@ def _forecast(
     policy: TenantPrivacyPolicy,
     mechanism: ExponentialChoice,
     now: datetime,
+    *,
+    outlooks: bool,
 ) -> ChoiceForecast:
     spent, curve = spent_budget(session, tenant_id, policy.period_index(now)), curve_of(mechanism)
     for name, opened, charged, epsilon, delta in (
@@ -220,18 +227,7 @@ def _forecast(
                 f"the {name} budget of tenant {tenant_id!r} does not admit a choice at epsilon {mechanism.epsilon:g}; "
                 "nothing was read or charged"
             )
-    with_it = dataclasses.replace(
-        spent, lifetime_curve=spent.lifetime_curve + curve, period_curve=spent.period_curve + curve
-    )
-    try:
-        noise = calibrate_policy(policy)
-    except CalibrationError:
-        before = after = None
-    else:
-        before, after = (
-            outlook("choice", policy, noise, spent=one, rule=ClarityRule(), now=now).releases_left
-            for one in (spent, with_it)
-        )
+    before, after = _releases(policy, spent, curve, now) if outlooks else (None, None)
     return ChoiceForecast(
         users_needed=_needed(mechanism),
         declared_users=policy.declared_users,
@@ -239,3 +235,21 @@ def _forecast(
         releases_before=before,
         releases_after=after,
     )
+
+
+def _releases(
+    policy: TenantPrivacyPolicy, spent: SpentBudget, curve: RdpCurve, now: datetime
+) -> tuple[int | None, int | None]:
+    """Return how many trained releases fit without the choice and with it; None where none can be calibrated."""
+    with_it = dataclasses.replace(
+        spent, lifetime_curve=spent.lifetime_curve + curve, period_curve=spent.period_curve + curve
+    )
+    try:
+        noise = calibrate_policy(policy)
+    except CalibrationError:
+        return None, None
+    before, after = (
+        outlook("choice", policy, noise, spent=one, rule=ClarityRule(), now=now).releases_left
+        for one in (spent, with_it)
+    )
+    return before, after

@@ -14,7 +14,7 @@ from sqlalchemy import and_, or_
 from sqlmodel import col, select
 
 from personalization.choices.tables import PromptChoiceRow
-from personalization.choices.values import ChoiceOutcome, ChoiceState, Drawn
+from personalization.choices.values import ChoiceOutcome, ChoiceState, ChoiceTerms, Drawn
 from personalization.errors import LeaseLostError, PromptChoiceError
 from personalization.prompts.values import name_of
 
@@ -165,12 +165,15 @@ def choices_of(session: Session, tenant_id: str, domain: str, *, limit: int) -> 
 
 
 def facts_of(row: PromptChoiceRow) -> dict[str, Any]:
-    """Return what may be said of a choice, JSON-ready: what is drawn and not yet told is not in it."""
-    told = row.state == ChoiceState.DONE.value
-    drawn = Drawn.read(row.drawn_json, None) if told and row.drawn_json is not None else None
+    """Return what may be said of a choice, JSON-ready: what is drawn and not yet told is not in it.
+
+    Of one whose row is damaged what can be read is told, and that it is ``damaged``; the others of its line are told
+    all the same.
+    """
+    candidates, drawn, damaged = _told_of(row)
     return {
         "choice_id": row.choice_id,
-        "candidates": [name_of(one) for one in json.loads(row.candidates_json)],
+        "candidates": candidates,
         "epsilon": row.epsilon,
         "percent": row.percent,
         "actor": row.actor,
@@ -178,11 +181,53 @@ def facts_of(row: PromptChoiceRow) -> dict[str, Any]:
         "asked_at": row.asked_at.isoformat(),
         "state": row.state,
         "outcome": row.outcome,
-        "drawn": None if drawn is None else name_of(drawn.candidate),
+        "drawn": drawn,
         "template": None if row.chosen is None else name_of(row.chosen),
         "reservation_id": row.reservation_id,
         "closed_at": None if row.closed_at is None else row.closed_at.isoformat(),
+        "damaged": damaged,
     }
+
+
+def facts_shown(row: PromptChoiceRow, shown_at: datetime) -> dict[str, Any]:
+    """Return what the tenant's own may see of a choice: ``facts_of`` as it stands at public instants alone.
+
+    How long votes take depends on users' texts. So what was reserved is open until the instant at which it is told, and
+    what ended before without being told closed at that instant.
+
+    Args:
+        row: the choice.
+        shown_at: the present.
+    """
+    facts = facts_of(row)
+    if row.terms_json is None or row.state == ChoiceState.DONE.value:
+        return facts  # nothing was read, or it was told
+    try:
+        told_at = ChoiceTerms.from_json(row.terms_json).told_at
+    except PromptChoiceError:
+        return {
+            **facts,
+            "state": ChoiceState.LEASED.value,
+            "outcome": None,
+            "closed_at": None,
+            "damaged": True,
+        }
+    if shown_at < told_at:
+        return {**facts, "state": ChoiceState.LEASED.value, "outcome": None, "closed_at": None}
+    closed_at = None if row.closed_at is None else max(row.closed_at, told_at).isoformat()
+    return {**facts, "closed_at": closed_at}
+
+
+def _told_of(row: PromptChoiceRow) -> tuple[list[str], str | None, bool]:
+    """Return the names of the candidates and of the one that was drawn and told, and whether either is damaged."""
+    candidates: list[str] = []
+    try:
+        candidates = [name_of(one) for one in json.loads(row.candidates_json)]
+        if row.state != ChoiceState.DONE.value or row.drawn_json is None:
+            return candidates, None, False
+        return candidates, name_of(Drawn.read(row.drawn_json, None).candidate), False
+    except (PromptChoiceError, ValueError, TypeError, AttributeError):
+        return candidates, None, True
 
 
 def choices_between(

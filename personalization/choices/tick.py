@@ -45,6 +45,7 @@ class ChoiceTick:
         choices: the protocol of one choice.
         heard: told again and again while votes are taken, whatever they are, so that nobody holds their taker for dead.
         failed: told the name of this work where a choice failed.
+        ended: told how each choice ended, in a word.
     """
 
     def __init__(
@@ -54,12 +55,14 @@ class ChoiceTick:
         choices: PromptChoices,
         heard: Callable[[], None] = lambda: None,
         failed: Callable[[str], None] = lambda _: None,
+        ended: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._engine = engine
         self._clock = clock
         self._choices = choices
         self._heard = heard
         self._failed = failed
+        self._ended = ended
         self._owner = uuid.uuid4().hex
 
     def run(self, *, stop: Callable[[], bool] = lambda: False) -> ChoiceOutcome | None:
@@ -85,6 +88,7 @@ class ChoiceTick:
         outcome = self._take(lease, stops)
         if outcome is not None:
             _log.info("prompt_choice_ended", line_ref=lease.line_ref, outcome=outcome.value)
+            self._ended(outcome.value)
         return outcome
 
     def _take(self, lease: ChoiceLease, stop: Callable[[], bool]) -> ChoiceOutcome | None:

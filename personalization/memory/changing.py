@@ -97,7 +97,7 @@ def touch(
             tenant_id=place.tenant_id,
             collection=place.collection,
             domain=place.domain or "",
-            version=0,
+            version=versions.highest(session, place.tenant_id, place.collection),
             changed_at=place.now,
         )
     if place.domain is not None and row.domain != place.domain:

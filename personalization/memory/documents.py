@@ -12,7 +12,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import func
+from sqlalchemy.exc import DBAPIError
 from sqlmodel import col, delete, select
 
 from personalization.errors import MemoryDocumentError, MemoryNotFoundError
@@ -26,6 +26,7 @@ from personalization.memory.tables import MemoryCollectionRow, MemoryDocumentRow
 from personalization.memory.values import COLLECTION, Fate, State
 from personalization.memory.versions import Decision
 from privacy.audit import trail as audit_trail
+from privacy.errors import StorageError
 from privacy.policy.values import DOMAIN
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from personalization.memory.values import Chunk, Draft
 
 LONGEST_REASON: Final = 500
+_NOT_SCRUBBED: Final = "what was deleted is found no more, but the database did not overwrite it in its files"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,6 +195,9 @@ def remove(
 ) -> list[Added]:
     """Remove documents for good: all that they ever said is deleted, and no roll-back brings it back.
 
+    One that was removed before is told again and changes nothing: whoever repeats a removal that ``scrub`` did not end
+    comes to ``scrub`` once more.
+
     Args:
         session: the caller's transaction; nothing of them is found from its commit on.
         keys: sign the version of the collection without them.
@@ -205,12 +210,15 @@ def remove(
         MemoryNotFoundError: the collection has nothing of that name; nothing was removed.
     """
     signs = begin(session, keys, place, Decision.REMOVED)
-    gone = []
+    gone, again = [], []
     found_live = False
     for document_id in dict.fromkeys(document_ids):
         kept = [
             row for row in _kept_of(session, place, document_id) if not earlier or row.state != State.LIVE
         ]
+        if not kept and not earlier and (before := _removed_before(session, place, document_id)) is not None:
+            again.append(_told(before, Fate.UNCHANGED))
+            continue
         if not kept:
             raise MemoryNotFoundError(
                 f"the collection {place.collection!r} has no live document {document_id[:80]!r}, and keeps no earlier "
@@ -225,7 +233,7 @@ def remove(
     if gone:
         version = touch(session, keys, place, Decision.REMOVED, changed=found_live, signs=signs)
         noted(session, place, "memory.documents_removed", version, gone)
-    return gone
+    return [*gone, *again]
 
 
 def accept(session: Session, keys: MemoryKeys, place: Place, document_id: str) -> None:
@@ -275,15 +283,25 @@ def scrub(engine: Engine) -> None:
 
     SQLite overwrites deleted pages (``secure_delete``), and its log of writes is emptied here. PostgreSQL is asked to
     vacuum; it frees the room for what comes next.
+
+    Raises:
+        StorageError: the database refused; what was deleted is found no more, but may lie in its files still.
     """
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        if engine.dialect.name == "sqlite":
-            connection.exec_driver_sql("COMMIT")  # every connection here begins one
-            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
-        else:
-            connection.exec_driver_sql("VACUUM memory_documents")
-            if pgvector.kept_at(connection):  # where vectors lie unsealed
-                connection.exec_driver_sql("VACUUM memory_vectors")
+    try:
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            if engine.dialect.name == "sqlite":
+                connection.exec_driver_sql("COMMIT")  # every connection here begins one
+                busy, *_ = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()
+                if busy:
+                    raise StorageError(
+                        f"{_NOT_SCRUBBED} (somebody reads an earlier state); do the same again"
+                    )
+            else:
+                connection.exec_driver_sql("VACUUM memory_documents")
+                if pgvector.kept_at(connection):  # where vectors lie unsealed
+                    connection.exec_driver_sql("VACUUM memory_vectors")
+    except DBAPIError as error:
+        raise StorageError(f"{_NOT_SCRUBBED} ({type(error.orig).__name__}); do the same again") from error
 
 
 def _add_one(
@@ -300,13 +318,7 @@ def _add_one(
         same_as = None
     if before is not None and _unchanged(before, one):
         return _told(before, Fate.UNCHANGED, same_as)
-    newest = session.exec(
-        select(func.max(MemoryDocumentRow.version)).where(
-            MemoryDocumentRow.tenant_id == place.tenant_id,
-            MemoryDocumentRow.collection == place.collection,
-            MemoryDocumentRow.document_id == draft.document_id,
-        )
-    ).one()
+    newest = versions.highest_of_document(session, place.tenant_id, place.collection, draft.document_id)
     if before is not None:
         end(session, before, State.SUPERSEDED, place.now)
         session.flush()
@@ -314,7 +326,7 @@ def _add_one(
         tenant_id=place.tenant_id,
         collection=place.collection,
         document_id=draft.document_id,
-        version=(newest or 0) + 1,
+        version=newest + 1,
         state=State.LIVE,
         digest=one.digest,
         approved_by=place.actor.strip(),
@@ -356,6 +368,13 @@ def _kept_of(session: Session, place: Place, document_id: str) -> Sequence[Memor
         )
         .order_by(col(MemoryDocumentRow.version))
     ).all()
+
+
+def _removed_before(session: Session, place: Place, document_id: str) -> MemoryDocumentRow | None:
+    """Return the newest version of a document if that one was removed; ``None`` where it was not."""
+    newest = versions.highest_of_document(session, place.tenant_id, place.collection, document_id)
+    row = session.get(MemoryDocumentRow, (place.tenant_id, place.collection, document_id, newest))
+    return row if row is not None and row.state == State.REMOVED else None
 
 
 def _live_of(session: Session, place: Place) -> Sequence[MemoryDocumentRow]:

@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 import structlog
-from sqlalchemy import exists
+from sqlalchemy import exists, func
 from sqlmodel import col, delete, select, update
 
 from personalization.memory.tables import (
@@ -150,6 +150,30 @@ def keep(session: Session, keys: MemoryKeys, row: MemoryCollectionRow, change: C
 def find(session: Session, tenant_id: str, collection: str, number: int) -> MemoryVersionRow | None:
     """Return a version; ``None`` where none of that number was signed."""
     return session.get(MemoryVersionRow, (tenant_id, collection, number))
+
+
+def highest(session: Session, tenant_id: str, collection: str) -> int:
+    """Return the highest number of a version that was ever signed; 0 where none was.
+
+    Versions outlive their collection where a process from before there were any forgot the tenant.
+    """
+    found = session.exec(
+        select(func.max(MemoryVersionRow.number)).where(
+            MemoryVersionRow.tenant_id == tenant_id, MemoryVersionRow.collection == collection
+        )
+    ).one()
+    return found or 0
+
+
+def highest_of_document(session: Session, tenant_id: str, collection: str, document_id: str) -> int:
+    """Return the highest number that a document ever had, in its rows or in a version of its collection."""
+    numbers = (
+        select(func.max(table.version))
+        .where(table.tenant_id == tenant_id, table.collection == collection, table.document_id == document_id)
+        .scalar_subquery()
+        for table in (MemoryDocumentRow, MemoryEntryRow)
+    )
+    return max(number or 0 for number in session.exec(select(*numbers)).one())
 
 
 def holds(keys: MemoryKeys, row: MemoryVersionRow, domain: str, leaves: Iterable[Leaf]) -> bool:

@@ -40,5 +40,8 @@ class TrainerObserver:
     def drift_read(self, outcome: str, *, family: str | None, followed: str | None) -> None:
         """Hear how a reading of drift ended; of an alarm, what drifted and what followed."""
 
+    def choice_ended(self, outcome: str) -> None:
+        """Hear how a choice among a line's prompt templates ended."""
+
     def given_up(self, lease: Lease) -> None:
         """Hear that another trainer may hold a round that this one had."""

@@ -451,6 +451,12 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             "choices choices.* usage usage.*",
         ),
         _fields(
+            CHARGED,
+            "Choices among a tenant's prompt templates: which template a charged draw took, told at its public "
+            "instant, and how the others ended; who asked for them, why, and what public numbers say.",
+            "prompt_choices prompt_choices.* prompt_choice.*",
+        ),
+        _fields(
             PUBLIC,
             "Who is asked for, what people decided and when, and proof of it.",
             "tenant tenants.tenant tenants.registered_at tenants.policy_version tenants version digest set_at "
@@ -533,6 +539,12 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             CHARGED,
             "How many lines drifted and how readings ended, over all tenants: made of what charged readings released.",
             "discreet_drift_alarms discreet_drift_readings",
+        ),
+        _fields(
+            OPERATOR,
+            "How many choices among prompt templates ended in which way, over all tenants; for the platform operator, "
+            "who sees the choices in the database.",
+            "discreet_prompt_choices",
         ),
         _fields(
             OPERATOR,

@@ -159,7 +159,8 @@ def _lived(story: Mapping[str, Any]) -> Iterator[str]:
         names = ", ".join(choice["candidates"])
         yield (
             f"  choice     {choice['closed_at'][:19]}  {choice['actor']}: users chose template {choice['template']} "
-            f"(candidate {choice['drawn']} of {names}) at epsilon {choice['epsilon']:g}: {choice['reason']}"
+            f"(candidate {choice['drawn'] or 'unknown'} of {names or 'unknown'}) at epsilon {choice['epsilon']:g}: "
+            f"{choice['reason']}{' (damaged: its row cannot be read)' if choice.get('damaged') else ''}"
         )
     for alarm in story.get("alarms") or ():
         yield (

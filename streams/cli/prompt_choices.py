@@ -43,6 +43,7 @@ def choose(
     from personalization.choices.rows import facts_of
     from personalization.registry.announcements import Act
     from privacy.policy import versions as policies
+    from privacy.storage.session import server_now
     from streams.processes.keys import trusted_keys
     from streams.settings import load_settings
     from streams.storage.schema import current_session
@@ -51,12 +52,14 @@ def choose(
     names = [name.strip() for name in candidates.split(",") if name.strip()]
     with current_session(settings.database_url) as session:
         policies.tenant(session, tenant)
+        # It says which period pays and which signals are read, so the database's clock counts, not this machine's.
+        now = server_now(session) or datetime.now(UTC)
         row, forecast = ask(
             session,
             tenant,
             domain,
             names,
-            Act(actor=actor or getpass.getuser(), reason=reason, now=datetime.now(UTC)),
+            Act(actor=actor or getpass.getuser(), reason=reason, now=now),
             epsilon=epsilon,
             percent=percent,
             keys=trusted_keys(settings),
@@ -98,7 +101,11 @@ def choices(
         return
     for one in found:
         ended = one["outcome"] or one["state"]
-        what = "" if one["template"] is None else f" {one['template']} (candidate {one['drawn']})"
+        what = (
+            "" if one["template"] is None else f" {one['template']} (candidate {one['drawn'] or 'unknown'})"
+        )
+        if one["damaged"]:
+            what += " (damaged: what is stored of it cannot be read; run `discreet budget verify`)"
         typer.echo(
             f"{one['asked_at'][:19]}  {one['actor']}: {', '.join(one['candidates'])} at epsilon {one['epsilon']:g}: "
             f"{ended}{what}"

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 THREADS: Final = 4  # looking something up is work of the processor, and a large index is read for seconds
+MOST_LATE: Final = (
+    6  # more threads, in the place of late ones; all ten leave the pool five of its fifteen connections
+)
 AT_ONCE: Final = (
     2  # of one tenant: its look-ups wait for the same index, and must not hold every thread meanwhile
 )
@@ -58,13 +61,17 @@ class _Look:
     domain: str
     question: str
     answer: asyncio.Future[Found]
+    late: asyncio.TimerHandle | None = None  # notes, once it was started, that it takes too long
 
 
 class Memories:
     """Looks questions up, in threads of its own; for one event loop.
 
     Tenants take turns, and each has a bound on its threads and places; so a large or slow memory makes only its own
-    tenant's look-ups late. Two of them at once hold all threads.
+    tenant's look-ups late. A look-up that takes longer than requests wait is *late*: nobody waits for it, and it cannot
+    be ended. Another thread takes the place of its own, up to ``MOST_LATE`` in all, and its tenant gets no second one
+    meanwhile. So tenants whose indexes are stuck leave all ``THREADS`` to the others, as long as no more than
+    ``MOST_LATE`` threads are late.
 
     Args:
         find: gets tenant, domain and question, and may take long.
@@ -85,9 +92,10 @@ class Memories:
         self._seconds = seconds
         self._told = told
         self._away = away
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="gateway-memory")
+        self._threads = ThreadPoolExecutor(THREADS + MOST_LATE, thread_name_prefix="gateway-memory")
         self._waiting: OrderedDict[str, deque[_Look]] = OrderedDict()  # whose turn is next comes first
         self._running: Counter[str] = Counter()
+        self._late: Counter[str] = Counter()  # of these, who takes longer than requests wait
         self._places: Counter[str] = Counter()  # waiting and running
 
     async def find(
@@ -138,21 +146,30 @@ class Memories:
     def _start(self) -> None:
         """Start what may be started now: of each tenant in its turn."""
         for tenant_id in tuple(self._waiting):
-            if self._running.total() >= THREADS:
+            if self._running.total() - min(MOST_LATE, self._late.total()) >= THREADS:
                 return
-            if self._running[tenant_id] >= AT_ONCE:
+            if self._running[tenant_id] >= (1 if self._late[tenant_id] else AT_ONCE):
                 continue
             look = self._waiting[tenant_id].popleft()
             self._waiting.move_to_end(tenant_id)
             if not self._waiting[tenant_id]:
                 del self._waiting[tenant_id]
             self._running[tenant_id] += 1
-            work = asyncio.get_running_loop().run_in_executor(
-                self._threads, self._find, tenant_id, look.domain, look.question
-            )
+            loop = asyncio.get_running_loop()
+            look.late = loop.call_later(self._seconds, self._note_late, look)
+            work = loop.run_in_executor(self._threads, self._find, tenant_id, look.domain, look.question)
             work.add_done_callback(partial(self._done, look))
 
+    def _note_late(self, look: _Look) -> None:
+        look.late = None
+        self._late[look.tenant_id] += 1
+        self._start()
+
     def _done(self, look: _Look, work: asyncio.Future[Found]) -> None:
+        if look.late is None:
+            self._late -= Counter([look.tenant_id])
+        else:
+            look.late.cancel()
         self._running -= Counter([look.tenant_id])
         self._places -= Counter([look.tenant_id])
         if not look.answer.done() and not work.cancelled():

@@ -7,20 +7,26 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from aiohttp import web
 
-from personalization.errors import MemoryDocumentError, MemoryNotFoundError, PersonalizationError
+from personalization.errors import (
+    MemoryDocumentError,
+    MemoryNotFoundError,
+    PersonalizationError,
+    PromptNotFoundError,
+)
 from privacy.errors import PolicyError, PrivacyError, StorageError, UnknownTenantError
 from streams.errors import AccessDeniedError, MalformedRequestError, StreamsError, TooManyRequestsError
 from streams.http.adapters import AdapterRoutes
 from streams.http.answers import answer
 from streams.http.bodies import require_text
 from streams.http.budgets import BudgetRoutes
+from streams.http.choices import ChoiceRoutes
 from streams.http.listening import HEADER_SECONDS, BoundedListener
 from streams.http.memory import MemoryRoutes
 from streams.http.tenants import TenantRoutes
 from streams.http.tokens import TokenRoutes
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Collection, Mapping
 
     from privacy.policy.ceilings import PolicyCeilings
     from streams.http.memory import MemoryAccess
@@ -53,6 +59,7 @@ class HttpServer:
         header_seconds: time for a request's header.
         ceilings: what the platform allows a tenant's policy at most.
         memory: opens tenants' documents; ``None``: there are no routes for them.
+        signed_by: returns raw public keys that prompt templates may be signed with.
     """
 
     def __init__(
@@ -66,6 +73,7 @@ class HttpServer:
         ceilings: PolicyCeilings,
         header_seconds: float = HEADER_SECONDS,
         memory: MemoryAccess | None = None,
+        signed_by: Callable[[], Collection[bytes]] = tuple,
     ) -> None:
         self._host = host
         self._port = port
@@ -79,6 +87,7 @@ class HttpServer:
         application.router.add_get("/readyz", self._readiness)
         application.router.add_get("/metrics", self._metrics)
         TenantRoutes(access, ceilings).add_to(application.router)
+        ChoiceRoutes(access, ceilings, signed_by).add_to(application.router)
         for routes in (BudgetRoutes, AdapterRoutes, TokenRoutes):
             routes(access).add_to(application.router)
         if memory is not None:
@@ -145,7 +154,7 @@ async def _text_only(
 
 def _status(error: Exception) -> int:
     match error:
-        case UnknownTenantError() | MemoryNotFoundError():
+        case UnknownTenantError() | MemoryNotFoundError() | PromptNotFoundError():
             return 404
         case AccessDeniedError():
             return 403

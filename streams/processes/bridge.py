@@ -11,7 +11,8 @@ from personalization.training.base.directory import bundled_file, resolve_base
 from streams.broker.clients import client_broker
 from streams.client import AdapterCache, AdapterFeed
 from streams.errors import SettingsError
-from streams.processes.server import served_base, trusted_keys
+from streams.processes.public_keys import trusted_keys
+from streams.processes.server import served_base
 from streams.serving.engines.bridge import Bridge
 from streams.serving.engines.folder import FolderEngine
 from streams.serving.engines.gguf_lora import read_gguf_base

@@ -40,7 +40,7 @@ from streams.gateway.vllm_server import VllmUpstream
 from streams.gateway.wanted import BridgeWanted, NobodyToTell
 from streams.gateway.web import GatewayWeb
 from streams.processes.memory import finder
-from streams.processes.server import trusted_keys
+from streams.processes.public_keys import trusted_keys
 from streams.storage.schema import open_current
 from streams.telemetry import logs
 from streams.telemetry.gateway_metrics import GatewayMetrics

@@ -23,6 +23,7 @@ from privacy.keys.service import MasterKeys
 from privacy.keys.store import open_store
 from privacy.keys.transit import TransitKeys
 from streams.errors import SettingsError
+from streams.processes.public_keys import trusted_keys as keys_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -179,6 +180,20 @@ def trusted_keys(settings: Settings) -> list[bytes]:
     """Return the raw public keys whose signatures of this installation count: the signing key's, and earlier ones."""
     earlier = [bytes.fromhex(one) for one in earlier_public_keys(settings).values()]
     return [adapter_signer(settings).public_key, *earlier]
+
+
+def known_public_keys(settings: Settings) -> list[bytes]:
+    """Return the raw public keys that this machine knows to sign for the installation; it makes none.
+
+    A worker has no signing key, and is told its public half by ``DISCREET_SERVING__PUBLIC_KEYS``.
+
+    Raises:
+        SettingsError: one of them is no key.
+    """
+    told = keys_in(settings.serving.public_keys) if settings.serving.public_keys else []
+    if settings.signing.adapter_key is not None or settings.adapter_key_file.exists():
+        told = [adapter_signer(settings).public_key, *told]
+    return [*told, *(bytes.fromhex(one) for one in earlier_public_keys(settings).values())] if told else []
 
 
 def earlier_public_keys(settings: Settings) -> dict[str, str]:

@@ -9,7 +9,7 @@ from personalization.training.base.directory import fingerprint, resolve_base
 from streams.broker.clients import client_broker
 from streams.client import AdapterCache, AdapterFeed
 from streams.contracts.manifest import BaseFingerprintV1
-from streams.errors import SettingsError
+from streams.processes.public_keys import trusted_keys
 from streams.serving.fetching import fetchers
 from streams.serving.holder import AdapterHolder
 from streams.serving.tokens import server_tokens
@@ -86,21 +86,3 @@ def _seen(settings: Settings) -> Path:
 def served_base(directory: Path) -> BaseFingerprintV1:
     """Return the fingerprint of the base in ``directory``, as manifests write it."""
     return BaseFingerprintV1(**asdict(fingerprint(directory)))
-
-
-def trusted_keys(text: str) -> list[bytes]:
-    """Return the raw keys of a comma-separated list of hexadecimal keys.
-
-    Raises:
-        SettingsError: the list is empty or a key is not 32 bytes in hexadecimal.
-    """
-    try:
-        keys = [bytes.fromhex(part.strip()) for part in text.split(",") if part.strip()]
-    except ValueError:
-        keys = []
-    if not keys or any(len(key) != 32 for key in keys):
-        raise SettingsError(
-            "DISCREET_SERVING__PUBLIC_KEYS is not usable; allowed are 64 hexadecimal digits per key, "
-            "separated by commas"
-        )
-    return keys

@@ -148,7 +148,14 @@ def _choices(
         anchor=tools.anchor,
     )
     hears = observer or TrainerObserver()
-    return ChoiceTick(shop.engine, shop.clock.now, choices, heard=hears.turned, failed=hears.chore_failed)
+    return ChoiceTick(
+        shop.engine,
+        shop.clock.now,
+        choices,
+        heard=hears.turned,
+        failed=hears.chore_failed,
+        ended=hears.choice_ended,
+    )
 
 
 def _drift_reader(settings: Settings, tools: StartTools, observer: TrainerObserver | None) -> DriftReader:

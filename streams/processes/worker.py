@@ -26,6 +26,7 @@ from streams.http.server import HttpServer
 from streams.http.tokens import Access
 from streams.ingest.intake import Intake
 from streams.processes import wiring as bootstrap
+from streams.processes.keys import known_public_keys
 from streams.processes.liveness import Liveness
 from streams.processes.memory import memory_access
 from streams.storage import schema as database
@@ -92,6 +93,7 @@ class Worker:
             ),
             ceilings=self._settings.ceilings.ceilings(),
             memory=memory_access(self._settings, self._services.engine),
+            signed_by=lambda: known_public_keys(self._settings),
         )
 
     async def _work(self) -> None:

@@ -85,6 +85,12 @@ class TrainerMetrics(TrainerObserver):
             ("family", "followed"),
             registry=registry,
         )
+        self._choices = Counter(
+            "discreet_prompt_choices",
+            "Choices among prompt templates by how they ended.",
+            ("outcome",),
+            registry=registry,
+        )
         self._store_away = Gauge(
             "discreet_artifact_store_away", "1 while the artifact store takes no files.", registry=registry
         )
@@ -156,6 +162,11 @@ class TrainerMetrics(TrainerObserver):
         if family is not None:
             self._drift_alarms.labels(family, followed or "").inc()
         self._then.drift_read(outcome, family=family, followed=followed)
+
+    def choice_ended(self, outcome: str) -> None:
+        """Count a choice among prompt templates."""
+        self._choices.labels(outcome).inc()
+        self._then.choice_ended(outcome)
 
     def _hear(self) -> None:
         with self._guard:

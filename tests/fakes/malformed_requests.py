@@ -18,6 +18,7 @@ class Route(NamedTuple):
 
 
 _CHANGES = {"changes": {"contribution_bound": 4, "schedule.every_seconds": 86_400}, "reason": "fewer"}
+_CHOOSE = {"candidates": ["v1", "v2"], "reason": "which", "epsilon": 0.5, "percent": 10, "domain": "default"}
 OPERATOR_ROUTES = (
     Route("GET", "/healthz"),
     Route("GET", "/readyz"),
@@ -31,6 +32,8 @@ OPERATOR_ROUTES = (
     Route("GET", "/v1/tenants/{}/budget/plan", ("parameters", "releases", "per_period")),
     Route("GET", "/v1/tenants/{}/statement", ("release",)),
     Route("GET", "/v1/tenants/{}/adapters"),
+    Route("GET", "/v1/tenants/{}/prompts/choices", ("domain", "limit")),
+    Route("POST", "/v1/tenants/{}/prompts:choose", (), (_CHOOSE,)),
     Route("POST", "/v1/tenants/{}/tokens", (), ({"name": "bea", "role": "reader", "days": 3},)),
     Route("DELETE", "/v1/tenants/{}/tokens/{}"),
     Route("GET", "/v1/nothing/{}"),

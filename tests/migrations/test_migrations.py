@@ -7,14 +7,19 @@ import os
 import subprocess
 import sys
 import threading
+from contextlib import nullcontext
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
 
+from personalization.choices.tables import PromptChoiceRow
+from personalization.registry.queries import ensure_line
 from privacy.errors import StorageError
-from privacy.storage.session import open_engine
+from privacy.policy import versions as policies
+from privacy.storage.session import open_engine, transaction
 from streams.contracts.envelope import sender_digest
 from streams.ingest.identity import event_digest
 from streams.storage import schema as database
@@ -339,6 +344,31 @@ def test_a_wrong_or_unreachable_address_is_one_sentence(tmp_path):
         database.upgrade(f"sqlite:///{tmp_path}/missing/folder/x.db")
     with pytest.raises(StorageError, match="could not be opened"):
         database.current("postgresql+psycopg://nobody@127.0.0.1:1/none?connect_timeout=1")
+
+
+def test_a_database_with_an_open_choice_does_not_go_below_the_choices(database_url):
+    """Nobody would release or forfeit what it holds of the budget: only its row names the reservation."""
+    engine = open_engine(database_url)
+    at = datetime(2026, 3, 2, 9, 30, tzinfo=UTC)
+    with transaction(engine) as session:
+        policies.register_tenant(session, "acme", actor="test", now=at)
+        line = ensure_line(session, "acme", "default", now=at)
+        row = PromptChoiceRow(
+            choice_id="one", tenant_id="acme", domain="default", line_ref=line.line_ref, candidates_json="[]",
+            epsilon=0.5, percent=10.0, actor="ann", reason="why", asked_at=at, due_at=at, reservation_id="charge",
+        )  # fmt: skip
+        session.add(row)
+    for state in ("due", "leased", "failed"):
+        with engine.begin() as connection:
+            connection.execute(text("UPDATE prompt_choices SET state = :state"), {"state": state})
+        with (
+            nullcontext()
+            if state == "failed"
+            else pytest.raises(RuntimeError, match="1 choices among prompt")
+        ):
+            database.downgrade(database_url, "0032_memory_versions")
+        assert ("prompt_choices" in tables(database_url)) == (state != "failed")
+    engine.dispose()
 
 
 def test_a_database_that_keeps_vectors_matches_the_code_and_goes_down(empty_database_url):

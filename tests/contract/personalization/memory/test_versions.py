@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from sqlmodel import col, select, update
+from sqlmodel import col, delete, select, update
 
 from personalization.errors import MemoryMoveError, MemoryNotFoundError
 from personalization.memory import documents, histories, queries, restoring, versions
@@ -215,6 +215,28 @@ def test_what_was_there_before_versions_counts_and_is_signed_before_it_changes(s
     assert shelf.cited() == ["default/refunds@2"]
     assert shelf.back().brought_back == ("refunds@1",)
     assert shelf.cited() == ["default/refunds@1"]
+
+
+def test_what_an_older_process_forgot_is_gone_on_from_and_no_number_names_two_things(shelf):
+    """A process from before there were versions forgets documents and collections, and leaves their versions."""
+    shelf.add("refunds", REFUNDS)  # 1
+    shelf.add("refunds", REFUNDS.replace("14", "21"))  # 2
+    with transaction(shelf.engine) as session:
+        for table in (MemoryDocumentRow, MemoryCollectionRow):
+            session.exec(delete(table).where(col(table.tenant_id) == "acme"))
+    assert shelf.cited() == []
+    shelf.add("refunds", REFUNDS.replace("14", "7"))
+    assert shelf.cited() == ["default/refunds@3"]
+    told = shelf.told()
+    assert [(one["version"], one["documents"], one["signature_holds"]) for one in told] == [
+        (1, 1, True),
+        (2, 1, True),
+        (3, 1, True),
+    ]
+    assert shelf.back(1).not_kept == ("refunds@1",)
+    assert shelf.cited() == []
+    shelf.add("refunds", REFUNDS)
+    assert shelf.cited() == ["default/refunds@4"]
 
 
 def test_old_versions_are_given_up_with_their_texts(shelf, monkeypatch):

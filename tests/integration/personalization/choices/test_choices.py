@@ -32,7 +32,7 @@ from streams.outbox.tables import OutboxRow
 from tests.fakes.choosing import SOURCES, ChoosingWorld
 from tests.fakes.query_plans import noted_statements, without_index
 
-pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 def verified(world):
@@ -143,6 +143,7 @@ def test_what_was_drawn_is_charged_verified_and_stated(engine):
     assert "has no choice of a template" in found.text
 
 
+@SQLITE
 @pytest.mark.parametrize(
     ("policy", "said"),
     [
@@ -161,6 +162,7 @@ def test_what_a_policy_refuses_is_not_asked_for(engine, policy, said):
     assert world.rows() == []
 
 
+@SQLITE
 def test_what_public_numbers_refuse_is_not_asked_for(engine):
     world = ChoosingWorld(engine, users=1)
     for asked, said in (
@@ -176,6 +178,7 @@ def test_what_public_numbers_refuse_is_not_asked_for(engine):
     assert world.rows() == []
 
 
+@SQLITE
 @pytest.mark.parametrize(
     ("change", "outcome"),
     [
@@ -195,6 +198,7 @@ def test_a_policy_that_changed_since_it_was_asked_for_declines_it_without_a_char
     assert world.rows()[0].state == "declined"
 
 
+@SQLITE
 def test_a_budget_that_does_not_admit_it_is_said_at_once_and_how_many_releases_it_takes(engine):
     world = ChoosingWorld(engine, users=1, lifetime_epsilon=4.0, period_epsilon=4.0)
     _, forecast = world.ask(epsilon=2.0)
@@ -217,6 +221,7 @@ def test_a_second_choice_of_a_line_waits_until_the_first_is_done(engine):
     world.ask()
 
 
+@SQLITE
 def test_a_template_that_the_database_alone_vouches_for_is_no_candidate(engine):
     """What is drawn is signed anew, so a row that somebody wrote must not become what the platform signed."""
     world = ChoosingWorld(engine, users=1)
@@ -282,6 +287,7 @@ def test_one_choice_is_taken_at_a_time_and_whoever_takes_it_is_heard_of_meanwhil
     assert tick.run() is None
 
 
+@SQLITE
 def test_whoever_watches_trainers_is_told_of_a_choice_that_failed(engine):
     world = ChoosingWorld(engine, users=2)
     world.answer(1)
@@ -297,6 +303,7 @@ def test_whoever_watches_trainers_is_told_of_a_choice_that_failed(engine):
     assert failed == ["prompt_choices"]
 
 
+@SQLITE
 @pytest.mark.parametrize("damage", ["[1", "[1]"])
 def test_a_choice_whose_row_is_damaged_ends_and_no_trainer_with_it(engine, damage):
     world = ChoosingWorld(engine, users=2)
@@ -311,6 +318,37 @@ def test_a_choice_whose_row_is_damaged_ends_and_no_trainer_with_it(engine, damag
     assert world.voting.jobs == []
 
 
+@SQLITE
+@pytest.mark.parametrize(
+    ("column", "damage", "told"),
+    [
+        ("drawn_json", "{", {"drawn": None}),
+        ("drawn_json", '{"drawn": {"format": "discreet.prompt-choice.v1", "candidate": 1, "candidates": [1]}}',
+         {"drawn": None}),
+        ("candidates_json", "[1", {"candidates": [], "drawn": None}),
+    ],
+)  # fmt: skip
+def test_a_choice_whose_row_is_damaged_is_said_to_be_and_the_others_are_told(engine, column, damage, told):
+    world = ChoosingWorld(engine, users=2)
+    world.answer(1)
+    first, _ = world.ask(percent=0)
+    asked_at = first.asked_at
+    world.tick()
+    world.now += timedelta(minutes=1)
+    world.ask(percent=0)
+    world.tick()
+    with transaction(engine) as session:
+        row = session.get(PromptChoiceRow, first.choice_id)
+        setattr(row, column, damage)
+        session.add(row)
+    with transaction(engine) as session:
+        found = choices_between(session, "acme", "default", asked_at, None)
+    assert [one["damaged"] for one in found] == [True, False]
+    assert found[0] == {**found[0], **told, "outcome": "chosen"}
+    assert found[1]["drawn"] in found[1]["candidates"]
+
+
+@SQLITE
 def test_every_statement_of_a_choice_has_an_index(engine):
     world = ChoosingWorld(engine, users=2)
     world.answer(1)

@@ -7,6 +7,7 @@ import re
 import shlex
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,13 +17,15 @@ from personalization.training.base.directory import BaseDirectory
 from personalization.training.child.job import vote
 from personalization.training.child.parent import run_vote
 from personalization.training.jobs.wire import decode_job, encode_job
+from privacy.storage.session import server_now, transaction
+from streams.cli import prompt_choices
 from streams.cli.main import main
 from streams.processes.keys import adapter_signer
 from streams.settings import load_settings
 from tests.fakes.choosing import ChoosingWorld
 from tests.fakes.tiny_models import write_tiny_base
 
-pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 ROOT = Path(__file__).resolve().parents[4]
 FLAGS = PerformanceFlags(device="cpu", threads=1)
 WHY = ("--reason", "which do users like", "--actor", "ann")
@@ -95,6 +98,7 @@ def as_the_page_shows(capsys):
     return capsys.readouterr().out.splitlines()
 
 
+@SQLITE
 def test_users_answers_choose_a_template_which_is_tried_listed_verified_and_rolled_back(world, base, capsys):
     asked_for = []
 
@@ -115,11 +119,13 @@ def test_users_answers_choose_a_template_which_is_tried_listed_verified_and_roll
     assert [one.rpartition(": ")[2].split()[0] for one in listed] == ["due", "chosen"]
 
 
+@SQLITE
 @pytest.mark.slow
 def test_the_votes_are_taken_in_a_child_process(world, base, capsys):
     chosen(world, base, capsys, run_vote)
 
 
+@SQLITE
 def test_what_is_refused_says_how_many_users_it_would_take(world, capsys):
     words = ("prompts", "choose", "acme", "--candidates", "v1,v2,v3", "--epsilon", "0.05", *WHY)
     status, _, err = run(capsys, *words)
@@ -129,3 +135,17 @@ def test_what_is_refused_says_how_many_users_it_would_take(world, capsys):
     status, _, err = run(capsys, "prompts", "choose", "acme", "--candidates", "v1,v9", *WHY)
     assert status != 0
     assert "[personalization.prompt.unknown]" in err
+
+
+def test_it_is_asked_for_at_the_time_of_the_database_and_not_of_whoever_asks(
+    world, engine, database_url, capsys, monkeypatch
+):
+    """The time says which period pays and which signals are read; a file has no clock but its machine's."""
+    behind = datetime.now(UTC) - timedelta(days=60)
+    monkeypatch.setattr(prompt_choices, "datetime", SimpleNamespace(now=lambda _zone: behind))
+    asked = done(capsys, "prompts", "choose", "acme", "--candidates", "v1,v2,v3", "--epsilon", "1", *WHY)
+    with transaction(engine) as session:
+        theirs = server_now(session)
+    assert (theirs is None) == database_url.startswith("sqlite")
+    expected = behind if theirs is None else theirs
+    assert abs(datetime.fromisoformat(asked["asked_at"]) - expected) < timedelta(minutes=5)

@@ -343,6 +343,49 @@ def test_a_tenant_whose_memory_is_slow_makes_no_other_tenant_wait(monkeypatch):
     assert told.count("away") == 12
 
 
+def test_tenants_whose_indexes_are_stuck_leave_the_threads_to_the_others():
+    """Nobody can end a look-up: once it takes too long another thread takes the place of its own, up to a bound."""
+    import asyncio
+
+    go_on, started = threading.Event(), []
+
+    def find(tenant, *_):
+        started.append(tenant)
+        if tenant.startswith("stuck"):
+            go_on.wait(20)
+        return Found(outcome=Outcome.NOTHING_FOUND)
+
+    async def run():
+        memories = Memories(find, seconds=0.05, told=lambda _: None)
+
+        async def outcome(tenant):
+            return (await memories.find(tenant, "default", "a")).outcome
+
+        for tenants in (("stuck-0", "stuck-1"), ("stuck-2",)):  # six threads, two of each
+            crowd = [tenant for tenant in tenants for _ in range(3)]
+            assert set(await asyncio.gather(*map(outcome, crowd))) == {Outcome.AWAY}
+        before = [await outcome(f"quick-{n}") for n in range(4)]
+        assert await outcome("stuck-0") is Outcome.AWAY
+        held = sorted(started[:6])
+        # More than the bound are late: as many threads as ever, and no more, can be held beside them.
+        crowd = [f"stuck-{n}" for n in (3, 4, 5) for _ in range(2)]
+        await asyncio.gather(*map(outcome, crowd))
+        after, most = await outcome("quick-9"), memories._running.total()
+        go_on.set()
+        while memories._running.total():
+            await asyncio.sleep(0.01)
+        again = await outcome("stuck-0")
+        memories.close()
+        return before, held, after, most, memories._late.total(), again
+
+    before, held, after, most, late, again = asyncio.run(run())
+    assert before == [Outcome.NOTHING_FOUND] * 4
+    assert held == ["stuck-0", "stuck-0", "stuck-1", "stuck-1", "stuck-2", "stuck-2"]
+    assert (after, most) == (Outcome.AWAY, 10)
+    assert late == 0
+    assert again is Outcome.NOTHING_FOUND
+
+
 def test_all_tenants_together_have_a_bound_and_a_failure_says_so(monkeypatch):
     import asyncio
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import sqlite3
 import threading
 
 import aiohttp
@@ -106,7 +107,7 @@ def test_documents_are_approved_listed_found_and_removed_and_each_act_is_audited
         ("POST", f"{of}:search", tokens["rob"], QUESTION),
         ("DELETE", f"{of}/shop/refunds?reason=wrong", tokens["bea"], None),
         ("POST", f"{of}:search", "platform-token", QUESTION),
-        ("DELETE", f"{of}/shop/refunds", tokens["bea"], None),
+        ("DELETE", f"{of}/shop/nothing", tokens["bea"], None),
     )
     assert (approved[0], approved[1]["documents"][0]["version"]) == (201, 1)
     (one,) = listed[1]["documents"]
@@ -129,6 +130,37 @@ def test_documents_are_approved_listed_found_and_removed_and_each_act_is_audited
         ("bea", "memory.documents_added", ["shop/refunds@1"], "rules of May"),
         ("bea", "memory.documents_removed", ["shop/refunds@1"], "wrong"),
     ]
+
+
+def test_a_removal_whose_files_cannot_be_overwritten_says_so_and_repeating_it_finishes(
+    installation, tmp_path
+):
+    _, tokens = installation
+    of = ALL.format("acme")
+    file = tmp_path / "memory.db"
+    engine = open_engine(f"sqlite:///{file}", busy_timeout_seconds=0.1)
+    assert ask(engine, ("POST", of, tokens["bea"], REFUNDS))[0][0] == 201
+    reader = sqlite3.connect(file, isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute(
+        "SELECT count(*) FROM memory_documents"
+    ).fetchall()  # an earlier state, which the log must keep
+    gone = ("DELETE", f"{of}/shop/refunds", tokens["bea"], None)
+    (failed, found) = ask(engine, gone, ("POST", f"{of}:search", tokens["bea"], QUESTION))
+    assert (failed[0], failed[1]["error"]["code"]) == (503, "privacy.storage.unavailable")
+    assert "found no more" in failed[1]["error"]["text"]
+    assert found[1]["found"]["outcome"] == "no_memory"
+    reader.close()
+    (repeated,) = ask(engine, gone)
+    assert repeated == (
+        200,
+        {"tenant": "acme", "collection": "default", "removed": [{"id": "shop/refunds", "version": 1}]},
+    )
+    assert (tmp_path / "memory.db-wal").stat().st_size == 0
+    with reading(engine) as session:
+        actions = [one.action for one in audit_trail.read(session, "acme")]
+    assert actions.count("memory.documents_removed") == 1
+    engine.dispose()
 
 
 def test_a_token_of_another_tenant_or_without_the_right_gets_and_changes_nothing(installation):

@@ -157,7 +157,6 @@ def begin(engine, fails=(), **policy):
     return world, Watched(world, fails)
 
 
-@SQLITE
 def test_nothing_is_read_before_the_charge_is_running_and_anchored_nor_told_before_the_draw_is(engine):
     world, watched = begin(engine)
     world.tick(signals=watched, anchor=watched)
@@ -179,7 +178,6 @@ def test_a_budget_that_admits_nothing_reads_nothing(engine, monkeypatch):
     assert [row.outcome for row in world.rows()] == ["budget_exhausted"]
 
 
-@SQLITE
 # Calls of one choice: 1 check, 2 secure (reserved), 3 read, 4 vote, 5 secure (drawn and stored).
 @pytest.mark.parametrize(
     ("dies_at", "state", "reads"),

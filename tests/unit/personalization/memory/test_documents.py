@@ -6,8 +6,10 @@ from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from personalization.memory.documents import scrub
+from privacy.errors import StorageError
 
 
 @pytest.mark.parametrize(
@@ -22,3 +24,15 @@ def test_vectors_that_postgresql_keeps_are_vacuumed_with_the_documents(table, va
     opened = SimpleNamespace(execution_options=lambda **_: nullcontext(connection))
     scrub(SimpleNamespace(dialect=SimpleNamespace(name="postgresql"), connect=lambda: opened))
     assert said == [f"VACUUM {name}" for name in vacuumed]
+
+
+def test_a_database_that_refuses_is_a_failure_that_may_be_tried_again():
+    def refuse(_):
+        raise OperationalError("VACUUM", None, OSError("away"))
+
+    opened = SimpleNamespace(
+        execution_options=lambda **_: nullcontext(SimpleNamespace(exec_driver_sql=refuse))
+    )
+    with pytest.raises(StorageError, match="found no more") as error:
+        scrub(SimpleNamespace(dialect=SimpleNamespace(name="postgresql"), connect=lambda: opened))
+    assert error.value.retryable

@@ -5,6 +5,7 @@ from __future__ import annotations
 from unittest.mock import MagicMock
 
 from personalization.choices import tick as tick_module
+from personalization.choices.values import ChoiceOutcome
 from personalization.errors import TrainingFailedError
 from personalization.planning.plan import PerformanceFlags
 from streams.processes import trainer
@@ -28,5 +29,7 @@ def test_a_trainer_that_waits_for_votes_is_alive_and_its_failures_are_counted(mo
     tick._choices.take.side_effect = take
     monkeypatch.setattr(tick_module, "transaction", MagicMock())
     monkeypatch.setattr(tick_module, "lease_choice", MagicMock())
+    tick._choices.forfeit.return_value = ChoiceOutcome.FORFEITED
     tick.run()
     assert b'discreet_chore_failures_total{chore="prompt_choices"} 1.0' in metrics.exposition()
+    assert b'discreet_prompt_choices_total{outcome="forfeited"} 1.0' in metrics.exposition()

@@ -18,7 +18,7 @@ from streams.contracts.adapter import PromptsV1, PromptTemplateV1
 from streams.contracts.codec import Decoded, decode_ack
 from streams.contracts.topics import SERVING_ACKS
 from streams.errors import SettingsError
-from streams.processes.server import trusted_keys
+from streams.processes.public_keys import trusted_keys
 from streams.serving.holder import AdapterHolder, Holdings
 from streams.serving.web import ServingWeb
 

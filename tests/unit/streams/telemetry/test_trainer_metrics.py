@@ -83,3 +83,15 @@ def test_failures_beside_the_rounds_are_counted_like_a_workers():
     metrics = TrainerMetrics(stall_seconds=60.0)
     metrics.chore_failed("rollouts")
     assert samples(metrics)["discreet_chore_failures_total", "rollouts"] == 1
+
+
+def test_choices_among_templates_are_counted_by_how_they_ended_and_passed_on():
+    listener = Listener()
+    listener.choice_ended = listener.heard.append
+    metrics = TrainerMetrics(listener, stall_seconds=60.0)
+    for outcome in ("chosen", "forfeited", "chosen"):
+        metrics.choice_ended(outcome)
+    found = samples(metrics)
+    assert found["discreet_prompt_choices_total", "chosen"] == 2
+    assert found["discreet_prompt_choices_total", "forfeited"] == 1
+    assert listener.heard == ["chosen", "forfeited", "chosen"]
