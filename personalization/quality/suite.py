@@ -8,7 +8,7 @@ rounds, so the noise is what a round would add, its cohort count and its vote on
 
 The meta start is made as in production, of the other tenants' private adapters. Nothing here is a release.
 
-Longer than 400 lines, because every way that is compared is measured beside the others.
+Longer than 400 lines, because every arm is compared with the same base, users and bounds, which one run holds.
 """
 
 from __future__ import annotations
