@@ -107,6 +107,15 @@ class ManualClock:
         return self._now
 
 
+@pytest.fixture
+def fixed_draws():
+    """Have readings, looks and rollouts draw the same in every run (``tests/fakes/fixed_draws.py``)."""
+    from tests.fakes.fixed_draws import drawing_the_same
+
+    with drawing_the_same():
+        yield
+
+
 @pytest.fixture(autouse=True)
 def threads_of_torch_stay():
     """A test that sets the number of torch's threads sets it for itself only: sums depend on it in the last bits."""

@@ -94,10 +94,7 @@ class ObjectArtifactStore:
         if not {entry.path for entry in manifest.files} <= stored:
             shutil.rmtree(copy, ignore_errors=True)
             raise weights_gone(version_id)
-        try:
-            for entry in manifest.files:
-                check_bytes((copy / entry.path).read_bytes(), entry)
-        except (OSError, ArtifactCorruptError):
+        if not _is_whole(copy, manifest):
             self._fetch(manifest, copy)
         return copy
 
@@ -193,13 +190,28 @@ class ObjectArtifactStore:
                     raise weights_gone(manifest.version_id()) from error
                 check_bytes(data, entry)
                 (stage / entry.path).write_bytes(data)
+            if _is_whole(copy, manifest):
+                return  # another process of this machine was faster, and may be reading it
             shutil.rmtree(copy, ignore_errors=True)
-            stage.rename(copy)
+            try:
+                stage.rename(copy)
+            except OSError:
+                if not _is_whole(copy, manifest):
+                    raise
         finally:
             shutil.rmtree(stage, ignore_errors=True)
 
     def _key(self, version_id: str, name: str) -> str:
         return f"{_VERSIONS}/{folder_of(version_id)}/{name}"
+
+
+def _is_whole(copy: Path, manifest: AdapterManifest) -> bool:
+    try:
+        for entry in manifest.files:
+            check_bytes((copy / entry.path).read_bytes(), entry)
+    except (OSError, ArtifactCorruptError):
+        return False
+    return True
 
 
 class ObjectCandidates:

@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import threading
 import time
+import traceback
 from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -58,6 +59,9 @@ _log = structlog.get_logger(__name__)
 _LOST = (LeaseLostError, FencedError)
 STORE_CHECK_SECONDS = 30.0  # so long a store that took files counts as one that will
 STORE_PAUSE_SECONDS = 10.0  # between two attempts to publish what is trained
+LONGEST_PAUSE_SECONDS = 30.0  # between two turns that fail
+ROUNDS = "rounds"
+UPKEEP = "upkeep"
 BASE_CHANGED = (
     "the base model's files are not those that this process started with, so nothing is trained on them; restore them, "
     "or start the trainer again if the new ones are meant"
@@ -167,9 +171,13 @@ class Trainer:
         return self._kill.is_set()
 
     def run(self) -> None:
-        """Work until ``request_stop``; a database that is away is waited for, with growing pauses."""
+        """Work until ``request_stop``; a database that is away is waited for, with growing pauses.
+
+        So is whatever nobody foresaw: a process that ended of it would leave its rounds to the next trainer, and each
+        would end in its turn. The leases run out meanwhile and the ledger decides, as after a crash.
+        """
         pause = self._options.poll.total_seconds()
-        away = 0
+        away = failing = 0
         while not self._stop.is_set():
             self._observer.turned()
             try:
@@ -178,11 +186,16 @@ class Trainer:
                 away += 1
                 if away == 1:
                     _log.warning("database_away", code=error.code, reason=str(error))
-                self._stop.wait(min(30.0, pause * 2**away))
+                self._stop.wait(min(LONGEST_PAUSE_SECONDS, pause * 2**away))
+                continue
+            except Exception as error:  # noqa: BLE001  # see above; its text may hold what somebody wrote
+                failing += 1
+                self._unforeseen(ROUNDS, error)
+                self._stop.wait(min(LONGEST_PAUSE_SECONDS, pause * 2**failing))
                 continue
             if away:
                 _log.info("database_back", attempts=away)
-                away = 0
+            away = failing = 0
             self._keep_up()
             if not worked:
                 self._stop.wait(pause)
@@ -197,6 +210,15 @@ class Trainer:
                 chore()
             except (PersonalizationError, PrivacyError, OSError) as error:
                 _log.warning("upkeep_failed", code=getattr(error, "code", "os.error"), reason=str(error))
+            except Exception as error:  # noqa: BLE001  # two that do one chore at once may trip over each other
+                self._unforeseen(UPKEEP, error)
+
+    def _unforeseen(self, chore: str, error: Exception) -> None:
+        """Tell of an error by its name and place alone."""
+        frames = traceback.extract_tb(error.__traceback__)
+        place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else None
+        self._observer.chore_failed(chore)
+        _log.error("chore_failed", chore=chore, error=type(error).__name__, place=place)
 
     def _forget_left(self) -> None:
         self._candidates.sweep(older_than=time.time() - LONGEST_KEPT.total_seconds())

@@ -86,9 +86,10 @@ class AnchorGuard:
             AnchorUnavailableError: the anchor cannot be read.
         """
         with self._lock:
+            said = self._said_before()
             self.refresh()
             with reading(self._engine) as session:
-                number = self._timeline(session)
+                number = self._timeline(session, said=said)
                 self._require(session, [tenant_id], number)
 
     def secure(self, tenant_id: str) -> None:
@@ -129,9 +130,10 @@ class AnchorGuard:
             AnchorUnavailableError: the anchor cannot be read.
         """
         with self._lock:
+            said = self._said_before()
             self.refresh()
             with reading(self._engine) as session:
-                number = self._timeline(session)
+                number = self._timeline(session, said=said)
                 owners = sorted(self.tenants)
                 for start in range(0, len(owners), OWNERS_AT_ONCE):
                     self._require(session, owners[start : start + OWNERS_AT_ONCE], number)
@@ -273,8 +275,11 @@ class AnchorGuard:
         ):
             self.offsets = found
 
-    def lost(self, session: Session) -> str | None:
-        """Say why the anchor, as far as it was read, can tell nothing about this database; ``None`` where it can."""
+    def lost(self, session: Session, *, said: bool = True) -> str | None:
+        """Say why the anchor, as far as it was read, can tell nothing about this database; ``None`` where it can.
+
+        ``said``: whether the database said that it was anchored before the anchor was read.
+        """
         if self.tenants or self.offsets is not None:
             return None
         if self._forged:  # also where the key store was set back to before the signing key
@@ -282,20 +287,31 @@ class AnchorGuard:
                 "what is anchored is not signed by this installation; put its key store back, or, if the database is "
                 "the newest, find out who wrote it and run `discreet restore --accept-lost-anchor`"
             )
-        if timeline(session) is not None:
+        if said and timeline(session) is not None:
             return (
                 "the anchor holds nothing, though this database was anchored; put its topic or file back, or, if the "
                 "database is the newest, run `discreet restore --accept-lost-anchor`"
             )
         return None
 
-    def _timeline(self, session: Session) -> int:
+    def _said_before(self) -> bool:
+        """Return whether the database says that it was anchored, asked before the anchor is read.
+
+        All else is read after it. But whoever anchors for the first time writes the anchor and then says so here: who
+        looks at the anchor before that, and here after it, takes it for lost.
+        """
+        if self.tenants or self.offsets is not None:
+            return True  # nobody will ask
+        with reading(self._engine) as session:
+            return timeline(session) is not None
+
+    def _timeline(self, session: Session, *, said: bool) -> int:
         """Return in which timeline the database is, having compared it with the anchor's.
 
         Raises:
             RewoundError: it is an earlier one, or the anchor is lost.
         """
-        if (lost := self.lost(session)) is not None:
+        if (lost := self.lost(session, said=said)) is not None:
             raise RewoundError(lost)
         own, newest = timeline(session), self.newest_timeline()
         if (own or 0) < newest:
@@ -339,8 +355,9 @@ class AnchorGuard:
         *,
         offsets: bool = False,
     ) -> None:
+        said = timeline(session) is not None  # on SQLite this takes the lock that others wait for
         self.refresh()
-        number = self._timeline(session)
+        number = self._timeline(session, said=said)
         held = self._require(session, owners, number)
         moved = [one for owner, one in held.items() if self.tenants.get(owner) != one]
         consumed = None

@@ -33,6 +33,7 @@ def open_anchor(
 ) -> AnchorGuard:
     """Return the anchor of the configured database; nothing is connected yet.
 
+    The state directory is made where the anchor lies in it: a worker beside PostgreSQL puts nothing else there.
     It signs with a key of the key store, which a rotation of the master key leaves as it is. Records that were signed
     with a key derived from a master key that is still set count as well, until ``AnchorGuard.renew`` signs them anew.
     """
@@ -57,4 +58,5 @@ def _store(settings: Settings) -> AnchorStore:
     database = make_url(settings.database_url).database
     if sqlite and database:
         return FileAnchor(Path(f"{database}.anchor"))
+    settings.state.mkdir(parents=True, exist_ok=True)
     return FileAnchor(settings.state / "anchor")

@@ -154,7 +154,8 @@ def _kept_key(path: Path, what: str) -> bytes:
     try:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            made = path.with_name(f"{path.name}.{os.getpid()}")
+            # Not by the process's number: in containers that share a folder all have the same.
+            made = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
             with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
                 file.write(base64.b64encode(secrets.token_bytes(SEED_BYTES)).decode() + "\n")
             try:

@@ -264,6 +264,33 @@ def test_the_first_result_of_a_reservation_is_the_only_one(shelf, source, tmp_pa
         first.find("../r-1")
 
 
+def test_a_result_that_another_trainer_took_up_and_forgot_is_gone(shelf, source, monkeypatch):
+    candidates = shelf.store.candidates
+    monkeypatch.setattr(candidates, "find", lambda _: None)  # so soon after it was stored
+    with pytest.raises(ArtifactCorruptError, match="is gone"):
+        candidates.keep("r-1", source, b"{}")
+
+
+def test_two_processes_of_one_machine_fetch_a_version_at_once(
+    server, manifest, source, tmp_path, monkeypatch
+):
+    shelf = Shelf("s3", tmp_path, tmp_path.name)
+    put(shelf.store, manifest, source)
+    one, other = shelf.another("machine"), shelf.another("machine")
+    read, opened = Bucket.read, []
+
+    def read_while_the_other_is_faster(bucket, key):
+        if key.endswith(WEIGHTS) and not opened:
+            opened.append(None)
+            opened[0] = other.open(manifest.version_id()).stat().st_ino
+        return read(bucket, key)
+
+    monkeypatch.setattr(Bucket, "read", read_while_the_other_is_faster)
+    assert (
+        one.open(manifest.version_id()).stat().st_ino == opened[0]
+    )  # still what the other one may be reading
+
+
 def test_a_store_that_is_away_says_so_and_takes_files_when_it_is_back(manifest, source, tmp_path):
     with s3_server() as server:
         store = open_store("s3://adapters/p", tmp_path / "local")

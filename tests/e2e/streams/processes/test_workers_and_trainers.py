@@ -41,6 +41,7 @@ TENANTS = ("acme", "globex", "initech")
 USERS = 12
 PARTITIONS = 2
 DEADLINE_SECONDS = 400
+LAST_LINES = 60
 DIALECT = "postgresql" if os.environ.get("DISCREET_TEST_POSTGRES") else "sqlite"
 CLOSED = {"done", "failed", "declined"}
 
@@ -48,10 +49,24 @@ CLOSED = {"done", "failed", "declined"}
 def wait_until(done, processes, expected_to_end=()):
     end = time.monotonic() + DEADLINE_SECONDS
     while not done():
-        assert time.monotonic() < end, "it takes too long"
+        assert time.monotonic() < end, "\n".join(["it takes too long", *map(last_words, processes)])
         for process in processes:
-            assert process in expected_to_end or process.poll() is None, process.args
+            assert process in expected_to_end or process.poll() is None, last_words(process)
         time.sleep(0.1)
+
+
+def last_words(process):
+    """What a process said last, so that a failure says why."""
+    lines = process.log.read_text("utf-8", errors="replace").splitlines()[-LAST_LINES:]
+    return "\n".join([f"--- {process.log.stem}, exit status {process.poll()}:", *lines])
+
+
+def end(processes):
+    """Ask processes to end, and wait until they have done so in order."""
+    for process in processes:
+        process.send_signal(signal.SIGTERM)
+    for process in processes:
+        assert process.wait(180) == 0, last_words(process)
 
 
 @pytest.fixture
@@ -81,7 +96,8 @@ def start(tmp_path, database_url):
         }
 
         def run(command):
-            with (tmp_path / f"{command}-{len(started)}.log").open("wb") as log:
+            path = tmp_path / f"{command}-{len(started)}.log"
+            with path.open("wb") as log:
                 process = subprocess.Popen(
                     [sys.executable, "-m", "streams.cli.main", command],
                     cwd=ROOT,
@@ -89,6 +105,7 @@ def start(tmp_path, database_url):
                     stdout=log,
                     stderr=log,
                 )
+            process.log = path
             started.append(process)
             return process
 
@@ -213,7 +230,4 @@ def test_rounds_are_shared_by_all_and_a_killed_trainers_round_is_taken_over(engi
     traces = {trace.format_trace_id(round_context(row.round_id).trace_id) for row in done}
     assert {each.envelope.traceparent.split("-")[1] for each in published.values()} == traces
 
-    for process in [*workers, *trainers]:
-        process.send_signal(signal.SIGTERM)
-    assert [process.wait(180) for process in workers] == [0, 0]
-    assert [process.wait(180) for process in trainers if process is not victim] == [0, 0]
+    end([*workers, *(process for process in trainers if process is not victim)])

@@ -18,6 +18,7 @@ from privacy.audit import trail
 from tests.fakes.drifting import LONG, SHORT, user
 from tests.fakes.rollouts import RolloutShop, told_of
 
+pytestmark = pytest.mark.usefixtures("fixed_draws")
 WEEK = timedelta(days=7)
 DRIFT = {"share": 0.25, "planned_readings": 8, "on_drift": "fall_back"}
 

@@ -29,6 +29,9 @@ from streams.contracts.interaction import Edited, Rating
 from tests.fakes.compared import LOOK_SECONDS, ComparedShop
 from tests.integration.personalization.registry.test_rollouts import ONE_DATABASE, assert_replayed
 
+# Looks are noisy and who gets which version is drawn: what these tests say is of draws that are typical.
+pytestmark = pytest.mark.usefixtures("fixed_draws")
+
 
 @pytest.fixture
 def shop(engine, clock, tmp_path):

@@ -317,6 +317,34 @@ def test_a_stopped_trainer_puts_its_job_down_and_another_finishes_it(
     assert facts(shop, round_id)[0].state == RoundState.DONE
 
 
+def test_what_nobody_foresaw_ends_neither_the_trainer_nor_its_upkeep(shop):
+    round_id, kept_up = shop.open_round(), []
+
+    def stumble(_should_stop):
+        shop.clock.advance(seconds=61)  # the lease runs out meanwhile
+        shop.trainer.during = lambda _should_stop: None
+        raise ValueError("what a user wrote")
+
+    def trip():
+        raise RuntimeError("what a user wrote")
+
+    def leave():
+        kept_up.append(True)
+        process.request_stop()
+
+    shop.trainer.during = stumble
+    process = shop.process(poll=timedelta(milliseconds=1), upkeep=(trip, leave))
+    with capture_logs() as logs:
+        process.run()
+    assert_sound(shop, round_id)
+    assert facts(shop, round_id)[0].state == RoundState.DONE
+    assert kept_up == [True]
+    failed = [(one["chore"], one["error"]) for one in logs if one["event"] == "chore_failed"]
+    assert failed == [("rounds", "ValueError"), ("upkeep", "RuntimeError")]
+    assert all(one["place"].startswith("test_crashes.py:") for one in logs if one["event"] == "chore_failed")
+    assert "a user wrote" not in str(logs)
+
+
 def test_a_lost_lease_ends_the_child_and_only_that_round(shop):
     shop.add_tenant("beta")
     lost, kept = shop.open_round("acme"), shop.open_round("beta")

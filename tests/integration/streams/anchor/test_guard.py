@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 from sqlmodel import func, select
 
 from privacy.anchor.due import mark_due
 from privacy.anchor.tables import AnchorDueRow
-from privacy.errors import AnchorUnavailableError, RewoundError
+from privacy.errors import AnchorUnavailableError, RewoundError, StorageError
 from privacy.ledger.tables import LedgerEntryRow
-from privacy.storage.session import transaction
+from privacy.storage.session import open_engine, transaction
 from privacy.storage.subjects import Subject
 from streams.anchor.marks import tenants_held
 from streams.client.testing import InMemoryBroker
@@ -228,6 +230,30 @@ def test_an_anchor_that_was_deleted_is_no_new_anchor(engine, clock, broker, shop
     broker.create_topic(ANCHOR.name)
     with pytest.raises(RewoundError, match="the anchor holds nothing"):
         guard_of(engine, broker, clock=clock).require_newest()
+
+
+@pytest.mark.parametrize("asks", ["require_newest", "check", "secure"])
+def test_whoever_asks_while_another_anchors_for_the_first_time_does_not_take_the_anchor_for_lost(
+    engine, database_url, clock, broker, shop, asks
+):
+    elsewhere = open_engine(str(database_url), busy_timeout_seconds=0.05)
+    neighbour, guard = guard_of(elsewhere, broker, clock=clock), guard_of(engine, broker, clock=clock)
+    refresh = guard.refresh
+    with transaction(engine) as session:
+        mark_due(session, "acme")
+
+    def refresh_just_before_the_neighbour_writes():
+        refresh()
+        with suppress(StorageError):  # who only looks holds no lock; who writes does, and then SQLite refuses
+            neighbour.advance()
+
+    guard.refresh = refresh_just_before_the_neighbour_writes
+    asked = getattr(guard, asks)
+    asked(*([] if asks == "require_newest" else ["acme"]))
+    elsewhere.dispose()
+    fresh = guard_of(engine, broker, clock=clock)
+    fresh.require_newest()
+    assert list(fresh.tenants) == ["acme"]
 
 
 def test_a_wrong_or_empty_database_is_noticed(engine, clock, broker, shop, tmp_path, sqlite_template):

@@ -21,6 +21,26 @@ from tests.fakes.training import Workshop
 FIRST, SECOND = bytes(range(32)), bytes(range(32, 64))
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_whoever_is_first_makes_the_folder_of_the_anchor(engine, database_url, clock, tmp_path):
+    """A worker beside PostgreSQL and the embedded broker uses the state directory for nothing else."""
+    settings = Settings(
+        state=tmp_path / "state" / "of-nobody",
+        database={"url": "postgresql+psycopg://nobody@127.0.0.1/nothing"},
+        keys={"url": prepared_store_url(database_url)},
+        broker={"embedded": True},
+        master_key=_text(FIRST),
+    )
+    Workshop(engine, clock, tmp_path).add_tenant()
+    with (
+        closing(open_keyring(settings)) as keyring,
+        closing(open_anchor(settings, engine, keyring, clock.now)) as guard,
+    ):
+        guard.secure("acme")
+        guard.require_newest()
+    assert (settings.state / "anchor").is_file()
+
+
 def test_the_anchor_outlives_the_master_key_that_it_was_signed_under(engine, database_url, clock, tmp_path):
     keys, file = prepared_store_url(database_url), tmp_path / "anchor"
 

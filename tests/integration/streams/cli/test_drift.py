@@ -10,7 +10,10 @@ from privacy.storage.session import transaction
 from streams.cli.main import main
 from tests.fakes.drifting import DriftWorld
 
-pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+pytestmark = [
+    pytest.mark.parametrize("database_url", ["sqlite"], indirect=True),
+    pytest.mark.usefixtures("fixed_draws"),
+]
 
 
 @pytest.fixture

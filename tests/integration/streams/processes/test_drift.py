@@ -11,7 +11,10 @@ from streams.processes.drift import DriftReader
 from streams.telemetry.trainer_metrics import TrainerMetrics
 from tests.fakes.drifting import WEEK, DriftWorld
 
-pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+pytestmark = [
+    pytest.mark.parametrize("database_url", ["sqlite"], indirect=True),
+    pytest.mark.usefixtures("fixed_draws"),
+]
 
 
 def test_the_thread_reads_what_is_due_tells_metrics_and_goes_on_after_a_failure(engine, monkeypatch):
