@@ -60,6 +60,7 @@ _LOST = (LeaseLostError, FencedError)
 STORE_CHECK_SECONDS = 30.0  # so long a store that took files counts as one that will
 STORE_PAUSE_SECONDS = 10.0  # between two attempts to publish what is trained
 LONGEST_PAUSE_SECONDS = 30.0  # between two turns that fail
+MOST_DOUBLINGS = 20  # of a pause; what keeps failing for a night doubles it past every number there is
 ROUNDS = "rounds"
 UPKEEP = "upkeep"
 BASE_CHANGED = (
@@ -186,12 +187,12 @@ class Trainer:
                 away += 1
                 if away == 1:
                     _log.warning("database_away", code=error.code, reason=str(error))
-                self._stop.wait(min(LONGEST_PAUSE_SECONDS, pause * 2**away))
+                self._stop.wait(min(LONGEST_PAUSE_SECONDS, pause * 2 ** min(away, MOST_DOUBLINGS)))
                 continue
             except Exception as error:  # noqa: BLE001  # see above; its text may hold what somebody wrote
                 failing += 1
                 self._unforeseen(ROUNDS, error)
-                self._stop.wait(min(LONGEST_PAUSE_SECONDS, pause * 2**failing))
+                self._stop.wait(min(LONGEST_PAUSE_SECONDS, pause * 2 ** min(failing, MOST_DOUBLINGS)))
                 continue
             if away:
                 _log.info("database_back", attempts=away)

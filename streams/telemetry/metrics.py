@@ -15,6 +15,8 @@ from prometheus_client import Counter as PrometheusCounter
 
 from privacy.boundary.marks import Kind
 from privacy.boundary.register import BOUNDARY
+from streams.contracts.dead_letter import DeadLetterReason
+from streams.contracts.topics import CONSENT, ERASURES, INTERACTIONS, SERVING_ACKS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -141,6 +143,10 @@ class WorkerMetrics:
             ("chore",),
             registry=registry,
         )
+        for topic in (INTERACTIONS, CONSENT, ERASURES, SERVING_ACKS):
+            # A series that begins with its first event never rises for Prometheus, and rules ask for a rise.
+            self._letters.labels(topic.name, DeadLetterReason.PROCESSING_FAILED.value)
+            self._slowed.labels(topic.name)
         BOUNDARY.require(Kind.METRIC, [family.name for family in registry.collect()])
 
     def batch_done(self, topic: str, works: Sequence[Item], outcome: Counts, seconds: float) -> None:

@@ -7,10 +7,15 @@ from __future__ import annotations
 
 import threading
 import time
+from itertools import product
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
+from personalization.choices.values import ChoiceOutcome
+from personalization.drift.features import FAMILIES
+from personalization.drift.reaction import Followed
+from personalization.drift.values import ReadingOutcome
 from personalization.releases.observer import TrainerObserver
 from personalization.releases.protocol import Closed
 from personalization.rounds.states import OutcomeCode
@@ -91,6 +96,12 @@ class TrainerMetrics(TrainerObserver):
             ("outcome",),
             registry=registry,
         )
+        for choice in ChoiceOutcome:  # a series that begins with its first event never rises for Prometheus
+            self._choices.labels(choice.value)
+        for reading in ReadingOutcome:
+            self._drift_readings.labels(reading.value)
+        for family, followed in product(FAMILIES, Followed):
+            self._drift_alarms.labels(family.name, followed.value)
         self._store_away = Gauge(
             "discreet_artifact_store_away", "1 while the artifact store takes no files.", registry=registry
         )
