@@ -116,18 +116,26 @@ def attempt(
         )
     before = _standing(session, keys, place)
     share = percent if percent is not None or before is None else before.percent
-    if share is None or not 0 < share < 100:
-        said = "no share" if share is None else f"a share of {share:g} %"
+    if share is None:
         raise MemoryMoveError(
-            f"{said} of the users is asked for; allowed are more than 0 and less than 100 %; `discreet memory promote` "
-            "gives what is tried to everybody"
+            "nothing is tried yet, and no share of the users is named; name one of more than 0 and less than 100 % with "
+            "--percent"
+        )
+    if not 0 < share < 100:
+        raise MemoryMoveError(
+            f"a share of {share:g} % of the users is asked for; allowed are more than 0 and less than 100 %; `discreet "
+            "memory promote` gives what is tried to everybody"
         )
     done = _attempted(session, keys, place, documents)
     changed = [one for one in done if one.fate is not Fate.UNCHANGED]
     if not changed and (before is None or share == before.percent):
-        raise MemoryMoveError(
-            "nothing would change: what is given is live or tried already" if done else "no document is given"
-        )
+        if done:
+            said = "what is given is live or tried already"
+        elif before is None:
+            said = "nothing is tried, and no document is given"
+        else:
+            said = f"{share:g} % of the users are answered from what is tried already, and no document is given"
+        raise MemoryMoveError(f"nothing would change: {said}")
     session.flush()
     check_room(session, place.tenant_id)
     made = candidates.tried(

@@ -406,6 +406,12 @@ def search(
         return
     if not found.by_meaning:
         typer.echo("Words alone were compared; install discreet[memory] to find by meaning too.", err=True)
+    if candidate and not found.candidates:
+        typer.echo(
+            "No candidate was looked in: nothing is tried for this domain, or what is tried is not what was signed "
+            f"(`discreet memory versions {tenant}` says so).",
+            err=True,
+        )
     if not found.passages:
         typer.echo("Nothing found." if found.outcome.value == "nothing_found" else "There are no documents.")
     for one in found.passages:

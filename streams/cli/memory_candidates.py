@@ -64,6 +64,7 @@ def try_(
     """
     from personalization.memory import documents
     from personalization.memory.files import drafts_of
+    from personalization.memory.values import Fate
     from personalization.registry import remembering
     from privacy.storage.session import transaction
     from streams.cli.memory import added_facts, database, events, place_of
@@ -98,7 +99,9 @@ def try_(
         typer.echo(json.dumps({"tenant": tenant, "collection": collection, **told, "documents": given}))
         return
     for one in done.documents:
-        typer.echo(f"{one.document_id} version {one.version}: {one.fate.value}")
+        # A changed document has the fate "superseded", which nobody is yet: the live one stays.
+        fate = one.fate.value if one.fate is Fate.UNCHANGED else "tried"
+        typer.echo(f"{one.document_id} version {one.version}: {fate}")
         if one.marked and not one.sent:
             typer.echo(
                 f"  {one.marked} of its {one.chunks} passages look like orders to a model and will not be sent; read "

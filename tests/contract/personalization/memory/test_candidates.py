@@ -355,7 +355,7 @@ def test_what_cannot_be_tried_says_why(words):
     for percent in (0, 100, -1, float("nan")):
         with pytest.raises(MemoryMoveError, match="allowed are more than 0 and less than 100 %"):
             words.attempt(percent, refunds=LATER)
-    with pytest.raises(MemoryMoveError, match="no share of the users is asked for"):
+    with pytest.raises(MemoryMoveError, match="no share of the users is named"):
         words.attempt(refunds=LATER)
     with pytest.raises(MemoryMoveError, match="live or tried already"):
         words.attempt(10, refunds=REFUNDS)

@@ -152,9 +152,17 @@ def test_documents_are_tried_then_promoted_or_abandoned(tenant, capsys):
         ("tried", 10.0, None),
         ("tried", 25.0, True),
     ]
+    assert "25 % of the users are answered from what is tried already" in run(
+        capsys, "try", "acme", "--percent", "25"
+    )[2]
+    assert "No candidate" not in run(capsys, *question, "--candidate")[2]
     assert told(capsys, "abandon", "acme")["abandoned"] == 2
+    assert "No candidate was looked in" in run(capsys, *question, "--candidate")[2]
+    assert "nothing is tried, and no document" in run(capsys, "try", "acme", "--percent", "25")[2]
+    assert "name one of more than 0" in run(capsys, "try", "acme", tenant)[2]
     assert "nothing of the collection 'default' is tried" in run(capsys, "promote", "acme")[2]
-    run(capsys, "try", "acme", tenant, "--percent", "10")
+    _, out, _ = run(capsys, "try", "acme", tenant, "--percent", "10")
+    assert "refunds version 3: tried\n" in out
     _, out, _ = run(capsys, "promote", "acme", "--reason", "it answers better")
     assert "default version 4 has candidate 3's documents" in out
     assert "live no more: refunds@1" in out
