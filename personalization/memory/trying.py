@@ -118,7 +118,7 @@ def attempt(
     share = percent if percent is not None or before is None else before.percent
     if share is None:
         raise MemoryMoveError(
-            "nothing is tried yet, and no share of the users is named; name one of more than 0 and less than 100 % with "
+            "nothing is tried yet, and no share of the users is named; name more than 0 and less than 100 % with "
             "--percent"
         )
     if not 0 < share < 100:
@@ -134,7 +134,9 @@ def attempt(
         elif before is None:
             said = "nothing is tried, and no document is given"
         else:
-            said = f"{share:g} % of the users are answered from what is tried already, and no document is given"
+            said = (
+                f"{share:g} % of the users are answered from what is tried already, and no document is given"
+            )
         raise MemoryMoveError(f"nothing would change: {said}")
     session.flush()
     check_room(session, place.tenant_id)

@@ -15,6 +15,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from streams.cli import memory_candidates
+from streams.cli.memory_candidates import (
+    AcceptMarked,
+    Actor,
+    AsJson,
+    Collection,
+    DocumentId,
+    Reason,
+    Source,
+    TenantName,
+    Title,
+    ValidUntil,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,12 +40,7 @@ app = typer.Typer(
     help="Approve, remove and look up the documents that a tenant's questions are answered from.",
     no_args_is_help=True,
 )
-TenantName = Annotated[str, typer.Argument(metavar="TENANT", help="Whose memory.")]
-Collection = Annotated[str, typer.Option(help="Which list of documents.")]
-Actor = Annotated[str | None, typer.Option("--approved-by", help="Who decides; your login name by default.")]
-Reason = Annotated[str, typer.Option(help="Why, in one public sentence; auditors see it.")]
 Number = Annotated[int, typer.Argument(min=1, help="A version, as `versions` shows it.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Write JSON instead of text.")]
 _FILE_WIDTH = 200  # where no terminal says how wide it is
 
 
@@ -48,32 +55,15 @@ def add(
     ],
     *,
     collection: Collection = "default",
-    document_id: Annotated[
-        str | None,
-        typer.Option("--id", help="Name of the one document; by default the file's, without its ending."),
-    ] = None,
-    title: Annotated[
-        str | None, typer.Option(help="Title of the one document; by default its first heading, or its name.")
-    ] = None,
-    source: Annotated[
-        str | None, typer.Option(help="Where it comes from; by default the file's name.")
-    ] = None,
+    document_id: DocumentId = None,
+    title: Title = None,
+    source: Source = None,
     domain: Annotated[
         str | None,
         typer.Option(help="Look the collection up for this domain alone; by default for every one."),
     ] = None,
-    valid_until: Annotated[
-        datetime | None,
-        typer.Option(
-            help="From then on (UTC) nothing of it is found.", formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%SZ"]
-        ),
-    ] = None,
-    accept_marked: Annotated[
-        bool,
-        typer.Option(
-            "--accept-marked", help="Send passages too that look like orders to a model; you read them."
-        ),
-    ] = False,
+    valid_until: ValidUntil = None,
+    accept_marked: AcceptMarked = False,
     reason: Reason = "",
     actor: Actor = None,
     as_json: AsJson = False,

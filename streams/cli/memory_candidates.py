@@ -14,6 +14,26 @@ Collection = Annotated[str, typer.Option(help="Which list of documents.")]
 Actor = Annotated[str | None, typer.Option("--approved-by", help="Who decides; your login name by default.")]
 Reason = Annotated[str, typer.Option(help="Why, in one public sentence; auditors see it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON instead of text.")]
+DocumentId = Annotated[
+    str | None,
+    typer.Option("--id", help="Name of the one document; by default the file's, without its ending."),
+]
+Title = Annotated[
+    str | None, typer.Option(help="Title of the one document; by default its first heading, or its name.")
+]
+Source = Annotated[str | None, typer.Option(help="Where it comes from; by default the file's name.")]
+ValidUntil = Annotated[
+    datetime | None,
+    typer.Option(
+        help="From then on (UTC) nothing of it is found.", formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%SZ"]
+    ),
+]
+AcceptMarked = Annotated[
+    bool,
+    typer.Option(
+        "--accept-marked", help="Send passages too that look like orders to a model; you read them."
+    ),
+]
 
 
 def try_(
@@ -31,28 +51,11 @@ def try_(
         typer.Option(help="Share of the users, above 0 and below 100; by default what it is already."),
     ] = None,
     collection: Collection = "default",
-    document_id: Annotated[
-        str | None,
-        typer.Option("--id", help="Name of the one document; by default the file's, without its ending."),
-    ] = None,
-    title: Annotated[
-        str | None, typer.Option(help="Title of the one document; by default its first heading, or its name.")
-    ] = None,
-    source: Annotated[
-        str | None, typer.Option(help="Where it comes from; by default the file's name.")
-    ] = None,
-    valid_until: Annotated[
-        datetime | None,
-        typer.Option(
-            help="From then on (UTC) nothing of it is found.", formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%SZ"]
-        ),
-    ] = None,
-    accept_marked: Annotated[
-        bool,
-        typer.Option(
-            "--accept-marked", help="Send passages too that look like orders to a model; you read them."
-        ),
-    ] = False,
+    document_id: DocumentId = None,
+    title: Title = None,
+    source: Source = None,
+    valid_until: ValidUntil = None,
+    accept_marked: AcceptMarked = False,
     reason: Reason = "",
     actor: Actor = None,
     as_json: AsJson = False,

@@ -17,7 +17,9 @@ A_NIGHT = 1_100  # turns of half a minute; two to this power is larger than ever
 @pytest.mark.parametrize("error", [StorageError("away"), ValueError("what a user wrote")])
 def test_a_trainer_outlasts_a_night_of_failing_turns(monkeypatch, error):
     options, observer, pauses = TrainerOptions(owner="o"), MagicMock(spec=TrainerObserver), []
-    trainer = Trainer(MagicMock(), rounds=MagicMock(), trainer=MagicMock(), options=options, observer=observer)
+    trainer = Trainer(
+        MagicMock(), rounds=MagicMock(), trainer=MagicMock(), options=options, observer=observer
+    )
 
     def wait(seconds):
         pauses.append(seconds)
