@@ -384,10 +384,21 @@ def _kept_of(session: Session, place: Place, document_id: str) -> Sequence[Memor
 
 
 def _removed_before(session: Session, place: Place, document_id: str) -> MemoryDocumentRow | None:
-    """Return the newest version of a document if that one was removed; ``None`` where it was not."""
-    newest = versions.highest_of_document(session, place.tenant_id, place.collection, document_id)
-    row = session.get(MemoryDocumentRow, (place.tenant_id, place.collection, document_id, newest))
-    return row if row is not None and row.state == State.REMOVED else None
+    """Return the newest version of a document that was removed, where none has a text; ``None`` where none was.
+
+    A higher number may be that of a version that was tried, and abandoned before or since.
+    """
+    return session.exec(
+        select(MemoryDocumentRow)
+        .where(
+            MemoryDocumentRow.tenant_id == place.tenant_id,
+            MemoryDocumentRow.collection == place.collection,
+            MemoryDocumentRow.document_id == document_id,
+            MemoryDocumentRow.state == State.REMOVED,
+        )
+        .order_by(col(MemoryDocumentRow.version).desc())
+        .limit(1)
+    ).first()
 
 
 def _live_of(session: Session, place: Place) -> Sequence[MemoryDocumentRow]:

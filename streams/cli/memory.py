@@ -134,9 +134,11 @@ def remove(
     keys = memory_keys(load_settings())
     place = place_of(tenant, collection, actor, None, reason)
     with database() as engine:
-        with transaction(engine) as session:
-            gone = remembering.remove(session, events(), keys, place, document_ids, earlier=earlier)
-        documents.scrub(engine)
+        try:
+            with transaction(engine) as session:
+                gone = remembering.remove(session, events(), keys, place, document_ids, earlier=earlier)
+        finally:  # whoever repeats what the database could not overwrite may find nothing left to remove
+            documents.scrub(engine)
     if as_json:
         removed = [{"id": one.document_id, "version": one.version} for one in gone]
         typer.echo(json.dumps({"tenant": tenant, "collection": collection, "removed": removed}))
@@ -337,15 +339,27 @@ def roll_back(
 
     What is tried is abandoned.
     """
+    from personalization.memory import documents
     from personalization.registry import remembering
+    from privacy.errors import StorageError
+    from privacy.storage.session import transaction
     from streams.processes.keys import memory_keys
     from streams.settings import load_settings
-    from streams.storage.schema import current_session
 
-    settings = load_settings()
-    with current_session(settings.database_url) as session:
-        place = place_of(tenant, collection, actor, None, reason)
-        done = remembering.roll_back(session, events(), memory_keys(settings), place, to)
+    keys = memory_keys(load_settings())
+    with database() as engine:
+        with transaction(engine) as session:
+            place = place_of(tenant, collection, actor, None, reason)
+            done = remembering.roll_back(session, events(), keys, place, to)
+        if done.abandoned is not None:  # what it said is deleted
+            try:
+                documents.scrub(engine)
+            except StorageError:  # who repeats a roll-back goes further back
+                typer.echo(
+                    f"What candidate {collection}@{done.abandoned} said is found no more, but the database did not "
+                    f"overwrite it in its files; `discreet memory abandon {tenant}` tries that again.",
+                    err=True,
+                )
     if as_json:
         typer.echo(json.dumps({"tenant": tenant, **done.to_document()}))
         return

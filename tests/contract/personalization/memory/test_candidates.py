@@ -331,6 +331,21 @@ def test_a_removal_from_a_candidate_that_is_not_what_was_signed_leaves_none_of_i
 
 
 @ON_ONE
+def test_a_removal_is_repeated_though_a_later_version_was_tried_and_abandoned(words):
+    words.add(refunds=REFUNDS)
+    words.attempt(50, refunds=LATER)
+    words.abandon()
+    (gone,) = words.remove("refunds")
+    (again,) = words.remove("refunds")
+    assert (gone.version, again.version, again.fate) == (1, 1, Fate.UNCHANGED)
+    words.add(other=REFUNDS)
+    words.attempt(50, new=LATER)
+    words.abandon()
+    with pytest.raises(MemoryNotFoundError):
+        words.remove("new")  # it was abandoned; nobody removed it
+
+
+@ON_ONE
 def test_a_document_that_nobody_decided_to_try_is_found_by_nobody_and_signed_by_nothing(words):
     words.add(refunds=REFUNDS, secret=SECRET)
     words.remove("secret", earlier=False)

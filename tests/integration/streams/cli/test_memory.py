@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from personalization.memory import queries
+from personalization.memory import documents, queries
+from privacy.errors import StorageError
 from privacy.policy import versions as policies
 from privacy.storage.session import reading, transaction
 from streams.cli.main import main
@@ -171,6 +172,27 @@ def test_documents_are_tried_then_promoted_or_abandoned(tenant, capsys):
     _, out, _ = run(capsys, "versions", "acme")
     assert "abandoned" in out
     assert "promoted" in out
+
+
+def test_what_a_roll_back_abandons_and_a_removal_is_repeated_for_is_overwritten(tenant, capsys, monkeypatch):
+    refunds, scrubbed = tenant / "refunds.md", []
+    for days, words in ((14, ("add",)), (21, ("add",)), (28, ("try", "--percent", "10"))):
+        refunds.write_text(f"A refund takes {days} days.", "utf-8")
+        run(capsys, words[0], "acme", refunds, *words[1:])
+
+    def busy(_engine):
+        scrubbed.append(True)
+        raise StorageError("somebody reads")
+
+    monkeypatch.setattr(documents, "scrub", busy)
+    status, out, err = run(capsys, "roll-back", "acme")
+    assert (status, scrubbed) == (0, [True])
+    assert "abandoned: candidate default@3" in out
+    assert "`discreet memory abandon acme` tries that again" in err
+    for _ in range(2):
+        run(capsys, "remove", "acme", "refunds", "--earlier")
+    run(capsys, "abandon", "acme")
+    assert scrubbed == [True] * 4
 
 
 def test_mistakes_end_as_one_sentence(tenant, capsys):
