@@ -73,17 +73,23 @@ def quality(
     from personalization.quality.options import PROFILES, QualityOptions
     from personalization.quality.plots import draw
     from personalization.quality.suite import run_quality
+    from personalization.quality.targets import WAYS
     from personalization.training.base.directory import resolve_base
     from streams.demo.environment import model_cache
 
     if profile not in PROFILES:
         raise typer.BadParameter(f"profile is {profile}; allowed are {', '.join(PROFILES)}")
+    wanted = tuple(way for way in ways.split(",") if way)
+    if not set(wanted) <= set(WAYS):
+        raise typer.BadParameter(f"ways is {ways}; allowed are {', '.join(WAYS)}, with commas between them")
+    if json_path is not None and not json_path.parent.is_dir():
+        raise typer.BadParameter(f"json is {json_path}, and there is no folder {json_path.parent}")
     given = {
         "users": _numbers(users, int),
         "epsilons": _numbers(epsilon, float),
         "cells": _cells(cells),
         "answers": answers,
-        "ways": tuple(way for way in ways.split(",") if way),
+        "ways": wanted,
         "compared": _cells(compared),
         "plain_rates": _numbers(plain_rates, float),
         "plain_passes": _numbers(plain_passes, int),
@@ -107,9 +113,17 @@ def quality(
         },
     )
 
+    if not set(options.compared) <= set(options.chosen):
+        pairs = ",".join(f"{users}:{epsilon:g}" for users, epsilon in options.chosen)
+        raise typer.BadParameter(f"compared is {compared}; allowed are the pairs that are measured: {pairs}")
+
     def keep(results: dict[str, Any]) -> None:
         if json_path is not None:
-            json_path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+            part = json_path.with_name(
+                f"{json_path.name}.part"
+            )  # whoever ends the run here loses no earlier pair
+            part.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+            part.replace(json_path)
 
     results = run_quality(options, typer.echo, keep)
     for row in results["rows"]:
