@@ -384,21 +384,11 @@ def _kept_of(session: Session, place: Place, document_id: str) -> Sequence[Memor
 
 
 def _removed_before(session: Session, place: Place, document_id: str) -> MemoryDocumentRow | None:
-    """Return the newest version of a document that was removed, where none has a text; ``None`` where none was.
-
-    A higher number may be that of a version that was tried, and abandoned before or since.
-    """
-    return session.exec(
-        select(MemoryDocumentRow)
-        .where(
-            MemoryDocumentRow.tenant_id == place.tenant_id,
-            MemoryDocumentRow.collection == place.collection,
-            MemoryDocumentRow.document_id == document_id,
-            MemoryDocumentRow.state == State.REMOVED,
-        )
-        .order_by(col(MemoryDocumentRow.version).desc())
-        .limit(1)
-    ).first()
+    """Return the newest version of a document that was removed; a later one may have been tried and abandoned."""
+    table = MemoryDocumentRow
+    of = (table.tenant_id == place.tenant_id, table.collection == place.collection)
+    removed = select(table).where(*of, table.document_id == document_id, table.state == State.REMOVED)
+    return session.exec(removed.order_by(col(table.version).desc())).first()
 
 
 def _live_of(session: Session, place: Place) -> Sequence[MemoryDocumentRow]:

@@ -54,6 +54,7 @@ class Worker:
             topic: Intake(topic, handler, self._settings.ingest, services.metrics)
             for topic, handler in bootstrap.handlers(services).items()
         }
+        services.metrics.reads(self.intakes)
         self.liveness = Liveness(self.intakes, services.metrics, self._settings.http)
         self._stop = asyncio.Event()
 

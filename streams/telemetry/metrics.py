@@ -15,8 +15,6 @@ from prometheus_client import Counter as PrometheusCounter
 
 from privacy.boundary.marks import Kind
 from privacy.boundary.register import BOUNDARY
-from streams.contracts.dead_letter import DeadLetterReason
-from streams.contracts.topics import CONSENT, ERASURES, INTERACTIONS, SERVING_ACKS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -143,11 +141,13 @@ class WorkerMetrics:
             ("chore",),
             registry=registry,
         )
-        for topic in (INTERACTIONS, CONSENT, ERASURES, SERVING_ACKS):
-            # A series that begins with its first event never rises for Prometheus, and rules ask for a rise.
-            self._letters.labels(topic.name, DeadLetterReason.PROCESSING_FAILED.value)
-            self._slowed.labels(topic.name)
         BOUNDARY.require(Kind.METRIC, [family.name for family in registry.collect()])
+
+    def reads(self, topics: Iterable[str]) -> None:
+        """Show at 0 what rules wait for in topics: a series that begins with its first event never rises for them."""
+        for topic in topics:
+            self._letters.labels(topic, "processing_failed")
+            self._slowed.labels(topic)
 
     def batch_done(self, topic: str, works: Sequence[Item], outcome: Counts, seconds: float) -> None:
         """Note one processed batch."""

@@ -10,6 +10,7 @@ from privacy.errors import KeyUnavailableError, RewoundError, StorageError
 from privacy.keys.service import new_master_key
 from privacy.policy import versions as policies
 from privacy.storage.session import transaction
+from streams.contracts.topics import ERASURES
 from streams.processes import liveness
 from streams.processes import wiring as bootstrap
 from streams.processes import worker as worker_module
@@ -57,6 +58,10 @@ def test_a_worker_without_a_broker_waits_and_stops_when_asked(database_url):
 
     try:
         assert asyncio.run(main()) == (True, False)
+        shown = services.metrics.exposition().decode()
+        assert (
+            f'discreet_slowed_tenants_total{{topic="{ERASURES.name}"}} 0.0' in shown
+        )  # nothing was read yet
     finally:
         services.close()
 

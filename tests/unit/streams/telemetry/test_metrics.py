@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from prometheus_client.parser import text_string_to_metric_families
 
 from streams.broker.app import make_app
+from streams.contracts.dead_letter import DeadLetterReason
 from streams.contracts.topics import ERASURES
 from streams.ingest.intake import Intake
 from streams.ingest.work import Outcome
@@ -35,6 +36,7 @@ NAMES = {
 
 def test_every_metric_is_there_and_none_names_anybody():
     metrics = WorkerMetrics()
+    metrics.reads([ERASURES.name])
     work = SimpleNamespace(record=SimpleNamespace(timestamp=0))
     metrics.batch_done("t", [work], Outcome(effects=1), 0.1)
     metrics.dead_lettered([("t", "json_invalid"), ("t", "json_invalid")])
@@ -57,7 +59,10 @@ def test_every_metric_is_there_and_none_names_anybody():
         return found
 
     assert value("discreet_dead_letters_total", topic="t", reason="json_invalid") == 2
-    assert value("discreet_dead_letters_total", topic=ERASURES.name, reason="processing_failed") == 0
+    assert (
+        value("discreet_dead_letters_total", topic=ERASURES.name, reason=DeadLetterReason.PROCESSING_FAILED)
+        == 0
+    )
     assert value("discreet_slowed_tenants_total", topic=ERASURES.name) == 0
     assert value("discreet_held_events", topic="t") == 100
     assert value("discreet_held_events", topic="u") == 0
