@@ -593,7 +593,7 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
     Kind.LOG: (
         _fields(
             OPERATOR,
-            "When something happened, and what failed, where in the code, in the machine's words; logs are the operator's.",
+            "When something happened, and what failed and where, in the machine's own words; logs are the operator's.",
             "timestamp reason error place problem exc_info exception",
         ),
         _fields(

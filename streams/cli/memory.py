@@ -347,17 +347,17 @@ def roll_back(
     from streams.settings import load_settings
 
     keys = memory_keys(load_settings())
+    place = place_of(tenant, collection, actor, None, reason)
     with database() as engine:
         with transaction(engine) as session:
-            place = place_of(tenant, collection, actor, None, reason)
             done = remembering.roll_back(session, events(), keys, place, to)
-        if done.abandoned is not None:  # what it said is deleted
+        if done.abandoned is not None:  # what it said was deleted
             try:
                 documents.scrub(engine)
-            except StorageError:  # who repeats a roll-back goes further back
+            except StorageError:  # to repeat this would go one version further back
                 typer.echo(
-                    f"What candidate {collection}@{done.abandoned} said is found no more, but the database did not "
-                    f"overwrite it in its files; `discreet memory abandon {tenant}` tries that again.",
+                    "what was tried is found no more, but the database did not overwrite it in its files; the next "
+                    "`discreet memory add` or `remove` does",
                     err=True,
                 )
     if as_json:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import threading
 import time
-from itertools import product
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
@@ -96,12 +95,6 @@ class TrainerMetrics(TrainerObserver):
             ("outcome",),
             registry=registry,
         )
-        for choice in ChoiceOutcome:  # a series that begins with its first event never rises for Prometheus
-            self._choices.labels(choice.value)
-        for reading in ReadingOutcome:
-            self._drift_readings.labels(reading.value)
-        for family, followed in product(FAMILIES, Followed):
-            self._drift_alarms.labels(family.name, followed.value)
         self._store_away = Gauge(
             "discreet_artifact_store_away", "1 while the artifact store takes no files.", registry=registry
         )
@@ -109,7 +102,18 @@ class TrainerMetrics(TrainerObserver):
             "discreet_trainer_silent_seconds", "Time since the trainer was last heard of.", registry=registry
         )
         silent.set_function(self._silence)
+        self._begin_at_zero()
         BOUNDARY.require(Kind.METRIC, [family.name for family in registry.collect()])
+
+    def _begin_at_zero(self) -> None:
+        """Show what happens once in weeks before it happens: ``increase`` sees nothing in a series that begins at 1."""
+        for choice in ChoiceOutcome:
+            self._choices.labels(choice.value)
+        for reading in ReadingOutcome:
+            self._drift_readings.labels(reading.value)
+        for family in FAMILIES:
+            for followed in Followed:
+                self._drift_alarms.labels(family.name, followed.value)
 
     @property
     def alive(self) -> bool:

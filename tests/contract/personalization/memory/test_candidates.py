@@ -274,6 +274,27 @@ def test_live_documents_change_under_a_candidate_but_for_those_that_it_changes(w
 
 
 @ON_ONE
+def test_a_removal_says_which_candidate_it_took_something_from_and_repeats_after_one_was_abandoned(words):
+    words.add(refunds=REFUNDS, other="The office dog is called Bello.")
+    words.attempt(50, refunds=LATER, late="A refund of late parcels takes 9 days.")
+    words.remove("late")
+    words.abandon()
+    gone = words.remove("refunds")
+    assert [(one.version, one.fate) for one in gone] == [(1, Fate.ADDED)]
+    assert [(one.version, one.fate) for one in words.remove("refunds")] == [(1, Fate.UNCHANGED)]
+    with reading(words.engine) as session:
+        told = [
+            one.detail
+            for one in audit_trail.read(session, "acme")
+            if one.action == "memory.documents_removed"
+        ]
+    assert [(one["documents"], one.get("candidate")) for one in told] == [
+        (["late@1"], 2),
+        (["refunds@1"], None),
+    ]
+
+
+@ON_ONE
 def test_a_candidate_that_is_not_what_was_signed_is_found_by_nobody_and_not_promoted(words):
     words.add(refunds=REFUNDS)
     words.attempt(50, refunds=LATER)
@@ -328,21 +349,6 @@ def test_a_removal_from_a_candidate_that_is_not_what_was_signed_leaves_none_of_i
     assert words.cited(inside) == ["refunds@1"]
     assert [name[1:] for name in words.search.index("acme").documents] == [("refunds", 1)]
     assert all(row.sealed is None for row in words.rows("superseded", "removed"))
-
-
-@ON_ONE
-def test_a_removal_is_repeated_though_a_later_version_was_tried_and_abandoned(words):
-    words.add(refunds=REFUNDS)
-    words.attempt(50, refunds=LATER)
-    words.abandon()
-    (gone,) = words.remove("refunds")
-    (again,) = words.remove("refunds")
-    assert (gone.version, again.version, again.fate) == (1, 1, Fate.UNCHANGED)
-    words.add(other=REFUNDS)
-    words.attempt(50, new=LATER)
-    words.abandon()
-    with pytest.raises(MemoryNotFoundError):
-        words.remove("new")  # it was abandoned; nobody removed it
 
 
 @ON_ONE

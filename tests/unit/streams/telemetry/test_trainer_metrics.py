@@ -4,8 +4,6 @@ from types import SimpleNamespace
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from personalization.choices.values import ChoiceOutcome
-from personalization.drift.values import ReadingOutcome
 from personalization.releases.observer import TrainerObserver
 from personalization.releases.protocol import Closed
 from personalization.rounds.states import OutcomeCode
@@ -97,11 +95,3 @@ def test_choices_among_templates_are_counted_by_how_they_ended_and_passed_on():
     assert found["discreet_prompt_choices_total", "chosen"] == 2
     assert found["discreet_prompt_choices_total", "forfeited"] == 1
     assert listener.heard == ["chosen", "forfeited", "chosen"]
-
-
-def test_what_rules_wait_for_is_shown_as_none_before_it_happens():
-    """A series that begins at 1 did not increase, so a rule on ``increase`` would miss the first time."""
-    before = samples(TrainerMetrics(stall_seconds=60.0))
-    assert {before["discreet_prompt_choices_total", one] for one in ChoiceOutcome} == {0}
-    assert {before["discreet_drift_readings_total", one] for one in ReadingOutcome} == {0}
-    assert before["discreet_drift_alarms_total", "words", "told"] == 0
