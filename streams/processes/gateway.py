@@ -112,7 +112,7 @@ async def answer_until_stopped(
 ) -> None:
     """Run the parts: three threads that read, the engine's watch, and the server.
 
-    ``find`` looks a question up in a tenant's documents: tenant, domain, question.
+    ``find`` looks a question up in a tenant's documents: tenant, domain, question, who asks.
     """
     given = settings.gateway
     loop = asyncio.get_running_loop()
