@@ -256,7 +256,8 @@ def remove(
                 lessen(session, keys, place, candidate)
             else:  # it is found by nobody, and what is left of it must not be signed
                 leave(session, place, candidate)
-        noted(session, place, "memory.documents_removed", version, gone)
+        taken_from = {"candidate": candidate.number} if found_tried and candidate is not None else {}
+        noted(session, place, "memory.documents_removed", version, gone, **taken_from)
     return [*gone, *again]
 
 
@@ -384,10 +385,18 @@ def _kept_of(session: Session, place: Place, document_id: str) -> Sequence[Memor
 
 
 def _removed_before(session: Session, place: Place, document_id: str) -> MemoryDocumentRow | None:
-    """Return the newest version of a document if that one was removed; ``None`` where it was not."""
-    newest = versions.highest_of_document(session, place.tenant_id, place.collection, document_id)
-    row = session.get(MemoryDocumentRow, (place.tenant_id, place.collection, document_id, newest))
-    return row if row is not None and row.state == State.REMOVED else None
+    """Return the newest version of a document that was removed; later ones may have been tried and abandoned."""
+    return session.exec(
+        select(MemoryDocumentRow)
+        .where(
+            MemoryDocumentRow.tenant_id == place.tenant_id,
+            MemoryDocumentRow.collection == place.collection,
+            MemoryDocumentRow.document_id == document_id,
+            MemoryDocumentRow.state == State.REMOVED,
+        )
+        .order_by(col(MemoryDocumentRow.version).desc())
+        .limit(1)
+    ).first()
 
 
 def _live_of(session: Session, place: Place) -> Sequence[MemoryDocumentRow]:

@@ -274,6 +274,27 @@ def test_live_documents_change_under_a_candidate_but_for_those_that_it_changes(w
 
 
 @ON_ONE
+def test_a_removal_says_which_candidate_it_took_something_from_and_repeats_after_one_was_abandoned(words):
+    words.add(refunds=REFUNDS, other="The office dog is called Bello.")
+    words.attempt(50, refunds=LATER, late="A refund of late parcels takes 9 days.")
+    words.remove("late")
+    words.abandon()
+    gone = words.remove("refunds")
+    assert [(one.version, one.fate) for one in gone] == [(1, Fate.ADDED)]
+    assert [(one.version, one.fate) for one in words.remove("refunds")] == [(1, Fate.UNCHANGED)]
+    with reading(words.engine) as session:
+        told = [
+            one.detail
+            for one in audit_trail.read(session, "acme")
+            if one.action == "memory.documents_removed"
+        ]
+    assert [(one["documents"], one.get("candidate")) for one in told] == [
+        (["late@1"], 2),
+        (["refunds@1"], None),
+    ]
+
+
+@ON_ONE
 def test_a_candidate_that_is_not_what_was_signed_is_found_by_nobody_and_not_promoted(words):
     words.add(refunds=REFUNDS)
     words.attempt(50, refunds=LATER)

@@ -134,11 +134,23 @@ def test_the_tenants_own_see_how_a_choice_ended_at_its_public_instant(engine):
         raise TrainingFailedError("planted")
 
     world.voting.during = fail
-    assert world.tick() == [ChoiceOutcome.FORFEITED]
-    own, all_ = world.http(("GET", CHOICES, "bea", None), ("GET", CHOICES, PLATFORM, None))
-    (one,), (seen,) = own[1]["prompt_choices"], all_[1]["prompt_choices"]
-    assert (one["state"], one["outcome"], one["closed_at"]) == ("leased", None, None)
-    assert (seen["state"], seen["outcome"]) == ("failed", "forfeited")
+    ask, budget = ("POST", CHOOSE, "bea", ASKED), ("GET", "/v1/tenants/acme/budget", "bea", None)
+    listing = [("GET", CHOICES, name, None) for name in ("bea", PLATFORM)]
+    assert world.tick() == []
+    *listed, (_, spent), (again, _) = world.http(*listing, budget, ask)
+    for _, body in listed:
+        (one,) = body["prompt_choices"]
+        assert (one["state"], one["outcome"], one["closed_at"]) == ("leased", None, None)
+    assert (spent["reservations"], again) == ({"running": 1}, 409), "nor do other routes tell it"
     world.now = told_at = began + timedelta(hours=2)
-    (one,) = world.http(("GET", CHOICES, "bea", None))[0][1]["prompt_choices"]
-    assert (one["state"], one["outcome"], one["closed_at"]) == ("failed", "forfeited", told_at.isoformat())
+    assert world.tick() == [ChoiceOutcome.FORFEITED]
+    *listed, (_, spent), (again, _) = world.http(*listing, budget, ask)
+    for _, body in listed:
+        (one,) = body["prompt_choices"]
+        assert (one["state"], one["outcome"], one["closed_at"]) == (
+            "failed",
+            "forfeited",
+            told_at.isoformat(),
+        )
+    assert (spent["reservations"], again) == ({"forfeited": 1}, 201)
+    assert len(world.voting.jobs) == 1, "it was not asked for again"
