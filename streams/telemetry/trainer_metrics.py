@@ -11,6 +11,10 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
+from personalization.choices.values import ChoiceOutcome
+from personalization.drift.features import FAMILIES
+from personalization.drift.reaction import Followed
+from personalization.drift.values import ReadingOutcome
 from personalization.releases.observer import TrainerObserver
 from personalization.releases.protocol import Closed
 from personalization.rounds.states import OutcomeCode
@@ -98,7 +102,18 @@ class TrainerMetrics(TrainerObserver):
             "discreet_trainer_silent_seconds", "Time since the trainer was last heard of.", registry=registry
         )
         silent.set_function(self._silence)
+        self._begin_at_zero()
         BOUNDARY.require(Kind.METRIC, [family.name for family in registry.collect()])
+
+    def _begin_at_zero(self) -> None:
+        """Show what happens once in weeks before it happens: ``increase`` sees nothing in a series that begins at 1."""
+        for choice in ChoiceOutcome:
+            self._choices.labels(choice.value)
+        for reading in ReadingOutcome:
+            self._drift_readings.labels(reading.value)
+        for family in FAMILIES:
+            for followed in Followed:
+                self._drift_alarms.labels(family.name, followed.value)
 
     @property
     def alive(self) -> bool:

@@ -72,6 +72,27 @@ def test_a_rule_asks_for_series_that_there_are_and_says_what_to_do(rule):
         assert any(label in known[name] for name, _ in asked) or label == "instance"
 
 
+def test_what_a_rule_waits_for_in_a_trainer_is_there_before_it_first_happens():
+    """``increase`` compares samples of a series: one that begins at 1 has not increased."""
+    text = TrainerMetrics(stall_seconds=1.0).exposition().decode()
+    begun = {
+        (sample.name, sample.labels.get("outcome"))
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.value == 0
+    }
+    for name, outcomes in (
+        ("discreet_prompt_choices_total", ["forfeited"]),
+        (
+            "discreet_drift_readings_total",
+            ["budget_exhausted", "plan_used_up", "noise_too_large", "forfeited"],
+        ),
+        ("discreet_drift_alarms_total", [None]),
+        ("discreet_budget_refusals_total", [None]),
+    ):
+        assert {(name, outcome) for outcome in outcomes} <= begun
+
+
 def test_no_two_rules_have_one_name():
     names = [rule["alert"] for rule in RULES]
     assert len(names) == len(set(names)) > 10
