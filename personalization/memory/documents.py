@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Engine
     from sqlmodel import Session
+    from sqlmodel.sql.expression import SelectOfScalar
 
     from personalization.memory.embedding import Embedder
     from personalization.memory.sealing import MemoryKeys
@@ -372,31 +373,22 @@ def _add_one(
 
 def _kept_of(session: Session, place: Place, document_id: str) -> Sequence[MemoryDocumentRow]:
     """Return the versions of a document whose text is there, oldest first."""
-    return session.exec(
-        select(MemoryDocumentRow)
-        .where(
-            MemoryDocumentRow.tenant_id == place.tenant_id,
-            MemoryDocumentRow.collection == place.collection,
-            MemoryDocumentRow.document_id == document_id,
-            col(MemoryDocumentRow.sealed).is_not(None),
-        )
-        .order_by(col(MemoryDocumentRow.version))
-    ).all()
+    kept = _versions_of(place, document_id).where(col(MemoryDocumentRow.sealed).is_not(None))
+    return session.exec(kept.order_by(col(MemoryDocumentRow.version))).all()
 
 
 def _removed_before(session: Session, place: Place, document_id: str) -> MemoryDocumentRow | None:
     """Return the newest version of a document that was removed; later ones may have been tried and abandoned."""
-    return session.exec(
-        select(MemoryDocumentRow)
-        .where(
-            MemoryDocumentRow.tenant_id == place.tenant_id,
-            MemoryDocumentRow.collection == place.collection,
-            MemoryDocumentRow.document_id == document_id,
-            MemoryDocumentRow.state == State.REMOVED,
-        )
-        .order_by(col(MemoryDocumentRow.version).desc())
-        .limit(1)
-    ).first()
+    gone = _versions_of(place, document_id).where(MemoryDocumentRow.state == State.REMOVED)
+    return session.exec(gone.order_by(col(MemoryDocumentRow.version).desc()).limit(1)).first()
+
+
+def _versions_of(place: Place, document_id: str) -> SelectOfScalar[MemoryDocumentRow]:
+    return select(MemoryDocumentRow).where(
+        MemoryDocumentRow.tenant_id == place.tenant_id,
+        MemoryDocumentRow.collection == place.collection,
+        MemoryDocumentRow.document_id == document_id,
+    )
 
 
 def _live_of(session: Session, place: Place) -> Sequence[MemoryDocumentRow]:
