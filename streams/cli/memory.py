@@ -347,15 +347,27 @@ def roll_back(
 
     What is tried is abandoned.
     """
+    from personalization.memory import documents
     from personalization.registry import remembering
+    from privacy.errors import StorageError
+    from privacy.storage.session import transaction
     from streams.processes.keys import memory_keys
     from streams.settings import load_settings
-    from streams.storage.schema import current_session
 
-    settings = load_settings()
-    with current_session(settings.database_url) as session:
-        place = place_of(tenant, collection, actor, None, reason)
-        done = remembering.roll_back(session, events(), memory_keys(settings), place, to)
+    keys = memory_keys(load_settings())
+    place = place_of(tenant, collection, actor, None, reason)
+    with database() as engine:
+        with transaction(engine) as session:
+            done = remembering.roll_back(session, events(), keys, place, to)
+        if done.abandoned is not None:  # what it said was deleted
+            try:
+                documents.scrub(engine)
+            except StorageError:  # to repeat this would go one version further back
+                typer.echo(
+                    "what was tried is found no more, but the database did not overwrite it in its files; the next "
+                    "`discreet memory add` or `remove` does",
+                    err=True,
+                )
     if as_json:
         typer.echo(json.dumps({"tenant": tenant, **done.to_document()}))
         return

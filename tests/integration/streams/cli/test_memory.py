@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from personalization.memory import queries
+from personalization.memory import documents, queries
+from privacy.errors import StorageError
 from privacy.policy import versions as policies
 from privacy.storage.session import reading, transaction
 from streams.cli.main import main
@@ -162,6 +163,26 @@ def test_documents_are_tried_then_promoted_or_abandoned(tenant, capsys):
     _, out, _ = run(capsys, "versions", "acme")
     assert "abandoned" in out
     assert "promoted" in out
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_what_a_roll_back_abandons_is_overwritten_or_said_not_to_be(tenant, capsys, monkeypatch, refuses):
+    scrubbed = []
+
+    def scrub(engine):
+        scrubbed.append(engine)
+        if refuses:
+            raise StorageError("planted")
+
+    run(capsys, "add", "acme", tenant / "refunds.md")
+    run(capsys, "add", "acme", tenant)
+    (tenant / "refunds.md").write_text("A refund takes 21 days.", "utf-8")
+    run(capsys, "try", "acme", tenant / "refunds.md", "--percent", "10")
+    monkeypatch.setattr(documents, "scrub", scrub)
+    status, out, err = run(capsys, "roll-back", "acme")
+    assert (status, len(scrubbed)) == (0, 1)
+    assert "abandoned: candidate default@3" in out
+    assert ("did not overwrite it" in err) is refuses
 
 
 def test_mistakes_end_as_one_sentence(tenant, capsys):
