@@ -10,8 +10,10 @@ transaction that records it: a repeat takes what is stored, and there is nothing
 in that transaction's memory alone. A crash between ``start`` and that transaction forfeits; what was voted nobody has
 seen, and no count is ever stored.
 
-Nothing is told before the public instant that the terms name; what is not drawn or told in time forfeits. The ledger's
-commit names the draw by its digest, so ``discreet budget verify`` finds one that was changed.
+Nothing is told before the public instant that the terms name, a failure neither; what is not drawn or told in time
+forfeits. The ledger's commit names the draw by its digest, so ``discreet budget verify`` finds one that was changed.
+
+Longer than 400 lines, because every way in which a choice ends early stands beside the one in which it does not.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import json
 import secrets
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import structlog
 
@@ -134,7 +136,7 @@ class PromptChoices:
         self._anchor = anchor if anchor is not None else Unanchored()
 
     def take(self, lease: ChoiceLease, *, stop: Callable[[], bool] = lambda: False) -> ChoiceOutcome | None:
-        """Bring a leased choice as far as it goes now; None: it is drawn, and told when its instant has come.
+        """Bring a leased choice as far as it goes now; None: how it ended is told when its instant has come.
 
         Raises:
             LeaseLostError: another trainer owns the choice by now, or it was told to stop; nothing more was written.
@@ -145,19 +147,19 @@ class PromptChoices:
         """
         self._anchor.check(lease.tenant_id)
         drawn = self._reserve_or_recover(lease)
-        if isinstance(drawn, ChoiceOutcome):
-            return drawn
-        if not drawn:
+        if drawn is False:
             self._anchor.secure(lease.tenant_id)
             self._start(lease)
-            failed = self._read_and_draw(lease, stop)
-            if failed is not None:
-                return failed
+            drawn = self._read_and_draw(lease, stop)
+        if drawn is not True:
+            return drawn
         self._anchor.secure(lease.tenant_id)
         return self._finish(lease)
 
-    def forfeit(self, lease: ChoiceLease, why: str) -> ChoiceOutcome:
+    def forfeit(self, lease: ChoiceLease, why: str) -> ChoiceOutcome | None:
         """Close a choice that cannot be gone on with; its charge stays unless it never started.
+
+        None: it was started, and is closed when its public instant has come.
 
         Raises:
             LeaseLostError: another trainer owns the choice by now.
@@ -166,8 +168,11 @@ class PromptChoices:
             row = rows.hold_choice(session, lease, self._clock())
             return self._given_up(session, row, lease.epoch, why)
 
-    def _reserve_or_recover(self, lease: ChoiceLease) -> ChoiceOutcome | bool:
-        """Freeze and reserve a fresh choice, or ask the ledger about one that was taken over; True: it is drawn."""
+    def _reserve_or_recover(self, lease: ChoiceLease) -> ChoiceOutcome | bool | None:
+        """Freeze and reserve a fresh choice, or ask the ledger about one that was taken over; True: it is drawn.
+
+        None: it cannot be gone on with, and is closed when its instant has come.
+        """
         with transaction(self._engine) as session:
             now = self._clock()
             row = rows.hold_choice(session, lease, now)
@@ -176,6 +181,8 @@ class PromptChoices:
             terms = terms_of(row)
             if terms.ends_at <= now:
                 return self._given_up(session, row, lease.epoch, "its time is over")
+            if row.drawn_json is None and self._put_off(session, row, now):
+                return None  # the ledger would forfeit it at once
             decision = self._ledger.recover(session, row.reservation_id, lease.epoch).decision
             if decision is RecoveryDecision.RETRY and row.drawn_json is not None:
                 return True
@@ -227,8 +234,13 @@ class PromptChoices:
                 raise PromptChoiceError("the choice has no reservation; it cannot be started")
             self._ledger.start(session, row.reservation_id, lease.epoch)
 
-    def _read_and_draw(self, lease: ChoiceLease, stop: Callable[[], bool]) -> ChoiceOutcome | None:
-        """Read, ask for votes and draw once; what is drawn is stored with the record of the draw, and not told yet."""
+    def _read_and_draw(
+        self, lease: ChoiceLease, stop: Callable[[], bool]
+    ) -> ChoiceOutcome | Literal[True] | None:
+        """Read, ask for votes and draw once; what is drawn is stored with the record of the draw, and not told yet.
+
+        True: it is drawn; None: it cannot be gone on with, and is closed when its instant has come.
+        """
         with transaction(self._engine) as session:
             row = rows.hold_choice(session, lease, self._clock())
             if row.reservation_id is None:
@@ -272,7 +284,7 @@ class PromptChoices:
             self._ledger.record_draw(session, reservation_id, lease.epoch, draw)
             row.drawn_json = drawn.signed(self._signer)
             session.add(row)
-        return None
+        return True
 
     def _votes(
         self,
@@ -345,8 +357,14 @@ class PromptChoices:
         rows.close_choice(session, row, ChoiceState.DECLINED, outcome, now=self._clock())
         return outcome
 
-    def _given_up(self, session: Session, row: PromptChoiceRow, epoch: int, why: str) -> ChoiceOutcome:
-        """Give up a choice: what never started gives its budget back, the charge of anything else stays."""
+    def _given_up(self, session: Session, row: PromptChoiceRow, epoch: int, why: str) -> ChoiceOutcome | None:
+        """Give up a choice: what never started gives its budget back, the charge of anything else stays.
+
+        None: it was started, and its instant has not come; whoever takes it then gives it up.
+        """
+        if self._put_off(session, row, self._clock()):
+            _log.warning("prompt_choice_put_off", line_ref=row.line_ref, reason=why)
+            return None
         if row.reservation_id is not None:
             state = self._ledger.reservation(session, row.reservation_id).state
             if state is ReservationState.RESERVED:
@@ -356,6 +374,25 @@ class PromptChoices:
         _log.warning("prompt_choice_forfeited", line_ref=row.line_ref, reason=why)
         rows.close_choice(session, row, ChoiceState.FAILED, ChoiceOutcome.FORFEITED, now=self._clock())
         return ChoiceOutcome.FORFEITED
+
+    def _put_off(self, session: Session, row: PromptChoiceRow, now: datetime) -> bool:
+        """Leave a choice that was started until its public instant, if that has not come; say whether it was left.
+
+        When votes failed depends on what users wrote. Ledger, budget and line show it running until then, and nobody
+        can tell by asking for another choice.
+        """
+        if row.reservation_id is None or row.terms_json is None:
+            return False
+        if self._ledger.reservation(session, row.reservation_id).state is not ReservationState.RUNNING:
+            return False
+        try:
+            told_at = terms_of(row).told_at
+        except PromptChoiceError:
+            return False  # nobody knows until when
+        if now >= told_at:
+            return False
+        rows.put_down(session, row, until=told_at)
+        return True
 
 
 def _asked_for(row: PromptChoiceRow) -> tuple[tuple[str, ...], ExponentialChoice]:

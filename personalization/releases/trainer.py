@@ -298,6 +298,9 @@ class Trainer:
                 raise
             self._forfeit(lease, keeper, error)
             return None
+        except Exception as error:  # noqa: BLE001  # it would take the other tenants' rounds with it, each time
+            self._leave(lease, keeper, error)
+            return None
         if isinstance(outcome, Closed):
             self._ended(lease, keeper, outcome)
             return None
@@ -404,6 +407,8 @@ class Trainer:
             if isinstance(error, StorageError):
                 raise
             self._forfeit(lease, keeper, error)
+        except Exception as error:  # noqa: BLE001  # as in ``_prepare``
+            self._leave(lease, keeper, error)
         else:
             self._ended(lease, keeper, outcome)
             self._forget(prepared.reservation_id)
@@ -503,6 +508,12 @@ class Trainer:
             OutcomeCode.TRAINING_FAILED,
             "The round could not be finished; its charge stays.",
         )
+
+    def _leave(self, lease: Lease, keeper: LeaseKeeper, error: Exception) -> None:
+        """Leave a round at which nobody foresaw what happened: its lease runs out and the ledger decides."""
+        keeper.drop(lease)
+        self._unforeseen(ROUNDS, error)
+        self._observer.given_up(lease)
 
     def _overdue(self, prepared: Prepared) -> bool:
         return prepared.overdue(self._shop.clock.now())

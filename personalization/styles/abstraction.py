@@ -134,9 +134,14 @@ def names_of(prompt: str) -> set[str]:
 
 def _words_of(prompt: str) -> set[str]:
     """Return the words that an answer may copy: as written, and in small letters where they are not all big."""
-    words = {part for word in WORD.findall(plain(prompt)) for part in (word, *word.split("-"))}
+    words = _parts_of(prompt)
     small = {word.lower() for word in words if not word.isupper()}
     return {word for word in words | small if word.lower() not in _COMMON}
+
+
+def _parts_of(prompt: str) -> set[str]:
+    """Return the words of a prompt and what hyphens join in them, as written."""
+    return {part for word in WORD.findall(plain(prompt)) for part in (word, *word.split("-"))}
 
 
 def _joined(parts: list[Segment]) -> list[Segment]:
@@ -169,15 +174,19 @@ def literal(segment: Segment) -> str | None:
 
 
 def label(segment: Segment, prompt: str) -> str | None:
-    """Return a copied word that may be told as it is: the prompt has it, and nothing there makes a name of it.
+    """Return a copied word that may be told as it is: the prompt has it in small letters, and nowhere as a name.
 
     Labels such as "docs" open many answers whose prompts hold that word too; who copies another word each time does not
-    share one with other users, so the vote's threshold tells the two apart.
+    share one with other users, so the vote's threshold tells the two apart. A word that the prompt has with a capital
+    alone may be somebody's name, also where a sentence begins with it, and is not told.
     """
     word = segment.words
     if segment.slot != COPY or not word.isalpha() or len(word) > _LONGEST_WORD or is_odd(word):
         return None
-    return None if word in names_of(prompt) else word
+    small, names = word.lower(), names_of(prompt)
+    if small not in _parts_of(prompt) or small in names | {one.lower() for one in names if not one.isupper()}:
+        return None
+    return word
 
 
 def is_odd(word: str) -> bool:

@@ -123,8 +123,8 @@ def _labels(card: StyleCard, entry: StyleEntry, words: Feature) -> list[tuple[st
     Whoever copies says another word for each prompt. Words that many users share are labels, and happen to stand in
     prompts about the same.
     """
-    if entry.depth != 1 or not entry.key.startswith(COPY):
-        return []
+    if entry.depth != 1 or not entry.key.startswith(COPY) or TEXT in entry.key:
+        return []  # of a shape with an open slot, words are that slot's
     told = [one for one in card.of(words, 1) if one.key == entry.key]
     known = sum(one.share for one in told)
     if known < LABELS * entry.share:

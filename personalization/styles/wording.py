@@ -6,8 +6,9 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from personalization.styles.abstraction import COPY
 from personalization.styles.families import LENGTHS, NONE, Feature
-from personalization.styles.frames import closings, is_poor, openings
+from personalization.styles.frames import closings, is_poor, labels_of, openings
 from personalization.styles.slots import pieces
 from privacy.accounting.composition import best_epsilon, curve_of
 
@@ -157,10 +158,12 @@ def sureness_of(card: StyleCard, frame: Frame, feature: Feature) -> float | None
         frame: one of ``openings`` or ``closings``.
         feature: ``OPENING`` or ``CLOSING``.
     """
-    words = Feature.OPENING_WORDS if feature is Feature.OPENING else Feature.CLOSING_WORDS
+    opening = feature is Feature.OPENING
+    words = Feature.OPENING_WORDS if opening else Feature.CLOSING_WORDS
+    labels = labels_of(card) if opening else frozenset()
     chain: list[StyleEntry] = []
     for shape in card.of(feature):
-        if not _covers(shape.key, frame.text, opening=feature is Feature.OPENING):
+        if not _covers(shape.key, frame.text, labels, opening=opening):
             continue
         told = [
             one for one in card.of(words, shape.depth) if one.key == shape.key and one.words in frame.text
@@ -170,9 +173,15 @@ def sureness_of(card: StyleCard, frame: Frame, feature: Feature) -> float | None
     return min(sure) if frame.text and sure else None
 
 
-def _covers(shape: str, frame: str, *, opening: bool) -> bool:
-    """Say whether a frame begins (ends) as a shape does, whatever stands in its open slots."""
+def _covers(shape: str, frame: str, labels: frozenset[str], *, opening: bool) -> bool:
+    """Say whether a frame begins (ends) as a shape does, whatever stands in its open slots.
+
+    A label stands for the copy that a shape begins with.
+    """
     pattern = re.escape(shape).replace(re.escape("{t}"), ".+?")
+    if labels and shape.startswith(COPY):
+        first = "|".join(map(re.escape, (COPY, *sorted(labels))))
+        pattern = f"(?:{first}){pattern[len(re.escape(COPY)) :]}"
     return shape != NONE and re.search(rf"\A{pattern}" if opening else rf"{pattern}\Z", frame) is not None
 
 

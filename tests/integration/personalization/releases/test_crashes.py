@@ -345,6 +345,34 @@ def test_what_nobody_foresaw_ends_neither_the_trainer_nor_its_upkeep(shop):
     assert "a user wrote" not in str(logs)
 
 
+@pytest.mark.parametrize("step", ["prepare", "finish"])
+def test_a_round_at_which_nobody_foresaw_what_happens_takes_no_other_with_it(shop, monkeypatch, step):
+    shop.add_tenant("beta")
+    odd, other = shop.open_round("acme"), shop.open_round("beta")
+    process = shop.process()
+    honest = getattr(process._rounds, step)
+
+    def stumble(lease_or_prepared, *rest):
+        if getattr(lease_or_prepared, "lease", lease_or_prepared).round_id == odd:
+            raise ValueError("what a user wrote")
+        return honest(lease_or_prepared, *rest)
+
+    monkeypatch.setattr(process._rounds, step, stumble)
+    with capture_logs() as logs:
+        assert process.run_once() == 2
+    assert facts(shop, other)[0].outcome_code == OutcomeCode.PUBLISHED
+    assert facts(shop, odd)[0].state == RoundState.LEASED
+    assert [one["error"] for one in logs if one["event"] == "chore_failed"] == ["ValueError"]
+    assert "a user wrote" not in str(logs)
+    monkeypatch.undo()
+    shop.clock.advance(seconds=61)
+    assert shop.process("second").run_once() == 1
+    row, reservations, versions, _ = facts(shop, odd)
+    assert row.outcome_code == OutcomeCode.PUBLISHED
+    assert [one.state for one in reservations] == [ReservationState.COMMITTED] * 2, "each is charged once"
+    assert len(versions) == 2
+
+
 def test_a_lost_lease_ends_the_child_and_only_that_round(shop):
     shop.add_tenant("beta")
     lost, kept = shop.open_round("acme"), shop.open_round("beta")

@@ -7,7 +7,9 @@ from datetime import timedelta
 
 import aiohttp
 import pytest
+from sqlmodel import select
 
+from personalization.choices.tables import PromptChoiceRow
 from personalization.choices.values import ChoiceOutcome
 from personalization.errors import TrainingFailedError
 from privacy.audit import trail as audit_trail
@@ -134,11 +136,41 @@ def test_the_tenants_own_see_how_a_choice_ended_at_its_public_instant(engine):
         raise TrainingFailedError("planted")
 
     world.voting.during = fail
-    assert world.tick() == [ChoiceOutcome.FORFEITED]
-    own, all_ = world.http(("GET", CHOICES, "bea", None), ("GET", CHOICES, PLATFORM, None))
-    (one,), (seen,) = own[1]["prompt_choices"], all_[1]["prompt_choices"]
-    assert (one["state"], one["outcome"], one["closed_at"]) == ("leased", None, None)
-    assert (seen["state"], seen["outcome"]) == ("failed", "forfeited")
+    ask, budget = ("POST", CHOOSE, "bea", ASKED), ("GET", "/v1/tenants/acme/budget", "bea", None)
+    listing = [("GET", CHOICES, name, None) for name in ("bea", PLATFORM)]
+    assert world.tick() == []
+    *listed, (_, spent), (again, _) = world.http(*listing, budget, ask)
+    for _, body in listed:
+        (one,) = body["prompt_choices"]
+        assert (one["state"], one["outcome"], one["closed_at"]) == ("leased", None, None)
+    assert (spent["reservations"], again) == ({"running": 1}, 409), "nor do other routes tell it"
     world.now = told_at = began + timedelta(hours=2)
+    assert world.tick() == [ChoiceOutcome.FORFEITED]
+    *listed, (_, spent), (again, _) = world.http(*listing, budget, ask)
+    for _, body in listed:
+        (one,) = body["prompt_choices"]
+        assert (one["state"], one["outcome"], one["closed_at"]) == (
+            "failed",
+            "forfeited",
+            told_at.isoformat(),
+        )
+    assert (spent["reservations"], again) == ({"forfeited": 1}, 201)
+    assert len(world.voting.jobs) == 1, "it was not asked for again"
+
+
+def test_what_a_trainer_from_before_closed_early_is_shown_at_its_public_instant_all_the_same(engine):
+    world = AskedWorld(engine, release_padding_seconds=3600)
+    world.answer(1)
+    assert world.http(("POST", CHOOSE, "bea", ASKED))[0][0] == 201
+    assert world.tick() == []
+    closed_at = world.now
+    with transaction(engine) as session:
+        row = session.exec(select(PromptChoiceRow)).one()
+        row.state, row.outcome, row.closed_at, row.drawn_json = "failed", "forfeited", closed_at, None
+        session.add(row)
+    seen = world.http(("GET", CHOICES, "bea", None), ("GET", CHOICES, PLATFORM, None))
+    states = [(body["prompt_choices"][0]["state"], body["prompt_choices"][0]["outcome"]) for _, body in seen]
+    assert states == [("leased", None), ("failed", "forfeited")]
+    world.now += timedelta(hours=2)
     (one,) = world.http(("GET", CHOICES, "bea", None))[0][1]["prompt_choices"]
-    assert (one["state"], one["outcome"], one["closed_at"]) == ("failed", "forfeited", told_at.isoformat())
+    assert (one["state"], one["closed_at"] > closed_at.isoformat()) == ("failed", True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from datetime import timedelta
 
 import pytest
 from sqlmodel import select
@@ -204,6 +205,22 @@ def test_whoever_dies_anywhere_pays_once_reads_once_and_draws_once(
         assert before.chosen is None
     if state == "forfeited":
         assert (row.drawn_json, row.chosen) == (None, None)
+
+
+@SQLITE
+@pytest.mark.parametrize("dies_at", [3, 4])
+def test_when_a_padded_choice_ended_without_a_draw_nobody_learns_before_its_public_instant(engine, dies_at):
+    """Who takes it over after a crash leaves it running until then, reads nothing more, and draws nothing."""
+    world, watched = begin(engine, fails=[dies_at], release_padding_seconds=14_400)
+    asked_at = world.now
+    with pytest.raises(AnchorUnavailableError):
+        world.tick(signals=watched, anchor=watched)
+    for hours, state, outcome in ((2.5, "running", None), (8, "forfeited", "forfeited")):
+        world.now = asked_at + timedelta(hours=hours)
+        world.tick(signals=watched, anchor=watched)
+        assert [one.state.value for one in world.reservations()] == [state]
+        assert [row.outcome for row in world.rows()] == [outcome]
+    assert watched.reads == 1
 
 
 @SQLITE

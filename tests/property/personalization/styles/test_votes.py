@@ -38,8 +38,9 @@ shown = st.one_of(st.none(), st.text(max_size=60), some_words.map(" ".join))
 texts = st.lists(
     st.builds(
         StyleText,
-        prompt=st.text(max_size=40),
-        final=st.one_of(st.text(max_size=60), some_words.map(" ".join)),
+        prompt=st.one_of(st.text(max_size=40), some_words.map(" ".join)),
+        # Joined by colons and said in the prompt they are labels.
+        final=st.one_of(st.text(max_size=60), some_words.map(" ".join), some_words.map(": ".join)),
         shown=shown,
     ),
     min_size=1,

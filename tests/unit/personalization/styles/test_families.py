@@ -38,6 +38,10 @@ def test_how_a_prompt_begins(prompt, answer, head):
         ("Changed files:\nsrc/lsp/cache.go", "src/lsp: add a cache", None),
         ("Customer Quim writes: Where is it?", "Quim: it left", None),
         ("Quim: Where is it?", "Quim, it left", None),
+        ("Quim writes: Where is it?", "Quim: it left", None),
+        ("Where is it? Quim waits", "Quim: it left", None),
+        ("Ask Quim, his page is users/quim", "quim: it left", None),
+        ("build/BUILD.bazel", "build: set it", "build"),
         ("order 4711 is late", "4711: it left", None),
     ],
 )

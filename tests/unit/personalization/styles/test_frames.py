@@ -42,6 +42,15 @@ def test_words_that_most_copied_openings_share_are_labels_and_few_are_copies():
     assert labels_of(card(0.1)) == frozenset()
 
 
+def test_words_behind_a_copy_are_no_labels():
+    card = card_of(
+        entry(Feature.OPENING, "{copy} {t}: ", 0.4),
+        entry(Feature.OPENING_WORDS, "{copy} {t}: ", 0.4, words="says"),
+    )
+    assert labels_of(card) == frozenset()
+    assert shares(openings(card)) == {"{copy} says: ": 0.4, "": 0.6}
+
+
 def test_a_shape_without_found_words_is_content():
     assert shares(openings(card_of(entry(Feature.OPENING, "{t}: ", 0.9)))) == {"": 1.0}
 

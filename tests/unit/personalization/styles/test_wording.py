@@ -29,6 +29,19 @@ from tests.fakes.styles import (
 )
 
 
+def test_a_label_is_as_sure_as_it_was_found_and_not_fixed_by_a_person():
+    card = card_of(
+        entry(Feature.OPENING, "{copy}: ", 0.9, sureness=7.0),
+        entry(Feature.OPENING_WORDS, "{copy}: ", 0.6, sureness=5.0, words="docs"),
+        entry(Feature.OPENING_WORDS, "{copy}: ", 0.3, sureness=2.0, words="test"),
+    )
+    assert [(one.text, sureness_of(card, one, Feature.OPENING)) for one in openings(card) if one.text] == [
+        ("docs: ", 5.0),
+        ("test: ", 2.0),
+    ]
+    assert "fixed by a person" not in " ".join(sentences(card))
+
+
 def test_sentences_say_what_how_often_and_how_sure():
     card = framed(
         {"KAFKA-{n}: ": 0.604, "{copy}: ": 0.2},
