@@ -39,7 +39,7 @@ def play(trial: Trial) -> RecipeReport:
     """Learn the conventions of each line and judge them on held-out users."""
     if trial.options.data is not None:
         return _recorded(trial, trial.options.data)
-    users, heldout = trial.size(100, 40), trial.size(20, 16)
+    users, heldout = trial.size(100, 40), trial.size(32, 16)
     lines = (COMMITS,) if trial.options.quick else (COMMITS, REVIEWS, DOCSTRINGS)
     crowds = [crowd(line, users=users, heldout=heldout) for line in lines]
     tenants = {TENANT: recipe_policy(trial, users=users, releases=len(lines), domains=lines)}
