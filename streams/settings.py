@@ -342,9 +342,6 @@ class TrainerSettings(_Section):
     lease_seconds: Positive = 60.0
     poll_seconds: Positive = 1.0
     threads: int | None = Field(default=None, ge=1)
-    rounds_per_job: int = Field(default=16, ge=1, le=1_000)
-    """Most rounds that one trainer takes and trains together. Fewer leave some to trainers beside it: on a processor
-    two trainers with half the threads each are faster than one with all, at twice the memory."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     half_head: bool = True
     """Multiply by the output head in bfloat16 while training, where the processor has instructions for it."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import math
 import os
 import secrets
 import socket
@@ -15,17 +14,11 @@ from privacy.keys.service import new_master_key
 
 # A user whose consent never comes is refused after this long; consents are published first, so it is enough.
 CONSENT_WAIT_SECONDS = 5.0
-MOST_TRAINERS = 2  # each holds a base model of its own
-
-
-def trainers_for(lines: int) -> int:
-    """Return how many trainers are worth starting for so many lines on this machine."""
-    return max(1, min(lines, len(os.sched_getaffinity(0)), MOST_TRAINERS))
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoEnvironment:
-    """What the child processes are given; ``lines`` are those that learn at once, and share the trainers."""
+    """What the child processes are given."""
 
     state: Path
     broker: str
@@ -35,20 +28,14 @@ class DemoEnvironment:
     worker_port: int
     serving_port: int
     token: str
-    lines: int = 1
 
     def public_key(self) -> str:
         """Return the key (hexadecimal) whose signatures the server is to trust: the trainer's."""
         return ManifestSigner(base64.b64decode(self.adapter_key)).public_key.hex()
 
     def of_the_trainer(self) -> dict[str, str]:
-        """Return what trainers are given besides: the key that adapters are signed with, their part of the cores."""
-        trainers = trainers_for(self.lines)
-        given = {"DISCREET_SIGNING__ADAPTER_KEY": self.adapter_key}
-        if trainers > 1:
-            given["DISCREET_TRAINER__THREADS"] = str(len(os.sched_getaffinity(0)) // trainers)
-            given["DISCREET_TRAINER__ROUNDS_PER_JOB"] = str(math.ceil(self.lines / trainers))
-        return given
+        """Return what the trainer is given besides: the key that adapters are signed with."""
+        return {"DISCREET_SIGNING__ADAPTER_KEY": self.adapter_key}
 
     def variables(self) -> dict[str, str]:
         """Return the environment of the child processes: this one's, without its own DISCREET_ settings."""

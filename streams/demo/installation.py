@@ -20,13 +20,7 @@ from privacy.keys.service import MasterKeys
 from privacy.keys.store import open_store
 from privacy.storage.session import open_engine, transaction
 from streams.broker.embedded import EmbeddedBroker
-from streams.demo.environment import (
-    DemoEnvironment,
-    free_port,
-    model_cache,
-    new_secrets,
-    trainers_for,
-)
+from streams.demo.environment import DemoEnvironment, free_port, model_cache, new_secrets
 from streams.demo.observing import IngestObserver, consents_recorded, rounds_by_id, training_progress
 from streams.demo.processes import Children
 from streams.demo.publishing import publish_consents, publish_interactions
@@ -80,12 +74,8 @@ class Installation:
         self._base_model = base_model
         self._consents = self._letters = self._rounds = 0
 
-    def start(self, register: Callable[[Engine], None], *, lines: int = 1) -> None:
-        """Start everything.
-
-        Args:
-            register: names the tenants to the new database.
-            lines: how many learn at once; trainers share them.
+    def start(self, register: Callable[[Engine], None]) -> None:
+        """Start everything; ``register`` names the tenants to the new database.
 
         Raises:
             DemoError: a process stopped or a command failed.
@@ -103,7 +93,6 @@ class Installation:
                 worker_port=free_port(),
                 serving_port=free_port(),
                 token=token,
-                lines=lines,
             )
             self.broker = broker.bootstrap
             url = f"sqlite:///{self.state / 'discreet.sqlite3'}"
@@ -117,11 +106,9 @@ class Installation:
             self.variables, self._signing = environment.variables(), environment.of_the_trainer()
             self.command("topics", "create", "--partitions", str(PARTITIONS))
             self._children = self.stack.enter_context(Children(self.variables, self.state / "logs"))
-            self._children.start("worker", "worker")
-            self._trainers = [f"trainer-{number + 1}" for number in range(trainers_for(lines))]
-            for name in self._trainers:
-                self._children.start(name, "trainer", secrets=self._signing)
-            self._children.start("serve", "serve")
+            for name in ("worker", "trainer", "serve"):
+                secrets = self._signing if name == "trainer" else None
+                self._children.start(name, name, secrets=secrets)
             register(self.engine)
             self.serving = ServingClient(environment.serving_port, token)
 
@@ -220,12 +207,12 @@ class Installation:
                     row = open_round(session, tenant, domain, actor=ACTOR, now=datetime.now(UTC))
                     opened[tenant, domain] = row.round_id
             rows: dict[str, RoundRow] = {}
-            logs = [self.state / "logs" / f"{name}.log" for name in self._trainers]
+            trainer_log = self.state / "logs" / "trainer.log"
 
             def closed() -> bool:
                 rows.update(rounds_by_id(self.engine, list(opened.values())))
                 ended = sum(row.closed_at is not None for row in rows.values())
-                part, done, total = training_progress(logs) or ("taking the rounds", 0, 1)
+                part, done, total = training_progress(trainer_log) or ("taking the rounds", 0, 1)
                 stage.update(done, total, f"{part}, {ended} of {len(opened)} lines done")
                 return ended == len(opened)
 

@@ -85,13 +85,8 @@ def consents_recorded(engine: Engine) -> int:
         return consents.recorded(session)
 
 
-def training_progress(logs: Sequence[Path]) -> tuple[str, int, int] | None:
-    """Return the last (stage, done, total) that a trainer wrote to its log; of several whose share is least."""
-    told = [one for one in (_last_progress(log) for log in logs) if one is not None]
-    return min(told, key=lambda one: one[1] / max(1, one[2]), default=None)
-
-
-def _last_progress(log: Path) -> tuple[str, int, int] | None:
+def training_progress(log: Path) -> tuple[str, int, int] | None:
+    """Return the last (stage, done, total) that the trainer wrote to its log, if it has got so far."""
     for line in reversed(log.read_text("utf-8", errors="replace").splitlines()):
         if PROGRESS_EVENT in line:
             try:

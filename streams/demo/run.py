@@ -137,8 +137,7 @@ class _Demo:
         here.start(
             lambda engine: register(
                 engine, self._scenarios, epsilon=options.epsilon, rounds=options.rounds, now=now
-            ),
-            lines=len(self._scenarios),
+            )
         )
         events = here.wait_for_ingestion(here.publish(self._scenarios, now))
         lines = [(scenario.tenant, scenario.domain) for scenario in self._scenarios]

@@ -114,7 +114,6 @@ def trainer_of(settings: Settings, observer: TrainerObserver | None = None) -> I
                 owner=f"{socket.gethostname()[:64]}:{os.getpid()}",
                 lease=timedelta(seconds=settings.trainer.lease_seconds),
                 poll=timedelta(seconds=settings.trainer.poll_seconds),
-                rounds_per_job=settings.trainer.rounds_per_job,
                 upkeep_every=timedelta(seconds=settings.meta.refresh_seconds),
                 flags=flags,
                 max_public_text_change=settings.trainer.max_public_text_change,

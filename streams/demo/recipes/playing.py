@@ -74,7 +74,7 @@ def learn(
 ) -> dict[Line, str]:
     """Start everything, publish, train one release of each line, and return the served name of each that has one."""
     here = trial.here
-    here.start(lambda engine: register_all(engine, tenants, trial), lines=len(crowds))
+    here.start(lambda engine: register_all(engine, tenants, trial))
     scenarios = [crowd.published(trial.now) if isinstance(crowd, Crowd) else crowd for crowd in crowds]
     publish(trial, scenarios)
     lines = [(crowd.tenant, crowd.domain) for crowd in crowds]
