@@ -47,7 +47,7 @@ Line = tuple[str, str]  # tenant, domain
 POLL_SECONDS = 0.3
 PARTITIONS = 3  # one machine needs no more
 INGEST_SECONDS = 180.0
-ROUND_SECONDS = 600.0  # for three lines; more take longer
+ROUND_SECONDS = 600.0  # without any progress of the trainer; how long training takes is the machine's affair
 SERVE_SECONDS = 120.0
 
 
@@ -207,16 +207,18 @@ class Installation:
                     row = open_round(session, tenant, domain, actor=ACTOR, now=datetime.now(UTC))
                     opened[tenant, domain] = row.round_id
             rows: dict[str, RoundRow] = {}
+            told: list[object] = []
             trainer_log = self.state / "logs" / "trainer.log"
 
             def closed() -> bool:
                 rows.update(rounds_by_id(self.engine, list(opened.values())))
                 ended = sum(row.closed_at is not None for row in rows.values())
                 part, done, total = training_progress(trainer_log) or ("taking the rounds", 0, 1)
+                told[:] = [part, done, ended]
                 stage.update(done, total, f"{part}, {ended} of {len(opened)} lines done")
                 return ended == len(opened)
 
-            self.wait(closed, ROUND_SECONDS * max(1.0, len(lines) / 3))
+            self.wait(closed, ROUND_SECONDS, progress=lambda: tuple(told))
         return {line: rows[round_id] for line, round_id in opened.items()}
 
     def versions(self, lines: Sequence[Line]) -> dict[Line, AdapterVersionRow]:
@@ -251,18 +253,27 @@ class Installation:
             self.wait(held, SERVE_SECONDS)
         return {line: version.served_name for line, version in versions.items()}
 
-    def wait(self, done: Callable[[], bool], seconds: float) -> None:
+    def wait(
+        self, done: Callable[[], bool], seconds: float, *, progress: Callable[[], object] = lambda: None
+    ) -> None:
         """Poll until ``done``; a process that stopped or time that ran out ends the run.
+
+        Args:
+            done: asked again and again.
+            seconds: how long it may take from the beginning, or from when ``progress`` last changed.
+            progress: how far it is.
 
         Raises:
             DemoError: with what stopped, or that nothing came of waiting.
         """
-        end = time.monotonic() + seconds
+        end, before = time.monotonic() + seconds, progress()
         while not done():
             self._children.check()
+            if (now := progress()) != before:
+                end, before = time.monotonic() + seconds, now
             if time.monotonic() > end:
                 raise DemoError(
-                    f"the stage shown last did not get done in {seconds:.0f} s; run it again with --keep "
+                    f"nothing came of the stage shown last in {seconds:.0f} s; run it again with --keep "
                     "FOLDER and read FOLDER/logs"
                 )
             time.sleep(POLL_SECONDS)
