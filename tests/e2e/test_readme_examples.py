@@ -154,7 +154,7 @@ def test_no_page_shows_a_block_that_no_test_runs():
     # by the client's contract, and by the engines' test of machines that are often offline
     run_elsewhere = {ROOT / "streams/client/README.md", ROOT / "streams/docs/edge.md"}
     by_commands = {
-        ROOT / f"streams/docs/{name}.md" for name in ("prompts", "terms")
+        ROOT / f"streams/docs/{name}.md" for name in ("memory", "prompts", "terms")
     }  # by the tests of the commands that it shows
     for page in PAGES:
         assert page in run_here | by_commands or not _blocks(page, r"(?:ba)?sh"), page

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,8 @@ from privacy.errors import StorageError
 from privacy.policy import versions as policies
 from privacy.storage.session import reading, transaction
 from streams.cli.main import main
+
+ROOT = Path(__file__).resolve().parents[4]
 
 
 @pytest.fixture
@@ -170,6 +174,23 @@ def test_documents_are_tried_then_promoted_or_abandoned(tenant, capsys):
     _, out, _ = run(capsys, "versions", "acme")
     assert "abandoned" in out
     assert "promoted" in out
+
+
+def test_what_the_page_shows_works(tenant, capsys, monkeypatch):
+    run(capsys, "add", "acme", tenant / "refunds.md", "--approved-by", "ann")
+    (tenant / "refunds.md").write_text("# Refunds\n\nA refund takes 10 days.\n", "utf-8")
+    monkeypatch.chdir(tenant)
+    page = (ROOT / "streams" / "docs" / "memory.md").read_text("utf-8")
+    (block,) = re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    said = []
+    for command in re.split(r"^discreet memory ", block, flags=re.MULTILINE)[1:]:
+        status, out, err = run(capsys, *shlex.split(command, comments=True))
+        assert status == 0, (command, err)
+        said.append(out)
+    assert len(said) == 4
+    assert "10 days" in said[1]
+    found = told(capsys, "search", "acme", "How many days does a refund take?")
+    assert found["passages"][0]["text"] == "A refund takes 10 days."
 
 
 @pytest.mark.parametrize("refuses", [False, True])
