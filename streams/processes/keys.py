@@ -23,7 +23,7 @@ from privacy.keys.service import MasterKeys
 from privacy.keys.store import open_store
 from privacy.keys.transit import TransitKeys
 from streams.errors import SettingsError
-from streams.processes.public_keys import trusted_keys as keys_in
+from streams.processes.public_keys import keys_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -5,7 +5,7 @@ from __future__ import annotations
 from streams.errors import SettingsError
 
 
-def trusted_keys(text: str) -> list[bytes]:
+def keys_in(text: str) -> list[bytes]:
     """Return the raw keys of a comma-separated list of hexadecimal keys.
 
     Raises:

@@ -18,7 +18,7 @@ from streams.contracts.adapter import PromptsV1, PromptTemplateV1
 from streams.contracts.codec import Decoded, decode_ack
 from streams.contracts.topics import SERVING_ACKS
 from streams.errors import SettingsError
-from streams.processes.public_keys import trusted_keys
+from streams.processes.public_keys import keys_in
 from streams.serving.holder import AdapterHolder, Holdings
 from streams.serving.web import ServingWeb
 
@@ -324,7 +324,7 @@ def test_health_needs_no_token(ask):
 
 def test_public_keys_are_read_from_text():
     key = FakeSigner().public_key
-    assert trusted_keys(f"{key.hex()}, {key.hex()},") == [key, key]
+    assert keys_in(f"{key.hex()}, {key.hex()},") == [key, key]
     for wrong in ("", "zz", "00ff"):
         with pytest.raises(SettingsError, match="PUBLIC_KEYS is not usable"):
-            trusted_keys(wrong)
+            keys_in(wrong)
