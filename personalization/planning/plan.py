@@ -275,5 +275,7 @@ class PerformanceFlags:
     label_only_logits: bool = True
     tokens_per_microbatch: int = 4096
     threads: int | None = None
-    # The output head's products while training in bfloat16, as on a GPU, where the processor has instructions for it.
-    half_head: bool = False
+    # Products with frozen weights while training in bfloat16, as on a GPU, where the processor has instructions for it:
+    # those of the output head, and on public texts those below the adapted layers. Users' rows pass those in float32:
+    # a product's last digits may owe something to the rest of its batch (``privacy.noise.normal``).
+    half_products: bool = False

@@ -81,7 +81,7 @@ class _Mechanics:
         self.line_rank = shape.rank
         self.settings = replace(self.settings, max_top_layers=shape.top_layers)
         self.bench = Workbench(
-            options.base_model, shape, PerformanceFlags(threads=options.threads, half_head=True)
+            options.base_model, shape, PerformanceFlags(threads=options.threads, half_products=True)
         )
         names = tenants_in(options.data)
         self.targets = list(options.tenants or names[:2])

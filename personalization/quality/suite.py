@@ -89,7 +89,7 @@ class _Suite:
         self.line_rank = shape.rank
         self.settings = replace(self.settings, max_top_layers=shape.top_layers)
         self.bench = Workbench(
-            options.base_model, shape, PerformanceFlags(threads=options.threads, half_head=True)
+            options.base_model, shape, PerformanceFlags(threads=options.threads, half_products=True)
         )
         self.cards = CardReleases(
             decoder=self.bench.decoder,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from personalization.adapters.signing import ManifestSigner
+from personalization.training.child.threads import WAITING
 from privacy.keys.service import new_master_key
 
 # A user whose consent never comes is refused after this long; consents are published first, so it is enough.
@@ -44,9 +45,7 @@ class DemoEnvironment:
             **kept,
             "PYTHONPATH": os.pathsep.join(filter(None, (str(_root()), kept.get("PYTHONPATH", "")))),
             "HF_HUB_OFFLINE": "1",  # everything is on this machine; nothing is to ask a hub
-            "OMP_WAIT_POLICY": kept.get(
-                "OMP_WAIT_POLICY", "PASSIVE"
-            ),  # idle threads sleep, the others get the cores
+            **{name: kept.get(name, value) for name, value in WAITING.items()},
             "DISCREET_STATE": str(self.state),
             "DISCREET_MASTER_KEY": self.master_key,
             "DISCREET_BROKER__BOOTSTRAP": self.broker,

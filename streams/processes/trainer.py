@@ -328,7 +328,7 @@ def flags_of(settings: Settings) -> PerformanceFlags:
     return PerformanceFlags(
         device=settings.trainer.device,
         threads=settings.trainer.threads,
-        half_head=settings.trainer.half_head,
+        half_products=settings.trainer.half_products,
     )
 
 

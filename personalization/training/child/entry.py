@@ -11,6 +11,7 @@ import sys
 import traceback
 from multiprocessing.connection import Connection
 
+from personalization.training.child.threads import WAITING
 from personalization.training.jobs.job import VoteJob
 from personalization.training.jobs.wire import (
     decode_job,
@@ -29,10 +30,10 @@ def main(connection: Connection) -> None:
     """
     try:
         job = decode_job(connection.recv_bytes())
-        # Both are read when torch and transformers are imported: nothing is ever fetched, and idle threads sleep
-        # instead of spinning, because the processor is shared with the worker and whatever else runs here.
+        # Read when torch and transformers are imported: nothing is ever fetched.
         os.environ["HF_HUB_OFFLINE"] = "1"
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        for name, value in WAITING.items():
+            os.environ.setdefault(name, value)
         from personalization.training.child.job import run, vote  # noqa: PLC0415  imports torch, after the line above
 
         if isinstance(job, VoteJob):

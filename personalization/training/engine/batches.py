@@ -120,10 +120,14 @@ class PrefixCache:
         decoder: the frozen base.
         first_layer: the lowest adapted layer.
         enabled: whether to cache at all.
+        half: whether to multiply in bfloat16 where the processor has instructions for it; for public texts alone.
     """
 
-    def __init__(self, decoder: FrozenDecoder, first_layer: int, *, enabled: bool) -> None:
+    def __init__(
+        self, decoder: FrozenDecoder, first_layer: int, *, enabled: bool, half: bool = False
+    ) -> None:
         self._decoder = decoder
+        self._half = half
         self._below = range(first_layer)
         self.enabled = enabled and first_layer > 0
         self._store: torch.Tensor | None = None
@@ -158,7 +162,8 @@ class PrefixCache:
         for run in split_users(everyone, token_limit):
             micro = assemble(run, self._decoder.device, torch.float32)
             with torch.inference_mode():
-                hidden = self._decoder.run(self._decoder.embed(micro.tokens), micro.batch, self._below)
+                embedded = self._decoder.embed(micro.tokens)
+                hidden = self._decoder.run(embedded, micro.batch, self._below, half=self._half)
             self._store[_places(run)] = hidden.to(self._store.device)
             on_tokens(len(micro.tokens))
         return members
@@ -181,7 +186,9 @@ class PrefixCache:
             return self._store.index_select(0, _places(micro.members).to(self._store.device))
         with torch.no_grad():
             embedded = self._decoder.embed(micro.tokens)
-            return self._decoder.run(embedded, micro.batch, self._below) if self._below else embedded
+            if not self._below:
+                return embedded
+            return self._decoder.run(embedded, micro.batch, self._below, half=self._half)
 
 
 def _places(members: list[Member]) -> torch.Tensor:

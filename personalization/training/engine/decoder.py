@@ -21,7 +21,7 @@ from personalization.planning.plan import ALL_LINEAR
 from personalization.training.engine.families import Shapes
 from personalization.training.engine.kernels import gated, rms_norm, rotate
 from personalization.training.engine.low_rank import Binding, TokenGroups, adapted_linear
-from personalization.training.engine.output_head import OutputHead
+from personalization.training.engine.output_head import OutputHead, native_bfloat16
 from personalization.training.engine.segments import Segments
 from personalization.training.errors import BaseModelError, JobInvalidError
 
@@ -173,6 +173,7 @@ class FrozenDecoder:
         binding: Binding | None = None,
         *,
         labels_only: bool = False,
+        half: bool = False,
     ) -> torch.Tensor:
         """Run some layers.
 
@@ -182,6 +183,8 @@ class FrozenDecoder:
             layers: consecutive layer numbers.
             binding: adapters to apply; None runs the plain base.
             labels_only: the last of ``layers`` is the model's last, so compute it for the label tokens only.
+            half: layers without an adapter of a float32 base may multiply in bfloat16 where the processor has
+                instructions for it; residuals, norms and attention stay in float32.
 
         Returns:
             ``(tokens, width)``, or ``(labels, width)`` with ``labels_only``.
@@ -194,9 +197,10 @@ class FrozenDecoder:
                 f"a row has {batch.rows.longest} tokens; the base model attends to {self.longest_row()}"
             )
         angles = self.angles(batch.positions)
+        half = half and self.dtype == torch.float32 and self.device.type == "cpu" and native_bfloat16()
         for layer in layers:
             narrow = labels_only and layer == layers[-1]
-            hidden = self._block(layer, hidden, batch, angles, binding, narrow=narrow)
+            hidden = self._block(layer, hidden, batch, angles, binding, narrow=narrow, half=half)
         return hidden
 
     def _norm(self, values: torch.Tensor, module: nn.Module) -> torch.Tensor:
@@ -211,6 +215,7 @@ class FrozenDecoder:
         binding: Binding | None,
         *,
         narrow: bool,
+        half: bool,
     ) -> torch.Tensor:
         block = self._blocks[layer]
         groups = batch.label_groups if narrow else batch.groups
@@ -219,7 +224,7 @@ class FrozenDecoder:
             linear = self.linear(layer, suffix)
             slot = binding.slots.get((layer, suffix)) if binding is not None else None
             if binding is None or slot is None:
-                return F.linear(values, linear.weight, linear.bias)
+                return _product(values, linear.weight, linear.bias, half=half)
             return adapted_linear(binding, slot, where, values, linear.weight, linear.bias)
 
         def split(values: torch.Tensor) -> torch.Tensor:
@@ -294,3 +299,14 @@ class FrozenDecoder:
         else:
             mixed = F.scaled_dot_product_attention(queries, keys, values, is_causal=True, scale=scaling)
         return asking.unpad(mixed.transpose(1, 2))
+
+
+def _product(
+    values: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, *, half: bool
+) -> torch.Tensor:
+    """Return ``values weightᵀ + bias``, of factors that are rounded to bfloat16 if ``half``."""
+    if not half:
+        return F.linear(values, weight, bias)
+    # Narrowed for each pass: a second copy of the base would cost more memory than this costs time.
+    out = F.linear(values.to(torch.bfloat16), weight.to(torch.bfloat16)).to(values.dtype)
+    return out if bias is None else out.add_(bias)

@@ -117,10 +117,11 @@ class LabelNll(torch.autograd.Function):
         hidden: torch.Tensor,
         head: torch.Tensor,
         targets: torch.Tensor,
+        shares: torch.Tensor | None,
         softcap: float | None,
         chunk: int,
     ) -> torch.Tensor:
-        """Return the per-label loss ``(labels,)`` in at least float32."""
+        """Return the per-label loss ``(labels,)`` in at least float32; ``shares`` of a label's targets sum to 1."""
         wide = torch.promote_types(hidden.dtype, torch.float32)
         losses = torch.empty(len(targets), dtype=wide, device=hidden.device)
         need = ctx.needs_input_grad[0]
@@ -133,8 +134,10 @@ class LabelNll(torch.autograd.Function):
                 logits = logits.div_(softcap).tanh_()
                 slope = 1.0 - logits.square() if need else None
                 logits.mul_(softcap)
-            wanted = targets[part, None]
+            wanted = targets[part].view(len(logits), -1)
             chosen = logits.gather(1, wanted)
+            if shares is not None:
+                chosen = (chosen * shares[part]).sum(1, keepdim=True)
             highest = logits.amax(1, keepdim=True)
             weights = logits.sub_(
                 highest
@@ -142,7 +145,7 @@ class LabelNll(torch.autograd.Function):
             total = weights.sum(1, keepdim=True)
             losses[part] = (total.log() + highest - chosen).squeeze(1)
             if towards is not None:
-                weights.scatter_add_(1, wanted, -total)
+                weights.scatter_add_(1, wanted, -total if shares is None else -total * shares[part])
                 if slope is not None:
                     weights.mul_(slope)
                 if head.dtype == towards.dtype:
@@ -154,10 +157,10 @@ class LabelNll(torch.autograd.Function):
         return losses
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None, None]:
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Scale each label's stored gradient."""
         (towards,) = ctx.saved_tensors
-        return towards * gradient.to(towards.dtype)[:, None], None, None, None, None
+        return (towards * gradient.to(towards.dtype)[:, None], *((None,) * 5))
 
 
 class ShortlistNll(torch.autograd.Function):

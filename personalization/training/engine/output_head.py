@@ -76,15 +76,17 @@ class OutputHead:
         *,
         half: bool = False,
         shortlist: Shortlist | None = None,
+        shares: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return the negative log-likelihood of each target from the last layer's output ``(labels, width)``.
 
         Args:
             hidden: the last layer's output.
-            targets: one token id per label.
+            targets: one token id per label, or some ``(labels, tokens)``.
             half: only gradients are wanted, so a float32 head may be multiplied in bfloat16 where the processor has
                 instructions for it.
             shortlist: run the softmax over these tokens and the target alone; its head is used whatever ``half``.
+            shares: of a label's tokens in its loss ``(labels, tokens)``, where it has some; they sum to 1.
         """
         normed = self._norm(hidden)
         head = self._rows(half=half) if shortlist is None else shortlist.head
@@ -95,7 +97,7 @@ class OutputHead:
                 normed, head, own, shortlist.places[targets], self._softcap, chunk
             )
             return found
-        out: torch.Tensor = LabelNll.apply(normed, head, targets, self._softcap, chunk)
+        out: torch.Tensor = LabelNll.apply(normed, head, targets, shares, self._softcap, chunk)
         return out
 
     @torch.no_grad()
@@ -126,23 +128,25 @@ class OutputHead:
         hidden: torch.Tensor,
         coins: torch.Generator,
         *,
+        draws: int = 1,
         half: bool = False,
         shortlist: Shortlist | None = None,
     ) -> torch.Tensor:
-        """Draw one token id for each label from the model's own distribution ``(labels,)``.
+        """Draw token ids for each label from the model's own distribution ``(labels, draws)``.
 
         Args:
             hidden: the last layer's output ``(labels, width)``.
-            coins: one uniform number on the CPU for each label.
+            coins: one uniform number on the CPU for each draw.
+            draws: of each label.
             half: as in ``label_nll``.
             shortlist: draw from these tokens alone.
         """
         found = []
-        uniform = torch.rand(len(hidden), generator=coins).to(hidden.device)
+        uniform = torch.rand((len(hidden), draws), generator=coins).to(hidden.device)
         for logits, part in self._logit_chunks(hidden, half=half, shortlist=shortlist):
             below = torch.softmax(logits, 1).cumsum_(1)
-            share = (uniform[part] * below[:, -1])[:, None].contiguous()
-            found.append(torch.searchsorted(below, share).clamp_(max=below.shape[1] - 1)[:, 0])
+            share = uniform[part] * below[:, -1:]
+            found.append(torch.searchsorted(below, share).clamp_(max=below.shape[1] - 1))
         drawn = torch.cat(found)
         return drawn if shortlist is None else shortlist.tokens[drawn]
 

@@ -29,6 +29,7 @@ from personalization.training.jobs.job import Example, UserExamples
 
 WEIGHT_DECAY = 0.01
 WARM_UP = 0.05  # of the steps
+DRAWN_AT_ONCE = 16  # examples; one pass through the base is quicker for many
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +168,8 @@ class AnchoredBatch:
     Attributes:
         examples: of one row each.
         counts: of each label's own token, in order: 1, or less where the rest is learned from the base.
-        draws: tokens that the base drew at each label ``(draws, labels)``; they share what is left of 1.
+        draws: tokens that the base drew at each label that counts less ``(those labels, draws)``; they share what is
+            left of 1.
     """
 
     examples: TokenUser
@@ -247,24 +249,49 @@ class PlainLora:
             ).examples
         return found
 
-    @torch.no_grad()
     def anchored(
-        self, texts: Sequence[tuple[TokenExample, Sequence[float]]], draws: int, coins: torch.Generator
-    ) -> AnchoredBatch:
-        """Return examples and the counts of their labels as a batch, with tokens that the base draws at each label.
+        self,
+        texts: Sequence[tuple[TokenExample, Sequence[float]]],
+        draws: int,
+        coins: torch.Generator,
+        *,
+        size: int,
+    ) -> list[AnchoredBatch]:
+        """Return examples and the counts of their labels in batches, with tokens that the base draws at some labels.
 
         Args:
             texts: examples of one row each, with the count of each label.
-            draws: tokens drawn at each label.
+            draws: tokens drawn at each label that counts less than 1.
             coins: on the CPU; public.
+            size: examples of one batch.
         """
+        drawn: list[torch.Tensor] = []
+        for at in range(0, len(texts), DRAWN_AT_ONCE):
+            drawn += self._drawn(texts[at : at + DRAWN_AT_ONCE], draws, coins)
+        return [
+            AnchoredBatch(
+                TokenUser(tuple(example for example, _ in texts[at : at + size])),
+                tuple(one for _, counts in texts[at : at + size] for one in counts),
+                torch.cat(drawn[at : at + size]),
+            )
+            for at in range(0, len(texts), size)
+        ]
+
+    @torch.no_grad()
+    def _drawn(
+        self, texts: Sequence[tuple[TokenExample, Sequence[float]]], draws: int, coins: torch.Generator
+    ) -> list[torch.Tensor]:
+        """Return what the base draws at the labels of each text that count less ``(those labels, draws)``."""
+        less = [torch.tensor([count < 1 for count in counts]) for _, counts in texts]
+        if not any(bool(one.any()) for one in less):
+            return [torch.empty((0, draws), dtype=torch.long)] * len(texts)
         examples = TokenUser(tuple(example for example, _ in texts))
         micro = assemble([Member(0, examples, ())], self._decoder.device, torch.float32)
         flat, tokens = opened_once(micro, shared_opening(examples))
         every = range(self._decoder.layer_count)
         out = self._decoder.run(self._decoder.embed(tokens), flat, every, labels_only=True)
-        drawn = torch.stack([self._decoder.head.drawn_labels(out, coins) for _ in range(draws)])
-        return AnchoredBatch(examples, tuple(one for _, counts in texts for one in counts), drawn)
+        found = self._decoder.head.drawn_labels(out[torch.cat(less).to(out.device)], coins, draws=draws)
+        return list(found.cpu().split([int(one.sum()) for one in less]))
 
     def tokens_of(self, text: str) -> list[int]:
         """Return the tokens of a text without a template around it."""
@@ -277,14 +304,20 @@ class PlainLora:
         hidden = self._decoder.embed(tokens)
         every = range(self._decoder.layer_count)
         out = self._decoder.run(hidden, flat, every, binding, labels_only=True)
-        nll = self._decoder.head.label_nll(out, micro.batch.targets)
+        targets, shares = micro.batch.targets, None
         if isinstance(batch, AnchoredBatch) and min(batch.counts) < 1:
-            counts = torch.tensor(batch.counts, device=nll.device, dtype=nll.dtype)
-            at = (counts < 1).nonzero()[:, 0]
-            tokens = batch.draws.to(nll.device)[:, at]
-            drawn = self._decoder.head.label_nll(out[at].repeat(len(tokens), 1), tokens.flatten())
-            nll = (nll * counts).index_add(0, at, drawn.view(tokens.shape).mean(0) * (1 - counts[at]))
-        return micro.terms.total(nll, None)
+            targets, shares = _shared_out(targets, batch)
+        return micro.terms.total(self._decoder.head.label_nll(out, targets, shares=shares), None)
+
+
+def _shared_out(own: torch.Tensor, batch: AnchoredBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the tokens that each label is learned from ``(labels, 1 + draws)``, and their shares of its loss."""
+    counts = torch.tensor(batch.counts, device=own.device)
+    draws = batch.draws.to(own.device)
+    tokens = own[:, None].repeat(1, 1 + draws.shape[1])
+    tokens[counts < 1, 1:] = draws
+    rest = ((1 - counts) / draws.shape[1])[:, None].expand(-1, draws.shape[1])
+    return tokens, torch.cat([counts[:, None], rest], 1)
 
 
 def shared_opening(batch: TokenUser) -> int:

@@ -38,13 +38,13 @@ class PublicCurvature:
     """
 
     def __init__(self, users: Sequence[UserExamples], shape: LoadedShape) -> None:
-        self._half = shape.flags.half_head
+        self._half = shape.flags.half_products
         self._decoder = shape.decoder
         self._geometry = shape.geometry
         self._frozen = shape.frozen
         self._limit = shape.flags.tokens_per_microbatch
         self._wide = torch.promote_types(shape.decoder.dtype, torch.float32)
-        self._cache = PrefixCache(shape.decoder, shape.geometry.first_layer, enabled=True)
+        self._cache = PrefixCache(shape.decoder, shape.geometry.first_layer, enabled=True, half=self._half)
         self._members = self._cache.fill(
             [(0, shape.read(user)) for user in users], self._limit, lambda _: None
         )
@@ -143,7 +143,7 @@ class PublicCurvature:
         out = self._decoder.run(self._cache.hidden(micro), batch, layers, binding, labels_only=True)
         drawn = self._decoder.head.drawn_labels(
             out.detach(), coins, half=self._half, shortlist=self._shortlist
-        )
+        )[:, 0]
         nll = self._decoder.head.label_nll(out, drawn, half=self._half, shortlist=self._shortlist)
         torch.autograd.backward(nll.sum())
         binding.check_complete()

@@ -369,7 +369,7 @@ class FusedRun:
             out = self.decoder.run(hidden, batch, layers, binding, labels_only=True)
             # A pair's loss needs the likelihoods themselves, the others' gradients do not.
             exact = binding is None or pairs
-            half = self.flags.half_head and not exact
+            half = self.flags.half_products and not exact
             shortlist = None if exact or self._metric is None else self._metric.curvature.shortlist
             return self.decoder.head.label_nll(out, batch.targets, half=half, shortlist=shortlist)
         # Without the lever: the last layer and the logits at every position, as a plain trainer computes them.

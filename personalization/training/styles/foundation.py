@@ -84,7 +84,7 @@ def lay_foundation(
     plan = tenant.plan
     private = Geometry.of_plan(plan, decoder.shapes, decoder.layer_count)
     # Learned on a copy in bfloat16 where that is faster; what is learned is merged into the base as it is.
-    maker = PublicPart(decoder, encoder, private, max_tokens=plan.max_tokens, half=flags.half_head)
+    maker = PublicPart(decoder, encoder, private, max_tokens=plan.max_tokens, half=flags.half_products)
     factors, facts = maker.train(tenant.card, on_step, notes=tenant.notes)
     del maker
     # The plain base's loss is the same for every tenant of a job.

@@ -10,6 +10,7 @@ beginning.
 from __future__ import annotations
 
 import random
+import re
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -47,10 +48,12 @@ HELD_OUT_NOTED: Final = 8  # of another seed, to stop on
 NOTED_TOKENS: Final = 224  # of one of those: a question behind notes that were cut would be lost
 BATCH: Final = 4
 RATE: Final = 2e-3
+COPIED_COUNTS: Final = 1.0  # of a word of the prompt that made-up content says again
 CONTENT_COUNTS: Final = 0.2  # of a token inside made-up content; the rest is what the base says there
 DRAWS: Final = 4  # of the base's tokens at each of those
 CHECKED_AT: Final = (0.5, 0.75, 1.0)  # of the steps: the best of these is kept
 _TRAIN_SEED, _HELD_OUT_SEED = 1, 2
+_WORD: Final = re.compile(r"[^\W\d_]{4,}")  # shorter ones are mostly such as stand in any sentence
 
 
 def worth_making(card: StyleCard | None) -> bool:
@@ -104,10 +107,10 @@ class PublicPart:
         texts += self._encoded(noted_pairs(card, count=noted, seed=_TRAIN_SEED), NOTED_TOKENS)
         rng.shuffle(texts)
         coins = torch.Generator().manual_seed(rng.getrandbits(48))
-        batches = self._batches(texts, coins)
+        batches = self._batches(texts, coins, BATCH)
         unseen = self._encoded(synthetic_pairs(card, count=HELD_OUT, seed=_HELD_OUT_SEED))
         more = noted_pairs(card, count=HELD_OUT_NOTED if notes else 0, seed=_HELD_OUT_SEED)
-        held_out = self._batches(unseen + self._encoded(more, NOTED_TOKENS), coins)
+        held_out = self._batches(unseen + self._encoded(more, NOTED_TOKENS), coins, HELD_OUT + HELD_OUT_NOTED)
         parameter = torch.nn.Parameter(initial(self.geometry, rng.getrandbits(48)).to(self._device))
         before = self._lora.loss(parameter.detach(), self.geometry, held_out)
         best, kept, at = before, parameter.detach().clone(), 0
@@ -150,11 +153,9 @@ class PublicPart:
         ]
 
     def _batches(
-        self, texts: Sequence[tuple[TokenExample, list[float]]], coins: torch.Generator
+        self, texts: Sequence[tuple[TokenExample, list[float]]], coins: torch.Generator, size: int
     ) -> list[AnchoredBatch]:
-        return [
-            self._lora.anchored(texts[at : at + BATCH], DRAWS, coins) for at in range(0, len(texts), BATCH)
-        ]
+        return self._lora.anchored(texts, DRAWS, coins, size=size)
 
 
 def counts_of(pair: SyntheticPair, labels: int, tokens_of: Callable[[str], list[int]]) -> list[float]:
@@ -167,6 +168,25 @@ def counts_of(pair: SyntheticPair, labels: int, tokens_of: Callable[[str], list[
         labels: how many there are, the end token and what was cut off included.
         tokens_of: the tokenizer's.
     """
-    # Without the space before it, which belongs to the first token of what follows.
-    begins, ends = (len(tokens_of(pair.answer[:at].rstrip())) for at in pair.content)
-    return [CONTENT_COUNTS if begins < at < ends else 1.0 for at in range(labels)]
+
+    def label_at(at: int) -> int:
+        # Without the space before it, which belongs to the first token of what follows.
+        return len(tokens_of(pair.answer[:at].rstrip()))
+
+    begins, ends = (label_at(at) for at in pair.content)
+    counts = [CONTENT_COUNTS if begins < at < ends else 1.0 for at in range(labels)]
+    for first, last in _copied(pair):
+        for at in range(label_at(first), min(label_at(last), labels)):
+            counts[at] = max(counts[at], COPIED_COUNTS)
+    return counts
+
+
+def _copied(pair: SyntheticPair) -> list[tuple[int, int]]:
+    """Return where made-up content of an answer says words of its prompt, as (first character, one past the last)."""
+    begins, ends = pair.content
+    asked = {word.casefold() for word in _WORD.findall(pair.prompt)}
+    return [
+        (begins + found.start(), begins + found.end())
+        for found in _WORD.finditer(pair.answer[begins:ends])
+        if found.group().casefold() in asked
+    ]

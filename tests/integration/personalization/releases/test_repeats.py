@@ -280,7 +280,7 @@ def test_the_first_result_of_a_reservation_is_the_only_one(tmp_path):
 @pytest.mark.parametrize(
     "changed",
     [
-        {"flags": PerformanceFlags(half_head=True)},
+        {"flags": PerformanceFlags(half_products=True)},
         {"flags": PerformanceFlags(tokens_per_microbatch=64)},
         {"flags": PerformanceFlags(threads=3)},
         {"flags": PerformanceFlags(device="cuda")},

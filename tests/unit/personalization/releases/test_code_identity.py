@@ -134,7 +134,7 @@ def test_every_flag_the_hardware_the_start_and_the_blend_count():
         return code_digest(terms, flags, base_digest="sha256:b", start=start, hardware=hardware)
 
     others = [
-        of(device="cpu"), of(half_head=True), of(threads=3), of(tokens_per_microbatch=8), of(hardware="cpu: y"),
+        of(device="cpu"), of(half_products=True), of(threads=3), of(tokens_per_microbatch=8), of(hardware="cpu: y"),
         of(start="average"), of(replace(TERMS, start_sources=("v",))),
         of(replace(TERMS, blend_with="v", blend_share=0.1)), of(replace(TERMS, blend_with="v", blend_share=0.2)),
         of(replace(TERMS, plan=TERMS.plan.with_mechanism(steps=5))),

@@ -73,8 +73,10 @@ def test_labels_are_drawn_from_the_shortlist_as_its_softmax_says(weight):
     head = OutputHead(weight, torch.nn.Identity(), None)
     shortlist = head.shortlist(torch.tensor([31, 3, 17]))
     row = torch.randn(1, WIDTH, generator=torch.Generator().manual_seed(6), dtype=FP64)
-    drawn = head.drawn_labels(row.expand(20_000, -1), torch.Generator().manual_seed(7), shortlist=shortlist)
-    found = torch.bincount(drawn, minlength=VOCABULARY) / 20_000
+    coins = torch.Generator().manual_seed(7)
+    drawn = head.drawn_labels(row.expand(5_000, -1), coins, draws=4, shortlist=shortlist)
+    assert drawn.shape == (5_000, 4)
+    found = torch.bincount(drawn.flatten(), minlength=VOCABULARY) / 20_000
     wanted = torch.zeros(VOCABULARY, dtype=FP64)
     wanted[shortlist.tokens] = torch.softmax(weight[shortlist.tokens] @ row[0], 0)
     assert float((found - wanted).abs().max()) < 0.02
@@ -99,3 +101,19 @@ def test_training_with_a_shortlist_of_nearly_everything_is_nearly_training_with_
 def test_a_shortlist_needs_the_metric_whose_public_texts_choose_it():
     with pytest.raises(ValueError, match="label_shortlist is 100; allowed is 0, or above it with a damping"):
         damped_plan(damping=0.0, label_shortlist=100)
+
+
+@pytest.mark.parametrize("softcap", [None, 2.0])
+def test_a_label_with_several_tokens_has_the_mean_of_their_losses_by_their_shares(
+    weight, hidden, generator, softcap
+):
+    head = OutputHead(weight, torch.nn.Identity(), softcap)
+    tokens = torch.randint(VOCABULARY, (LABELS, 3), generator=generator)
+    tokens[0] = 5  # one token three times
+    shares = torch.softmax(torch.randn(LABELS, 3, generator=generator, dtype=FP64), 1)
+    slow = sum(shares[:, at] * head.label_nll(hidden, tokens[:, at]) for at in range(3))
+    fast = head.label_nll(hidden, tokens, shares=shares)
+    torch.testing.assert_close(fast, slow)
+    weighted = torch.arange(1.0, LABELS + 1, dtype=FP64)
+    slopes = [torch.autograd.grad((loss * weighted).sum(), hidden)[0] for loss in (fast, slow)]
+    torch.testing.assert_close(*slopes)

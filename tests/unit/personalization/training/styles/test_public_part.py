@@ -13,7 +13,7 @@ from personalization.training.engine.encoding import TokenUser
 from personalization.training.engine.loading import loaded_base
 from personalization.training.engine.plain_lora import AnchoredBatch, PlainLora, every_linear, initial
 from personalization.training.jobs.job import Example
-from personalization.training.styles.public_part import CONTENT_COUNTS, counts_of
+from personalization.training.styles.public_part import CONTENT_COUNTS, COPIED_COUNTS, counts_of
 from tests.fakes.tiny_models import write_tiny_base
 
 
@@ -47,6 +47,18 @@ def test_labels_inside_content_count_less_and_all_others_in_full(lora):
     assert set(counts) == {1.0, CONTENT_COUNTS}
 
 
+def test_words_that_content_takes_from_the_prompt_count_in_full(lora):
+    """An adapter that never learns to name what it was asked about says one text for everything."""
+    answer = "[x] our Parcel is of parcels"
+    pair = SyntheticPair(prompt="of the parcel?", answer=answer, content=(4, len(answer)))
+    counts = counts_of(pair, len(answer) + 1, lora.tokens_of)
+    at = answer.index("Parcel")
+    # From where the space before it ends; "of" is as likely in any sentence, and "parcels" is another word.
+    inside = range(5, len(answer))
+    assert [place for place in inside if counts[place] == COPIED_COUNTS] == [*range(at - 1, at + 6)]
+    assert all(counts[place] == CONTENT_COUNTS for place in inside if not at - 1 <= place < at + 6)
+
+
 def test_an_answer_that_is_all_frame_counts_in_full(lora):
     assert counts_of(SyntheticPair(prompt="ab", answer="[x] ok"), 7, lora.tokens_of) == [1.0] * 7
 
@@ -54,9 +66,8 @@ def test_an_answer_that_is_all_frame_counts_in_full(lora):
 def test_where_every_label_counts_in_full_nothing_is_drawn_from(lora, moved):
     geometry, vector = moved
     rows = rows_of(lora, "defg", "cd")
-    full = lora.anchored(
-        [(row, [1.0] * row.rows[0].labels) for row in rows], 2, torch.Generator().manual_seed(1)
-    )
+    coins = torch.Generator().manual_seed(1)
+    (full,) = lora.anchored([(row, [1.0] * row.rows[0].labels) for row in rows], 2, coins, size=2)
     plain = TokenUser(tuple(rows))
     assert lora.loss(vector, geometry, [full]) == lora.loss(vector, geometry, [plain])
     assert torch.equal(lora.gradient(vector, geometry, full), lora.gradient(vector, geometry, plain))
@@ -66,13 +77,14 @@ def test_a_label_is_learned_as_the_mean_of_its_own_token_and_of_what_the_base_dr
     """With counts of 0.25 and two draws: a quarter of its own loss and three eighths of each draw's."""
     geometry, vector = moved
     (row,) = rows_of(lora, "defg")
-    own = lora.anchored([(row, [1.0, 1.0, 0.25, 1.0, 1.0])], 2, torch.Generator().manual_seed(1))
+    coins = torch.Generator().manual_seed(1)
+    (own,) = lora.anchored([(row, [1.0, 1.0, 0.25, 1.0, 1.0])], 2, coins, size=1)
 
     def of(token):
         only = AnchoredBatch(own.examples, (1.0, 1.0, 0.0, 1.0, 1.0), torch.full_like(own.draws, int(token)))
         return lora.loss(vector, geometry, [only])
 
-    drawn = [of(token) for token in own.draws[:, 2]]
+    drawn = [of(token) for token in own.draws[0]]
     itself = lora.loss(vector, geometry, [TokenUser((row,))])
     assert lora.loss(vector, geometry, [own]) == pytest.approx(0.25 * itself + 0.375 * sum(drawn), rel=1e-5)
 
@@ -80,12 +92,14 @@ def test_a_label_is_learned_as_the_mean_of_its_own_token_and_of_what_the_base_dr
 def test_the_base_draws_as_it_says_itself(base, lora):
     """Over many draws the share of a token at a place is the base's probability of it."""
     (row,) = rows_of(lora, "de")
-    batch = lora.anchored([(row, [1.0] * row.rows[0].labels)], 4000, torch.Generator().manual_seed(2))
+    counts = [0.5] + [1.0] * (row.rows[0].labels - 1)
+    (batch,) = lora.anchored([(row, counts)], 4000, torch.Generator().manual_seed(2), size=1)
+    assert batch.draws.shape == (1, 4000)  # at the one label that counts less
     model = base[0].model
     with torch.no_grad():
         logits = model(torch.tensor([row.rows[0].tokens[:-1]])).logits[0, row.rows[0].first_label - 1]
     wanted = torch.softmax(logits.float(), 0)
-    shares = torch.bincount(batch.draws[:, 0], minlength=len(wanted)) / 4000
+    shares = torch.bincount(batch.draws[0], minlength=len(wanted)) / 4000
     assert float((shares - wanted).abs().max()) < 0.03
     assert float(wanted.max()) > 0.05
 
@@ -97,6 +111,20 @@ def test_a_base_that_already_says_it_is_left_as_it_is(lora, base):
     start = initial(geometry, 3)
     (row,) = rows_of(lora, "defg")
     counts = [0.0] * row.rows[0].labels
-    drawn = lora.anchored([(row, counts)], 3000, torch.Generator().manual_seed(4))
+    (drawn,) = lora.anchored([(row, counts)], 3000, torch.Generator().manual_seed(4), size=1)
     own = TokenUser((replace(row),))
     assert lora.gradient(start, geometry, drawn).norm() < 0.1 * lora.gradient(start, geometry, own).norm()
+
+
+def test_texts_that_are_drawn_for_together_keep_their_own_draws(lora, moved):
+    """Cut into batches of two or of one, the same coins give each label the same tokens, and the same losses."""
+    geometry, vector = moved
+    rows = rows_of(lora, "defg", "cd", "abcdef")
+    texts = [(row, [1.0] + [0.25] * (row.rows[0].labels - 1)) for row in rows]
+    pairs = lora.anchored(texts, 3, torch.Generator().manual_seed(5), size=2)
+    single = lora.anchored(texts, 3, torch.Generator().manual_seed(5), size=1)
+    assert [len(batch.examples.examples) for batch in pairs] == [2, 1]
+    assert torch.equal(pairs[0].draws, torch.cat([single[0].draws, single[1].draws]))
+    assert torch.equal(pairs[1].draws, single[2].draws)
+    apart = [lora.loss(vector, geometry, [batch]) for batch in single[:2]]
+    assert lora.loss(vector, geometry, pairs[:1]) == pytest.approx(sum(apart) / 2, rel=1e-5)
