@@ -291,7 +291,7 @@ class PlainLora:
         every = range(self._decoder.layer_count)
         out = self._decoder.run(self._decoder.embed(tokens), flat, every, labels_only=True)
         found = self._decoder.head.drawn_labels(out[torch.cat(less).to(out.device)], coins, draws=draws)
-        return list(found.cpu().split([int(one.sum()) for one in less]))
+        return list(torch.split(found.cpu(), [int(one.sum()) for one in less]))
 
     def tokens_of(self, text: str) -> list[int]:
         """Return the tokens of a text without a template around it."""
