@@ -129,6 +129,6 @@ def test_a_process_that_dies_ends_the_demonstration_with_its_last_words(tiny_bas
         DemoEnvironment, "variables", lambda self: {**good(self), "DISCREET_SERVING__PUBLIC_KEYS": "nonsense"}
     )
     options = DemoOptions(max_users=10, base_model=str(tiny_base), keep=tmp_path / "state")
-    with pytest.raises(DemoError, match=r"the serve ended with status 2: .*PUBLIC_KEYS is not usable"):
+    with pytest.raises(DemoError, match=r"the \w+ ended with status 2: .*PUBLIC_KEYS is not allowed"):
         run_demo(options, Console(file=io.StringIO()))
     assert _all_are_gone(tmp_path / "state")
