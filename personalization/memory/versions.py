@@ -228,7 +228,9 @@ def refused(
         row = signed.get((collection, number))
         fine = collection not in ever if row is None else holds(keys, row, domain, leaves.get(collection, ()))
         if not fine:
-            _log.warning("memory_collection_not_signed", tenant=tenant_id)
+            _log.warning(
+                "memory_collection_not_signed", tenant=tenant_id, collection=collection, number=number
+            )
             found.add(collection)
     return frozenset(found)
 

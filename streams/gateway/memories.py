@@ -79,6 +79,7 @@ class Memories:
         seconds: how long a request waits.
         told: gets the outcome of each.
         away: gets why, where one was answered without.
+        not_signed: gets each kind of what a question was not looked up in, because it is not what was signed.
     """
 
     def __init__(
@@ -88,11 +89,13 @@ class Memories:
         seconds: float,
         told: Callable[[str], None],
         away: Callable[[str], None] = lambda _: None,
+        not_signed: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._find = find
         self._seconds = seconds
         self._told = told
         self._away = away
+        self._not_signed = not_signed
         self._threads = ThreadPoolExecutor(THREADS + MOST_LATE, thread_name_prefix="gateway-memory")
         self._waiting: OrderedDict[str, deque[_Look]] = OrderedDict()  # whose turn is next comes first
         self._running: Counter[str] = Counter()
@@ -142,6 +145,8 @@ class Memories:
                 self._drop(look)
         if away is not None:
             self._away(away.value)
+        for what in found.unsigned:
+            self._not_signed(what.value)
         self._told(found.outcome.value)
         return found
 

@@ -136,7 +136,11 @@ async def answer_until_stopped(
         memories = None
         if find is not None:
             memories = Memories(
-                find, seconds=given.memory_seconds, told=metrics.looked_up, away=metrics.memory_away
+                find,
+                seconds=given.memory_seconds,
+                told=metrics.looked_up,
+                away=metrics.memory_away,
+                not_signed=metrics.memory_not_signed,
             )
             stack.callback(memories.close)
         shop = Shop(

@@ -5,16 +5,20 @@ from __future__ import annotations
 import shutil
 import threading
 import time
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import openai
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from sqlmodel import col, update
 
 from personalization.memory import documents, trying
 from personalization.memory.documents import Place, prepared
 from personalization.memory.sealing import MemoryKeys
 from personalization.memory.search import MemorySearch, SearchRules
+from personalization.memory.tables import MemoryDocumentRow
 from personalization.memory.values import Draft, Found, Outcome
 from privacy.errors import StorageError
 from privacy.policy import versions as policies
@@ -169,6 +173,38 @@ def test_a_share_of_the_users_is_answered_from_a_candidate_until_it_is_promoted_
     assert ask(gateway, user=drawn)[0] == "no_memory"
 
 
+def test_documents_and_candidates_that_are_not_what_was_signed_are_counted(gateway, approving):
+    """Whoever is on duty learns of it from the metric; the log names the collection."""
+    begun = not_signed(gateway)
+    assert begun == {"collection": 0.0, "candidate": 0.0}, "a series that begins at 1 has not increased"
+    approving.add("acme", "refunds", REFUNDS)
+    approving.attempt("acme", "refunds", REFUNDS.replace("14", "21"), 30)
+    assert ask(gateway)[0] == "default/refunds@1#0-48"
+    assert not_signed(gateway) == begun
+    for version, told, counted in (
+        (2, "default/refunds@1#0-48", {"collection": 0.0, "candidate": 1.0}),
+        (1, "no_memory", {"collection": 1.0, "candidate": 2.0}),
+    ):
+        with transaction(approving.engine) as session:
+            changed = update(MemoryDocumentRow).where(col(MemoryDocumentRow.version) == version)
+            session.exec(changed.values(approved_by="mallory"))
+        approving.search = MemorySearch(approving.engine, KEYS, None)  # as after a start
+        assert ask(gateway)[0] == told
+        assert not_signed(gateway) == counted
+
+
+def not_signed(gateway):
+    request = urllib.request.Request(f"{gateway.url}/metrics", headers={"Authorization": "Bearer operator"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        text = answer.read().decode()
+    return {
+        sample.labels["what"]: sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == "discreet_gateway_memory_not_signed_total"
+    }
+
+
 def test_nothing_found_is_said_and_a_tenant_without_documents_is_asked_as_before(gateway, approving):
     approving.add("acme", "refunds", REFUNDS)
     told, raw = ask(gateway, question="What is the capital of France?")
@@ -212,7 +248,6 @@ def test_streams_carry_the_header_too(gateway, approving):
 
 def test_what_carries_a_passage_is_never_published_and_what_does_not_is(gateway, approving):
     import json
-    import urllib.request
 
     approving.add("acme", "refunds", REFUNDS)
     gateway.line("acme")
