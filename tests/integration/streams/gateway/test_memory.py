@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -471,6 +473,54 @@ def test_tenants_whose_indexes_are_stuck_leave_the_threads_to_the_others():
     assert (after, most) == (Outcome.AWAY, 10)
     assert late == 0
     assert again is Outcome.NOTHING_FOUND
+
+
+def test_a_look_up_that_is_stuck_holds_up_no_end_of_the_process():
+    """As after SIGTERM: nobody waits for what was given up on, and there is no other way to end it."""
+    program = (
+        "import asyncio, time\n"
+        "from streams.gateway.listening import options\n"
+        "from streams.gateway.memories import Memories\n"
+        "async def main():\n"
+        "    memories = Memories(lambda *_: time.sleep(600), seconds=0.05, told=print)\n"
+        "    await memories.find('acme', 'default', 'a')\n"
+        "    memories.close()\n"
+        "with asyncio.Runner(**options()) as runner:\n"
+        "    runner.run(main())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stdout.split()[-1:]) == (0, ["away"]), done.stderr
+
+
+def test_look_ups_that_are_in_time_end_before_the_end_and_late_ones_are_not_waited_for():
+    import asyncio
+
+    go_on, began, ended = threading.Event(), [], []
+
+    def find(tenant, *_):
+        began.append(tenant)
+        go_on.wait(20 if tenant == "stuck" else 0.5)
+        ended.append(tenant)
+        return Found(outcome=Outcome.NOTHING_FOUND)
+
+    async def run():
+        memories = Memories(find, seconds=3, told=lambda _: None)
+        stuck = asyncio.create_task(memories.find("stuck", "default", "a"))
+        assert (await stuck).outcome is Outcome.AWAY
+        quick = asyncio.create_task(memories.find("quick", "default", "a"))
+        while "quick" not in began:
+            await asyncio.sleep(0.01)
+        memories.close()
+        assert ended == ["quick"]
+        assert (await quick).outcome is Outcome.NOTHING_FOUND
+        never = asyncio.create_task(memories.find("later", "default", "a", room=0.1))
+        assert await never is None
+        assert began == ["stuck", "quick"], "nothing is started any more"
+
+    asyncio.run(run())
+    go_on.set()
 
 
 def test_all_tenants_together_have_a_bound_and_a_failure_says_so(monkeypatch):
