@@ -229,7 +229,7 @@ def show_versions(
     """
     from personalization.errors import MemoryNotFoundError
     from personalization.memory import candidates, histories
-    from personalization.memory.versions import KEPT
+    from personalization.memory.versions import oldest_kept
     from privacy.policy import versions as policies
     from streams.processes.keys import memory_keys
     from streams.settings import load_settings
@@ -246,7 +246,7 @@ def show_versions(
             raise MemoryNotFoundError(
                 f"the collection {collection[:80]!r} has no version yet; `discreet memory status` shows the collections"
             )
-        oldest = rows[-1].number - KEPT if number is None else 0
+        oldest = oldest_kept(session, tenant, collection)
         facts = [histories.facts_of(session, keys, row, kept=row.number >= oldest) for row in rows]
         moves = [] if number is not None else candidates.moves_of(session, tenant, collection)
         tried = candidates.facts_of(session, keys, tenant, collection, moves)

@@ -9,7 +9,16 @@ from sqlmodel import col, select, update
 from structlog.testing import capture_logs
 
 from personalization.errors import MemoryDocumentError, MemoryMoveError, MemoryNotFoundError
-from personalization.memory import candidates, documents, histories, pgvector, queries, restoring, trying
+from personalization.memory import (
+    candidates,
+    documents,
+    histories,
+    pgvector,
+    queries,
+    restoring,
+    trying,
+    versions,
+)
 from personalization.memory.documents import Place, prepared
 from personalization.memory.pgvector import PgVectors
 from personalization.memory.sealing import MemoryKeys
@@ -341,6 +350,26 @@ def test_a_candidate_that_is_not_what_was_signed_is_found_by_nobody_and_not_prom
         words.promote()
     assert [row.state for row in words.rows()] == ["live", "candidate"]
     assert words.abandon().number == 2  # needs no signature
+
+
+@ON_ONE
+def test_candidates_use_up_none_of_the_versions_that_are_kept(words, monkeypatch):
+    monkeypatch.setattr(versions, "KEPT", 2)
+    for number in range(3):
+        words.add(refunds=REFUNDS.replace("14", str(number)))
+        for _ in range(3):
+            words.attempt(50, more="A refund of more takes 5 days.")
+            words.abandon()
+    with reading(words.engine) as session:
+        rows = histories.versions_of(session, "acme", "default")
+        assert [row.number for row in rows] == [1, 5, 9]
+        assert histories.difference(session, "acme", "default", 1, 9).replaced == (
+            ("refunds@1", "refunds@3"),
+        )
+    assert words.back(1).brought_back == ("refunds@1",)
+    with pytest.raises(MemoryNotFoundError, match="keeps no version 1;"):
+        words.back(1)  # a fourth version: the first is given up
+    assert words.rows("live")[0].sealed is not None, "but not the words of it that are live again"
 
 
 @ON_ONE

@@ -249,7 +249,6 @@ def test_what_an_older_process_forgot_is_gone_on_from_and_no_number_names_two_th
 
 def test_old_versions_are_given_up_with_their_texts(shelf, monkeypatch):
     monkeypatch.setattr(versions, "KEPT", 1)
-    monkeypatch.setattr(histories, "KEPT", 1)
     for number in range(3):
         shelf.add("refunds", REFUNDS.replace("14", str(number)))
     with pytest.raises(MemoryNotFoundError, match="keeps no version 1"):
