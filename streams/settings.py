@@ -36,6 +36,7 @@ from privacy.policy.ceilings import PolicyCeilings
 from streams.errors import SettingsError
 
 MASTER_KEY_BYTES = 32
+PUBLIC_KEY_BYTES = 32
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
 _RECIPE = MetaRecipe()  # holds the defaults of what it computes from
@@ -52,8 +53,38 @@ def _key_bytes(text: str) -> bytes:
     return key
 
 
+def _public_keys_in(text: str) -> list[bytes]:
+    try:
+        keys = [bytes.fromhex(part.strip()) for part in text.split(",") if part.strip()]
+    except ValueError:
+        keys = []
+    if text and (not keys or any(len(key) != PUBLIC_KEY_BYTES for key in keys)):
+        raise ValueError(
+            f"allowed are {2 * PUBLIC_KEY_BYTES} hexadecimal digits per key, separated by commas, as "
+            "`discreet adapters public-key` prints them"
+        )
+    return keys
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class TrustingSettings(_Section):
+    """What a process that takes adapters trusts."""
+
+    public_keys: str = ""
+    """Raw Ed25519 keys in hexadecimal, separated by commas, whose signatures on adapters count."""
+
+    @field_validator("public_keys")
+    @classmethod
+    def _public_keys_have_32_bytes(cls, value: str) -> str:
+        _public_keys_in(value)
+        return value
+
+    def trusted_keys(self) -> list[bytes]:
+        """Return the raw public keys, 32 bytes each; none where none is set."""
+        return _public_keys_in(self.public_keys)
 
 
 class DatabaseSettings(_Section):
@@ -407,7 +438,7 @@ class MetaSettings(_Section):
     """One meta start falls into each such slot of the public clock."""
 
 
-class ServingSettings(_Section):
+class ServingSettings(TrustingSettings):
     """What the small serving process needs besides the broker and the base model."""
 
     port: int = Field(default=6070, ge=0, le=65_535)
@@ -417,13 +448,11 @@ class ServingSettings(_Section):
     scoped_tokens: SecretStr | None = None
     """Tokens that reach the adapter lines named behind them and no other: ``TOKEN=LINE,LINE;TOKEN=LINE``. The
     lines of a tenant stand in ``discreet adapters list --json``."""
-    public_keys: str = ""
-    """Raw Ed25519 keys in hexadecimal, separated by commas, whose signatures on adapters count."""
     server_id: str = "discreet-serve"
     """Name of this server in its reports; stable over restarts."""
 
 
-class GatewaySettings(_Section):
+class GatewaySettings(TrustingSettings):
     """The OpenAI-compatible front door of one engine."""
 
     host: str = "127.0.0.1"

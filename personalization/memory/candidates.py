@@ -120,7 +120,9 @@ def holds(keys: MemoryKeys, tenant_id: str, one: Candidate, leaves: Iterable[Lea
     payload = signed_bytes(tenant_id, one.collection, one.number, one.version_id, one.percent, one.salt)
     fine = version_id_of(leaves) == one.version_id and keys.vouched(one.key_id, one.signature, payload)
     if not fine:
-        _log.warning("memory_candidate_not_signed", tenant=tenant_id)
+        _log.warning(
+            "memory_candidate_not_signed", tenant=tenant_id, collection=one.collection, number=one.number
+        )
     return fine
 
 

@@ -12,11 +12,10 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy.exc import DBAPIError
 from sqlmodel import col, delete, select
 
 from personalization.errors import MemoryDocumentError, MemoryMoveError, MemoryNotFoundError
-from personalization.memory import candidates, pgvector, versions
+from personalization.memory import candidates, versions
 from personalization.memory.changing import (
     begin,
     check_room,
@@ -38,14 +37,12 @@ from personalization.memory.tables import MemoryCollectionRow, MemoryDocumentRow
 from personalization.memory.values import COLLECTION, Fate, State
 from personalization.memory.versions import Decision
 from privacy.audit import trail as audit_trail
-from privacy.errors import StorageError
 from privacy.policy.values import DOMAIN
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from datetime import datetime
 
-    from sqlalchemy.engine import Engine
     from sqlmodel import Session
     from sqlmodel.sql.expression import SelectOfScalar
 
@@ -54,7 +51,6 @@ if TYPE_CHECKING:
     from personalization.memory.values import Chunk, Draft
 
 LONGEST_REASON: Final = 500
-_NOT_SCRUBBED: Final = "what was deleted is found no more, but the database did not overwrite it in its files"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,8 +203,8 @@ def remove(
 ) -> list[Added]:
     """Remove documents for good, from candidates too: all that they ever said is deleted; nothing brings it back.
 
-    One that was removed before is told again and changes nothing: whoever repeats a removal that ``scrub`` did not end
-    comes to ``scrub`` once more.
+    One that was removed before is told again and changes nothing: whoever repeats a removal that ``scrubbed`` did not
+    end comes to overwriting once more.
 
     Args:
         session: the caller's transaction; nothing of them is found from its commit on.
@@ -303,32 +299,6 @@ def forget_tenant(session: Session, tenant_id: str, *, actor: str, now: datetime
         detail = {"collections": len(collections), "documents": live}
         audit_trail.append(session, tenant_id, actor=actor, action="memory.forgotten", detail=detail, now=now)
     return live
-
-
-def scrub(engine: Engine) -> None:
-    """Overwrite what was deleted in the database's own files; backups and replicas are not reached.
-
-    SQLite overwrites deleted pages (``secure_delete``), and its log of writes is emptied here. PostgreSQL is asked to
-    vacuum; it frees the room for what comes next.
-
-    Raises:
-        StorageError: the database refused; what was deleted is found no more, but may lie in its files still.
-    """
-    try:
-        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            if engine.dialect.name == "sqlite":
-                connection.exec_driver_sql("COMMIT")  # every connection here begins one
-                busy, *_ = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()
-                if busy:
-                    raise StorageError(
-                        f"{_NOT_SCRUBBED} (somebody reads an earlier state); do the same again"
-                    )
-            else:
-                connection.exec_driver_sql("VACUUM memory_documents")
-                if pgvector.kept_at(connection):  # where vectors lie unsealed
-                    connection.exec_driver_sql("VACUUM memory_vectors")
-    except DBAPIError as error:
-        raise StorageError(f"{_NOT_SCRUBBED} ({type(error.orig).__name__}); do the same again") from error
 
 
 def told(row: MemoryDocumentRow, fate: Fate, same_as: str | None = None) -> Added:

@@ -16,7 +16,7 @@ from personalization.memory.tables import (
     MemoryEntryRow,
     MemoryVersionRow,
 )
-from personalization.memory.versions import KEPT, Decision, find, holds
+from personalization.memory.versions import KEPT, Decision, find, holds, oldest_kept
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,8 +56,8 @@ def require(session: Session, tenant_id: str, collection: str, number: int) -> M
         MemoryNotFoundError: there is none of that number, or it is too old.
     """
     row = find(session, tenant_id, collection, number)
-    newest = session.get(MemoryCollectionRow, (tenant_id, collection))
-    if row is None or newest is None or number < newest.version - KEPT:
+    there = session.get(MemoryCollectionRow, (tenant_id, collection)) is not None
+    if row is None or not there or number < oldest_kept(session, tenant_id, collection):
         raise MemoryNotFoundError(
             f"the collection {collection!r} keeps no version {number}; `discreet memory versions` shows what it keeps "
             f"(the newest and {KEPT} before it)"

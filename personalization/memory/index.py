@@ -24,7 +24,7 @@ from personalization.memory.queries import opened, row_name
 from personalization.memory.ranking import WordIndex, words_of
 from personalization.memory.sealing import vectors_of
 from personalization.memory.tables import MemoryCollectionRow, MemoryDocumentRow
-from personalization.memory.values import State
+from personalization.memory.values import State, Unsigned
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -86,9 +86,19 @@ class TenantIndex:
 
     def collections_for(self, domain: str) -> set[str]:
         """Return the collections that are looked up for a domain."""
-        return {
-            name for name, whose, _ in self.standing if whose in {"", domain} and name not in self.refused
+        return self._of(domain) - self.refused
+
+    def unsigned_for(self, domain: str) -> frozenset[Unsigned]:
+        """Return of which kinds something of a domain is not what was signed, and found by nobody."""
+        left_out = {
+            Unsigned.COLLECTION: self.refused,
+            Unsigned.CANDIDATE: {one.collection for one in self.opens} - self.candidates.keys(),
         }
+        of_domain = self._of(domain)
+        return frozenset(what for what, names in left_out.items() if names & of_domain)
+
+    def _of(self, domain: str) -> set[str]:
+        return {name for name, whose, _ in self.standing if whose in {"", domain}}
 
     def drawn_for(self, domain: str, within: Within | None) -> tuple[Candidate, ...]:
         """Return the candidates that who asks is drawn for; without a draw there are none."""

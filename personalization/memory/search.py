@@ -136,12 +136,14 @@ class MemorySearch:
         drawn = index.drawn_for(domain, within)
         alive = index.alive(domain, now, drawn)
         looked_in, names = index.versions_for(domain, drawn), tuple(one.name for one in drawn)
+        unsigned = index.unsigned_for(domain)
         if not alive.any():
             return Found(
                 outcome=Outcome.NO_MEMORY,
                 by_meaning=self._embedder is not None,
                 versions=looked_in,
                 candidates=names,
+                unsigned=unsigned,
             )
         alive &= index.sendable()
         question = without_asker(cleaned(question))
@@ -167,6 +169,7 @@ class MemorySearch:
             nearest=None if similar is None or not len(similar) else float(similar.max()),
             versions=looked_in,
             candidates=names,
+            unsigned=unsigned,
         )
 
     def index(self, tenant_id: str) -> TenantIndex:

@@ -43,6 +43,13 @@ class Outcome(StrEnum):
     AWAY = "away"  # the memory could not be asked in time
 
 
+class Unsigned(StrEnum):
+    """What a question was not looked up in, because it is not what was signed."""
+
+    COLLECTION = "collection"
+    CANDIDATE = "candidate"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Draft:
     """A document as it is approved.
@@ -168,6 +175,7 @@ class Found:
         nearest: similarity of the best candidate even where it was not near enough; ``None`` without an embedder.
         versions: of the collections that were looked in, as ``default@7``; ``default@7~8`` with the candidate 8.
         candidates: that who asks was drawn for, as ``default@8``.
+        unsigned: kinds of what was left out for its signature; who asks is not told.
     """
 
     outcome: Outcome
@@ -176,6 +184,7 @@ class Found:
     nearest: float | None = None
     versions: tuple[str, ...] = ()
     candidates: tuple[str, ...] = ()
+    unsigned: frozenset[Unsigned] = frozenset()
 
     def to_document(self) -> dict[str, Any]:
         """Return it as JSON has it, with what the passages say."""

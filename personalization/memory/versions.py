@@ -145,7 +145,7 @@ def stands(session: Session, keys: MemoryKeys, row: MemoryCollectionRow) -> bool
 def keep(session: Session, keys: MemoryKeys, row: MemoryCollectionRow, change: Change) -> MemoryVersionRow:
     """Sign and store the version that a locked collection has now, and forget what is too old to go back to."""
     made = _keep(session, keys, row, change)
-    _forget_old(session, row.tenant_id, row.collection, row.version - KEPT)
+    _forget_old(session, row.tenant_id, row.collection, oldest_kept(session, row.tenant_id, row.collection))
     _make_room(session, row.tenant_id)
     return made
 
@@ -153,6 +153,18 @@ def keep(session: Session, keys: MemoryKeys, row: MemoryCollectionRow, change: C
 def find(session: Session, tenant_id: str, collection: str, number: int) -> MemoryVersionRow | None:
     """Return a version; ``None`` where none of that number was signed."""
     return session.get(MemoryVersionRow, (tenant_id, collection, number))
+
+
+def oldest_kept(session: Session, tenant_id: str, collection: str) -> int:
+    """Return the number of the oldest version that one can go back to; 0 while all are kept.
+
+    Versions are counted, not numbers, of which candidates have some.
+    """
+    numbers = select(MemoryVersionRow.number).where(
+        MemoryVersionRow.tenant_id == tenant_id, MemoryVersionRow.collection == collection
+    )
+    newest_first = numbers.order_by(col(MemoryVersionRow.number).desc())
+    return session.exec(newest_first.offset(KEPT).limit(1)).first() or 0
 
 
 def highest(session: Session, tenant_id: str, collection: str) -> int:
@@ -228,7 +240,9 @@ def refused(
         row = signed.get((collection, number))
         fine = collection not in ever if row is None else holds(keys, row, domain, leaves.get(collection, ()))
         if not fine:
-            _log.warning("memory_collection_not_signed", tenant=tenant_id)
+            _log.warning(
+                "memory_collection_not_signed", tenant=tenant_id, collection=collection, number=number
+            )
             found.add(collection)
     return frozenset(found)
 

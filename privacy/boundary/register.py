@@ -528,7 +528,7 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             "discreet_gateway_ready discreet_gateway_shadows discreet_gateway_shadow_seconds "
             "discreet_gateway_flag_failures "
             "discreet_gateway_routes discreet_gateway_levers_dropped discreet_gateway_memory "
-            "discreet_gateway_memory_away discreet_gateway_lever_seconds",
+            "discreet_gateway_memory_away discreet_gateway_memory_not_signed discreet_gateway_lever_seconds",
         ),
         _fields(
             OPERATOR,
@@ -601,6 +601,12 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             "Names of events, rounds, lines, topics and versions, and public states.",
             "event level round round_id rounds tenant tenants line_ref served_name version_id sequence adapter served "
             "withdrawn published chore code outcome stage what topic partition epoch port accepted share action",
+        ),
+        _fields(
+            PUBLIC,
+            "Which collection of approved documents, as its administrators named it, and which of its numbered "
+            "versions or candidates; no word of a document.",
+            "collection number",
         ),
         _fields(
             OPERATOR,

@@ -71,8 +71,8 @@ def add(
     """Approve documents: each becomes the live version of its name; the one before is kept for a roll-back alone."""
     from personalization.memory import documents
     from personalization.memory.files import drafts_of
+    from personalization.memory.scrubbing import scrubbed
     from personalization.registry import remembering
-    from privacy.storage.session import transaction
     from streams.processes.keys import memory_keys
     from streams.processes.memory import embedder_of
     from streams.settings import load_settings
@@ -85,9 +85,8 @@ def add(
     place = place_of(tenant, collection, actor, domain, reason)
     with database() as engine:
         cut = documents.prepared(drafts, embedder_of(settings))
-        with transaction(engine) as session:
+        with scrubbed(engine) as session:
             done = remembering.add(session, events(), memory_keys(settings), place, cut)
-        documents.scrub(engine)
     facts = [added_facts(one) for one in done]
     if as_json:
         typer.echo(json.dumps({"tenant": tenant, "collection": collection, "documents": facts}))
@@ -125,20 +124,15 @@ def remove(
     as_json: AsJson = False,
 ) -> None:
     """Remove documents for good, from candidates too: all that they ever said is deleted; nothing brings it back."""
-    from personalization.memory import documents
+    from personalization.memory.scrubbing import scrubbed
     from personalization.registry import remembering
-    from privacy.storage.session import transaction
     from streams.processes.keys import memory_keys
     from streams.settings import load_settings
 
     keys = memory_keys(load_settings())
     place = place_of(tenant, collection, actor, None, reason)
-    with database() as engine:
-        try:
-            with transaction(engine) as session:
-                gone = remembering.remove(session, events(), keys, place, document_ids, earlier=earlier)
-        finally:  # whoever repeats what the database could not overwrite may find nothing left to remove
-            documents.scrub(engine)
+    with database() as engine, scrubbed(engine) as session:
+        gone = remembering.remove(session, events(), keys, place, document_ids, earlier=earlier)
     if as_json:
         removed = [{"id": one.document_id, "version": one.version} for one in gone]
         typer.echo(json.dumps({"tenant": tenant, "collection": collection, "removed": removed}))
@@ -235,7 +229,7 @@ def show_versions(
     """
     from personalization.errors import MemoryNotFoundError
     from personalization.memory import candidates, histories
-    from personalization.memory.versions import KEPT
+    from personalization.memory.versions import oldest_kept
     from privacy.policy import versions as policies
     from streams.processes.keys import memory_keys
     from streams.settings import load_settings
@@ -252,7 +246,7 @@ def show_versions(
             raise MemoryNotFoundError(
                 f"the collection {collection[:80]!r} has no version yet; `discreet memory status` shows the collections"
             )
-        oldest = rows[-1].number - KEPT if number is None else 0
+        oldest = oldest_kept(session, tenant, collection)
         facts = [histories.facts_of(session, keys, row, kept=row.number >= oldest) for row in rows]
         moves = [] if number is not None else candidates.moves_of(session, tenant, collection)
         tried = candidates.facts_of(session, keys, tenant, collection, moves)
@@ -339,7 +333,7 @@ def roll_back(
 
     What is tried is abandoned.
     """
-    from personalization.memory import documents
+    from personalization.memory import scrubbing
     from personalization.registry import remembering
     from privacy.errors import StorageError
     from privacy.storage.session import transaction
@@ -353,7 +347,7 @@ def roll_back(
             done = remembering.roll_back(session, events(), keys, place, to)
         if done.abandoned is not None:  # what it said was deleted
             try:
-                documents.scrub(engine)
+                scrubbing.scrub(engine)
             except StorageError:  # to repeat this would go one version further back
                 typer.echo(
                     "what was tried is found no more, but the database did not overwrite it in its files; the next "
@@ -501,16 +495,14 @@ def forget(
     """Remove everything that a tenant's memory ever held, names and numbers too, as when a tenant leaves."""
     from personalization.errors import MemoryDocumentError
     from personalization.memory import documents
-    from privacy.storage.session import transaction
+    from personalization.memory.scrubbing import scrubbed
 
     if not yes:
         raise MemoryDocumentError("everything of the tenant's memory would be removed; say --yes to do it")
-    with database() as engine:
-        with transaction(engine) as session:
-            live = documents.forget_tenant(
-                session, tenant, actor=actor or getpass.getuser(), now=datetime.now(UTC)
-            )
-        documents.scrub(engine)
+    with database() as engine, scrubbed(engine) as session:
+        live = documents.forget_tenant(
+            session, tenant, actor=actor or getpass.getuser(), now=datetime.now(UTC)
+        )
     typer.echo(
         json.dumps({"tenant": tenant, "forgotten": live}) if as_json else f"{live} documents were forgotten."
     )

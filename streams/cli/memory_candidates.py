@@ -67,9 +67,9 @@ def try_(
     """
     from personalization.memory import documents
     from personalization.memory.files import drafts_of
+    from personalization.memory.scrubbing import scrubbed
     from personalization.memory.values import Fate
     from personalization.registry import remembering
-    from privacy.storage.session import transaction
     from streams.cli.memory import added_facts, database, events, place_of
     from streams.processes.keys import memory_keys
     from streams.processes.memory import embedder_of
@@ -90,11 +90,8 @@ def try_(
     place = place_of(tenant, collection, actor, None, reason)
     with database() as engine:
         cut = documents.prepared(drafts, embedder_of(settings)) if drafts else []
-        try:
-            with transaction(engine) as session:
-                done = remembering.attempt(session, events(), memory_keys(settings), place, cut, percent)
-        finally:  # whoever repeats what the database could not overwrite changes nothing, and comes here again
-            documents.scrub(engine)
+        with scrubbed(engine) as session:
+            done = remembering.attempt(session, events(), memory_keys(settings), place, cut, percent)
     candidate = done.candidate
     if as_json:
         told = {"candidate": candidate.number, "percent": candidate.percent, "changes": candidate.documents}
@@ -153,18 +150,13 @@ def abandon(
     as_json: AsJson = False,
 ) -> None:
     """Answer nobody from what is tried any more, and delete what it said; the live version stays as it is."""
-    from personalization.memory import documents
+    from personalization.memory.scrubbing import scrubbed
     from personalization.registry import remembering
-    from privacy.storage.session import transaction
     from streams.cli.memory import database, events, place_of
 
-    with database() as engine:
-        place = place_of(tenant, collection, actor, None, reason)
-        try:
-            with transaction(engine) as session:
-                gone = remembering.abandon(session, events(), place)
-        finally:  # as above
-            documents.scrub(engine)
+    place = place_of(tenant, collection, actor, None, reason)
+    with database() as engine, scrubbed(engine) as session:
+        gone = remembering.abandon(session, events(), place)
     facts: dict[str, Any] = {"tenant": tenant, "collection": collection, "abandoned": gone.number}
     typer.echo(
         json.dumps(facts)

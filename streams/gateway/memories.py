@@ -7,9 +7,10 @@ header, never what it says. A memory that cannot be asked in time leaves the req
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections import Counter, OrderedDict, deque
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
@@ -66,7 +67,7 @@ class _Look:
 
 
 class Memories:
-    """Looks questions up, in threads of its own; for one event loop.
+    """Looks questions up, each in a thread that ends with the process at the latest; for one event loop.
 
     Tenants take turns, and each has a bound on its threads and places; so a large or slow memory makes only its own
     tenant's look-ups late. A look-up that takes longer than requests wait is *late*: nobody waits for it, and it cannot
@@ -79,6 +80,7 @@ class Memories:
         seconds: how long a request waits.
         told: gets the outcome of each.
         away: gets why, where one was answered without.
+        not_signed: gets each kind of what a question was not looked up in, because it is not what was signed.
     """
 
     def __init__(
@@ -88,12 +90,15 @@ class Memories:
         seconds: float,
         told: Callable[[str], None],
         away: Callable[[str], None] = lambda _: None,
+        not_signed: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._find = find
         self._seconds = seconds
         self._told = told
         self._away = away
-        self._threads = ThreadPoolExecutor(THREADS + MOST_LATE, thread_name_prefix="gateway-memory")
+        self._not_signed = not_signed
+        self._closed = False
+        self._in_time: dict[_Look, threading.Thread] = {}
         self._waiting: OrderedDict[str, deque[_Look]] = OrderedDict()  # whose turn is next comes first
         self._running: Counter[str] = Counter()
         self._late: Counter[str] = Counter()  # of these, who takes longer than requests wait
@@ -142,6 +147,8 @@ class Memories:
                 self._drop(look)
         if away is not None:
             self._away(away.value)
+        for what in found.unsigned:
+            self._not_signed(what.value)
         self._told(found.outcome.value)
         return found
 
@@ -154,7 +161,7 @@ class Memories:
     def _start(self) -> None:
         """Start what may be started now: of each tenant in its turn."""
         for tenant_id in tuple(self._waiting):
-            if self._running.total() - min(MOST_LATE, self._late.total()) >= THREADS:
+            if self._closed or self._running.total() - min(MOST_LATE, self._late.total()) >= THREADS:
                 return
             if self._running[tenant_id] >= (1 if self._late[tenant_id] else AT_ONCE):
                 continue
@@ -163,15 +170,28 @@ class Memories:
             if not self._waiting[tenant_id]:
                 del self._waiting[tenant_id]
             self._running[tenant_id] += 1
-            loop = asyncio.get_running_loop()
-            look.late = loop.call_later(self._seconds, self._note_late, look)
-            work = loop.run_in_executor(
-                self._threads, self._find, tenant_id, look.domain, look.question, look.user
+            look.late = asyncio.get_running_loop().call_later(self._seconds, self._note_late, look)
+            work: Future[Found] = Future()
+            asyncio.wrap_future(work).add_done_callback(partial(self._done, look))
+            # A daemon, and of no pool: the process would wait at its end for a look-up that never comes back.
+            thread = threading.Thread(
+                target=self._look, args=(look, work), name="gateway-memory", daemon=True
             )
-            work.add_done_callback(partial(self._done, look))
+            self._in_time[look] = thread
+            thread.start()
+
+    def _look(self, look: _Look, work: Future[Found]) -> None:
+        work.set_running_or_notify_cancel()
+        try:
+            found = self._find(look.tenant_id, look.domain, look.question, look.user)
+        except BaseException as error:  # noqa: BLE001  # whoever asked is told, as by a pool's threads
+            work.set_exception(error)
+        else:
+            work.set_result(found)
 
     def _note_late(self, look: _Look) -> None:
         look.late = None
+        self._in_time.pop(look, None)
         self._late[look.tenant_id] += 1
         self._start()
 
@@ -180,6 +200,7 @@ class Memories:
             self._late -= Counter([look.tenant_id])
         else:
             look.late.cancel()
+            self._in_time.pop(look, None)
         self._running -= Counter([look.tenant_id])
         self._places -= Counter([look.tenant_id])
         if not look.answer.done() and not work.cancelled():
@@ -204,9 +225,12 @@ class Memories:
         self._places -= Counter([look.tenant_id])
 
     def close(self) -> None:
-        """Start nothing more."""
+        """Start nothing more, and wait for what is in time, but not for what is late."""
+        self._closed = True
         self._waiting.clear()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        end = time.monotonic() + self._seconds
+        for thread in self._in_time.values():
+            thread.join(max(0.0, end - time.monotonic()))
 
 
 def has_memory(directory: Directory, caller: Caller, ask: Ask) -> bool:

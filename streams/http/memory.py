@@ -1,7 +1,7 @@
 """Documents over HTTP: approve, list, remove and look up what a tenant's questions are answered from.
 
 A tenant's tokens reach that tenant alone. Each approval and removal is in the tenant's audit trail under the token's
-name. Cutting and embedding a text, opening every row of a list, and overwriting what was removed take a while: one
+name. Cutting and embedding a text, opening every row of a list, and overwriting what was deleted take a while: one
 thing of a tenant at a time, a few of all.
 """
 
@@ -11,11 +11,12 @@ import asyncio
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from personalization.errors import MemoryDocumentError
-from personalization.memory import documents, queries
+from personalization.memory import queries
 from personalization.memory.documents import Place, prepared
+from personalization.memory.scrubbing import scrubbed
 from personalization.memory.values import DEFAULT_COLLECTION, Draft
 from personalization.registry import remembering
 from privacy.policy import versions as policies
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from personalization.registry.announcements import AdapterEvents
     from streams.http.tokens import Access, Operator
 
+Result = TypeVar("Result")
 MOST_AT_ONCE: Final = 4  # of all tenants
 MOST_FOUND: Final = 20
 _TEXTS: Final = ("id", "text", "title", "source", "collection", "domain", "valid_until", "reason")
@@ -47,7 +49,7 @@ class MemoryAccess:
     """What the routes need beside the database; each part is made when it is first asked for.
 
     Attributes:
-        engine: whose files are overwritten after a removal.
+        engine: whose files are overwritten where texts are deleted or given up.
         keys: seal, open and sign documents.
         embedder: turns texts into vectors, if there is one.
         search: looks up.
@@ -115,7 +117,7 @@ class MemoryRoutes:
         await self._access.read(lambda session: policies.tenant(session, tenant_id))
         with self._turn(operator):
             cut = await asyncio.to_thread(lambda: prepared([draft], self._memory.embedder()))
-            (one,) = await self._access.transact(
+            (one,) = await self._scrubbing(
                 lambda session: remembering.add(session, self._memory.events, self._memory.keys(), place, cut)
             )
         told = {
@@ -139,12 +141,11 @@ class MemoryRoutes:
             reason=request.query.get("reason", ""),
         )
         with self._turn(operator):
-            gone = await self._access.transact(
+            gone = await self._scrubbing(
                 lambda session: remembering.remove(
                     session, self._memory.events, self._memory.keys(), place, [request.match_info["document"]]
                 )
             )
-            await asyncio.to_thread(documents.scrub, self._memory.engine)
         removed = [{"id": one.document_id, "version": one.version} for one in gone]
         return answer({"tenant": tenant_id, "collection": place.collection, "removed": removed})
 
@@ -171,6 +172,15 @@ class MemoryRoutes:
                 lambda: self._memory.search().find(tenant_id, domain, question, now, most=most)
             )
         return answer({"tenant": tenant_id, "found": found.to_document()})
+
+    async def _scrubbing(self, work: Callable[[Session], Result]) -> Result:
+        """Return what ``work`` returns, done as the commands do it; in no thread of those that answer everybody."""
+
+        def run() -> Result:
+            with scrubbed(self._memory.engine) as session:
+                return work(session)
+
+        return await asyncio.to_thread(run)
 
     def _place(
         self, operator: Operator, tenant_id: str, collection: str, *, domain: str | None = None, reason: str

@@ -11,7 +11,7 @@ from personalization.training.base.directory import bundled_file, resolve_base
 from streams.broker.clients import client_broker
 from streams.client import AdapterCache, AdapterFeed
 from streams.errors import SettingsError
-from streams.processes.public_keys import keys_in
+from streams.processes.public_keys import required_keys
 from streams.processes.server import served_base
 from streams.serving.engines.bridge import Bridge
 from streams.serving.engines.folder import FolderEngine
@@ -59,7 +59,7 @@ def bridge(settings: Settings, kind: str, *, stop: threading.Event, on_ready: Ca
         raise SettingsError(
             "no base model is set; put the one that the engine serves into DISCREET_BRIDGE__BASE_MODEL"
         )
-    keys = keys_in(settings.serving.public_keys)
+    keys = required_keys(settings.serving)
     base = resolve_base(own.base_model, settings.state / "models")
     shape, metrics = read_shape(base), BridgeMetrics()
     state = settings.state / f"bridge-{kind}"

@@ -40,7 +40,7 @@ from streams.gateway.vllm_server import VllmUpstream
 from streams.gateway.wanted import BridgeWanted, NobodyToTell
 from streams.gateway.web import GatewayWeb
 from streams.processes.memory import finder
-from streams.processes.public_keys import keys_in
+from streams.processes.public_keys import required_keys
 from streams.storage.schema import open_current
 from streams.telemetry import logs
 from streams.telemetry.gateway_metrics import GatewayMetrics
@@ -79,7 +79,7 @@ def run_gateway(settings: Settings, *, stop: threading.Event, on_ready: Callable
         BrokerUnreachableError: no broker answers.
     """
     logs.configure(settings.log)
-    keys = keys_in(settings.gateway.public_keys or settings.serving.public_keys)
+    keys = required_keys(settings.gateway, settings.serving)
     engine = open_current(settings.database_url)
     try:
         read = directory_reader(engine, settings.gateway.server_id, keys)
@@ -136,7 +136,11 @@ async def answer_until_stopped(
         memories = None
         if find is not None:
             memories = Memories(
-                find, seconds=given.memory_seconds, told=metrics.looked_up, away=metrics.memory_away
+                find,
+                seconds=given.memory_seconds,
+                told=metrics.looked_up,
+                away=metrics.memory_away,
+                not_signed=metrics.memory_not_signed,
             )
             stack.callback(memories.close)
         shop = Shop(

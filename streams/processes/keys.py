@@ -23,7 +23,6 @@ from privacy.keys.service import MasterKeys
 from privacy.keys.store import open_store
 from privacy.keys.transit import TransitKeys
 from streams.errors import SettingsError
-from streams.processes.public_keys import keys_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -188,9 +187,9 @@ def known_public_keys(settings: Settings) -> list[bytes]:
     A worker has no signing key, and is told its public half by ``DISCREET_SERVING__PUBLIC_KEYS``.
 
     Raises:
-        SettingsError: one of them is no key.
+        SettingsError: the file of a signing key that lies here cannot be used.
     """
-    told = keys_in(settings.serving.public_keys) if settings.serving.public_keys else []
+    told = settings.serving.trusted_keys()
     if settings.signing.adapter_key is not None or settings.adapter_key_file.exists():
         told = [adapter_signer(settings).public_key, *told]
     return [*told, *(bytes.fromhex(one) for one in earlier_public_keys(settings).values())] if told else []

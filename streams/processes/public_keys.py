@@ -1,23 +1,24 @@
-"""Read the public keys that a process is told to trust from its settings."""
+"""The public keys that a server is told to trust; it does not start without one."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from streams.errors import SettingsError
 
+if TYPE_CHECKING:
+    from streams.settings import TrustingSettings
 
-def keys_in(text: str) -> list[bytes]:
-    """Return the raw keys of a comma-separated list of hexadecimal keys.
+
+def required_keys(*sections: TrustingSettings) -> list[bytes]:
+    """Return the raw keys, 32 bytes each, of the first section that names any.
 
     Raises:
-        SettingsError: the list is empty or a key is not 32 bytes in hexadecimal.
+        SettingsError: none does.
     """
-    try:
-        keys = [bytes.fromhex(part.strip()) for part in text.split(",") if part.strip()]
-    except ValueError:
-        keys = []
-    if not keys or any(len(key) != 32 for key in keys):
-        raise SettingsError(
-            "DISCREET_SERVING__PUBLIC_KEYS is not usable; allowed are 64 hexadecimal digits per key, "
-            "separated by commas"
-        )
-    return keys
+    for section in sections:
+        if keys := section.trusted_keys():
+            return keys
+    raise SettingsError(
+        "no public key is set; put what `discreet adapters public-key` prints into DISCREET_SERVING__PUBLIC_KEYS"
+    )

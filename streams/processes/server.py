@@ -9,7 +9,7 @@ from personalization.training.base.directory import fingerprint, resolve_base
 from streams.broker.clients import client_broker
 from streams.client import AdapterCache, AdapterFeed
 from streams.contracts.manifest import BaseFingerprintV1
-from streams.processes.public_keys import keys_in
+from streams.processes.public_keys import required_keys
 from streams.serving.fetching import fetchers
 from streams.serving.holder import AdapterHolder
 from streams.serving.tokens import server_tokens
@@ -40,7 +40,7 @@ def serve(settings: Settings, *, stop: threading.Event, on_ready: Callable[[int]
     tokens = server_tokens(
         *(_secret(one) for one in (settings.serving.token, settings.serving.scoped_tokens))
     )
-    keys = keys_in(settings.serving.public_keys)
+    keys = required_keys(settings.serving)
 
     from personalization.training.run.host import AdapterHost  # noqa: PLC0415  # seconds to import torch
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
+from personalization.memory.values import Unsigned
 from privacy.boundary.marks import Kind
 from privacy.boundary.register import BOUNDARY
 
@@ -88,6 +89,14 @@ class GatewayMetrics:
             ("reason",),
             registry=registry,
         )
+        self._memory_not_signed = Counter(
+            "discreet_gateway_memory_not_signed",
+            "Questions answered without a collection or candidate that is not what was signed.",
+            ("what",),
+            registry=registry,
+        )
+        for what in Unsigned:  # `increase` sees nothing in a series that begins at 1
+            self._memory_not_signed.labels(what.value)
         self._lever_seconds = Gauge(
             "discreet_gateway_lever_seconds",
             "What a lever adds to the time of an answer (plain: the answer without any), lately.",
@@ -149,6 +158,10 @@ class GatewayMetrics:
     def memory_away(self, reason: str) -> None:
         """Count a question that was answered without the memory."""
         self._memory_away.labels(reason).inc()
+
+    def memory_not_signed(self, what: str) -> None:
+        """Count a question that a ``collection`` or ``candidate`` was left out of for its signature."""
+        self._memory_not_signed.labels(what).inc()
 
     def watch_lever(self, lever: str, form: str, quantile: str, value: Callable[[], float]) -> None:
         """Let a gauge show a quantile of a lever's time; ``form`` is ``whole`` or ``stream``."""

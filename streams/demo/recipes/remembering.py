@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from personalization.memory import documents
 from personalization.memory.embedding import bundled, bundled_embedder
 from personalization.memory.rendering import note, with_notes
+from personalization.memory.scrubbing import scrubbed
 from personalization.memory.sealing import MemoryKeys
 from personalization.memory.search import MemorySearch
 from personalization.memory.values import DEFAULT_COLLECTION, Draft, Outcome
@@ -76,9 +77,8 @@ class Notes:
 
     def remove(self, names: Sequence[str]) -> None:
         """Remove documents."""
-        with transaction(self._engine) as session:
+        with scrubbed(self._engine) as session:
             documents.remove(session, self._keys, self._place(), list(names))
-        documents.scrub(self._engine)
 
     def look_up(self, question: str, *, domain: str = DEFAULT_DOMAIN) -> Looked:
         """Return a question as it is sent with what is live now."""

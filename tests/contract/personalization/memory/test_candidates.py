@@ -6,15 +6,25 @@ import json
 
 import pytest
 from sqlmodel import col, select, update
+from structlog.testing import capture_logs
 
 from personalization.errors import MemoryDocumentError, MemoryMoveError, MemoryNotFoundError
-from personalization.memory import candidates, documents, histories, pgvector, queries, restoring, trying
+from personalization.memory import (
+    candidates,
+    documents,
+    histories,
+    pgvector,
+    queries,
+    restoring,
+    trying,
+    versions,
+)
 from personalization.memory.documents import Place, prepared
 from personalization.memory.pgvector import PgVectors
 from personalization.memory.sealing import MemoryKeys
 from personalization.memory.search import MemorySearch, SearchRules
 from personalization.memory.tables import MemoryCandidateRow, MemoryDocumentRow
-from personalization.memory.values import Draft, Fate, Outcome
+from personalization.memory.values import Draft, Fate, Outcome, Unsigned
 from personalization.registry import remembering
 from privacy.audit import trail as audit_trail
 from privacy.policy import versions as policies
@@ -309,9 +319,17 @@ def test_a_candidate_that_is_not_what_was_signed_is_found_by_nobody_and_not_prom
         with transaction(words.engine) as session:
             session.exec(update(table).where(where).values(**change))
         fresh = Shelf(words.engine, words.clock)
-        for user in (inside, outside):
-            assert fresh.cited(user) == ["refunds@1"]
-            assert fresh.find(user).candidates == ()
+        with capture_logs() as logs:
+            for user in (inside, outside):
+                assert fresh.cited(user) == ["refunds@1"]
+                assert fresh.find(user).candidates == ()
+                assert fresh.find(user).unsigned == {Unsigned.CANDIDATE}
+        assert [(one["event"], one["tenant"], one["collection"], one["number"]) for one in logs] == [
+            ("memory_candidate_not_signed", "acme", "default", change.get("number", 2))
+        ]
+        assert fresh.search.find("acme", "another", QUESTION, words.clock.now()).unsigned == {
+            Unsigned.CANDIDATE
+        }, "the collection is every domain's"
         for act in (words.promote, lambda: words.attempt(60), lambda: words.attempt(secret=SECRET)):
             with pytest.raises(
                 MemoryMoveError, match="does not hold what was signed, so nothing was changed"
@@ -321,6 +339,7 @@ def test_a_candidate_that_is_not_what_was_signed_is_found_by_nobody_and_not_prom
         with transaction(words.engine) as session:
             session.exec(update(table).where(where).values(**undo))
     assert Shelf(words.engine, words.clock).cited(inside) == ["refunds@2"]
+    assert Shelf(words.engine, words.clock).find(inside).unsigned == frozenset()
     with transaction(words.engine) as session:  # another key signs nothing here
         policies.register_tenant(session, "globex", actor="test", now=words.clock.now())
     with pytest.raises(MemoryMoveError):
@@ -331,6 +350,26 @@ def test_a_candidate_that_is_not_what_was_signed_is_found_by_nobody_and_not_prom
         words.promote()
     assert [row.state for row in words.rows()] == ["live", "candidate"]
     assert words.abandon().number == 2  # needs no signature
+
+
+@ON_ONE
+def test_candidates_use_up_none_of_the_versions_that_are_kept(words, monkeypatch):
+    monkeypatch.setattr(versions, "KEPT", 2)
+    for number in range(3):
+        words.add(refunds=REFUNDS.replace("14", str(number)))
+        for _ in range(3):
+            words.attempt(50, more="A refund of more takes 5 days.")
+            words.abandon()
+    with reading(words.engine) as session:
+        rows = histories.versions_of(session, "acme", "default")
+        assert [row.number for row in rows] == [1, 5, 9]
+        assert histories.difference(session, "acme", "default", 1, 9).replaced == (
+            ("refunds@1", "refunds@3"),
+        )
+    assert words.back(1).brought_back == ("refunds@1",)
+    with pytest.raises(MemoryNotFoundError, match="keeps no version 1;"):
+        words.back(1)  # a fourth version: the first is given up
+    assert words.rows("live")[0].sealed is not None, "but not the words of it that are live again"
 
 
 @ON_ONE

@@ -6,6 +6,7 @@ import json
 
 import pytest
 from sqlmodel import col, delete, select, update
+from structlog.testing import capture_logs
 
 from personalization.errors import MemoryMoveError, MemoryNotFoundError
 from personalization.memory import documents, histories, queries, restoring, versions
@@ -18,7 +19,7 @@ from personalization.memory.tables import (
     MemoryEntryRow,
     MemoryVersionRow,
 )
-from personalization.memory.values import Draft, Outcome
+from personalization.memory.values import Draft, Outcome, Unsigned
 from personalization.registry import remembering
 from privacy.audit import trail as audit_trail
 from privacy.policy import versions as policies
@@ -155,10 +156,17 @@ def test_a_database_alone_brings_no_document_back_but_a_whole_version_and_change
     with transaction(shelf.engine) as session:
         session.exec(update(row).where(col(row.version) == 2).values(approved_by="mallory"))
     fresh = Shelf(shelf.engine, shelf.clock)
-    assert fresh.search.find("acme", "default", QUESTION, shelf.clock.now()).outcome is Outcome.NO_MEMORY
+    with capture_logs() as logs:
+        found = fresh.search.find("acme", "default", QUESTION, shelf.clock.now())
+    assert (found.outcome, found.unsigned) == (Outcome.NO_MEMORY, {Unsigned.COLLECTION})
+    assert [(one["event"], one["tenant"], one["collection"], one["number"]) for one in logs] == [
+        ("memory_collection_not_signed", "acme", "default", 2)
+    ]
     with transaction(shelf.engine) as session:
         session.exec(update(row).where(col(row.version) == 2).values(approved_by="ann"))
-    assert Shelf(shelf.engine, shelf.clock).cited() == ["default/refunds@2"]
+    fresh = Shelf(shelf.engine, shelf.clock)
+    assert fresh.cited() == ["default/refunds@2"]
+    assert fresh.search.find("acme", "default", QUESTION, shelf.clock.now()).unsigned == frozenset()
     with transaction(shelf.engine) as session:
         for number, state in ((2, "superseded"), (1, "live")):
             session.exec(update(row).where(col(row.version) == number).values(state=state))
@@ -241,7 +249,6 @@ def test_what_an_older_process_forgot_is_gone_on_from_and_no_number_names_two_th
 
 def test_old_versions_are_given_up_with_their_texts(shelf, monkeypatch):
     monkeypatch.setattr(versions, "KEPT", 1)
-    monkeypatch.setattr(histories, "KEPT", 1)
     for number in range(3):
         shelf.add("refunds", REFUNDS.replace("14", str(number)))
     with pytest.raises(MemoryNotFoundError, match="keeps no version 1"):

@@ -126,9 +126,9 @@ def test_a_process_that_dies_ends_the_demonstration_with_its_last_words(tiny_bas
 
     good = DemoEnvironment.variables
     monkeypatch.setattr(
-        DemoEnvironment, "variables", lambda self: {**good(self), "DISCREET_SERVING__PUBLIC_KEYS": "nonsense"}
+        DemoEnvironment, "variables", lambda self: {**good(self), "DISCREET_SERVING__PUBLIC_KEYS": ""}
     )
     options = DemoOptions(max_users=10, base_model=str(tiny_base), keep=tmp_path / "state")
-    with pytest.raises(DemoError, match=r"the serve ended with status 2: .*PUBLIC_KEYS is not usable"):
+    with pytest.raises(DemoError, match=r"the serve ended with status 2: .*no public key is set"):
         run_demo(options, Console(file=io.StringIO()))
     assert _all_are_gone(tmp_path / "state")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from personalization.memory import documents, queries
+from personalization.memory import queries, scrubbing
 from privacy.errors import StorageError
 from privacy.policy import versions as policies
 from privacy.storage.session import reading, transaction
@@ -206,7 +206,7 @@ def test_what_a_roll_back_abandons_is_overwritten_or_said_not_to_be(tenant, caps
     run(capsys, "add", "acme", tenant)
     (tenant / "refunds.md").write_text("A refund takes 21 days.", "utf-8")
     run(capsys, "try", "acme", tenant / "refunds.md", "--percent", "10")
-    monkeypatch.setattr(documents, "scrub", scrub)
+    monkeypatch.setattr(scrubbing, "scrub", scrub)
     status, out, err = run(capsys, "roll-back", "acme")
     assert (status, len(scrubbed)) == (0, 1)
     assert "abandoned: candidate default@3" in out
@@ -274,7 +274,7 @@ def test_who_repeats_a_removal_of_earlier_versions_has_the_files_overwritten(ten
         if len(scrubbed) == 1:
             raise StorageError("planted")
 
-    monkeypatch.setattr(documents, "scrub", scrub)
+    monkeypatch.setattr(scrubbing, "scrub", scrub)
     assert "planted" in run(capsys, "remove", "acme", "refunds", "--earlier")[2]
     assert "keeps no earlier version" in run(capsys, "remove", "acme", "refunds", "--earlier")[2]
     assert len(scrubbed) == 2

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import threading
 import time
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import openai
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from sqlmodel import col, update
 
 from personalization.memory import documents, trying
 from personalization.memory.documents import Place, prepared
 from personalization.memory.sealing import MemoryKeys
 from personalization.memory.search import MemorySearch, SearchRules
+from personalization.memory.tables import MemoryDocumentRow
 from personalization.memory.values import Draft, Found, Outcome
 from privacy.errors import StorageError
 from privacy.policy import versions as policies
@@ -169,6 +175,38 @@ def test_a_share_of_the_users_is_answered_from_a_candidate_until_it_is_promoted_
     assert ask(gateway, user=drawn)[0] == "no_memory"
 
 
+def test_documents_and_candidates_that_are_not_what_was_signed_are_counted(gateway, approving):
+    """Whoever is on duty learns of it from the metric; the log names the collection."""
+    begun = not_signed(gateway)
+    assert begun == {"collection": 0.0, "candidate": 0.0}, "a series that begins at 1 has not increased"
+    approving.add("acme", "refunds", REFUNDS)
+    approving.attempt("acme", "refunds", REFUNDS.replace("14", "21"), 30)
+    assert ask(gateway)[0] == "default/refunds@1#0-48"
+    assert not_signed(gateway) == begun
+    for version, told, counted in (
+        (2, "default/refunds@1#0-48", {"collection": 0.0, "candidate": 1.0}),
+        (1, "no_memory", {"collection": 1.0, "candidate": 2.0}),
+    ):
+        with transaction(approving.engine) as session:
+            changed = update(MemoryDocumentRow).where(col(MemoryDocumentRow.version) == version)
+            session.exec(changed.values(approved_by="mallory"))
+        approving.search = MemorySearch(approving.engine, KEYS, None)  # as after a start
+        assert ask(gateway)[0] == told
+        assert not_signed(gateway) == counted
+
+
+def not_signed(gateway):
+    request = urllib.request.Request(f"{gateway.url}/metrics", headers={"Authorization": "Bearer operator"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        text = answer.read().decode()
+    return {
+        sample.labels["what"]: sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == "discreet_gateway_memory_not_signed_total"
+    }
+
+
 def test_nothing_found_is_said_and_a_tenant_without_documents_is_asked_as_before(gateway, approving):
     approving.add("acme", "refunds", REFUNDS)
     told, raw = ask(gateway, question="What is the capital of France?")
@@ -212,7 +250,6 @@ def test_streams_carry_the_header_too(gateway, approving):
 
 def test_what_carries_a_passage_is_never_published_and_what_does_not_is(gateway, approving):
     import json
-    import urllib.request
 
     approving.add("acme", "refunds", REFUNDS)
     gateway.line("acme")
@@ -436,6 +473,54 @@ def test_tenants_whose_indexes_are_stuck_leave_the_threads_to_the_others():
     assert (after, most) == (Outcome.AWAY, 10)
     assert late == 0
     assert again is Outcome.NOTHING_FOUND
+
+
+def test_a_look_up_that_is_stuck_holds_up_no_end_of_the_process():
+    """As after SIGTERM: nobody waits for what was given up on, and there is no other way to end it."""
+    program = (
+        "import asyncio, time\n"
+        "from streams.gateway.listening import options\n"
+        "from streams.gateway.memories import Memories\n"
+        "async def main():\n"
+        "    memories = Memories(lambda *_: time.sleep(600), seconds=0.05, told=print)\n"
+        "    await memories.find('acme', 'default', 'a')\n"
+        "    memories.close()\n"
+        "with asyncio.Runner(**options()) as runner:\n"
+        "    runner.run(main())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stdout.split()[-1:]) == (0, ["away"]), done.stderr
+
+
+def test_look_ups_that_are_in_time_end_before_the_end_and_late_ones_are_not_waited_for():
+    import asyncio
+
+    go_on, began, ended = threading.Event(), [], []
+
+    def find(tenant, *_):
+        began.append(tenant)
+        go_on.wait(20 if tenant == "stuck" else 0.5)
+        ended.append(tenant)
+        return Found(outcome=Outcome.NOTHING_FOUND)
+
+    async def run():
+        memories = Memories(find, seconds=3, told=lambda _: None)
+        stuck = asyncio.create_task(memories.find("stuck", "default", "a"))
+        assert (await stuck).outcome is Outcome.AWAY
+        quick = asyncio.create_task(memories.find("quick", "default", "a"))
+        while "quick" not in began:
+            await asyncio.sleep(0.01)
+        memories.close()
+        assert ended == ["quick"]
+        assert (await quick).outcome is Outcome.NOTHING_FOUND
+        never = asyncio.create_task(memories.find("later", "default", "a", room=0.1))
+        assert await never is None
+        assert began == ["stuck", "quick"], "nothing is started any more"
+
+    asyncio.run(run())
+    go_on.set()
 
 
 def test_all_tenants_together_have_a_bound_and_a_failure_says_so(monkeypatch):

@@ -10,6 +10,7 @@ import threading
 import aiohttp
 import pytest
 
+from personalization.memory import queries
 from personalization.memory.sealing import MemoryKeys
 from personalization.memory.search import MemorySearch
 from privacy.audit import trail as audit_trail
@@ -130,6 +131,30 @@ def test_documents_are_approved_listed_found_and_removed_and_each_act_is_audited
         ("bea", "memory.documents_added", ["shop/refunds@1"], "rules of May"),
         ("bea", "memory.documents_removed", ["shop/refunds@1"], "wrong"),
     ]
+
+
+def test_text_that_an_approval_gives_up_is_overwritten_in_the_files_too(installation, tmp_path, monkeypatch):
+    engine, tokens = installation
+    of = ALL.format("acme")
+    monkeypatch.setattr("personalization.memory.versions.KEPT", 0)
+    files = [tmp_path / f"memory.db{ending}" for ending in ("", "-wal")]
+    assert ask(engine, ("POST", of, tokens["bea"], REFUNDS))[0][0] == 201
+    with reading(engine) as session:
+        (row,) = queries.listed(session, "acme")
+        sealed = bytes(row.sealed)
+    assert any(sealed in file.read_bytes() for file in files)
+    later = ("POST", of, tokens["bea"], {**REFUNDS, "text": "A refund takes 21 days."})
+    hindered = open_engine(f"sqlite:///{files[0]}", busy_timeout_seconds=0.1)
+    reader = sqlite3.connect(files[0], isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM memory_documents").fetchall()
+    ((status, failed),) = ask(hindered, later)
+    assert (status, failed["error"]["code"]) == (503, "privacy.storage.unavailable")
+    reader.close()
+    hindered.dispose()
+    ((status, told),) = ask(engine, later)
+    assert (status, told["documents"][0]["fate"]) == (201, "unchanged"), "to repeat it finishes it"
+    assert not any(sealed in file.read_bytes() for file in files)
 
 
 def test_a_removal_whose_files_cannot_be_overwritten_says_so_and_repeating_it_finishes(

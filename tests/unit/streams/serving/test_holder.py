@@ -13,12 +13,10 @@ import pytest
 from personalization.prompts.values import PromptTemplate
 from streams.client import AdapterCache, AdapterFeed
 from streams.client.errors import ArtifactFetchError, DigestMismatchError
-from streams.client.testing import FakeLine, FakeSigner, InMemoryBroker
+from streams.client.testing import FakeLine, InMemoryBroker
 from streams.contracts.adapter import PromptsV1, PromptTemplateV1
 from streams.contracts.codec import Decoded, decode_ack
 from streams.contracts.topics import SERVING_ACKS
-from streams.errors import SettingsError
-from streams.processes.public_keys import keys_in
 from streams.serving.holder import AdapterHolder, Holdings
 from streams.serving.web import ServingWeb
 
@@ -320,11 +318,3 @@ def test_http_refuses_with_a_stable_code(ask, path, body, token, status, code):
 
 def test_health_needs_no_token(ask):
     assert ask("/healthz", token="none") == (200, {"status": "ok"})
-
-
-def test_public_keys_are_read_from_text():
-    key = FakeSigner().public_key
-    assert keys_in(f"{key.hex()}, {key.hex()},") == [key, key]
-    for wrong in ("", "zz", "00ff"):
-        with pytest.raises(SettingsError, match="PUBLIC_KEYS is not usable"):
-            keys_in(wrong)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from personalization.memory.documents import scrub
+from personalization.memory.scrubbing import scrub
 from privacy.errors import StorageError
 
 
