@@ -256,9 +256,12 @@ class Trainer:
         self._observer.leased(leases)
         _log.info("rounds_leased", rounds=[lease.round_id for lease in leases])
         with LeaseKeeper(self._shop.engine, self._shop.clock, leases, self._options.lease) as keeper:
-            prepared = [one for lease in leases if (one := self._prepare(lease, keeper)) is not None]
-            if prepared:
-                self._train(prepared, keeper)
+            prepared = []
+            for lease in leases:
+                with self._by_itself(lease, keeper):
+                    if (one := self._prepare(lease, keeper)) is not None:
+                        prepared.append(one)
+            self._train(prepared, keeper)
 
     def _store_is_ready(self) -> bool:
         """Say whether what would be trained could be stored, before any budget is spent on it."""
@@ -311,11 +314,6 @@ class Trainer:
             self._leave(lease, keeper, error)
 
     def _prepare(self, lease: Lease, keeper: LeaseKeeper) -> Prepared | None:
-        with self._by_itself(lease, keeper):
-            return self._begun(lease, keeper)
-        return None
-
-    def _begun(self, lease: Lease, keeper: LeaseKeeper) -> Prepared | None:
         try:
             outcome = self._rounds.prepare(lease)
         except _LOST as error:
