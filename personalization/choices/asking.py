@@ -16,6 +16,7 @@ from personalization.choices.forecast import NOTICED_LEAD, users_needed
 from personalization.choices.values import ChoiceOutcome
 from personalization.errors import PromptChoiceError, PromptTemplateError
 from personalization.prompts import rows as prompts
+from personalization.prompts.rendering import rendering_of
 from personalization.prompts.values import name_of, signed_bytes
 from personalization.registry import queries as registry
 from personalization.registry.prompting import MOST_VERSIONS, require_reason
@@ -100,7 +101,7 @@ def ask(
     Raises:
         LineNotFoundError: the tenant's domain has no line.
         PromptNotFoundError: the line has no such template.
-        PromptTemplateError: a candidate is damaged, or nobody who is trusted signed it.
+        PromptTemplateError: a candidate is damaged, cannot be rendered, or nobody who is trusted signed it.
         PromptChoiceError: public numbers refuse it.
         BudgetExhaustedError: it does not fit into what is left.
     """
@@ -155,7 +156,7 @@ def refused(
 
 
 def template_of(line_ref: str, row: PromptTemplateRow, keys: Collection[bytes]) -> PromptTemplate:
-    """Return the template of a row, which must be what its name says and signed for the line by a trusted key.
+    """Return the template of a row, which must be what its name says, signed for the line by a trusted key, and usable.
 
     What is chosen is signed anew, so nothing that the database alone says may become a candidate.
 
@@ -172,6 +173,12 @@ def template_of(line_ref: str, row: PromptTemplateRow, keys: Collection[bytes]) 
         raise PromptTemplateError(
             f"the template {name_of(row.version_id)} is damaged, or signed by no key of this installation; add it again"
         )
+    try:
+        rendering_of(signed.template)
+    except PromptTemplateError as error:  # an earlier version took it
+        raise PromptTemplateError(
+            f"the template {name_of(row.version_id)} cannot be used: {error}; add a corrected one and ask with that"
+        ) from error
     return signed.template
 
 

@@ -31,7 +31,7 @@ from personalization.choices.asking import refused, template_of
 from personalization.choices.ballots import ballots_of, tally
 from personalization.choices.freezing import departure, frozen, key_of, release_of, terms_of, waits_until
 from personalization.choices.values import TERMS_FORMAT, ChoiceOutcome, ChoiceState, Drawn
-from personalization.errors import PromptChoiceError
+from personalization.errors import PromptChoiceError, PromptNotFoundError, PromptTemplateError
 from personalization.prompts import rows as prompts
 from personalization.prompts.rendering import rendering_of
 from personalization.prompts.values import Origin
@@ -187,9 +187,9 @@ class PromptChoices:
             if decision is RecoveryDecision.RETRY and row.drawn_json is not None:
                 return True
             if decision is RecoveryDecision.START and now < terms.drawn_by:
-                return False
+                return self._unusable(session, row, terms.candidates, lease) or False
             return self._given_up(
-                session, row, lease.epoch, "the trainer stopped after it may have been read, or too late"
+                session, row, lease.epoch, "it ended after it may have been read, or was not begun in time"
             )
 
     def _reserve(self, session: Session, row: PromptChoiceRow, lease: ChoiceLease) -> ChoiceOutcome | None:
@@ -201,6 +201,9 @@ class PromptChoices:
         outcome = refused(policy, mechanism, self._ceilings)
         if outcome is not None:
             return self._declined(session, row, outcome)
+        outcome = self._unusable(session, row, candidates, lease)
+        if outcome is not None:
+            return outcome
         base = self._voting.base.fingerprint().weights_digest
         terms = frozen(row, policy, version.version, mechanism, candidates, base=base, now=self._clock())
         period = policy.period_index(terms.until)
@@ -307,6 +310,23 @@ class PromptChoices:
             for candidate in candidates
         ]
 
+    def _unusable(
+        self, session: Session, row: PromptChoiceRow, candidates: Sequence[str], lease: ChoiceLease
+    ) -> ChoiceOutcome | None:
+        """Decline a choice with a template that cannot be used, before its charge begins; None where all can be.
+
+        Templates are public, so nothing of it depends on what users wrote.
+        """
+        try:
+            self._templates(session, row.line_ref, candidates)
+        except (PromptTemplateError, PromptNotFoundError) as error:
+            _log.warning("prompt_choice_template_unusable", line_ref=row.line_ref, reason=str(error))
+        else:
+            return None
+        if row.reservation_id is not None:
+            self._ledger.release(session, row.reservation_id, lease.epoch)
+        return self._declined(session, row, ChoiceOutcome.TEMPLATE_UNUSABLE)
+
     def _finish(self, lease: ChoiceLease) -> ChoiceOutcome | None:
         """Tell what is stored: add the template that was drawn, and give it to who is to try it; once."""
         with transaction(self._engine) as session:
@@ -402,7 +422,7 @@ def _asked_for(row: PromptChoiceRow) -> tuple[tuple[str, ...], ExponentialChoice
         PromptChoiceError: what is stored is damaged.
     """
     try:
-        candidates = tuple(json.loads(row.candidates_json))
+        candidates = tuple(map(str, json.loads(row.candidates_json)))
         return candidates, ExponentialChoice(epsilon=row.epsilon, candidates=len(candidates))
     except (TypeError, ValueError) as error:
         raise PromptChoiceError(

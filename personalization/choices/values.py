@@ -29,7 +29,7 @@ class ChoiceState(StrEnum):
     """Where a choice stands.
 
     due ──lease──▶ leased ──▶ done      it was drawn and told
-                   ▲  │  ├──▶ declined  nothing was read: the policy, the platform or the budget said no
+                   ▲  │  ├──▶ declined  nothing was read: the policy, the platform, a template or the budget said no
                    │  │  └──▶ failed    a crash after the start, or its time was over: the charge stays
                    └──┘                 the lease ran out: the next trainer asks the ledger what it may do
     """
@@ -53,6 +53,7 @@ class ChoiceOutcome(StrEnum):
     PURPOSE_NOT_ALLOWED = "purpose_not_allowed"
     ABOVE_CEILING = "above_ceiling"
     TOO_FEW_USERS = "too_few_users"  # are declared for so many candidates at this epsilon
+    TEMPLATE_UNUSABLE = "template_unusable"  # a candidate is damaged, gone, or cannot be rendered by now
     BUDGET_EXHAUSTED = "budget_exhausted"
     FORFEITED = "forfeited"
 

@@ -2,7 +2,8 @@
 
 Any number of trainers may run; a lease with an epoch says who owns a round. One failing round never takes
 the others of its job with it: they are trained again by themselves, which repeats the same draws and is
-free. While the artifact store takes no files, nothing new is begun, and what is trained waits to be published.
+free. A round at which something failed that nobody foresaw is left to the ledger, as after a crash. While the
+artifact store takes no files, nothing new is begun, and what is trained waits to be published.
 
 Longer than 400 lines, because every way in which a round ends early stands beside the one in which it does not.
 """
@@ -14,6 +15,7 @@ import tempfile
 import threading
 import time
 import traceback
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -41,11 +43,11 @@ from personalization.rounds.states import OutcomeCode
 from personalization.suites.verdict import suite_checks
 from personalization.training.jobs.job import Progress, TrainingJob
 from personalization.training.jobs.wire import decode_reply, encode_results
-from privacy.errors import FencedError, PrivacyError, StorageError
+from privacy.errors import DiscreetError, FencedError, PrivacyError, StorageError
 from privacy.storage.session import transaction
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from personalization.adapters.manifest import AdapterVersion, AuditFacts
     from personalization.artifacts.store import Kept
@@ -63,6 +65,7 @@ LONGEST_PAUSE_SECONDS = 30.0  # between two turns that fail
 MOST_DOUBLINGS = 20  # of a pause; what keeps failing for a night doubles it past every number there is
 ROUNDS = "rounds"
 UPKEEP = "upkeep"
+UNFORESEEN = "personalization.unforeseen"  # code of an error that is none of ours
 BASE_CHANGED = (
     "the base model's files are not those that this process started with, so nothing is trained on them; restore them, "
     "or start the trainer again if the new ones are meant"
@@ -152,6 +155,7 @@ class Trainer:
         self._stop = threading.Event()
         self._kill = threading.Event()
         self._next_upkeep = 0.0
+        self._stumbled = False  # in this turn, over what nobody foresaw
 
     def request_stop(self) -> None:
         """Ask the trainer to leave: no new rounds; a running job gets ``grace``, then is put down.
@@ -181,6 +185,7 @@ class Trainer:
         away = failing = 0
         while not self._stop.is_set():
             self._observer.turned()
+            self._stumbled = False
             try:
                 worked = self.run_once()
             except StorageError as error:
@@ -190,15 +195,15 @@ class Trainer:
                 self._stop.wait(min(LONGEST_PAUSE_SECONDS, pause * 2 ** min(away, MOST_DOUBLINGS)))
                 continue
             except Exception as error:  # noqa: BLE001  # see above; its text may hold what somebody wrote
-                failing += 1
+                worked = 0
                 self._unforeseen(ROUNDS, error)
-                self._stop.wait(min(LONGEST_PAUSE_SECONDS, pause * 2 ** min(failing, MOST_DOUBLINGS)))
-                continue
             if away:
                 _log.info("database_back", attempts=away)
-            away = failing = 0
+            away, failing = 0, failing + 1 if self._stumbled else 0
             self._keep_up()
-            if not worked:
+            if failing:
+                self._stop.wait(min(LONGEST_PAUSE_SECONDS, pause * 2 ** min(failing, MOST_DOUBLINGS)))
+            elif not worked:
                 self._stop.wait(pause)
 
     def _keep_up(self) -> None:
@@ -210,16 +215,24 @@ class Trainer:
             try:
                 chore()
             except (PersonalizationError, PrivacyError, OSError) as error:
-                _log.warning("upkeep_failed", code=getattr(error, "code", "os.error"), reason=str(error))
+                _log.warning("upkeep_failed", code=_code_of(error), reason=str(error))
             except Exception as error:  # noqa: BLE001  # two that do one chore at once may trip over each other
                 self._unforeseen(UPKEEP, error)
 
-    def _unforeseen(self, chore: str, error: Exception) -> None:
-        """Tell of an error by its name and place alone."""
+    def _unforeseen(self, chore: str, error: Exception, **where: str) -> None:
+        """Tell of an error by its code, name and place alone; one of a turn makes the pause after it longer."""
+        self._stumbled = self._stumbled or chore == ROUNDS
         frames = traceback.extract_tb(error.__traceback__)
         place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else None
         self._observer.chore_failed(chore)
-        _log.error("chore_failed", chore=chore, error=type(error).__name__, place=place)
+        _log.error(
+            "chore_failed",
+            chore=chore,
+            code=_code_of(error),
+            error=type(error).__name__,
+            place=place,
+            **where,
+        )
 
     def _forget_left(self) -> None:
         self._candidates.sweep(older_than=time.time() - LONGEST_KEPT.total_seconds())
@@ -243,9 +256,12 @@ class Trainer:
         self._observer.leased(leases)
         _log.info("rounds_leased", rounds=[lease.round_id for lease in leases])
         with LeaseKeeper(self._shop.engine, self._shop.clock, leases, self._options.lease) as keeper:
-            prepared = [one for lease in leases if (one := self._prepare(lease, keeper)) is not None]
-            if prepared:
-                self._train(prepared, keeper)
+            prepared = []
+            for lease in leases:
+                with self._by_itself(lease, keeper):
+                    if (one := self._prepare(lease, keeper)) is not None:
+                        prepared.append(one)
+            self._train(prepared, keeper)
 
     def _store_is_ready(self) -> bool:
         """Say whether what would be trained could be stored, before any budget is spent on it."""
@@ -284,6 +300,19 @@ class Trainer:
             leases.append(lease)
         return leases
 
+    @contextmanager
+    def _by_itself(self, lease: Lease, keeper: LeaseKeeper) -> Iterator[None]:
+        """Keep what nobody foresaw at one round from the others, whose turn it would end.
+
+        The round's lease runs out and the ledger decides, so it is charged once and what was drawn is repeated.
+        """
+        try:
+            yield
+        except StorageError:
+            raise
+        except Exception as error:  # noqa: BLE001  # see above
+            self._leave(lease, keeper, error)
+
     def _prepare(self, lease: Lease, keeper: LeaseKeeper) -> Prepared | None:
         try:
             outcome = self._rounds.prepare(lease)
@@ -298,53 +327,74 @@ class Trainer:
                 raise
             self._forfeit(lease, keeper, error)
             return None
-        except Exception as error:  # noqa: BLE001  # it would take the other tenants' rounds with it, each time
-            self._leave(lease, keeper, error)
-            return None
         if isinstance(outcome, Closed):
             self._ended(lease, keeper, outcome)
             return None
         return outcome
 
     def _train(self, prepared: list[Prepared], keeper: LeaseKeeper) -> None:
-        waiting = self._untrained(prepared, keeper)
-        with tempfile.TemporaryDirectory(prefix="discreet-job-") as folder:
-            while waiting:
-                try:
-                    results = self._run_job(waiting, Path(folder), keeper)
-                except LeaseLostError as error:
-                    waiting = self._without_lost(waiting, keeper, error)
-                    continue
-                except TrainingFailedError as error:
-                    if len(waiting) == 1:
-                        self._forfeit(waiting[0].lease, keeper, error)
-                    else:
-                        _log.warning("job_split", rounds=len(waiting), reason=str(error))
-                        for one in waiting:
-                            self._train([one], keeper)
-                    return
-                for one in waiting:
-                    self._finish(one, results[one.reservation_id], keeper)
-                return
+        waiting = [one for one in prepared if self._is_untrained(one, keeper)]
+        if not waiting:
+            return
+        try:
+            with tempfile.TemporaryDirectory(prefix="discreet-job-") as folder:
+                self._train_in(Path(folder), waiting, keeper)
+        except OSError as error:  # of the folder alone: what happens in it is told of each round by itself
+            left = [one for one in waiting if keeper.holds(one.lease)]
+            for one in left:
+                self._leave(one.lease, keeper, error)
+            if not left:
+                self._unforeseen(ROUNDS, error)
 
-    def _untrained(self, prepared: list[Prepared], keeper: LeaseKeeper) -> list[Prepared]:
-        """Finish the rounds whose reservation has a stored result already, and return the others."""
-        waiting = []
-        for one in prepared:
+    def _train_in(self, folder: Path, waiting: list[Prepared], keeper: LeaseKeeper) -> None:
+        while waiting:
             try:
-                kept = self._candidates.find(one.reservation_id)
+                results = self._run_job(waiting, folder, keeper)
+            except LeaseLostError as error:
+                waiting = self._without_lost(waiting, keeper, error)
+                continue
+            except StorageError:
+                raise
+            except Exception as error:  # noqa: BLE001  # told below, and of whose round it is
+                self._without_results(waiting, keeper, error)
+                return
+            for one in waiting:
+                with self._by_itself(one.lease, keeper):
+                    self._finish(one, results[one.reservation_id], keeper)
+            return
+
+    def _without_results(self, waiting: list[Prepared], keeper: LeaseKeeper, error: Exception) -> None:
+        """Train the rounds of a failed job one by one; one that fails by itself is at an end, or is left."""
+        if len(waiting) > 1:
+            foreseen = isinstance(error, TrainingFailedError)
+            reason = str(error) if foreseen else type(error).__name__
+            _log.warning("job_split", rounds=len(waiting), reason=reason)
+            for one in waiting:
+                self._train([one], keeper)
+            return
+        (one,) = waiting
+        if not isinstance(error, TrainingFailedError):
+            self._leave(one.lease, keeper, error)
+            return
+        with self._by_itself(one.lease, keeper):
+            self._forfeit(one.lease, keeper, error)
+
+    def _is_untrained(self, prepared: Prepared, keeper: LeaseKeeper) -> bool:
+        """Say whether a round is to be trained; one whose reservation has a stored result already is finished."""
+        with self._by_itself(prepared.lease, keeper):
+            try:
+                kept = self._candidates.find(prepared.reservation_id)
             except ArtifactStoreAwayError as error:
-                self._put_down(one.lease, keeper, error)
-                continue
+                self._put_down(prepared.lease, keeper, error)
+                return False
             except ArtifactError as error:
-                self._forfeit(one.lease, keeper, error)
-                continue
+                self._forfeit(prepared.lease, keeper, error)
+                return False
             if kept is None:
-                waiting.append(one)
-            else:
-                _log.info("result_reused", round_id=one.lease.round_id)
-                self._finish(one, _result_in(kept), keeper)
-        return waiting
+                return True
+            _log.info("result_reused", round_id=prepared.lease.round_id)
+            self._finish(prepared, _result_in(kept), keeper)
+        return False
 
     def _run_job(
         self, prepared: Sequence[Prepared], folder: Path, keeper: LeaseKeeper
@@ -379,19 +429,19 @@ class Trainer:
         self, prepared: list[Prepared], keeper: LeaseKeeper, error: LeaseLostError
     ) -> list[Prepared]:
         """Return the rounds to train again after the child ended; put all down if the process must leave."""
-        if not self._kill.is_set():
-            for one in prepared:
-                if keeper.lost(one.lease):
-                    self._give_up(one.lease, keeper, error)
-            held = [one for one in prepared if not keeper.lost(one.lease)]
-            late = [one for one in held if self._overdue(one)]
-            for one in late:
-                _log.warning("slot_passed", round_id=one.lease.round_id)
-                self._close(one.lease, keeper, OutcomeCode.FORFEITED, SLOT_PASSED)
-            return [one for one in held if one not in late]
+        leaving, going_on = self._kill.is_set(), []
         for one in prepared:
-            self._put_down(one.lease, keeper, None)
-        return []
+            with self._by_itself(one.lease, keeper):
+                if leaving:
+                    self._put_down(one.lease, keeper, None)
+                elif keeper.lost(one.lease):
+                    self._give_up(one.lease, keeper, error)
+                elif self._overdue(one):
+                    _log.warning("slot_passed", round_id=one.lease.round_id)
+                    self._close(one.lease, keeper, OutcomeCode.FORFEITED, SLOT_PASSED)
+                else:
+                    going_on.append(one)
+        return going_on
 
     def _finish(self, prepared: Prepared, result: TenantResult, keeper: LeaseKeeper) -> None:
         lease = prepared.lease
@@ -407,8 +457,6 @@ class Trainer:
             if isinstance(error, StorageError):
                 raise
             self._forfeit(lease, keeper, error)
-        except Exception as error:  # noqa: BLE001  # as in ``_prepare``
-            self._leave(lease, keeper, error)
         else:
             self._ended(lease, keeper, outcome)
             self._forget(prepared.reservation_id)
@@ -499,9 +547,8 @@ class Trainer:
         return PublicEvaluation(checks=checks, activation=result.activation, suites=result.suites)
 
     def _forfeit(self, lease: Lease, keeper: LeaseKeeper, error: Exception) -> None:
-        code = getattr(error, "code", "os.error")
         # What failed stays in the log: the announced reason is the same for every failure.
-        _log.error("round_failed", round_id=lease.round_id, code=code, reason=str(error))
+        _log.error("round_failed", round_id=lease.round_id, code=_code_of(error), reason=str(error))
         self._close(
             lease,
             keeper,
@@ -512,7 +559,7 @@ class Trainer:
     def _leave(self, lease: Lease, keeper: LeaseKeeper, error: Exception) -> None:
         """Leave a round at which nobody foresaw what happened: its lease runs out and the ledger decides."""
         keeper.drop(lease)
-        self._unforeseen(ROUNDS, error)
+        self._unforeseen(ROUNDS, error, round_id=lease.round_id)
         self._observer.given_up(lease)
 
     def _overdue(self, prepared: Prepared) -> bool:
@@ -538,6 +585,12 @@ class Trainer:
         keeper.drop(lease)
         _log.warning("round_given_up", round_id=lease.round_id, reason=str(error))
         self._observer.given_up(lease)
+
+
+def _code_of(error: Exception) -> str:
+    if isinstance(error, DiscreetError):
+        return error.code
+    return "os.error" if isinstance(error, OSError) else UNFORESEEN
 
 
 def _result_in(kept: Kept) -> TenantResult:

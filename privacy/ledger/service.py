@@ -366,7 +366,8 @@ class Ledger:
             return Recovery(decision=RecoveryDecision.CLOSED, reservation=reservation)
         if reservation.draw is not None:
             return Recovery(decision=RecoveryDecision.RETRY, reservation=reservation)
-        forfeited = self.forfeit(session, reservation_id, new_epoch, "crashed before its draw was recorded")
+        # A crash, or work that failed after reading: the ledger cannot tell them apart, and must not.
+        forfeited = self.forfeit(session, reservation_id, new_epoch, "it ended before its draw was recorded")
         return Recovery(decision=RecoveryDecision.FORFEITED, reservation=forfeited)
 
     def reservation(self, session: Session, reservation_id: str) -> Reservation:

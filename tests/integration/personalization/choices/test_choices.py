@@ -7,17 +7,19 @@ from datetime import timedelta
 
 import pytest
 from sqlmodel import select
+from structlog.testing import capture_logs
 
 from personalization.adapters.signing import signed_by
-from personalization.choices.rows import choices_between, chosen_digests
+from personalization.choices.rows import choices_between, chosen_digests, lease_choice
 from personalization.choices.tables import PromptChoiceRow
-from personalization.choices.tick import ChoiceTick
+from personalization.choices.tick import LEASE, ChoiceTick
 from personalization.choices.values import ChoiceOutcome
 from personalization.errors import PromptChoiceError, PromptTemplateError, TrainingFailedError
 from personalization.prompts import rows as prompts
 from personalization.prompts.tables import PromptTemplateRow
-from personalization.prompts.values import Origin, signed_bytes
+from personalization.prompts.values import Origin, PromptTemplate, SignedTemplate, signed_bytes
 from personalization.registry import prompting
+from personalization.registry import queries as registry
 from privacy.audit import trail
 from privacy.errors import BudgetExhaustedError
 from privacy.ledger.export import export_ledger
@@ -232,8 +234,92 @@ def test_a_template_that_the_database_alone_vouches_for_is_no_candidate(engine):
         row = session.exec(select(PromptTemplateRow).where(PromptTemplateRow.number == 2)).one()
         row.document = row.document.replace("calmly", "rudely")
         session.add(row)
-    assert world.tick() == []
+    assert world.tick() == [ChoiceOutcome.TEMPLATE_UNUSABLE]
     assert world.voting.jobs == []
+
+
+def unrenderable(world):
+    """A template that an earlier version took and signed, and this one does not render; return its name."""
+    template = PromptTemplate(source="{% if 1 %}{{ prompt }}{% endif %}")
+    with transaction(world.engine) as session:
+        line = registry.require_line(session, "acme", "default")
+        signature = world.signer.sign_bytes(signed_bytes(line.line_ref, template))
+        signed = SignedTemplate(
+            template=template, number=9, key_id=signature.key_id, signature=signature.signature
+        )
+        prompts.keep(session, line.line_ref, signed, actor="ann", reason="long ago", now=world.now)
+    return template.name
+
+
+class NothingIsRead:
+    """Signals that nobody may ask for."""
+
+    def window(self, *_arguments, **_options):
+        raise AssertionError("something was read")
+
+
+@SQLITE
+def test_a_template_that_cannot_be_rendered_is_not_asked_for_and_the_error_says_what_to_do(engine):
+    world = ChoosingWorld(engine, users=1)
+    name = unrenderable(world)
+    with pytest.raises(PromptTemplateError) as error:
+        world.ask(names=("v1", "v9"))
+    assert str(error.value).startswith(
+        f"the template {name} cannot be used: the template holds a if in line 1"
+    )
+    assert str(error.value).endswith("; add a corrected one and ask with that")
+    assert world.rows() == []
+
+
+@SQLITE
+@pytest.mark.parametrize("spoilt", ["unrenderable", "unsigned", "gone"])
+def test_templates_are_looked_at_before_anything_is_charged_or_read(engine, spoilt):
+    world = ChoosingWorld(engine, users=2)
+    world.answer(1)
+    world.ask()
+    with transaction(engine) as session:
+        (row,) = session.exec(select(PromptChoiceRow)).all()
+        third = session.exec(select(PromptTemplateRow).where(PromptTemplateRow.number == 3)).one()
+        if spoilt == "gone":
+            session.delete(third)
+        elif spoilt == "unsigned":
+            third.signature = "AAAA"
+        session.add(row)
+    if spoilt == "unrenderable":
+        unrenderable(world)
+        with transaction(engine) as session:
+            old = session.exec(select(PromptTemplateRow).where(PromptTemplateRow.number == 9)).one()
+            held = session.get(PromptChoiceRow, row.choice_id)
+            held.candidates_json = json.dumps([*json.loads(held.candidates_json)[:2], old.version_id])
+            session.add(held)
+    with capture_logs() as logs:
+        assert world.tick(signals=NothingIsRead()) == [ChoiceOutcome.TEMPLATE_UNUSABLE]
+    (row,) = world.rows()
+    assert (row.state, row.reservation_id, row.terms_json) == ("declined", None, None)
+    (told,) = [one for one in logs if one["event"] == "prompt_choice_template_unusable"]
+    assert told["reason"].startswith(("the template ", "the line has no prompt template "))
+    world.now += timedelta(minutes=1)
+    world.ask(names=("v1", "v2"))
+    assert world.tick() == [ChoiceOutcome.CHOSEN], "the line takes another one, and has the budget for it"
+
+
+@SQLITE
+def test_a_template_that_is_spoilt_after_the_reservation_gives_the_budget_back(engine):
+    world = ChoosingWorld(engine, users=2)
+    world.answer(1)
+    world.ask()
+    choices = world.choices(signals=NothingIsRead())
+    with transaction(engine) as session:
+        lease = lease_choice(session, "dies after it reserved", world.now, LEASE)
+    assert choices._reserve_or_recover(lease) is False
+    with transaction(engine) as session:
+        second = session.exec(select(PromptTemplateRow).where(PromptTemplateRow.number == 2)).one()
+        second.signature = "AAAA"
+        session.add(second)
+    world.now += LEASE
+    assert world.tick(signals=NothingIsRead()) == [ChoiceOutcome.TEMPLATE_UNUSABLE]
+    assert world.rows()[0].state == "declined"
+    assert [one.state.value for one in world.reservations()] == ["released"]
 
 
 def test_a_padded_choice_is_told_at_the_end_of_its_window_and_one_that_is_late_forfeits(engine):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import tempfile
 import threading
 import time
@@ -16,6 +17,8 @@ from structlog.testing import capture_logs
 
 from personalization.errors import LeaseLostError, RoundError
 from personalization.registry.tables import AdapterVersionRow
+from personalization.releases.trainer import UNFORESEEN
+from personalization.rounds import leases
 from personalization.rounds.queries import lease_round, renew_lease
 from personalization.rounds.states import OutcomeCode, RoundState
 from personalization.rounds.tables import RoundRow
@@ -25,7 +28,7 @@ from privacy.ledger.tables import ReservationRow
 from privacy.storage.session import transaction
 from streams.contracts.topics import ADAPTER_EVENTS
 from streams.outbox.tables import OutboxRow
-from tests.fakes.training import Workshop, outbox_events
+from tests.fakes.training import Workshop, failed, outbox_events
 
 LEASE = timedelta(seconds=60)
 
@@ -170,15 +173,17 @@ def test_a_repeat_after_the_data_changed_is_the_run_that_was_interrupted(shop):
     assert shop.signals.reads == 1
 
 
-def test_a_trainer_that_wakes_up_late_is_fenced(shop):
-    round_id = shop.open_round()
+def test_a_trainer_that_wakes_up_late_is_fenced(shop, monkeypatch):
+    round_id, honest = shop.open_round(), shop.trainer.train
 
-    def pause(_should_stop):
-        shop.trainer.during = lambda _should_stop: None
+    def pause(job, **options):
+        monkeypatch.undo()
+        results = honest(job, **options)
         shop.clock.advance(seconds=61)
         assert shop.process("second").run_once() == 1
+        return results
 
-    shop.trainer.during = pause
+    monkeypatch.setattr(shop.trainer, "train", pause)
     shop.process("first").run_once()
 
     assert_sound(shop, round_id)
@@ -329,18 +334,18 @@ def test_what_nobody_foresaw_ends_neither_the_trainer_nor_its_upkeep(shop):
         raise RuntimeError("what a user wrote")
 
     def leave():
-        kept_up.append(True)
-        process.request_stop()
+        kept_up.append(facts(shop, round_id)[0].state)
+        if kept_up[-1] == RoundState.DONE:
+            process.request_stop()
 
     shop.trainer.during = stumble
-    process = shop.process(poll=timedelta(milliseconds=1), upkeep=(trip, leave))
+    process = shop.process(poll=timedelta(milliseconds=1), upkeep=(trip, leave), upkeep_every=timedelta(0))
     with capture_logs() as logs:
         process.run()
     assert_sound(shop, round_id)
-    assert facts(shop, round_id)[0].state == RoundState.DONE
-    assert kept_up == [True]
-    failed = [(one["chore"], one["error"]) for one in logs if one["event"] == "chore_failed"]
-    assert failed == [("rounds", "ValueError"), ("upkeep", "RuntimeError")]
+    assert kept_up == [RoundState.LEASED, RoundState.DONE]
+    told = [(one["chore"], one["error"]) for one in logs if one["event"] == "chore_failed"]
+    assert told == [("rounds", "ValueError"), *[("upkeep", "RuntimeError")] * 2]
     assert all(one["place"].startswith("test_crashes.py:") for one in logs if one["event"] == "chore_failed")
     assert "a user wrote" not in str(logs)
 
@@ -373,6 +378,115 @@ def test_a_round_at_which_nobody_foresaw_what_happens_takes_no_other_with_it(sho
     assert len(versions) == 2
 
 
+@pytest.mark.parametrize("fails", ["job", "answer", "stored", "closing"])
+def test_what_nobody_foresaw_of_one_round_in_a_job_leaves_that_round_alone(shop, monkeypatch, fails):
+    """The ledger decides what becomes of it; the others of the job are published in the same turn."""
+    shop.add_tenant("beta")
+    odd, other = shop.open_round("acme"), shop.open_round("beta")
+    process, honest, given_up = shop.process(), shop.trainer.train, []
+    stored = process._candidates.find
+    monkeypatch.setattr(shop.outcomes, "given_up", given_up.append)
+
+    def train(job, **options):
+        key = facts(shop, odd)[0].reservation_id
+        mine = key in {one.job_key for one in job.tenants}
+        if mine and fails == "closing":
+            raise failed()
+        if mine and fails == "job":
+            raise ValueError("what a user wrote")
+        results = honest(job, **options)
+        return results if fails != "answer" else tuple(one for one in results if one.job_key != key)
+
+    def find(reservation_id):
+        if fails == "stored" and reservation_id == facts(shop, odd)[0].reservation_id:
+            raise ValueError("what a user wrote")
+        return stored(reservation_id)
+
+    def refuse(_lease, _code, _reason):
+        raise ValueError("what a user wrote")
+
+    monkeypatch.setattr(shop.trainer, "train", train)
+    if fails == "stored":
+        monkeypatch.setattr(process._candidates, "find", find)
+    if fails == "closing":
+        monkeypatch.setattr(process._rounds, "forfeit", refuse)
+    with capture_logs() as logs:
+        assert process.run_once() == 2
+    assert facts(shop, other)[0].outcome_code == OutcomeCode.PUBLISHED
+    row, charged, _, _ = facts(shop, odd)
+    assert row.state == RoundState.LEASED
+    assert sorted(one.state for one in charged) == [ReservationState.COMMITTED, ReservationState.RUNNING]
+    assert [one.round_id for one in given_up] == [odd]
+    (told,) = [one for one in logs if one["event"] == "chore_failed"]
+    assert (told["chore"], told["code"], told["round_id"]) == ("rounds", UNFORESEEN, odd)
+    assert "a user wrote" not in str(logs)
+    monkeypatch.undo()
+    shop.clock.advance(seconds=61)
+    assert shop.process("second").run_once() == 1
+    row, charged, versions, _ = facts(shop, odd)
+    assert row.outcome_code == OutcomeCode.PUBLISHED
+    assert [one.state for one in charged] == [ReservationState.COMMITTED] * 2, "each is charged once"
+    assert len(versions) == 2
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_job_that_has_no_room_for_its_folder_leaves_its_rounds_and_says_so(shop, monkeypatch, when):
+    shop.add_tenant("beta")
+    ids, between = {shop.open_round("acme"), shop.open_round("beta")}, []
+    process, given_up = shop.process(), []
+    monkeypatch.setattr(shop.outcomes, "given_up", lambda lease: given_up.append(lease.round_id))
+    monkeypatch.setattr(process, "_between", lambda: between.append(True))
+
+    @contextmanager
+    def full(prefix):
+        if when == "after":
+            with honest(prefix=prefix) as folder:
+                yield folder
+        raise OSError(errno.ENOSPC, "no space")
+
+    honest = tempfile.TemporaryDirectory
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", full)
+    with capture_logs() as logs:
+        assert process.run_once() == 2
+    assert {one["code"] for one in logs if one["event"] == "chore_failed"} == {"os.error"}
+    assert set(given_up) == (ids if when == "before" else set()), "what is done already is not given up"
+    assert between == [True], "other work of the turn goes on"
+    monkeypatch.undo()
+    shop.clock.advance(seconds=61)
+    shop.process("second").run_once()
+    assert {facts(shop, one)[0].outcome_code for one in ids} == {OutcomeCode.PUBLISHED}
+
+
+@pytest.mark.parametrize("step", ["prepare", "train"])
+def test_turns_in_which_rounds_are_left_come_after_growing_pauses_and_keep_up(shop, monkeypatch, step):
+    kept_up, pauses = [], []
+    process = shop.process(
+        poll=timedelta(seconds=1), upkeep=(lambda: kept_up.append(True),), upkeep_every=timedelta(0)
+    )
+    place = process._rounds if step == "prepare" else shop.trainer
+    honest = getattr(place, step)
+
+    def stumble(*arguments, **options):
+        if len(pauses) < 3:
+            raise ValueError("what a user wrote")
+        return honest(*arguments, **options)
+
+    def wait(seconds):
+        pauses.append(seconds)
+        shop.clock.advance(seconds=61)
+        if len(pauses) == 4:
+            process.request_stop()
+
+    round_id = shop.open_round()
+    monkeypatch.setattr(place, step, stumble)
+    monkeypatch.setattr(process._stop, "wait", wait)
+    process.run()
+    assert pauses == [2, 4, 8, 1], "what goes well makes the next pause a short one"
+    assert len(kept_up) == 5
+    assert facts(shop, round_id)[0].outcome_code == OutcomeCode.PUBLISHED
+    assert_sound(shop, round_id)
+
+
 def test_a_lost_lease_ends_the_child_and_only_that_round(shop):
     shop.add_tenant("beta")
     lost, kept = shop.open_round("acme"), shop.open_round("beta")
@@ -396,6 +510,32 @@ def test_a_lost_lease_ends_the_child_and_only_that_round(shop):
     shop.clock.advance(seconds=61)
     shop.process("second").run_once()
     assert facts(shop, lost)[0].outcome_code == OutcomeCode.PUBLISHED
+
+
+def test_a_keeper_that_renews_no_more_ends_the_training_and_says_so(shop, monkeypatch):
+    """Else the child would go on for hours, and what it trained would be refused in the end."""
+    round_id, given_up = shop.open_round(), []
+
+    def refuse(*_arguments):
+        raise ValueError("what a user wrote")
+
+    def wait(should_stop):
+        shop.trainer.during = lambda _should_stop: None
+        assert not should_stop()
+        shop.clock.advance(seconds=61)
+        assert should_stop()
+
+    monkeypatch.setattr(leases, "renew_lease", refuse)
+    monkeypatch.setattr(shop.outcomes, "given_up", lambda lease: given_up.append(lease.round_id))
+    shop.trainer.during = wait
+    with capture_logs() as logs:
+        shop.process("first").run_once()
+    assert given_up == [round_id]
+    assert [one["event"] for one in logs] == ["rounds_leased", "lease_lost", "round_given_up"]
+    monkeypatch.undo()
+    shop.process("second").run_once()
+    assert facts(shop, round_id)[0].outcome_code == OutcomeCode.PUBLISHED
+    assert_sound(shop, round_id)
 
 
 def test_an_error_before_the_start_gives_the_budget_back(shop, monkeypatch):

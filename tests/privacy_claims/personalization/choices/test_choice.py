@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
 from datetime import timedelta
 
 import pytest
@@ -13,6 +14,7 @@ from personalization.choices import ballots, protocol
 from personalization.choices.ballots import ballots_of, tally
 from personalization.choices.tables import PromptChoiceRow
 from personalization.choices.tick import LEASE
+from personalization.choices.values import ChoiceOutcome
 from personalization.errors import TrainingFailedError
 from personalization.prompts.rendering import rendering_of
 from personalization.prompts.values import PromptTemplate
@@ -238,6 +240,26 @@ def test_votes_that_fail_or_are_ended_forfeit_the_charge_and_nothing_is_drawn(en
     world.tick(stop=lambda: stops and bool(leaving))
     assert [one.state.value for one in world.reservations()] == ["forfeited"]
     assert [(row.outcome, row.drawn_json) for row in world.rows()] == [("forfeited", None)]
+
+
+@SQLITE
+def test_the_ledger_says_the_same_true_thing_whether_votes_failed_or_their_taker_died(engine):
+    """Which of them it was depends on what users wrote; that nothing was drawn is told at the public instant anyway."""
+    world = ChoosingWorld(engine, users=6, release_padding_seconds=14_400)
+    for planted in (TrainingFailedError("planted"), AnchorUnavailableError("planted: the process dies here")):
+        world.answer(1)
+        world.ask()
+
+        def fail(_should_stop, planted=planted):
+            raise planted
+
+        world.voting.during = fail
+        with suppress(AnchorUnavailableError):
+            assert world.tick() == []
+        world.now += timedelta(hours=9)
+        assert world.tick() == [ChoiceOutcome.FORFEITED]
+    told = [one.reason for one in world.reservations()]
+    assert told == ["it ended before its draw was recorded"] * 2
 
 
 @SQLITE
