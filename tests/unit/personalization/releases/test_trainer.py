@@ -27,7 +27,9 @@ def test_a_trainer_outlasts_a_night_of_failing_turns(monkeypatch, error):
             trainer.request_stop()
 
     def run_once():
-        raise error("what a user wrote")  # a new one each time, else its traceback would grow from turn to turn
+        raise error(
+            "what a user wrote"
+        )  # a new one each time, else its traceback would grow from turn to turn
 
     monkeypatch.setattr(trainer, "run_once", run_once)
     monkeypatch.setattr(trainer._stop, "wait", wait)
