@@ -4,7 +4,7 @@ It sits on every linear layer that the private part leaves alone, so the two add
 questions and instructions with plain answers, and refusals, are rehearsed among the synthetic pairs: the model learns
 the style of the tenant's prompts and keeps its own manner elsewhere. What stands between a tenant's frames is made up,
 and nobody writes just that: there the part learns mostly what the base itself would say at that place, given the
-beginning.
+beginning, but for words of the prompt, which it learns to say again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from personalization.styles.noted import noted_pairs
 from personalization.styles.synthesis import SyntheticPair, synthetic_pairs
 from personalization.training.engine.plain_lora import (
     WEIGHT_DECAY,
-    AnchoredBatch,
     PlainLora,
     every_linear,
     initial,
@@ -107,10 +106,11 @@ class PublicPart:
         texts += self._encoded(noted_pairs(card, count=noted, seed=_TRAIN_SEED), NOTED_TOKENS)
         rng.shuffle(texts)
         coins = torch.Generator().manual_seed(rng.getrandbits(48))
-        batches = self._batches(texts, coins, BATCH)
+        batches = self._lora.anchored(texts, DRAWS, coins, size=BATCH)
         unseen = self._encoded(synthetic_pairs(card, count=HELD_OUT, seed=_HELD_OUT_SEED))
         more = noted_pairs(card, count=HELD_OUT_NOTED if notes else 0, seed=_HELD_OUT_SEED)
-        held_out = self._batches(unseen + self._encoded(more, NOTED_TOKENS), coins, HELD_OUT + HELD_OUT_NOTED)
+        unseen += self._encoded(more, NOTED_TOKENS)
+        held_out = self._lora.anchored(unseen, DRAWS, coins, size=HELD_OUT + HELD_OUT_NOTED)
         parameter = torch.nn.Parameter(initial(self.geometry, rng.getrandbits(48)).to(self._device))
         before = self._lora.loss(parameter.detach(), self.geometry, held_out)
         best, kept, at = before, parameter.detach().clone(), 0
@@ -152,16 +152,12 @@ class PublicPart:
             for pair, row in zip(pairs, rows, strict=True)
         ]
 
-    def _batches(
-        self, texts: Sequence[tuple[TokenExample, list[float]]], coins: torch.Generator, size: int
-    ) -> list[AnchoredBatch]:
-        return self._lora.anchored(texts, DRAWS, coins, size=size)
-
 
 def counts_of(pair: SyntheticPair, labels: int, tokens_of: Callable[[str], list[int]]) -> list[float]:
     """Return how much each label of a pair's answer counts: inside public content less than in the tenant's frame.
 
-    The label that begins content counts in full: that a frame ends there, and how what follows is written, is style.
+    The label that begins content counts in full: that a frame ends there, and how what follows is written, is style. So
+    do words that content takes from the prompt: an answer that leaves them to the base says one thing to everybody.
 
     Args:
         pair: a made-up prompt and its answer.
