@@ -178,7 +178,10 @@ class Memories:
                 target=self._look, args=(look, work), name="gateway-memory", daemon=True
             )
             self._in_time[look] = thread
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError as error:  # the machine has no more threads; the place is given back
+                work.set_exception(error)
 
     def _look(self, look: _Look, work: Future[Found]) -> None:
         work.set_running_or_notify_cancel()

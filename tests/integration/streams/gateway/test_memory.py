@@ -523,6 +523,34 @@ def test_look_ups_that_are_in_time_end_before_the_end_and_late_ones_are_not_wait
     go_on.set()
 
 
+def test_a_machine_without_threads_answers_without_the_memory_and_with_it_when_it_has_some(monkeypatch):
+    """A place that was never given back would take the memory from everybody until the gateway is started again."""
+    import asyncio
+
+    why, honest = [], threading.Thread.start
+
+    def refuse(thread):
+        if thread.name == "gateway-memory":
+            raise RuntimeError("can't start new thread")
+        honest(thread)
+
+    async def run():
+        memories = Memories(
+            lambda *_: Found(outcome=Outcome.NOTHING_FOUND), seconds=3, told=lambda _: None, away=why.append
+        )
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        for number in range(12):
+            found = await memories.find(f"tenant-{number}", "default", "a")
+            assert found.outcome is Outcome.AWAY
+        monkeypatch.undo()
+        again = await memories.find("another", "default", "a")
+        memories.close()
+        return again.outcome
+
+    assert asyncio.run(run()) is Outcome.NOTHING_FOUND
+    assert why == ["failed"] * 12
+
+
 def test_all_tenants_together_have_a_bound_and_a_failure_says_so(monkeypatch):
     import asyncio
 
