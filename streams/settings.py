@@ -375,7 +375,8 @@ class TrainerSettings(_Section):
     threads: int | None = Field(default=None, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     half_products: bool = True
-    """Multiply by frozen weights in bfloat16 while training, where the processor has instructions for it."""
+    """Multiply by frozen weights in bfloat16 while training, where the processor has instructions for it: the output
+    head, and on public text all layers. Below the adapter users' texts stay in float32."""
     max_public_text_change: float | None = Field(default=0.01, ge=0)
     """A candidate that raises the loss on public text by a larger share (0.01 is 1 %) is not published; empty: no
     limit, the change is only measured."""

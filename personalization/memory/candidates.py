@@ -121,7 +121,10 @@ def holds(keys: MemoryKeys, tenant_id: str, one: Candidate, leaves: Iterable[Lea
     fine = version_id_of(leaves) == one.version_id and keys.vouched(one.key_id, one.signature, payload)
     if not fine:
         _log.warning(
-            "memory_candidate_not_signed", tenant=tenant_id, collection=one.collection, number=one.number
+            "memory_candidate_not_signed",
+            tenant=tenant_id,
+            collection=one.collection,
+            collection_version=one.number,
         )
     return fine
 

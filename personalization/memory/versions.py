@@ -241,7 +241,10 @@ def refused(
         fine = collection not in ever if row is None else holds(keys, row, domain, leaves.get(collection, ()))
         if not fine:
             _log.warning(
-                "memory_collection_not_signed", tenant=tenant_id, collection=collection, number=number
+                "memory_collection_not_signed",
+                tenant=tenant_id,
+                collection=collection,
+                collection_version=number,
             )
             found.add(collection)
     return frozenset(found)

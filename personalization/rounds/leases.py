@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import structlog
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from privacy.clock import Clock
 
 _log = structlog.get_logger(__name__)
+
+LONGEST_JOIN_SECONDS: Final = 10.0  # for a renewal that is under way when the work is done
 
 
 class LeaseKeeper:
@@ -48,7 +50,9 @@ class LeaseKeeper:
 
     def __exit__(self, *_exception: object) -> None:
         self._done.set()
-        self._thread.join()
+        # Not for ever: a trainer that waits for a renewal that hangs would be deaf to whoever asks it to leave. What
+        # such a renewal still does, later, is to lengthen a lease that nobody works under.
+        self._thread.join(LONGEST_JOIN_SECONDS)
 
     def lost(self, lease: Lease) -> bool:
         """Return whether this trainer may no longer work on the round."""

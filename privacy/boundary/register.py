@@ -606,7 +606,7 @@ REGISTER: Final[dict[Kind, tuple[Group, ...]]] = {
             PUBLIC,
             "Which collection of approved documents, as its administrators named it, and which of its numbered "
             "versions or candidates; no word of a document.",
-            "collection number",
+            "collection collection_version",
         ),
         _fields(
             OPERATOR,

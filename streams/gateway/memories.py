@@ -177,11 +177,12 @@ class Memories:
             thread = threading.Thread(
                 target=self._look, args=(look, work), name="gateway-memory", daemon=True
             )
-            self._in_time[look] = thread
             try:
                 thread.start()
             except RuntimeError as error:  # the machine has no more threads; the place is given back
                 work.set_exception(error)
+            else:
+                self._in_time[look] = thread
 
     def _look(self, look: _Look, work: Future[Found]) -> None:
         work.set_running_or_notify_cancel()

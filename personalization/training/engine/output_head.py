@@ -86,7 +86,8 @@ class OutputHead:
             half: only gradients are wanted, so a float32 head may be multiplied in bfloat16 where the processor has
                 instructions for it.
             shortlist: run the softmax over these tokens and the target alone; its head is used whatever ``half``.
-            shares: of a label's tokens in its loss ``(labels, tokens)``, where it has some; they sum to 1.
+            shares: of a label's tokens in its loss ``(labels, tokens)``, where it has some; they sum to 1. Without a
+                shortlist.
         """
         normed = self._norm(hidden)
         head = self._rows(half=half) if shortlist is None else shortlist.head

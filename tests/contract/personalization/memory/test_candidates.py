@@ -324,9 +324,9 @@ def test_a_candidate_that_is_not_what_was_signed_is_found_by_nobody_and_not_prom
                 assert fresh.cited(user) == ["refunds@1"]
                 assert fresh.find(user).candidates == ()
                 assert fresh.find(user).unsigned == {Unsigned.CANDIDATE}
-        assert [(one["event"], one["tenant"], one["collection"], one["number"]) for one in logs] == [
-            ("memory_candidate_not_signed", "acme", "default", change.get("number", 2))
-        ]
+        assert [
+            (one["event"], one["tenant"], one["collection"], one["collection_version"]) for one in logs
+        ] == [("memory_candidate_not_signed", "acme", "default", change.get("number", 2))]
         assert fresh.search.find("acme", "another", QUESTION, words.clock.now()).unsigned == {
             Unsigned.CANDIDATE
         }, "the collection is every domain's"

@@ -159,7 +159,7 @@ def test_a_database_alone_brings_no_document_back_but_a_whole_version_and_change
     with capture_logs() as logs:
         found = fresh.search.find("acme", "default", QUESTION, shelf.clock.now())
     assert (found.outcome, found.unsigned) == (Outcome.NO_MEMORY, {Unsigned.COLLECTION})
-    assert [(one["event"], one["tenant"], one["collection"], one["number"]) for one in logs] == [
+    assert [(one["event"], one["tenant"], one["collection"], one["collection_version"]) for one in logs] == [
         ("memory_collection_not_signed", "acme", "default", 2)
     ]
     with transaction(shelf.engine) as session:

@@ -153,3 +153,20 @@ def test_a_dropped_lease_is_neither_renewed_nor_lost(shop):
         assert not keeper.lost(lease)
     with shop.session() as session:
         assert session.get(RoundRow, lease.round_id).lease_expires_at == lease.expires_at
+
+
+def test_a_renewal_that_hangs_does_not_keep_a_trainer_from_leaving(shop, monkeypatch):
+    lease, began, go_on = take(shop, "one"), threading.Event(), threading.Event()
+
+    def hang(*_):
+        began.set()
+        go_on.wait(60)
+
+    monkeypatch.setattr(leases, "renew_lease", hang)
+    monkeypatch.setattr(leases, "LONGEST_JOIN_SECONDS", 0.1)
+    with LeaseKeeper(shop.engine, shop.clock, [lease], SHORT) as keeper:
+        assert began.wait(30)
+    assert keeper._thread.is_alive()  # the work is left, and what hangs ends with the process
+    go_on.set()
+    keeper._thread.join(30)
+    assert not keeper._thread.is_alive()
