@@ -10,7 +10,7 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import and_, or_
+from sqlalchemy import and_, case, or_
 from sqlmodel import col, select
 
 from personalization.choices.tables import PromptChoiceRow
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from personalization.registry.announcements import Act
     from personalization.registry.tables import AdapterLineRow
 
-_OPEN: Final = [state.value for state in ChoiceState if state.open]
+_STILL_OPEN: Final = col(PromptChoiceRow.state).in_([state.value for state in ChoiceState if state.open])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,8 @@ def open_choice(
     Raises:
         PromptChoiceError: one is open.
     """
-    if any(row.state in _OPEN for row in choices_of(session, line.tenant_id, line.domain, limit=1)):
+    of_the_line = (PromptChoiceRow.tenant_id == line.tenant_id, PromptChoiceRow.domain == line.domain)
+    if session.exec(select(PromptChoiceRow).where(*of_the_line, _STILL_OPEN).limit(1)).first() is not None:
         raise PromptChoiceError(
             "a choice of this line is not done yet; `discreet prompts choices` says when it ends, then ask again"
         )
@@ -155,11 +156,19 @@ def close_choice(
 
 
 def choices_of(session: Session, tenant_id: str, domain: str, *, limit: int) -> Sequence[PromptChoiceRow]:
-    """Return the newest choices of a line, newest first, however they ended."""
+    """Return the newest choices of a line, newest first, however they ended.
+
+    They are asked for in whole seconds: of two within one second the open one is the newer, as one is open at a time.
+    """
     return session.exec(
         select(PromptChoiceRow)
         .where(PromptChoiceRow.tenant_id == tenant_id, PromptChoiceRow.domain == domain)
-        .order_by(col(PromptChoiceRow.asked_at).desc(), col(PromptChoiceRow.choice_id))
+        .order_by(
+            col(PromptChoiceRow.asked_at).desc(),
+            case((_STILL_OPEN, 0), else_=1),
+            col(PromptChoiceRow.closed_at).desc(),
+            col(PromptChoiceRow.choice_id),
+        )
         .limit(limit)
     ).all()
 

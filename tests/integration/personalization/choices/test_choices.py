@@ -10,7 +10,7 @@ from sqlmodel import select
 from structlog.testing import capture_logs
 
 from personalization.adapters.signing import signed_by
-from personalization.choices.rows import choices_between, chosen_digests, lease_choice
+from personalization.choices.rows import choices_between, choices_of, chosen_digests, lease_choice
 from personalization.choices.tables import PromptChoiceRow
 from personalization.choices.tick import LEASE, ChoiceTick
 from personalization.choices.values import ChoiceOutcome
@@ -221,6 +221,25 @@ def test_a_second_choice_of_a_line_waits_until_the_first_is_done(engine):
     world.tick()
     world.now += timedelta(minutes=1)
     world.ask()
+
+
+@SQLITE
+def test_of_choices_asked_for_within_one_second_the_open_one_is_the_newest_and_the_only_one(engine):
+    """Their ids are drawn at random, so which of them comes first by its id is no answer."""
+    world = ChoosingWorld(engine, users=1, lifetime_epsilon=8.0, period_epsilon=8.0)
+    asked = []
+    for _ in range(6):
+        row, _ = world.ask(epsilon=0.5)
+        asked.insert(0, row.choice_id)
+        with pytest.raises(PromptChoiceError, match="is not done yet"):
+            world.ask(epsilon=0.5)
+        with transaction(engine) as session:
+            assert [one.choice_id for one in choices_of(session, "acme", "default", limit=9)] == asked
+        with transaction(engine) as session:
+            stored = session.get(PromptChoiceRow, row.choice_id)
+            stored.state, stored.outcome, stored.closed_at = "done", "chosen", world.now
+            session.add(stored)
+            world.now += timedelta(milliseconds=10)
 
 
 @SQLITE
