@@ -333,27 +333,19 @@ def roll_back(
 
     What is tried is abandoned.
     """
-    from personalization.memory import scrubbing
+    from personalization.memory.scrubbing import scrubbed
     from personalization.registry import remembering
-    from privacy.errors import StorageError
-    from privacy.storage.session import transaction
     from streams.processes.keys import memory_keys
     from streams.settings import load_settings
 
     keys = memory_keys(load_settings())
     place = place_of(tenant, collection, actor, None, reason)
-    with database() as engine:
-        with transaction(engine) as session:
-            done = remembering.roll_back(session, events(), keys, place, to)
-        if done.abandoned is not None:  # what it said was deleted
-            try:
-                scrubbing.scrub(engine)
-            except StorageError:  # to repeat this would go one version further back
-                typer.echo(
-                    "what was tried is found no more, but the database did not overwrite it in its files; the next "
-                    "`discreet memory add` or `remove` does",
-                    err=True,
-                )
+    again = (  # the act itself once more is another one
+        "name the version that was restored with --to (`discreet memory versions` shows it); without it one would go "
+        "one version further back"
+    )
+    with database() as engine, scrubbed(engine, again) as session:
+        done = remembering.roll_back(session, events(), keys, place, to)
     if as_json:
         typer.echo(json.dumps({"tenant": tenant, **done.to_document()}))
         return
