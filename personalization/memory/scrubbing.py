@@ -19,18 +19,13 @@ if TYPE_CHECKING:
     from sqlmodel import Session
 
 _NOT_SCRUBBED: Final = "what was deleted is found no more, but the database did not overwrite it in its files"
-_AGAIN: Final = "do the same again"
 
 
 @contextmanager
-def scrubbed(engine: Engine, again: str = _AGAIN) -> Iterator[Session]:
+def scrubbed(engine: Engine) -> Iterator[Session]:
     """Run one transaction that may delete texts or give them up, and overwrite them in the files after its commit.
 
     Whoever repeats what the files kept may find nothing left to do: they are overwritten then too.
-
-    Args:
-        engine: whose files.
-        again: what to do where they could not be overwritten; see ``scrub``.
 
     Raises:
         StorageError: the database cannot be reached, or it refused to overwrite; see ``scrub``.
@@ -39,20 +34,16 @@ def scrubbed(engine: Engine, again: str = _AGAIN) -> Iterator[Session]:
         with transaction(engine) as session:
             yield session
     except (MemoryMoveError, MemoryNotFoundError):
-        scrub(engine, again)
+        scrub(engine)
         raise
-    scrub(engine, again)
+    scrub(engine)
 
 
-def scrub(engine: Engine, again: str = _AGAIN) -> None:
+def scrub(engine: Engine) -> None:
     """Overwrite what was deleted in the database's own files; backups and replicas are not reached.
 
     SQLite overwrites deleted pages (``secure_delete``), and its log of writes is emptied here. PostgreSQL is asked to
     vacuum; it frees the room for what comes next.
-
-    Args:
-        engine: whose files.
-        again: what to do where they could not be overwritten, where that is not the act itself once more.
 
     Raises:
         StorageError: the database refused; what was deleted is found no more, but may lie in its files still.
@@ -63,10 +54,12 @@ def scrub(engine: Engine, again: str = _AGAIN) -> None:
                 connection.exec_driver_sql("COMMIT")  # every connection here begins one
                 busy, *_ = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()
                 if busy:
-                    raise StorageError(f"{_NOT_SCRUBBED} (somebody reads an earlier state); {again}")
+                    raise StorageError(
+                        f"{_NOT_SCRUBBED} (somebody reads an earlier state); do the same again"
+                    )
             else:
                 connection.exec_driver_sql("VACUUM memory_documents")
                 if pgvector.kept_at(connection):  # where vectors lie unsealed
                     connection.exec_driver_sql("VACUUM memory_vectors")
     except DBAPIError as error:
-        raise StorageError(f"{_NOT_SCRUBBED} ({type(error.orig).__name__}); {again}") from error
+        raise StorageError(f"{_NOT_SCRUBBED} ({type(error.orig).__name__}); do the same again") from error

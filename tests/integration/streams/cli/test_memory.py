@@ -195,37 +195,48 @@ def test_what_the_page_shows_works(tenant, capsys, monkeypatch):
     assert found["passages"][0]["text"] == "A refund takes 10 days."
 
 
-@pytest.mark.parametrize(
-    ("act", "again", "said"),
-    [
-        (("promote", "acme"), ("promote", "acme"), "do the same again"),
-        (
-            ("roll-back", "acme"),
-            ("roll-back", "acme", "--to", "1"),
-            "name the version that was restored with --to",
-        ),
-    ],
-)
-def test_who_repeats_what_gave_up_texts_has_the_files_overwritten(
-    tenant, capsys, monkeypatch, act, again, said
-):
-    scrubbed = []
-
-    def scrub(engine, again):
-        scrubbed.append(engine)
-        if len(scrubbed) == 1:
-            raise StorageError(f"planted; {again}")
-
+def tried_on_top(tenant, capsys):
     run(capsys, "add", "acme", tenant / "refunds.md")
     run(capsys, "add", "acme", tenant)
     (tenant / "refunds.md").write_text("A refund takes 21 days.", "utf-8")
     run(capsys, "try", "acme", tenant / "refunds.md", "--percent", "10")
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_what_a_roll_back_gives_up_is_overwritten_or_said_not_to_be(tenant, capsys, monkeypatch, refuses):
+    scrubbed = []
+
+    def scrub(engine):
+        scrubbed.append(engine)
+        if refuses:
+            raise StorageError("planted")
+
+    tried_on_top(tenant, capsys)
     monkeypatch.setattr(scrubbing, "scrub", scrub)
-    status, out, err = run(capsys, *act)
+    status, out, err = run(capsys, "roll-back", "acme")
+    assert (status, len(scrubbed)) == (0, 1)
+    assert "abandoned: candidate default@3" in out
+    assert ("did not overwrite it" in err) is refuses
+    run(capsys, "add", "acme", tenant)
+    assert run(capsys, "roll-back", "acme")[0] == 0
+    assert len(scrubbed) == 3, "where nothing is tried, too"
+
+
+def test_who_repeats_a_promotion_has_the_files_overwritten(tenant, capsys, monkeypatch):
+    scrubbed = []
+
+    def scrub(engine):
+        scrubbed.append(engine)
+        if len(scrubbed) == 1:
+            raise StorageError("planted; do the same again")
+
+    tried_on_top(tenant, capsys)
+    monkeypatch.setattr(scrubbing, "scrub", scrub)
+    status, out, err = run(capsys, "promote", "acme")
     assert (status, out, len(scrubbed)) == (StorageError.exit_status, "", 1)
-    assert said in err
+    assert "do the same again" in err
     stands = told(capsys, "versions", "acme")["versions"]
-    status, out, err = run(capsys, *again)
+    status, out, err = run(capsys, "promote", "acme")
     assert (out, len(scrubbed)) == ("", 2)
     assert "nothing was changed" in err
     assert told(capsys, "versions", "acme")["versions"] == stands
@@ -316,7 +327,7 @@ def test_who_repeats_a_removal_of_earlier_versions_has_the_files_overwritten(ten
     run(capsys, "add", "acme", tenant)
     scrubbed = []
 
-    def scrub(engine, again):
+    def scrub(engine):
         scrubbed.append(engine)
         if len(scrubbed) == 1:
             raise StorageError("planted")
