@@ -132,7 +132,7 @@ def touch(
     changed: bool,
     restores: int | None = None,
     signs: bool = True,
-) -> int:
+) -> tuple[int, bool]:
     """Make a signed version of a collection where it changed, and the collection where there is none.
 
     Args:
@@ -145,8 +145,9 @@ def touch(
         signs: whether what stands may be signed; otherwise nothing is found in it until one goes back.
 
     Returns:
-        The number of the version that holds now.
+        The number of the version that holds now, and whether a text was given up for it, being too old or too much.
     """
+    gave_up = False
     row = session.get(MemoryCollectionRow, (place.tenant_id, place.collection))
     if row is None:
         row = MemoryCollectionRow(
@@ -164,8 +165,8 @@ def touch(
         session.add(row)
         session.flush()
         if signs:
-            versions.keep(session, keys, row, change_of(place, decision, restores))
-    return row.version
+            gave_up = versions.keep(session, keys, row, change_of(place, decision, restores))
+    return row.version, gave_up
 
 
 def leave(session: Session, place: Place, candidate: Candidate) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from sqlmodel import col, delete, select
@@ -126,6 +126,7 @@ class Added:
         marked: of these, how many look like orders to a model.
         sent: whether those are sent all the same.
         same_as: another live document of the collection with the same words, if there is one.
+        gave_up: whether the act that it was part of gave up a text that was kept for going back.
     """
 
     document_id: str
@@ -135,6 +136,7 @@ class Added:
     marked: int
     sent: bool
     same_as: str | None = None
+    gave_up: bool = False
 
 
 def prepared(drafts: Sequence[Draft], embedder: Embedder | None) -> list[Prepared]:
@@ -192,10 +194,10 @@ def add(session: Session, keys: MemoryKeys, place: Place, documents: Sequence[Pr
     changed = [one for one in done if one.fate is not Fate.UNCHANGED]
     session.flush()
     check_room(session, place.tenant_id)
-    version = touch(session, keys, place, Decision.ADDED, changed=bool(changed))
+    version, gave_up = touch(session, keys, place, Decision.ADDED, changed=bool(changed))
     if changed:
         noted(session, place, "memory.documents_added", version, changed)
-    return done
+    return [replace(one, gave_up=gave_up) for one in done]
 
 
 def remove(
@@ -247,7 +249,7 @@ def remove(
             versions.emptied(session, row)
         gone.append(told(kept[-1], Fate.ADDED))
     if gone:
-        version = touch(session, keys, place, Decision.REMOVED, changed=found_live, signs=signs)
+        version, _ = touch(session, keys, place, Decision.REMOVED, changed=found_live, signs=signs)
         if found_tried and candidate is not None:
             if stands:
                 lessen(session, keys, place, candidate)
@@ -279,7 +281,7 @@ def accept(session: Session, keys: MemoryKeys, place: Place, document_id: str) -
     if not row.accepted:
         row.accepted = True
         session.add(row)
-        version = touch(session, keys, place, Decision.ACCEPTED, changed=True)
+        version, _ = touch(session, keys, place, Decision.ACCEPTED, changed=True)
         noted(session, place, "memory.marked_accepted", version, [told(row, Fate.ADDED)])
 
 

@@ -134,7 +134,7 @@ def roll_back(session: Session, keys: MemoryKeys, place: Place, to: int | None =
         leave(session, place, candidate)
     session.flush()
     check_room(session, place.tenant_id)
-    version = touch(session, keys, place, Decision.ROLLED_BACK, changed=True, restores=number)
+    version, _ = touch(session, keys, place, Decision.ROLLED_BACK, changed=True, restores=number)
     done = RolledBack(
         collection=place.collection,
         version=version,

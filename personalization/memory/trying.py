@@ -174,7 +174,7 @@ def promote(session: Session, keys: MemoryKeys, place: Place) -> Promoted:
         session.add(row)
     session.flush()
     candidates.decided(session, place.tenant_id, candidate, change_of(place, Decision.PROMOTED))
-    version = touch(session, keys, place, Decision.PROMOTED, changed=True)
+    version, _ = touch(session, keys, place, Decision.PROMOTED, changed=True)
     noted(
         session,
         place,

@@ -142,12 +142,16 @@ def stands(session: Session, keys: MemoryKeys, row: MemoryCollectionRow) -> bool
     return not refused(session, keys, row.tenant_id, standing, leaves)
 
 
-def keep(session: Session, keys: MemoryKeys, row: MemoryCollectionRow, change: Change) -> MemoryVersionRow:
-    """Sign and store the version that a locked collection has now, and forget what is too old to go back to."""
-    made = _keep(session, keys, row, change)
-    _forget_old(session, row.tenant_id, row.collection, oldest_kept(session, row.tenant_id, row.collection))
-    _make_room(session, row.tenant_id)
-    return made
+def keep(session: Session, keys: MemoryKeys, row: MemoryCollectionRow, change: Change) -> bool:
+    """Sign and store the version that a locked collection has now, and forget what is too old to go back to.
+
+    Returns:
+        Whether a text was given up.
+    """
+    _keep(session, keys, row, change)
+    oldest = oldest_kept(session, row.tenant_id, row.collection)
+    forgot = _forget_old(session, row.tenant_id, row.collection, oldest)
+    return _make_room(session, row.tenant_id) or forgot
 
 
 def find(session: Session, tenant_id: str, collection: str, number: int) -> MemoryVersionRow | None:
@@ -257,7 +261,7 @@ def forget(session: Session, tenant_id: str) -> None:
     connection.execute(delete(MemoryVersionRow).where(col(MemoryVersionRow.tenant_id) == tenant_id))
 
 
-def _keep(session: Session, keys: MemoryKeys, row: MemoryCollectionRow, change: Change) -> MemoryVersionRow:
+def _keep(session: Session, keys: MemoryKeys, row: MemoryCollectionRow, change: Change) -> None:
     session.flush()
     live = _live_of(session, row)
     for one in live:
@@ -294,24 +298,24 @@ def _keep(session: Session, keys: MemoryKeys, row: MemoryCollectionRow, change: 
         )
     version_id = version_id_of(row.domain, [(*name, leaf) for name, leaf in leaves.items()])
     signature = keys.sign(signed_bytes(row.tenant_id, row.collection, row.version, version_id))
-    made = MemoryVersionRow(
-        tenant_id=row.tenant_id,
-        collection=row.collection,
-        number=row.version,
-        version_id=version_id,
-        domain=row.domain,
-        documents=len(live),
-        decision=change.decision.value,
-        restores=change.restores,
-        key_id=signature.key_id,
-        signature=signature.signature,
-        actor=change.actor,
-        reason=change.reason,
-        at=change.now,
+    session.add(
+        MemoryVersionRow(
+            tenant_id=row.tenant_id,
+            collection=row.collection,
+            number=row.version,
+            version_id=version_id,
+            domain=row.domain,
+            documents=len(live),
+            decision=change.decision.value,
+            restores=change.restores,
+            key_id=signature.key_id,
+            signature=signature.signature,
+            actor=change.actor,
+            reason=change.reason,
+            at=change.now,
+        )
     )
-    session.add(made)
     session.flush()
-    return made
 
 
 def _live_of(session: Session, row: MemoryCollectionRow) -> Sequence[MemoryDocumentRow]:
@@ -324,35 +328,37 @@ def _live_of(session: Session, row: MemoryCollectionRow) -> Sequence[MemoryDocum
     ).all()
 
 
-def _forget_old(session: Session, tenant_id: str, collection: str, oldest: int) -> None:
-    """Delete what stood only in versions before ``oldest``, and the texts that nothing can bring back any more."""
+def _forget_old(session: Session, tenant_id: str, collection: str, oldest: int) -> bool:
+    """Delete what stood only in versions before ``oldest``, and texts that nothing can bring back; say if any was."""
     of = (col(MemoryEntryRow.tenant_id) == tenant_id, col(MemoryEntryRow.collection) == collection)
     gone = session.connection().execute(
         delete(MemoryEntryRow).where(*of, col(MemoryEntryRow.until) <= oldest)
     )
     if not gone.rowcount:
-        return
+        return False
     stands = exists().where(
         col(MemoryEntryRow.tenant_id) == MemoryDocumentRow.tenant_id,
         col(MemoryEntryRow.collection) == MemoryDocumentRow.collection,
         col(MemoryEntryRow.document_id) == MemoryDocumentRow.document_id,
         col(MemoryEntryRow.version) == MemoryDocumentRow.version,
     )
-    session.exec(
+    given_up = session.exec(
         update(MemoryDocumentRow)
         .where(
             col(MemoryDocumentRow.tenant_id) == tenant_id,
             col(MemoryDocumentRow.collection) == collection,
             col(MemoryDocumentRow.state) == State.SUPERSEDED,
+            col(MemoryDocumentRow.sealed).is_not(None),
             ~stands,
         )
         .values(sealed=None, vectors=None, digest="", salt=None)
         .execution_options(synchronize_session="fetch")
     )
+    return given_up.rowcount > 0
 
 
-def _make_room(session: Session, tenant_id: str) -> None:
-    """Delete the oldest texts that are kept for roll-backs where a tenant has too many of them."""
+def _make_room(session: Session, tenant_id: str) -> bool:
+    """Delete the oldest texts that are kept for roll-backs where a tenant has too many of them; say if any was."""
     kept = session.exec(
         select(
             MemoryDocumentRow.collection,
@@ -374,6 +380,7 @@ def _make_room(session: Session, tenant_id: str) -> None:
             row = session.get(MemoryDocumentRow, (tenant_id, *name))
             if row is not None:
                 emptied(session, row)
+    return total > MOST_KEPT_PASSAGES
 
 
 def emptied(session: Session, row: MemoryDocumentRow) -> None:

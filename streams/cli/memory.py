@@ -153,15 +153,15 @@ def accept(
     as_json: AsJson = False,
 ) -> None:
     """Let passages be sent that look like orders to a model; who accepts them has read them."""
+    from personalization.memory.scrubbing import scrubbed
     from personalization.registry import remembering
     from streams.processes.keys import memory_keys
     from streams.settings import load_settings
-    from streams.storage.schema import current_session
 
-    settings = load_settings()
-    with current_session(settings.database_url) as session:
-        place = place_of(tenant, collection, actor)
-        remembering.accept(session, events(), memory_keys(settings), place, document_id)
+    keys = memory_keys(load_settings())
+    place = place_of(tenant, collection, actor)
+    with database() as engine, scrubbed(engine) as session:
+        remembering.accept(session, events(), keys, place, document_id)
     typer.echo(
         json.dumps({"id": document_id, "accepted": True})
         if as_json
@@ -333,7 +333,7 @@ def roll_back(
 
     What is tried is abandoned.
     """
-    from personalization.memory import scrubbing
+    from personalization.memory.scrubbing import scrub
     from personalization.registry import remembering
     from privacy.errors import StorageError
     from privacy.storage.session import transaction
@@ -345,15 +345,14 @@ def roll_back(
     with database() as engine:
         with transaction(engine) as session:
             done = remembering.roll_back(session, events(), keys, place, to)
-        if done.abandoned is not None:  # what it said was deleted
-            try:
-                scrubbing.scrub(engine)
-            except StorageError:  # to repeat this would go one version further back
-                typer.echo(
-                    "what was tried is found no more, but the database did not overwrite it in its files; the next "
-                    "`discreet memory add` or `remove` does",
-                    err=True,
-                )
+        try:
+            scrub(engine)  # what was tried, and what became too old to go back to
+        except StorageError:  # to repeat this would go one version further back
+            typer.echo(
+                "what was given up is found no more, but the database did not overwrite it in its files; the next "
+                "`discreet memory add`, `remove` or `promote` does",
+                err=True,
+            )
     if as_json:
         typer.echo(json.dumps({"tenant": tenant, **done.to_document()}))
         return

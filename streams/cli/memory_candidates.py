@@ -122,16 +122,16 @@ def promote(
     as_json: AsJson = False,
 ) -> None:
     """Answer everybody from what is tried: a new version of the collection, from which one can go back."""
+    from personalization.memory.scrubbing import scrubbed
     from personalization.registry import remembering
-    from streams.cli.memory import events, place_of
+    from streams.cli.memory import database, events, place_of
     from streams.processes.keys import memory_keys
     from streams.settings import load_settings
-    from streams.storage.schema import current_session
 
-    settings = load_settings()
-    with current_session(settings.database_url) as session:
-        place = place_of(tenant, collection, actor, None, reason)
-        done = remembering.promote(session, events(), memory_keys(settings), place)
+    keys = memory_keys(load_settings())
+    place = place_of(tenant, collection, actor, None, reason)
+    with database() as engine, scrubbed(engine) as session:
+        done = remembering.promote(session, events(), keys, place)
     if as_json:
         typer.echo(json.dumps({"tenant": tenant, **done.to_document()}))
         return

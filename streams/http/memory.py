@@ -11,34 +11,35 @@ import asyncio
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 from personalization.errors import MemoryDocumentError
 from personalization.memory import queries
 from personalization.memory.documents import Place, prepared
-from personalization.memory.scrubbing import scrubbed
+from personalization.memory.scrubbing import scrub, scrubbed
 from personalization.memory.values import DEFAULT_COLLECTION, Draft
 from personalization.registry import remembering
 from privacy.policy import versions as policies
+from privacy.storage.session import transaction
 from streams.errors import AccessDeniedError, TooManyRequestsError
 from streams.http.answers import answer
 from streams.http.tokens import json_object
 from streams.storage.operator_tokens import Role
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from aiohttp import web
     from sqlalchemy.engine import Engine
     from sqlmodel import Session
 
+    from personalization.memory.documents import Added, Prepared
     from personalization.memory.embedding import Embedder
     from personalization.memory.sealing import MemoryKeys
     from personalization.memory.search import MemorySearch
     from personalization.registry.announcements import AdapterEvents
     from streams.http.tokens import Access, Operator
 
-Result = TypeVar("Result")
 MOST_AT_ONCE: Final = 4  # of all tenants
 MOST_FOUND: Final = 20
 _TEXTS: Final = ("id", "text", "title", "source", "collection", "domain", "valid_until", "reason")
@@ -70,6 +71,7 @@ class MemoryRoutes:
         self._access = access
         self._memory = memory
         self._working: set[str] = set()
+        self._owed: set[tuple[str, str, str]] = set()  # documents whose approval left files to overwrite
 
     def add_to(self, router: web.UrlDispatcher) -> None:
         """Add the routes."""
@@ -117,9 +119,7 @@ class MemoryRoutes:
         await self._access.read(lambda session: policies.tenant(session, tenant_id))
         with self._turn(operator):
             cut = await asyncio.to_thread(lambda: prepared([draft], self._memory.embedder()))
-            (one,) = await self._scrubbing(
-                lambda session: remembering.add(session, self._memory.events, self._memory.keys(), place, cut)
-            )
+            one = await asyncio.to_thread(self._added, place, cut)
         told = {
             "id": one.document_id,
             "version": one.version,
@@ -141,11 +141,7 @@ class MemoryRoutes:
             reason=request.query.get("reason", ""),
         )
         with self._turn(operator):
-            gone = await self._scrubbing(
-                lambda session: remembering.remove(
-                    session, self._memory.events, self._memory.keys(), place, [request.match_info["document"]]
-                )
-            )
+            gone = await asyncio.to_thread(self._removed, place, request.match_info["document"])
         removed = [{"id": one.document_id, "version": one.version} for one in gone]
         return answer({"tenant": tenant_id, "collection": place.collection, "removed": removed})
 
@@ -173,14 +169,25 @@ class MemoryRoutes:
             )
         return answer({"tenant": tenant_id, "found": found.to_document()})
 
-    async def _scrubbing(self, work: Callable[[Session], Result]) -> Result:
-        """Return what ``work`` returns, done as the commands do it; in no thread of those that answer everybody."""
+    def _added(self, place: Place, cut: Sequence[Prepared]) -> Added:
+        """Approve one document, and overwrite in the files what that gave up, or what it owes since it was approved.
 
-        def run() -> Result:
-            with scrubbed(self._memory.engine) as session:
-                return work(session)
+        Raises:
+            StorageError: the database cannot be reached, or it refused to overwrite; the same again finishes it.
+        """
+        with transaction(self._memory.engine) as session:
+            (one,) = remembering.add(session, self._memory.events, self._memory.keys(), place, cut)
+        name = (place.tenant_id, place.collection, one.document_id)
+        if one.gave_up:
+            self._owed.add(name)
+        if name in self._owed:
+            scrub(self._memory.engine)
+            self._owed.discard(name)
+        return one
 
-        return await asyncio.to_thread(run)
+    def _removed(self, place: Place, document_id: str) -> list[Added]:
+        with scrubbed(self._memory.engine) as session:
+            return remembering.remove(session, self._memory.events, self._memory.keys(), place, [document_id])
 
     def _place(
         self, operator: Operator, tenant_id: str, collection: str, *, domain: str | None = None, reason: str

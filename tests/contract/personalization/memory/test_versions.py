@@ -45,7 +45,8 @@ class Shelf:
     def add(self, document_id, text, **more):
         draft = Draft(document_id=document_id, title="", text=text)
         with transaction(self.engine) as session:
-            documents.add(session, KEYS, self.place(**more), prepared([draft], None))
+            (one,) = documents.add(session, KEYS, self.place(**more), prepared([draft], None))
+        return one
 
     def remove(self, *names, **more):
         with transaction(self.engine) as session:
@@ -267,6 +268,22 @@ def test_old_versions_are_given_up_with_their_texts(shelf, monkeypatch):
         }
     assert rows["dog@1"].sealed is None
     assert rows["refunds@3"].sealed is not None
+
+
+def test_an_addition_says_whether_it_gave_up_texts(shelf, monkeypatch):
+    monkeypatch.setattr(versions, "KEPT", 1)
+    assert [shelf.add("refunds", REFUNDS.replace("14", str(number))).gave_up for number in range(4)] == [
+        False,
+        False,
+        True,
+        True,
+    ]
+    assert not shelf.add("refunds", REFUNDS.replace("14", "3")).gave_up, "nothing changed"
+    assert shelf.add("dog", "The dog is called Bello.").gave_up
+    assert not shelf.add("cat", "The cat is called Mia.").gave_up, "what was given up before is given up once"
+    monkeypatch.setattr(versions, "MOST_KEPT_PASSAGES", 0)
+    assert shelf.add("dog", "The dog is called Rex.").gave_up
+    assert not shelf.add("cow", "The cow is called Emma.").gave_up
 
 
 def test_each_version_is_an_event_of_the_line_without_a_name_of_a_document(shelf):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import sqlite3
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -193,8 +195,15 @@ def test_what_the_page_shows_works(tenant, capsys, monkeypatch):
     assert found["passages"][0]["text"] == "A refund takes 10 days."
 
 
+def tried_on_top(tenant, capsys):
+    run(capsys, "add", "acme", tenant / "refunds.md")
+    run(capsys, "add", "acme", tenant)
+    (tenant / "refunds.md").write_text("A refund takes 21 days.", "utf-8")
+    run(capsys, "try", "acme", tenant / "refunds.md", "--percent", "10")
+
+
 @pytest.mark.parametrize("refuses", [False, True])
-def test_what_a_roll_back_abandons_is_overwritten_or_said_not_to_be(tenant, capsys, monkeypatch, refuses):
+def test_what_a_roll_back_gives_up_is_overwritten_or_said_not_to_be(tenant, capsys, monkeypatch, refuses):
     scrubbed = []
 
     def scrub(engine):
@@ -202,15 +211,64 @@ def test_what_a_roll_back_abandons_is_overwritten_or_said_not_to_be(tenant, caps
         if refuses:
             raise StorageError("planted")
 
-    run(capsys, "add", "acme", tenant / "refunds.md")
-    run(capsys, "add", "acme", tenant)
-    (tenant / "refunds.md").write_text("A refund takes 21 days.", "utf-8")
-    run(capsys, "try", "acme", tenant / "refunds.md", "--percent", "10")
+    tried_on_top(tenant, capsys)
     monkeypatch.setattr(scrubbing, "scrub", scrub)
     status, out, err = run(capsys, "roll-back", "acme")
     assert (status, len(scrubbed)) == (0, 1)
     assert "abandoned: candidate default@3" in out
     assert ("did not overwrite it" in err) is refuses
+    run(capsys, "add", "acme", tenant)
+    assert run(capsys, "roll-back", "acme")[0] == 0
+    assert len(scrubbed) == 3, "where nothing is tried, too"
+
+
+def test_who_repeats_a_promotion_has_the_files_overwritten(tenant, capsys, monkeypatch):
+    scrubbed = []
+
+    def scrub(engine):
+        scrubbed.append(engine)
+        if len(scrubbed) == 1:
+            raise StorageError("planted; do the same again")
+
+    tried_on_top(tenant, capsys)
+    monkeypatch.setattr(scrubbing, "scrub", scrub)
+    status, out, err = run(capsys, "promote", "acme")
+    assert (status, out, len(scrubbed)) == (StorageError.exit_status, "", 1)
+    assert "do the same again" in err
+    stands = told(capsys, "versions", "acme")["versions"]
+    status, out, err = run(capsys, "promote", "acme")
+    assert (out, len(scrubbed)) == ("", 2)
+    assert "nothing was changed" in err
+    assert told(capsys, "versions", "acme")["versions"] == stands
+
+
+@pytest.mark.parametrize("act", ["promote", "roll-back"])
+def test_what_is_given_up_with_a_version_is_left_in_no_file(
+    tenant, capsys, monkeypatch, engine, database_url, act
+):
+    run(capsys, "add", "acme", tenant / "refunds.md")
+    (tenant / "refunds.md").write_text("A refund takes 21 days.", "utf-8")
+    run(
+        capsys, *(("try", "--percent", "10") if act == "promote" else ("add",)), "acme", tenant / "refunds.md"
+    )
+    with reading(engine) as session:
+        sealed = next(row.sealed for row in queries.listed(session, "acme"))
+    engine.dispose()
+    monkeypatch.setattr("personalization.memory.versions.MOST_KEPT_PASSAGES", 0)
+    with ExitStack() as opened:
+        files = []
+        if database_url.startswith("sqlite"):
+            file = Path(database_url.removeprefix("sqlite:///"))
+            files = [file, file.with_name(f"{file.name}-wal")]
+            # The last connection that is closed empties the log of writes; a gateway always has one.
+            reader = opened.enter_context(closing(sqlite3.connect(file, isolation_level=None)))
+            reader.execute("SELECT count(*) FROM memory_documents").fetchall()
+            assert any(sealed in one.read_bytes() for one in files)
+        told(capsys, act, "acme")
+        assert not any(sealed in one.read_bytes() for one in files)
+    with reading(engine) as session:
+        kept = [row.sealed is not None for row in queries.listed(session, "acme", ended=True)]
+    assert sorted(kept) == [False, True]
 
 
 def test_mistakes_end_as_one_sentence(tenant, capsys):

@@ -56,7 +56,10 @@ def installation(sqlite_template, tmp_path):
 
 
 def ask(engine, *requests, with_memory=True, embedder=lambda: None, beside=()):
-    """Return the answers to requests, one after the other; while one ``beside`` them is being answered, if there is."""
+    """Return the answers to requests, one after the other; while one ``beside`` them is being answered, if there is.
+
+    What is called among them is called between those before and after it.
+    """
     search = MemorySearch(engine, KEYS, None)
     memory = MemoryAccess(
         engine=engine,
@@ -85,7 +88,7 @@ def ask(engine, *requests, with_memory=True, embedder=lambda: None, beside=()):
                     return response.status, await response.json()
 
             if not beside:
-                return [await one(*request) for request in requests]
+                return [await one(*each) for each in requests if not callable(each) or each()]
             request, began, go_on = beside
             other = asyncio.create_task(one(*request))
             try:
@@ -148,13 +151,34 @@ def test_text_that_an_approval_gives_up_is_overwritten_in_the_files_too(installa
     reader = sqlite3.connect(files[0], isolation_level=None)
     reader.execute("BEGIN")
     reader.execute("SELECT count(*) FROM memory_documents").fetchall()
-    ((status, failed),) = ask(hindered, later)
-    assert (status, failed["error"]["code"]) == (503, "privacy.storage.unavailable")
-    reader.close()
-    hindered.dispose()
-    ((status, told),) = ask(engine, later)
+    other = ("POST", of, tokens["bea"], {"id": "dog", "text": "The dog is called Bello."})
+    failed, refused, beside, repeated = ask(hindered, later, later, other, reader.close, later)
+    for status, told in (failed, refused):
+        assert (status, told["error"]["code"]) == (503, "privacy.storage.unavailable")
+    assert beside[0] == 201, "who gives up nothing is not refused for what another owes"
+    status, told = repeated
     assert (status, told["documents"][0]["fate"]) == (201, "unchanged"), "to repeat it finishes it"
     assert not any(sealed in file.read_bytes() for file in files)
+    hindered.dispose()
+
+
+def test_an_approval_that_gives_up_nothing_overwrites_nothing(installation, monkeypatch):
+    engine, tokens = installation
+    of = ALL.format("acme")
+    scrubbed = []
+    monkeypatch.setattr("streams.http.memory.scrub", scrubbed.append)
+    later = {**REFUNDS, "text": "A refund takes 21 days."}
+    tried = ("POST", of, tokens["bea"], REFUNDS), ("POST", of, tokens["bea"], later)
+    told = ask(engine, *tried, tried[1])
+    assert [(status, body["documents"][0]["fate"]) for status, body in told] == [
+        (201, "added"),
+        (201, "superseded"),
+        (201, "unchanged"),
+    ]
+    assert scrubbed == []
+    monkeypatch.setattr("personalization.memory.versions.KEPT", 0)
+    assert ask(engine, tried[0], tried[0])[0][0] == 201
+    assert scrubbed == [engine]
 
 
 def test_a_removal_whose_files_cannot_be_overwritten_says_so_and_repeating_it_finishes(
