@@ -39,6 +39,8 @@ MASTER_KEY_BYTES = 32
 PUBLIC_KEY_BYTES = 32
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
+RENAMED = {"DISCREET_TRAINER__HALF_HEAD": "DISCREET_TRAINER__HALF_PRODUCTS"}
+"""Names that settings had, and those that they have now; whoever still sets an old one is told the new one."""
 _RECIPE = MetaRecipe()  # holds the defaults of what it computes from
 _CEILINGS = PolicyCeilings()  # the same
 
@@ -772,4 +774,6 @@ def load_settings() -> Settings:
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         variable = "DISCREET_" + "__".join(str(part).upper() for part in first["loc"])
-        raise SettingsError(f"the setting {variable} is not allowed: {first['msg']}") from None
+        now = RENAMED.get(variable) if first["type"] == "extra_forbidden" else None
+        why = first["msg"] if now is None else f"it is now {now}"
+        raise SettingsError(f"the setting {variable} is not allowed: {why}") from None

@@ -129,6 +129,7 @@ class Trainer:
         observer: told what happens.
         upkeep: chores between jobs, at most every ``options.upkeep_every`` (meta starts, for example).
         between: what is done after each job, and where there is none: other work that takes the device.
+        between_name: what that work is called where it fails.
     """
 
     def __init__(
@@ -141,9 +142,11 @@ class Trainer:
         observer: TrainerObserver | None = None,
         upkeep: Sequence[Callable[[], object]] = (),
         between: Callable[[], object] = lambda: None,
+        between_name: str = "between",
     ) -> None:
         self._upkeep = upkeep
         self._between = between
+        self._between_name = between_name
         self._shop = shop
         self._candidates = shop.artifacts.candidates
         self._next_store_check = 0.0
@@ -221,7 +224,7 @@ class Trainer:
 
     def _unforeseen(self, chore: str, error: Exception, **where: str) -> None:
         """Tell of an error by its code, name and place alone; one of a turn makes the pause after it longer."""
-        self._stumbled = self._stumbled or chore == ROUNDS
+        self._stumbled = self._stumbled or chore != UPKEEP
         frames = traceback.extract_tb(error.__traceback__)
         place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else None
         self._observer.chore_failed(chore)
@@ -249,7 +252,12 @@ class Trainer:
         if leases:
             self._work(leases)
         if not self._stop.is_set():
-            self._between()
+            try:
+                self._between()
+            except StorageError:
+                raise
+            except Exception as error:  # noqa: BLE001  # as in run, but told by the name of what failed
+                self._unforeseen(self._between_name, error)
         return len(leases)
 
     def _work(self, leases: list[Lease]) -> None:

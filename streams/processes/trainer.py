@@ -15,7 +15,7 @@ import structlog
 from personalization.artifacts.opening import open_store
 from personalization.canaries.values import AuditDepth, AuditRequest
 from personalization.choices.protocol import PromptChoices, Voting
-from personalization.choices.tick import ChoiceTick
+from personalization.choices.tick import CHORE, ChoiceTick
 from personalization.drift.protocol import DriftReadings
 from personalization.planning.model_shape import read_shape
 from personalization.planning.plan import PerformanceFlags
@@ -127,6 +127,7 @@ def trainer_of(settings: Settings, observer: TrainerObserver | None = None) -> I
             ),
             # Not in a thread beside jobs: two children would share the memory of one device.
             between=lambda: choices.run(stop=lambda: trainer.stopping),
+            between_name=CHORE,
         )
         yield trainer
 

@@ -88,7 +88,12 @@ class OutputHead:
             shortlist: run the softmax over these tokens and the target alone; its head is used whatever ``half``.
             shares: of a label's tokens in its loss ``(labels, tokens)``, where it has some; they sum to 1. Without a
                 shortlist.
+
+        Raises:
+            ValueError: shares are given with a shortlist, whose loss knows one token of a label.
         """
+        if shortlist is not None and shares is not None:
+            raise ValueError("shares are given with a shortlist; allowed are those without one")
         normed = self._norm(hidden)
         head = self._rows(half=half) if shortlist is None else shortlist.head
         chunk = max(16, _LABELS_PER_CHUNK_BYTES // (4 * head.shape[0]))

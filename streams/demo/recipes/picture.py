@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from streams.demo.recipes.report import title_of
+from streams.demo.recipes.values import ONE_DRAW
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,6 +48,9 @@ def draw(report: RecipeReport, path: Path) -> Path:
     axes.set_xlim(0, 105)
     axes.set_xlabel("% of answers to users never trained on, with 95 % intervals over users")
     axes.set_title(title_of(report), fontsize=9)
+    axes.annotate(
+        ONE_DRAW, (0, 0), (0, -34), xycoords="axes fraction", textcoords="offset points", va="top", fontsize=8
+    )
     axes.legend(fontsize=8, loc="lower right")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120, bbox_inches="tight")

@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from streams.demo.recipes.values import Verdict
+from streams.demo.recipes.values import ONE_DRAW, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -118,7 +118,8 @@ def _measures_table(report: RecipeReport) -> Table:
     table = Table(
         title=title_of(report),
         title_justify="left",
-        caption="Held-out users only, with 95 % bootstrap intervals over users; the gain is the last arm's.",
+        caption="Held-out users only, with 95 % bootstrap intervals over users; the gain is the last arm's. "
+        f"{ONE_DRAW}",
         caption_justify="left",
         box=SIMPLE_HEAD,
         pad_edge=False,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from streams.demo.recipes.people import Question
 
 BASE = "base"
+ONE_DRAW = "A run is one draw of the noise: intervals tell how users differ, not how another draw would."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,6 +176,7 @@ class RecipeReport:
             "epsilon": self.epsilon,
             "spent": [asdict(one) for one in self.spent],
             "measures": [asdict(one) for one in self.measures],
+            "intervals": ONE_DRAW,
             "examples": [asdict(one) for one in self.examples],
             "findings": list(self.findings),
             "tables": [asdict(one) for one in self.tables],

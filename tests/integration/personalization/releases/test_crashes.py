@@ -17,6 +17,7 @@ from structlog.testing import capture_logs
 
 from personalization.errors import LeaseLostError, RoundError
 from personalization.registry.tables import AdapterVersionRow
+from personalization.releases.observer import TrainerObserver
 from personalization.releases.trainer import UNFORESEEN
 from personalization.rounds import leases
 from personalization.rounds.queries import lease_round, renew_lease
@@ -347,6 +348,24 @@ def test_what_nobody_foresaw_ends_neither_the_trainer_nor_its_upkeep(shop):
     told = [(one["chore"], one["error"]) for one in logs if one["event"] == "chore_failed"]
     assert told == [("rounds", "ValueError"), *[("upkeep", "RuntimeError")] * 2]
     assert all(one["place"].startswith("test_crashes.py:") for one in logs if one["event"] == "chore_failed")
+    assert "a user wrote" not in str(logs)
+
+
+def test_what_nobody_foresaw_between_jobs_is_told_by_the_name_of_that_work_and_makes_the_pause_longer(shop):
+    round_id, heard = shop.open_round(), []
+    observer = TrainerObserver()
+    observer.chore_failed = heard.append
+
+    def trip():
+        raise ValueError("what a user wrote")
+
+    process = shop.process()
+    process._observer, process._between, process._between_name = observer, trip, "prompt_choices"
+    with capture_logs() as logs:
+        assert process.run_once() == 1
+    assert_sound(shop, round_id)
+    assert heard == [one["chore"] for one in logs if one["event"] == "chore_failed"] == ["prompt_choices"]
+    assert process._stumbled
     assert "a user wrote" not in str(logs)
 
 

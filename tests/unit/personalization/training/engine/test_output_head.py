@@ -117,3 +117,10 @@ def test_a_label_with_several_tokens_has_the_mean_of_their_losses_by_their_share
     weighted = torch.arange(1.0, LABELS + 1, dtype=FP64)
     slopes = [torch.autograd.grad((loss * weighted).sum(), hidden)[0] for loss in (fast, slow)]
     torch.testing.assert_close(*slopes)
+
+
+def test_shares_are_refused_with_a_shortlist_whose_loss_knows_none(weight, hidden, targets):
+    head = OutputHead(weight, torch.nn.Identity(), None)
+    shares = torch.full((LABELS,), 0.5, dtype=FP64)
+    with pytest.raises(ValueError, match="shares are given with a shortlist; allowed are those without one"):
+        head.label_nll(hidden, targets, shares=shares, shortlist=head.shortlist(torch.arange(10)))

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from matplotlib.axes import Axes
 from rich.console import Console
 
 from streams.demo.recipes.catalogue import RECIPES, recipe
@@ -17,6 +18,7 @@ from streams.demo.recipes.report import rounded_up, show, show_all, title_of
 from streams.demo.recipes.run import run_recipe
 from streams.demo.recipes.values import (
     BASE,
+    ONE_DRAW,
     RecipeOptions,
     RecipeReport,
     Rule,
@@ -124,3 +126,21 @@ def test_what_cannot_be_run_says_what_can(tmp_path):
         recipe("nonsense")
     with pytest.raises(ScenarioError, match="--data is for"):
         run_recipe("edge", RecipeOptions(data=tmp_path), Console(file=io.StringIO()))
+
+
+def test_the_report_its_document_and_the_picture_say_that_a_run_is_one_draw_of_the_noise(
+    tmp_path, monkeypatch
+):
+    report, text, written = _report(), io.StringIO(), []
+    show(report, Console(file=text, width=60))
+    assert ONE_DRAW in " ".join(text.getvalue().split())
+    assert report.to_document()["intervals"] == ONE_DRAW
+    honest = Axes.annotate
+
+    def note(axes, said, *places, **style):
+        written.append(said)
+        return honest(axes, said, *places, **style)
+
+    monkeypatch.setattr(Axes, "annotate", note)
+    draw(report, tmp_path / "picture.png")
+    assert written == [ONE_DRAW]
