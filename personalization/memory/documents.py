@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from sqlmodel import col, delete, select
 
 from personalization.errors import MemoryDocumentError, MemoryMoveError, MemoryNotFoundError
-from personalization.memory import candidates, versions
+from personalization.memory import candidates, pgvector, versions
 from personalization.memory.changing import (
     begin,
     check_room,
@@ -126,7 +126,7 @@ class Added:
         marked: of these, how many look like orders to a model.
         sent: whether those are sent all the same.
         same_as: another live document of the collection with the same words, if there is one.
-        gave_up: whether the act that it was part of gave up a text that was kept for going back.
+        gave_up: whether the act that it was part of gave up a text that was kept for going back, or unsealed vectors.
     """
 
     document_id: str
@@ -197,7 +197,9 @@ def add(session: Session, keys: MemoryKeys, place: Place, documents: Sequence[Pr
     version, gave_up = touch(session, keys, place, Decision.ADDED, changed=bool(changed))
     if changed:
         noted(session, place, "memory.documents_added", version, changed)
-    return [replace(one, gave_up=gave_up) for one in done]
+    # Vectors that pgvector keeps lie unsealed; those of what is superseded are given up as well.
+    dropped = pgvector.kept_here(session) and any(one.fate is Fate.SUPERSEDED for one in changed)
+    return [replace(one, gave_up=gave_up or dropped) for one in done]
 
 
 def remove(

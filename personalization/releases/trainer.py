@@ -146,7 +146,7 @@ class Trainer:
     ) -> None:
         self._upkeep = upkeep
         self._between = between
-        self._between_name = between_name
+        self._between_name, self._chore = between_name, ROUNDS
         self._shop = shop
         self._candidates = shop.artifacts.candidates
         self._next_store_check = 0.0
@@ -188,7 +188,7 @@ class Trainer:
         away = failing = 0
         while not self._stop.is_set():
             self._observer.turned()
-            self._stumbled = False
+            self._stumbled, self._chore = False, ROUNDS
             try:
                 worked = self.run_once()
             except StorageError as error:
@@ -199,7 +199,7 @@ class Trainer:
                 continue
             except Exception as error:  # noqa: BLE001  # see above; its text may hold what somebody wrote
                 worked = 0
-                self._unforeseen(ROUNDS, error)
+                self._unforeseen(self._chore, error)
             if away:
                 _log.info("database_back", attempts=away)
             away, failing = 0, failing + 1 if self._stumbled else 0
@@ -252,12 +252,8 @@ class Trainer:
         if leases:
             self._work(leases)
         if not self._stop.is_set():
-            try:
-                self._between()
-            except StorageError:
-                raise
-            except Exception as error:  # noqa: BLE001  # as in run, but told by the name of what failed
-                self._unforeseen(self._between_name, error)
+            self._chore = self._between_name
+            self._between()
         return len(leases)
 
     def _work(self, leases: list[Lease]) -> None:

@@ -333,9 +333,7 @@ def roll_back(
 
     What is tried is abandoned.
     """
-    from personalization.memory.scrubbing import scrub
     from personalization.registry import remembering
-    from privacy.errors import StorageError
     from privacy.storage.session import transaction
     from streams.processes.keys import memory_keys
     from streams.settings import load_settings
@@ -345,14 +343,7 @@ def roll_back(
     with database() as engine:
         with transaction(engine) as session:
             done = remembering.roll_back(session, events(), keys, place, to)
-        try:
-            scrub(engine)  # what was tried, and what became too old to go back to
-        except StorageError:  # to repeat this would go one version further back
-            typer.echo(
-                "what was given up is found no more, but the database did not overwrite it in its files; the next "
-                "`discreet memory add`, `remove` or `promote` does",
-                err=True,
-            )
+        overwrite(engine)
     if as_json:
         typer.echo(json.dumps({"tenant": tenant, **done.to_document()}))
         return
@@ -518,6 +509,21 @@ def database() -> Iterator[Engine]:
         yield engine
     finally:
         engine.dispose()
+
+
+def overwrite(engine: Engine) -> None:
+    """Overwrite in the files what an act gave up that is done and would be another one if it were repeated."""
+    from personalization.memory.scrubbing import scrub
+    from privacy.errors import StorageError
+
+    try:
+        scrub(engine)
+    except StorageError:
+        typer.echo(
+            "what was given up is found no more, but the database did not overwrite it in its files; the next "
+            "`discreet memory add` or `remove` does",
+            err=True,
+        )
 
 
 def events() -> OutboxAdapterEvents:

@@ -122,16 +122,18 @@ def promote(
     as_json: AsJson = False,
 ) -> None:
     """Answer everybody from what is tried: a new version of the collection, from which one can go back."""
-    from personalization.memory.scrubbing import scrubbed
     from personalization.registry import remembering
-    from streams.cli.memory import database, events, place_of
+    from privacy.storage.session import transaction
+    from streams.cli.memory import database, events, overwrite, place_of
     from streams.processes.keys import memory_keys
     from streams.settings import load_settings
 
     keys = memory_keys(load_settings())
     place = place_of(tenant, collection, actor, None, reason)
-    with database() as engine, scrubbed(engine) as session:
-        done = remembering.promote(session, events(), keys, place)
+    with database() as engine:
+        with transaction(engine) as session:
+            done = remembering.promote(session, events(), keys, place)
+        overwrite(engine)
     if as_json:
         typer.echo(json.dumps({"tenant": tenant, **done.to_document()}))
         return

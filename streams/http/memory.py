@@ -71,7 +71,9 @@ class MemoryRoutes:
         self._access = access
         self._memory = memory
         self._working: set[str] = set()
-        self._owed: set[tuple[str, str, str]] = set()  # documents whose approval left files to overwrite
+        self._owed: dict[
+            tuple[str, str, str], object
+        ] = {}  # documents whose approval left files to overwrite
 
     def add_to(self, router: web.UrlDispatcher) -> None:
         """Add the routes."""
@@ -179,10 +181,12 @@ class MemoryRoutes:
             (one,) = remembering.add(session, self._memory.events, self._memory.keys(), place, cut)
         name = (place.tenant_id, place.collection, one.document_id)
         if one.gave_up:
-            self._owed.add(name)
-        if name in self._owed:
+            self._owed[name] = object()
+        owed = self._owed.get(name)
+        if one.gave_up or owed is not None:
             scrub(self._memory.engine)
-            self._owed.discard(name)
+            if self._owed.get(name) is owed:  # what another approval owes by now was not paid by this
+                self._owed.pop(name, None)
         return one
 
     def _removed(self, place: Place, document_id: str) -> list[Added]:

@@ -351,18 +351,25 @@ def test_what_nobody_foresaw_ends_neither_the_trainer_nor_its_upkeep(shop):
     assert "a user wrote" not in str(logs)
 
 
-def test_what_nobody_foresaw_between_jobs_is_told_by_the_name_of_that_work_and_makes_the_pause_longer(shop):
+def test_what_nobody_foresaw_between_jobs_is_told_by_the_name_of_that_work_and_ends_a_single_turn(shop):
     round_id, heard = shop.open_round(), []
     observer = TrainerObserver()
-    observer.chore_failed = heard.append
+    process = shop.process()
+
+    def told(chore):
+        heard.append(chore)
+        process.request_stop()
 
     def trip():
         raise ValueError("what a user wrote")
 
-    process = shop.process()
+    observer.chore_failed = told
     process._observer, process._between, process._between_name = observer, trip, "prompt_choices"
+    with pytest.raises(ValueError, match="what a user wrote"):
+        process.run_once()  # whoever asks for a single turn is told by its exit status
+    assert heard == []
     with capture_logs() as logs:
-        assert process.run_once() == 1
+        process.run()
     assert_sound(shop, round_id)
     assert heard == [one["chore"] for one in logs if one["event"] == "chore_failed"] == ["prompt_choices"]
     assert process._stumbled

@@ -203,7 +203,14 @@ def tried_on_top(tenant, capsys):
 
 
 @pytest.mark.parametrize("refuses", [False, True])
-def test_what_a_roll_back_gives_up_is_overwritten_or_said_not_to_be(tenant, capsys, monkeypatch, refuses):
+@pytest.mark.parametrize(
+    ("act", "says"),
+    [("promote", "has candidate 3's documents"), ("roll-back", "abandoned: candidate default@3")],
+)
+def test_what_an_act_gives_up_is_overwritten_or_said_not_to_be(
+    tenant, capsys, monkeypatch, act, says, refuses
+):
+    """To repeat either would be another act, so it is done, and ends so, whatever its files say."""
     scrubbed = []
 
     def scrub(engine):
@@ -211,35 +218,36 @@ def test_what_a_roll_back_gives_up_is_overwritten_or_said_not_to_be(tenant, caps
         if refuses:
             raise StorageError("planted")
 
-    tried_on_top(tenant, capsys)
-    monkeypatch.setattr(scrubbing, "scrub", scrub)
-    status, out, err = run(capsys, "roll-back", "acme")
-    assert (status, len(scrubbed)) == (0, 1)
-    assert "abandoned: candidate default@3" in out
-    assert ("did not overwrite it" in err) is refuses
+    run(capsys, "add", "acme", tenant / "refunds.md")
     run(capsys, "add", "acme", tenant)
+    (tenant / "refunds.md").write_text("A refund takes 21 days.", "utf-8")
+    run(capsys, "try", "acme", tenant / "refunds.md", "--percent", "10")
+    monkeypatch.setattr(scrubbing, "scrub", scrub)
+    status, out, err = run(capsys, act, "acme")
+    assert (status, len(scrubbed)) == (0, 1)
+    assert says in out
+    assert ("did not overwrite it" in err) is refuses
+    (tenant / "refunds.md").write_text("A refund takes 28 days.", "utf-8")
+    run(capsys, "add", "acme", tenant / "refunds.md")
+    before = len(scrubbed)
     assert run(capsys, "roll-back", "acme")[0] == 0
-    assert len(scrubbed) == 3, "where nothing is tried, too"
+    assert len(scrubbed) == before + 1, "where nothing is tried, too"
 
 
-def test_who_repeats_a_promotion_has_the_files_overwritten(tenant, capsys, monkeypatch):
+def test_who_accepts_again_has_the_files_overwritten(tenant, capsys, monkeypatch):
     scrubbed = []
 
     def scrub(engine):
         scrubbed.append(engine)
         if len(scrubbed) == 1:
-            raise StorageError("planted; do the same again")
+            raise StorageError("planted")
 
-    tried_on_top(tenant, capsys)
+    run(capsys, "add", "acme", tenant)
     monkeypatch.setattr(scrubbing, "scrub", scrub)
-    status, out, err = run(capsys, "promote", "acme")
+    status, out, _ = run(capsys, "accept", "acme", "hr/office-dog")
     assert (status, out, len(scrubbed)) == (StorageError.exit_status, "", 1)
-    assert "do the same again" in err
-    stands = told(capsys, "versions", "acme")["versions"]
-    status, out, err = run(capsys, "promote", "acme")
-    assert (out, len(scrubbed)) == ("", 2)
-    assert "nothing was changed" in err
-    assert told(capsys, "versions", "acme")["versions"] == stands
+    assert told(capsys, "accept", "acme", "hr/office-dog")["accepted"]
+    assert len(scrubbed) == 2
 
 
 @pytest.mark.parametrize("act", ["promote", "roll-back"])
