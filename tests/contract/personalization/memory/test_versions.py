@@ -9,7 +9,7 @@ from sqlmodel import col, delete, select, update
 from structlog.testing import capture_logs
 
 from personalization.errors import MemoryMoveError, MemoryNotFoundError
-from personalization.memory import documents, histories, queries, restoring, versions
+from personalization.memory import documents, histories, pgvector, queries, restoring, versions
 from personalization.memory.documents import Place, prepared
 from personalization.memory.sealing import MemoryKeys
 from personalization.memory.search import MemorySearch, SearchRules
@@ -284,6 +284,20 @@ def test_an_addition_says_whether_it_gave_up_texts(shelf, monkeypatch):
     monkeypatch.setattr(versions, "MOST_KEPT_PASSAGES", 0)
     assert shelf.add("dog", "The dog is called Rex.").gave_up
     assert not shelf.add("cow", "The cow is called Emma.").gave_up
+
+
+def test_an_addition_gives_up_the_unsealed_vectors_of_what_it_supersedes(shelf, monkeypatch):
+    """Where pgvector keeps vectors they are deleted at once, and lie in the files until those are vacuumed."""
+    dropped = []
+    monkeypatch.setattr(pgvector, "kept_here", lambda _: True)
+    monkeypatch.setattr(pgvector, "put", lambda *_: None)
+    monkeypatch.setattr(pgvector, "drop", lambda _, row: dropped.append(row.document_id))
+    assert not shelf.add("refunds", REFUNDS).gave_up
+    assert not shelf.add("refunds", REFUNDS).gave_up, "nothing changed"
+    assert not shelf.add("dog", "The dog is called Bello.").gave_up
+    assert dropped == []
+    assert shelf.add("refunds", REFUNDS.replace("14", "21")).gave_up
+    assert dropped == ["refunds"]
 
 
 def test_each_version_is_an_event_of_the_line_without_a_name_of_a_document(shelf):
