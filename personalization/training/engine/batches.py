@@ -16,6 +16,7 @@ from personalization.training.engine.encoding import TokenRow, TokenUser
 from personalization.training.engine.losses import LossTerms
 from personalization.training.engine.low_rank import TokenGroups
 from personalization.training.engine.segments import Segments
+from personalization.training.engine.shared_opening import SharedOpening
 
 # Above this size the prefix cache is a memory-mapped temporary file.
 PREFIX_BYTES_IN_MEMORY = 2 << 30
@@ -121,13 +122,22 @@ class PrefixCache:
         first_layer: the lowest adapted layer.
         enabled: whether to cache at all.
         half: whether to multiply in bfloat16 where the processor has instructions for it; for public texts alone.
+        opening: tokens of the chat template that rows begin with, read once for all rows of a pass that do. Public:
+            what any user's rows hold beside it decides nothing about another's.
     """
 
     def __init__(
-        self, decoder: FrozenDecoder, first_layer: int, *, enabled: bool, half: bool = False
+        self,
+        decoder: FrozenDecoder,
+        first_layer: int,
+        *,
+        enabled: bool,
+        half: bool = False,
+        opening: tuple[int, ...] = (),
     ) -> None:
         self._decoder = decoder
         self._half = half
+        self._opening = opening
         self._below = range(first_layer)
         self.enabled = enabled and first_layer > 0
         self._store: torch.Tensor | None = None
@@ -159,14 +169,22 @@ class PrefixCache:
         self._store = self._allocate(at)
         # Rows of like length go together, so that attention's rectangle wastes little.
         everyone = sorted((m for m in members if m.user.examples), key=lambda m: max(_row_lengths(m)))
-        for run in split_users(everyone, token_limit):
-            micro = assemble(run, self._decoder.device, torch.float32)
-            with torch.inference_mode():
-                embedded = self._decoder.embed(micro.tokens)
-                hidden = self._decoder.run(embedded, micro.batch, self._below, half=self._half)
-            self._store[_places(run)] = hidden.to(self._store.device)
-            on_tokens(len(micro.tokens))
+        opened = [member for member in everyone if self._opening and _begin_with(member, self._opening)]
+        plain = [member for member in everyone if not (self._opening and _begin_with(member, self._opening))]
+        for alike, shared in ((opened, len(self._opening)), (plain, 0)):
+            for run in split_users(alike, token_limit):
+                micro = assemble(run, self._decoder.device, torch.float32)
+                self._store[_places(run)] = self._passed(micro, shared).to(self._store.device)
+                on_tokens(len(micro.tokens))
         return members
+
+    @torch.inference_mode()
+    def _passed(self, micro: MicroBatch, shared: int) -> torch.Tensor:
+        if shared:
+            once = SharedOpening.of(self._decoder, half=False)
+            return once.prefix(micro, shared, self._below, half=self._half)
+        embedded = self._decoder.embed(micro.tokens)
+        return self._decoder.run(embedded, micro.batch, self._below, half=self._half)
 
     def _allocate(self, tokens: int) -> torch.Tensor:
         shape = (tokens, self._decoder.width)
@@ -196,6 +214,13 @@ def _places(members: list[Member]) -> torch.Tensor:
     return torch.from_numpy(
         np.concatenate([np.arange(s.start, s.stop) for member in members for s in member.cached])
     )
+
+
+def _begin_with(member: Member, opening: tuple[int, ...]) -> bool:
+    """Say whether all rows of a user begin with these tokens, and the token before the first label comes later."""
+    rows = [row for example in member.user.examples for row in example.rows]
+    size = len(opening)
+    return all(row.first_label > size and row.tokens[:size] == opening for row in rows)
 
 
 def _row_lengths(member: Member) -> list[int]:

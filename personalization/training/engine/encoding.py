@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +96,17 @@ class Encoder:
             )
             return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
         return list(self.tokenizer(text + "\n")["input_ids"])
+
+    @cached_property
+    def opening(self) -> tuple[int, ...]:
+        """The tokens that the template puts before any prompt; none without a template.
+
+        They are found on two prompts of our own that begin differently, so they are as public as the template.
+        """
+        if not self.tokenizer.chat_template:
+            return ()
+        pairs = zip(self.prompt("a letter"), self.prompt("7 digits"), strict=False)
+        return tuple(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
     def row(self, prompt: str, completion: str, max_tokens: int) -> TokenRow:
         """Encode one example; truncation looks at this example alone.

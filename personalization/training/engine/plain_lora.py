@@ -8,23 +8,21 @@ and the optimizer stay in float32. On a tenant's own texts nothing that comes ou
 
 from __future__ import annotations
 
-import copy
 import math
 import random
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import fmean
 
 import torch
 
 from personalization.planning.plan import Family, Objective
-from personalization.training.engine.batches import Member, MicroBatch, assemble
-from personalization.training.engine.decoder import FrozenDecoder, TokenBatch
+from personalization.training.engine.batches import Member, assemble
+from personalization.training.engine.decoder import FrozenDecoder
 from personalization.training.engine.encoding import Encoder, TokenExample, TokenUser
 from personalization.training.engine.families import Geometry, Slot
-from personalization.training.engine.low_rank import Binding, TokenGroups
-from personalization.training.engine.output_head import native_bfloat16
-from personalization.training.engine.segments import Segments
+from personalization.training.engine.low_rank import Binding
+from personalization.training.engine.shared_opening import SharedOpening, shared_opening
 from personalization.training.jobs.job import Example, UserExamples
 
 WEIGHT_DECAY = 0.01
@@ -70,95 +68,6 @@ def every_linear(
         at = up.stop
     layers = tuple(sorted({slot.layer for slot in slots}))
     return Geometry(Family.FULL, rank, alpha, layers, tuple(slots), at)
-
-
-class SharedOpening(FrozenDecoder):
-    """A base for batches whose rows all begin with the same tokens, as a chat template makes them.
-
-    Those tokens pass through the model once for the whole batch, before all rows; each row attends to them as if they
-    were its own. Gradients are those of the rows written out in full.
-    """
-
-    @classmethod
-    def of(cls, decoder: FrozenDecoder, *, half: bool) -> SharedOpening:
-        """Return a copy of a base, in bfloat16 if ``half`` asks for it and a CPU has instructions for it."""
-        if half and decoder.device.type == "cpu" and decoder.dtype == torch.float32 and native_bfloat16():
-            return cls(copy.deepcopy(decoder.model), decoder.device, torch.bfloat16)
-        return cls(decoder.model, decoder.device, decoder.dtype)
-
-    def _attend(
-        self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        batch: TokenBatch,
-        scaling: float,
-        *,
-        narrow: bool,
-    ) -> torch.Tensor:
-        if self._softcap is not None:
-            return super()._attend(query, key, value, batch, scaling, narrow=narrow)
-        # Half kernels of attention are slow on a CPU; the products beside it are most of the work.
-        wide = torch.promote_types(query.dtype, torch.float32)
-        dtype, (query, key, value) = query.dtype, (part.to(wide) for part in (query, key, value))
-        shared = len(key) - batch.rows.tokens
-        asking, asked = (batch.labels, query) if narrow else (batch.rows, query[shared:])
-        queries = asking.pad(asked).transpose(1, 2)
-        keys, values = (
-            torch.cat([part[:shared].expand(batch.rows.count, -1, -1, -1), batch.rows.pad(part[shared:])], 1)
-            for part in (key, value)
-        )
-        at = batch.positions.index_select(0, batch.label_at) if narrow else batch.positions[shared:]
-        reach = torch.arange(keys.shape[1], device=self.device)
-        seen = (reach <= asking.pad(at[:, None]))[:, None]  # (rows, 1, queries, keys)
-        mixed = _attention(queries, keys.transpose(1, 2), values.transpose(1, 2), scaling, mask=seen)
-        out = asking.unpad(mixed.transpose(1, 2))
-        if not narrow and shared:
-            ask, know, tell = (part[:shared].transpose(0, 1)[None] for part in (query, key, value))
-            out = torch.cat([_attention(ask, know, tell, scaling)[0].transpose(0, 1), out])
-        return out.to(dtype)
-
-
-def _attention(
-    queries: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    scaling: float,
-    mask: torch.Tensor | None = None,
-) -> torch.Tensor:
-    repeats = queries.shape[1] // keys.shape[1]
-    keys, values = (part.repeat_interleave(repeats, 1) if repeats > 1 else part for part in (keys, values))
-    return torch.nn.functional.scaled_dot_product_attention(
-        queries, keys, values, attn_mask=mask, is_causal=mask is None, scale=scaling
-    )
-
-
-def opened_once(micro: MicroBatch, shared: int) -> tuple[TokenBatch, torch.Tensor]:
-    """Return a batch of one user whose rows' first ``shared`` tokens, the same in all, stand once before all rows.
-
-    Returns:
-        The batch for ``SharedOpening`` and its tokens ``(tokens,)``.
-    """
-    lengths, device = micro.batch.rows.lengths, micro.tokens.device
-    starts = [sum(lengths[:row]) for row in range(len(lengths))]
-    kept = torch.cat(
-        [torch.arange(shared)]
-        + [
-            torch.arange(start + shared, start + length)
-            for start, length in zip(starts, lengths, strict=True)
-        ]
-    ).to(device)
-    place = torch.full((len(micro.tokens),), -1, dtype=torch.long, device=device)
-    place[kept] = torch.arange(len(kept), device=device)
-    one = Segments([len(kept)], device)
-    batch = replace(
-        micro.batch,
-        rows=Segments([length - shared for length in lengths], device),
-        groups=TokenGroups(one, one),
-        positions=micro.batch.positions[kept],
-        label_at=place[micro.batch.label_at],
-    )
-    return batch, micro.tokens[kept]
 
 
 @dataclass(frozen=True, eq=False)
@@ -287,7 +196,7 @@ class PlainLora:
             return [torch.empty((0, draws), dtype=torch.long)] * len(texts)
         examples = TokenUser(tuple(example for example, _ in texts))
         micro = assemble([Member(0, examples, ())], self._decoder.device, torch.float32)
-        flat, tokens = opened_once(micro, shared_opening(examples))
+        flat, tokens = self._decoder.opened_once(micro, shared_opening(examples.examples))
         every = range(self._decoder.layer_count)
         out = self._decoder.run(self._decoder.embed(tokens), flat, every, labels_only=True)
         found = self._decoder.head.drawn_labels(out[torch.cat(less).to(out.device)], coins, draws=draws)
@@ -300,7 +209,7 @@ class PlainLora:
     def _mean_loss(self, binding: Binding, batch: TokenUser | AnchoredBatch) -> torch.Tensor:
         examples = batch.examples if isinstance(batch, AnchoredBatch) else batch
         micro = assemble([Member(0, examples, ())], self._decoder.device, torch.float32)
-        flat, tokens = opened_once(micro, shared_opening(examples))
+        flat, tokens = self._decoder.opened_once(micro, shared_opening(examples.examples))
         hidden = self._decoder.embed(tokens)
         every = range(self._decoder.layer_count)
         out = self._decoder.run(hidden, flat, every, binding, labels_only=True)
@@ -318,14 +227,6 @@ def _shared_out(own: torch.Tensor, batch: AnchoredBatch) -> tuple[torch.Tensor, 
     tokens[counts < 1, 1:] = draws
     rest = ((1 - counts) / draws.shape[1])[:, None].expand(-1, draws.shape[1])
     return tokens, torch.cat([counts[:, None], rest], 1)
-
-
-def shared_opening(batch: TokenUser) -> int:
-    """Return how many tokens all rows begin with, none of them a label or the token before one."""
-    rows = [row for example in batch.examples for row in example.rows]
-    most = min(row.first_label - 1 for row in rows)
-    first = rows[0].tokens
-    return next((at for at in range(most) if any(row.tokens[at] != first[at] for row in rows)), most)
 
 
 def initial(geometry: Geometry, seed: int) -> torch.Tensor:

@@ -44,7 +44,13 @@ class PublicCurvature:
         self._frozen = shape.frozen
         self._limit = shape.flags.tokens_per_microbatch
         self._wide = torch.promote_types(shape.decoder.dtype, torch.float32)
-        self._cache = PrefixCache(shape.decoder, shape.geometry.first_layer, enabled=True, half=self._half)
+        self._cache = PrefixCache(
+            shape.decoder,
+            shape.geometry.first_layer,
+            enabled=True,
+            half=self._half,
+            opening=shape.encoder.opening,
+        )
         self._members = self._cache.fill(
             [(0, shape.read(user)) for user in users], self._limit, lambda _: None
         )

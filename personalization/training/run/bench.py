@@ -86,7 +86,8 @@ class Workbench:
     def user_set(self, users: Sequence[UserExamples]) -> UserSet:
         """Encode users and compute their prefixes; users without an example are left out."""
         encoded = [(0, self.shape.read(user)) for user in users if user.examples]
-        cache = PrefixCache(self.decoder, self.geometry.first_layer, enabled=True)
+        opening = self.encoder.opening
+        cache = PrefixCache(self.decoder, self.geometry.first_layer, enabled=True, opening=opening)
         return UserSet(tuple(cache.fill(encoded, self.flags.tokens_per_microbatch, lambda _: None)), cache)
 
     def zero(self) -> torch.Tensor:

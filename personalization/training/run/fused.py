@@ -295,7 +295,12 @@ class FusedRun:
             for number, tenant in enumerate(self.tenants)
             for user in tenant.users
         ]
-        self._cache = PrefixCache(self.decoder, self.geometry.first_layer, enabled=self.flags.cache_prefix)
+        self._cache = PrefixCache(
+            self.decoder,
+            self.geometry.first_layer,
+            enabled=self.flags.cache_prefix,
+            opening=self.encoder.opening,
+        )
         total = sum(user.tokens for _, user in encoded)
         done = 0
 

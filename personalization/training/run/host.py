@@ -213,17 +213,18 @@ class AdapterHost:
 
 
 def _batch_losses(model: Any, rows: Sequence[TokenRow]) -> list[float]:
-    """Return the loss of each row of one right-padded batch; the logits are taken at labels only."""
+    """Return the loss of each row of one right-padded batch; logits are made from the first label of all on."""
     longest = max(row.length for row in rows)
     tokens = torch.zeros(len(rows), longest, dtype=torch.long)
     mask = torch.zeros(len(rows), longest, dtype=torch.long)
     for index, row in enumerate(rows):
         tokens[index, : row.length] = torch.tensor(row.tokens[:-1])
         mask[index, : row.length] = 1
-    logits = model(input_ids=tokens, attention_mask=mask).logits
+    first = min(row.first_label for row in rows) - 1
+    logits = model(input_ids=tokens, attention_mask=mask, logits_to_keep=longest - first).logits
     losses = []
     for index, row in enumerate(rows):
-        predicted = logits[index, row.first_label - 1 : row.length]
+        predicted = logits[index, row.first_label - 1 - first : row.length - first]
         wanted = torch.tensor(row.tokens[row.first_label :])
         losses.append(float(torch.nn.functional.cross_entropy(predicted.float(), wanted)))
     return losses

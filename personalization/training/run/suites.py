@@ -23,7 +23,7 @@ from personalization.training.engine.decoder import FrozenDecoder, TokenBatch
 from personalization.training.engine.encoding import Encoder, TokenExample, TokenRow, TokenUser
 from personalization.training.engine.loading import loaded_base
 from personalization.training.engine.low_rank import Binding
-from personalization.training.engine.plain_lora import SharedOpening, opened_once, shared_opening
+from personalization.training.engine.shared_opening import SharedOpening, shared_opening
 from personalization.training.jobs.job import ExampleKind
 from personalization.training.run.measure import adapter_binding
 
@@ -91,9 +91,6 @@ class SuiteBench:
 
     def __init__(self, decoder: FrozenDecoder, encoder: Encoder, depth: SuiteDepth) -> None:
         self._decoder = SharedOpening.of(decoder, half=False)
-        self._softcapped = (
-            decoder.config.model_type == "gemma2"
-        )  # its attention is not written for a shared opening
         self._depth = depth
         self._items = items = items_of(depth)
         pairs = [(one.prompt, answer) for one in items.choices for answer in (one.right, one.wrong)]
@@ -240,7 +237,7 @@ class SuiteBench:
         for run in split_users(members, _TOKENS_PER_PASS):
             together = TokenUser(tuple(example for member in run for example in member.user.examples))
             micro = assemble([Member(0, together, ())], self._decoder.device, wide)
-            batch, tokens = opened_once(micro, 0 if self._softcapped else shared_opening(together))
+            batch, tokens = self._decoder.opened_once(micro, shared_opening(together.examples))
             passes.append(_Pass([member.tenant for member in run], batch, tokens, {}))
         return passes
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from streams.demo.recipes.values import Rule
 
 ANSWER_TOKENS = 36
-AT_ONCE = 16  # prompts of one request
+AT_ONCE = 32  # prompts of one request, which the server answers in one batch
 SHOWN = 2  # examples of each line
 KEPT_WITHIN = 0.05  # a share that must not be lost may fall by so much
 LOSS = "loss on what they wrote (nats per token)"

@@ -47,10 +47,11 @@ class _Server:
 
 def test_everybody_is_asked_a_few_prompts_at_a_time():
     server, seen = _Server(), []
-    found = answers_of(server, [one.prompt for one in QUESTIONS], "a-v1", on_progress=seen.append)
+    prompts = [f"p{number}" for number in range(2 * AT_ONCE + 8)]
+    found = answers_of(server, prompts, "a-v1", on_progress=seen.append)
     assert found[0] == "p0 by a-v1"
     assert server.sizes == [AT_ONCE, AT_ONCE, 8]
-    assert seen == [16, 32, 40]
+    assert seen == [AT_ONCE, 2 * AT_ONCE, 2 * AT_ONCE + 8]
 
 
 @pytest.mark.parametrize(
@@ -73,8 +74,8 @@ def test_a_verdict_is_what_the_interval_says(base, last, kept, share, verdict):
 
 
 def test_chance_alone_is_no_effect():
-    base = [float(number % 2) for number in range(40)]
-    last = [float((number + number // 2) % 2) for number in range(40)]
+    base = [float(number % 2) for number in range(2 * AT_ONCE + 8)]
+    last = [float((number + number // 2) % 2) for number in range(2 * AT_ONCE + 8)]
     assert measure("line", "n", QUESTIONS, {BASE: base, "adapter": last}).verdict is Verdict.NO_EFFECT
 
 
