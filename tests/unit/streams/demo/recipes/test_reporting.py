@@ -74,8 +74,8 @@ def test_a_verdict_is_what_the_interval_says(base, last, kept, share, verdict):
 
 
 def test_chance_alone_is_no_effect():
-    base = [float(number % 2) for number in range(2 * AT_ONCE + 8)]
-    last = [float((number + number // 2) % 2) for number in range(2 * AT_ONCE + 8)]
+    base = [float(number % 2) for number in range(40)]
+    last = [float((number + number // 2) % 2) for number in range(40)]
     assert measure("line", "n", QUESTIONS, {BASE: base, "adapter": last}).verdict is Verdict.NO_EFFECT
 
 
