@@ -103,14 +103,18 @@ def test_a_round_reads_its_users_with_the_template_once():
     assert run._cache._opening == run.encoder.opening != ()
 
 
+@pytest.mark.parametrize("lengths", [(("a", 3), ("b", 3)), (("a", 3), ("b", 7), ("c", 1))])
 @pytest.mark.parametrize("style", STYLES)
-def test_a_plain_lora_learns_what_rows_read_in_full_teach(style):
+def test_a_plain_lora_learns_what_rows_read_in_full_teach(style, lengths):
     decoder, encoder = (
         FrozenDecoder(tiny_model(style), torch.device("cpu"), torch.float64),
         Encoder(tiny_tokenizer(), 2),
     )
     lora = PlainLora(decoder, encoder, half=False)
-    people = [UserExamples(examples=(Example(prompt=f"say {one}", completion=one * 3),)) for one in "abc"]
+    people = [
+        UserExamples(examples=(Example(prompt=f"say {one}", completion=one * length),))
+        for one, length in lengths
+    ]
     examples = lora.encoded([one.examples[0] for one in people], 64)
     assert shared_opening(examples) >= len(encoder.opening)
     geometry = every_linear(decoder, rank=2, alpha=4.0)
