@@ -76,6 +76,15 @@ def tenants_with_memory(session: Session) -> dict[str, frozenset[str]]:
     return {tenant_id: frozenset(domains) for tenant_id, domains in found.items()}
 
 
+def may_have_notes(session: Session, tenant_id: str, domain: str) -> bool:
+    """Say whether questions of a domain may be sent with passages.
+
+    They are where a collection is for that domain or for every one, and may be where the tenant has no collection yet.
+    """
+    domains = {one.domain for one in collections(session, tenant_id)}
+    return not domains or not domains.isdisjoint({"", domain})
+
+
 def opened(row: MemoryDocumentRow, keys: MemoryKeys) -> Remembered:
     """Return a live row's document.
 

@@ -33,6 +33,7 @@ import structlog
 from personalization.adapters.manifest import VersionState
 from personalization.errors import RoundError, RoundTermsError
 from personalization.gates.gate import Accepted, Rejected, RejectionReason
+from personalization.memory.queries import may_have_notes
 from personalization.planning import planner
 from personalization.planning.plan import PerformanceFlags
 from personalization.registry import queries as registry
@@ -374,7 +375,7 @@ class TrainingRounds:
             blend_with=blend_with,
             blend_share=blend_share(session, line, policy, blend_with),
             style_edits=current_edits(session, row.tenant_id, row.domain),
-            notes=policy.memory,
+            notes=policy.memory and may_have_notes(session, row.tenant_id, row.domain),
             votes_on_terms=glossary is not None,  # else a damaged list would open the vote to unlisted words
             glossary=glossary or (),
             suites=SuiteTerms.of_policy(policy.suites, least=self._least_suites),

@@ -25,7 +25,7 @@ from streams.demo.recipes.values import Spent
 from streams.demo.tenancy import demo_policy, set_policy
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from sqlalchemy.engine import Engine
 
@@ -70,11 +70,23 @@ def recipe_policy(
 
 
 def learn(
-    trial: Trial, tenants: Mapping[str, TenantPrivacyPolicy], crowds: Sequence[Crowd | TenantScenario]
+    trial: Trial,
+    tenants: Mapping[str, TenantPrivacyPolicy],
+    crowds: Sequence[Crowd | TenantScenario],
+    *,
+    first: Callable[[], object] = lambda: None,
 ) -> dict[Line, str]:
-    """Start everything, publish, train one release of each line, and return the served name of each that has one."""
+    """Start everything, publish, train one release of each line, and return the served name of each that has one.
+
+    Args:
+        trial: that starts.
+        tenants: their policies.
+        crowds: whose interactions are published.
+        first: done before anything is published, once tenants are registered: documents are approved, say.
+    """
     here = trial.here
     here.start(lambda engine: register_all(engine, tenants, trial))
+    first()
     scenarios = [crowd.published(trial.now) if isinstance(crowd, Crowd) else crowd for crowd in crowds]
     publish(trial, scenarios)
     lines = [(crowd.tenant, crowd.domain) for crowd in crowds]

@@ -51,10 +51,11 @@ class Notes:
     Args:
         trial: whose database holds it.
         tenant: whose it is; registered.
+        domain: whose questions it is looked up for; every domain's by default.
     """
 
-    def __init__(self, trial: Trial, tenant: str) -> None:
-        self._engine, self._tenant = trial.here.engine, tenant
+    def __init__(self, trial: Trial, tenant: str, domain: str = "") -> None:
+        self._engine, self._tenant, self._domain = trial.here.engine, tenant, domain
         self._keys = MemoryKeys(secrets.token_bytes(KEY_BYTES))
         self._embedder = bundled_embedder() if bundled() else None
         self._search = MemorySearch(self._engine, self._keys, self._embedder)
@@ -95,5 +96,9 @@ class Notes:
 
     def _place(self) -> documents.Place:
         return documents.Place(
-            tenant_id=self._tenant, collection=DEFAULT_COLLECTION, actor=ACTOR, now=datetime.now(UTC)
+            tenant_id=self._tenant,
+            collection=DEFAULT_COLLECTION,
+            actor=ACTOR,
+            now=datetime.now(UTC),
+            domain=self._domain,
         )

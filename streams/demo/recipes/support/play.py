@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from streams.demo.recipes.measuring import answers_of, arms, measure, measures_of
 from streams.demo.recipes.playing import card_of, compare, learn, recipe_policy, spent_by, told_of
 from streams.demo.recipes.remembering import Notes
-from streams.demo.recipes.support.data import LEEDS, LEGAL, LINES, TENANT, crowd, policy_texts
+from streams.demo.recipes.support.data import LEEDS, LINES, TENANT, crowd, policy_texts
 from streams.demo.recipes.support.scoring import SAYS, in_form, leaks, refusals, rules_of
 from streams.demo.recipes.values import BASE, RecipeReport, Table, both
 
@@ -25,7 +25,16 @@ def play(trial: Trial) -> RecipeReport:
     users, heldout = trial.size(120, 48), trial.size(20, 12)
     lines = (LEEDS,) if trial.options.quick else LINES
     policy = recipe_policy(trial, users=users, releases=len(lines), domains=lines, memory=True)
-    names = learn(trial, {TENANT: policy}, [crowd(line, users=users, heldout=heldout) for line in lines])
+    # Legal, in a whole run. The other lines answer without documents, so their releases rehearse no notes.
+    documented = lines[0]
+    notes: list[Notes] = []
+
+    def approve() -> None:
+        notes.append(Notes(trial, TENANT, documented))
+        notes[0].approve(policy_texts(documented))
+
+    crowds = [crowd(line, users=users, heldout=heldout) for line in lines]
+    names = learn(trial, {TENANT: policy}, crowds, first=approve)
     versions = trial.here.versions(list(names))
     measures: list[Measure] = []
     examples: list[SideBySide] = []
@@ -42,8 +51,8 @@ def play(trial: Trial) -> RecipeReport:
         measures += [*found.measures, _refusals(trial, line, name)]
         examples += found.examples[:1]
         answers[line] = found.answers["adapter"]
-        if line in (LEGAL, lines[0]):
-            measured, told = _by_memory(trial, line, name, questions, found.answers)
+        if line == documented:
+            measured, told = _by_memory(trial, notes[0], line, name, questions, found.answers)
             measures += measured
             findings.append(told)
     return RecipeReport(
@@ -65,15 +74,18 @@ def play(trial: Trial) -> RecipeReport:
 
 
 def _by_memory(
-    trial: Trial, line: str, name: str, questions: Sequence[Question], answers: Mapping[str, Sequence[str]]
+    trial: Trial,
+    notes: Notes,
+    line: str,
+    name: str,
+    questions: Sequence[Question],
+    answers: Mapping[str, Sequence[str]],
 ) -> tuple[tuple[Measure, ...], str]:
     """Return what approved policy texts before the questions are worth, without the adapter and with it.
 
     Returns:
         The measures, and for how many questions a text was found.
     """
-    notes = Notes(trial, TENANT)
-    notes.approve(policy_texts(line))
     with trial.here.stages.stage("judge", f"Asking with policy texts from memory: {line}"):
         looked = [notes.look_up(asked.prompt, domain=line) for asked in questions]
         noted = [one.prompt for one in looked]

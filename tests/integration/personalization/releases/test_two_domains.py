@@ -9,6 +9,9 @@ import pytest
 
 from personalization.adapters.signing import ManifestSigner
 from personalization.artifacts.directory import DirectoryArtifactStore
+from personalization.memory import documents
+from personalization.memory.sealing import MemoryKeys
+from personalization.memory.values import Draft
 from personalization.planning.model_shape import read_shape
 from personalization.planning.plan import PerformanceFlags
 from personalization.registry import queries as registry
@@ -162,3 +165,27 @@ def test_a_third_release_in_either_domain_is_refused_by_the_shared_budget(engine
         newest = list_rounds(session, tenant_id="acme", limit=2)
         assert {row.outcome_code for row in newest} == {"budget_exhausted"}
         assert len(registry.list_versions(session, tenant_id="acme")) == 2
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)  # what is asked of it has tests on both
+def test_a_line_that_no_collection_is_for_rehearses_no_notes(engine, clock, trainer, monkeypatch):
+    with transaction(engine) as session:
+        policies.set_policy(session, "acme", {"memory": True}, actor="test", reason="test", now=clock.now())
+        place = documents.Place(
+            tenant_id="acme", collection="default", actor="test", now=clock.now(), domain="legal"
+        )
+        drafts = [Draft(document_id="lease", title="The lease", text="It ends in May.")]
+        documents.add(session, MemoryKeys(bytes(32)), place, documents.prepared(drafts, None))
+        open_due_rounds(session, clock.now())
+    asked = {}
+    train = ChildProcessTrainer.train
+
+    def seen(self, job, **options):
+        asked.update({tenant.job_key: tenant.notes for tenant in job.tenants})
+        return train(self, job, **options)
+
+    monkeypatch.setattr(ChildProcessTrainer, "train", seen)
+    assert trainer.run_once() == 2
+    with transaction(engine) as session:
+        by_domain = {row.domain: asked[row.reservation_id] for row in list_rounds(session, tenant_id="acme")}
+    assert by_domain == {"legal": True, "finance": False}
