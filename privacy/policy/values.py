@@ -157,7 +157,7 @@ class TenantPrivacyPolicy(Validated):
             the version before it may be.
         memory: whether each release also rehearses made-up questions with notes before them, in the form in which the
             gateway sends passages of the tenant's documents; it needs ``styles``. Lines that none of
-            the tenant's collections is for do not. Nothing private and no document is in them.
+            the tenant's collections is for do not, but for the default one. Nothing private and no document is in them.
         drift: how often a charged reading of what users ask is taken, and what follows when it changes.
     """
 

@@ -122,8 +122,8 @@ class PrefixCache:
         first_layer: the lowest adapted layer.
         enabled: whether to cache at all.
         half: whether to multiply in bfloat16 where the processor has instructions for it; for public texts alone.
-        opening: tokens of the chat template that rows begin with, read once for all rows of a pass that do. Public:
-            what any user's rows hold beside it decides nothing about another's.
+        opening: tokens of the chat template that rows begin with, read once on a CPU for all rows of a pass that
+            do. Public: what any user's rows hold beside it decides nothing about another's.
     """
 
     def __init__(
@@ -137,7 +137,8 @@ class PrefixCache:
     ) -> None:
         self._decoder = decoder
         self._half = half
-        self._opening = opening
+        # A GPU attends over whole rows by a kernel of its own, in the base's own type; nothing was measured there.
+        self._opening = opening if decoder.device.type == "cpu" else ()
         self._below = range(first_layer)
         self.enabled = enabled and first_layer > 0
         self._store: torch.Tensor | None = None

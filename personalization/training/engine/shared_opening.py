@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
@@ -107,7 +108,7 @@ def _attention(
 
 def _opened_once(micro: MicroBatch, shared: int) -> tuple[TokenBatch, torch.Tensor]:
     lengths, device = micro.batch.rows.lengths, micro.tokens.device
-    starts = [sum(lengths[:row]) for row in range(len(lengths))]
+    starts = list(accumulate(lengths[:-1], initial=0))
     kept = torch.cat(
         [torch.arange(shared)]
         + [

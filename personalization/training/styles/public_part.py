@@ -88,7 +88,7 @@ class PublicPart:
         Args:
             card: a released card that is ``worth_making``.
             progress: gets steps done and steps in all.
-            notes: rehearse made-up questions with notes too; a few steps more.
+            notes: rehearse made-up questions with notes too; 12 steps more.
         """
         rng = random.Random(card.digest())  # noqa: S311  # public text, no secret
         rehearsed = [

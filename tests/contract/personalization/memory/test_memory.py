@@ -20,6 +20,7 @@ from privacy.audit import trail as audit_trail
 from privacy.audit.records import verify
 from privacy.errors import KeyUnavailableError, UnknownTenantError
 from privacy.policy import versions as policies
+from privacy.policy.values import DEFAULT_DOMAIN
 from privacy.storage.session import open_engine, reading, transaction
 from tests.fakes.embedders import WordHashes
 
@@ -195,6 +196,8 @@ def test_questions_of_a_domain_may_have_notes_unless_every_collection_is_for_ano
     assert told() == [True, True]  # documents may still come
     memory.add("refunds", REFUNDS, collection="shop", domain="support")
     assert told() == [True, False]
+    with reading(memory.engine) as session:
+        assert queries.may_have_notes(session, "acme", DEFAULT_DOMAIN)  # its adapter stands in for others
     with reading(memory.engine) as session:
         assert queries.may_have_notes(session, "globex", "legal")  # another tenant's collections say nothing
     memory.add("dog", DOG)
