@@ -9,7 +9,6 @@ from sqlmodel import col, select
 from personalization.memory.sealing import content_of
 from personalization.memory.tables import MemoryCollectionRow, MemoryDocumentRow
 from personalization.memory.values import Remembered, State
-from privacy.policy.values import DEFAULT_DOMAIN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,16 +74,6 @@ def tenants_with_memory(session: Session) -> dict[str, frozenset[str]]:
     for tenant_id, domain in rows:
         found.setdefault(tenant_id, set()).add(domain)
     return {tenant_id: frozenset(domains) for tenant_id, domains in found.items()}
-
-
-def may_have_notes(session: Session, tenant_id: str, domain: str) -> bool:
-    """Say whether questions of a domain may be sent with passages.
-
-    They are where a collection is for that domain or for every one, and may be where the tenant has no collection yet.
-    The default domain's adapter also answers where another domain has none, with that one's passages.
-    """
-    domains = {one.domain for one in collections(session, tenant_id)}
-    return not domains or domain == DEFAULT_DOMAIN or not domains.isdisjoint({"", domain})
 
 
 def opened(row: MemoryDocumentRow, keys: MemoryKeys) -> Remembered:

@@ -10,11 +10,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from personalization.memory import candidates, documents, restoring, trying, versions
-from personalization.memory.queries import standing
+from personalization.memory.queries import collections, standing
 from personalization.memory.versions import Decision
 from personalization.registry import queries as registry
 from personalization.registry.announcements import Act, AdapterEventKind, MemoryFacts, announce
 from privacy.policy import versions as policies
+from privacy.policy.values import DEFAULT_DOMAIN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -29,7 +30,17 @@ if TYPE_CHECKING:
     from personalization.registry.announcements import AdapterEvents
 
 Result = TypeVar("Result")
-EVERY_DOMAINS: Final = "default"  # line on which a collection for every domain is told
+EVERY_DOMAINS: Final = DEFAULT_DOMAIN  # line on which a collection for every domain is told
+
+
+def may_have_notes(session: Session, tenant_id: str, domain: str) -> bool:
+    """Say whether questions on a line may be sent with passages.
+
+    They are where a collection is for its domain or for every one, and may be where the tenant has no collection yet.
+    The default domain's adapter also answers where another domain has none, with that one's passages.
+    """
+    domains = {one.domain for one in collections(session, tenant_id)}
+    return not domains or domain == DEFAULT_DOMAIN or not domains.isdisjoint({"", domain})
 
 
 def add(

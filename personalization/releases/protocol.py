@@ -33,12 +33,12 @@ import structlog
 from personalization.adapters.manifest import VersionState
 from personalization.errors import RoundError, RoundTermsError
 from personalization.gates.gate import Accepted, Rejected, RejectionReason
-from personalization.memory.queries import may_have_notes
 from personalization.planning import planner
 from personalization.planning.plan import PerformanceFlags
 from personalization.registry import queries as registry
 from personalization.registry.announcements import Act, AdapterEventKind, announce
 from personalization.registry.publishing import Candidate
+from personalization.registry.remembering import may_have_notes
 from personalization.registry.terming import proposed_pairs
 from personalization.releases.charge import (
     departure,

@@ -16,6 +16,7 @@ from personalization.memory.pgvector import NEAREST, PgVectors
 from personalization.memory.sealing import MemoryKeys
 from personalization.memory.search import MemorySearch, SearchRules
 from personalization.memory.values import Draft, Fate, Outcome
+from personalization.registry import remembering
 from privacy.audit import trail as audit_trail
 from privacy.audit.records import verify
 from privacy.errors import KeyUnavailableError, UnknownTenantError
@@ -191,15 +192,17 @@ def test_a_collection_of_one_domain_is_looked_up_for_that_one(memory):
 def test_questions_of_a_domain_may_have_notes_unless_every_collection_is_for_another(memory):
     def told():
         with reading(memory.engine) as session:
-            return [queries.may_have_notes(session, "acme", one) for one in ("support", "legal")]
+            return [remembering.may_have_notes(session, "acme", one) for one in ("support", "legal")]
 
     assert told() == [True, True]  # documents may still come
     memory.add("refunds", REFUNDS, collection="shop", domain="support")
     assert told() == [True, False]
     with reading(memory.engine) as session:
-        assert queries.may_have_notes(session, "acme", DEFAULT_DOMAIN)  # its adapter stands in for others
+        assert remembering.may_have_notes(session, "acme", DEFAULT_DOMAIN)  # its adapter stands in for others
     with reading(memory.engine) as session:
-        assert queries.may_have_notes(session, "globex", "legal")  # another tenant's collections say nothing
+        assert remembering.may_have_notes(
+            session, "globex", "legal"
+        )  # another tenant's collections say nothing
     memory.add("dog", DOG)
     assert told() == [True, True]
 
