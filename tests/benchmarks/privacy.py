@@ -348,9 +348,7 @@ class Round(FusedRun):
             for n in range(self.USERS)
         ]
         self._cache = PrefixCache(self.decoder, self.geometry.first_layer, enabled=True)
-        return [
-            self._cache.fill([(0, user) for user in users], self.flags.tokens_per_microbatch, lambda _: None)
-        ]
+        return [self._cache.fill([(0, user) for user in users], self.flags.tokens_per_microbatch)]
 
 
 def audit_plan(epsilon: float) -> TrainingPlan:

@@ -172,7 +172,7 @@ class Ours:
         users = [TokenUser((TokenExample((row,), ExampleKind.SFT, 1.0),)) for row in rows]
         self.run._cache = PrefixCache(decoder, self.run.geometry.first_layer, enabled=cached)
         placed = [(n // rows_each, user) for n, user in enumerate(users)]
-        self.members = self.run._cache.fill(placed, 8192, lambda _n: None)
+        self.members = self.run._cache.fill(placed, 8192)
 
     def step(self):
         self.run._step(self.optimizer, self.parameter, self.members)

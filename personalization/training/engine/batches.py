@@ -143,15 +143,12 @@ class PrefixCache:
         self.enabled = enabled and first_layer > 0
         self._store: torch.Tensor | None = None
 
-    def fill(
-        self, users: list[tuple[int, TokenUser]], token_limit: int, on_tokens: Callable[[int], None]
-    ) -> list[Member]:
+    def fill(self, users: list[tuple[int, TokenUser]], token_limit: int) -> list[Member]:
         """Compute and store the prefix of all rows of all users.
 
         Args:
             users: (tenant number, user) pairs in order.
             token_limit: tokens per pass.
-            on_tokens: told how many tokens each pass finished.
 
         Returns:
             The users with the place of their rows.
@@ -176,7 +173,6 @@ class PrefixCache:
             for run in split_users(alike, token_limit):
                 micro = assemble(run, self._decoder.device, torch.float32)
                 self._store[_places(run)] = self._passed(micro, shared).to(self._store.device)
-                on_tokens(len(micro.tokens))
         return members
 
     @torch.inference_mode()

@@ -51,9 +51,7 @@ class PublicCurvature:
             half=self._half,
             opening=shape.encoder.opening,
         )
-        self._members = self._cache.fill(
-            [(0, shape.read(user)) for user in users], self._limit, lambda _: None
-        )
+        self._members = self._cache.fill([(0, shape.read(user)) for user in users], self._limit)
         self._at_zero: torch.Tensor | None = None
         self._shortlist: Shortlist | None = None
         if 0 < shape.plan.label_shortlist < shape.decoder.head.vocabulary:

@@ -178,7 +178,7 @@ def _compute(decoder: FrozenDecoder, encoder: Encoder, layers: tuple[int, ...]) 
         encoded = [
             (0, encoder.user(user, bound=1, objective=Objective.SFT, max_tokens=MAX_TOKENS)) for user in users
         ]
-        for member in cache.fill(encoded, _TOKENS_PER_PASS, lambda _: None):
+        for member in cache.fill(encoded, _TOKENS_PER_PASS):
             micro = assemble([member], decoder.device, torch.promote_types(decoder.dtype, torch.float32))
             with _Watch(weights) as watch:
                 hidden = cache.hidden(micro).detach().clone().requires_grad_()

@@ -88,7 +88,7 @@ class Workbench:
         encoded = [(0, self.shape.read(user)) for user in users if user.examples]
         opening = self.encoder.opening
         cache = PrefixCache(self.decoder, self.geometry.first_layer, enabled=True, opening=opening)
-        return UserSet(tuple(cache.fill(encoded, self.flags.tokens_per_microbatch, lambda _: None)), cache)
+        return UserSet(tuple(cache.fill(encoded, self.flags.tokens_per_microbatch)), cache)
 
     def zero(self) -> torch.Tensor:
         """Return the vector of the adapter that changes nothing."""

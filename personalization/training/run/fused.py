@@ -301,16 +301,10 @@ class FusedRun:
             enabled=self.flags.cache_prefix,
             opening=self.encoder.opening,
         )
-        total = sum(user.tokens for _, user in encoded)
-        done = 0
-
-        def tell(tokens: int) -> None:
-            nonlocal done
-            done += tokens
-            # Whole percents: the number of tokens is private, and progress goes into logs.
-            self.progress(Progress(stage="prefix", done=100 * done // max(1, total), total=100))
-
-        placed = self._cache.fill(encoded, self.flags.tokens_per_microbatch, tell)
+        # Nothing in between: how many passes there are, and how much of the whole each is, tells of users' texts.
+        self.progress(Progress(stage="prefix", done=0, total=1))
+        placed = self._cache.fill(encoded, self.flags.tokens_per_microbatch)
+        self.progress(Progress(stage="prefix", done=1, total=1))
         members: list[list[Member]] = [[] for _ in self.tenants]
         for member in placed:
             members[member.tenant].append(member)

@@ -23,7 +23,7 @@ def one_tenant():
 
 def cached(run, users, *, opening, limit=10_000):
     cache = PrefixCache(run.decoder, 2, enabled=True, opening=opening)
-    members = cache.fill([(0, user) for user in users], limit, lambda _: None)
+    members = cache.fill([(0, user) for user in users], limit)
     return cache, members
 
 
@@ -101,6 +101,19 @@ def test_a_round_reads_its_users_with_the_template_once():
     run = make_run("llama", [one_tenant()])
     run._prefix()
     assert run._cache._opening == run.encoder.opening != ()
+
+
+def test_what_is_told_of_reading_users_is_alike_whoever_they_are():
+    """How many passes there are, and how much of the whole each is, tells how long users' texts are."""
+    told = []
+    for shapes in (((3,),), ((5, 9, 2), (7,) * 4, (1,))):
+        job = TenantJob(job_key="a", plan=damped_plan(), users=make_users(*shapes), noise_key=bytes(32))
+        run = make_run("llama", [job], tokens_per_microbatch=64)
+        seen = []
+        run.progress = seen.append
+        run._prefix()
+        told.append([(one.stage, one.done, one.total) for one in seen])
+    assert told[0] == told[1] == [("prefix", 0, 1), ("prefix", 1, 1)]
 
 
 @pytest.mark.parametrize("lengths", [(("a", 3), ("b", 3)), (("a", 3), ("b", 7), ("c", 1))])
