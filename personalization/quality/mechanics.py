@@ -30,6 +30,7 @@ from personalization.planning.plan import PerformanceFlags, TrainingPlan
 from personalization.planning.planner import Declined, PlannerSettings, propose
 from personalization.quality.data import SUFFIX, read_tenant, tenants_in
 from personalization.quality.intervals import difference_interval, mean_interval
+from personalization.quality.mechanics_rows import REMEMBERED, rows_of, told
 from personalization.quality.options import MECHANICS, MechanicsOptions, benchmark_policy
 from personalization.quality.targets import machine
 from personalization.training.errors import JobInvalidError
@@ -45,14 +46,22 @@ if TYPE_CHECKING:
 
     from personalization.training.run.bench import UserSet
 
-FORMAT = "discreet.meta.v1"
+FORMAT = "discreet.meta.v2"
 _MANY_USERS = 50_000
 WRITTEN = 5  # examples of an operator's guide
-REMEMBERED = 0.01  # what earlier windows may lose after the last release
 
 
-def run_mechanics(options: MechanicsOptions, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
-    """Measure and return a JSON-ready document with one row for each switch of each mechanic.
+def run_mechanics(
+    options: MechanicsOptions,
+    say: Callable[[str], None] = lambda _: None,
+    keep: Callable[[dict[str, Any]], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Measure and return a JSON-ready document with one row for each figure of each mechanic.
+
+    Args:
+        options: what is measured.
+        say: told of every switch that is measured, and of what is trained meanwhile.
+        keep: given the document so far after each mechanic, since a whole run takes hours.
 
     Raises:
         JobInvalidError: the data cannot be read, a tenant is not in it, or a mechanic is unknown.
@@ -67,7 +76,7 @@ def run_mechanics(options: MechanicsOptions, say: Callable[[str], None] = lambda
         )
     if strange := set(options.tenants) - set(names):
         raise JobInvalidError(f"the folder has no tenant {min(strange)!r}; there are {', '.join(names)}")
-    return _Mechanics(options, say).run()
+    return _Mechanics(options, say).run(keep)
 
 
 class _Mechanics:
@@ -86,16 +95,20 @@ class _Mechanics:
         names = tenants_in(options.data)
         self.targets = list(options.tenants or names[:2])
         self.others = [name for name in names if name not in self.targets]
-        self.rows: list[dict[str, Any]] = []
+        self.measured: list[dict[str, Any]] = []
         self._heldout: dict[str, UserSet] = {}
         self._trained: dict[tuple[str, int], UserSet] = {}
         self._tasks: list[UserSet] = []
         self._public: tuple[UserSet, list[float]] | None = None
 
-    def run(self) -> dict[str, Any]:
+    def run(self, keep: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         for mechanic in self.options.only:
             self.say(f"{mechanic} …")
             getattr(self, f"_{mechanic}")()
+            keep(self._document())
+        return self._document()
+
+    def _document(self) -> dict[str, Any]:
         options = asdict(self.options)
         return {
             "format": FORMAT,
@@ -104,7 +117,8 @@ class _Mechanics:
                 key: value.name if isinstance(value, Path) else value for key, value in options.items()
             },
             "tenants": self.targets,
-            "rows": self.rows,
+            "measured": self.measured,
+            "rows": rows_of(self.measured),
             "seconds": round(time.monotonic() - self.began, 1),
         }
 
@@ -267,11 +281,13 @@ class _Mechanics:
         if not self._tasks:
             self._tasks = [self.bench.user_set(task) for task in style_tasks()]
         recipe = MamlRecipe(outer_steps=self.options.outer_steps, sampling=sampling, tasks_per_step=each)
+        self.say(f"a MAML start, tasks {sampling.value}: {recipe.outer_steps} outer steps …")
         return maml_start(self.bench, self._tasks, recipe)
 
     def _private(self, tenant: str, users: int, start: torch.Tensor, seed: int) -> torch.Tensor:
         """Return a tenant's private release of so many users."""
         key = _key(f"{tenant} {users} {seed}".encode())
+        self.say(f"a release of {users} users of {tenant} …")
         plan = self._plan(users, self.options.epsilon)
         return self.bench.train(self._users(tenant, users), plan, start=start, noise_key=key)
 
@@ -337,26 +353,8 @@ class _Mechanics:
         )
 
     def _note(self, mechanic: str, what: str, tenant: str, **found: object) -> None:
-        self.rows.append({"mechanic": mechanic, "switch": what, "tenant": tenant, **found})
-        self.say(told(self.rows[-1]))
-
-
-def told(row: dict[str, Any]) -> str:
-    """Return one row in a line."""
-    head = f"{row['mechanic']}, {row['tenant']}, {row['switch']}: "
-    if row["mechanic"] == "continual":
-        bwt = "" if row["bwt"] is None else f", BWT {row['bwt']['value']:+.3f} nats"
-        return (
-            f"{head}earlier windows {100 * row['worst']:+.1f} % at worst{bwt} (at most {100 * row['limit']:.0f} %: "
-            f"{'yes' if row['ok'] else 'no'})"
-        )
-    gain = row["gain"]
-    low, high = gain["low"], gain["high"]
-    line = f"{head}{row['base']:.3f} → {row['after']:.3f}, gain {gain['value']:.3f} [{low:.3f}, {high:.3f}]"
-    if "gate" in row:
-        change = row["public_text_change"]
-        line += f", public text {100 * change:+.1f} %, the gate {row['gate']}" if change is not None else ""
-    return line
+        self.measured.append({"mechanic": mechanic, "switch": what, "tenant": tenant, **found})
+        self.say(told(self.measured[-1]))
 
 
 def _served(released: Sequence[torch.Tensor], decay: float) -> torch.Tensor:

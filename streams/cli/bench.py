@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -117,14 +118,7 @@ def quality(
         pairs = ",".join(f"{users}:{epsilon:g}" for users, epsilon in options.chosen)
         raise typer.BadParameter(f"compared is {compared}; allowed are the pairs that are measured: {pairs}")
 
-    def keep(results: dict[str, Any]) -> None:
-        if json_path is not None:
-            part = json_path.with_name(
-                f"{json_path.name}.part"
-            )  # whoever ends the run here loses no earlier pair
-            part.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-            part.replace(json_path)
-
+    keep = partial(_keep, json_path)
     results = run_quality(options, typer.echo, keep)
     for row in results["rows"]:
         typer.echo(_told(row))
@@ -178,9 +172,20 @@ def meta(
             **{name: value for name, value in given.items() if value not in (None, ())},
         },
     )
-    results = run_mechanics(options, typer.echo)
-    if json_path is not None:
-        json_path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    keep = partial(_keep, json_path)
+    results = run_mechanics(options, typer.echo, keep)
+    for row in results["rows"]:
+        if row["must"] is not None:
+            typer.echo(_told(row))
+
+
+def _keep(path: Path | None, results: dict[str, Any]) -> None:
+    """Write what there is so far: whoever ends the run here loses nothing that was measured."""
+    if path is None:
+        return
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    part.replace(path)
 
 
 def _numbers(text: str, kind: type[int] | type[float]) -> tuple[int | float, ...]:
