@@ -174,9 +174,13 @@ class PlainLora:
             coins: on the CPU; public.
             size: examples of one batch.
         """
-        drawn: list[torch.Tensor] = []
-        for at in range(0, len(texts), DRAWN_AT_ONCE):
-            drawn += self._drawn(texts[at : at + DRAWN_AT_ONCE], draws, coins)
+        drawn = [torch.empty((0, draws), dtype=torch.long)] * len(texts)
+        asked = [number for number, (_, counts) in enumerate(texts) if min(counts) < 1]
+        for at in range(0, len(asked), DRAWN_AT_ONCE):
+            some = asked[at : at + DRAWN_AT_ONCE]
+            found = self._drawn([texts[number] for number in some], draws, coins)
+            for number, tokens in zip(some, found, strict=True):
+                drawn[number] = tokens
         return [
             AnchoredBatch(
                 TokenUser(tuple(example for example, _ in texts[at : at + size])),
@@ -192,8 +196,6 @@ class PlainLora:
     ) -> list[torch.Tensor]:
         """Return what the base draws at the labels of each text that count less ``(those labels, draws)``."""
         less = [torch.tensor([count < 1 for count in counts]) for _, counts in texts]
-        if not any(bool(one.any()) for one in less):
-            return [torch.empty((0, draws), dtype=torch.long)] * len(texts)
         examples = TokenUser(tuple(example for example, _ in texts))
         micro = assemble([Member(0, examples, ())], self._decoder.device, torch.float32)
         flat, tokens = self._decoder.opened_once(micro, shared_opening(examples.examples))

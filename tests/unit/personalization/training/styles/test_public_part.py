@@ -104,6 +104,26 @@ def test_the_base_draws_as_it_says_itself(base, lora):
     assert float(wanted.max()) > 0.05
 
 
+def test_a_text_that_counts_in_full_is_not_read_for_draws_and_changes_none(lora, monkeypatch):
+    """Questions that are rehearsed, with notes too, are the longest rows; the base draws at no label of theirs."""
+    whole, part = rows_of(lora, "defg", "cd")
+    full, less = [1.0] * whole.rows[0].labels, [0.5] + [1.0] * (part.rows[0].labels - 1)
+    read = []
+    drawn = PlainLora._drawn
+
+    def counted(self, texts, *how):
+        read.extend(row for row, _ in texts)
+        return drawn(self, texts, *how)
+
+    monkeypatch.setattr(PlainLora, "_drawn", counted)
+    coins = torch.Generator().manual_seed
+    first, second = lora.anchored([(whole, full), (part, less)], 3, coins(5), size=1)
+    assert read == [part]
+    assert first.draws.shape == (0, 3)
+    (alone,) = lora.anchored([(part, less)], 3, coins(5), size=1)
+    assert torch.equal(second.draws, alone.draws)
+
+
 def test_a_base_that_already_says_it_is_left_as_it_is(lora, base):
     """Where nothing counts but the base's own draws, the gradient at the base is noise around nothing."""
     decoder, _ = base
