@@ -7,6 +7,7 @@ import json
 import pytest
 
 from streams.cli import main as command_line
+from streams.demo.recipes.catalogue import RECIPES
 from tests.fakes.tiny_models import write_tiny_base
 
 
@@ -30,3 +31,22 @@ def test_a_recipe_runs_end_to_end_and_says_what_it_found(tmp_path, capsys):
     assert loss["arms"]["base"] != loss["arms"]["adapter"]
     assert {"start", "publish", "ingest", "train", "serve", "judge"} <= set(document["seconds"])
     assert (kept / "code.png").stat().st_size > 5_000
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", sorted(RECIPES.keys() - {"code", "edge"}))
+def test_every_recipe_runs_end_to_end(name, tmp_path, capsys):
+    """Edge needs a build of llama.cpp and a base that it can convert: ``tests/benchmarks/RESULTS.md``, recipes."""
+    base = write_tiny_base(tmp_path / "tiny")
+    found = tmp_path / "found.json"
+    words = ["recipes", "run", name, "--quick", "--base-model", str(base), "--json", str(found)]
+    assert command_line.main(words) == 0
+    said = capsys.readouterr().out
+    document = json.loads(found.read_text("utf-8"))
+    assert document["quick"]
+    assert document["measures"]
+    assert document["spent"]
+    for spent in document["spent"]:
+        assert 0 < spent["epsilon"] <= spent["allowed"]
+        assert spent["tenant"] in said
