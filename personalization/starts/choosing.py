@@ -128,6 +128,18 @@ def blend_share(
     return before / (before + 1)
 
 
+def card_source(session: Session, line_ref: str, policy: TenantPrivacyPolicy) -> str | None:
+    """Return the line's released version whose style card goes into the next one; None where nothing is remembered."""
+    if not (policy.remember and policy.styles):
+        return None
+    for row in reversed(registry.versions_of(session, line_ref)):
+        if row.state in _USABLE:
+            manifest = registry.read_version(row).manifest
+            if manifest.style is not None and manifest.scope is Scope.TENANT:
+                return row.version_id
+    return None
+
+
 def blend_fact(version_id: str | None, share: float) -> GateCheck | None:
     """Return a blend as a fact of the version's evaluation."""
     if version_id is None:

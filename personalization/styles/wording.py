@@ -75,6 +75,11 @@ def sentences(card: StyleCard) -> tuple[str, ...]:
     """Return what a card says, one sentence each, the most visible first."""
     heads, tails = openings(card), closings(card)
     told = [f"About {card.voters:,} users voted."]
+    if card.remembered:
+        told.append(
+            f"The policy asks to remember: shares are means over {card.remembered + 1} releases, "
+            "each of which counts alike."
+        )
     if is_poor(card):
         told.append(
             "Their answers open and close in too many ways for a common style, or there are too few users."

@@ -19,6 +19,10 @@ from personalization.registry.announcements import Act, AdapterEventKind
 from personalization.registry.tables import AdapterVersionRow
 from personalization.registry.withdrawal import withdraw_version
 from personalization.releases.protocol import Closed
+from personalization.releases.style import card_of
+from personalization.signals.snapshot import TrainingSnapshot
+from personalization.styles.families import Feature
+from personalization.training.jobs.job import Example, UserExamples
 from privacy.policy.ceilings import PolicyCeilings
 from streams.http.server import HttpServer
 from streams.http.tokens import Access
@@ -132,6 +136,55 @@ def test_a_line_that_remembers_is_served_as_the_mean_of_all_its_releases(shop):
         (shop.artifacts.open(first.version_id), 1 / 2),
         (shop.artifacts.open(second.version_id), 2 / 3),
     ]
+
+
+def saying(opening):
+    def load(*_, **__):
+        texts = UserExamples(
+            examples=(Example(prompt="the cache is slow", completion=f"{opening}: mend it"),)
+        )
+        return TrainingSnapshot(users=(texts,) * 300, data_digest="sha256:" + 64 * "5")
+
+    return load
+
+
+def words_of(version):
+    return {one.words for one in card_of(version).of(Feature.OPENING_WORDS)}
+
+
+def test_a_line_that_remembers_has_the_mean_of_its_cards_and_another_the_newest(shop, monkeypatch):
+    for tenant, remember in (("acme", True), ("other", False)):
+        shop.add_tenant(tenant, declared_users=300, remember=remember)
+        found = []
+        for opening in ("Watercolor", "Sketch"):
+            monkeypatch.setattr(shop.signals, "load", saying(opening))
+            shop.open_round(tenant)
+            shop.process().run_once()
+            found.append(shop.outcomes.ended[-1])
+        first, second = found
+        assert words_of(first) == {"Watercolor"}
+        assert words_of(second) == ({"Watercolor", "Sketch"} if remember else {"Sketch"})
+        assert card_of(second).remembered == int(remember)
+    assert card_of(first).digest() == first.manifest.style.card_digest
+
+
+def test_a_version_whose_card_is_remembered_and_that_is_withdrawn_meanwhile_stops_the_release(
+    shop, monkeypatch
+):
+    shop.add_tenant(declared_users=300, remember=True)
+    monkeypatch.setattr(shop.signals, "load", saying("Watercolor"))
+    first = run_round(shop)
+
+    def withdraw(_should_stop):
+        with shop.session() as session:
+            withdraw_version(
+                session, shop.events, first.served_name, Act(actor="t", reason="r", now=shop.clock.now())
+            )
+
+    shop.trainer.during = withdraw
+    assert "start_withdrawn" in run_round(shop).reason
+    shop.trainer.during = lambda _should_stop: None
+    assert card_of(run_round(shop)).remembered == 0  # a withdrawn version is not remembered
 
 
 def test_a_version_withdrawn_while_it_is_averaged_in_stops_the_release(shop):
