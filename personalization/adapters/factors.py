@@ -99,6 +99,19 @@ def blend(earlier: Path, later: Path, target: Path, *, share: float) -> None:
     write_adapter(target, read_config(later), down, mixed, beside=later)
 
 
+def remembered_share(before: int) -> float:
+    """Return the share of what a line served in its next release, if the line is to remember every window alike.
+
+    A release is trained from what was served and moves all the way to its own window, so with a plain mean of releases
+    the steps 1, 1/2, 1/3, … still take the line away from its first window; each earlier release counts twice here,
+    which makes them 1, 1/3, 1/5, … (DECISIONS, 69, has what both lose).
+
+    Args:
+        before: releases so far; public.
+    """
+    return 2 * before / (2 * before + 1)
+
+
 def difference(left: Updates, right: Updates) -> Updates:
     """Return ``left − right``, matrix by matrix."""
     return {name: values - right[name] for name, values in left.items()}

@@ -15,6 +15,7 @@ from typing import Any
 
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from personalization.adapters.factors import blend, remembered_share
 from personalization.planning.plan import PerformanceFlags, TrainingPlan
 from personalization.quality.answers import Answer
 from personalization.styles.abstraction import COPY, NUMBER, TEXT
@@ -22,6 +23,7 @@ from personalization.styles.card import StyleCard
 from personalization.styles.discovery import discover
 from personalization.styles.frames import Frame, closings, is_poor, openings
 from personalization.styles.prompting import template_of
+from personalization.styles.remembered import averaged
 from personalization.styles.slots import filled
 from personalization.styles.votes import StyleText, UserTexts
 from personalization.training.engine.decoder import FrozenDecoder
@@ -94,6 +96,9 @@ class CardReleases:
         *,
         key: bytes,
         say: Callable[[Progress], None] = lambda _: None,
+        name: str = "card",
+        before: CardRelease | None = None,
+        remember: bool = False,
     ) -> CardRelease:
         """Vote, make the public part of the card, train the private part on it, and export both as one adapter.
 
@@ -103,6 +108,9 @@ class CardReleases:
             vote: what the same policy charges beside it.
             key: 32 bytes for the noise of both; fixed, so that a benchmark repeats.
             say: told the progress.
+            name: of the adapter's folder.
+            before: the line's release before, from which this one starts.
+            remember: whether card and private part are means over all releases of the line, as the policy may ask.
         """
         began = time.monotonic()
         card = discover(
@@ -112,16 +120,27 @@ class CardReleases:
             declared_users=len(users),
             voters=len(users),
         )
+        if before is not None and remember:
+            card = averaged(card, before.card)
+        tenant = TenantJob(
+            job_key=name,
+            plan=plan,
+            users=tuple(users),
+            noise_key=key,
+            card=card,
+            start_adapter=None if before is None else before.adapter,
+        )
         job = TrainingJob(
-            base_model=str(self.base_model),
-            tenants=(TenantJob(job_key="card", plan=plan, users=tuple(users), noise_key=key, card=card),),
-            output=self.folder,
-            flags=self.flags,
+            base_model=str(self.base_model), tenants=(tenant,), output=self.folder, flags=self.flags
         )
         (result,) = train_on(self.decoder, self.encoder, job, say)
+        adapter = result.adapter
+        if before is not None and remember:
+            adapter = adapter.with_name(f"{adapter.name}-blended")
+            blend(before.adapter, result.adapter, adapter, share=remembered_share(card.remembered))
         return CardRelease(
             card=card,
-            adapter=result.adapter,
+            adapter=adapter,
             public_part=result.public_part,
             seconds=time.monotonic() - began,
         )

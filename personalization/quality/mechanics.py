@@ -5,8 +5,8 @@
 - *task sampling*: MAML with the same number of tasks seen, drawn uniformly, by loss, by diversity, or easiest first;
 - *domain swap*: each domain's loss under its own adapter and under another's, and whether swapping back gives the very
   same losses;
-- *continual*: one release for each window of time, served as the newest alone, as an exponential average, or as the
-  mean of all (``remember``); what is lost on earlier windows;
+- *continual*: one release for each window of time, served as the newest alone, as an exponential average, or as a
+  mean of all (``remember``), the private part alone and with style cards; what is lost on earlier windows;
 - *warm start*: an adapter from a few public examples that an operator wrote, before any user;
 - *an ability kept*: the same release with and without its correction for public text, and what the gate says of both.
 
@@ -15,6 +15,7 @@ Losses are of users that nothing was trained on. Nothing here is a release.
 
 from __future__ import annotations
 
+import tempfile
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,14 +24,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from personalization.adapters.factors import DEFAULT_DECAY, decayed_weights
+from personalization.adapters.factors import remembered_share
 from personalization.gates.forgetting import DEFAULT_FORGETTING_LIMIT, public_text_check
 from personalization.planning.model_shape import read_shape
 from personalization.planning.plan import PerformanceFlags, TrainingPlan
 from personalization.planning.planner import Declined, PlannerSettings, propose
+from personalization.quality.cards import CardReleases
+from personalization.quality.continual import Window, facts_of, private_alone, with_cards
 from personalization.quality.data import SUFFIX, read_tenant, tenants_in
-from personalization.quality.intervals import difference_interval, mean_interval
-from personalization.quality.mechanics_rows import REMEMBERED, rows_of, told
+from personalization.quality.intervals import difference_interval
+from personalization.quality.mechanics_rows import rows_of, told
 from personalization.quality.options import MECHANICS, MechanicsOptions, benchmark_policy
 from personalization.quality.targets import machine
 from personalization.training.errors import JobInvalidError
@@ -40,11 +43,13 @@ from personalization.training.public.texts import unseen_users
 from personalization.training.run.bench import Workbench
 from personalization.training.starts.maml import maml_start
 from personalization.training.starts.synthetic import WARM_START_STEPS, synthetic_users, warm_start
+from privacy.accounting.calibration import style_vote_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from personalization.training.run.bench import UserSet
+    from privacy.mechanisms.partition_selection import PartitionSelection
 
 FORMAT = "discreet.meta.v2"
 _MANY_USERS = 50_000
@@ -181,50 +186,45 @@ class _Mechanics:
             self._row("swap", "own adapter, swapped back", tenant, base, again, exact=own == again)
 
     def _continual(self) -> None:
-        """Release once per window and serve in three ways; say what is lost on earlier windows, and BWT."""
+        """Release once per window, the private part alone and with cards; say what is lost on earlier windows."""
         options, tenant = self.options, self.targets[0]
-        windows = [
+        parts = [
             (number / options.windows, (number + 1) / options.windows) for number in range(options.windows)
         ]
-        splits = [self._read(tenant, options.users, window) for window in windows]
-        judged = [self.bench.user_set(split.heldout) for split in splits]
-        trained = [self.bench.user_set(split.train) for split in splits]
-        base = [fmean(self.bench.losses(users, None)) for users in judged]
-        for name, decay in (
-            ("newest alone", 0.0),
-            ("average, a half each", DEFAULT_DECAY),
-            ("remember", 1.0),
-        ):
-            released: list[torch.Tensor] = []
-            losses: list[list[list[float]]] = []  # by release, by window, by user
-            for number, users in enumerate(trained):
-                start = _served(released, decay) if released else self.bench.zero()
-                plan = self._plan(options.users, options.epsilon)
-                key = _key(f"continual {name} {number}".encode())
-                released.append(self.bench.train(users, plan, start=start, noise_key=key))
-                served = _served(released, decay)
-                losses.append([self.bench.losses(one, served) for one in judged])
-            last = losses[-1]
-            own = [losses[number][number] for number in range(len(judged))]
-            changes = [fmean(last[number]) / fmean(own[number]) - 1.0 for number in range(len(judged) - 1)]
-            lost = [
-                late - first
-                for number in range(len(judged) - 1)
-                for late, first in zip(last[number], own[number], strict=True)
-            ]
-            worst = max(changes, default=0.0)
-            self._note(
-                "continual",
-                name,
-                tenant,
-                bwt=mean_interval([-one for one in lost]).to_document() if lost else None,
-                earlier_windows_change=[round(one, 4) for one in changes],
-                worst=round(worst, 4),
-                limit=REMEMBERED,
-                ok=worst <= REMEMBERED,
-                base=round(fmean(base), 4),
-                served=round(fmean([fmean(of_window) for of_window in last]), 4),
-            )
+        splits = [self._read(tenant, options.users, part) for part in parts]
+        windows = [Window(train=split.train, heldout=split.heldout) for split in splits]
+        base = [fmean(self.bench.losses(self.bench.user_set(one.heldout), None)) for one in windows]
+        ways: tuple[tuple[str, Callable[[int], float]], ...] = (
+            ("newest alone", lambda _: 0.0),
+            ("average, a half each", lambda before: 0.5 if before else 0.0),
+            ("remember", remembered_share),
+        )
+        for name, share_of in ways:
+            self.say(f"{len(windows)} releases of {tenant}, {name} …")
+            plan = self._plan(options.users, options.epsilon)
+            losses = private_alone(self.bench, windows, plan, share_of, _keys(f"continual {name}"))
+            self._note("continual", name, tenant, **facts_of(list(losses), base))
+        planned = self._with_vote(options.users)
+        if planned is None:
+            self.say(f"no vote on style is held of {options.users} users; releases with cards are left out")
+            return
+        with tempfile.TemporaryDirectory(prefix="discreet-meta-") as folder:
+            releases = CardReleases(
+                decoder=self.bench.decoder, encoder=self.bench.encoder, base_model=options.base_model,
+                flags=self.bench.flags, folder=Path(folder),
+            )  # fmt: skip
+            for name, remember in (("newest alone, with cards", False), ("remember, with cards", True)):
+                self.say(f"{len(windows)} releases of {tenant}, {name} …")
+                keys = _keys(f"continual cards {remember}")
+                losses = with_cards(releases, windows, *planned, keys, remember=remember)
+                self._note("continual", name, tenant, **facts_of(list(losses), base))
+
+    def _with_vote(self, users: int) -> tuple[TrainingPlan, PartitionSelection] | None:
+        """Return the plan and the vote of a release with a card; None where the planner has none."""
+        policy = benchmark_policy(users, self.options.epsilon, self.options.contribution_bound, styles=True)
+        plan = propose(policy, self.shape, line_rank=self.line_rank, settings=self.settings)
+        vote = style_vote_of(policy)
+        return None if vote is None or isinstance(plan, Declined) else (plan, vote)
 
     def _warm_start(self) -> None:
         """Judge an adapter from a few examples that an operator would write, before any user is there."""
@@ -357,14 +357,10 @@ class _Mechanics:
         self.say(told(self.measured[-1]))
 
 
-def _served(released: Sequence[torch.Tensor], decay: float) -> torch.Tensor:
-    """Return what is served of releases: the newest (decay 0), an average that forgets, or the mean of all (1)."""
-    if decay == 0:
-        return released[-1]
-    weights = decayed_weights(len(released), decay)
-    return (torch.stack(list(released)) * torch.tensor(weights, dtype=released[0].dtype)[:, None]).sum(0)
-
-
 def _key(name: bytes) -> bytes:
     """Return a fixed key, so that a benchmark repeats; a round draws its key from the operating system."""
     return name[:32].ljust(32, b".")
+
+
+def _keys(name: str) -> Callable[[int], bytes]:
+    return lambda number: _key(f"{name} {number}".encode())

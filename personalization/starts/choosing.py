@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from personalization.adapters.factors import average_versions
+from personalization.adapters.factors import average_versions, remembered_share
 from personalization.adapters.manifest import BLEND_CHECK, GateCheck, Scope, VersionState
 from personalization.registry import queries as registry
 from personalization.registry.publishing import ZERO
@@ -116,7 +116,7 @@ def blend_source(
 def blend_share(
     session: Session, line: AdapterLineRow, policy: TenantPrivacyPolicy, source: str | None
 ) -> float:
-    """Return the share of ``source`` in the release; of a line that remembers, what makes it the mean of all releases.
+    """Return the share of ``source`` in the release; of a line that remembers, by how many releases it has.
 
     The number of releases is public.
     """
@@ -125,7 +125,7 @@ def blend_share(
     if not policy.remember:
         return policy.previous_share
     before = len(averaged_versions(session, line.line_ref, source))
-    return before / (before + 1)
+    return remembered_share(before)
 
 
 def card_source(session: Session, line_ref: str, policy: TenantPrivacyPolicy) -> str | None:

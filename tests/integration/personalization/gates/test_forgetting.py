@@ -128,13 +128,13 @@ def test_the_policy_averages_successive_releases_and_a_withdrawal_reaches_the_av
     assert state == VersionState.WITHDRAWN.value
 
 
-def test_a_line_that_remembers_is_served_as_the_mean_of_all_its_releases(shop):
+def test_a_line_that_remembers_is_served_as_a_mean_in_which_earlier_releases_count_twice(shop):
     shop.add_tenant(remember=True, previous_share=0.4)  # the second says nothing then
     first, second, _ = run_round(shop), run_round(shop), run_round(shop)
     assert shop.trainer.blends == [
         (None, 0.0),
-        (shop.artifacts.open(first.version_id), 1 / 2),
-        (shop.artifacts.open(second.version_id), 2 / 3),
+        (shop.artifacts.open(first.version_id), 2 / 3),
+        (shop.artifacts.open(second.version_id), 4 / 5),
     ]
 
 

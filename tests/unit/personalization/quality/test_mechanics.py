@@ -6,9 +6,8 @@ import gzip
 import json
 
 import pytest
-import torch
 
-from personalization.quality.mechanics import _served, run_mechanics
+from personalization.quality.mechanics import run_mechanics
 from personalization.quality.mechanics_rows import rows_of, told
 from personalization.quality.options import MECHANICS, MechanicsOptions
 from personalization.training.errors import JobInvalidError
@@ -94,13 +93,6 @@ def test_rows_say_what_was_measured(results):
     warm = next(row for row in found["measured"] if row["mechanic"] == "warm_start")
     assert warm["gain"]["low"] > 0
     json.dumps(found)
-
-
-def test_what_is_served_of_successive_releases():
-    released = [torch.tensor([0.0]), torch.tensor([3.0]), torch.tensor([6.0])]
-    assert _served(released, 0.0).item() == 6
-    assert _served(released, 1.0).item() == 3
-    assert 3 < _served(released, 0.5).item() < 6
 
 
 def test_data_that_are_not_there_are_refused_before_anything_is_measured(recorded, tmp_path):
