@@ -536,7 +536,7 @@ class GatewaySettings(TrustingSettings):
     memory: bool = False
     """Look questions up in the tenant's approved documents (``discreet memory``, DISCREET_MEMORY__KEY)."""
     memory_passages: int = Field(default=1, ge=1, le=8)
-    """Most passages before a question. Small models copy from one; with an adapter that rehearsed notes, from the first."""
+    """Most passages before a question; small models copy from one, adapters that rehearsed notes from the first."""
     memory_floor: float = Field(default=0.3, ge=-1, le=1)
     """Smallest similarity of meanings at which a passage is sent; below it nothing was found."""
     memory_seconds: Positive = 2.0

@@ -99,17 +99,19 @@ def blend(earlier: Path, later: Path, target: Path, *, share: float) -> None:
     write_adapter(target, read_config(later), down, mixed, beside=later)
 
 
-def remembered_share(before: int) -> float:
-    """Return the share of what a line served in its next release, if the line is to remember every window alike.
+def remembered_share(before: int, *, from_served: bool) -> float:
+    """Return the share of what a line served in its next release, if the line is not to forget earlier windows.
 
-    A release is trained from what was served and moves all the way to its own window, so with a plain mean of releases
-    the steps 1, 1/2, 1/3, … still take the line away from its first window; each earlier release counts twice here,
-    which makes them 1, 1/3, 1/5, … (DECISIONS, 69, has what both lose).
+    Releases that know nothing of one another are served as their plain mean. One that was trained from what was served
+    holds that already and moves on to its own window: a plain mean makes the line's steps 1, 1/2, 1/3, …, which still
+    take it away from its first window; here they are 1, 1/3, 1/5, … (DECISIONS, 69, has what both lose).
 
     Args:
         before: releases so far; public.
+        from_served: whether the release was trained from what the line served.
     """
-    return 2 * before / (2 * before + 1)
+    counts = 2 * before if from_served else before
+    return counts / (counts + 1)
 
 
 def difference(left: Updates, right: Updates) -> Updates:

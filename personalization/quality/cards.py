@@ -23,7 +23,6 @@ from personalization.styles.card import StyleCard
 from personalization.styles.discovery import discover
 from personalization.styles.frames import Frame, closings, is_poor, openings
 from personalization.styles.prompting import template_of
-from personalization.styles.remembered import averaged
 from personalization.styles.slots import filled
 from personalization.styles.votes import StyleText, UserTexts
 from personalization.training.engine.decoder import FrozenDecoder
@@ -50,12 +49,14 @@ class CardRelease:
         adapter: a portable LoRA folder: the public part and the private one.
         public_part: what is known of the public part; None where the card was too poor for one.
         seconds: discovery and training together.
+        earlier: cards of the line's earlier releases that were taught beside it, oldest first.
     """
 
     card: StyleCard
     adapter: Path
     public_part: PublicPartFacts | None
     seconds: float
+    earlier: tuple[StyleCard, ...] = ()
 
     def to_document(self) -> dict[str, Any]:
         """Return what the card says, JSON-ready and short."""
@@ -110,7 +111,7 @@ class CardReleases:
             say: told the progress.
             name: of the adapter's folder.
             before: the line's release before, from which this one starts.
-            remember: whether card and private part are means over all releases of the line, as the policy may ask.
+            remember: whether all releases' cards are taught and private parts averaged, as the policy may ask.
         """
         began = time.monotonic()
         card = discover(
@@ -120,8 +121,7 @@ class CardReleases:
             declared_users=len(users),
             voters=len(users),
         )
-        if before is not None and remember:
-            card = averaged(card, before.card)
+        earlier = () if before is None or not remember else (*before.earlier, before.card)
         tenant = TenantJob(
             job_key=name,
             plan=plan,
@@ -129,6 +129,7 @@ class CardReleases:
             noise_key=key,
             card=card,
             start_adapter=None if before is None else before.adapter,
+            earlier_cards=earlier,
         )
         job = TrainingJob(
             base_model=str(self.base_model), tenants=(tenant,), output=self.folder, flags=self.flags
@@ -137,12 +138,14 @@ class CardReleases:
         adapter = result.adapter
         if before is not None and remember:
             adapter = adapter.with_name(f"{adapter.name}-blended")
-            blend(before.adapter, result.adapter, adapter, share=remembered_share(card.remembered))
+            share = remembered_share(len(earlier), from_served=True)
+            blend(before.adapter, result.adapter, adapter, share=share)
         return CardRelease(
             card=card,
             adapter=adapter,
             public_part=result.public_part,
             seconds=time.monotonic() - began,
+            earlier=earlier,
         )
 
 

@@ -1,7 +1,7 @@
 """Release after release of one line, window by window of time: what the last one still knows of each window.
 
-*Private part alone*: served as the newest, as an exponential average, or as the mean of all. *With a card*: whole
-releases, whose public part is made of the newest card or, of a line that remembers, of the mean of its cards.
+*Private part alone*: served as the newest, as an exponential average, or as a mean of all. *With a card*: whole
+releases, whose public part is made of the newest card or, of a line that remembers, of all its cards.
 """
 
 from __future__ import annotations
@@ -45,8 +45,10 @@ def private_alone(
     plan: TrainingPlan,
     share_of: Callable[[int], float],
     key_of: Callable[[int], bytes],
+    *,
+    from_served: bool,
 ) -> Iterator[Losses]:
-    """Yield what each release in turn says of every window, trained from what was served before.
+    """Yield what each release in turn says of every window.
 
     Args:
         bench: the base and the shape.
@@ -54,11 +56,13 @@ def private_alone(
         plan: of every release.
         share_of: share of what was served before in what is served next, by how many releases there were.
         key_of: key of a release's noise, by its number.
+        from_served: whether a release is trained from what was served before, and not from zero.
     """
     judged: list[UserSet] = [bench.user_set(one.heldout) for one in windows]
     now = bench.zero()
     for number, window in enumerate(windows):
-        made = bench.train(bench.user_set(window.train), plan, start=now, noise_key=key_of(number))
+        start = now if from_served else bench.zero()
+        made = bench.train(bench.user_set(window.train), plan, start=start, noise_key=key_of(number))
         share = share_of(number)
         now = share * now + (1.0 - share) * made
         yield [bench.losses(users, now) for users in judged]

@@ -18,6 +18,7 @@ from __future__ import annotations
 import tempfile
 import time
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -194,15 +195,18 @@ class _Mechanics:
         splits = [self._read(tenant, options.users, part) for part in parts]
         windows = [Window(train=split.train, heldout=split.heldout) for split in splits]
         base = [fmean(self.bench.losses(self.bench.user_set(one.heldout), None)) for one in windows]
-        ways: tuple[tuple[str, Callable[[int], float]], ...] = (
-            ("newest alone", lambda _: 0.0),
-            ("average, a half each", lambda before: 0.5 if before else 0.0),
-            ("remember", remembered_share),
+        ways: tuple[tuple[str, Callable[[int], float], bool], ...] = (
+            ("newest alone", lambda _: 0.0, True),
+            ("average, a half each", lambda before: 0.5 if before else 0.0, True),
+            ("remember, each from zero", partial(remembered_share, from_served=False), False),
+            ("remember", partial(remembered_share, from_served=True), True),
         )
-        for name, share_of in ways:
+        for name, share_of, from_served in ways:
             self.say(f"{len(windows)} releases of {tenant}, {name} …")
             plan = self._plan(options.users, options.epsilon)
-            losses = private_alone(self.bench, windows, plan, share_of, _keys(f"continual {name}"))
+            losses = private_alone(
+                self.bench, windows, plan, share_of, _keys(f"continual {name}"), from_served=from_served
+            )
             self._note("continual", name, tenant, **facts_of(list(losses), base))
         planned = self._with_vote(options.users)
         if planned is None:

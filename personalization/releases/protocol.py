@@ -51,7 +51,7 @@ from personalization.releases.movement import with_movement
 from personalization.releases.overdue import SLOT_PASSED, give_up, told_at_of
 from personalization.releases.reading import note_read
 from personalization.releases.seal import seal, unseal
-from personalization.releases.style import card_of, style_facts, vote_on_style
+from personalization.releases.style import earlier_cards, style_facts, vote_on_style
 from personalization.releases.terms import Terms
 from personalization.rounds import queries as rounds
 from personalization.rounds.seed_keys import seed_purpose
@@ -61,9 +61,9 @@ from personalization.starts.choosing import (
     blend_fact,
     blend_share,
     blend_source,
-    card_source,
     choose_start,
     open_start,
+    remembered_versions,
     start_sources,
 )
 from personalization.styles.decisions import current_edits
@@ -96,7 +96,6 @@ if TYPE_CHECKING:
     from personalization.signals.snapshot import SignalSource, TrainingSnapshot
     from personalization.starts.copies import MetaCopies
     from personalization.starts.shop import Shop
-    from personalization.styles.card import StyleCard
     from personalization.suites.values import SuiteScores
     from personalization.training.jobs.job import PublicPartFacts
     from personalization.training.jobs.receipt import SignedReceipt
@@ -130,8 +129,7 @@ class Prepared:
     reservation_id: str
     draw: DrawRecord
     blend: GateCheck | None = None  # which released version is averaged into the result, and its share
-    sources: tuple[str, ...] = ()  # versions whose weights or card go into the result
-    earlier_card: StyleCard | None = field(default=None, repr=False)  # which the vote's own is averaged with
+    sources: tuple[str, ...] = ()  # versions whose weights go into the result
     job: TenantJob = field(repr=False)
     count_key: bytes = field(repr=False)
     style_key: bytes = field(repr=False)
@@ -376,8 +374,8 @@ class TrainingRounds:
             slot=slot_for(row, self._clock.now(), timedelta(seconds=policy.release_padding_seconds)),
             start_sources=start_sources(session, line.line_ref, start),
             blend_with=blend_with,
-            blend_share=blend_share(session, line, policy, blend_with),
-            remembered_card=card_source(session, line.line_ref, policy),
+            blend_share=blend_share(session, policy, blend_with, start),
+            remembered=tuple(earlier_cards(session, remembered_versions(session, policy, blend_with))),
             style_edits=current_edits(session, row.tenant_id, row.domain),
             notes=policy.memory and may_have_notes(session, row.tenant_id, row.domain),
             votes_on_terms=glossary is not None,  # else a damaged list would open the vote to unlisted words
@@ -460,9 +458,12 @@ class TrainingRounds:
                 blend_share=terms.blend_share,
                 suites=terms.suites.depth,
                 notes=terms.notes,
+                earlier_cards=tuple(
+                    terms.style_edits.applied_to(card)
+                    for card in earlier_cards(session, terms.remembered).values()
+                ),
             )
-            beside = tuple(one for one in (terms.blend_with, terms.remembered_card) if one is not None)
-            remembered = terms.remembered_card
+            blended = () if terms.blend_with is None else (terms.blend_with,)
             return Prepared(
                 lease=lease,
                 terms=terms,
@@ -470,10 +471,7 @@ class TrainingRounds:
                 reservation_id=row.reservation_id,
                 draw=draw,
                 blend=blend_fact(terms.blend_with, terms.blend_share),
-                sources=(*terms.start_sources, *beside),
-                earlier_card=None
-                if remembered is None
-                else card_of(registry.read_version(registry.find_version(session, remembered))),
+                sources=(*terms.start_sources, *blended),
                 job=job,
                 count_key=derive_key(seed, KeyUse.COUNT),
                 style_key=derive_key(seed, KeyUse.STYLE),
@@ -576,13 +574,7 @@ class TrainingRounds:
 
 def _voted(prepared: Prepared) -> Prepared:
     """Return a round with the card that its vote gives: seconds of work with many users, so in no transaction."""
-    card = vote_on_style(
-        prepared.terms,
-        prepared.job.users,
-        prepared.style_key,
-        voters=prepared.voters,
-        earlier=prepared.earlier_card,
-    )
+    card = vote_on_style(prepared.terms, prepared.job.users, prepared.style_key, voters=prepared.voters)
     return replace(prepared, job=replace(prepared.job, card=card))
 
 

@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
 
 from personalization.adapters.manifest import StyleFacts
+from personalization.errors import StyleCardError
+from personalization.registry import queries as registry
 from personalization.styles.card import StyleCard
 from personalization.styles.discovery import discover
 from personalization.styles.grammar import constraint_of
 from personalization.styles.prompting import template_of
-from personalization.styles.remembered import averaged
 from personalization.styles.votes import StyleText, UserTexts
 from personalization.training.jobs.job import ExampleKind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from personalization.adapters.manifest import AdapterVersion
+    from sqlmodel import Session
+
     from personalization.releases.terms import Terms
     from personalization.training.jobs.job import PublicPartFacts, UserExamples
 
 
+MOST_REMEMBERED: Final = 11  # cards beside the newest; of twelve each still has six made-up texts
+
+
 def vote_on_style(
-    terms: Terms,
-    users: Sequence[UserExamples],
-    key: bytes,
-    *,
-    voters: int,
-    earlier: StyleCard | None = None,
+    terms: Terms, users: Sequence[UserExamples], key: bytes, *, voters: int
 ) -> StyleCard | None:
     """Return the card of a round whose terms pay for a vote; the same for every repeat from the same seal and seed.
 
@@ -36,27 +37,39 @@ def vote_on_style(
         users: of the sealed snapshot.
         key: 32 secret bytes of this round's vote alone.
         voters: the count with noise that was released before.
-        earlier: the released card that the terms say is remembered.
     """
     vote = terms.style_vote
     if vote is None:
         return None
-    found = discover(
+    return discover(
         [texts_of(user) for user in users],
         vote,
         key,
         declared_users=terms.declared_users,
         voters=max(1, voters),
+        edits=terms.style_edits,
         terms=terms.votes_on_terms,
         glossary=terms.glossary,
     )
-    return terms.style_edits.applied_to(found if earlier is None else averaged(found, earlier))
 
 
-def card_of(version: AdapterVersion) -> StyleCard | None:
-    """Return the card that a version carries, if it carries one."""
-    style = version.manifest.style
-    return None if style is None else StyleCard.from_document(style.card)
+def earlier_cards(session: Session, version_ids: Sequence[str]) -> dict[str, StyleCard]:
+    """Return the style cards of a line's earlier versions by version id, the newest ``MOST_REMEMBERED`` of them.
+
+    A version without a card, or with one that cannot be read, is left out. Versions never change, so whoever asks again
+    for what was found finds the same.
+
+    Args:
+        session: the caller's transaction.
+        version_ids: oldest first.
+    """
+    found = {}
+    for version_id in version_ids:
+        style = registry.read_version(registry.find_version(session, version_id)).manifest.style
+        if style is not None:
+            with suppress(StyleCardError):
+                found[version_id] = StyleCard.from_document(style.card)
+    return dict(list(found.items())[-MOST_REMEMBERED:])
 
 
 def texts_of(user: UserExamples) -> UserTexts:

@@ -114,30 +114,40 @@ def blend_source(
 
 
 def blend_share(
-    session: Session, line: AdapterLineRow, policy: TenantPrivacyPolicy, source: str | None
+    session: Session, policy: TenantPrivacyPolicy, source: str | None, start: StartPoint
 ) -> float:
-    """Return the share of ``source`` in the release; of a line that remembers, by how many releases it has.
+    """Return the share of ``source`` in the release; of a line that remembers, by how many releases are in it.
 
-    The number of releases is public.
+    That number is public. Releases that start from what is served need more of it than releases that know
+    nothing of one another (``adapters.factors.remembered_share``).
     """
     if source is None:
         return 0.0
     if not policy.remember:
         return policy.previous_share
-    before = len(averaged_versions(session, line.line_ref, source))
-    return remembered_share(before)
+    before = len(_blended(session, source))
+    return remembered_share(before, from_served=start.kind == Start.PREVIOUS.value)
 
 
-def card_source(session: Session, line_ref: str, policy: TenantPrivacyPolicy) -> str | None:
-    """Return the line's released version whose style card goes into the next one; None where nothing is remembered."""
-    if not (policy.remember and policy.styles):
-        return None
-    for row in reversed(registry.versions_of(session, line_ref)):
-        if row.state in _USABLE:
-            manifest = registry.read_version(row).manifest
-            if manifest.style is not None and manifest.scope is Scope.TENANT:
-                return row.version_id
-    return None
+def remembered_versions(session: Session, policy: TenantPrivacyPolicy, source: str | None) -> list[str]:
+    """Return the versions whose style cards are taught beside the newest, oldest first; none unless the line remembers.
+
+    They are those whose weights are in ``source``, so a withdrawal that reaches it reaches what they taught.
+    """
+    if source is None or not (policy.remember and policy.styles):
+        return []
+    return _blended(session, source)
+
+
+def _blended(session: Session, source: str) -> list[str]:
+    """Return the versions that were averaged, one into the next, up to ``source``; oldest first."""
+    found: list[str] = []
+    at: str | None = source
+    while at is not None:
+        found.insert(0, at)
+        checks = registry.read_version(registry.find_version(session, at)).manifest.evaluation.checks
+        at = next((check.detail for check in checks if check.name == BLEND_CHECK), None)
+    return found
 
 
 def blend_fact(version_id: str | None, share: float) -> GateCheck | None:

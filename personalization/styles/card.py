@@ -75,7 +75,6 @@ class StyleCard:
         noise_multiplier: of the vote.
         delta: of the vote: the chance that something of one user's alone is told.
         removed: handles of entries that were found and that a person had struck.
-        remembered: over how many earlier releases the shares are means, beside the newest (``styles.remembered``).
     """
 
     entries: tuple[StyleEntry, ...]
@@ -83,7 +82,6 @@ class StyleCard:
     noise_multiplier: float
     delta: float
     removed: tuple[str, ...] = ()
-    remembered: int = 0
 
     def of(self, feature: Feature, depth: int | None = None) -> tuple[StyleEntry, ...]:
         """Return the entries of one feature, at one depth or all, the most common first."""
@@ -102,9 +100,6 @@ class StyleCard:
             "noise_multiplier": self.noise_multiplier,
             "delta": self.delta,
             "removed": list(self.removed),
-            **(
-                {"remembered": self.remembered} if self.remembered else {}
-            ),  # so that others keep their digest
             "entries": [
                 {
                     "feature": one.feature.value,
@@ -140,16 +135,12 @@ class StyleCard:
                 or not 0 < float(document["noise_multiplier"]) < math.inf
             ):
                 raise StyleCardError("a style card tells whole voters, and noise that is above 0 and finite")
-            remembered = document.get("remembered", 0)
-            if not isinstance(remembered, int) or remembered < 0:
-                raise StyleCardError("a style card remembers a whole number of earlier releases, or none")
             return cls(
                 entries=tuple(StyleEntry(**{**one, "feature": Feature(one["feature"])}) for one in entries),
                 voters=document["voters"],
                 noise_multiplier=float(document["noise_multiplier"]),
                 delta=float(document["delta"]),
                 removed=tuple(str(handle)[:HANDLE_LENGTH] for handle in removed),
-                remembered=remembered,
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StyleCardError("the style card cannot be read; it is damaged") from error

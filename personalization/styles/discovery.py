@@ -24,6 +24,7 @@ from privacy.noise.keystream import PURPOSE_STYLE, SecretStream
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from personalization.styles.edits import StyleEdits
     from personalization.styles.families import Family
     from personalization.styles.votes import UserTexts
     from privacy.mechanisms.partition_selection import PartitionSelection
@@ -38,6 +39,7 @@ def discover(
     *,
     declared_users: int,
     voters: int,
+    edits: StyleEdits | None = None,
     terms: bool = False,
     glossary: tuple[tuple[str, str], ...] = (),
 ) -> StyleCard:
@@ -49,6 +51,7 @@ def discover(
         key: 32 secret bytes of this vote alone.
         declared_users: the policy's public number.
         voters: about how many users there are, as released by the noisy count.
+        edits: what people struck or fixed; public.
         terms: whether users vote on terms as well; public.
         glossary: pairs (written, meant) that they vote over then; public. Only these can come out, and each gets noise.
 
@@ -80,12 +83,13 @@ def discover(
     entries.sort(key=lambda one: (one.feature.value, one.depth, -one.share, one.key, one.words))
     found_terms = [one for one in entries if one.feature is Feature.TERM][:MOST_TERMS]
     others = [one for one in entries if one.feature is not Feature.TERM][: MOST_ENTRIES - len(found_terms)]
-    return StyleCard(
+    card = StyleCard(
         entries=(*others, *found_terms),
         voters=voters,
         noise_multiplier=selection.noise_multiplier,
         delta=selection.delta,
     )
+    return card if edits is None else edits.applied_to(card)
 
 
 def _voted(family: Family, total: dict[Key, int]) -> list[Key]:

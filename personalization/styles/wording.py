@@ -75,11 +75,6 @@ def sentences(card: StyleCard) -> tuple[str, ...]:
     """Return what a card says, one sentence each, the most visible first."""
     heads, tails = openings(card), closings(card)
     told = [f"About {card.voters:,} users voted."]
-    if card.remembered:
-        told.append(
-            f"The policy asks to remember: shares are means over {card.remembered + 1} releases, "
-            "each of which counts alike."
-        )
     if is_poor(card):
         told.append(
             "Their answers open and close in too many ways for a common style, or there are too few users."
@@ -115,6 +110,12 @@ def cost_sentence(vote: PartitionSelection, delta: float) -> str:
         f"The vote was reserved with its round's training; alone it would cost ε = {epsilon:.2f} at δ = {delta:g} "
         f"(noise of {vote.noise_multiplier:g} votes on every key)."
     )
+
+
+def remembered_sentence(earlier: int) -> str:
+    """Return that an adapter was taught the cards of so many earlier releases too."""
+    releases = "the release before" if earlier == 1 else f"{earlier} releases before"
+    return f"The policy asks to remember: the adapter was taught the cards of {releases} too, each as much as this one."
 
 
 def frame_bars(card: StyleCard) -> tuple[Bar, ...]:

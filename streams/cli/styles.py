@@ -52,6 +52,9 @@ def show(
     vote = PartitionSelection(noise_multiplier=card.noise_multiplier, delta=card.delta, unknown_keys=1)
     said = [*wording.sentences(card), wording.cost_sentence(vote, version.manifest.privacy.delta)]
     style = version.manifest.style
+    part = style.public_part if style else None
+    if part and part.get("remembered"):
+        said.append(wording.remembered_sentence(part["remembered"]))
     facts: dict[str, Any] = {
         "tenant": tenant,
         "domain": domain,
@@ -64,7 +67,7 @@ def show(
         "prompt": style.prompt if style else "",
         "pattern": style.pattern if style else "",
         "grammar": style.grammar if style else "",
-        "public_part": style.public_part if style else None,
+        "public_part": part,
         "decisions": acts,
     }
     if as_json:

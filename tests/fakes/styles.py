@@ -64,16 +64,16 @@ def found(
     terms=False,
     glossary=(),
 ) -> StyleCard:
-    card = discover(
+    return discover(
         users,
         selection or vote(),
         key,
         declared_users=declared_users,
         voters=max(1, len(users)),
+        edits=edits,
         terms=terms,
         glossary=glossary,
     )
-    return card if edits is None else edits.applied_to(card)
 
 
 def entry(feature: Feature, key: str, share: float, **more) -> StyleEntry:

@@ -67,6 +67,9 @@ class TenantJob:
     card: StyleCard | None = None  # what the round's vote on style told; None makes no public part
     suites: SuiteDepth = SuiteDepth.OFF  # how much of the gate's public suites the result is asked
     notes: bool = False  # whether the public part rehearses made-up questions with notes before them
+    earlier_cards: tuple[
+        StyleCard, ...
+    ] = ()  # of earlier releases, taught beside the card: where a line remembers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,6 +178,7 @@ class PublicPartFacts:
         loss_after: the same with the part as it was learned.
         strength: share of what was learned that is released: less than 1 where public text would have lost too much.
         noted: made-up questions with notes that were rehearsed beside the pairs; where a policy asks for them.
+        remembered: earlier releases whose cards were taught beside the newest; where a policy asks for it.
     """
 
     pairs: int
@@ -184,12 +188,14 @@ class PublicPartFacts:
     loss_after: float
     strength: float = 1.0
     noted: int = 0
+    remembered: int = 0
 
     def to_document(self) -> dict[str, Any]:
-        """Return a JSON-ready copy; without notes it is what it was before there were any."""
+        """Return a JSON-ready copy; without notes or memory it is what it was before there were any."""
         document = asdict(self)
-        if not self.noted:
-            del document["noted"]
+        for name in ("noted", "remembered"):
+            if not document[name]:
+                del document[name]
         return document
 
 

@@ -15,6 +15,7 @@ from typing import Final
 import torch
 
 from personalization.planning.plan import FEED_FORWARD, PerformanceFlags, TrainingPlan
+from personalization.styles.card import StyleCard
 from personalization.training.engine.batches import Member, assemble, split_users
 from personalization.training.engine.decoder import FrozenDecoder
 from personalization.training.engine.encoding import Encoder
@@ -55,16 +56,23 @@ class _PublicLoss:
     mean: float
 
 
-def part_key(tenant: TenantJob) -> tuple[str, int, bool] | None:
+def part_key(tenant: TenantJob) -> tuple[tuple[str, ...], int, bool] | None:
     """Return what two tenants of one adapter shape share if their public part is the same; None where there is none.
 
     A public part is made where the card tells enough and the plan leaves all but the last block's feed-forward layers.
     """
-    plan, card = tenant.plan, tenant.card
+    plan, taught = tenant.plan, _taught(tenant)
     fits = plan.top_layers == 1 and set(plan.target_modules) == set(FEED_FORWARD)
-    if card is None or not fits or not worth_making(card):
+    if not (fits and taught):
         return None
-    return card.digest(), plan.max_tokens, tenant.notes
+    return tuple(card.digest() for card in taught), plan.max_tokens, tenant.notes
+
+
+def _taught(tenant: TenantJob) -> tuple[StyleCard, ...]:
+    """Return the cards that a public part is made of, the newest first; none where no vote was held."""
+    if tenant.card is None:
+        return ()
+    return tuple(card for card in (tenant.card, *reversed(tenant.earlier_cards)) if worth_making(card))
 
 
 def lay_foundation(
@@ -79,13 +87,13 @@ def lay_foundation(
         flags: tokens of one pass, and whether the output head may be multiplied in bfloat16.
         on_step: gets steps done and steps in all.
     """
-    if part_key(tenant) is None or tenant.card is None:
+    if part_key(tenant) is None:
         return None
     plan = tenant.plan
     private = Geometry.of_plan(plan, decoder.shapes, decoder.layer_count)
     # Learned on a copy in bfloat16 where that is faster; what is learned is merged into the base as it is.
     maker = PublicPart(decoder, encoder, private, max_tokens=plan.max_tokens, half=flags.half_products)
-    factors, facts = maker.train(tenant.card, on_step, notes=tenant.notes)
+    factors, facts = maker.train(_taught(tenant), on_step, notes=tenant.notes)
     del maker
     # The plain base's loss is the same for every tenant of a job.
     plain = decoder.kept.once(

@@ -55,9 +55,9 @@ _TRAIN_SEED, _HELD_OUT_SEED = 1, 2
 _WORD: Final = re.compile(r"[^\W\d_]{4,}")  # shorter ones are mostly such as stand in any sentence
 
 
-def worth_making(card: StyleCard | None) -> bool:
+def worth_making(card: StyleCard) -> bool:
     """Say whether a card tells enough to make a public part of."""
-    return card is not None and not is_poor(card)
+    return not is_poor(card)
 
 
 class PublicPart:
@@ -81,16 +81,17 @@ class PublicPart:
         self.geometry = every_linear(decoder, rank=private.rank, alpha=private.alpha, but=taken)
 
     def train(
-        self, card: StyleCard, progress: Callable[[int, int], None], *, notes: bool = False
+        self, cards: Sequence[StyleCard], progress: Callable[[int, int], None], *, notes: bool = False
     ) -> tuple[Factors, PublicPartFacts]:
         """Return the factors ``A (r, d_in)`` and ``B (d_out, r)`` of each layer, and what is known of them.
 
         Args:
-            card: a released card that is ``worth_making``.
+            cards: released cards that are ``worth_making``, at least one, the newest first. Each has its even share of
+                the made-up texts: of one mean card, ends of one release would stand beside frames of another.
             progress: gets steps done and steps in all.
             notes: rehearse made-up questions with notes too; 12 steps more.
         """
-        rng = random.Random(card.digest())  # noqa: S311  # public text, no secret
+        rng = random.Random("/".join(card.digest() for card in cards))  # noqa: S311  # public text, no secret
         rehearsed = [
             user.examples[0]
             for users, count in (
@@ -102,13 +103,13 @@ class PublicPart:
         ]
         plain = [SyntheticPair(prompt=one.prompt, answer=one.completion) for one in rehearsed]
         noted = NOTED if notes else 0
-        texts = self._encoded([*synthetic_pairs(card, count=PAIRS, seed=_TRAIN_SEED), *plain])
-        texts += self._encoded(noted_pairs(card, count=noted, seed=_TRAIN_SEED), NOTED_TOKENS)
+        texts = self._encoded([*_of_each(cards, synthetic_pairs, PAIRS, _TRAIN_SEED), *plain])
+        texts += self._encoded(_of_each(cards, noted_pairs, noted, _TRAIN_SEED), NOTED_TOKENS)
         rng.shuffle(texts)
         coins = torch.Generator().manual_seed(rng.getrandbits(48))
         batches = self._lora.anchored(texts, DRAWS, coins, size=BATCH)
-        unseen = self._encoded(synthetic_pairs(card, count=HELD_OUT, seed=_HELD_OUT_SEED))
-        more = noted_pairs(card, count=HELD_OUT_NOTED if notes else 0, seed=_HELD_OUT_SEED)
+        unseen = self._encoded(_of_each(cards, synthetic_pairs, HELD_OUT, _HELD_OUT_SEED))
+        more = _of_each(cards, noted_pairs, HELD_OUT_NOTED if notes else 0, _HELD_OUT_SEED)
         unseen += self._encoded(more, NOTED_TOKENS)
         held_out = self._lora.anchored(unseen, DRAWS, coins, size=HELD_OUT + HELD_OUT_NOTED)
         parameter = torch.nn.Parameter(initial(self.geometry, rng.getrandbits(48)).to(self._device))
@@ -133,6 +134,7 @@ class PublicPart:
             loss_before=round(before, 4),
             loss_after=round(best, 4),
             noted=noted,
+            remembered=len(cards) - 1,
         )
         return self.geometry.factors(kept.double(), without_frozen(self.geometry)), facts
 
@@ -151,6 +153,18 @@ class PublicPart:
             (row, counts_of(pair, row.rows[0].labels, self._lora.tokens_of))
             for pair, row in zip(pairs, rows, strict=True)
         ]
+
+
+def _of_each(
+    cards: Sequence[StyleCard], made: Callable[..., tuple[SyntheticPair, ...]], count: int, seed: int
+) -> list[SyntheticPair]:
+    """Return ``count`` pairs, an even share of each card; what does not divide is the first ones'."""
+    share, more = divmod(count, len(cards))
+    return [
+        pair
+        for number, card in enumerate(cards)
+        for pair in made(card, count=share + (number < more), seed=seed)
+    ]
 
 
 def counts_of(pair: SyntheticPair, labels: int, tokens_of: Callable[[str], list[int]]) -> list[float]:

@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from types import SimpleNamespace
 
 import aiohttp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from sqlmodel import select
+from sqlmodel import col, select
 
 from personalization.adapters.files import WEIGHTS
 from personalization.adapters.manifest import VersionState
+from personalization.errors import StyleCardError
 from personalization.gates.drift import drift_document
 from personalization.registry import queries as registry
 from personalization.registry.announcements import Act, AdapterEventKind
 from personalization.registry.tables import AdapterVersionRow
 from personalization.registry.withdrawal import withdraw_version
 from personalization.releases.protocol import Closed
-from personalization.releases.style import card_of
+from personalization.releases.terms import Terms
+from personalization.rounds.tables import RoundRow
 from personalization.signals.snapshot import TrainingSnapshot
+from personalization.styles.card import StyleCard
+from personalization.styles.decisions import StyleAct, strike
 from personalization.styles.families import Feature
 from personalization.training.jobs.job import Example, UserExamples
 from privacy.policy.ceilings import PolicyCeilings
+from privacy.policy.versions import set_policy
 from streams.http.server import HttpServer
 from streams.http.tokens import Access
-from tests.fakes.training import FakeTrainer, Workshop
+from tests.fakes.training import POLICY, FakeTrainer, Workshop
 
 
 class OneSubspace(FakeTrainer):
@@ -35,9 +41,11 @@ class OneSubspace(FakeTrainer):
     def __init__(self):
         super().__init__()
         self.blends = []
+        self.taught = []  # earlier cards
 
     def train(self, job, *, on_progress, should_stop):
         self.blends += [(tenant.blend_with, tenant.blend_share) for tenant in job.tenants]
+        self.taught += [tenant.earlier_cards for tenant in job.tenants]
         results = super().train(job, on_progress=on_progress, should_stop=should_stop)
         for result in results:
             tensors = load_file(result.adapter / WEIGHTS)
@@ -128,13 +136,14 @@ def test_the_policy_averages_successive_releases_and_a_withdrawal_reaches_the_av
     assert state == VersionState.WITHDRAWN.value
 
 
-def test_a_line_that_remembers_is_served_as_a_mean_in_which_earlier_releases_count_twice(shop):
-    shop.add_tenant(remember=True, previous_share=0.4)  # the second says nothing then
+@pytest.mark.parametrize(("start", "shares"), [("meta", (1 / 2, 2 / 3)), ("previous", (2 / 3, 4 / 5))])
+def test_a_line_that_remembers_is_served_as_a_mean_of_its_releases(shop, start, shares):
+    shop.add_tenant(remember=True, previous_share=0.4, start=start)  # the second says nothing then
     first, second, _ = run_round(shop), run_round(shop), run_round(shop)
     assert shop.trainer.blends == [
         (None, 0.0),
-        (shop.artifacts.open(first.version_id), 2 / 3),
-        (shop.artifacts.open(second.version_id), 4 / 5),
+        (shop.artifacts.open(first.version_id), pytest.approx(shares[0])),
+        (shop.artifacts.open(second.version_id), pytest.approx(shares[1])),
     ]
 
 
@@ -148,43 +157,109 @@ def saying(opening):
     return load
 
 
-def words_of(version):
-    return {one.words for one in card_of(version).of(Feature.OPENING_WORDS)}
+def card_of(version):
+    return StyleCard.from_document(version.manifest.style.card)
 
 
-def test_a_line_that_remembers_has_the_mean_of_its_cards_and_another_the_newest(shop, monkeypatch):
-    for tenant, remember in (("acme", True), ("other", False)):
-        shop.add_tenant(tenant, declared_users=300, remember=remember)
-        found = []
-        for opening in ("Watercolor", "Sketch"):
-            monkeypatch.setattr(shop.signals, "load", saying(opening))
-            shop.open_round(tenant)
-            shop.process().run_once()
-            found.append(shop.outcomes.ended[-1])
-        first, second = found
-        assert words_of(first) == {"Watercolor"}
-        assert words_of(second) == ({"Watercolor", "Sketch"} if remember else {"Sketch"})
-        assert card_of(second).remembered == int(remember)
-    assert card_of(first).digest() == first.manifest.style.card_digest
+def words_of(card):
+    return {one.words for one in card.of(Feature.OPENING_WORDS)}
 
 
-def test_a_version_whose_card_is_remembered_and_that_is_withdrawn_meanwhile_stops_the_release(
-    shop, monkeypatch
-):
+def run_saying(shop, monkeypatch, opening):
+    monkeypatch.setattr(shop.signals, "load", saying(opening))
+    return run_round(shop)
+
+
+def changed(shop, **changes):
+    policy = {**POLICY, "declared_users": 300, **changes}
+    with shop.session() as session:
+        set_policy(session, "acme", policy, actor="test", reason="test", now=shop.clock.now())
+
+
+def test_a_line_that_remembers_is_taught_its_earlier_cards_and_another_the_newest_alone(shop, monkeypatch):
     shop.add_tenant(declared_users=300, remember=True)
-    monkeypatch.setattr(shop.signals, "load", saying("Watercolor"))
-    first = run_round(shop)
+    for opening in ("Watercolor", "Sketch", "Paper"):
+        version = run_saying(shop, monkeypatch, opening)
+        assert words_of(card_of(version)) == {opening}  # the card itself is the vote's own
+    taught = [[words_of(card) for card in cards] for cards in shop.trainer.taught]
+    assert taught == [[], [{"Watercolor"}], [{"Watercolor"}, {"Sketch"}]]
+    changed(shop, remember=False)
+    run_saying(shop, monkeypatch, "Oil")
+    assert shop.trainer.taught[-1] == ()
 
-    def withdraw(_should_stop):
-        with shop.session() as session:
-            withdraw_version(
-                session, shop.events, first.served_name, Act(actor="t", reason="r", now=shop.clock.now())
-            )
 
-    shop.trainer.during = withdraw
-    assert "start_withdrawn" in run_round(shop).reason
+def test_only_releases_whose_weights_are_averaged_are_remembered(shop, monkeypatch):
+    shop.add_tenant(declared_users=300)
+    run_saying(shop, monkeypatch, "Watercolor"), run_saying(shop, monkeypatch, "Sketch")
+    changed(shop, remember=True)
+    run_saying(shop, monkeypatch, "Paper")
+    assert [words_of(card) for card in shop.trainer.taught[-1]] == [{"Sketch"}]
+    assert shop.trainer.blends[-1][1] == pytest.approx(1 / 2)
+
+
+def test_what_a_person_struck_since_is_taught_of_no_earlier_card(shop, monkeypatch):
+    shop.add_tenant(declared_users=300, remember=True)
+    first = card_of(run_saying(shop, monkeypatch, "Nadia"))
+    (entry,) = first.of(Feature.OPENING_WORDS)
+    with shop.session() as session:
+        act = StyleAct(tenant_id="acme", domain="default", actor="t", reason="a name", now=shop.clock.now())
+        strike(session, act, entry)
+    run_saying(shop, monkeypatch, "Sketch")
+    assert "Nadia" not in str(shop.trainer.taught[-1][0].to_document())
+
+
+class KilledError(BaseException):
+    """The process ends here: nothing catches this."""
+
+
+def test_a_repeated_round_is_taught_what_it_was_frozen_to(shop, monkeypatch):
+    shop.add_tenant(declared_users=300, remember=True)
+    first = run_saying(shop, monkeypatch, "Watercolor")
+
+    def die(_should_stop):
+        raise KilledError
+
+    shop.trainer.during = die
+    with pytest.raises(KilledError):
+        run_saying(shop, monkeypatch, "Sketch")
+    changed(shop, remember=False)
     shop.trainer.during = lambda _should_stop: None
-    assert card_of(run_round(shop)).remembered == 0  # a withdrawn version is not remembered
+    shop.process("second").run_once()
+    assert [words_of(card) for card in shop.trainer.taught[-1]] == [{"Watercolor"}]
+    with shop.session() as session:
+        row = session.exec(select(RoundRow).order_by(col(RoundRow.sequence).desc())).first()
+        terms = Terms.from_json(row.terms_json)
+    assert terms.remembered == (first.version_id,)
+    older = replace(terms, remembered=())
+    assert "remembered" not in older.to_document()  # so that older terms keep their digest
+    assert Terms.from_json(older.to_json()) == older
+
+
+def test_an_earlier_card_that_cannot_be_read_is_left_out_before_anything_is_charged(shop, monkeypatch):
+    shop.add_tenant(declared_users=300, remember=True)
+    run_saying(shop, monkeypatch, "Watercolor"), run_saying(shop, monkeypatch, "Sketch")
+    read = StyleCard.from_document.__func__
+
+    def damaged(cls, document):
+        if "Watercolor" in str(document):
+            raise StyleCardError("the style card cannot be read; it is damaged")
+        return read(cls, document)
+
+    monkeypatch.setattr(StyleCard, "from_document", classmethod(damaged))
+    run_saying(shop, monkeypatch, "Paper")
+    assert [words_of(card) for card in shop.trainer.taught[-1]] == [{"Sketch"}]
+
+
+def test_an_earlier_card_that_is_withdrawn_is_not_taught_again(shop, monkeypatch):
+    shop.add_tenant(declared_users=300, remember=True)
+    first = run_saying(shop, monkeypatch, "Watercolor")
+    run_saying(shop, monkeypatch, "Sketch")
+    with shop.session() as session:  # reaches the second, which has its weights and its card
+        withdraw_version(
+            session, shop.events, first.served_name, Act(actor="t", reason="r", now=shop.clock.now())
+        )
+    run_saying(shop, monkeypatch, "Paper")
+    assert shop.trainer.taught[-1] == ()
 
 
 def test_a_version_withdrawn_while_it_is_averaged_in_stops_the_release(shop):

@@ -72,9 +72,9 @@ def test_a_line_that_remembers_averages_cards_and_private_parts_and_another_neit
         )
         assert [[len(of_window) for of_window in one] for one in losses] == [[3, 3], [3, 3]]
         first, second = made
-        said = {one.words for one in second.card.of(Feature.OPENING_WORDS)}
-        assert said == ({"NOTE", "HINT"} if remember else {"HINT"})
-        assert second.card.remembered == int(remember)
+        assert second.earlier == ((first.card,) if remember else ())
+        assert second.public_part.remembered == int(remember)
+        assert {one.words for one in second.card.of(Feature.OPENING_WORDS)} == {"HINT"}
         assert ("blended" in second.adapter.name) == remember
         if remember:
             trained = second.adapter.with_name("remember-1")

@@ -71,7 +71,9 @@ def test_every_mechanic_has_a_row_for_each_switch(recorded):
     assert {switch.split(",")[0] for switch in by_mechanic["sampling"]} == {
         "uniform", "loss", "diversity", "easy_first",
     }  # fmt: skip
-    assert by_mechanic["continual"] == ["newest alone", "average, a half each", "remember"]
+    assert by_mechanic["continual"] == [
+        "newest alone", "average, a half each", "remember, each from zero", "remember",
+    ]  # fmt: skip
     assert by_mechanic["ability"] == ["without correction", "with correction"]
     json.dumps(found)
     row = next(one for one in found["measured"] if one["switch"] == "start zero, no user yet")

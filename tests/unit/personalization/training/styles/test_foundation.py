@@ -438,3 +438,44 @@ def test_a_tenant_with_memory_rehearses_notes_whole_and_one_without_is_what_it_w
     (again,) = trained(base, tmp_path / "again", plain)
     ours, theirs = (load_file(one.adapter / WEIGHTS) for one in (without, again))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_of_a_line_that_remembers_every_card_has_its_even_share_of_the_made_up_texts(
+    base, tmp_path, monkeypatch
+):
+    newest, earlier, oldest = style_card(), style_card(seed=1), style_card(seed=2)
+    made = []
+    of_card = public_part.synthetic_pairs
+
+    def watched(card, *, count, seed):
+        made.append((card, count, seed))
+        return of_card(card, count=count, seed=seed)
+
+    monkeypatch.setattr(public_part, "synthetic_pairs", watched)
+    monkeypatch.setattr(public_part, "PAIRS", 25)
+    one = tenant(card=newest, earlier_cards=(oldest, poor_card(), earlier))
+    assert decode_job(encode_job(job_of(base, tmp_path, one))).tenants[0] == one
+    assert part_key(one) != part_key(tenant(card=newest))
+    (result,) = trained(base, tmp_path / "out", one)
+    # The newest first; a card that told nothing is no part of it.
+    assert [(card, count) for card, count, seed in made if seed == 1] == [
+        (newest, 9),
+        (earlier, 8),
+        (oldest, 8),
+    ]
+    assert result.public_part.to_document()["remembered"] == 2
+    assert decode_reply(encode_results((result,))) == (result,)
+
+
+def test_what_is_remembered_is_taught_where_the_newest_vote_found_too_little(base, tmp_path):
+    (result,) = trained(base, tmp_path / "out", tenant(card=poor_card(), earlier_cards=(style_card(),)))
+    (plain,) = trained(base, tmp_path / "plain", tenant(card=style_card()))
+    assert result.public_part is not None
+    ours, theirs = (parts_of(one.adapter)[0] for one in (result, plain))
+    assert all(torch.equal(ours[key][1], theirs[key][1]) for key in ours)
+    assert "remembered" not in plain.public_part.to_document()
+
+
+def test_nothing_is_remembered_where_no_vote_was_held(base, tmp_path):
+    (result,) = trained(base, tmp_path, tenant(earlier_cards=(style_card(),)))
+    assert result.public_part is None
