@@ -175,7 +175,7 @@ class PlainLora:
             size: examples of one batch.
         """
         drawn = [torch.empty((0, draws), dtype=torch.long)] * len(texts)
-        asked = [number for number, (_, counts) in enumerate(texts) if min(counts) < 1]
+        asked = [number for number, (_, counts) in enumerate(texts) if any(count < 1 for count in counts)]
         for at in range(0, len(asked), DRAWN_AT_ONCE):
             some = asked[at : at + DRAWN_AT_ONCE]
             found = self._drawn([texts[number] for number in some], draws, coins)

@@ -39,7 +39,7 @@ def results(recorded):
     return _run(recorded, FEW)
 
 
-def _run(folder, only, keep=lambda _: None):
+def _run(folder, only, keep=lambda _: None, **more):
     said: list[str] = []
     options = MechanicsOptions(
         data=folder,
@@ -53,13 +53,14 @@ def _run(folder, only, keep=lambda _: None):
         tasks_per_step=1,
         seeds=1,
         max_tokens=24,
+        **more,
     )
     return run_mechanics(options, said.append, keep), said
 
 
 @pytest.mark.slow
 def test_every_mechanic_has_a_row_for_each_switch(recorded):
-    found, said = _run(recorded, MECHANICS)
+    found, said = _run(recorded, MECHANICS, epsilon=64.0)  # a vote on style of eight users
     by_mechanic: dict[str, list[str]] = {}
     for row in found["measured"]:
         by_mechanic.setdefault(row["mechanic"], []).append(row["switch"])
@@ -73,6 +74,7 @@ def test_every_mechanic_has_a_row_for_each_switch(recorded):
     }  # fmt: skip
     assert by_mechanic["continual"] == [
         "newest alone", "average, a half each", "remember, each from zero", "remember",
+        "newest alone, with cards", "remember, with cards",
     ]  # fmt: skip
     assert by_mechanic["ability"] == ["without correction", "with correction"]
     json.dumps(found)
@@ -138,6 +140,8 @@ def test_only_what_is_asked_for_is_judged():
         [
             continual("newest alone", 0.2),
             continual("remember", 0.02),
+            continual("newest alone, with cards", 0.2),
+            continual("remember, with cards", 0.005),
             ability("without correction", 0.05),
             ability("with correction", 0.005),
         ]
@@ -145,6 +149,7 @@ def test_only_what_is_asked_for_is_judged():
     judged = {row["name"]: row["ok"] for row in rows if row["must"] is not None}
     assert judged == {
         "continual, ants, remember: earlier windows after the last release, worst": False,
+        "continual, ants, remember, with cards: earlier windows after the last release, worst": True,
         "ability, ants, with correction: public text": True,
     }
 
