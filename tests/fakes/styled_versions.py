@@ -28,7 +28,7 @@ from personalization.styles.prompting import template_of
 DIGEST = "sha256:" + 64 * "a"
 
 
-def style_of(card) -> StyleFacts:
+def style_of(card, public_part=None) -> StyleFacts:
     constraint = constraint_of(card)
     return StyleFacts(
         card=card.to_document(),
@@ -36,10 +36,11 @@ def style_of(card) -> StyleFacts:
         prompt=template_of(card),
         pattern=constraint.pattern,
         grammar=constraint.grammar,
+        public_part=public_part,
     )
 
 
-def manifest_of(line_ref: str, version: int, round_id: str, card=None) -> AdapterManifest:
+def manifest_of(line_ref: str, version: int, round_id: str, card=None, public_part=None) -> AdapterManifest:
     return AdapterManifest(
         line_ref=line_ref,
         scope=Scope.TENANT,
@@ -73,19 +74,26 @@ def manifest_of(line_ref: str, version: int, round_id: str, card=None) -> Adapte
             round_id=round_id, period_index=0, start="zero", start_version_id=None, supersedes=None,
             data_digest=DIGEST, code_digest=DIGEST,
         ),
-        style=None if card is None else style_of(card),
+        style=None if card is None else style_of(card, public_part),
     )  # fmt: skip
 
 
 def keep_version(
-    session, clock, card=None, *, tenant_id="acme", domain="default", state=VersionState.PUBLISHED
+    session,
+    clock,
+    card=None,
+    *,
+    tenant_id="acme",
+    domain="default",
+    state=VersionState.PUBLISHED,
+    public_part=None,
 ):
     """Register a version of a tenant that is registered already, and return its manifest."""
     row = open_round(session, tenant_id, domain, actor="test", now=clock.now())
     session.get(RoundRow, row.round_id).state = "done"
     line = find_line(session, tenant_id, domain)
     line.last_version += 1
-    manifest = manifest_of(line.line_ref, line.last_version, row.round_id, card)
+    manifest = manifest_of(line.line_ref, line.last_version, row.round_id, card, public_part)
     session.add(
         AdapterVersionRow(
             version_id=manifest.version_id(),

@@ -62,6 +62,15 @@ def test_json_holds_the_card_and_all_that_is_made_of_it(line, capsys):
     assert facts["decisions"] == []
 
 
+def test_what_a_line_that_remembers_was_taught_beside_the_card_is_said(line, engine, clock, capsys):
+    assert "remember" not in run(capsys, "show", "acme")[1]
+    with transaction(engine) as session:
+        keep_version(session, clock, CARD, public_part={"pairs": 72, "remembered": 2})
+    said = "the adapter was taught the cards of 2 releases before too, each as much as this one."
+    assert said in run(capsys, "show", "acme")[1]
+    assert any(said in one for one in json.loads(run(capsys, "show", "acme", "--json")[1])["sentences"])
+
+
 def test_entries_are_struck_fixed_and_left_to_the_vote_again(line, capsys, engine):
     status, out, err = run(
         capsys, "remove", "acme", NOTE.handle, "--reason", "a name", "--actor", "ann", "--json"
