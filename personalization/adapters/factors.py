@@ -99,19 +99,17 @@ def blend(earlier: Path, later: Path, target: Path, *, share: float) -> None:
     write_adapter(target, read_config(later), down, mixed, beside=later)
 
 
-def remembered_share(before: int, *, from_served: bool) -> float:
+def remembered_share(before: int) -> float:
     """Return the share of what a line served in its next release, if the line is not to forget earlier windows.
 
-    Releases that know nothing of one another are served as their plain mean. One that was trained from what was served
-    holds that already and moves on to its own window: a plain mean makes the line's steps 1, 1/2, 1/3, …, which still
-    take it away from its first window; here they are 1, 1/3, 1/5, … (DECISIONS, 69, has what both lose).
+    A release that was trained from what was served holds that already and moves on to its own window: with a plain mean
+    the line's steps are 1, 1/2, 1/3, …, which still take it away from its first window; here they are 1, 1/3, 1/5, …
+    (DECISIONS, 69, has what both lose).
 
     Args:
-        before: releases so far; public.
-        from_served: whether the release was trained from what the line served.
+        before: releases that are in what was served; public.
     """
-    counts = 2 * before if from_served else before
-    return counts / (counts + 1)
+    return 2 * before / (2 * before + 1)
 
 
 def difference(left: Updates, right: Updates) -> Updates:

@@ -138,7 +138,7 @@ class CardReleases:
         adapter = result.adapter
         if before is not None and remember:
             adapter = adapter.with_name(f"{adapter.name}-blended")
-            share = remembered_share(len(earlier), from_served=True)
+            share = remembered_share(len(earlier))
             blend(before.adapter, result.adapter, adapter, share=share)
         return CardRelease(
             card=card,

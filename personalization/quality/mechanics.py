@@ -15,10 +15,10 @@ Losses are of users that nothing was trained on. Nothing here is a release.
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 import time
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -198,8 +198,8 @@ class _Mechanics:
         ways: tuple[tuple[str, Callable[[int], float], bool], ...] = (
             ("newest alone", lambda _: 0.0, True),
             ("average, a half each", lambda before: 0.5 if before else 0.0, True),
-            ("remember, each from zero", partial(remembered_share, from_served=False), False),
-            ("remember", partial(remembered_share, from_served=True), True),
+            ("remember, each from zero", lambda before: before / (before + 1), False),
+            ("remember", remembered_share, True),
         )
         for name, share_of, from_served in ways:
             self.say(f"{len(windows)} releases of {tenant}, {name} …")
@@ -362,8 +362,8 @@ class _Mechanics:
 
 
 def _key(name: bytes) -> bytes:
-    """Return a fixed key, so that a benchmark repeats; a round draws its key from the operating system."""
-    return name[:32].ljust(32, b".")
+    """Return a fixed key of a name, so that a benchmark repeats; a round draws its key from the operating system."""
+    return name.ljust(32, b".") if len(name) <= 32 else hashlib.sha256(name).digest()
 
 
 def _keys(name: str) -> Callable[[int], bytes]:

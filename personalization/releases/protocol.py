@@ -364,6 +364,7 @@ class TrainingRounds:
         base_digest = self._shop.base.fingerprint().digest()
         start = choose_start(session, line, policy, plan, base_digest=base_digest)
         blend_with = blend_source(session, line, policy, plan, base_digest)
+        edits = current_edits(session, row.tenant_id, row.domain)
         glossary = proposed_pairs(session, line.line_ref) if policy.terms else None
         terms = Terms(
             plan=plan,
@@ -374,9 +375,9 @@ class TrainingRounds:
             slot=slot_for(row, self._clock.now(), timedelta(seconds=policy.release_padding_seconds)),
             start_sources=start_sources(session, line.line_ref, start),
             blend_with=blend_with,
-            blend_share=blend_share(session, policy, blend_with, start),
-            remembered=tuple(earlier_cards(session, remembered_versions(session, policy, blend_with))),
-            style_edits=current_edits(session, row.tenant_id, row.domain),
+            blend_share=blend_share(session, policy, blend_with),
+            remembered=tuple(earlier_cards(session, remembered_versions(session, policy, blend_with), edits)),
+            style_edits=edits,
             notes=policy.memory and may_have_notes(session, row.tenant_id, row.domain),
             votes_on_terms=glossary is not None,  # else a damaged list would open the vote to unlisted words
             glossary=glossary or (),
@@ -431,6 +432,9 @@ class TrainingRounds:
                 return self._forfeited(session, row, lease.epoch, wrong, NOT_AS_CHARGED)
             seed = self._keyring.unwrap(row.wrapped_seed, seed_purpose(row.round_id))
             snapshot = self._snapshot(session, row, terms, reservation, seed)
+            taught = earlier_cards(session, terms.remembered, terms.style_edits)
+            if tuple(taught) != terms.remembered:
+                return self._forfeited(session, row, lease.epoch, "an earlier card is gone", NOT_REPEATED)
             draw = DrawRecord(
                 seed_commitment=sha256_digest(b"discreet noise seed\0" + seed),
                 data_digest=snapshot.data_digest,
@@ -440,6 +444,7 @@ class TrainingRounds:
                     base_digest=self._shop.base.fingerprint().digest(),
                     start=row.start,
                     hardware=self._hardware,
+                    taught=tuple(taught.values()),
                 ),
             )
             try:
@@ -458,10 +463,7 @@ class TrainingRounds:
                 blend_share=terms.blend_share,
                 suites=terms.suites.depth,
                 notes=terms.notes,
-                earlier_cards=tuple(
-                    terms.style_edits.applied_to(card)
-                    for card in earlier_cards(session, terms.remembered).values()
-                ),
+                earlier_cards=tuple(taught.values()),
             )
             blended = () if terms.blend_with is None else (terms.blend_with,)
             return Prepared(

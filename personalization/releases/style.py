@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from personalization.adapters.manifest import StyleFacts
@@ -10,6 +11,7 @@ from personalization.errors import StyleCardError
 from personalization.registry import queries as registry
 from personalization.styles.card import StyleCard
 from personalization.styles.discovery import discover
+from personalization.styles.frames import is_poor
 from personalization.styles.grammar import constraint_of
 from personalization.styles.prompting import template_of
 from personalization.styles.votes import StyleText, UserTexts
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from sqlmodel import Session
 
     from personalization.releases.terms import Terms
+    from personalization.styles.edits import StyleEdits
     from personalization.training.jobs.job import PublicPartFacts, UserExamples
 
 
@@ -53,22 +56,28 @@ def vote_on_style(
     )
 
 
-def earlier_cards(session: Session, version_ids: Sequence[str]) -> dict[str, StyleCard]:
-    """Return the style cards of a line's earlier versions by version id, the newest ``MOST_REMEMBERED`` of them.
+def earlier_cards(session: Session, version_ids: Sequence[str], edits: StyleEdits) -> dict[str, StyleCard]:
+    """Return the style cards of a line's earlier versions by version id, as people decided since.
 
-    A version without a card, or with one that cannot be read, is left out. Versions never change, so whoever asks again
-    for what was found finds the same.
+    A version without a card, with one that tells too little, or with one that cannot be read is left out, and of the
+    others all but the newest ``MOST_REMEMBERED``. What people had fixed then counts only as far as it still is.
 
     Args:
         session: the caller's transaction.
         version_ids: oldest first.
+        edits: what is decided now.
     """
-    found = {}
+    found: dict[str, StyleCard] = {}
     for version_id in version_ids:
         style = registry.read_version(registry.find_version(session, version_id)).manifest.style
-        if style is not None:
-            with suppress(StyleCardError):
-                found[version_id] = StyleCard.from_document(style.card)
+        if style is None:
+            continue
+        with suppress(StyleCardError):
+            card = StyleCard.from_document(style.card)
+            voted = tuple(one for one in card.entries if not one.pinned)
+            decided = edits.applied_to(replace(card, entries=voted))
+            if not is_poor(decided):
+                found[version_id] = decided
     return dict(list(found.items())[-MOST_REMEMBERED:])
 
 

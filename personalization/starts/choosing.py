@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -112,23 +113,19 @@ def blend_source(
         return None
     if registry.read_version(current).manifest.scope is not Scope.TENANT:
         return None
+    if policy.remember and current.reservation_id == PUBLIC_DATA:
+        return None  # a guide is no window of time
     return current.version_id
 
 
-def blend_share(
-    session: Session, policy: TenantPrivacyPolicy, source: str | None, start: StartPoint
-) -> float:
+def blend_share(session: Session, policy: TenantPrivacyPolicy, source: str | None) -> float:
     """Return the share of ``source`` in the release; of a line that remembers, by how many releases are in it.
 
-    That number is public. Releases that start from what is served need more of it than releases that know
-    nothing of one another (``adapters.factors.remembered_share``).
+    That number is public.
     """
     if source is None:
         return 0.0
-    if not policy.remember:
-        return policy.previous_share
-    before = len(_blended(session, source))
-    return remembered_share(before, from_served=start.kind == Start.PREVIOUS.value)
+    return remembered_share(len(_averaged_in(session, source))) if policy.remember else policy.previous_share
 
 
 def remembered_versions(session: Session, policy: TenantPrivacyPolicy, source: str | None) -> list[str]:
@@ -138,17 +135,29 @@ def remembered_versions(session: Session, policy: TenantPrivacyPolicy, source: s
     """
     if source is None or not (policy.remember and policy.styles):
         return []
-    return _blended(session, source)
+    return _averaged_in(session, source)
 
 
-def _blended(session: Session, source: str) -> list[str]:
-    """Return the versions that were averaged, one into the next, up to ``source``; oldest first."""
+def _averaged_in(session: Session, source: str) -> list[str]:
+    """Return the releases that ``source`` is an even memory of, itself the last; oldest first.
+
+    A version that was not averaged as such memory goes on begins anew: one from before the policy asked, or of
+    ``previous_share``. Versions of another line, which a composed one has parts of, are not followed.
+    """
+    links: list[tuple[str, float]] = []
+    line_ref, at = registry.find_version(session, source).line_ref, source
+    while at:
+        row = registry.find_version(session, at)
+        if row.line_ref != line_ref:
+            break
+        checks = registry.read_version(row).manifest.evaluation.checks
+        blend = next((check for check in checks if check.name == BLEND_CHECK), None)
+        links.append((at, 0.0 if blend is None or blend.value is None else blend.value))
+        at = "" if blend is None or blend.detail is None else blend.detail
     found: list[str] = []
-    at: str | None = source
-    while at is not None:
-        found.insert(0, at)
-        checks = registry.read_version(registry.find_version(session, at)).manifest.evaluation.checks
-        at = next((check.detail for check in checks if check.name == BLEND_CHECK), None)
+    for version_id, share in reversed(links):
+        goes_on = bool(found) and math.isclose(share, remembered_share(len(found)), rel_tol=1e-9)
+        found = [*found, version_id] if goes_on else [version_id]
     return found
 
 

@@ -113,9 +113,9 @@ def cost_sentence(vote: PartitionSelection, delta: float) -> str:
 
 
 def remembered_sentence(earlier: int) -> str:
-    """Return that an adapter was taught the cards of so many earlier releases too."""
-    releases = "the release before" if earlier == 1 else f"{earlier} releases before"
-    return f"The policy asks to remember: the adapter was taught the cards of {releases} too, each as much as this one."
+    """Return that an adapter was taught the cards of so many earlier releases."""
+    releases = "one earlier release" if earlier == 1 else f"{earlier} earlier releases"
+    return f"The policy asks to remember: what the adapter was taught is made of the cards of {releases} too, evenly."
 
 
 def frame_bars(card: StyleCard) -> tuple[Bar, ...]:

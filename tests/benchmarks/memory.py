@@ -298,7 +298,7 @@ def answers(count, base):
     for name, notes in (("style_adapter", False), ("style_adapter_with_notes", True)):
         start = time.perf_counter()
         maker = PublicPart(decoder, encoder, private, max_tokens=plan.max_tokens, half=False)
-        factors, facts = maker.train(card, lambda *_: None, notes=notes)
+        factors, facts = maker.train([card], lambda *_: None, notes=notes)
         own = merged(decoder, factors, private.scaling)
         told[name] = {
             **_asked(own, encoder, cases),

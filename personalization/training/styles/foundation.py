@@ -2,7 +2,7 @@
 
 The public part sits on modules that the private part leaves alone, so the merged base with the private part is exactly
 the plain base with both parts in one adapter. A public part whose loss on public text is above the limit is weakened
-until it is not, before anything private is read. Everything here is made of public text and of a released card.
+until it is not, before anything private is read. Everything here is made of public text and of released cards.
 """
 
 from __future__ import annotations
@@ -56,23 +56,28 @@ class _PublicLoss:
     mean: float
 
 
-def part_key(tenant: TenantJob) -> tuple[tuple[str, ...], int, bool] | None:
+def part_key(tenant: TenantJob) -> tuple[tuple[str, ...], int, int, bool] | None:
     """Return what two tenants of one adapter shape share if their public part is the same; None where there is none.
 
-    A public part is made where the card tells enough and the plan leaves all but the last block's feed-forward layers.
+    A public part is made where a card tells enough and the plan leaves all but the last block's feed-forward layers.
     """
-    plan, taught = tenant.plan, _taught(tenant)
+    plan, (cards, remembered) = tenant.plan, _taught(tenant)
     fits = plan.top_layers == 1 and set(plan.target_modules) == set(FEED_FORWARD)
-    if not (fits and taught):
+    if not (fits and cards):
         return None
-    return tuple(card.digest() for card in taught), plan.max_tokens, tenant.notes
+    return tuple(card.digest() for card in cards), remembered, plan.max_tokens, tenant.notes
 
 
-def _taught(tenant: TenantJob) -> tuple[StyleCard, ...]:
-    """Return the cards that a public part is made of, the newest first; none where no vote was held."""
+def _taught(tenant: TenantJob) -> tuple[tuple[StyleCard, ...], int]:
+    """Return the cards that a public part is made of, the newest first, and how many of them are earlier releases'.
+
+    None are where no vote was held; those that tell too little are left out.
+    """
     if tenant.card is None:
-        return ()
-    return tuple(card for card in (tenant.card, *reversed(tenant.earlier_cards)) if worth_making(card))
+        return (), 0
+    earlier = [card for card in reversed(tenant.earlier_cards) if worth_making(card)]
+    newest = [tenant.card] if worth_making(tenant.card) else []
+    return (*newest, *earlier), len(earlier)
 
 
 def lay_foundation(
@@ -83,7 +88,7 @@ def lay_foundation(
     Args:
         decoder: the plain base.
         encoder: its tokenizer.
-        tenant: its plan, its card and whether it wants notes; nothing else is read.
+        tenant: its plan, its cards and whether it wants notes; nothing else is read.
         flags: tokens of one pass, and whether the output head may be multiplied in bfloat16.
         on_step: gets steps done and steps in all.
     """
@@ -93,7 +98,9 @@ def lay_foundation(
     private = Geometry.of_plan(plan, decoder.shapes, decoder.layer_count)
     # Learned on a copy in bfloat16 where that is faster; what is learned is merged into the base as it is.
     maker = PublicPart(decoder, encoder, private, max_tokens=plan.max_tokens, half=flags.half_products)
-    factors, facts = maker.train(_taught(tenant), on_step, notes=tenant.notes)
+    cards, remembered = _taught(tenant)
+    factors, facts = maker.train(cards, on_step, notes=tenant.notes)
+    facts = replace(facts, remembered=remembered)
     del maker
     # The plain base's loss is the same for every tenant of a job.
     plain = decoder.kept.once(

@@ -22,10 +22,11 @@ from personalization.registry.tables import AdapterVersionRow
 from personalization.registry.withdrawal import withdraw_version
 from personalization.releases.protocol import Closed
 from personalization.releases.terms import Terms
+from personalization.rounds.states import OutcomeCode
 from personalization.rounds.tables import RoundRow
 from personalization.signals.snapshot import TrainingSnapshot
 from personalization.styles.card import StyleCard
-from personalization.styles.decisions import StyleAct, strike
+from personalization.styles.decisions import StyleAct, pin, strike, undo
 from personalization.styles.families import Feature
 from personalization.training.jobs.job import Example, UserExamples
 from privacy.policy.ceilings import PolicyCeilings
@@ -213,23 +214,36 @@ class KilledError(BaseException):
     """The process ends here: nothing catches this."""
 
 
-def test_a_repeated_round_is_taught_what_it_was_frozen_to(shop, monkeypatch):
-    shop.add_tenant(declared_users=300, remember=True)
-    first = run_saying(shop, monkeypatch, "Watercolor")
+def killed_saying(shop, monkeypatch, opening):
+    """Open a round and let its trainer die with the child under way; the next one lives."""
 
     def die(_should_stop):
         raise KilledError
 
     shop.trainer.during = die
     with pytest.raises(KilledError):
-        run_saying(shop, monkeypatch, "Sketch")
-    changed(shop, remember=False)
+        run_saying(shop, monkeypatch, opening)
     shop.trainer.during = lambda _should_stop: None
-    shop.process("second").run_once()
-    assert [words_of(card) for card in shop.trainer.taught[-1]] == [{"Watercolor"}]
+    shop.clock.advance(seconds=61)  # its lease is over
+
+
+def terms_of_newest(shop):
     with shop.session() as session:
         row = session.exec(select(RoundRow).order_by(col(RoundRow.sequence).desc())).first()
-        terms = Terms.from_json(row.terms_json)
+        return Terms.from_json(row.terms_json)
+
+
+def test_a_repeated_round_is_taught_what_it_was_frozen_to(shop, monkeypatch):
+    shop.add_tenant(declared_users=300, remember=True)
+    first = run_saying(shop, monkeypatch, "Watercolor")
+    killed_saying(shop, monkeypatch, "Sketch")
+    changed(shop, remember=False)
+    shop.process("second").run_once()
+    assert [[words_of(card) for card in cards] for cards in shop.trainer.taught] == [
+        [], [{"Watercolor"}], [{"Watercolor"}],
+    ]  # fmt: skip
+    assert words_of(card_of(shop.outcomes.ended[-1])) == {"Sketch"}
+    terms = terms_of_newest(shop)
     assert terms.remembered == (first.version_id,)
     older = replace(terms, remembered=())
     assert "remembered" not in older.to_document()  # so that older terms keep their digest
@@ -238,7 +252,7 @@ def test_a_repeated_round_is_taught_what_it_was_frozen_to(shop, monkeypatch):
 
 def test_an_earlier_card_that_cannot_be_read_is_left_out_before_anything_is_charged(shop, monkeypatch):
     shop.add_tenant(declared_users=300, remember=True)
-    run_saying(shop, monkeypatch, "Watercolor"), run_saying(shop, monkeypatch, "Sketch")
+    _, second = run_saying(shop, monkeypatch, "Watercolor"), run_saying(shop, monkeypatch, "Sketch")
     read = StyleCard.from_document.__func__
 
     def damaged(cls, document):
@@ -249,16 +263,62 @@ def test_an_earlier_card_that_cannot_be_read_is_left_out_before_anything_is_char
     monkeypatch.setattr(StyleCard, "from_document", classmethod(damaged))
     run_saying(shop, monkeypatch, "Paper")
     assert [words_of(card) for card in shop.trainer.taught[-1]] == [{"Sketch"}]
+    assert terms_of_newest(shop).remembered == (second.version_id,)
+
+
+def test_a_repeat_whose_earlier_card_is_another_by_now_forfeits(shop, monkeypatch):
+    shop.add_tenant(declared_users=300, remember=True)
+    run_saying(shop, monkeypatch, "Watercolor")
+    killed_saying(shop, monkeypatch, "Sketch")
+    read = StyleCard.from_document.__func__
+
+    def altered(cls, document):
+        card = read(cls, document)
+        return replace(card, voters=card.voters + 1)
+
+    monkeypatch.setattr(StyleCard, "from_document", classmethod(altered))
+    shop.process("second").run_once()
+    closed = shop.outcomes.ended[-1]
+    assert isinstance(closed, Closed)
+    assert closed.code is OutcomeCode.FORFEITED
+    assert len(shop.trainer.taught) == 2  # nothing was trained again
+
+
+def test_what_is_no_longer_fixed_is_taught_of_no_earlier_card(shop, monkeypatch):
+    shop.add_tenant(declared_users=300, remember=True)
+    card = card_of(run_saying(shop, monkeypatch, "Watercolor"))
+    kept = card.of(Feature.OPENING_WORDS)[0]
+
+    def decide(how, *given):
+        with shop.session() as session:
+            act = StyleAct(tenant_id="acme", domain="default", actor="t", reason="r", now=shop.clock.now())
+            how(session, act, *given)
+
+    decide(pin, replace(kept, words="Gouache"))
+    assert "Gouache" in str(card_of(run_saying(shop, monkeypatch, "Sketch")).to_document())
+    decide(undo, replace(kept, words="Gouache").handle)
+    run_saying(shop, monkeypatch, "Paper")
+    assert [words_of(card) for card in shop.trainer.taught[-1]] == [{"Watercolor"}, {"Sketch"}]
+
+
+def test_a_line_that_served_an_average_of_another_kind_begins_its_memory_anew(shop, monkeypatch):
+    shop.add_tenant(declared_users=300, previous_share=0.3)
+    run_saying(shop, monkeypatch, "Watercolor"), run_saying(shop, monkeypatch, "Oil")
+    changed(shop, remember=True)
+    run_saying(shop, monkeypatch, "Paper"), run_saying(shop, monkeypatch, "Ink")
+    assert [words_of(card) for card in shop.trainer.taught[-1]] == [{"Oil"}, {"Paper"}]
+    assert [share for _, share in shop.trainer.blends[-2:]] == [pytest.approx(2 / 3), pytest.approx(4 / 5)]
 
 
 def test_an_earlier_card_that_is_withdrawn_is_not_taught_again(shop, monkeypatch):
     shop.add_tenant(declared_users=300, remember=True)
-    first = run_saying(shop, monkeypatch, "Watercolor")
-    run_saying(shop, monkeypatch, "Sketch")
+    first, second = run_saying(shop, monkeypatch, "Watercolor"), run_saying(shop, monkeypatch, "Sketch")
     with shop.session() as session:  # reaches the second, which has its weights and its card
         withdraw_version(
             session, shop.events, first.served_name, Act(actor="t", reason="r", now=shop.clock.now())
         )
+    with shop.session() as session:
+        assert registry.find_version(session, second.version_id).state == VersionState.WITHDRAWN.value
     run_saying(shop, monkeypatch, "Paper")
     assert shop.trainer.taught[-1] == ()
 

@@ -66,7 +66,7 @@ def test_what_a_line_that_remembers_was_taught_beside_the_card_is_said(line, eng
     assert "remember" not in run(capsys, "show", "acme")[1]
     with transaction(engine) as session:
         keep_version(session, clock, CARD, public_part={"pairs": 72, "remembered": 2})
-    said = "the adapter was taught the cards of 2 releases before too, each as much as this one."
+    said = "is made of the cards of 2 earlier releases too, evenly."
     assert said in run(capsys, "show", "acme")[1]
     assert any(said in one for one in json.loads(run(capsys, "show", "acme", "--json")[1])["sentences"])
 

@@ -46,7 +46,7 @@ def users(opening):
 
 
 @pytest.mark.slow
-def test_a_line_that_remembers_averages_cards_and_private_parts_and_another_neither(tmp_path):
+def test_a_line_that_remembers_is_taught_earlier_cards_and_averaged_and_another_neither(tmp_path):
     base = write_tiny_base(tmp_path / "base", layers=2)
     flags = PerformanceFlags(device="cpu", threads=1)
     decoder, encoder = loaded_base(base, flags)
