@@ -100,16 +100,12 @@ def blend(earlier: Path, later: Path, target: Path, *, share: float) -> None:
 
 
 def remembered_share(before: int) -> float:
-    """Return the share of what a line served in its next release, if the line is not to forget earlier windows.
-
-    A release that was trained from what was served holds that already and moves on to its own window: with a plain mean
-    the line's steps are 1, 1/2, 1/3, …, which still take it away from its first window; here they are 1, 1/3, 1/5, …
-    (DECISIONS, 69, has what both lose).
+    """Return the share of what a line served in its next release, if it is to be the plain mean of its releases.
 
     Args:
         before: releases that are in what was served; public.
     """
-    return 2 * before / (2 * before + 1)
+    return before / (before + 1)
 
 
 def difference(left: Updates, right: Updates) -> Updates:

@@ -99,7 +99,6 @@ class CardReleases:
         say: Callable[[Progress], None] = lambda _: None,
         name: str = "card",
         before: CardRelease | None = None,
-        remember: bool = False,
     ) -> CardRelease:
         """Vote, make the public part of the card, train the private part on it, and export both as one adapter.
 
@@ -110,8 +109,8 @@ class CardReleases:
             key: 32 bytes for the noise of both; fixed, so that a benchmark repeats.
             say: told the progress.
             name: of the adapter's folder.
-            before: the line's release before, from which this one starts.
-            remember: whether all releases' cards are taught and private parts averaged, as the policy may ask.
+            before: the line's release before, where the policy asks to remember: its cards are taught too, and its
+                private part is averaged in.
         """
         began = time.monotonic()
         card = discover(
@@ -121,14 +120,13 @@ class CardReleases:
             declared_users=len(users),
             voters=len(users),
         )
-        earlier = () if before is None or not remember else (*before.earlier, before.card)
+        earlier = () if before is None else (*before.earlier, before.card)
         tenant = TenantJob(
             job_key=name,
             plan=plan,
             users=tuple(users),
             noise_key=key,
             card=card,
-            start_adapter=None if before is None else before.adapter,
             earlier_cards=earlier,
         )
         job = TrainingJob(
@@ -136,7 +134,7 @@ class CardReleases:
         )
         (result,) = train_on(self.decoder, self.encoder, job, say)
         adapter = result.adapter
-        if before is not None and remember:
+        if before is not None:
             adapter = adapter.with_name(f"{adapter.name}-blended")
             share = remembered_share(len(earlier))
             blend(before.adapter, result.adapter, adapter, share=share)

@@ -77,7 +77,7 @@ def with_cards(
     *,
     remember: bool,
 ) -> Iterator[Losses]:
-    """Yield what each whole release in turn says of every window.
+    """Yield what each whole release in turn says of every window; its private part starts from zero, as by default.
 
     Args:
         releases: makes them.
@@ -91,7 +91,7 @@ def with_cards(
     for number, window in enumerate(windows):
         name = f"{'remember' if remember else 'newest'}-{number}"
         before = releases.release(
-            window.train, plan, vote, key=key_of(number), name=name, before=before, remember=remember
+            window.train, plan, vote, key=key_of(number), name=name, before=before if remember else None
         )
         yield [
             nll_per_user(

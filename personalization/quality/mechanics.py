@@ -198,8 +198,8 @@ class _Mechanics:
         ways: tuple[tuple[str, Callable[[int], float], bool], ...] = (
             ("newest alone", lambda _: 0.0, True),
             ("average, a half each", lambda before: 0.5 if before else 0.0, True),
-            ("remember, each from zero", lambda before: before / (before + 1), False),
-            ("remember", remembered_share, True),
+            ("remember, from what is served", remembered_share, True),
+            ("remember", remembered_share, False),
         )
         for name, share_of, from_served in ways:
             self.say(f"{len(windows)} releases of {tenant}, {name} …")

@@ -52,16 +52,14 @@ def choose_start(
     ``previous`` takes the line's current version and ``average`` the exponential average of the line's own versions,
     where the current one fits (same base, family, rank and layers). ``meta``, and a line without a version that fits,
     takes the meta start of the base and shape; where there is none, zero. A line that serves a synthetic warm start
-    begins from it under any policy: the tenant asked for it. A line that remembers takes ``previous``, whatever the
-    policy says: releases that each start anew are a mean that forgets its first window (DECISIONS, 69).
+    begins from it under any policy: the tenant asked for it.
     """
     current = registry.current_version(session, line)
     if current is not None and _fits(current, plan, base_digest):
         if current.reservation_id == PUBLIC_DATA:
             return StartPoint(kind=WARM, version_id=current.version_id)
-        asked = Start.PREVIOUS if policy.remember else policy.start
-        if asked is not Start.META and current.state == VersionState.PUBLISHED.value:
-            return StartPoint(kind=asked.value, version_id=current.version_id)
+        if policy.start is not Start.META and current.state == VersionState.PUBLISHED.value:
+            return StartPoint(kind=policy.start.value, version_id=current.version_id)
     meta = find_meta(session, base_digest, plan, line.domain)
     if meta is not None and meta.state == VersionState.PUBLISHED.value and _fits(meta, plan, base_digest):
         return StartPoint(kind=Start.META.value, version_id=meta.version_id)

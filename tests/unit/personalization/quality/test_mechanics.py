@@ -73,7 +73,7 @@ def test_every_mechanic_has_a_row_for_each_switch(recorded):
         "uniform", "loss", "diversity", "easy_first",
     }  # fmt: skip
     assert by_mechanic["continual"] == [
-        "newest alone", "average, a half each", "remember, each from zero", "remember",
+        "newest alone", "average, a half each", "remember, from what is served", "remember",
         "newest alone, with cards", "remember, with cards",
     ]  # fmt: skip
     assert by_mechanic["ability"] == ["without correction", "with correction"]
