@@ -67,9 +67,8 @@ class TenantJob:
     card: StyleCard | None = None  # what the round's vote on style told; None makes no public part
     suites: SuiteDepth = SuiteDepth.OFF  # how much of the gate's public suites the result is asked
     notes: bool = False  # whether the public part rehearses made-up questions with notes before them
-    earlier_cards: tuple[
-        StyleCard, ...
-    ] = ()  # of earlier releases, taught beside the card: where a line remembers
+    # Of earlier releases, taught beside the card: where a line remembers.
+    earlier_cards: tuple[StyleCard, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
