@@ -6,7 +6,8 @@ release carries noise of its own, so the average of k independent ones has about
 ones count less, because a tenant's habits drift.
 
 All of it reads and changes the private part of an adapter alone. A public part (``adapters.parts``) is made anew of
-each style card: the newest one is kept as it is.
+each style card: the newest one is kept as it is. Only of a line that remembers are public parts averaged too; they
+share no subspace, so their mean is cut back to their rank.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from personalization.adapters.files import CONFIG, WEIGHTS
+from personalization.adapters.low_rank import mean_update
 from personalization.adapters.parts import private_entry, private_names, settle_order
 from personalization.adapters.tensors import read_tensors
 from personalization.errors import MetaStartError
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from personalization.adapters.low_rank import Factors
 
     Updates = dict[str, NDArray[np.float64]]
 
@@ -80,23 +84,33 @@ def average_versions(directories: Sequence[Path], target: Path, *, decay: float 
     write_adapter(target, read_config(directories[-1]), shared, mean, beside=directories[-1])
 
 
-def blend(earlier: Path, later: Path, target: Path, *, share: float) -> None:
+def blend(earlier: Path, later: Path, target: Path, *, share: float, remembered: int = 0) -> None:
     """Write ``share`` of the earlier released adapter and the rest of the later one to ``target``.
 
     Done at every release, it is the exponential average of the line's trained adapters: noise that is drawn anew each
     time falls to ``(1 - share) ÷ (1 + share)`` of its variance, and a habit that was learned earlier fades slowly. The
-    later one's public part stays as it is.
+    later one's public part stays as it is, unless earlier ones are remembered.
+
+    Args:
+        earlier: a portable adapter, released.
+        later: the one that was trained.
+        target: a directory that does not exist yet.
+        share: of the earlier private part.
+        remembered: releases whose public parts are in the earlier one's; it counts as so many.
 
     Raises:
-        ValueError: ``share`` is outside [0, 1).
-        MetaStartError: the adapters share no frozen subspace.
+        ValueError: ``share`` is outside [0, 1), or ``remembered`` is below 0.
+        MetaStartError: the adapters share no frozen subspace, or have no public parts on the same layers.
     """
-    if not 0 <= share < 1:
-        raise ValueError(f"share is {share}; allowed is 0 to below 1")
+    if not 0 <= share < 1 or remembered < 0:
+        raise ValueError(
+            f"share is {share} and remembered is {remembered}; allowed are 0 to below 1, and at least 0"
+        )
     (shared, before), (down, after) = split_factors(earlier), split_factors(later)
     require_same_subspace(shared, down)
     mixed = {name: share * before[name] + (1.0 - share) * values for name, values in after.items()}
-    write_adapter(target, read_config(later), down, mixed, beside=later)
+    public = _public_mean(earlier, later, remembered_share(remembered)) if remembered else {}
+    write_adapter(target, read_config(later), down, mixed, beside=later, public=public)
 
 
 def remembered_share(before: int) -> float:
@@ -176,7 +190,13 @@ def require_same_subspace(
 
 
 def write_adapter(
-    target: Path, config: Mapping[str, object], down: Updates, up: Updates, *, beside: Path | None = None
+    target: Path,
+    config: Mapping[str, object],
+    down: Updates,
+    up: Updates,
+    *,
+    beside: Path | None = None,
+    public: Mapping[str, Factors] | None = None,
 ) -> None:
     """Write a portable adapter directory from its factors.
 
@@ -186,12 +206,15 @@ def write_adapter(
         down: the private part's ``A``.
         up: its ``B``.
         beside: an adapter whose public part is taken along, where it has one.
+        public: ``A`` and ``B`` of layers of it that are written instead of its own.
     """
     metadata = {"format": "pt"}
     if beside is not None and private_names(beside) is not None:
         metadata |= private_entry(down)
         config = _whole_config(beside)
         wide_down, wide_up = _factors(beside)
+        for name, (its_down, its_up) in (public or {}).items():
+            wide_down[name], wide_up[name] = its_down, its_up
         down, up = {**wide_down, **down}, {**wide_up, **up}
     target.mkdir(parents=True)
     tensors = {f"{name}{_DOWN}": values.astype(np.float32) for name, values in down.items()}
@@ -200,6 +223,22 @@ def write_adapter(
     if len(metadata) > 1:
         settle_order(target / WEIGHTS)
     (target / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _public_mean(earlier: Path, later: Path, share: float) -> dict[str, Factors]:
+    """Return the mean of two adapters' public parts, ``share`` of it the earlier one's, by module name."""
+    before, after = (_public_factors(one) for one in (earlier, later))
+    if not after or set(before) != set(after):
+        raise MetaStartError(
+            "the adapters have no public parts on the same layers, so there is no mean of those"
+        )
+    return {name: mean_update(before[name], factors, share=share) for name, factors in after.items()}
+
+
+def _public_factors(directory: Path) -> dict[str, Factors]:
+    names = private_names(directory)
+    down, up = _factors(directory)
+    return {name: (down[name], up[name]) for name in up if names is not None and name not in names}
 
 
 def _whole_config(directory: Path) -> dict[str, object]:

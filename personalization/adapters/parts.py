@@ -1,9 +1,9 @@
 """The two parts of a combined adapter: the private part of a line, and the public part made of a style card.
 
 Both stand in one portable file, on modules that do not overlap, with one rank and scaling. Which modules are private is
-said in the file's safetensors metadata, which every loader skips; a file that says nothing has no public part. Whatever
+said in the file's safetensors metadata, which every loader skips; a file that says nothing has no public part. What
 a line adds up over time (averages, blends, drift, starts) is its private part alone: a public part is made anew of each
-card, in no shared subspace.
+card, in no shared subspace. A line that remembers averages those too.
 """
 
 from __future__ import annotations

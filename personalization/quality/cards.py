@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +49,14 @@ class CardRelease:
         adapter: a portable LoRA folder: the public part and the private one.
         public_part: what is known of the public part; None where the card was too poor for one.
         seconds: discovery and training together.
-        earlier: cards of the line's earlier releases that were taught beside it, oldest first.
+        before: releases of the line that are averaged in, where it remembers.
     """
 
     card: StyleCard
     adapter: Path
     public_part: PublicPartFacts | None
     seconds: float
-    earlier: tuple[StyleCard, ...] = ()
+    before: int = 0
 
     def to_document(self) -> dict[str, Any]:
         """Return what the card says, JSON-ready and short."""
@@ -109,8 +109,7 @@ class CardReleases:
             key: 32 bytes for the noise of both; fixed, so that a benchmark repeats.
             say: told the progress.
             name: of the adapter's folder.
-            before: the line's release before, where the policy asks to remember: its cards are taught too, and its
-                private part is averaged in.
+            before: the line's release before, where the policy asks to remember: both its parts are averaged in.
         """
         began = time.monotonic()
         card = discover(
@@ -120,30 +119,36 @@ class CardReleases:
             declared_users=len(users),
             voters=len(users),
         )
-        earlier = () if before is None else (*before.earlier, before.card)
+        count = 0 if before is None else before.before + 1
         tenant = TenantJob(
             job_key=name,
             plan=plan,
             users=tuple(users),
             noise_key=key,
             card=card,
-            earlier_cards=earlier,
         )
         job = TrainingJob(
             base_model=str(self.base_model), tenants=(tenant,), output=self.folder, flags=self.flags
         )
         (result,) = train_on(self.decoder, self.encoder, job, say)
-        adapter = result.adapter
+        adapter, part = result.adapter, result.public_part
         if before is not None:
             adapter = adapter.with_name(f"{adapter.name}-blended")
-            share = remembered_share(len(earlier))
-            blend(before.adapter, result.adapter, adapter, share=share)
+            if part is not None and before.public_part is not None:
+                part = replace(part, remembered=before.public_part.remembered + 1)
+            blend(
+                before.adapter,
+                result.adapter,
+                adapter,
+                share=remembered_share(count),
+                remembered=0 if part is None else part.remembered,
+            )
         return CardRelease(
             card=card,
             adapter=adapter,
-            public_part=result.public_part,
+            public_part=part,
             seconds=time.monotonic() - began,
-            earlier=earlier,
+            before=count,
         )
 
 

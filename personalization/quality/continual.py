@@ -1,7 +1,7 @@
 """Release after release of one line, window by window of time: what the last one still knows of each window.
 
 *Private part alone*: served as the newest, as an exponential average, or as a mean of all. *With a card*: whole
-releases, whose public part is made of the newest card or, of a line that remembers, of all its cards.
+releases, whose public part is that of the newest card or, of a line that remembers, the mean of all of its parts.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """A digest of everything, besides data and seed, that shapes the output of a training run.
 
 A retry is free only when it repeats the same sample. So the plan, the base model, the versions it starts from and is
-blended with, the earlier style cards it is taught, our own code and data files that shape a release, the versions of
-the libraries that compute, every performance flag and the hardware all enter; a change of any makes a retry a mismatch,
-which the ledger refuses. What ``auto`` stands for is settled before the draw (``training.base.device``).
+blended with, our own code and data files that shape a release, the versions of the libraries that compute, every
+performance flag and the hardware all enter; a change of any makes a retry a mismatch, which the ledger refuses. What
+``auto`` stands for is settled before the draw (``training.base.device``).
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ import personalization
 from privacy.canonical import digest_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from personalization.planning.plan import PerformanceFlags
     from personalization.releases.terms import Terms
-    from personalization.styles.card import StyleCard
 
 # What shapes a release: each name is a module, or a package of which every file counts, in sub-folders too.
 RELEASE_CODE = (
@@ -49,13 +48,7 @@ _LIBRARIES = ("torch", "transformers", "peft", "opacus", "numpy", "safetensors")
 
 
 def code_digest(
-    terms: Terms,
-    flags: PerformanceFlags,
-    *,
-    base_digest: str,
-    start: str | None,
-    hardware: str,
-    taught: Sequence[StyleCard] = (),
+    terms: Terms, flags: PerformanceFlags, *, base_digest: str, start: str | None, hardware: str
 ) -> str:
     """Return the ``sha256:`` digest of all that shapes a run besides its data and its seed.
 
@@ -65,7 +58,6 @@ def code_digest(
         base_digest: of the base model.
         start: the kind of start.
         hardware: what computes.
-        taught: cards of earlier releases, as they are taught.
     """
     return digest_of(
         {
@@ -73,8 +65,8 @@ def code_digest(
             "base": base_digest,
             "start": [start, *terms.start_sources],
             "blend": [terms.blend_with, terms.blend_share],
+            **({"remembered": terms.remembered} if terms.remembered else {}),  # others keep their digest
             "notes": terms.notes,
-            **({"taught": [card.digest() for card in taught]} if taught else {}),  # others keep their digest
             "source": _own_source(),
             "libraries": {name: metadata.version(name) for name in _LIBRARIES},
             "flags": asdict(flags),

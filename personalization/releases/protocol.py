@@ -51,7 +51,7 @@ from personalization.releases.movement import with_movement
 from personalization.releases.overdue import SLOT_PASSED, give_up, told_at_of
 from personalization.releases.reading import note_read
 from personalization.releases.seal import seal, unseal
-from personalization.releases.style import earlier_cards, style_facts, vote_on_style
+from personalization.releases.style import remembered_parts, style_facts, vote_on_style
 from personalization.releases.terms import Terms
 from personalization.rounds import queries as rounds
 from personalization.rounds.seed_keys import seed_purpose
@@ -63,7 +63,6 @@ from personalization.starts.choosing import (
     blend_source,
     choose_start,
     open_start,
-    remembered_versions,
     start_sources,
 )
 from personalization.styles.decisions import current_edits
@@ -376,7 +375,7 @@ class TrainingRounds:
             start_sources=start_sources(session, line.line_ref, start),
             blend_with=blend_with,
             blend_share=blend_share(session, policy, blend_with),
-            remembered=tuple(earlier_cards(session, remembered_versions(session, policy, blend_with), edits)),
+            remembered=remembered_parts(session, policy, blend_with, edits),
             style_edits=edits,
             notes=policy.memory and may_have_notes(session, row.tenant_id, row.domain),
             votes_on_terms=glossary is not None,  # else a damaged list would open the vote to unlisted words
@@ -432,9 +431,6 @@ class TrainingRounds:
                 return self._forfeited(session, row, lease.epoch, wrong, NOT_AS_CHARGED)
             seed = self._keyring.unwrap(row.wrapped_seed, seed_purpose(row.round_id))
             snapshot = self._snapshot(session, row, terms, reservation, seed)
-            taught = earlier_cards(session, terms.remembered, terms.style_edits)
-            if tuple(taught) != terms.remembered:
-                return self._forfeited(session, row, lease.epoch, "an earlier card is gone", NOT_REPEATED)
             draw = DrawRecord(
                 seed_commitment=sha256_digest(b"discreet noise seed\0" + seed),
                 data_digest=snapshot.data_digest,
@@ -444,7 +440,6 @@ class TrainingRounds:
                     base_digest=self._shop.base.fingerprint().digest(),
                     start=row.start,
                     hardware=self._hardware,
-                    taught=tuple(taught.values()),
                 ),
             )
             try:
@@ -463,7 +458,7 @@ class TrainingRounds:
                 blend_share=terms.blend_share,
                 suites=terms.suites.depth,
                 notes=terms.notes,
-                earlier_cards=tuple(taught.values()),
+                remembered=terms.remembered,
             )
             blended = () if terms.blend_with is None else (terms.blend_with,)
             return Prepared(

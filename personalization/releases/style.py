@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from personalization.adapters.manifest import StyleFacts
 from personalization.errors import StyleCardError
 from personalization.registry import queries as registry
+from personalization.starts.choosing import averaged_in
 from personalization.styles.card import StyleCard
 from personalization.styles.discovery import discover
-from personalization.styles.frames import is_poor
 from personalization.styles.grammar import constraint_of
 from personalization.styles.prompting import template_of
 from personalization.styles.votes import StyleText, UserTexts
@@ -25,9 +23,7 @@ if TYPE_CHECKING:
     from personalization.releases.terms import Terms
     from personalization.styles.edits import StyleEdits
     from personalization.training.jobs.job import PublicPartFacts, UserExamples
-
-
-MOST_REMEMBERED: Final = 11  # cards beside the newest; of twelve each still has six made-up texts
+    from privacy.policy.values import TenantPrivacyPolicy
 
 
 def vote_on_style(
@@ -56,29 +52,40 @@ def vote_on_style(
     )
 
 
-def earlier_cards(session: Session, version_ids: Sequence[str], edits: StyleEdits) -> dict[str, StyleCard]:
-    """Return the style cards of a line's earlier versions by version id, as people decided since.
+def remembered_parts(
+    session: Session, policy: TenantPrivacyPolicy, source: str | None, edits: StyleEdits
+) -> int:
+    """Return how many releases' public parts are in that of ``source`` and go on in the next one; 0 makes it anew.
 
-    A version without a card, with one that tells too little, or with one that cannot be read is left out, and of the
-    others all but the newest ``MOST_REMEMBERED``. What people had fixed then counts only as far as it still is.
+    They go on where the line remembers, as long as people decide nothing against one of their cards: no entry can be
+    taken out of a mean of weights.
 
     Args:
         session: the caller's transaction.
-        version_ids: oldest first.
-        edits: what is decided now.
+        policy: the tenant's.
+        source: the version that is averaged into the release.
+        edits: what people have decided by now.
     """
-    found: dict[str, StyleCard] = {}
-    for version_id in version_ids:
-        style = registry.read_version(registry.find_version(session, version_id)).manifest.style
-        if style is None:
-            continue
-        with suppress(StyleCardError):
-            card = StyleCard.from_document(style.card)
-            voted = tuple(one for one in card.entries if not one.pinned)
-            decided = edits.applied_to(replace(card, entries=voted))
-            if not is_poor(decided):
-                found[version_id] = decided
-    return dict(list(found.items())[-MOST_REMEMBERED:])
+    if source is None or not (policy.remember and policy.styles):
+        return 0
+    style = registry.read_version(registry.find_version(session, source)).manifest.style
+    if style is None or style.public_part is None:
+        return 0
+    count: int = style.public_part.get("remembered", 0) + 1
+    return count if all(_stands(session, one, edits) for one in averaged_in(session, source)[-count:]) else 0
+
+
+def _stands(session: Session, version_id: str, edits: StyleEdits) -> bool:
+    """Say whether all that a version's card told is as people want it now; of one that cannot be read nobody knows."""
+    style = registry.read_version(registry.find_version(session, version_id)).manifest.style
+    if style is None:
+        return False
+    try:
+        card = StyleCard.from_document(style.card)
+    except StyleCardError:
+        return False
+    fixed = {one.handle for one in edits.pinned}
+    return all(one.handle in fixed if one.pinned else one.handle not in edits.removed for one in card.entries)
 
 
 def texts_of(user: UserExamples) -> UserTexts:

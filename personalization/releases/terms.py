@@ -44,7 +44,7 @@ class Terms:
         start_sources: released versions whose weights it starts from.
         blend_with: the line's released version that is averaged into the result.
         blend_share: its share, 0 to below 1.
-        remembered: the line's released versions whose style cards are taught beside the vote's own, oldest first.
+        remembered: releases whose public parts are in that of ``blend_with`` and are averaged into the result's.
         style_edits: what people have struck from the tenant's style card or fixed in it.
         suites: how much of the public suites its result is asked, and what is refused.
         notes: whether its public part rehearses questions with notes.
@@ -61,7 +61,7 @@ class Terms:
     start_sources: tuple[str, ...] = ()
     blend_with: str | None = None
     blend_share: float = 0.0
-    remembered: tuple[str, ...] = ()
+    remembered: int = 0
     style_edits: StyleEdits = field(default_factory=StyleEdits)
     suites: SuiteTerms = field(default_factory=SuiteTerms)
     notes: bool = False
@@ -126,7 +126,7 @@ class Terms:
             "blend_share": self.blend_share,
             "style_edits": self.style_edits.to_document(),
             "suites": self.suites.to_document(),
-            **({"remembered": list(self.remembered)} if self.remembered else {}),  # as with notes
+            **({"remembered": self.remembered} if self.remembered else {}),  # as with notes
             **({"notes": True} if self.notes else {}),  # so that terms without keep their digest
             **({"votes_on_terms": True} if self.votes_on_terms else {}),  # so older terms keep their digest
             **({"glossary": [list(pair) for pair in self.glossary]} if self.glossary else {}),  # as above
@@ -164,7 +164,7 @@ class Terms:
                         **{name: datetime.fromisoformat(value) for name, value in document["slot"].items()}
                     ),
                     "start_sources": tuple(document["start_sources"]),
-                    "remembered": tuple(document.get("remembered", ())),
+                    "remembered": int(document.get("remembered", 0)),
                     "glossary": tuple(
                         (str(written), str(meant)) for written, meant in document.get("glossary", ())
                     ),

@@ -123,20 +123,10 @@ def blend_share(session: Session, policy: TenantPrivacyPolicy, source: str | Non
     """
     if source is None:
         return 0.0
-    return remembered_share(len(_averaged_in(session, source))) if policy.remember else policy.previous_share
+    return remembered_share(len(averaged_in(session, source))) if policy.remember else policy.previous_share
 
 
-def remembered_versions(session: Session, policy: TenantPrivacyPolicy, source: str | None) -> list[str]:
-    """Return the versions whose style cards are taught beside the newest, oldest first; none unless the line remembers.
-
-    They are those whose weights are in ``source``, so a withdrawal that reaches it reaches what they taught.
-    """
-    if source is None or not (policy.remember and policy.styles):
-        return []
-    return _averaged_in(session, source)
-
-
-def _averaged_in(session: Session, source: str) -> list[str]:
+def averaged_in(session: Session, source: str) -> list[str]:
     """Return the releases that ``source`` is an even memory of, itself the last; oldest first.
 
     A version that was not averaged as such memory goes on begins anew: one from before the policy asked, or of

@@ -113,9 +113,11 @@ def cost_sentence(vote: PartitionSelection, delta: float) -> str:
 
 
 def remembered_sentence(earlier: int) -> str:
-    """Return that an adapter was taught the cards of so many earlier releases."""
+    """Return that what so many earlier releases were taught of their cards is averaged into an adapter."""
     releases = "one earlier release" if earlier == 1 else f"{earlier} earlier releases"
-    return f"The policy asks to remember: what the adapter was taught is made of the cards of {releases} too, evenly."
+    return (
+        f"The policy asks to remember: what {releases} learned of their cards is in the adapter too, evenly."
+    )
 
 
 def frame_bars(card: StyleCard) -> tuple[Bar, ...]:

@@ -145,9 +145,8 @@ class TenantPrivacyPolicy(Validated):
             budget together. Whoever joined one stays in it, whatever a later version says.
         previous_share: share of the line's own served version that is averaged into each release (exponential
             averaging of successive private adapters, free); 0 publishes what was trained.
-        remember: whether each release is served as the mean of the releases of its line since the policy asked, and is
-            taught the style cards of up to eleven earlier ones too, so that earlier windows of time are not forgotten.
-            It takes the place of ``previous_share``, and is as free.
+        remember: whether each release is served as the mean of the releases of its line since the policy asked, so that
+            earlier windows of time are not forgotten. It takes the place of ``previous_share``, and is as free.
         styles: whether each release also learns what answers look like (openings, closings, lengths, terms), by one
             charged vote of its users. Habits that only a few users have are never told; what many share may be, and is
             the tenant's own to read and to strike out.

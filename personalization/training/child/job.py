@@ -63,7 +63,7 @@ def run(job: TrainingJob | PublicJob | SuiteJob, progress: ProgressSink) -> tupl
     if isinstance(job, SuiteJob):
         return _asked_again(job)
     results = train(job, progress)
-    released = [_blended(tenant, result) for tenant, result in zip(job.tenants, results, strict=True)]
+    released = [blended(tenant, result) for tenant, result in zip(job.tenants, results, strict=True)]
     base = Path(job.base_model)
     adapters = [result.adapter for result in released]
     measured = measure_public(adapters, base, job.flags)
@@ -148,12 +148,17 @@ def _asked_again(job: SuiteJob) -> tuple[TenantResult, ...]:
     )
 
 
-def _blended(tenant: TenantJob, result: TenantResult) -> TenantResult:
+def blended(tenant: TenantJob, result: TenantResult) -> TenantResult:
+    """Return a tenant's result with the line's released adapter averaged in, as its job asks; both parts say so."""
     if tenant.blend_with is None or tenant.blend_share == 0:
         return result
     target = result.adapter.with_name(result.adapter.name + "-blended")
-    blend(tenant.blend_with, result.adapter, target, share=tenant.blend_share)
-    return replace(result, adapter=target)
+    part = result.public_part
+    remembered = 0 if part is None else tenant.remembered
+    blend(tenant.blend_with, result.adapter, target, share=tenant.blend_share, remembered=remembered)
+    if part is not None:
+        part = replace(part, remembered=remembered)
+    return replace(result, adapter=target, public_part=part)
 
 
 def _public_adapter(job: PublicJob, progress: ProgressSink) -> TenantResult:

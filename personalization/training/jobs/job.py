@@ -67,8 +67,7 @@ class TenantJob:
     card: StyleCard | None = None  # what the round's vote on style told; None makes no public part
     suites: SuiteDepth = SuiteDepth.OFF  # how much of the gate's public suites the result is asked
     notes: bool = False  # whether the public part rehearses made-up questions with notes before them
-    # Of earlier releases, taught beside the card: where a line remembers.
-    earlier_cards: tuple[StyleCard, ...] = ()
+    remembered: int = 0  # releases whose public parts are in that of ``blend_with`` and go on in the result's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +176,7 @@ class PublicPartFacts:
         loss_after: the same with the part as it was learned.
         strength: share of what was learned that is released: less than 1 where public text would have lost too much.
         noted: made-up questions with notes that were rehearsed beside the pairs; where a policy asks for them.
-        remembered: earlier releases whose cards were taught beside the newest; where a policy asks for it.
+        remembered: earlier releases whose public parts are averaged in, evenly; where a policy asks for it.
     """
 
     pairs: int

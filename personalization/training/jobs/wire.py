@@ -59,7 +59,7 @@ def encode_job(job: TrainingJob | PublicJob | SuiteJob | VoteJob) -> bytes:
             "card": None if tenant.card is None else tenant.card.to_document(),
             "suites": tenant.suites.value,
             "notes": tenant.notes,
-            "earlier_cards": [card.to_document() for card in tenant.earlier_cards],
+            "remembered": tenant.remembered,
         }
         for tenant in job.tenants
     ]
@@ -144,7 +144,7 @@ def decode_job(data: bytes) -> TrainingJob | PublicJob | SuiteJob | VoteJob:
             card=None if tenant["card"] is None else StyleCard.from_document(tenant["card"]),
             suites=SuiteDepth(tenant["suites"]),
             notes=tenant["notes"],
-            earlier_cards=tuple(StyleCard.from_document(card) for card in tenant["earlier_cards"]),
+            remembered=tenant["remembered"],
         )
         for tenant in document["tenants"]
     )

@@ -2,7 +2,7 @@
 
 The public part sits on modules that the private part leaves alone, so the merged base with the private part is exactly
 the plain base with both parts in one adapter. A public part whose loss on public text is above the limit is weakened
-until it is not, before anything private is read. Everything here is made of public text and of released cards.
+until it is not, before anything private is read. Everything here is made of public text and of a released card.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Final
 import torch
 
 from personalization.planning.plan import FEED_FORWARD, PerformanceFlags, TrainingPlan
-from personalization.styles.card import StyleCard
 from personalization.training.engine.batches import Member, assemble, split_users
 from personalization.training.engine.decoder import FrozenDecoder
 from personalization.training.engine.encoding import Encoder
@@ -56,28 +55,16 @@ class _PublicLoss:
     mean: float
 
 
-def part_key(tenant: TenantJob) -> tuple[tuple[str, ...], int, int, bool] | None:
+def part_key(tenant: TenantJob) -> tuple[str, int, bool] | None:
     """Return what two tenants of one adapter shape share if their public part is the same; None where there is none.
 
-    A public part is made where a card tells enough and the plan leaves all but the last block's feed-forward layers.
+    A public part is made where the card tells enough and the plan leaves all but the last block's feed-forward layers.
     """
-    plan, (cards, remembered) = tenant.plan, _taught(tenant)
+    plan, card = tenant.plan, tenant.card
     fits = plan.top_layers == 1 and set(plan.target_modules) == set(FEED_FORWARD)
-    if not (fits and cards):
+    if card is None or not fits or not worth_making(card):
         return None
-    return tuple(card.digest() for card in cards), remembered, plan.max_tokens, tenant.notes
-
-
-def _taught(tenant: TenantJob) -> tuple[tuple[StyleCard, ...], int]:
-    """Return the cards that a public part is made of, the newest first, and how many of them are earlier releases'.
-
-    None are where no vote was held; those that tell too little are left out.
-    """
-    if tenant.card is None:
-        return (), 0
-    earlier = [card for card in reversed(tenant.earlier_cards) if worth_making(card)]
-    newest = [tenant.card] if worth_making(tenant.card) else []
-    return (*newest, *earlier), len(earlier)
+    return card.digest(), plan.max_tokens, tenant.notes
 
 
 def lay_foundation(
@@ -88,19 +75,17 @@ def lay_foundation(
     Args:
         decoder: the plain base.
         encoder: its tokenizer.
-        tenant: its plan, its cards and whether it wants notes; nothing else is read.
+        tenant: its plan, its card and whether it wants notes; nothing else is read.
         flags: tokens of one pass, and whether the output head may be multiplied in bfloat16.
         on_step: gets steps done and steps in all.
     """
-    if part_key(tenant) is None:
+    if part_key(tenant) is None or tenant.card is None:
         return None
     plan = tenant.plan
     private = Geometry.of_plan(plan, decoder.shapes, decoder.layer_count)
     # Learned on a copy in bfloat16 where that is faster; what is learned is merged into the base as it is.
     maker = PublicPart(decoder, encoder, private, max_tokens=plan.max_tokens, half=flags.half_products)
-    cards, remembered = _taught(tenant)
-    factors, facts = maker.train(cards, on_step, notes=tenant.notes)
-    facts = replace(facts, remembered=remembered)
+    factors, facts = maker.train(tenant.card, on_step, notes=tenant.notes)
     del maker
     # The plain base's loss is the same for every tenant of a job.
     plain = decoder.kept.once(

@@ -81,18 +81,16 @@ class PublicPart:
         self.geometry = every_linear(decoder, rank=private.rank, alpha=private.alpha, but=taken)
 
     def train(
-        self, cards: Sequence[StyleCard], progress: Callable[[int, int], None], *, notes: bool = False
+        self, card: StyleCard, progress: Callable[[int, int], None], *, notes: bool = False
     ) -> tuple[Factors, PublicPartFacts]:
         """Return the factors ``A (r, d_in)`` and ``B (d_out, r)`` of each layer, and what is known of them.
 
         Args:
-            cards: released cards that are ``worth_making``, at least one, the newest first. Each has its even share of
-                the made-up texts: of one mean card, ends of one release would stand beside frames of another.
+            card: a released card that is ``worth_making``.
             progress: gets steps done and steps in all.
             notes: rehearse made-up questions with notes too; 12 steps more.
         """
-        # By the oldest: the public parts of a line that remembers start alike from release to release.
-        rng = random.Random(cards[-1].digest())  # noqa: S311  # public text, no secret
+        rng = random.Random(card.digest())  # noqa: S311  # public text, no secret
         rehearsed = [
             user.examples[0]
             for users, count in (
@@ -104,13 +102,13 @@ class PublicPart:
         ]
         plain = [SyntheticPair(prompt=one.prompt, answer=one.completion) for one in rehearsed]
         noted = NOTED if notes else 0
-        texts = self._encoded([*_of_each(cards, synthetic_pairs, PAIRS, _TRAIN_SEED), *plain])
-        texts += self._encoded(_of_each(cards, noted_pairs, noted, _TRAIN_SEED), NOTED_TOKENS)
+        texts = self._encoded([*synthetic_pairs(card, count=PAIRS, seed=_TRAIN_SEED), *plain])
+        texts += self._encoded(noted_pairs(card, count=noted, seed=_TRAIN_SEED), NOTED_TOKENS)
         rng.shuffle(texts)
         coins = torch.Generator().manual_seed(rng.getrandbits(48))
         batches = self._lora.anchored(texts, DRAWS, coins, size=BATCH)
-        unseen = self._encoded(_of_each(cards, synthetic_pairs, HELD_OUT, _HELD_OUT_SEED))
-        more = _of_each(cards, noted_pairs, HELD_OUT_NOTED if notes else 0, _HELD_OUT_SEED)
+        unseen = self._encoded(synthetic_pairs(card, count=HELD_OUT, seed=_HELD_OUT_SEED))
+        more = noted_pairs(card, count=HELD_OUT_NOTED if notes else 0, seed=_HELD_OUT_SEED)
         unseen += self._encoded(more, NOTED_TOKENS)
         held_out = self._lora.anchored(unseen, DRAWS, coins, size=HELD_OUT + HELD_OUT_NOTED)
         parameter = torch.nn.Parameter(initial(self.geometry, rng.getrandbits(48)).to(self._device))
@@ -153,18 +151,6 @@ class PublicPart:
             (row, counts_of(pair, row.rows[0].labels, self._lora.tokens_of))
             for pair, row in zip(pairs, rows, strict=True)
         ]
-
-
-def _of_each(
-    cards: Sequence[StyleCard], made: Callable[..., tuple[SyntheticPair, ...]], count: int, seed: int
-) -> list[SyntheticPair]:
-    """Return ``count`` pairs, an even share of each card; what does not divide is the first ones'."""
-    share, more = divmod(count, len(cards))
-    return [
-        pair
-        for number, card in enumerate(cards)
-        for pair in made(card, count=share + (number < more), seed=seed)
-    ]
 
 
 def counts_of(pair: SyntheticPair, labels: int, tokens_of: Callable[[str], list[int]]) -> list[float]:

@@ -3,37 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from types import SimpleNamespace
 
 import aiohttp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from sqlmodel import col, select
+from sqlmodel import select
 
 from personalization.adapters.files import WEIGHTS
 from personalization.adapters.manifest import VersionState
-from personalization.errors import StyleCardError
 from personalization.gates.drift import drift_document
 from personalization.registry import queries as registry
 from personalization.registry.announcements import Act, AdapterEventKind
 from personalization.registry.tables import AdapterVersionRow
 from personalization.registry.withdrawal import withdraw_version
 from personalization.releases.protocol import Closed
-from personalization.releases.terms import Terms
-from personalization.rounds.states import OutcomeCode
-from personalization.rounds.tables import RoundRow
-from personalization.signals.snapshot import TrainingSnapshot
-from personalization.styles.card import StyleCard
-from personalization.styles.decisions import StyleAct, pin, strike, undo
-from personalization.styles.families import Feature
-from personalization.training.jobs.job import Example, UserExamples
 from privacy.policy.ceilings import PolicyCeilings
-from privacy.policy.versions import set_policy
 from streams.http.server import HttpServer
 from streams.http.tokens import Access
-from tests.fakes.training import POLICY, FakeTrainer, Workshop
+from tests.fakes.training import FakeTrainer, Workshop
 
 
 class OneSubspace(FakeTrainer):
@@ -42,11 +31,9 @@ class OneSubspace(FakeTrainer):
     def __init__(self):
         super().__init__()
         self.blends = []
-        self.taught = []  # earlier cards
 
     def train(self, job, *, on_progress, should_stop):
         self.blends += [(tenant.blend_with, tenant.blend_share) for tenant in job.tenants]
-        self.taught += [tenant.earlier_cards for tenant in job.tenants]
         results = super().train(job, on_progress=on_progress, should_stop=should_stop)
         for result in results:
             tensors = load_file(result.adapter / WEIGHTS)
@@ -145,180 +132,6 @@ def test_a_line_that_remembers_is_served_as_the_mean_of_its_releases(shop):
         (shop.artifacts.open(first.version_id), pytest.approx(1 / 2)),
         (shop.artifacts.open(second.version_id), pytest.approx(2 / 3)),
     ]
-
-
-def saying(opening):
-    def load(*_, **__):
-        texts = UserExamples(
-            examples=(Example(prompt="the cache is slow", completion=f"{opening}: mend it"),)
-        )
-        return TrainingSnapshot(users=(texts,) * 300, data_digest="sha256:" + 64 * "5")
-
-    return load
-
-
-def card_of(version):
-    return StyleCard.from_document(version.manifest.style.card)
-
-
-def words_of(card):
-    return {one.words for one in card.of(Feature.OPENING_WORDS)}
-
-
-def run_saying(shop, monkeypatch, opening):
-    monkeypatch.setattr(shop.signals, "load", saying(opening))
-    return run_round(shop)
-
-
-def changed(shop, **changes):
-    policy = {**POLICY, "declared_users": 300, **changes}
-    with shop.session() as session:
-        set_policy(session, "acme", policy, actor="test", reason="test", now=shop.clock.now())
-
-
-def test_a_line_that_remembers_is_taught_its_earlier_cards_and_another_the_newest_alone(shop, monkeypatch):
-    shop.add_tenant(declared_users=300, remember=True)
-    for opening in ("Watercolor", "Sketch", "Paper"):
-        version = run_saying(shop, monkeypatch, opening)
-        assert words_of(card_of(version)) == {opening}  # the card itself is the vote's own
-    taught = [[words_of(card) for card in cards] for cards in shop.trainer.taught]
-    assert taught == [[], [{"Watercolor"}], [{"Watercolor"}, {"Sketch"}]]
-    changed(shop, remember=False)
-    run_saying(shop, monkeypatch, "Oil")
-    assert shop.trainer.taught[-1] == ()
-
-
-def test_only_releases_whose_weights_are_averaged_are_remembered(shop, monkeypatch):
-    shop.add_tenant(declared_users=300)
-    run_saying(shop, monkeypatch, "Watercolor"), run_saying(shop, monkeypatch, "Sketch")
-    changed(shop, remember=True)
-    run_saying(shop, monkeypatch, "Paper")
-    assert [words_of(card) for card in shop.trainer.taught[-1]] == [{"Sketch"}]
-    assert shop.trainer.blends[-1][1] == pytest.approx(1 / 2)  # one release is in what is averaged, not two
-
-
-def test_what_a_person_struck_since_is_taught_of_no_earlier_card(shop, monkeypatch):
-    shop.add_tenant(declared_users=300, remember=True)
-    first = card_of(run_saying(shop, monkeypatch, "Nadia"))
-    (entry,) = first.of(Feature.OPENING_WORDS)
-    with shop.session() as session:
-        act = StyleAct(tenant_id="acme", domain="default", actor="t", reason="a name", now=shop.clock.now())
-        strike(session, act, entry)
-    run_saying(shop, monkeypatch, "Sketch")
-    assert "Nadia" not in str(shop.trainer.taught[-1][0].to_document())
-
-
-class KilledError(BaseException):
-    """The process ends here: nothing catches this."""
-
-
-def killed_saying(shop, monkeypatch, opening):
-    """Open a round and let its trainer die with the child under way; the next one lives."""
-
-    def die(_should_stop):
-        raise KilledError
-
-    shop.trainer.during = die
-    with pytest.raises(KilledError):
-        run_saying(shop, monkeypatch, opening)
-    shop.trainer.during = lambda _should_stop: None
-    shop.clock.advance(seconds=61)  # its lease is over
-
-
-def terms_of_newest(shop):
-    with shop.session() as session:
-        row = session.exec(select(RoundRow).order_by(col(RoundRow.sequence).desc())).first()
-        return Terms.from_json(row.terms_json)
-
-
-def test_a_repeated_round_is_taught_what_it_was_frozen_to(shop, monkeypatch):
-    shop.add_tenant(declared_users=300, remember=True)
-    first = run_saying(shop, monkeypatch, "Watercolor")
-    killed_saying(shop, monkeypatch, "Sketch")
-    changed(shop, remember=False)
-    shop.process("second").run_once()
-    assert [[words_of(card) for card in cards] for cards in shop.trainer.taught] == [
-        [], [{"Watercolor"}], [{"Watercolor"}],
-    ]  # fmt: skip
-    assert words_of(card_of(shop.outcomes.ended[-1])) == {"Sketch"}
-    terms = terms_of_newest(shop)
-    assert terms.remembered == (first.version_id,)
-    older = replace(terms, remembered=())
-    assert "remembered" not in older.to_document()  # so that older terms keep their digest
-    assert Terms.from_json(older.to_json()) == older
-
-
-def test_an_earlier_card_that_cannot_be_read_is_left_out_before_anything_is_charged(shop, monkeypatch):
-    shop.add_tenant(declared_users=300, remember=True)
-    _, second = run_saying(shop, monkeypatch, "Watercolor"), run_saying(shop, monkeypatch, "Sketch")
-    read = StyleCard.from_document.__func__
-
-    def damaged(cls, document):
-        if "Watercolor" in str(document):
-            raise StyleCardError("the style card cannot be read; it is damaged")
-        return read(cls, document)
-
-    monkeypatch.setattr(StyleCard, "from_document", classmethod(damaged))
-    run_saying(shop, monkeypatch, "Paper")
-    assert [words_of(card) for card in shop.trainer.taught[-1]] == [{"Sketch"}]
-    assert terms_of_newest(shop).remembered == (second.version_id,)
-
-
-def test_a_repeat_whose_earlier_card_is_another_by_now_forfeits(shop, monkeypatch):
-    shop.add_tenant(declared_users=300, remember=True)
-    run_saying(shop, monkeypatch, "Watercolor")
-    killed_saying(shop, monkeypatch, "Sketch")
-    read = StyleCard.from_document.__func__
-
-    def altered(cls, document):
-        card = read(cls, document)
-        return replace(card, voters=card.voters + 1)
-
-    monkeypatch.setattr(StyleCard, "from_document", classmethod(altered))
-    shop.process("second").run_once()
-    closed = shop.outcomes.ended[-1]
-    assert isinstance(closed, Closed)
-    assert closed.code is OutcomeCode.FORFEITED
-    assert len(shop.trainer.taught) == 2  # nothing was trained again
-
-
-def test_what_is_no_longer_fixed_is_taught_of_no_earlier_card(shop, monkeypatch):
-    shop.add_tenant(declared_users=300, remember=True)
-    card = card_of(run_saying(shop, monkeypatch, "Watercolor"))
-    kept = card.of(Feature.OPENING_WORDS)[0]
-
-    def decide(how, *given):
-        with shop.session() as session:
-            act = StyleAct(tenant_id="acme", domain="default", actor="t", reason="r", now=shop.clock.now())
-            how(session, act, *given)
-
-    decide(pin, replace(kept, words="Gouache"))
-    assert "Gouache" in str(card_of(run_saying(shop, monkeypatch, "Sketch")).to_document())
-    decide(undo, replace(kept, words="Gouache").handle)
-    run_saying(shop, monkeypatch, "Paper")
-    assert [words_of(card) for card in shop.trainer.taught[-1]] == [{"Watercolor"}, {"Sketch"}]
-
-
-def test_a_line_that_served_an_average_of_another_kind_begins_its_memory_anew(shop, monkeypatch):
-    shop.add_tenant(declared_users=300, previous_share=0.3)
-    run_saying(shop, monkeypatch, "Watercolor"), run_saying(shop, monkeypatch, "Oil")
-    changed(shop, remember=True)
-    run_saying(shop, monkeypatch, "Paper"), run_saying(shop, monkeypatch, "Ink")
-    assert [words_of(card) for card in shop.trainer.taught[-1]] == [{"Oil"}, {"Paper"}]
-    assert [share for _, share in shop.trainer.blends[-2:]] == [pytest.approx(1 / 2), pytest.approx(2 / 3)]
-
-
-def test_an_earlier_card_that_is_withdrawn_is_not_taught_again(shop, monkeypatch):
-    shop.add_tenant(declared_users=300, remember=True)
-    first, second = run_saying(shop, monkeypatch, "Watercolor"), run_saying(shop, monkeypatch, "Sketch")
-    with shop.session() as session:  # reaches the second, which has its weights and its card
-        withdraw_version(
-            session, shop.events, first.served_name, Act(actor="t", reason="r", now=shop.clock.now())
-        )
-    with shop.session() as session:
-        assert registry.find_version(session, second.version_id).state == VersionState.WITHDRAWN.value
-    run_saying(shop, monkeypatch, "Paper")
-    assert shop.trainer.taught[-1] == ()
 
 
 def test_a_version_withdrawn_while_it_is_averaged_in_stops_the_release(shop):

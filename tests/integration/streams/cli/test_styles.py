@@ -62,11 +62,11 @@ def test_json_holds_the_card_and_all_that_is_made_of_it(line, capsys):
     assert facts["decisions"] == []
 
 
-def test_what_a_line_that_remembers_was_taught_beside_the_card_is_said(line, engine, clock, capsys):
+def test_what_a_line_that_remembers_has_beside_what_was_made_of_the_card_is_said(line, engine, clock, capsys):
     assert "remember" not in run(capsys, "show", "acme")[1]
     with transaction(engine) as session:
         keep_version(session, clock, CARD, public_part={"pairs": 72, "remembered": 2})
-    said = "is made of the cards of 2 earlier releases too, evenly."
+    said = "what 2 earlier releases learned of their cards is in the adapter too, evenly."
     assert said in run(capsys, "show", "acme")[1]
     assert any(said in one for one in json.loads(run(capsys, "show", "acme", "--json")[1])["sentences"])
 

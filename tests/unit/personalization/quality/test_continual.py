@@ -46,7 +46,7 @@ def users(opening):
 
 
 @pytest.mark.slow
-def test_a_line_that_remembers_is_taught_earlier_cards_and_averaged_and_another_neither(tmp_path):
+def test_of_a_line_that_remembers_both_parts_are_averaged_and_of_another_neither(tmp_path):
     base = write_tiny_base(tmp_path / "base", layers=2)
     flags = PerformanceFlags(device="cpu", threads=1)
     decoder, encoder = loaded_base(base, flags)
@@ -72,7 +72,7 @@ def test_a_line_that_remembers_is_taught_earlier_cards_and_averaged_and_another_
         )
         assert [[len(of_window) for of_window in one] for one in losses] == [[3, 3], [3, 3]]
         first, second = made
-        assert second.earlier == ((first.card,) if remember else ())
+        assert second.before == int(remember)
         assert second.public_part.remembered == int(remember)
         assert {one.words for one in second.card.of(Feature.OPENING_WORDS)} == {"HINT"}
         assert ("blended" in second.adapter.name) == remember
@@ -84,4 +84,8 @@ def test_a_line_that_remembers_is_taught_earlier_cards_and_averaged_and_another_
             for name, values in served.items():
                 mean = (before[name] + after[name]) / 2
                 assert values == pytest.approx(mean, abs=1e-6)
-            assert load_file(second.adapter / WEIGHTS).keys() == load_file(trained / WEIGHTS).keys()
+            ours, alone = (load_file(one / WEIGHTS) for one in (second.adapter, trained))
+            assert ours.keys() == alone.keys()
+            public = [name for name in ours if name.rsplit(".lora_", 1)[0] not in before]
+            assert public
+            assert all((ours[name] != alone[name]).any() for name in public)

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from personalization.adapters.factors import average_versions, blend, read_config, split_factors
 from personalization.adapters.parts import has_public_part, private_names
+from personalization.errors import MetaStartError
 from personalization.gates.drift import movement
 from personalization.gates.gate import Accepted, RejectionReason, judge
 from personalization.planning.plan import ALL_LINEAR, FEED_FORWARD, PerformanceFlags
@@ -440,42 +441,35 @@ def test_a_tenant_with_memory_rehearses_notes_whole_and_one_without_is_what_it_w
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_of_a_line_that_remembers_every_card_has_its_even_share_of_the_made_up_texts(
-    base, tmp_path, monkeypatch
-):
-    newest, earlier, oldest = style_card(), style_card(seed=1), style_card(seed=2)
-    made = []
-    of_card = public_part.synthetic_pairs
-
-    def watched(card, *, count, seed):
-        made.append((card, count, seed))
-        return of_card(card, count=count, seed=seed)
-
-    monkeypatch.setattr(public_part, "synthetic_pairs", watched)
-    monkeypatch.setattr(public_part, "PAIRS", 25)
-    one = tenant(card=newest, earlier_cards=(oldest, poor_card(), earlier))
-    assert decode_job(encode_job(job_of(base, tmp_path, one))).tenants[0] == one
-    assert part_key(one) != part_key(tenant(card=newest))
-    (result,) = trained(base, tmp_path / "out", one)
-    # The newest first; a card that told nothing is no part of it.
-    assert [(card, count) for card, count, seed in made if seed == 1] == [
-        (newest, 9),
-        (earlier, 8),
-        (oldest, 8),
-    ]
-    assert result.public_part.to_document()["remembered"] == 2
-    assert decode_reply(encode_results((result,))) == (result,)
+def test_of_a_line_that_remembers_both_parts_of_the_served_adapter_are_averaged_in(base, tmp_path):
+    (first,) = trained(base, tmp_path / "one", tenant(card=style_card()))
+    new = tenant(card=style_card("MADE"), blend_with=first.adapter, blend_share=0.5, remembered=1)
+    assert decode_job(encode_job(job_of(base, tmp_path, new))).tenants[0] == new
+    (alone,) = trained(base, tmp_path / "two", new)
+    served = child.blended(new, alone)
+    assert served.public_part == replace(alone.public_part, remembered=1)
+    assert served.public_part.to_document()["remembered"] == 1
+    assert "remembered" not in alone.public_part.to_document()
+    assert decode_reply(encode_results((served,))) == (served,)
+    assert isinstance(judge(served.adapter, PLAN, combined=True), Accepted)
+    one, two, both = (parts_of(each.adapter)[0] for each in (first, alone, served))
+    assert both.keys() == two.keys()
+    for key, (down, up) in both.items():
+        mean = (one[key][1] @ one[key][0] + two[key][1] @ two[key][0]) / 2
+        assert up.shape == two[key][1].shape
+        rest = torch.linalg.svdvals(mean)[PLAN.rank :]  # what no matrix of the rank can hold
+        off = torch.linalg.matrix_norm(up @ down - mean)
+        torch.testing.assert_close(off, rest.square().sum().sqrt(), rtol=1e-3, atol=1e-5)
+    (plain,) = trained(base, tmp_path / "three", tenant())
+    kept = child.blended(replace(new, blend_with=first.adapter), plain)  # the newest card told nothing
+    assert kept.public_part is None
+    assert not has_public_part(kept.adapter)
 
 
-def test_what_is_remembered_is_taught_where_the_newest_vote_found_too_little(base, tmp_path):
-    (result,) = trained(base, tmp_path / "out", tenant(card=poor_card(), earlier_cards=(style_card(),)))
-    (plain,) = trained(base, tmp_path / "plain", tenant(card=style_card()))
-    assert result.public_part.remembered == 1  # though its card is the only one
-    ours, theirs = (parts_of(one.adapter)[0] for one in (result, plain))
-    assert all(torch.equal(ours[key][1], theirs[key][1]) for key in ours)
-    assert "remembered" not in plain.public_part.to_document()
-
-
-def test_nothing_is_remembered_where_no_vote_was_held(base, tmp_path):
-    (result,) = trained(base, tmp_path, tenant(earlier_cards=(style_card(),)))
-    assert result.public_part is None
+def test_what_is_remembered_must_be_there(base, tmp_path):
+    (first,) = trained(base, tmp_path / "one", tenant(card=style_card()))
+    (plain,) = trained(base, tmp_path / "two", tenant())
+    with pytest.raises(MetaStartError, match="no public parts on the same layers"):
+        blend(plain.adapter, first.adapter, tmp_path / "blend", share=0.5, remembered=1)
+    with pytest.raises(ValueError, match="remembered is -1"):
+        blend(first.adapter, first.adapter, tmp_path / "blend", share=0.5, remembered=-1)
