@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import platform
 import random
 import sys
 import tempfile
@@ -298,7 +300,7 @@ def answers(count, base):
     for name, notes in (("style_adapter", False), ("style_adapter_with_notes", True)):
         start = time.perf_counter()
         maker = PublicPart(decoder, encoder, private, max_tokens=plan.max_tokens, half=False)
-        factors, facts = maker.train([card], lambda *_: None, notes=notes)
+        factors, facts = maker.train(card, lambda *_: None, notes=notes)
         own = merged(decoder, factors, private.scaling)
         told[name] = {
             **_asked(own, encoder, cases),
@@ -383,6 +385,37 @@ def _said(decoder, encoder, prompt, tokens=20):
     return encoder.tokenizer.decode(out[0, before.shape[1] :], skip_special_tokens=True).strip()
 
 
+def rows_of(told):
+    """Return a row for each figure that says what memory is worth; those of what must never be found have a must."""
+    rows = []
+
+    def add(name, value, unit, must=None, *, ok=None):
+        rows.append({"name": name, "value": value, "unit": unit, "must": must, "ok": ok})
+
+    for which in ("development", "held_out"):
+        if which not in told:
+            continue
+        found = told[which]["end_to_end"]
+        for name in ("right_now", "wrong", "nothing", "unknown_site_abstained", "off_topic_abstained"):
+            add(f"{which}: {name}", found[name], "share of questions")
+        for name in ("stale", "deleted_but_found"):
+            add(f"{which}: {name}", found[name], "passages", "0", ok=found[name] == 0)
+        add(
+            f"{which}: paraphrases, first",
+            told[which]["recall"]["paraphrases"]["fused"],
+            "share of questions",
+        )
+    for size, seconds in (told.get("speed") or {}).items():
+        if isinstance(seconds, dict):
+            add(f"search of {size} passages, median", seconds["search_ms_median"], "ms")
+        else:
+            add("vector of a question, median", seconds, "ms")
+    for arm, found in told.get("answers", {}).items():
+        for name in ("value_without_notes", "value_with_note", "value_with_look_alike", "style_with_note"):
+            add(f"{arm}: {name}", found[name], "share of answers")
+    return rows
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--answers", action="store_true", help="also ask the bundled model (minutes)")
@@ -403,7 +436,13 @@ def main():
         told["speed"] = speed(given.sizes) if given.sizes else None
     if given.answers or given.only_answers:
         told["answers"] = answers(given.count, given.base)
-    text = json.dumps(told, indent=1)
+    document = {
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
+        "settings": {"base": given.base, "count": given.count, "sizes": given.sizes},
+        "rows": rows_of(told),
+        "measured": told,
+    }
+    text = json.dumps(document, indent=1)
     print(text)
     if given.json:
         given.json.write_text(text + "\n", "utf-8")
