@@ -96,7 +96,8 @@ def blend(earlier: Path, later: Path, target: Path, *, share: float, remembered:
         later: the one that was trained.
         target: a directory that does not exist yet.
         share: of the earlier private part.
-        remembered: releases whose public parts are in the earlier one's; it counts as so many.
+        remembered: releases whose public parts are in the earlier one's; it counts as so many beside the later one's,
+            and is kept as it is where the later one has none.
 
     Raises:
         ValueError: ``share`` is outside [0, 1), or ``remembered`` is below 0.
@@ -109,8 +110,12 @@ def blend(earlier: Path, later: Path, target: Path, *, share: float, remembered:
     (shared, before), (down, after) = split_factors(earlier), split_factors(later)
     require_same_subspace(shared, down)
     mixed = {name: share * before[name] + (1.0 - share) * values for name, values in after.items()}
-    public = _public_mean(earlier, later, remembered_share(remembered)) if remembered else {}
-    write_adapter(target, read_config(later), down, mixed, beside=later, public=public)
+    beside, public = later, {}
+    if remembered and private_names(later) is None:
+        beside = earlier
+    elif remembered:
+        public = _public_mean(earlier, later, remembered_share(remembered))
+    write_adapter(target, read_config(later), down, mixed, beside=beside, public=public)
 
 
 def remembered_share(before: int) -> float:
@@ -228,7 +233,7 @@ def write_adapter(
 def _public_mean(earlier: Path, later: Path, share: float) -> dict[str, Factors]:
     """Return the mean of two adapters' public parts, ``share`` of it the earlier one's, by module name."""
     before, after = (_public_factors(one) for one in (earlier, later))
-    if not after or set(before) != set(after):
+    if set(before) != set(after):
         raise MetaStartError(
             "the adapters have no public parts on the same layers, so there is no mean of those"
         )

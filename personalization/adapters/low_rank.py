@@ -29,6 +29,10 @@ def mean_update(left: Factors, right: Factors, *, share: float) -> Factors:
     # Of up · down only a matrix of twice the rank is decomposed.
     columns, inner = np.linalg.qr(up)
     rows, outer = np.linalg.qr(down.T)
-    above, values, beyond = np.linalg.svd(inner @ outer.T)
-    root = np.sqrt(values[:rank])
-    return root[:, None] * (beyond[:rank] @ rows.T), (columns @ above[:, :rank]) * root
+    above, values, beyond = np.linalg.svd(inner @ outer.T, full_matrices=False)
+    kept = min(rank, len(values))  # fewer than the rank where a side is shorter than it
+    root = np.sqrt(values[:kept])
+    nearest_down, nearest_up = np.zeros_like(right[0]), np.zeros_like(right[1])
+    nearest_down[:kept] = root[:, None] * (beyond[:kept] @ rows.T)
+    nearest_up[:, :kept] = (columns @ above[:, :kept]) * root
+    return nearest_down, nearest_up

@@ -33,6 +33,7 @@ RELEASE_CODE = (
     "personalization.adapters.decoding",
     "personalization.adapters.factors",
     "personalization.adapters.files",
+    "personalization.adapters.low_rank",
     "personalization.adapters.parts",
     "personalization.adapters.tensors",
     "personalization.styles",

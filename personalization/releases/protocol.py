@@ -51,7 +51,7 @@ from personalization.releases.movement import with_movement
 from personalization.releases.overdue import SLOT_PASSED, give_up, told_at_of
 from personalization.releases.reading import note_read
 from personalization.releases.seal import seal, unseal
-from personalization.releases.style import remembered_parts, style_facts, vote_on_style
+from personalization.releases.style import public_part_of, remembered_parts, style_facts, vote_on_style
 from personalization.releases.terms import Terms
 from personalization.rounds import queries as rounds
 from personalization.rounds.seed_keys import seed_purpose
@@ -232,7 +232,7 @@ class TrainingRounds:
             verdict: the gate's.
             receipt: what the run measured of itself.
             audit: what canaries showed of the mechanism; it stands in the manifest.
-            public_part: what was made of the style card alone; None where nothing was.
+            public_part: what was made of style cards alone; None where nothing was.
 
         Raises:
             LeaseLostError: another trainer owns the round by now; nothing was published.
@@ -458,7 +458,9 @@ class TrainingRounds:
                 blend_share=terms.blend_share,
                 suites=terms.suites.depth,
                 notes=terms.notes,
-                remembered=terms.remembered,
+                remembers=None
+                if terms.blend_with is None or not terms.remembered
+                else public_part_of(session, terms.blend_with),
             )
             blended = () if terms.blend_with is None else (terms.blend_with,)
             return Prepared(

@@ -10,19 +10,20 @@ from personalization.registry import queries as registry
 from personalization.starts.choosing import averaged_in
 from personalization.styles.card import StyleCard
 from personalization.styles.discovery import discover
+from personalization.styles.families import Feature
 from personalization.styles.grammar import constraint_of
 from personalization.styles.prompting import template_of
 from personalization.styles.votes import StyleText, UserTexts
-from personalization.training.jobs.job import ExampleKind
+from personalization.training.jobs.job import ExampleKind, PublicPartFacts
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from sqlmodel import Session
 
     from personalization.releases.terms import Terms
     from personalization.styles.edits import StyleEdits
-    from personalization.training.jobs.job import PublicPartFacts, UserExamples
+    from personalization.training.jobs.job import UserExamples
     from privacy.policy.values import TenantPrivacyPolicy
 
 
@@ -68,24 +69,52 @@ def remembered_parts(
     """
     if source is None or not (policy.remember and policy.styles):
         return 0
-    style = registry.read_version(registry.find_version(session, source)).manifest.style
-    if style is None or style.public_part is None:
+    part = public_part_of(session, source)
+    if part is None:
         return 0
-    count: int = style.public_part.get("remembered", 0) + 1
-    return count if all(_stands(session, one, edits) for one in averaged_in(session, source)[-count:]) else 0
-
-
-def _stands(session: Session, version_id: str, edits: StyleEdits) -> bool:
-    """Say whether all that a version's card told is as people want it now; of one that cannot be read nobody knows."""
-    style = registry.read_version(registry.find_version(session, version_id)).manifest.style
-    if style is None:
-        return False
     try:
-        card = StyleCard.from_document(style.card)
+        stands = all(_stands(card, edits) for card in cards_in(session, source))
     except StyleCardError:
-        return False
+        return 0  # of one that cannot be read nobody knows what it told
+    return part.remembered + 1 if stands else 0
+
+
+def public_part_of(session: Session, version_id: str) -> PublicPartFacts | None:
+    """Return what a version tells of its public part; None where it has none."""
+    style = registry.read_version(registry.find_version(session, version_id)).manifest.style
+    return None if style is None or style.public_part is None else PublicPartFacts(**style.public_part)
+
+
+def cards_in(session: Session, version_id: str) -> Iterator[StyleCard]:
+    """Yield the cards that a version's public part was made of, the newest first: of a line that remembers many.
+
+    Args:
+        session: the caller's transaction.
+        version_id: of a version that carries a card.
+
+    Raises:
+        StyleCardError: one of them cannot be read.
+    """
+    part = public_part_of(session, version_id)
+    left = 0 if part is None else part.remembered + 1
+    for one in reversed(averaged_in(session, version_id)):
+        if not left:
+            return
+        style = registry.read_version(registry.find_version(session, one)).manifest.style
+        its_part = public_part_of(session, one)
+        if style is not None and its_part is not None and its_part.pairs:  # else it made none of its own
+            yield StyleCard.from_document(style.card)
+            left -= 1
+
+
+def _stands(card: StyleCard, edits: StyleEdits) -> bool:
+    """Say whether all of a card that texts are made of is as people want it by now."""
     fixed = {one.handle for one in edits.pinned}
-    return all(one.handle in fixed if one.pinned else one.handle not in edits.removed for one in card.entries)
+    return all(
+        one.handle in fixed if one.pinned else one.handle not in edits.removed
+        for one in card.entries
+        if one.feature is not Feature.TERM
+    )
 
 
 def texts_of(user: UserExamples) -> UserTexts:

@@ -115,9 +115,7 @@ def cost_sentence(vote: PartitionSelection, delta: float) -> str:
 def remembered_sentence(earlier: int) -> str:
     """Return that what so many earlier releases were taught of their cards is averaged into an adapter."""
     releases = "one earlier release" if earlier == 1 else f"{earlier} earlier releases"
-    return (
-        f"The policy asks to remember: what {releases} learned of their cards is in the adapter too, evenly."
-    )
+    return f"The policy asks to remember: what {releases} learned of their cards is in the adapter too."
 
 
 def frame_bars(card: StyleCard) -> tuple[Bar, ...]:

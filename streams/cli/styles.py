@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from sqlmodel import Session
 
     from personalization.adapters.manifest import AdapterVersion
-    from personalization.styles.card import StyleCard
+    from personalization.styles.card import StyleCard, StyleEntry
     from personalization.styles.decisions import StyleAct
     from personalization.styles.tables import StyleEditRow
     from personalization.styles.wording import Bar
@@ -48,13 +49,15 @@ def show(
 
     with current_session(load_settings().database_url) as session:
         version, card = _newest(session, tenant, domain)
+        earlier = _earlier_entries(session, version, card)
         acts = [_act_facts(row) for row in decisions.history(session, tenant, domain)]
     vote = PartitionSelection(noise_multiplier=card.noise_multiplier, delta=card.delta, unknown_keys=1)
     said = [*wording.sentences(card), wording.cost_sentence(vote, version.manifest.privacy.delta)]
     style = version.manifest.style
     part = style.public_part if style else None
-    if part and part.get("remembered"):
-        said.append(wording.remembered_sentence(part["remembered"]))
+    remembered = part.get("remembered", 0) + (part["pairs"] == 0) if part else 0
+    if remembered:
+        said.append(wording.remembered_sentence(remembered))
     facts: dict[str, Any] = {
         "tenant": tenant,
         "domain": domain,
@@ -63,6 +66,7 @@ def show(
         "sentences": said,
         "frames": [_bar_facts(bar) for bar in wording.frame_bars(card)],
         "entries": [_bar_facts(bar) for bar in wording.entry_bars(card)],
+        "earlier_entries": [_bar_facts(bar) for bar in earlier],
         "card": card.to_document(),
         "prompt": style.prompt if style else "",
         "pattern": style.pattern if style else "",
@@ -73,7 +77,7 @@ def show(
     if as_json:
         typer.echo(json.dumps(facts))
         return
-    _print(tenant, domain, facts, wording.frame_bars(card), wording.entry_bars(card))
+    _print(tenant, domain, facts, wording.frame_bars(card), wording.entry_bars(card), earlier)
 
 
 @app.command()
@@ -86,11 +90,15 @@ def remove(
     actor: Actor = None,
     as_json: AsJson = False,
 ) -> None:
-    """Strike an entry: from the next version on no card holds it, however many users have it."""
+    """Strike an entry: from the next version on no card holds it, however many users have it.
+
+    A version that is out already goes on as it is. Of a line that remembers, what was made of cards begins anew.
+    """
     from personalization.styles.decisions import strike
 
     _decide(
-        tenant, domain, actor, reason, as_json=as_json, said="is left out of every card from the next version on",
+        tenant, domain, actor, reason, as_json=as_json,
+        said="is left out of every card from the next version on; what is served now goes on as it is until then",
         decide=lambda session, act: _on_entry(session, act, entry, strike),
     )  # fmt: skip
 
@@ -167,12 +175,40 @@ def _decide(
 
 
 def _on_entry(session: Session, act: StyleAct, given: str, decide: Callable[..., None]) -> str:
+    from personalization.errors import StyleEntryNotFoundError
     from personalization.styles.decisions import find_entry
 
-    _, card = _newest(session, act.tenant_id, act.domain)
-    entry = find_entry(card, given)
+    version, card = _newest(session, act.tenant_id, act.domain)
+    try:
+        entry = find_entry(card, given)
+    except StyleEntryNotFoundError:
+        # Of a line that remembers, what was made of earlier cards is in the adapter too.
+        known = [one for one in _earlier(session, version, card) if given in {one.handle, one.name}]
+        if not known:
+            raise
+        entry = known[0]
     decide(session, act, entry)
     return entry.handle
+
+
+def _earlier(session: Session, version: AdapterVersion, card: StyleCard) -> list[StyleEntry]:
+    """Return entries of earlier cards that the version's adapter still has something of, and its own card lacks."""
+    from personalization.releases.style import cards_in
+
+    known = {one.handle for one in card.entries}
+    found: dict[str, StyleEntry] = {}
+    for earlier in cards_in(session, version.manifest.version_id()):
+        for one in earlier.entries:
+            if one.handle not in known:
+                found.setdefault(one.handle, one)
+    return list(found.values())
+
+
+def _earlier_entries(session: Session, version: AdapterVersion, card: StyleCard) -> list[Bar]:
+    from personalization.styles.wording import entry_bars
+
+    entries = _earlier(session, version, card)
+    return list(entry_bars(replace(card, entries=tuple(entries)))) if entries else []
 
 
 def _newest(session: Session, tenant: str, domain: str) -> tuple[AdapterVersion, StyleCard]:
@@ -192,7 +228,12 @@ def _newest(session: Session, tenant: str, domain: str) -> tuple[AdapterVersion,
 
 
 def _print(
-    tenant: str, domain: str, facts: dict[str, Any], frames: Sequence[Bar], entries: Sequence[Bar]
+    tenant: str,
+    domain: str,
+    facts: dict[str, Any],
+    frames: Sequence[Bar],
+    entries: Sequence[Bar],
+    earlier: Sequence[Bar],
 ) -> None:
     from rich.console import Console
     from rich.text import Text
@@ -204,6 +245,9 @@ def _print(
     console.print()
     console.print(_picture(frames, with_handles=False))
     console.print(_picture(entries, with_handles=True))
+    if earlier:
+        console.print(Text("Of earlier cards, still in the adapter:", style="bold"))
+        console.print(_picture(earlier, with_handles=True))
     for one in facts["decisions"]:
         what = f"{one['decision']} {one['handle']} ({one['feature']})"
         console.print(Text(f"  {one['at'][:19]}  {one['actor']}: {what}: {one['reason']}"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 
 from personalization.adapters.manifest import (
     AdapterManifest,
@@ -22,6 +23,7 @@ from personalization.registry.queries import find_line
 from personalization.registry.tables import AdapterVersionRow
 from personalization.rounds.queries import open_round
 from personalization.rounds.tables import RoundRow
+from personalization.starts.choosing import blend_fact
 from personalization.styles.grammar import constraint_of
 from personalization.styles.prompting import template_of
 
@@ -87,13 +89,20 @@ def keep_version(
     domain="default",
     state=VersionState.PUBLISHED,
     public_part=None,
+    blend_with=None,
 ):
-    """Register a version of a tenant that is registered already, and return its manifest."""
+    """Register a version of a tenant that is registered already, and return its manifest.
+
+    Its memory goes on from one other version where ``blend_with`` names that.
+    """
     row = open_round(session, tenant_id, domain, actor="test", now=clock.now())
     session.get(RoundRow, row.round_id).state = "done"
     line = find_line(session, tenant_id, domain)
     line.last_version += 1
     manifest = manifest_of(line.line_ref, line.last_version, row.round_id, card, public_part)
+    blend = blend_fact(blend_with, 0.5)
+    if blend is not None:
+        manifest = replace(manifest, evaluation=replace(manifest.evaluation, checks=(blend,)))
     session.add(
         AdapterVersionRow(
             version_id=manifest.version_id(),

@@ -153,11 +153,12 @@ def blended(tenant: TenantJob, result: TenantResult) -> TenantResult:
     if tenant.blend_with is None or tenant.blend_share == 0:
         return result
     target = result.adapter.with_name(result.adapter.name + "-blended")
-    part = result.public_part
-    remembered = 0 if part is None else tenant.remembered
+    part, kept = result.public_part, tenant.remembers
+    remembered = 0 if kept is None else kept.remembered + 1
     blend(tenant.blend_with, result.adapter, target, share=tenant.blend_share, remembered=remembered)
-    if part is not None:
-        part = replace(part, remembered=remembered)
+    if kept is not None:
+        nothing_new = replace(kept, pairs=0, rehearsed=0, steps=0, noted=0)
+        part = nothing_new if part is None else replace(part, remembered=remembered)
     return replace(result, adapter=target, public_part=part)
 
 

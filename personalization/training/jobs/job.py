@@ -67,7 +67,9 @@ class TenantJob:
     card: StyleCard | None = None  # what the round's vote on style told; None makes no public part
     suites: SuiteDepth = SuiteDepth.OFF  # how much of the gate's public suites the result is asked
     notes: bool = False  # whether the public part rehearses made-up questions with notes before them
-    remembered: int = 0  # releases whose public parts are in that of ``blend_with`` and go on in the result's
+    remembers: PublicPartFacts | None = (
+        None  # of the public part of ``blend_with``, where it goes on in the result's
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,14 +171,14 @@ class PublicPartFacts:
     """What is known of a public part; public numbers all.
 
     Attributes:
-        pairs: synthetic pairs that were trained on.
+        pairs: synthetic pairs that were trained on; none of a release that made nothing of its own and kept the line's.
         rehearsed: public texts among them.
         steps: of training that were kept.
-        loss_before: mean loss per token on held-out synthetic pairs, of the base.
-        loss_after: the same with the part as it was learned.
+        loss_before: mean loss per token on held-out synthetic pairs of the card, of the base.
+        loss_after: the same with the part as it was learned, before others were averaged in.
         strength: share of what was learned that is released: less than 1 where public text would have lost too much.
         noted: made-up questions with notes that were rehearsed beside the pairs; where a policy asks for them.
-        remembered: earlier releases whose public parts are averaged in, evenly; where a policy asks for it.
+        remembered: earlier releases whose public parts are averaged in; where a policy asks for it.
     """
 
     pairs: int

@@ -59,7 +59,7 @@ def encode_job(job: TrainingJob | PublicJob | SuiteJob | VoteJob) -> bytes:
             "card": None if tenant.card is None else tenant.card.to_document(),
             "suites": tenant.suites.value,
             "notes": tenant.notes,
-            "remembered": tenant.remembered,
+            "remembers": None if tenant.remembers is None else tenant.remembers.to_document(),
         }
         for tenant in job.tenants
     ]
@@ -144,7 +144,7 @@ def decode_job(data: bytes) -> TrainingJob | PublicJob | SuiteJob | VoteJob:
             card=None if tenant["card"] is None else StyleCard.from_document(tenant["card"]),
             suites=SuiteDepth(tenant["suites"]),
             notes=tenant["notes"],
-            remembered=tenant["remembered"],
+            remembers=None if tenant["remembers"] is None else PublicPartFacts(**tenant["remembers"]),
         )
         for tenant in document["tenants"]
     )

@@ -17,11 +17,13 @@ from personalization.errors import StyleCardError
 from personalization.planning.plan import ALL_LINEAR, FEED_FORWARD
 from personalization.registry import queries as registry
 from personalization.registry.announcements import Act
+from personalization.registry.rollback import roll_back
 from personalization.registry.withdrawal import withdraw_version
+from personalization.releases.style import cards_in
 from personalization.releases.terms import Terms
 from personalization.rounds.tables import RoundRow
 from personalization.signals.snapshot import TrainingSnapshot
-from personalization.styles.card import StyleCard
+from personalization.styles.card import StyleCard, StyleEntry
 from personalization.styles.decisions import StyleAct, pin, strike, undo
 from personalization.styles.families import Feature
 from personalization.styles.frames import is_poor
@@ -47,7 +49,9 @@ class TwoParts(FakeTrainer):
     def train(self, job, *, on_progress, should_stop):
         results = super().train(job, on_progress=on_progress, should_stop=should_stop)
         self.shares += [tenant.blend_share for tenant in job.tenants]
-        self.remembered += [tenant.remembered for tenant in job.tenants]
+        self.remembered += [
+            0 if tenant.remembers is None else tenant.remembers.remembered + 1 for tenant in job.tenants
+        ]
         return tuple(
             blended(tenant, self.with_public_part(tenant, result))
             for tenant, result in zip(job.tenants, results, strict=True)
@@ -204,12 +208,56 @@ def test_what_is_no_longer_fixed_is_in_no_later_release(shop, monkeypatch):
     assert remembered_in(run_saying(shop, monkeypatch, "Paper")) == 0
 
 
-def test_a_vote_that_found_too_little_makes_none_and_the_next_begins_anew(shop, monkeypatch):
+def test_a_vote_that_found_too_little_keeps_what_the_line_remembers(shop, monkeypatch):
+    shop.add_tenant(**MANY, remember=True)
+    first = run_saying(shop, monkeypatch, "Watercolor")
+    found = [run_saying(shop, monkeypatch, opening) for opening in ("", "Sketch", "Paper")]
+    assert [remembered_in(one) for one in found] == [0, 1, 2]
+    before, kept = (shop.artifacts.open(one.version_id) for one in (first, found[0]))
+    for name, update in updates(kept).items():
+        np.testing.assert_array_equal(update, updates(before)[name])
+    told = found[0].manifest.style.public_part
+    assert (told["pairs"], told["steps"]) == (0, 0)  # nothing was made in that round
+    assert told["loss_after"] == first.manifest.style.public_part["loss_after"]
+    decide(shop, strike, opening_of(first))  # the fourth release's memory reaches past the empty one
+    assert remembered_in(run_saying(shop, monkeypatch, "Ink")) == 0
+
+
+def test_without_the_policy_a_vote_that_found_too_little_leaves_none(shop, monkeypatch):
+    shop.add_tenant(**MANY)
+    run_saying(shop, monkeypatch, "Watercolor")
+    found = run_saying(shop, monkeypatch, "")
+    assert remembered_in(found) is None
+    assert private_names(shop.artifacts.open(found.version_id)) is None
+
+
+def test_a_struck_term_is_in_no_text_and_ends_no_memory(shop, monkeypatch):
     shop.add_tenant(**MANY, remember=True)
     run_saying(shop, monkeypatch, "Watercolor")
-    found = [run_saying(shop, monkeypatch, opening) for opening in ("", "Sketch", "Paper")]
-    assert [remembered_in(one) for one in found] == [None, 0, 1]
-    assert private_names(shop.artifacts.open(found[0].version_id)) is None  # it has no public part at all
+    term = StyleEntry(feature=Feature.TERM, key="kafka", words="Kafka", share=0.5, sureness=5.0)
+    first = StyleCard.from_document(run_saying(shop, monkeypatch, "Sketch").manifest.style.card)
+    read = StyleCard.from_document.__func__
+    with_term = classmethod(
+        lambda cls, document: replace(card := read(cls, document), entries=(*card.entries, term))
+    )
+    monkeypatch.setattr(StyleCard, "from_document", with_term)
+    assert term not in first.entries
+    decide(shop, strike, term)
+    assert remembered_in(run_saying(shop, monkeypatch, "Paper")) == 2
+
+
+def test_after_a_rollback_memory_goes_on_from_what_is_served(shop, monkeypatch):
+    shop.add_tenant(**MANY, remember=True)
+    for opening in ("Watercolor", "Sketch", "Paper"):
+        run_saying(shop, monkeypatch, opening)
+    with shop.session() as session:
+        act = Act(actor="t", reason="r", now=shop.clock.now())
+        roll_back(session, shop.events, "acme", "default", act)
+    found = run_saying(shop, monkeypatch, "Ink")
+    assert (remembered_in(found), shop.trainer.shares[-1]) == (2, pytest.approx(2 / 3))
+    with shop.session() as session:
+        words = [one.of(Feature.OPENING_WORDS)[0].words for one in cards_in(session, found.version_id)]
+    assert words == ["Ink", "Sketch", "Watercolor"]
 
 
 def test_of_an_earlier_card_that_cannot_be_read_nobody_knows_what_it_said(shop, monkeypatch):

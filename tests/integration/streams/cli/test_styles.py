@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -19,6 +20,8 @@ from tests.fakes.training import POLICY
 
 CARD = found(users_with_style(300))
 NOTE = next(one for one in CARD.of(Feature.OPENING_WORDS) if one.words == "NOTE")
+
+PART = {"pairs": 72, "rehearsed": 40, "steps": 28, "loss_before": 5.0, "loss_after": 3.0}
 
 
 @pytest.fixture
@@ -65,10 +68,37 @@ def test_json_holds_the_card_and_all_that_is_made_of_it(line, capsys):
 def test_what_a_line_that_remembers_has_beside_what_was_made_of_the_card_is_said(line, engine, clock, capsys):
     assert "remember" not in run(capsys, "show", "acme")[1]
     with transaction(engine) as session:
-        keep_version(session, clock, CARD, public_part={"pairs": 72, "remembered": 2})
-    said = "what 2 earlier releases learned of their cards is in the adapter too, evenly."
+        keep_version(session, clock, CARD, public_part=PART | {"remembered": 2})
+    said = "what 2 earlier releases learned of their cards is in the adapter too."
     assert said in run(capsys, "show", "acme")[1]
     assert any(said in one for one in json.loads(run(capsys, "show", "acme", "--json")[1])["sentences"])
+
+
+def test_what_an_earlier_card_alone_holds_is_shown_and_can_be_struck(line, engine, clock, capsys):
+    name = replace(NOTE, words="Nadia")
+    older = replace(CARD, entries=(name, *CARD.entries))
+    with transaction(engine) as session:
+        first = keep_version(session, clock, older, public_part=PART)
+        keep_version(
+            session, clock, CARD, public_part=PART | {"remembered": 1}, blend_with=first.version_id()
+        )
+    facts = json.loads(run(capsys, "show", "acme", "--json")[1])
+    assert [one["handle"] for one in facts["earlier_entries"]] == [name.handle]
+    assert name.handle not in {one.get("handle") for one in facts["entries"]}
+    said = run(capsys, "show", "acme")[1]
+    assert "Of earlier cards, still in the adapter:" in said
+    assert name.handle in said.split("Of earlier cards")[1]
+    status, out, err = run(capsys, "remove", "acme", name.handle, "--reason", "a name", "--actor", "ann")
+    assert (status, err) == (0, "")
+    assert "what is served now goes on as it is until then" in out
+    with transaction(engine) as session:
+        assert current_edits(session, "acme", "default").removed == (name.handle,)
+    with transaction(engine) as session:  # one that does not remember has nothing of them
+        keep_version(session, clock, CARD, public_part=PART)
+    assert json.loads(run(capsys, "show", "acme", "--json")[1])["earlier_entries"] == []
+    assert "Of earlier cards" not in run(capsys, "show", "acme")[1]
+    other = replace(NOTE, words="Ida").handle
+    assert run(capsys, "remove", "acme", other, "--reason", "a name", "--actor", "ann")[0] == 1
 
 
 def test_entries_are_struck_fixed_and_left_to_the_vote_again(line, capsys, engine):

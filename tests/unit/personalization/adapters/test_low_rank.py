@@ -37,6 +37,14 @@ def test_of_updates_in_one_subspace_the_mean_is_exact_whatever_their_factors():
     np.testing.assert_allclose(product(found), 0.25 * product(left) + 0.75 * product(right), atol=1e-12)
 
 
+def test_a_side_that_is_shorter_than_the_rank_leaves_the_rest_of_the_factors_zero():
+    random = np.random.default_rng(2)
+    left, right = update(random, 4, inputs=3), update(random, 4, inputs=3)
+    found = mean_update(left, right, share=0.5)
+    assert found[0].shape == (4, 3)
+    np.testing.assert_allclose(product(found), (product(left) + product(right)) / 2, atol=1e-12)
+
+
 def test_the_mean_with_nothing_is_the_share_of_the_rest():
     one = update(np.random.default_rng(1), 2)
     nothing = (one[0], np.zeros_like(one[1]))

@@ -101,7 +101,7 @@ def test_a_name_without_a_module_is_refused(tree):
         source_digest(tree)
 
 
-def test_whatever_training_imports_of_ours_is_in_the_list():
+def test_whatever_training_and_its_files_import_of_ours_is_in_the_list():
     def module_of(path):
         parts = path.relative_to(ROOT).with_suffix("").parts
         return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
@@ -114,7 +114,7 @@ def test_whatever_training_imports_of_ours_is_in_the_list():
     listed = {module_of(path) for path in release_files(ROOT) if path.suffix == ".py"}
     outside = set()
     for path in release_files(ROOT):
-        if path.suffix != ".py" or "training" not in path.relative_to(ROOT).parts:
+        if path.suffix != ".py" or not {"training", "adapters"} & set(path.relative_to(ROOT).parts):
             continue
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.ImportFrom) and node.module:
@@ -137,6 +137,7 @@ def test_every_flag_the_hardware_the_start_and_the_blend_count():
         of(device="cpu"), of(half_products=True), of(threads=3), of(tokens_per_microbatch=8), of(hardware="cpu: y"),
         of(start="average"), of(replace(TERMS, start_sources=("v",))),
         of(replace(TERMS, blend_with="v", blend_share=0.1)), of(replace(TERMS, blend_with="v", blend_share=0.2)),
+        of(replace(TERMS, blend_with="v", blend_share=0.2, remembered=1)),
         of(replace(TERMS, plan=TERMS.plan.with_mechanism(steps=5))),
     ]  # fmt: skip
     assert of() == of()

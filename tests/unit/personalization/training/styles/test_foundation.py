@@ -443,7 +443,9 @@ def test_a_tenant_with_memory_rehearses_notes_whole_and_one_without_is_what_it_w
 
 def test_of_a_line_that_remembers_both_parts_of_the_served_adapter_are_averaged_in(base, tmp_path):
     (first,) = trained(base, tmp_path / "one", tenant(card=style_card()))
-    new = tenant(card=style_card("MADE"), blend_with=first.adapter, blend_share=0.5, remembered=1)
+    new = tenant(
+        card=style_card("MADE"), blend_with=first.adapter, blend_share=0.5, remembers=first.public_part
+    )
     assert decode_job(encode_job(job_of(base, tmp_path, new))).tenants[0] == new
     (alone,) = trained(base, tmp_path / "two", new)
     served = child.blended(new, alone)
@@ -461,9 +463,16 @@ def test_of_a_line_that_remembers_both_parts_of_the_served_adapter_are_averaged_
         off = torch.linalg.matrix_norm(up @ down - mean)
         torch.testing.assert_close(off, rest.square().sum().sqrt(), rtol=1e-3, atol=1e-5)
     (plain,) = trained(base, tmp_path / "three", tenant())
-    kept = child.blended(replace(new, blend_with=first.adapter), plain)  # the newest card told nothing
-    assert kept.public_part is None
-    assert not has_public_part(kept.adapter)
+    kept = child.blended(new, plain)  # the newest card told nothing
+    assert kept.public_part == replace(first.public_part, pairs=0, rehearsed=0, steps=0)
+    ours = parts_of(kept.adapter)[0]
+    assert ours.keys() == one.keys()
+    assert all(torch.equal(ours[key][side], one[key][side]) for key in ours for side in (0, 1))
+    assert isinstance(judge(kept.adapter, PLAN, combined=True), Accepted)
+    (plain,) = trained(base, tmp_path / "four", tenant())
+    forgot = child.blended(replace(new, remembers=None), plain)
+    assert forgot.public_part is None
+    assert not has_public_part(forgot.adapter)
 
 
 def test_what_is_remembered_must_be_there(base, tmp_path):
