@@ -14,6 +14,7 @@ from personalization.adapters.files import CONFIG, WEIGHTS
 from personalization.adapters.manifest import VersionState
 from personalization.adapters.parts import private_entry, private_names
 from personalization.errors import StyleCardError
+from personalization.planning.model_shape import read_shape
 from personalization.planning.plan import ALL_LINEAR, FEED_FORWARD
 from personalization.registry import queries as registry
 from personalization.registry.announcements import Act
@@ -27,9 +28,12 @@ from personalization.styles.card import StyleCard, StyleEntry
 from personalization.styles.decisions import StyleAct, pin, strike, undo
 from personalization.styles.families import Feature
 from personalization.styles.frames import is_poor
+from personalization.training.base.directory import BaseDirectory
 from personalization.training.child.job import blended
+from personalization.training.child.parent import ChildProcessTrainer
 from personalization.training.jobs.job import Example, PublicPartFacts, UserExamples
 from privacy.policy.versions import set_policy
+from tests.fakes.tiny_models import write_tiny_base
 from tests.fakes.training import POLICY, SHAPE, FakeTrainer, Workshop, write_adapter
 
 MANY = {"declared_users": 300, "planned_releases": 6, "lifetime_epsilon": 12.0, "period_epsilon": 12.0}
@@ -310,3 +314,19 @@ def test_a_repeated_round_remembers_what_it_was_frozen_to(shop, monkeypatch):
     older = replace(terms, remembered=0)
     assert "remembered" not in older.to_document()  # so that older terms keep their digest
     assert Terms.from_json(older.to_json()) == older
+
+
+@pytest.mark.slow
+def test_a_real_child_averages_both_parts_of_a_real_release(shop, monkeypatch, tmp_path):
+    base = BaseDirectory(write_tiny_base(tmp_path / "base"))
+    shop.base, shop.trainer = base, ChildProcessTrainer()
+    shape = read_shape(base.directory())
+    monkeypatch.setattr("tests.fakes.training.SHAPE", shape)
+    shop.add_tenant(**MANY, remember=True)
+    first, second, kept = (run_saying(shop, monkeypatch, one) for one in ("Watercolor", "Sketch", ""))
+    assert [remembered_in(one) for one in (first, second, kept)] == [0, 1, 1]
+    before, served, later = (shop.artifacts.open(one.version_id) for one in (first, second, kept))
+    assert all(np.abs(update - updates(before)[name]).max() > 0 for name, update in updates(served).items())
+    for name, update in updates(later).items():
+        np.testing.assert_array_equal(update, updates(served)[name])
+    assert [check.name for check in second.manifest.evaluation.checks if not check.passed] == []
