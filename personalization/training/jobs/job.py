@@ -67,9 +67,8 @@ class TenantJob:
     card: StyleCard | None = None  # what the round's vote on style told; None makes no public part
     suites: SuiteDepth = SuiteDepth.OFF  # how much of the gate's public suites the result is asked
     notes: bool = False  # whether the public part rehearses made-up questions with notes before them
-    remembers: PublicPartFacts | None = (
-        None  # of the public part of ``blend_with``, where it goes on in the result's
-    )
+    # Of the public part of ``blend_with``, where it goes on in the result's.
+    remembers: PublicPartFacts | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
