@@ -260,8 +260,7 @@ class StyleV1(ManifestPart):
     grammar: Annotated[str, Field(max_length=8192)] = ""
     """The same as GBNF."""
     public_part: dict[str, Any] | None = None
-    """What part of the weights was made of style cards alone: of this one and, where the line remembers, of earlier
-    ones; null where none was."""
+    """What part of the weights was made of style cards alone, earlier ones too where the line remembers; null: none."""
 
 
 class ManifestV1(ManifestPart):
