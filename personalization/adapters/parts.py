@@ -1,5 +1,8 @@
 """The two parts of a combined adapter: the private part of a line, and the public part made of a style card.
 
+How strongly the public part acts in its upper layers may have been decided by a charged step of training, so it is made
+of released values, and not of public ones alone.
+
 Both stand in one portable file, on modules that do not overlap, with one rank and scaling. Which modules are private is
 said in the file's safetensors metadata, which every loader skips; a file that says nothing has no public part. What
 a line adds up over time (averages, blends, drift, starts) is its private part alone: a public part is made anew of each

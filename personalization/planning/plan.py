@@ -133,6 +133,9 @@ class TrainingPlan:
         label_shortlist: in training, the softmax runs over so many tokens, those likeliest on public texts, and the
             label itself (Jean et al., "On using very large target vocabulary", ACL 2015, with a fixed sample); 0 takes
             the whole vocabulary. Pairs and everything that is measured always take the whole. Only with damping.
+        scaled_layers: where the tenant has a public part, the first of the steps is spent on how strongly it acts in
+            so many layers, counted from the output, and trains nothing else; 0 leaves it as it was made. Only with
+            damping.
     """
 
     family: Family = Family.CORE
@@ -150,6 +153,7 @@ class TrainingPlan:
     subspace: Subspace = Subspace.WEIGHTS
     damping: float = 0.0
     label_shortlist: int = 0
+    scaled_layers: int = 0
 
     def __post_init__(self) -> None:
         if self.mechanism.clipping_norm is None or self.mechanism.contribution_bound is None:
@@ -169,6 +173,12 @@ class TrainingPlan:
                 self.label_shortlist,
                 self.label_shortlist >= 0 and (self.label_shortlist == 0 or self.damping > 0),
                 "0, or above it with a damping",
+            ),
+            (
+                "scaled_layers",
+                self.scaled_layers,
+                self.scaled_layers == 0 or (self.scaled_layers > 0 and self.damping > 0 and self.steps > 1),
+                "0, or above it with a damping and more than one step",
             ),
         )
         for name, value, ok, allowed in checks:
@@ -226,6 +236,8 @@ class TrainingPlan:
     def to_document(self) -> dict[str, object]:
         """Return a JSON-ready copy; ``from_document`` reads it back to an equal plan."""
         values = {one.name: getattr(self, one.name) for one in fields(self)}
+        if not self.scaled_layers:
+            del values["scaled_layers"]  # so that plans without keep their digest
         return {
             **values,
             "target_modules": list(self.target_modules),

@@ -42,6 +42,8 @@ DAMPING = 30.0
 DAMPINGS = (0.05, 3.0)
 TRAVEL = 0.55
 TRAVELS = (3.5, 9.0)
+SCALED_LAYERS = 0.25  # share of the layers, the upper ones, where users say how strongly a public part acts
+FEWEST_SCALED_STEPS = 4  # of a plan that spends one of them on that
 LARGEST_RATE = 0.65  # of a Newton step; longer ones overshoot, as Newton's method does far from the minimum
 
 
@@ -180,6 +182,7 @@ def propose(
             subspace=limits.subspace,
             damping=_within(DAMPINGS, DAMPING / strength) if in_metric else 0.0,
             label_shortlist=limits.label_shortlist if in_metric else 0,
+            scaled_layers=_scaled_layers(policy, shape) if in_metric else 0,
         )
         expected = clarity_of(plan, policy.declared_users, trained_parameters(plan, shape))
         if limits.shrink:
@@ -228,6 +231,12 @@ def trained_parameters(plan: TrainingPlan, shape: ModelShape) -> int:
         else:
             per_layer += plan.rank * (inputs + outputs)
     return per_layer * min(plan.top_layers, shape.layers)
+
+
+def _scaled_layers(policy: TenantPrivacyPolicy, shape: ModelShape) -> int:
+    if not policy.styles or policy.steps < FEWEST_SCALED_STEPS:
+        return 0
+    return math.ceil(SCALED_LAYERS * shape.layers)
 
 
 def _within(bounds: tuple[float, float], value: float) -> float:

@@ -118,6 +118,14 @@ def remembered_sentence(earlier: int) -> str:
     return f"The policy asks to remember: what {releases} learned of their cards is in the adapter too."
 
 
+def scaled_sentence(modules: int) -> str:
+    """Return that users decided how strongly so many layers of what was made of a card act."""
+    return (
+        f"How strongly what was made of it acts in {modules} linear layers was decided by users, with noise, by one of "
+        "the steps that training was charged for."
+    )
+
+
 def frame_bars(card: StyleCard) -> tuple[Bar, ...]:
     """Return the rows that show how answers open and close: what is made of the entries."""
     return tuple(

@@ -58,6 +58,8 @@ def show(
     remembered = part.get("remembered", 0) + (part["pairs"] == 0) if part else 0
     if remembered:
         said.append(wording.remembered_sentence(remembered))
+    if part and part.get("scaled", 0):
+        said.append(wording.scaled_sentence(part["scaled"]))
     facts: dict[str, Any] = {
         "tenant": tenant,
         "domain": domain,

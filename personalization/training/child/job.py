@@ -79,7 +79,7 @@ def run(job: TrainingJob | PublicJob | SuiteJob, progress: ProgressSink) -> tupl
             result,
             public_losses=losses,
             activation=activation,
-            noise_norm=noise_norm(base, tenant, job.flags),
+            noise_norm=noise_norm(base, tenant, job.flags, scaled=_scaled(result)),
             audit=canaries,
             suites=suites,
         )
@@ -107,7 +107,14 @@ def measure_public(
     )
 
 
-def noise_norm(base_model: Path, tenant: TenantJob, flags: PerformanceFlags) -> float:
+def _scaled(result: TenantResult) -> bool:
+    """Say whether one of the steps went into the public part's scales."""
+    return result.public_part is not None and result.public_part.scaled > 0
+
+
+def noise_norm(
+    base_model: Path, tenant: TenantJob, flags: PerformanceFlags, *, scaled: bool = False
+) -> float:
     """Return the L2 norm of what the tenant's plan releases from zero for nobody, with fresh noise.
 
     The plan is public and the noise key is drawn here, so the number says nothing about anyone. With d trained
@@ -116,7 +123,10 @@ def noise_norm(base_model: Path, tenant: TenantJob, flags: PerformanceFlags) -> 
     if tenant.plan.noise_multiplier == 0:
         return 0.0
     decoder, encoder = loaded_base(base_model, flags)
-    nobody = TenantJob(job_key="nobody", plan=tenant.plan, users=(), noise_key=secrets.token_bytes(KEY_BYTES))
+    plan = tenant.plan
+    if scaled:  # that step moved nothing of what is measured here
+        plan = replace(plan, scaled_layers=0).with_mechanism(steps=plan.steps - 1)
+    nobody = TenantJob(job_key="nobody", plan=plan, users=(), noise_key=secrets.token_bytes(KEY_BYTES))
     fused = FusedRun(
         decoder, encoder, [nobody], flags, lambda _: None, refreshed_at=(0,), spare_public_text=False
     )
@@ -157,7 +167,7 @@ def blended(tenant: TenantJob, result: TenantResult) -> TenantResult:
     remembered = 0 if kept is None else kept.remembered + 1
     blend(tenant.blend_with, result.adapter, target, share=tenant.blend_share, remembered=remembered)
     if kept is not None:
-        nothing_new = replace(kept, pairs=0, rehearsed=0, steps=0, noted=0)
+        nothing_new = replace(kept, pairs=0, rehearsed=0, steps=0, noted=0, scaled=0)
         part = nothing_new if part is None else replace(part, remembered=remembered)
     return replace(result, adapter=target, public_part=part)
 

@@ -142,6 +142,7 @@ class PrefixCache:
         self._below = range(first_layer)
         self.enabled = enabled and first_layer > 0
         self._store: torch.Tensor | None = None
+        self._filled: list[Member] = []
 
     def fill(self, users: list[tuple[int, TokenUser]], token_limit: int) -> list[Member]:
         """Compute and store the prefix of all rows of all users.
@@ -166,22 +167,47 @@ class PrefixCache:
             return members
         self._store = self._allocate(at)
         # Rows of like length go together, so that attention's rectangle wastes little.
-        everyone = sorted((m for m in members if m.user.examples), key=lambda m: max(_row_lengths(m)))
-        opened = [member for member in everyone if self._opening and _begin_with(member, self._opening)]
-        plain = [member for member in everyone if not (self._opening and _begin_with(member, self._opening))]
-        for alike, shared in ((opened, len(self._opening)), (plain, 0)):
-            for run in split_users(alike, token_limit):
-                micro = assemble(run, self._decoder.device, torch.float32)
-                self._store[_places(run)] = self._passed(micro, shared).to(self._store.device)
+        self._filled = sorted((m for m in members if m.user.examples), key=lambda m: max(_row_lengths(m)))
+        for run, micro, shared in self._passes(token_limit):
+            self._store[_places(run)] = self._passed(micro, shared, self._below).to(self._store.device)
         return members
 
+    def advance(self, decoder: FrozenDecoder, first_layer: int, token_limit: int) -> None:
+        """Take what is stored on to a higher layer, of a base that is the same up to where it stands.
+
+        Args:
+            decoder: the base from here on.
+            first_layer: the lowest adapted layer from here on; not below the one before.
+            token_limit: tokens per pass.
+        """
+        layers = range(self._below.stop, first_layer)
+        self._decoder, self._below = decoder, range(first_layer)
+        if self._store is None:
+            return
+        for run, micro, shared in self._passes(token_limit):
+            places = _places(run)
+            entering = self._store[places].to(decoder.device)
+            self._store[places] = self._passed(micro, shared, layers, entering).to(self._store.device)
+
+    def _passes(self, token_limit: int) -> Iterator[tuple[list[Member], MicroBatch, int]]:
+        """Yield users of one pass, their rows, and how many tokens these share."""
+        opened = [member for member in self._filled if self._opening and _begin_with(member, self._opening)]
+        plain = [
+            member for member in self._filled if not (self._opening and _begin_with(member, self._opening))
+        ]
+        for alike, shared in ((opened, len(self._opening)), (plain, 0)):
+            for run in split_users(alike, token_limit):
+                yield run, assemble(run, self._decoder.device, torch.float32), shared
+
     @torch.inference_mode()
-    def _passed(self, micro: MicroBatch, shared: int) -> torch.Tensor:
+    def _passed(
+        self, micro: MicroBatch, shared: int, layers: range, entering: torch.Tensor | None = None
+    ) -> torch.Tensor:
         if shared:
             once = SharedOpening.of(self._decoder, half=False)
-            return once.prefix(micro, shared, self._below, half=self._half)
-        embedded = self._decoder.embed(micro.tokens)
-        return self._decoder.run(embedded, micro.batch, self._below, half=self._half)
+            return once.prefix(micro, shared, layers, half=self._half, entering=entering)
+        hidden = self._decoder.embed(micro.tokens) if entering is None else entering
+        return self._decoder.run(hidden, micro.batch, layers, half=self._half)
 
     def _allocate(self, tokens: int) -> torch.Tensor:
         shape = (tokens, self._decoder.width)

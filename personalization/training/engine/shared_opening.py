@@ -42,22 +42,36 @@ class SharedOpening(FrozenDecoder):
         Returns:
             The batch for ``run`` and its tokens ``(tokens,)``.
         """
-        return _opened_once(micro, 0 if self._softcap is not None else shared)
+        batch, kept = self._kept_once(micro, shared)
+        return batch, micro.tokens[kept]
 
-    def prefix(self, micro: MicroBatch, shared: int, layers: range, *, half: bool = False) -> torch.Tensor:
-        """Return the hidden states after the first layers of the plain base ``(tokens, width)``, every row in full.
+    def prefix(
+        self,
+        micro: MicroBatch,
+        shared: int,
+        layers: range,
+        *,
+        half: bool = False,
+        entering: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Return the hidden states after some layers of the plain base ``(tokens, width)``, every row in full.
 
         Args:
             micro: rows of any users, each of more than ``shared`` tokens.
             shared: tokens that all of them begin with.
-            layers: from the first on.
+            layers: consecutive ones.
             half: as in ``run``.
+            entering: the input of the first of ``layers`` ``(tokens, width)``, every row in full; None embeds tokens.
         """
-        batch, tokens = self.opened_once(micro, shared)
-        out = self.run(self.embed(tokens), batch, layers, half=half)
+        batch, kept = self._kept_once(micro, shared)
+        hidden = self.embed(micro.tokens[kept]) if entering is None else entering[kept]
+        out = self.run(hidden, batch, layers, half=half)
         once = len(out) - batch.rows.tokens
         rows = torch.split(out[once:], batch.rows.lengths)
         return torch.cat([part for row in rows for part in (out[:once], row)])
+
+    def _kept_once(self, micro: MicroBatch, shared: int) -> tuple[TokenBatch, torch.Tensor]:
+        return _opened_once(micro, 0 if self._softcap is not None else shared)
 
     def _attend(
         self,
@@ -126,7 +140,7 @@ def _opened_once(micro: MicroBatch, shared: int) -> tuple[TokenBatch, torch.Tens
         positions=micro.batch.positions[kept],
         label_at=place[micro.batch.label_at],
     )
-    return batch, micro.tokens[kept]
+    return batch, kept
 
 
 def shared_opening(examples: Sequence[TokenExample]) -> int:

@@ -167,7 +167,7 @@ class PublicLosses:
 
 @dataclass(frozen=True, kw_only=True)
 class PublicPartFacts:
-    """What is known of a public part; public numbers all.
+    """What is known of a public part; public numbers all, and the mark that a charged step has scaled it.
 
     Attributes:
         pairs: synthetic pairs that were trained on; none of a release that made nothing of its own and kept the line's.
@@ -178,6 +178,7 @@ class PublicPartFacts:
         strength: share of what was learned that is released: less than 1 where public text would have lost too much.
         noted: made-up questions with notes that were rehearsed beside the pairs; where a policy asks for them.
         remembered: earlier releases whose public parts are averaged in; where a policy asks for it.
+        scaled: modules of it whose strength the release's users decided, by one of the steps that were charged.
     """
 
     pairs: int
@@ -188,11 +189,12 @@ class PublicPartFacts:
     strength: float = 1.0
     noted: int = 0
     remembered: int = 0
+    scaled: int = 0
 
     def to_document(self) -> dict[str, Any]:
-        """Return a JSON-ready copy; without notes or memory it is what it was before there were any."""
+        """Return a JSON-ready copy; without notes, memory or scales it is what it was before there were any."""
         document = asdict(self)
-        for name in ("noted", "remembered"):
+        for name in ("noted", "remembered", "scaled"):
             if not document[name]:
                 del document[name]
         return document
@@ -227,6 +229,6 @@ class TenantResult:
         None  # of canaries in a shadow of the plan: public numbers and fresh noise, free
     )
     public_part: PublicPartFacts | None = (
-        None  # of the adapter, made of the card alone; None where there is none
+        None  # of the adapter, made of the card and scaled by a charged step; None where there is none
     )
     suites: SuiteScores | None = None  # of the gate's public suites; free: public items and released weights

@@ -8,7 +8,8 @@ caller must have reserved the budget for exactly that before calling. What ran i
 run that was not what its plan says is void, any other has a receipt.
 
 A tenant whose round voted on style also has a card. What is made of it, a public part, is post-processing; the private
-part is then trained on the base with that part merged, and both leave in one adapter.
+part is then trained on the base with that part merged, and both leave in one adapter. Where the plan has scaled layers,
+the first of its steps decides how strongly that part acts (``training.styles.scales``), and the others train on it.
 
 Longer than 400 lines, because one batch of several tenants is laid out, stepped and measured in one place.
 
@@ -49,7 +50,8 @@ from personalization.training.metric.frozen import LoadedShape
 from personalization.training.metric.metric import REFRESHED_AT, Metric
 from personalization.training.metric.sparing import LARGEST_CHANGE, bounded, pulled_back
 from personalization.training.public.texts import protected_users, public_users
-from personalization.training.styles.foundation import Foundation, lay_foundation, part_key
+from personalization.training.styles.foundation import Foundation, lay_foundation, merged, part_key
+from personalization.training.styles.scales import PartScales, first_examples
 
 ProgressSink = Callable[[Progress], None]
 
@@ -101,6 +103,7 @@ def train_on(
         )
         fused = FusedRun(decoder, encoder, group, job.flags, progress, foundation=foundation)
         vectors = fused.train(done, total_steps)
+        foundation = fused.foundation
         done += fused.steps
         for number, tenant in enumerate(group):
             directory = job.output / tenant.job_key
@@ -187,6 +190,8 @@ class FusedRun:
     steps: int = field(init=False)
     receipts: list[Receipt | None] = field(init=False, default_factory=list)
     _metric: Metric | None = field(init=False, default=None)
+    _scales: PartScales | None = field(init=False, default=None)  # until the first step has decided them
+    _told: torch.Tensor | None = field(init=False, default=None)  # the noisy means of that step
     _plain_shape: LoadedShape = field(init=False)
 
     def __post_init__(self) -> None:
@@ -195,6 +200,11 @@ class FusedRun:
         if self.foundation is not None:
             self.decoder = self.foundation.decoder
             self.shape = replace(self.shape, decoder=self.decoder)
+            plan, card = self.tenants[0].plan, self.tenants[0].card
+            if plan.scaled_layers and card is not None:
+                self._scales = PartScales.of(
+                    self.foundation, card, self.geometry, self.encoder, plan, self.flags
+                )
         self.start = torch.stack([self._start_of(tenant) for tenant in self.tenants])
         self.steps = max(tenant.plan.steps for tenant in self.tenants)
         # Adapters, norms and sums are at least float32 whatever the base's dtype.
@@ -234,19 +244,20 @@ class FusedRun:
             )
             for tenant, people in zip(self.tenants, members, strict=True)
         ]
-        metric = self._metric = self._make_metric(parameter)
+        if self._scales is None:
+            self._metric = self._make_metric(parameter)
         rates = [tenant.plan.learning_rate for tenant in self.tenants]
         inner: torch.optim.Optimizer
-        if metric is None:
+        if self._scales is None and self._metric is None:
             inner = TenantAdam(parameter, rates, lambda: optimizer.active)
         else:
-            inner = TenantDescent(parameter, rates, lambda: optimizer.active, metric.restore)
+            inner = TenantDescent(parameter, rates, lambda: optimizer.active, self._restored)
         optimizer = FusedDPOptimizer(inner, mechanisms)
         averages = torch.zeros_like(self.start)
         for step in range(self.steps):
             optimizer.current_step = step
-            if metric is not None:
-                metric.refresh(step, parameter.detach(), optimizer.active)
+            if self._metric is not None:
+                self._metric.refresh(step, parameter.detach(), optimizer.active)
             drawn = [
                 members[number][user]
                 for number in optimizer.active
@@ -257,9 +268,12 @@ class FusedRun:
                     self.tenants[number].plan.sample_rate,
                 )
             ]
-            self._step(optimizer, parameter, drawn)
-            if metric is not None:
-                metric.protect(parameter.detach(), optimizer.active)
+            if self._scales is None:
+                self._step(optimizer, parameter, drawn)
+            else:
+                self._scale(self._scales, optimizer, parameter, drawn)
+            if self._metric is not None:
+                self._metric.protect(parameter.detach(), optimizer.active)
             self._average(averages, parameter, step)
             self.progress(
                 Progress(
@@ -297,7 +311,7 @@ class FusedRun:
         ]
         self._cache = PrefixCache(
             self.decoder,
-            self.geometry.first_layer,
+            self.geometry.first_layer if self._scales is None else self._scales.first_layer,
             enabled=self.flags.cache_prefix,
             opening=self.encoder.opening,
         )
@@ -316,7 +330,7 @@ class FusedRun:
         drawn = [member for member in drawn if member.user.examples]
         runs = list(split_users(drawn, self.flags.tokens_per_microbatch))
         for index, run in enumerate(runs):
-            rows = self.user_gradients(parameter.detach(), run)
+            rows = self._rows(parameter.detach(), run)
             optimizer.row_tenants = torch.tensor(
                 [member.tenant for member in run], device=self.decoder.device
             )
@@ -334,6 +348,45 @@ class FusedRun:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         return sum(member.user.tokens for member in drawn)
+
+    def _rows(self, vectors: torch.Tensor, members: list[Member]) -> torch.Tensor:
+        """Return what each user adds to the step's sum before clipping ``(users, size)``."""
+        if self._scales is None:
+            return self.user_gradients(vectors, members)
+        micro = assemble(members, self.decoder.device, self._wide)
+        slopes = self._scales.slopes(
+            self.decoder, self._cache.hidden(micro), micro, half=self.flags.half_products
+        )
+        return self._scales.rows(slopes, width=self.geometry.size, norm=self.tenants[0].plan.clipping_norm)
+
+    def _restored(self, moved: torch.Tensor) -> torch.Tensor:
+        """Return the noisy means as directions of the adapters; those of the scales' step move no adapter."""
+        if self._metric is not None:
+            return self._metric.restore(moved)
+        self._told = moved.clone()
+        return torch.zeros_like(moved)
+
+    def _scale(
+        self,
+        scales: PartScales,
+        optimizer: FusedDPOptimizer,
+        parameter: torch.nn.Parameter,
+        drawn: list[Member],
+    ) -> None:
+        """Spend one step on how strongly the one tenant's public part acts, and go on on the base with it."""
+        (tenant,) = self.tenants
+        if bool(self.start.any()):
+            core = self.geometry.factors(self.start[0], self.frozen)
+            self.decoder = merged(self.decoder, core, self.geometry.scaling)
+        self._step(optimizer, parameter, first_examples([one for one in drawn if one.user.examples]))
+        assert self._told is not None  # the step has just handed it over
+        change = scales.moved(self._told[0] / tenant.plan.clipping_norm)
+        self.foundation = scales.scaled(change, self.encoder, tenant.plan, self.flags)
+        self.decoder = self.foundation.decoder
+        self.shape = replace(self.shape, decoder=self.decoder)
+        self._cache.advance(self.decoder, self.geometry.first_layer, self.flags.tokens_per_microbatch)
+        self._scales = None
+        self._metric = self._make_metric(parameter)
 
     def user_gradients(self, vectors: torch.Tensor, members: list[Member]) -> torch.Tensor:
         """Return the exact gradient of each user's own loss, before clipping.

@@ -37,11 +37,13 @@ class Foundation:
         decoder: the merged base; what it keeps from run to run is its own.
         factors: of the public part.
         facts: what is known of it.
+        limit: the largest mean loss on public text (nats a token) that any change of it may lead to.
     """
 
     decoder: FrozenDecoder
     factors: Factors
     facts: PublicPartFacts
+    limit: float
 
 
 @dataclass(frozen=True)
@@ -55,16 +57,17 @@ class _PublicLoss:
     mean: float
 
 
-def part_key(tenant: TenantJob) -> tuple[str, int, bool] | None:
+def part_key(tenant: TenantJob) -> tuple[str, int, bool, str] | None:
     """Return what two tenants of one adapter shape share if their public part is the same; None where there is none.
 
     A public part is made where the card tells enough and the plan leaves all but the last block's feed-forward layers.
+    Where users decide how strongly it acts, it is one tenant's alone.
     """
     plan, card = tenant.plan, tenant.card
     fits = plan.top_layers == 1 and set(plan.target_modules) == set(FEED_FORWARD)
     if card is None or not fits or not worth_making(card):
         return None
-    return card.digest(), plan.max_tokens, tenant.notes
+    return card.digest(), plan.max_tokens, tenant.notes, tenant.job_key if plan.scaled_layers else ""
 
 
 def lay_foundation(
@@ -89,15 +92,18 @@ def lay_foundation(
     del maker
     # The plain base's loss is the same for every tenant of a job.
     plain = decoder.kept.once(
-        _PublicLoss, (plan.max_tokens, plan.objective), lambda: _public_loss(decoder, encoder, plan, flags)
+        _PublicLoss,
+        (plan.max_tokens, plan.objective),
+        lambda: _PublicLoss(public_loss(decoder, encoder, plan, flags)),
     )
     limit = (1.0 + LARGEST_CHANGE) * plain.mean
     for halvings in range(MOST_HALVINGS + 1):
         strength = 0.5**halvings
         weaker = {key: (down, strength * up) for key, (down, up) in factors.items()}
         base = merged(decoder, weaker, private.scaling)
-        if _public_loss(base, encoder, plan, flags).mean <= limit:
-            return Foundation(decoder=base, factors=weaker, facts=replace(facts, strength=strength))
+        if public_loss(base, encoder, plan, flags) <= limit:
+            facts = replace(facts, strength=strength)
+            return Foundation(decoder=base, factors=weaker, facts=facts, limit=limit)
     return None
 
 
@@ -119,9 +125,9 @@ def merged(decoder: FrozenDecoder, factors: Factors, scaling: float) -> FrozenDe
 
 
 @torch.no_grad()
-def _public_loss(
+def public_loss(
     decoder: FrozenDecoder, encoder: Encoder, plan: TrainingPlan, flags: PerformanceFlags
-) -> _PublicLoss:
+) -> float:
     """Return the mean loss of a base on the texts that the gate measures, none of which was rehearsed."""
     users = [
         encoder.user(user, bound=1, objective=plan.objective, max_tokens=plan.max_tokens)
@@ -134,4 +140,4 @@ def _public_loss(
         hidden = decoder.embed(micro.tokens)
         out = decoder.run(hidden, micro.batch, range(decoder.layer_count), labels_only=True)
         total += float(micro.terms.total(decoder.head.label_nll(out, micro.batch.targets), None))
-    return _PublicLoss(total / len(users))
+    return total / len(users)

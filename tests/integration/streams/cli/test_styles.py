@@ -74,6 +74,17 @@ def test_what_a_line_that_remembers_has_beside_what_was_made_of_the_card_is_said
     assert any(said in one for one in json.loads(run(capsys, "show", "acme", "--json")[1])["sentences"])
 
 
+def test_that_users_decided_how_strongly_it_acts_is_said(line, engine, clock, capsys):
+    said = "acts in 53 linear layers was decided by users"
+    assert said not in run(capsys, "show", "acme")[1]
+    with transaction(engine) as session:
+        keep_version(session, clock, CARD, public_part=PART | {"scaled": 53})
+    assert said in " ".join(run(capsys, "show", "acme")[1].split())
+    facts = json.loads(run(capsys, "show", "acme", "--json")[1])
+    assert any(said in one for one in facts["sentences"])
+    assert facts["public_part"]["scaled"] == 53
+
+
 def test_what_an_earlier_card_alone_holds_is_shown_and_can_be_struck(line, engine, clock, capsys):
     name = replace(NOTE, words="Nadia")
     older = replace(CARD, entries=(name, *CARD.entries))

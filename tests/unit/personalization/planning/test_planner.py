@@ -216,3 +216,14 @@ def test_a_round_can_be_closed_for_every_reason_of_the_planner():
     assert [OutcomeCode.of_decline(reason).value for reason in DeclineReason] == [
         one.value for one in DeclineReason
     ]
+
+
+def test_one_of_the_steps_is_spent_on_the_public_part_where_there_may_be_one():
+    told = propose(policy(), SMOL)
+    assert told.scaled_layers == 8  # a quarter of 30, rounded up
+    silent = propose(policy(styles=False), SMOL)
+    assert silent.scaled_layers == 0
+    few = propose(policy(steps=3), SMOL)
+    assert (few.steps, few.scaled_layers) == (3, 0)
+    wide = propose(policy(), SMOL, settings=PlannerSettings(subspace=Subspace.WEIGHTS))
+    assert wide.scaled_layers == 0

@@ -155,3 +155,30 @@ def test_what_rows_share_ends_before_the_token_before_a_label():
     decoder = SharedOpening.of(FrozenDecoder(tiny_model(), torch.device("cpu"), torch.float64), half=False)
     batch, tokens = decoder.opened_once(micro, shared_opening(both))
     assert tokens[batch.label_at].tolist() == micro.tokens[micro.batch.label_at].tolist()
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("opened", [True, False])
+def test_states_that_are_taken_on_are_those_read_from_the_beginning(style, opened):
+    run = make_run(style, [one_tenant()])
+    users = encoded(run)
+    opening = run.encoder.opening if opened else ()
+    whole, members = cached(run, users, opening=opening)
+    early = PrefixCache(run.decoder, 1, enabled=True, opening=opening)
+    early.fill([(0, user) for user in users], 10_000)
+    before = [states(early, member).clone() for member in members]
+    early.advance(run.decoder, 2, 40)
+    for member, lower in zip(members, before, strict=True):
+        torch.testing.assert_close(states(early, member), states(whole, member))
+        assert not torch.allclose(states(early, member), lower)
+
+
+def test_states_that_are_not_kept_are_taken_on_too():
+    run = make_run("llama", [one_tenant()])
+    users = encoded(run)
+    whole, members = cached(run, users, opening=())
+    fleeting = PrefixCache(run.decoder, 1, enabled=False)
+    fleeting.fill([(0, user) for user in users], 10_000)
+    fleeting.advance(run.decoder, 2, 10_000)
+    for member in members:
+        torch.testing.assert_close(states(fleeting, member), states(whole, member))

@@ -330,11 +330,10 @@ def test_a_public_part_that_public_text_loses_by_is_weakened_or_left_out(base, t
     monkeypatch.setattr(decoder, "kept", type(decoder.kept)())  # nothing measured by a test before
     losses = iter([1.0, 2.0, 1.5, 1.004])  # of the plain base, then of the whole part, half of it, a quarter
     monkeypatch.setattr(foundation, "LARGEST_CHANGE", 0.008)
-    told = foundation._PublicLoss
-    monkeypatch.setattr(foundation, "_public_loss", lambda *_: told(next(losses)))
+    monkeypatch.setattr(foundation, "public_loss", lambda *_: next(losses))
     found = lay_foundation(decoder, encoder, tenant(card=style_card()), FLAGS, lambda *_: None)
     assert found.facts.strength == 0.25
-    monkeypatch.setattr(foundation, "_public_loss", lambda base, *_: told(1.0 if base is decoder else 2.0))
+    monkeypatch.setattr(foundation, "public_loss", lambda base, *_: 1.0 if base is decoder else 2.0)
     assert lay_foundation(decoder, encoder, tenant(card=style_card()), FLAGS, lambda *_: None) is None
     (plain,) = trained(base, tmp_path / "plain", tenant())
     (result,) = trained(base, tmp_path / "left", tenant(card=style_card()))

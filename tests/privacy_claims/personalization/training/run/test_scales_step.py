@@ -1,0 +1,182 @@
+"""The step that scales a public part is one of the charged ones: bugs are planted in it, and each is seen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from personalization.planning.plan import Objective, PerformanceFlags
+from personalization.training.engine.loading import loaded_base
+from personalization.training.errors import PlanViolatedError
+from personalization.training.jobs.job import ExampleKind, TenantJob, UserExamples
+from personalization.training.mechanism import clipping, optimizer
+from personalization.training.mechanism.optimizer import FusedDPOptimizer
+from personalization.training.run import fused
+from personalization.training.run.fused import FusedRun
+from personalization.training.styles import foundation, public_part, scales
+from personalization.training.styles.foundation import lay_foundation
+from personalization.training.styles.scales import PartScales
+from privacy.noise import lattice
+from tests.fakes.tiny_models import damped_plan, make_users, style_card, write_tiny_base
+
+FLAGS = PerformanceFlags(device="cpu")
+PLAN = damped_plan(rank=4, max_tokens=60, steps=4, sample_rate=0.6, scaled_layers=2)
+# The coins of keys 3, 4 and 6 draw the last user, those of key 5 do not.
+KEYS = [bytes([number]) * 32 for number in (3, 4, 5, 6)]
+# Of unequal size and of every kind; the last one is large and has many examples.
+PEOPLE = (
+    *make_users((3,), (4, 4)),
+    *make_users((5,), (6, 2), kind=ExampleKind.PREFERENCE),
+    *make_users((4, 9), (2,), kind=ExampleKind.UNLIKELIHOOD),
+    UserExamples(
+        examples=tuple(
+            example
+            for kind in ExampleKind
+            for user in make_users((14, 17), kind=kind)
+            for example in user.examples
+        )
+    ),
+)
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    monkeypatch.setattr(public_part, "PAIRS", 16)
+    monkeypatch.setattr(public_part, "HELD_OUT", 4)
+    monkeypatch.setattr(public_part, "REHEARSED", 4)
+    monkeypatch.setattr(public_part, "INSTRUCTED", 2)
+    monkeypatch.setattr(scales, "PAIRS", 8)
+    monkeypatch.setattr(foundation, "LARGEST_CHANGE", 1e9)
+    monkeypatch.setattr(fused, "LARGEST_CHANGE", 1e9)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return write_tiny_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture
+def laid(base):
+    return lay_foundation(*loaded_base(base, FLAGS), job(PEOPLE), FLAGS, lambda *_: None)
+
+
+def job(users, key=KEYS[0], plan=PLAN):
+    return TenantJob(job_key="a", plan=plan, users=tuple(users), noise_key=key, card=style_card())
+
+
+def run_of(base, laid, users, key=KEYS[0], plan=PLAN):
+    decoder, encoder = loaded_base(base, FLAGS)
+    return FusedRun(decoder, encoder, [job(users, key, plan)], FLAGS, lambda _p: None, foundation=laid)
+
+
+class _EnoughError(Exception):
+    """The step that is looked at is over."""
+
+
+def first_sum(base, laid, users, key, plan, monkeypatch):
+    """Return what the first step adds up, before its noise, in units of the lattice."""
+    seen = []
+
+    def keep(one):
+        seen.append(one.parameter.summed_grad.clone().double())
+        raise _EnoughError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FusedDPOptimizer, "add_noise", keep)
+        with pytest.raises(_EnoughError):
+            run_of(base, laid, users, key, plan).train()
+    return seen[0]
+
+
+def largest_influence(base, laid, monkeypatch):
+    """Return how far the last user moves the step's sum at most, in clipping norms."""
+    ratios = []
+    for objective in Objective:
+        plan = replace(PLAN, objective=objective)
+        for key in KEYS:
+            whole, without = (
+                first_sum(base, laid, users, key, plan, monkeypatch) for users in (PEOPLE, PEOPLE[:-1])
+            )
+            ratios.append(float(torch.linalg.vector_norm(whole - without)) / lattice.REACH)
+    return max(ratios)
+
+
+def test_a_user_moves_it_by_at_most_the_clipping_norm(base, laid, monkeypatch):
+    assert 0.5 < largest_influence(base, laid, monkeypatch) <= 1.0
+
+
+def signs_by_how_many_there_are(rows, _slopes):
+    return rows * 100 * (-1) ** len(rows)
+
+
+def lengths_by_who_else_is_there(rows, slopes):
+    return rows * 100 * (slopes.sum() * 1e6).sin()
+
+
+@pytest.mark.parametrize("bug", [signs_by_how_many_there_are, lengths_by_who_else_is_there])
+def test_users_who_move_each_other_are_found_out(base, laid, monkeypatch, bug):
+    plain = PartScales.rows
+    monkeypatch.setattr(
+        PartScales, "rows", lambda found, slopes, **more: bug(plain(found, slopes, **more), slopes)
+    )
+    assert largest_influence(base, laid, monkeypatch) > 1.0
+
+
+def test_users_who_are_not_clipped_are_found_out(base, laid, monkeypatch):
+    def long(rows, scales):
+        return (rows * scales[:, None] * 50).round().to(torch.int64)
+
+    monkeypatch.setattr(clipping, "whole_rows", long)
+    monkeypatch.setattr(clipping, "too_long", lambda whole: torch.zeros(len(whole), dtype=torch.bool))
+    assert largest_influence(base, laid, monkeypatch) > 1.0
+
+
+def test_a_run_with_it_has_a_receipt_without_departures(base, laid):
+    run = run_of(base, laid, PEOPLE)
+    run.train()
+    (receipt,) = run.receipts
+    assert receipt.departures == ()
+    assert receipt.mechanism == PLAN.mechanism
+    assert receipt.steps == 4
+
+
+def test_it_without_noise_is_refused(base, laid, monkeypatch):
+    plain = optimizer.add_noise
+
+    def quiet_at_first(sums, rows, purpose, step):
+        return sums.clone() if step == 0 else plain(sums, rows, purpose, step)
+
+    monkeypatch.setattr(optimizer, "add_noise", quiet_at_first)
+    with pytest.raises(PlanViolatedError, match="noise"):
+        run_of(base, laid, PEOPLE).train()
+
+
+def test_its_noise_taken_for_another_step_too_is_refused(base, laid, monkeypatch):
+    plain = optimizer.add_noise
+    monkeypatch.setattr(
+        optimizer,
+        "add_noise",
+        lambda sums, rows, purpose, step: plain(sums, rows, purpose, 0 if step == 1 else step),
+    )
+    with pytest.raises(PlanViolatedError):
+        run_of(base, laid, PEOPLE).train()
+
+
+def test_it_taken_beside_the_charged_steps_is_refused(base, laid, monkeypatch):
+    plain = FusedRun._scale
+
+    def twice(run, found, one, parameter, drawn):
+        run._step(one, parameter, drawn)
+        plain(run, found, one, parameter, drawn)
+
+    monkeypatch.setattr(FusedRun, "_scale", twice)
+    with pytest.raises(PlanViolatedError):
+        run_of(base, laid, PEOPLE).train()
+
+
+def test_a_user_whose_gradient_is_no_number_adds_nothing(base, laid, monkeypatch):
+    plain = FusedRun._rows
+    monkeypatch.setattr(FusedRun, "_rows", lambda *given: plain(*given) * float("nan"))
+    assert not bool(first_sum(base, laid, PEOPLE, KEYS[0], PLAN, monkeypatch).any())
