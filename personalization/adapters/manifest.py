@@ -195,7 +195,7 @@ class StyleFacts:
     prompt: str  # template for a model whose weights nobody can touch; Jinja2, with the variable ``prompt``
     pattern: str = ""  # regular expression for constrained decoding; empty where no frame is common enough
     grammar: str = ""  # the same as GBNF
-    public_part: dict[str, Any] | None = None  # of the weights, made of cards; None: there is none
+    public_part: dict[str, Any] | None = None  # of weights made of cards; None: there are none
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -135,7 +135,7 @@ class TrainingPlan:
             the whole vocabulary. Pairs and everything that is measured always take the whole. Only with damping.
         scaled_layers: where the tenant has a public part, the first of the steps is spent on how strongly it acts in
             so many layers, counted from the output, and trains nothing else; 0 leaves it as it was made. Only with
-            damping.
+            damping and more than one step; of more modules than the private part has numbers, the upper ones.
     """
 
     family: Family = Family.CORE

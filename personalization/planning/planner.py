@@ -73,8 +73,9 @@ class PlannerSettings:
             public gradients the last layer holds nearly all of a user's gradient.
         ranks: ranks to choose from, at most what servers allow.
         families: families to choose from.
-        travels: steps × learning rate per family: how far Adam may move one number in a release. Fewer steps
-            take larger ones, so that a short release gets as far as a long one.
+        travels: steps × learning rate per family (a step that scales a public part counts, and travels nowhere):
+            how far Adam may move one number in a release. Fewer steps take larger ones, so that a short release gets
+            as far as a long one.
         clipping_norms: largest clipping norm per family, about the length of one user's gradient. A norm far
             above it would add noise for gradients that no user has; the policy's own norm is used where it is
             smaller.

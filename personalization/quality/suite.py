@@ -2,9 +2,9 @@
 
 For one tenant: the base model, the best plain LoRA without privacy (``bound``), the best non-private adapter of the
 private core's own small family, the meta start alone, releases with a style card and without at several ε and numbers
-of users, what the card is worth alone (its public part, as a prompt, as a forced opening), and two controls: another
-tenant's adapter and an adapter of pure noise of the same length. Plans come from the same planner that plans real
-rounds, so the noise is what a round would add, its cohort count and its vote on style included.
+of users, what the card is worth alone (its public part as users scaled it, as a prompt, as a forced opening), and two
+controls: another tenant's adapter and an adapter of pure noise of the same length. Plans come from the same planner
+that plans real rounds, so the noise is what a round would add, its cohort count and its vote on style included.
 
 The meta start is made as in production, of the other tenants' private adapters. Nothing here is a release.
 
@@ -216,7 +216,7 @@ class _Suite:
                 self._parts(made, about)
 
     def _parts(self, made: CardRelease, about: dict[str, Any]) -> None:
-        """Judge what a card is worth alone: its public part, its prompt, its openings forced on the plain base."""
+        """Judge what a card is worth alone: its public part as users scaled it, its prompt, its openings forced."""
         own = frozenset(slot.key for slot in self.bench.geometry.slots)
         if made.public_part is not None:
             self._noted("card_only", self.judge.judge(made.adapter, fully=False, without=own), **about)

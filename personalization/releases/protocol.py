@@ -232,7 +232,8 @@ class TrainingRounds:
             verdict: the gate's.
             receipt: what the run measured of itself.
             audit: what canaries showed of the mechanism; it stands in the manifest.
-            public_part: what was made of style cards alone; None where nothing was.
+            public_part: what was made of style cards, scaled by a charged step where the plan asks; None where
+                nothing was.
 
         Raises:
             LeaseLostError: another trainer owns the round by now; nothing was published.

@@ -249,7 +249,8 @@ class PublicStarts:
             except CalibrationError:
                 continue
             if isinstance(plan, TrainingPlan):
-                return replace(plan.with_mechanism(noise_multiplier=0.0), shrinkage=1.0)
+                public = replace(plan, shrinkage=1.0, scaled_layers=0)
+                return public.with_mechanism(noise_multiplier=0.0)
         raise WarmStartError("the planner's limits allow no adapter at all; allow a family and a rank")
 
     def _replaceable(self, session: Session, plan: TrainingPlan, inputs: str) -> bool:

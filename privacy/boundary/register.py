@@ -47,8 +47,9 @@ _MANIFEST = (
     _fields(CHARGED, "A count with noise, paid for beside the training.", "privacy.noisy_cohort"),
     _fields(
         CHARGED,
-        "What a vote of the users, paid for beside the training, found out about how answers look, and prompts, "
-        "constraints and weights made of that alone; words that many users share are in it, so it is for the tenant's "
+        "What a vote of the users, paid for beside the training, found out about how answers look, prompts and "
+        "constraints made of that alone, and facts of the weights that were made of it, whose strength one of the "
+        "charged steps of training may have decided; words that many users share are in it, so it is for the tenant's "
         "own servers, like the weights.",
         "style style.card style.card.* style.card_digest style.prompt style.pattern style.grammar style.public_part "
         "style.public_part.*",

@@ -260,7 +260,8 @@ class StyleV1(ManifestPart):
     grammar: Annotated[str, Field(max_length=8192)] = ""
     """The same as GBNF."""
     public_part: dict[str, Any] | None = None
-    """What part of the weights was made of style cards alone, earlier ones too where the line remembers; null: none."""
+    """What part of the weights was made of style cards, earlier ones too where the line remembers, and how many of its
+    modules a charged step of training has scaled; null: none."""
 
 
 class ManifestV1(ManifestPart):

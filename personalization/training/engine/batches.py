@@ -114,8 +114,9 @@ def _groups(members: list[Member], device: torch.device, size: Callable[[TokenRo
 class PrefixCache:
     """Hidden states below the first adapted layer, computed once per row.
 
-    The base is frozen, so they are exact for every step. They live in memory, or in an unlinked temporary file when
-    they are large. With no layer to skip (all layers adapted) nothing is stored and tokens are embedded on the fly.
+    The base is frozen there, so they are exact for every step; where that layer moves up, ``advance`` takes them on.
+    They live in memory, or in an unlinked temporary file when they are large. With no layer to skip (all layers
+    adapted) nothing is stored and tokens are embedded on the fly.
 
     Args:
         decoder: the frozen base.

@@ -99,7 +99,7 @@ class FrozenDecoder:
             lambda hidden: self._norm(hidden, self._body.norm),
             getattr(self.config, "final_logit_softcapping", None),
         )
-        self.kept = Kept()  # of public numbers and texts alone
+        self.kept = Kept()  # of public numbers and texts, and of what is released
         self.directory: Path | None = None  # where the base was loaded from
 
     @classmethod

@@ -1,7 +1,8 @@
 """Per-user losses.
 
-Every loss is a mean over one user's own examples of terms that depend on that example alone (and on the public base
-as reference), so a user's gradient depends on that user's data only and clipping it bounds that user's influence.
+Every loss is a mean over one user's own examples of terms that depend on that example alone (and on the base that is
+trained on, as reference), so a user's gradient depends on that user's data only and clipping it bounds that user's
+influence.
 Losses that couple users have no place here: KTO's and BCO's reference points, AOT's sorting, the baselines of GRPO and
 RLOO, the negatives of InfoNCE, and whatever is divided by the tokens of a whole batch.
 """

@@ -174,11 +174,11 @@ class PublicPartFacts:
         rehearsed: public texts among them.
         steps: of training that were kept.
         loss_before: mean loss per token on held-out synthetic pairs of the card, of the base.
-        loss_after: the same with the part as it was learned, before others were averaged in.
+        loss_after: the same with the part as it was learned, before it was scaled and others were averaged in.
         strength: share of what was learned that is released: less than 1 where public text would have lost too much.
         noted: made-up questions with notes that were rehearsed beside the pairs; where a policy asks for them.
         remembered: earlier releases whose public parts are averaged in; where a policy asks for it.
-        scaled: modules of it whose strength the release's users decided, by one of the steps that were charged.
+        scaled: modules of it whose strength one of the charged steps was spent on.
     """
 
     pairs: int

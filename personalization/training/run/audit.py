@@ -14,6 +14,9 @@ does not cover how gradients are computed: a user who moves another's gradient, 
 the model computes all gradients, in the public metric where the plan asks for it. The auditor knows everything but the
 canary's presence, takes the other users' contributions away and projects on the canary's own. One trial costs as much
 as training a tenant of a few users, so it is for builds and devices, not for each release.
+
+A shadow has no style card, so all of its steps train the private part: the gradients of a step that scales a public
+part are held by the privacy claims' tests alone.
 """
 
 from __future__ import annotations

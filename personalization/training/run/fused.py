@@ -1,7 +1,8 @@
 """Train all tenants of a job together on one frozen base.
 
 Guarantee: for each tenant, the released adapter is a function of ``plan.steps`` applications of the Gaussian mechanism
-to Poisson samples of that tenant's users (rate ``sample_rate``; every user's gradient, over all of the user's examples,
+to Poisson samples of that tenant's users (rate ``sample_rate``; every user's gradient, over all of the user's examples
+or, in a step that scales a public part, the first,
 scaled to at most ``clipping_norm`` and rounded to whole numbers of a public lattice; their exact sum; whole noise of
 deviation ``noise_multiplier × clipping_norm`` per coordinate from a ChaCha20 keystream) and of public numbers. The
 caller must have reserved the budget for exactly that before calling. What ran is measured (``mechanism.witness``); a
@@ -27,7 +28,7 @@ from pathlib import Path
 
 import torch
 
-from personalization.planning.plan import PerformanceFlags, TrainingPlan
+from personalization.planning.plan import Objective, PerformanceFlags, TrainingPlan
 from personalization.training.engine.batches import Member, PrefixCache, assemble, split_users
 from personalization.training.engine.decoder import FrozenDecoder, TokenBatch
 from personalization.training.engine.encoding import Encoder
@@ -201,7 +202,8 @@ class FusedRun:
             self.decoder = self.foundation.decoder
             self.shape = replace(self.shape, decoder=self.decoder)
             plan, card = self.tenants[0].plan, self.tenants[0].card
-            if plan.scaled_layers and card is not None:
+            learned = any(bool(up.any()) for _, up in self.foundation.factors.values())
+            if plan.scaled_layers and card is not None and learned:
                 self._scales = PartScales.of(
                     self.foundation, card, self.geometry, self.encoder, plan, self.flags
                 )
@@ -209,6 +211,14 @@ class FusedRun:
         self.steps = max(tenant.plan.steps for tenant in self.tenants)
         # Adapters, norms and sums are at least float32 whatever the base's dtype.
         self._wide = torch.promote_types(self.decoder.dtype, torch.float32)
+
+    @property
+    def _exact(self) -> bool:
+        """Whether losses are taken over all tokens in full precision: a pair's needs the likelihoods themselves.
+
+        The public plans decide it, and not whose examples come together in a pass.
+        """
+        return any(tenant.plan.objective is Objective.DPO_SIGMOID for tenant in self.tenants)
 
     @property
     def geometry(self) -> Geometry:
@@ -355,7 +365,7 @@ class FusedRun:
             return self.user_gradients(vectors, members)
         micro = assemble(members, self.decoder.device, self._wide)
         slopes = self._scales.slopes(
-            self.decoder, self._cache.hidden(micro), micro, half=self.flags.half_products
+            self.decoder, self._cache.hidden(micro), micro, half=self.flags.half_products and not self._exact
         )
         return self._scales.rows(slopes, width=self.geometry.size, norm=self.tenants[0].plan.clipping_norm)
 
@@ -381,11 +391,13 @@ class FusedRun:
         self._step(optimizer, parameter, first_examples([one for one in drawn if one.user.examples]))
         assert self._told is not None  # the step has just handed it over
         change = scales.moved(self._told[0] / tenant.plan.clipping_norm)
-        self.foundation = scales.scaled(change, self.encoder, tenant.plan, self.flags)
+        plain = self._plain_shape.decoder
+        self.foundation = scales.scaled(change, plain, self.encoder, tenant.plan, self.flags)
         self.decoder = self.foundation.decoder
         self.shape = replace(self.shape, decoder=self.decoder)
         self._cache.advance(self.decoder, self.geometry.first_layer, self.flags.tokens_per_microbatch)
         self._scales = None
+        self.refreshed_at = (1, *self.refreshed_at)
         self._metric = self._make_metric(parameter)
 
     def user_gradients(self, vectors: torch.Tensor, members: list[Member]) -> torch.Tensor:
@@ -407,20 +419,17 @@ class FusedRun:
         if len(micro.terms.pairs):
             with torch.no_grad():
                 reference = micro.terms.rows_nll(self._label_nll(hidden, micro.batch, None))
-        nll = self._label_nll(hidden, micro.batch, binding, pairs=reference is not None)
+        nll = self._label_nll(hidden, micro.batch, binding)
         torch.autograd.backward(micro.terms.total(nll, reference))
         binding.check_complete()
         return rows
 
-    def _label_nll(
-        self, hidden: torch.Tensor, batch: TokenBatch, binding: Binding | None, *, pairs: bool = False
-    ) -> torch.Tensor:
+    def _label_nll(self, hidden: torch.Tensor, batch: TokenBatch, binding: Binding | None) -> torch.Tensor:
         """Return the loss of each label ``(labels,)`` from the input of the first adapted layer."""
         layers = range(self.geometry.first_layer, self.decoder.layer_count)
         if self.flags.label_only_logits:
             out = self.decoder.run(hidden, batch, layers, binding, labels_only=True)
-            # A pair's loss needs the likelihoods themselves, the others' gradients do not.
-            exact = binding is None or pairs
+            exact = binding is None or self._exact
             half = self.flags.half_products and not exact
             shortlist = None if exact or self._metric is None else self._metric.curvature.shortlist
             return self.decoder.head.label_nll(out, batch.targets, half=half, shortlist=shortlist)

@@ -63,7 +63,9 @@ def maml_start(bench: Workbench, tasks: Sequence[UserSet], recipe: MamlRecipe | 
 def _inner_plan(plan: TrainingPlan, numbers: MamlRecipe, users: int) -> TrainingPlan:
     """Return a plan of the same shape without noise: the data are public."""
     return replace(
-        plan.with_mechanism(steps=numbers.inner_steps, sample_rate=1.0, noise_multiplier=0.0),
+        replace(plan, scaled_layers=0).with_mechanism(
+            steps=numbers.inner_steps, sample_rate=1.0, noise_multiplier=0.0
+        ),
         learning_rate=numbers.inner_rate,
         expected_cohort=float(users),
         averaging_fraction=1.0 / numbers.inner_steps,

@@ -2,7 +2,8 @@
 
 The public part sits on modules that the private part leaves alone, so the merged base with the private part is exactly
 the plain base with both parts in one adapter. A public part whose loss on public text is above the limit is weakened
-until it is not, before anything private is read. Everything here is made of public text and of a released card.
+until it is not, before anything private is read. All that ``lay_foundation`` does is made of
+public text and of a released card; ``styles.scales`` makes another foundation of a charged step.
 """
 
 from __future__ import annotations

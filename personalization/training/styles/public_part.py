@@ -1,4 +1,6 @@
-"""The public part of an adapter: a plain LoRA trained on text that was made of a style card. Free, as post-processing.
+"""The public part of an adapter: a plain LoRA trained on text that was made of a style card.
+
+It is free, as post-processing; what scales it later is charged (``styles.scales``).
 
 It sits on every linear layer that the private part leaves alone, so the two add up exactly in one adapter. Public
 questions and instructions with plain answers, and refusals, are rehearsed among the synthetic pairs: the model learns

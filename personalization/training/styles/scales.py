@@ -39,7 +39,7 @@ DAMPING: Final = 1.0  # of the metric, as in a plan
 RATE: Final = 0.5  # of a step in it
 FARTHEST: Final = 1.0  # that a scale may come from 1: a module is at most left out, or doubled
 PAIRS: Final = 24  # made-up pairs that the metric is taken on
-_SEED: Final = 1  # of those; public
+_SEED: Final = 1  # of those, the first that the part was learned from; public
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +116,7 @@ class PartScales:
             for run in split_users(below.fill([(0, one) for one in made_up], limit), limit)
         )
         slopes = torch.cat([found.slopes(decoder, below.hidden(micro), micro, half=half) for micro in texts])
-        object.__setattr__(found, "metric", whitening(slopes.t() @ slopes / len(slopes), DAMPING))
+        object.__setattr__(found, "metric", whitening(slopes.t() @ slopes / len(slopes), DAMPING).cpu())
         return found
 
     @property
@@ -138,7 +138,8 @@ class PartScales:
             decoder: the base with the public part, and with what the private part starts from.
             hidden: the input of ``first_layer`` ``(tokens, width)``.
             micro: whole users of one tenant.
-            half: whether the output head may be multiplied in bfloat16.
+            half: whether the output head may be multiplied in bfloat16; by public numbers, and not where a plan learns
+                from pairs.
         """
         geometry, users = self.geometry, len(micro.members)
         wide = torch.promote_types(decoder.dtype, torch.float32)
@@ -147,10 +148,9 @@ class PartScales:
         binding = Binding(geometry, self.frozen, start, cores)
         layers = range(geometry.first_layer, decoder.layer_count)
         out = decoder.run(hidden, micro.batch, layers, binding, labels_only=True)
-        pairs = len(micro.terms.pairs) > 0
-        nll = decoder.head.label_nll(out, micro.batch.targets, half=half and not pairs)
-        # At the start what is trained is the reference itself.
-        reference = micro.terms.rows_nll(nll.detach()) if pairs else None
+        nll = decoder.head.label_nll(out, micro.batch.targets, half=half)
+        # The reference is where the step stands; of one example, another one changes a slope's length alone.
+        reference = micro.terms.rows_nll(nll.detach()) if len(micro.terms.pairs) else None
         torch.autograd.backward(micro.terms.total(nll, reference))
         binding.check_complete()
         shape = (users, self.modules, geometry.rank, geometry.rank)
@@ -176,29 +176,31 @@ class PartScales:
         return (-RATE * direction).clamp(-FARTHEST, FARTHEST)
 
     def scaled(
-        self, change: torch.Tensor, encoder: Encoder, plan: TrainingPlan, flags: PerformanceFlags
+        self,
+        change: torch.Tensor,
+        plain: FrozenDecoder,
+        encoder: Encoder,
+        plan: TrainingPlan,
+        flags: PerformanceFlags,
     ) -> Foundation:
         """Return the foundation with its public part scaled; less so where public text would lose too much by it.
 
         Args:
             change: of each scale ``(modules,)``.
+            plain: the base without a public part; the scaled one is merged into it once, as a server does.
             encoder: reads public text.
             plan: its truncation.
             flags: tokens of one pass.
         """
         before = self.foundation
+        facts = replace(before.facts, scaled=self.modules)  # the step is spent, whatever comes of it
         for halvings in range(MOST_HALVINGS + 1):
-            changes = dict(zip(self.frozen, (0.5**halvings * change).tolist(), strict=True))
-            more = {key: (before.factors[key][0], by * before.factors[key][1]) for key, by in changes.items()}
-            base = merged(before.decoder, more, self.geometry.scaling)
+            by = dict(zip(self.frozen, (1.0 + 0.5**halvings * change).tolist(), strict=True))
+            factors = {key: (down, by.get(key, 1.0) * up) for key, (down, up) in before.factors.items()}
+            base = merged(plain, factors, self.geometry.scaling)
             if public_loss(base, encoder, plan, flags) <= before.limit:
-                factors = {
-                    key: (down, (1.0 + changes.get(key, 0.0)) * up)
-                    for key, (down, up) in before.factors.items()
-                }
-                facts = replace(before.facts, scaled=self.modules)
                 return replace(before, decoder=base, factors=factors, facts=facts)
-        return before
+        return replace(before, facts=facts)
 
 
 def first_examples(members: list[Member]) -> list[Member]:

@@ -23,8 +23,8 @@ from tests.fakes.tiny_models import damped_plan, make_users, style_card, write_t
 
 FLAGS = PerformanceFlags(device="cpu")
 PLAN = damped_plan(rank=4, max_tokens=60, steps=4, sample_rate=0.6, scaled_layers=2)
-# The coins of keys 3, 4 and 6 draw the last user, those of key 5 do not.
-KEYS = [bytes([number]) * 32 for number in (3, 4, 5, 6)]
+# The coins of keys 3, 4, 6 and 7 draw the last of seven users.
+KEYS = [bytes([number]) * 32 for number in (3, 4, 6, 7)]
 # Of unequal size and of every kind; the last one is large and has many examples.
 PEOPLE = (
     *make_users((3,), (4, 4)),
@@ -95,9 +95,10 @@ def largest_influence(base, laid, monkeypatch):
     ratios = []
     for objective in Objective:
         plan = replace(PLAN, objective=objective)
-        for key in KEYS:
+        for key, last in zip(KEYS, (PEOPLE[-1], *PEOPLE[1:6:2]), strict=True):
+            rest = [one for one in PEOPLE if one is not last]
             whole, without = (
-                first_sum(base, laid, users, key, plan, monkeypatch) for users in (PEOPLE, PEOPLE[:-1])
+                first_sum(base, laid, users, key, plan, monkeypatch) for users in ([*rest, last], rest)
             )
             ratios.append(float(torch.linalg.vector_norm(whole - without)) / lattice.REACH)
     return max(ratios)
@@ -176,7 +177,39 @@ def test_it_taken_beside_the_charged_steps_is_refused(base, laid, monkeypatch):
         run_of(base, laid, PEOPLE).train()
 
 
-def test_a_user_whose_gradient_is_no_number_adds_nothing(base, laid, monkeypatch):
-    plain = FusedRun._rows
-    monkeypatch.setattr(FusedRun, "_rows", lambda *given: plain(*given) * float("nan"))
-    assert not bool(first_sum(base, laid, PEOPLE, KEYS[0], PLAN, monkeypatch).any())
+def test_a_user_whose_gradient_is_no_number_adds_nothing_and_moves_nobody(base, laid, monkeypatch):
+    plan = PLAN.with_mechanism(sample_rate=1.0)
+    others = first_sum(base, laid, PEOPLE[:-1], KEYS[0], plan, monkeypatch)
+    plain = PartScales.slopes
+
+    def broken(found, decoder, hidden, micro, **more):
+        if len(micro.members) == 5:  # not the metric's pass
+            hidden = hidden.clone()
+            hidden[-micro.members[-1].user.tokens :] = float("nan")
+        return plain(found, decoder, hidden, micro, **more)
+
+    monkeypatch.setattr(PartScales, "slopes", broken)
+    found = first_sum(base, laid, PEOPLE, KEYS[0], plan, monkeypatch)
+    assert bool(others.any())
+    assert float((found - others).abs().max()) <= 2  # in units of the lattice: others' last digits
+
+
+def test_pairs_change_nobodys_precision(base, laid, monkeypatch):
+    """Whose loss is taken in full precision is said by the plan, not by who else is in the pass."""
+    asked = []
+    plain = PartScales.slopes
+
+    def heard(*given, half):
+        asked.append(half)
+        return plain(*given, half=half)
+
+    monkeypatch.setattr(PartScales, "slopes", heard)
+    flags = replace(FLAGS, half_products=True)
+    decoder, encoder = loaded_base(base, flags)
+    for objective, expected in ((Objective.SFT, True), (Objective.DPO_SIGMOID, False)):
+        for users in (PEOPLE, PEOPLE[:2]):
+            one = job(users, plan=replace(PLAN, objective=objective))
+            run = FusedRun(decoder, encoder, [one], flags, lambda _p: None, foundation=laid)
+            del asked[:]
+            run.train()
+            assert asked == [expected]

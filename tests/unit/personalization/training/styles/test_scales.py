@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from personalization.planning.plan import FEED_FORWARD, PerformanceFlags, TrainingPlan
+from personalization.planning.plan import FEED_FORWARD, Objective, PerformanceFlags, TrainingPlan
+from personalization.training.child import job as child
 from personalization.training.engine.batches import Member, PrefixCache, assemble
 from personalization.training.engine.loading import loaded_base
 from personalization.training.engine.portable import read_factors
@@ -87,7 +88,8 @@ def slopes_of(laid, users):
 def changed(laid, change):
     """The public part's factors after a change of its scales, without anything private."""
     _, found, shape = laid
-    return found.scaled(torch.as_tensor(change), shape.encoder, PLAN, FLAGS)
+    plain, _ = loaded_base(shape.decoder.directory, FLAGS)
+    return found.scaled(torch.as_tensor(change), plain, shape.encoder, PLAN, FLAGS)
 
 
 def users_loss(decoder, shape, user):
@@ -119,14 +121,31 @@ def test_a_users_slopes_do_not_know_the_others(laid):
 
 
 def test_a_pair_is_learned_from_where_it_stands(laid):
+    made, found, shape = laid
     pair = UserExamples(
         examples=(Example(prompt="file 1", completion="abc", kind=ExampleKind.PREFERENCE, shown="xyz"),)
     )
-    plan = replace(PLAN, objective="dpo-sigmoid")
-    made, found, shape = laid
-    slopes = slopes_of((made, found, replace(shape, plan=plan)), [pair])
-    assert bool(torch.isfinite(slopes).all())
-    assert float(slopes.abs().max()) > 0
+    shape = replace(shape, plan=replace(PLAN, objective=Objective.DPO_SIGMOID))
+    (slopes,) = slopes_of((made, found, shape), [pair])
+    micro = assemble([Member(0, shape.read(pair), ())], made.decoder.device, torch.float32)
+    assert len(micro.terms.pairs) == 1
+
+    def rows_nll(decoder):
+        with torch.no_grad():
+            out = decoder.run(
+                decoder.embed(micro.tokens), micro.batch, range(decoder.layer_count), labels_only=True
+            )
+            return decoder.head.label_nll(out, micro.batch.targets)
+
+    reference = micro.terms.rows_nll(rows_nll(made.decoder))
+    for module in (0, MODULES - 1):
+        step = torch.zeros(MODULES, dtype=torch.float64)
+        step[module] = 0.02
+        there, back = (
+            float(micro.terms.total(rows_nll(changed(laid, by).decoder), reference)) for by in (step, -step)
+        )
+        assert float(slopes[module]) == pytest.approx((there - back) / 0.04, rel=0.05, abs=1e-4)
+    assert float(slopes.abs().max()) > 1e-3
 
 
 def test_one_step_scales_and_the_others_train(base, tmp_path):
@@ -221,11 +240,11 @@ def test_a_scaled_part_that_public_text_loses_by_is_scaled_less_or_not_at_all(
     made, found, shape = laid
     limited = replace(found, foundation=replace(made, limit=2.0))
     object.__setattr__(limited, "metric", found.metric)
-    after = limited.scaled(torch.full((MODULES,), 0.8), shape.encoder, PLAN, FLAGS)
+    after = limited.scaled(torch.full((MODULES,), 0.8), shape.decoder, shape.encoder, PLAN, FLAGS)
     for key, (_, up) in made.factors.items():
         by = 1.0 + 0.8 * kept * (key[0] >= 1)
         torch.testing.assert_close(after.factors[key][1], by * up, rtol=1e-5, atol=1e-8)
-    assert after.facts.scaled == (MODULES if kept else 0)
+    assert after.facts.scaled == MODULES  # the step is spent, whatever came of it
     assert next(told, None) is None
 
 
@@ -236,6 +255,53 @@ def test_without_a_public_part_every_step_trains(base, tmp_path):
     )
     assert planned.public_part is None
     assert (planned.adapter / WEIGHTS).read_bytes() == (plain.adapter / WEIGHTS).read_bytes()
+
+
+def test_a_public_part_that_learned_nothing_costs_no_step(base, tmp_path, monkeypatch):
+    plain = public_part.PublicPart.train
+
+    def nothing(maker, *given, **more):
+        factors, facts = plain(maker, *given, **more)
+        return {key: (down, 0.0 * up) for key, (down, up) in factors.items()}, facts
+
+    monkeypatch.setattr(public_part.PublicPart, "train", nothing)
+    (planned,) = trained(base, tmp_path / "planned", tenant())
+    (unscaled,) = trained(base, tmp_path / "plain", tenant(plan=replace(PLAN, scaled_layers=0)))
+    assert planned.public_part.scaled == 0
+    assert (planned.adapter / WEIGHTS).read_bytes() == (unscaled.adapter / WEIGHTS).read_bytes()
+
+
+def test_a_repeat_gives_the_same_bytes(base, tmp_path):
+    once, again = (trained(base, tmp_path / name, tenant())[0] for name in ("once", "again"))
+    assert (once.adapter / WEIGHTS).read_bytes() == (again.adapter / WEIGHTS).read_bytes()
+    assert once.public_part == again.public_part
+
+
+def test_noise_alone_is_that_of_the_steps_that_train(base):
+    one = tenant(plan=PLAN.with_mechanism(steps=9))
+    alone = [child.noise_norm(base, one, FLAGS, scaled=scaled) for scaled in (False, True) for _ in range(8)]
+    assert sum(alone[8:]) < sum(alone[:8])
+
+
+def test_a_line_that_keeps_its_public_part_says_that_no_user_scaled_it(base, tmp_path):
+    (first,) = trained(base, tmp_path / "one", tenant())
+    poor = tenant(card=poor_card(), blend_with=first.adapter, blend_share=0.5, remembers=first.public_part)
+    (second,) = trained(base, tmp_path / "two", poor)
+    kept = child.blended(poor, second).public_part
+    assert (first.public_part.scaled, kept.scaled, kept.pairs) == (MODULES, 0, 0)
+
+
+def test_a_small_private_part_carries_the_uppermost_scales_alone(base):
+    plan = damped_plan(rank=1, max_tokens=60, steps=3, scaled_layers=2)
+    decoder, encoder = loaded_base(base, FLAGS)
+    shape = LoadedShape.of_plan(decoder, encoder, plan, FLAGS)
+    made = lay_foundation(decoder, encoder, tenant(plan=plan), FLAGS, lambda *_: None)
+    found = PartScales.of(made, style_card(), shape.geometry, encoder, plan, FLAGS)
+    assert found.modules == shape.geometry.size == 3
+    assert [slot.key for slot in found.geometry.slots] == [
+        (2, name) for name in ("k_proj", "v_proj", "o_proj")
+    ]
+    assert found.first_layer == 2
 
 
 def test_tenants_of_one_card_are_scaled_apart(base, tmp_path):
