@@ -13,12 +13,11 @@ from personalization.training.errors import PlanViolatedError
 from personalization.training.jobs.job import ExampleKind, TenantJob, UserExamples
 from personalization.training.mechanism import clipping, optimizer
 from personalization.training.mechanism.optimizer import FusedDPOptimizer
-from personalization.training.run import fused
 from personalization.training.run.fused import FusedRun
-from personalization.training.styles import foundation, public_part, scales
 from personalization.training.styles.foundation import lay_foundation
 from personalization.training.styles.scales import PartScales
 from privacy.noise import lattice
+from tests.fakes.small_public_parts import make_public_parts_small
 from tests.fakes.tiny_models import damped_plan, make_users, style_card, write_tiny_base
 
 FLAGS = PerformanceFlags(device="cpu")
@@ -43,13 +42,7 @@ PEOPLE = (
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    monkeypatch.setattr(public_part, "PAIRS", 16)
-    monkeypatch.setattr(public_part, "HELD_OUT", 4)
-    monkeypatch.setattr(public_part, "REHEARSED", 4)
-    monkeypatch.setattr(public_part, "INSTRUCTED", 2)
-    monkeypatch.setattr(scales, "PAIRS", 8)
-    monkeypatch.setattr(foundation, "LARGEST_CHANGE", 1e9)
-    monkeypatch.setattr(fused, "LARGEST_CHANGE", 1e9)
+    make_public_parts_small(monkeypatch)
 
 
 @pytest.fixture(scope="module")

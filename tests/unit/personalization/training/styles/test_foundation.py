@@ -36,6 +36,7 @@ from personalization.training.run.host import AdapterHost
 from personalization.training.run.measure import nll_per_user
 from personalization.training.styles import foundation, public_part
 from personalization.training.styles.foundation import lay_foundation, merged, part_key
+from tests.fakes.small_public_parts import make_public_parts_small
 from tests.fakes.tiny_models import (
     damped_plan,
     make_plan,
@@ -53,18 +54,8 @@ WEIGHTS = "adapter_model.safetensors"
 
 
 @pytest.fixture(autouse=True)
-def few_pairs(monkeypatch):
-    monkeypatch.setattr(public_part, "PAIRS", 24)
-    monkeypatch.setattr(public_part, "HELD_OUT", 8)
-    monkeypatch.setattr(public_part, "REHEARSED", 6)
-    monkeypatch.setattr(public_part, "INSTRUCTED", 2)
-
-
-@pytest.fixture(autouse=True)
-def any_change_of_public_text(monkeypatch):
-    """A tiny random base has nothing to forget; what limits the change has tests of its own."""
-    monkeypatch.setattr(foundation, "LARGEST_CHANGE", 1e9)
-    monkeypatch.setattr(fused, "LARGEST_CHANGE", 1e9)
+def small(monkeypatch):
+    make_public_parts_small(monkeypatch)
 
 
 @pytest.fixture(scope="module")

@@ -17,13 +17,13 @@ from personalization.training.jobs.job import Example, ExampleKind, TenantJob, T
 from personalization.training.jobs.wire import decode_job, decode_reply, encode_job, encode_results
 from personalization.training.mechanism.optimizer import FusedDPOptimizer
 from personalization.training.metric.frozen import LoadedShape
-from personalization.training.run import fused
 from personalization.training.run.fused import FusedRun, train
 from personalization.training.run.measure import nll_per_user
-from personalization.training.styles import foundation, public_part, scales
+from personalization.training.styles import public_part, scales
 from personalization.training.styles.foundation import lay_foundation, merged, part_key
 from personalization.training.styles.scales import PartScales
 from privacy.noise import lattice
+from tests.fakes.small_public_parts import make_public_parts_small
 from tests.fakes.tiny_models import damped_plan, make_users, poor_card, style_card, write_tiny_base
 
 FLAGS = PerformanceFlags(device="cpu")
@@ -35,14 +35,7 @@ USERS = make_users((3,), (5, 2), (4,))
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    monkeypatch.setattr(public_part, "PAIRS", 24)
-    monkeypatch.setattr(public_part, "HELD_OUT", 8)
-    monkeypatch.setattr(public_part, "REHEARSED", 6)
-    monkeypatch.setattr(public_part, "INSTRUCTED", 2)
-    monkeypatch.setattr(scales, "PAIRS", 8)
-    # A tiny random base has nothing to forget; what limits the change has a test of its own.
-    monkeypatch.setattr(foundation, "LARGEST_CHANGE", 1e9)
-    monkeypatch.setattr(fused, "LARGEST_CHANGE", 1e9)
+    make_public_parts_small(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -277,10 +270,11 @@ def test_a_repeat_gives_the_same_bytes(base, tmp_path):
     assert once.public_part == again.public_part
 
 
-def test_noise_alone_is_that_of_the_steps_that_train(base):
-    one = tenant(plan=PLAN.with_mechanism(steps=9))
-    alone = [child.noise_norm(base, one, FLAGS, scaled=scaled) for scaled in (False, True) for _ in range(8)]
-    assert sum(alone[8:]) < sum(alone[:8])
+def test_noise_alone_is_that_of_the_steps_that_train(base, monkeypatch):
+    monkeypatch.setattr(child.secrets, "token_bytes", bytes)  # the same noise each time
+    fewer = replace(PLAN, scaled_layers=0).with_mechanism(steps=2)
+    whole, scaled = (child.noise_norm(base, tenant(), FLAGS, scaled=one) for one in (False, True))
+    assert scaled == child.noise_norm(base, tenant(plan=fewer), FLAGS) != whole
 
 
 def test_a_line_that_keeps_its_public_part_says_that_no_user_scaled_it(base, tmp_path):
