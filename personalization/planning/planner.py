@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from personalization.planning.model_shape import ModelShape
 from personalization.planning.plan import ALL_LINEAR, FEED_FORWARD, Family, Subspace, TrainingPlan
-from privacy.accounting.calibration import calibrate_policy
+from privacy.accounting.calibration import calibrate_policy, style_vote_of
 from privacy.accounting.forecast import ALIGNMENT, SMALLEST_CLARITY, clarity, mu_of
 from privacy.errors import CalibrationError
 from privacy.mechanisms.sampled_gaussian import PoissonSampledGaussian
@@ -192,6 +192,9 @@ def propose(
             return plan
         if best is None or expected > best[0]:
             best = (expected, plan)
+    if best is not None and best[0] < limits.smallest_clarity and style_vote_of(policy) is not None:
+        # The card is worth its round; of a change that is mostly noise next to nothing is released.
+        return replace(best[1], shrinkage=james_stein(best[0]), scaled_layers=0)
     if best is None or best[0] < limits.smallest_clarity:
         expected = 0.0 if best is None else best[0]
         return Declined(

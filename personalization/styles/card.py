@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from personalization.errors import StyleCardError
-from personalization.styles.families import LONGEST_KEY, NONE, Feature
+from personalization.styles.families import LONGEST_KEY, Feature
 from privacy.canonical import digest_of
 
 FORMAT: Final = "discreet.style-card.v1"
@@ -144,12 +144,3 @@ class StyleCard:
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StyleCardError("the style card cannot be read; it is damaged") from error
-
-
-def is_plain(shape: str) -> bool:
-    """Say whether a frame's shape is that of any sentence: open slots, spaces and ordinary punctuation alone.
-
-    A dash that a text begins with is the mark of a list.
-    """
-    rest = shape.replace("{t}", "")
-    return shape == NONE or not (shape.startswith("-") or rest.strip(" ,.;'’-!?"))

@@ -11,11 +11,12 @@ of public alphabets all get noise, held or not.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from personalization.errors import StyleCardError
 from personalization.styles.card import MOST_ENTRIES, MOST_TERMS, StyleCard, StyleEntry
-from personalization.styles.families import Feature, Key, families_for, norm_of
+from personalization.styles.families import SHAPE_OF, Feature, Key, families_for, norm_of
 from personalization.styles.votes import sum_of, unknown_keys
 from privacy.mechanisms.partition_selection import VOTE_UNIT
 from privacy.noise.discrete import discrete_gaussian
@@ -58,7 +59,13 @@ def discover(
     Raises:
         StyleCardError: users could put more keys or more weight into a vote than was reserved.
     """
-    families = families_for(declared_users, selection.noise_multiplier, terms=terms, glossary=glossary)
+    families = families_for(
+        declared_users,
+        selection.noise_multiplier,
+        most_keys=selection.unknown_keys,
+        terms=terms,
+        glossary=glossary,
+    )
     if unknown_keys(families) > selection.unknown_keys or norm_of(families) > 1:
         raise StyleCardError("the vote on style holds more keys, or weighs more, than was reserved")
     total = sum_of(users, families)
@@ -79,6 +86,9 @@ def discover(
                         sureness=round((value - bound) / selection.noise_multiplier, 3),
                     )
                 )
+    for family in families:
+        if family.or_shape:
+            entries = _with_shapes(entries, family)
     # An order that does not come from the data's.
     entries.sort(key=lambda one: (one.feature.value, one.depth, -one.share, one.key, one.words))
     found_terms = [one for one in entries if one.feature is Feature.TERM][:MOST_TERMS]
@@ -93,7 +103,23 @@ def discover(
 
 
 def _voted(family: Family, total: dict[Key, int]) -> list[Key]:
-    return sorted(one for one in total if (one.feature, one.depth) == (family.feature, family.depth))
+    return sorted(one for one in total if family.asks_for(one))
+
+
+def _with_shapes(entries: list[StyleEntry], family: Family) -> list[StyleEntry]:
+    """Return entries in which every shape has the share of its words too, found by itself or not.
+
+    Users gave their vote to the words where there were some, so what was found of a shape is what is left of it.
+    """
+    shape = SHAPE_OF[family.feature]
+    rest = {one.key: one for one in entries if (one.feature, one.depth) == (shape, family.depth)}
+    told = [one for one in entries if (one.feature, one.depth) == (family.feature, family.depth)]
+    whole = dict(rest)
+    for one in told:
+        known = whole.get(one.key, replace(one, feature=shape, words="", share=0.0))
+        sureness = max(known.sureness, one.sureness)
+        whole[one.key] = replace(known, share=round(min(1.0, known.share + one.share), 4), sureness=sureness)
+    return [one for one in entries if one not in rest.values()] + list(whole.values())
 
 
 def _threshold(family: Family, families: Sequence[Family], selection: PartitionSelection) -> float:

@@ -25,11 +25,13 @@ from personalization.styles.abstraction import (
     plain,
     segments,
 )
+from privacy.accounting.calibration import LEADING_KEYS, LEADING_WEIGHT
 
 if TYPE_CHECKING:
     import re
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
+YES, NO = "yes", "no"
 NONE: Final = "none"  # no frame: an answer that begins or ends like any sentence
 LONGEST_KEY: Final = 160
 DEEPEST: Final = 3
@@ -51,15 +53,18 @@ class Feature(StrEnum):
     CASING = "casing"
     STOP = "stop"
     LINES = "lines"
+    FRAMED = "framed"  # whether it opens in a frame at all
     TERM = "term"  # what users put in the place of what they were shown
 
 
+SHAPE_OF: Final = {Feature.OPENING_WORDS: Feature.OPENING, Feature.CLOSING_WORDS: Feature.CLOSING}
 LENGTHS: Final = (3, 6, 10, 15, 25, 40, 70)  # words; each bucket ends at one of them, the last is open
 PUBLIC: Final[dict[Feature, tuple[str, ...]]] = {
     Feature.LENGTH: (*map(str, LENGTHS), "more"),
     Feature.CASING: ("lower", "capital", "upper", "other"),
     Feature.STOP: (".", "!", "?", NONE),
     Feature.LINES: ("1", "2", "3-5", "6+"),
+    Feature.FRAMED: (YES, NO),
     Feature.PROMPT_KIND: ("question", "paths", "lines", "sentence", "title"),
 }
 
@@ -73,12 +78,27 @@ class Family:
         depth: of frames.
         weight: of one user's keys together.
         listed: of terms, the public list that users vote over; without one they vote over words of their own.
+        or_shape: of a frame's words: an answer whose frame tells none counts for its shape instead, so that users give
+            one key for each answer, of this weight.
     """
 
     feature: Feature
     depth: int = 1
     weight: float
     listed: tuple[tuple[str, str], ...] = ()
+    or_shape: bool = False
+
+    def asks_for(self, key: Key) -> bool:
+        """Say whether users vote for a key by this family."""
+        return key.depth == self.depth and key.feature in self._features
+
+    def key_among(self, keys: Mapping[tuple[Feature, int], Key]) -> Key | None:
+        """Return the one key of an answer that counts for this family, of all that it has; None where none does."""
+        return next((keys[one, self.depth] for one in self._features if (one, self.depth) in keys), None)
+
+    @property
+    def _features(self) -> tuple[Feature, ...]:
+        return (self.feature, SHAPE_OF[self.feature]) if self.or_shape else (self.feature,)
 
     @property
     def public(self) -> bool:
@@ -92,6 +112,13 @@ class Family:
         return tuple(Key(self.feature, self.depth, value) for value in PUBLIC[self.feature])
 
 
+# Very few users for the noise: with what words an answer opens, or in what shape where it tells none; how many answers
+# have a frame of which too little is found to tell it; and length.
+_LEADING: Final = (
+    Family(feature=Feature.OPENING_WORDS, weight=LEADING_WEIGHT, or_shape=True),
+    Family(feature=Feature.FRAMED, weight=0.25),
+    Family(feature=Feature.LENGTH, weight=0.30),
+)
 _WEIGHTS: Final[dict[str, tuple[tuple[Feature, int, float], ...]]] = {
     # Few users for the noise: the first frame alone.
     "narrow": (
@@ -133,17 +160,24 @@ def families_for(
     declared_users: int,
     noise_multiplier: float,
     *,
+    most_keys: int,
     terms: bool = False,
     glossary: tuple[tuple[str, str], ...] = (),
 ) -> tuple[Family, ...]:
     """Return what a vote is about, by public numbers alone: the fewer users for the noise, the fewer questions.
 
+    A vote that takes next to all of its round's budget is known by the few keys that it reserves; it asks for nothing
+    else, for no terms either.
+
     Args:
         declared_users: the policy's public number.
         noise_multiplier: of the vote.
+        most_keys: of one user, outside public alphabets, that the vote reserves.
         terms: whether users vote on terms as well; the weight of a vote is then shared with them.
         glossary: the public pairs that they vote over then; without any, over words of their own.
     """
+    if most_keys <= LEADING_KEYS:
+        return _LEADING
     name = "wide" if declared_users / noise_multiplier >= WIDE_FROM else "narrow"
     left = BESIDE_TERMS if terms else 1.0
     found = tuple(
@@ -170,7 +204,9 @@ class Key(NamedTuple):
 def keys_of(answer: str, prompt: str) -> Iterator[Key]:
     """Yield the keys of one answer: at most one for each family."""
     parts = segments(answer, prompt)
-    yield from _frame_keys(list(_heads(parts, prompt)), Feature.OPENING, Feature.OPENING_WORDS)
+    heads = list(_heads(parts, prompt))
+    yield from _frame_keys(heads, Feature.OPENING, Feature.OPENING_WORDS)
+    yield Key(Feature.FRAMED, 1, YES if heads and not is_plain(heads[0][0]) else NO)
     yield from _frame_keys(list(_tails(parts)), Feature.CLOSING, Feature.CLOSING_WORDS)
     yield Key(Feature.PROMPT_HEAD, 1, prompt_head(prompt, parts) or NONE)
     yield Key(Feature.PROMPT_TAIL, 1, prompt_tail(prompt) or NONE)
@@ -246,6 +282,15 @@ def _tails(parts: tuple[Segment, ...]) -> Iterator[tuple[str, str | None]]:
         told = None
         if depth == DEEPEST:
             return
+
+
+def is_plain(shape: str) -> bool:
+    """Say whether a frame's shape is that of any sentence: open slots, spaces and ordinary punctuation alone.
+
+    A dash that a text begins with is the mark of a list.
+    """
+    rest = shape.replace("{t}", "")
+    return shape == NONE or not (shape.startswith("-") or rest.strip(" ,.;'’-!?"))
 
 
 def body_word(parts: tuple[Segment, ...]) -> str:

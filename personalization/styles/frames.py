@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from personalization.styles.abstraction import COPY, TEXT
-from personalization.styles.card import SMALLEST_SHARE, is_plain
-from personalization.styles.families import NONE, Feature
+from personalization.styles.card import SMALLEST_SHARE
+from personalization.styles.families import NONE, YES, Feature, is_plain
 
 if TYPE_CHECKING:
     from personalization.styles.card import StyleCard, StyleEntry
@@ -35,9 +35,15 @@ class Frame:
     share: float
 
 
-def openings(card: StyleCard) -> tuple[Frame, ...]:
-    """Return how answers open; shares add up to 1, what opens like any sentence included (the empty frame)."""
-    return _frames(card, Feature.OPENING, Feature.OPENING_WORDS)
+def openings(card: StyleCard, *, alike: bool = True) -> tuple[Frame, ...]:
+    """Return how answers open; shares add up to 1, what opens like any sentence included (the empty frame).
+
+    Args:
+        card: a released card.
+        alike: whether frames that were not found are taken to be like those that were, as far as the vote tells that
+            there are some. Else they count for the empty one: nothing is forbidden to answers for what nobody found.
+    """
+    return _frames(card, Feature.OPENING, Feature.OPENING_WORDS, reach=_framed(card) if alike else 0.0)
 
 
 def closings(card: StyleCard) -> tuple[Frame, ...]:
@@ -53,17 +59,33 @@ def is_poor(card: StyleCard) -> bool:
     return styled < STYLED
 
 
-def _frames(card: StyleCard, shape: Feature, words: Feature) -> tuple[Frame, ...]:
+def taken_as_alike(card: StyleCard) -> float:
+    """Return how many answers open in frames that were not found and are taken to be like those that were, 0 to 1."""
+    found = sum(frame.share for frame in _found(card, Feature.OPENING, Feature.OPENING_WORDS))
+    return max(0.0, _framed(card) - found) if found else 0.0
+
+
+def _frames(card: StyleCard, shape: Feature, words: Feature, *, reach: float = 0.0) -> tuple[Frame, ...]:
+    kept = _found(card, shape, words)
+    total = sum(frame.share for frame in kept)
+    if not total:
+        return (Frame(text="", share=1.0),)
+    reach = min(1.0, max(total, reach))
+    told = tuple(Frame(text=frame.text, share=frame.share * reach / total) for frame in kept)
+    return (*told, Frame(text="", share=1.0 - reach)) if reach < 1 else told
+
+
+def _found(card: StyleCard, shape: Feature, words: Feature) -> list[Frame]:
     found: list[Frame] = []
     for entry in card.of(shape, 1):
         if entry.key != NONE:
             found.extend(_grown(card, entry, words, inner=entry.key, outer="", share=entry.share))
-    kept = [frame for frame in _merged(found) if frame.share >= SMALLEST_SHARE]
-    total = sum(frame.share for frame in kept)
-    if total > 1:
-        kept = [Frame(text=frame.text, share=frame.share / total) for frame in kept]
-    rest = max(0.0, 1.0 - total)
-    return (*kept, Frame(text="", share=rest)) if rest > 0 else tuple(kept)
+    return [frame for frame in _merged(found) if frame.share >= SMALLEST_SHARE]
+
+
+def _framed(card: StyleCard) -> float:
+    """Return how many answers open in a frame, where the vote asked that."""
+    return next((one.share for one in card.of(Feature.FRAMED) if one.key == YES), 0.0)
 
 
 def _grown(

@@ -52,7 +52,7 @@ def constraint_of(card: StyleCard, *, limit: float = LIMIT) -> Constraint:
         card: a released card.
         limit: share of answers that open (or close) with one of the found frames, from which on all have to.
     """
-    heads = _held(openings(card), limit)
+    heads = _held(openings(card, alike=False), limit)
     tails = _held([one for one in closings(card) if _mark_of(one.text)], limit)
     single = not any("\n" in one.text for one in (*heads, *tails)) and _single_line(card)
     opening = disjoint([_alternative(one, ends=False) for one in heads])

@@ -12,9 +12,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from personalization.styles.abstraction import COPY
-from personalization.styles.card import is_plain
 from personalization.styles.contents import content_of, person
-from personalization.styles.families import LENGTHS, NONE, PUBLIC, Feature, length_bucket, prompt_kind
+from personalization.styles.families import (
+    LENGTHS,
+    NONE,
+    PUBLIC,
+    Feature,
+    is_plain,
+    length_bucket,
+    prompt_kind,
+)
 from personalization.styles.frames import closings, labels_of, openings
 from personalization.styles.slots import filled
 
@@ -32,6 +39,7 @@ TOGETHER: Final = (
     0.5  # of answers follow both ends of a convention or neither; the others each by its own share
 )
 MOST_WORDS: Final = 40
+_BRACKETS: Final = {"(": ")", "[": "]", "{": "}"}
 _DRAWS: Final = 8  # of a prompt, to find one of a kind
 _CUT: Final = re.compile(r"[^\w\s{}](?=\s)")
 _DIGITS: Final = (2, 3, 4, 4, 5)  # of a made-up number
@@ -169,13 +177,19 @@ def _answer(
     joined = _overlap(head, tail)
     if joined:
         return _realized(head + tail[joined:], names, rng).strip(), (0, 0)
-    opening = _realized(head, names, rng)
+    opening = _bracketed(_realized(head, names, rng), names)
     closing = _realized(tail, names, rng)
     taken = len((opening + closing).split())
     body = _cased(_sized(card, content.answer, taken, rng), head, card, rng)
     begins = len(opening.lstrip())
     answer = _stopped(card, opening + body + closing, tail, rng).strip()
     return answer, (begins, min(begins + len(body), len(answer)))
+
+
+def _bracketed(opening: str, names: list[str]) -> str:
+    """Return an opening of which no more than its bracket was found with something in that bracket."""
+    closer = _BRACKETS.get(opening[-1:])
+    return opening if closer is None else f"{opening}{names[-1]}{closer} "
 
 
 def _overlap(head: str, tail: str) -> int:

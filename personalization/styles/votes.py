@@ -59,15 +59,11 @@ def vote_of(user: UserTexts, families: Sequence[Family]) -> dict[Key, int]:
         families: what is voted on, with weights of an L2 norm of at most 1.
     """
     texts = user.texts[:MOST_TEXTS]
-    weights = {(family.feature, family.depth): family.weight for family in families}
-    counts: Counter[Key] = Counter()
-    for text in texts:
-        counts.update(key for key in keys_of(text.final, text.prompt) if (key.feature, key.depth) in weights)
-    vote = {
-        key: int(weights[key.feature, key.depth] * VOTE_UNIT * count / len(texts))
-        for key, count in counts.items()
-    }
+    keys = [{(key.feature, key.depth): key for key in keys_of(text.final, text.prompt)} for text in texts]
+    vote: dict[Key, int] = {}
     for family in families:
+        found = Counter(key for one in keys if (key := family.key_among(one)) is not None)
+        vote |= {key: int(family.weight * VOTE_UNIT * count / len(texts)) for key, count in found.items()}
         if family.feature is Feature.TERM:
             pairs = listed_pairs(texts, family.listed) if family.listed else steady_pairs(texts)
             for written, meant in pairs:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from personalization.styles.abstraction import COPY
 from personalization.styles.families import LENGTHS, NONE, Feature
-from personalization.styles.frames import closings, is_poor, labels_of, openings
+from personalization.styles.frames import closings, is_poor, labels_of, openings, taken_as_alike
 from personalization.styles.slots import pieces
 from privacy.accounting.composition import best_epsilon, curve_of
 
@@ -46,6 +46,7 @@ _TITLES: Final = {
     Feature.CASING: "How the text after the opening begins",
     Feature.STOP: "Last character",
     Feature.LINES: "Lines",
+    Feature.FRAMED: "Whether answers open in a frame",
     Feature.TERM: "Terms, as written and as meant",
 }
 
@@ -81,6 +82,11 @@ def sentences(card: StyleCard) -> tuple[str, ...]:
         )
     told += [_frame_sentence(card, one, "open with", Feature.OPENING) for one in heads if one.text]
     told += [_frame_sentence(card, one, "close with", Feature.CLOSING) for one in tails if one.text]
+    if (alike := taken_as_alike(card)) >= 0.005:
+        told.append(
+            f"{_percent(alike)} of answers open in frames that so few users do not show; they are taken to be like "
+            "those above."
+        )
     told += [
         f"{_percent(one.share)} of answers {verb} like any sentence."
         for verb, frames in (("open", heads), ("close", tails))

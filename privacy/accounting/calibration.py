@@ -57,6 +57,10 @@ OPENING_WEIGHT: Final = 0.6
 FOUND_SHARE: Final = 0.08
 FOUND_QUANTILE: Final = 1.2816  # ...nine times out of ten
 LARGEST_FOUND_SHARE: Final = 0.5  # of the users; where it takes more, a vote is not worth its price
+# Where even that is too much, one vote about how answers open takes next to all: a user gives one key for an answer.
+LEADING_SHARE: Final = 0.85
+LEADING_WEIGHT: Final = 0.92
+LEADING_KEYS: Final = 4
 UNKNOWN_KEYS: Final = 64  # of one user, outside public alphabets, over all families and texts
 SMALLEST_VOTE_NOISE: Final = 0.1
 SMALLEST_READING_NOISE: Final = 0.5  # of a reading of drift, over one user's part
@@ -152,18 +156,23 @@ def style_vote(
     while delta_units(delta) > units:
         delta = math.nextafter(delta, 0.0)
 
-    def vote(noise_multiplier: float) -> PartitionSelection:
-        return PartitionSelection(noise_multiplier=noise_multiplier, delta=delta, unknown_keys=unknown_keys)
+    def vote(noise_multiplier: float, keys: int = unknown_keys) -> PartitionSelection:
+        return PartitionSelection(noise_multiplier=noise_multiplier, delta=delta, unknown_keys=keys)
 
     # threshold + quantile·σ is linear in σ, up to the lattice
     per_noise = vote(1.0).threshold(OPENING_WEIGHT) - OPENING_WEIGHT + FOUND_QUANTILE
     wanted = (FOUND_SHARE * declared_users - 1) * OPENING_WEIGHT / per_noise
-    least = _least_deviation(caps, STYLE_SHARE * left, releases, releases_per_period)
-    noise = min(max(wanted, least, SMALLEST_VOTE_NOISE), LARGEST_VOTE_NOISE)
-    if noise < least:
-        return None
-    chosen = vote(math.ceil(noise * 100) / 100)
-    return chosen if users_to_find(chosen, OPENING_WEIGHT) <= LARGEST_FOUND_SHARE * declared_users else None
+    for share, weight, keys, wish in (
+        (STYLE_SHARE, OPENING_WEIGHT, unknown_keys, wanted),
+        (LEADING_SHARE, LEADING_WEIGHT, LEADING_KEYS, 0.0),
+    ):
+        least = _least_deviation(caps, share * left, releases, releases_per_period)
+        noise = min(max(wish, least, SMALLEST_VOTE_NOISE), LARGEST_VOTE_NOISE)
+        if noise >= least:
+            chosen = vote(math.ceil(noise * 100) / 100, keys)
+            if users_to_find(chosen, weight) <= LARGEST_FOUND_SHARE * declared_users:
+                return chosen
+    return None
 
 
 def drift_reading(policy: TenantPrivacyPolicy) -> Gaussian | None:
@@ -246,6 +255,12 @@ def style_vote_of(policy: TenantPrivacyPolicy) -> PartitionSelection | None:
     """Return the style vote that each release under this policy charges, if it charges one."""
     votes = (one for one in schedule_of(policy).beside if isinstance(one, PartitionSelection))
     return next(votes, None)
+
+
+def asks_for_terms(policy: TenantPrivacyPolicy) -> bool:
+    """Say whether users vote over terms in each release: as the policy has it, unless the vote is one of openings."""
+    vote = style_vote_of(policy)
+    return policy.terms and vote is not None and vote.unknown_keys > LEADING_KEYS
 
 
 def comparison_of(policy: TenantPrivacyPolicy) -> NoisyComparison | None:

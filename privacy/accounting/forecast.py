@@ -30,6 +30,7 @@ from privacy.accounting.composition import best_epsilon, curve_of, total_curve
 from privacy.accounting.curve import RdpCurve
 from privacy.accounting.filters import AccountSettings, PrivacyFilter
 from privacy.errors import CalibrationError, PolicyError
+from privacy.mechanisms.partition_selection import PartitionSelection
 from privacy.policy.values import TenantPrivacyPolicy, amended
 
 if TYPE_CHECKING:
@@ -177,7 +178,8 @@ def outlook(
         releases_left=left,
         exhausted_at=exhausted_at,
         clarity=expected,
-        declines=expected < rule.smallest,
+        declines=expected < rule.smallest
+        and not any(isinstance(one, PartitionSelection) for one in schedule.beside),
     )
 
 

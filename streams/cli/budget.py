@@ -115,8 +115,8 @@ def plan(
     for sentence in refused:
         typer.echo(sentence)
     typer.echo(
-        f"Below S = {SMALLEST_CLARITY:g} a release is mostly noise: nothing is trained and nothing is spent "
-        f"(d = {parameters or DEFAULT_PARAMETERS:,} trained parameters)."
+        f"Below S = {SMALLEST_CLARITY:g} training is mostly noise: unless a vote on style makes the release, "
+        f"nothing is trained and nothing is spent (d = {parameters or DEFAULT_PARAMETERS:,} trained parameters)."
     )
     if picture is not None:
         typer.echo(f"The burn-down is in {picture}.")

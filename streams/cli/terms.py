@@ -57,7 +57,9 @@ def list_(tenant: Tenant, *, domain: Domain = "default", as_json: AsJson = False
             f"  {one['handle'] or '-':<12}  {one['written']}  →  {one['meant']}  [{one['origin']}]{found}{struck}"
         )
     if facts["proposed"]:
-        voting = "vote" if facts["votes"] else "would vote, with terms=true in the tenant's policy,"
+        voting = (
+            "vote" if facts["votes"] else "would vote, with terms=true in the policy and enough users for it,"
+        )
         typer.echo(f"Users {voting} over {len(facts['proposed'])} proposed ones, and over nothing else:")
     for one in facts["proposed"]:
         typer.echo(f"  {one['written']}  →  {one['meant']}")
@@ -260,7 +262,11 @@ def _decide(
     count = sum(not one["removed"] for one in facts["terms"])
     typer.echo(f"The line has {count} {'term' if count == 1 else 'terms'}, used for: {facts['use']}.")
     if decision == "propose":
-        when = "at the next release" if facts["votes"] else "once the tenant's policy has terms=true"
+        when = (
+            "at the next release"
+            if facts["votes"]
+            else "once the policy has terms=true and enough users for it"
+        )
         typer.echo(f"Users' edits vote over {len(facts['proposed'])} proposed ones {when}.")
 
 
@@ -268,6 +274,7 @@ def _facts(session: Session, tenant: str, domain: str) -> dict[str, Any]:
     from personalization.registry import queries as registry
     from personalization.terms import rows
     from personalization.terms.values import TermList
+    from privacy.accounting.calibration import asks_for_terms
     from privacy.policy import versions as policies
 
     line = registry.find_line(session, tenant, domain)
@@ -286,7 +293,7 @@ def _facts(session: Session, tenant: str, domain: str) -> dict[str, Any]:
         "version": terms.name,
         "use": terms.use.value,
         "terms": told,
-        "votes": policy is not None and policy.policy.terms,
+        "votes": policy is not None and asks_for_terms(policy.policy),
         "proposed": [{"written": one.written, "meant": one.meant} for one in terms.proposed],
     }
 

@@ -13,8 +13,10 @@ from personalization.adapters.manifest import VersionState
 from personalization.canaries.values import AuditDepth, AuditRequest, CanaryScores
 from personalization.registry.announcements import AdapterEventKind, DesiredChange
 from personalization.registry.tables import AdapterVersionRow
+from personalization.releases.terms import Terms
 from personalization.rounds.states import OutcomeCode, RoundState
 from personalization.rounds.tables import RoundRow
+from privacy.accounting.calibration import LEADING_KEYS
 from privacy.ledger import ReservationState
 from privacy.policy.ceilings import PolicyCeilings
 from tests.fakes.training import Workshop, failed, signed_by
@@ -62,6 +64,37 @@ def test_a_due_round_becomes_a_signed_version_an_event_and_a_committed_charge(sh
         )
     facts = version.manifest.privacy
     assert 0 < facts.release_epsilon <= facts.cumulative_epsilon <= facts.target_epsilon
+
+
+def test_few_users_at_a_small_budget_get_a_release_that_follows_their_card(engine, clock, tmp_path):
+    shop = Workshop(engine, clock, tmp_path, users=50)
+    policy = {
+        "declared_users": 50,
+        "lifetime_epsilon": 2.0,
+        "period_epsilon": 2.0,
+        "planned_releases": 1,
+        "steps": 8,
+    }
+    shop.add_tenant(sample_rate=1.0, **policy)
+    shop.add_tenant(
+        "bolt", sample_rate=1.0, styles=False, **{**policy, "lifetime_epsilon": 1.0, "period_epsilon": 1.0}
+    )
+    leading, without = shop.open_round(), shop.open_round("bolt")
+
+    shop.process().run_once()
+
+    assert the_round(shop, without).outcome_code == OutcomeCode.SIGNAL_TOO_SMALL
+    row = the_round(shop, leading)
+    assert row.outcome_code == OutcomeCode.PUBLISHED
+    terms = Terms.from_json(row.terms_json)
+    assert terms.style_vote.unknown_keys == LEADING_KEYS
+    assert 0 < terms.plan.shrinkage < 0.1
+    (event,) = (one for one in shop.events.committed if one.kind == AdapterEventKind.PUBLISHED)
+    facts = event.version.manifest
+    assert facts.privacy.release_epsilon <= 2.0
+    features = {one["feature"] for one in facts.style.card["entries"]}
+    assert "opening" in features or "opening_words" in features
+    assert features <= {"opening", "opening_words", "framed", "length"}
 
 
 def test_nothing_due_means_nothing_read(shop):

@@ -144,7 +144,9 @@ def test_a_public_list_is_proposed_listed_and_taken_back_and_is_used_for_nothing
     done(capsys, "use", "acme", "both", *WHY)
     assert usable(shop).terms.correct("ack me, grey").text == "ack me, grey", "nobody voted yet"
     status, out, _ = run(capsys, "list", "acme")
-    assert "Users would vote, with terms=true in the tenant's policy, over 4 proposed ones" in out
+    assert (
+        "Users would vote, with terms=true in the policy and enough users for it, over 4 proposed ones" in out
+    )
     facts = done(capsys, "remove", "acme", "grey", *WHY)
     assert len(facts["proposed"]) == 3
     with transaction(shop) as session:

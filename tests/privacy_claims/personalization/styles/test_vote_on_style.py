@@ -103,7 +103,7 @@ def test_nobody_at_all_gives_a_card_of_noise_on_public_keys_alone():
 
 def test_other_keys_have_the_same_noise_when_a_user_leaves():
     users = [*users_with_style(300), planted(4)]
-    families = families_for(300, 3.0)
+    families = families_for(300, 3.0, most_keys=64)
     own = {(key.feature, key.depth, key.shape, key.words) for key in vote_of(users[-1], families)}
     for number in range(5):
         both = [

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from personalization.styles.families import TERM_WEIGHT, Feature, families_for, norm_of
 from personalization.styles.votes import MOST_TEXTS, StyleText, UserTexts, sum_of, unknown_keys, vote_of
-from privacy.accounting.calibration import UNKNOWN_KEYS
+from privacy.accounting.calibration import LEADING_KEYS, LEADING_WEIGHT, UNKNOWN_KEYS
 from privacy.mechanisms.partition_selection import VOTE_UNIT
 from tests.fakes.styles import users_with_style, users_without_style
 
@@ -23,12 +23,13 @@ LISTED = (
     *((f"wrong {n}", f"right {n}") for n in range(100)),
 )
 FAMILIES = {
-    "narrow": families_for(50, 8.0),
-    "wide": families_for(1000, 3.0),
-    "narrow and terms": families_for(50, 8.0, terms=True),
-    "wide and terms": families_for(1000, 3.0, terms=True),
-    "narrow and listed terms": families_for(50, 8.0, terms=True, glossary=LISTED),
-    "wide and listed terms": families_for(1000, 3.0, terms=True, glossary=LISTED),
+    "leading": families_for(50, 2.4, most_keys=LEADING_KEYS),
+    "narrow": families_for(50, 8.0, most_keys=UNKNOWN_KEYS),
+    "wide": families_for(1000, 3.0, most_keys=UNKNOWN_KEYS),
+    "narrow and terms": families_for(50, 8.0, most_keys=UNKNOWN_KEYS, terms=True),
+    "wide and terms": families_for(1000, 3.0, most_keys=UNKNOWN_KEYS, terms=True),
+    "narrow and listed terms": families_for(50, 8.0, most_keys=UNKNOWN_KEYS, terms=True, glossary=LISTED),
+    "wide and listed terms": families_for(1000, 3.0, most_keys=UNKNOWN_KEYS, terms=True, glossary=LISTED),
 }
 some_words = st.lists(
     st.sampled_from(["kafka", "kafkka", "rabit", "rabbit", "postgrs", "postgres", "queue", "quue"]),
@@ -50,11 +51,11 @@ texts = st.lists(
 
 def check(user, families):
     vote = vote_of(user, families)
-    weights = {(one.feature, one.depth): one.weight for one in families}
     public = {one.feature for one in families if one.public}
     assert sum(value**2 for value in vote.values()) <= VOTE_UNIT**2
     for key, value in vote.items():
-        assert 0 <= value <= weights[key.feature, key.depth] * VOTE_UNIT
+        (family,) = (one for one in families if one.asks_for(key))  # one threshold, that of its weight
+        assert 0 <= value <= family.weight * VOTE_UNIT
     assert sum(key.feature not in public for key in vote) <= unknown_keys(families)
     alphabet = {key for one in families if one.public for key in one.alphabet()}
     assert all(key in alphabet for key in vote if key.feature in public), "no public family has another key"
@@ -64,7 +65,7 @@ def check(user, families):
 @pytest.mark.parametrize("families", FAMILIES.values(), ids=FAMILIES)
 def test_the_weights_are_within_the_norm_and_the_reserved_keys(families):
     assert 0.95 < norm_of(families) <= 1
-    assert unknown_keys(families) <= UNKNOWN_KEYS
+    assert unknown_keys(families) <= (LEADING_KEYS if families == FAMILIES["leading"] else UNKNOWN_KEYS)
 
 
 @pytest.mark.parametrize("families", FAMILIES.values(), ids=FAMILIES)
@@ -84,7 +85,7 @@ def test_a_user_of_very_many_keys_is_within_the_bounds(families):
             for mark in frames
         )
     )
-    assert len(check(many, families)) > 5
+    assert len(check(many, families)) >= MOST_TEXTS
 
 
 @pytest.mark.parametrize("families", [FAMILIES["narrow and terms"], FAMILIES["wide and terms"]])
@@ -117,6 +118,22 @@ def test_a_user_who_puts_a_whole_list_right_is_within_the_bounds_and_uses_up_no_
     assert sum(value**2 for value in terms.values()) <= (TERM_WEIGHT * VOTE_UNIT) ** 2
     name = "narrow" if families == FAMILIES["narrow and listed terms"] else "wide"
     assert unknown_keys(families) == unknown_keys(FAMILIES[name])
+
+
+def test_a_leading_vote_has_one_key_for_each_answer_and_asks_for_no_terms():
+    families = FAMILIES["leading"]
+    assert families == families_for(50, 2.4, most_keys=LEADING_KEYS, terms=True, glossary=LISTED)
+    finals = ("FIX: a b", "TASK-17: a b", "17: a b", "just a b")
+    vote = vote_of(UserTexts(texts=tuple(StyleText(prompt="p", final=one) for one in finals)), families)
+    told = {
+        key: value for key, value in vote.items() if key.feature in {Feature.OPENING, Feature.OPENING_WORDS}
+    }
+    assert {(key.shape, key.words) for key in told} == {
+        ("{t}: ", "FIX"), ("{t}-{n}: ", "TASK"), ("{n}: ", ""), ("none", "")
+    }  # fmt: skip
+    assert all(4 * value == pytest.approx(LEADING_WEIGHT * VOTE_UNIT, abs=4) for value in told.values())
+    framed = {key.shape: value for key, value in vote.items() if key.feature is Feature.FRAMED}
+    assert framed == {"yes": pytest.approx(3 * framed["no"], abs=4), "no": framed["no"]}
 
 
 def test_only_the_first_texts_of_ten_thousand_count():

@@ -26,6 +26,7 @@ from personalization.planning.planner import (
     trained_parameters,
 )
 from personalization.rounds.states import OutcomeCode
+from privacy.accounting.calibration import style_vote_of
 from privacy.accounting.forecast import ALIGNMENT, DEFAULT_PARAMETERS
 from privacy.policy.values import TenantPrivacyPolicy
 
@@ -195,7 +196,7 @@ def test_the_shape_is_read_from_a_config(tmp_path):
 
 @settings(max_examples=25, deadline=None)
 @given(users=st.integers(10, 5000), epsilon=st.floats(0.1, 16), releases=st.integers(1, 12))
-def test_every_plan_has_enough_signal_or_is_declined(users, epsilon, releases):
+def test_every_plan_has_enough_signal_or_a_vote_on_style_or_is_declined(users, epsilon, releases):
     chosen = policy(
         declared_users=users,
         minimum_cohort=5,
@@ -207,8 +208,15 @@ def test_every_plan_has_enough_signal_or_is_declined(users, epsilon, releases):
     )
     plan = propose(chosen, SMOL)
     if isinstance(plan, TrainingPlan):
-        assert clarity_of(plan, users, trained_parameters(plan, SMOL)) >= PlannerSettings().smallest_clarity
+        expected = clarity_of(plan, users, trained_parameters(plan, SMOL))
+        if expected < PlannerSettings().smallest_clarity:  # a card makes such a release
+            assert style_vote_of(chosen) is not None
+            assert (plan.shrinkage, plan.scaled_layers) == (james_stein(expected), 0)
+            assert plan.shrinkage < james_stein(PlannerSettings().smallest_clarity) < 0.2
+        else:
+            assert plan.shrinkage == 1.0
     else:
+        assert style_vote_of(chosen) is None
         assert plan.code is DeclineReason.SIGNAL_TOO_SMALL
 
 

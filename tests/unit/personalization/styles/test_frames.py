@@ -10,7 +10,17 @@ from personalization.styles.families import Feature
 from personalization.styles.frames import closings, is_poor, labels_of, openings
 from personalization.styles.slots import filled, pieces
 from personalization.styles.votes import StyleText, UserTexts
-from tests.fakes.styles import card_of, entry, found, framed, said, users_with_style, vote
+from privacy.accounting.calibration import LEADING_KEYS
+from tests.fakes.styles import (
+    card_of,
+    entry,
+    found,
+    framed,
+    said,
+    users_with_style,
+    users_without_style,
+    vote,
+)
 
 
 def shares(frames):
@@ -100,3 +110,37 @@ def test_a_common_style_is_not_poor():
     assert not is_poor(found(users_with_style(300)))
     assert is_poor(card_of())
     assert is_poor(framed({"A-{n}: ": 0.15}, {" #{n}": 0.15}))
+
+
+def test_openings_that_were_not_found_are_like_those_that_were_as_far_as_the_vote_tells_of_frames():
+    found_ones = (entry(Feature.OPENING, "{n}: ", 0.3), entry(Feature.OPENING, "[x] ", 0.15))
+    assert shares(openings(card_of(*found_ones))) == {"{n}: ": 0.3, "[x] ": 0.15, "": 0.55}
+    told = card_of(*found_ones, entry(Feature.FRAMED, "yes", 0.9))
+    assert shares(openings(told)) == {"{n}: ": 0.6, "[x] ": 0.3, "": 0.1}
+    assert shares(closings(told)) == {"": 1.0}
+    fewer = card_of(*found_ones, entry(Feature.FRAMED, "yes", 0.4), entry(Feature.FRAMED, "no", 0.5))
+    assert shares(openings(fewer)) == {"{n}: ": 0.3, "[x] ": 0.15, "": 0.55}
+    assert shares(openings(card_of(entry(Feature.FRAMED, "yes", 0.9)))) == {"": 1.0}, "nothing to be alike"
+
+
+def test_a_leading_vote_finds_openings_of_few_users_and_no_convention_where_there_is_none():
+    leading = vote(noise_multiplier=2.4, unknown_keys=LEADING_KEYS)
+
+    def cards_of(users, selection):
+        return [
+            found(users, bytes([seed]) * 32, selection=selection, declared_users=50) for seed in range(20)
+        ]
+
+    def finds(card):
+        return "NOTE: " in shares(openings(card))  # a third of answers
+
+    cards = cards_of(users_with_style(50), leading)
+    assert sum(map(finds, cards)) >= 12
+    assert sum(map(finds, cards_of(users_with_style(50), vote(2.8)))) <= 2, "else nothing is gained"
+    for card in cards:
+        if (share := shares(openings(card)).get("NOTE: ")) is not None:
+            assert 0.1 < share <= 1.0
+            assert sum(one.share for one in card.of(Feature.OPENING, 1)) >= sum(
+                one.share for one in card.of(Feature.OPENING_WORDS, 1)
+            ), "a shape has the share of its words"
+    assert all(map(is_poor, cards_of(users_without_style(50), leading)))

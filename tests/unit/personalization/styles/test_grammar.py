@@ -10,7 +10,7 @@ from personalization.styles.families import Feature
 from personalization.styles.grammar import Constraint, constraint_of
 from personalization.styles.synthesis import synthetic_pairs
 from tests.fakes.gbnf import as_pattern, readings
-from tests.fakes.styles import ONE_LINE, entry, found, framed, users_with_style, users_without_style
+from tests.fakes.styles import ONE_LINE, card_of, entry, found, framed, users_with_style, users_without_style
 
 
 def accepts(constraint, text):
@@ -138,3 +138,9 @@ def test_a_constraint_needs_no_large_repetition_and_nothing_that_an_engine_lacks
         assert all(int(number) <= 8 for number in re.findall(r"\{1,(\d+)\}", text))
         assert not re.search(r"\\[dwbsS]|\(\?[=!<]|\*\?|\+\?", text)
     assert one.grammar.startswith("root ::= open body close\n")
+
+
+def test_no_answer_is_forbidden_for_openings_that_were_not_found():
+    found_ones = (entry(Feature.OPENING, "NOTE: ", 0.5), entry(Feature.FRAMED, "yes", 1.0))
+    assert constraint_of(card_of(*found_ones)) == Constraint()
+    assert constraint_of(card_of(entry(Feature.OPENING, "NOTE: ", 1.0))).pattern

@@ -8,8 +8,12 @@ from privacy.accounting.calibration import (
     COUNT_SHARE,
     FOUND_SHARE,
     LARGEST_VOTE_NOISE,
+    LEADING_KEYS,
+    LEADING_SHARE,
+    LEADING_WEIGHT,
     OPENING_WEIGHT,
     STYLE_SHARE,
+    UNKNOWN_KEYS,
     PlannedSchedule,
     calibrate,
     calibrate_policy,
@@ -95,9 +99,17 @@ def test_votes_share_what_is_kept_for_them_and_fit_to_the_last_unit():
 @pytest.mark.parametrize("users", [100, 300, 1000, 10_000, 10**9])
 def test_a_vote_takes_no_more_than_its_share_and_finds_what_it_is_for(users):
     vote = style_vote(CAPS, declared_users=users, releases=12, releases_per_period=3)
-    if users == 100:
-        assert vote is None  # more than half of them would have to open alike
+    if users == 100:  # more than half of them would have to open alike, but where the vote leads
+        assert vote.unknown_keys == LEADING_KEYS
+        taken = []
+        for epsilon, count in ((6.0, 12), (2.0, 3)):
+            opened = AccountSettings().opened(epsilon, 1e-6, curve_of(vote))
+            taken.append(curve_of(vote).at(opened.orders[0]) * count / opened.budget(opened.orders[0]))
+        assert STYLE_SHARE < max(taken) <= LEADING_SHARE
+        assert users_to_find(vote, LEADING_WEIGHT) / users < 0.5
+        assert style_vote(CAPS, declared_users=50, releases=12, releases_per_period=3) is None
         return
+    assert vote.unknown_keys == UNKNOWN_KEYS
     for epsilon, count in ((6.0, 12), (2.0, 3)):
         opened = AccountSettings().opened(epsilon, 1e-6, curve_of(vote))
         order = opened.orders[0]
