@@ -69,6 +69,7 @@ class GateThresholds:
     max_delta_norm: float = 1e3  # L2 norm of scaling·B·A over all modules
     min_delta_norm: float = 1e-9
     max_rank: int = MAX_SERVER_RANK
+    min_kept: float = 0.25  # of the private change, by the plan's shrinkage, where there is no public part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +152,8 @@ def judge(
         ),
         GateCheck(
             name="has_effect",
-            passed=norm >= limits.min_delta_norm,
+            # What a vote leads follows its card; without a public part next to nothing is left of it.
+            passed=norm >= limits.min_delta_norm and (combined or plan.shrinkage >= limits.min_kept),
             value=shown,
             threshold=limits.min_delta_norm,
         ),

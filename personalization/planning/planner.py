@@ -6,9 +6,10 @@ The law of utility under user-level privacy is one number, a release's clarity,
 
 with N a public lower bound on the users, ρ the alignment of clipped user gradients and d the trained
 parameters. So the planner takes the largest adapter that still has a comfortable S, and declines when even the
-smallest has too little. In the model's public metric (``training.metric``) the gradients stay aligned (ρ of 0.55
-to 0.6 over a whole release, against 0.25 for Adam), a larger damping does what a smaller rank did, and better, and
-the steps are as long as N·μ allows; the constants below were fitted there (tests/benchmarks/RESULTS.md, quality).
+smallest has too little, unless a vote on style leads the release: then next to nothing of the training is released.
+In the model's public metric (``training.metric``) the gradients stay aligned (ρ of 0.55 to 0.6 over a whole release,
+against 0.25 for Adam), a larger damping does what a smaller rank did, and better, and the steps are as long as N·μ
+allows; the constants below were fitted there (tests/benchmarks/RESULTS.md, quality).
 
 Everything here comes from the policy, the base model's shape and the line's public history: no count of
 events, no loss, no cohort size.
@@ -85,7 +86,7 @@ class PlannerSettings:
         label_shortlist: size of the training softmax in the public metric; 0 takes the whole vocabulary.
         max_tokens: truncation length of one example.
         comfortable_clarity: the largest adapter with at least this S is taken.
-        smallest_clarity: below this S the planner declines.
+        smallest_clarity: below this S the planner declines, unless the release's vote on style leads it.
     """
 
     max_top_layers: int = 1
@@ -192,7 +193,8 @@ def propose(
             return plan
         if best is None or expected > best[0]:
             best = (expected, plan)
-    if best is not None and best[0] < limits.smallest_clarity and style_vote_of(policy) is not None:
+    vote = style_vote_of(policy)
+    if best is not None and best[0] < limits.smallest_clarity and vote is not None and vote.leads:
         # The card is worth its round; of a change that is mostly noise next to nothing is released.
         return replace(best[1], shrinkage=james_stein(best[0]), scaled_layers=0)
     if best is None or best[0] < limits.smallest_clarity:

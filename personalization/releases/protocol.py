@@ -70,7 +70,7 @@ from personalization.suites.values import SuiteDepth
 from personalization.suites.verdict import SuiteTerms, suites_of
 from personalization.training.jobs.job import TenantJob
 from personalization.training.jobs.receipt import public_key_of
-from privacy.accounting.calibration import schedule_of
+from privacy.accounting.calibration import asks_for_terms, schedule_of
 from privacy.anchor.port import Unanchored
 from privacy.canonical import sha256_digest
 from privacy.errors import BudgetExhaustedError, CalibrationError, RetryMismatchError
@@ -365,7 +365,7 @@ class TrainingRounds:
         start = choose_start(session, line, policy, plan, base_digest=base_digest)
         blend_with = blend_source(session, line, policy, plan, base_digest)
         edits = current_edits(session, row.tenant_id, row.domain)
-        glossary = proposed_pairs(session, line.line_ref) if policy.terms else None
+        glossary = proposed_pairs(session, line.line_ref) if asks_for_terms(policy) else None
         terms = Terms(
             plan=plan,
             beside=schedule_of(policy).beside,

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from privacy.mechanisms.partition_selection import PartitionSelection
 
 FALSE_KEYS: Final = 0.1  # of public alphabets, expected in one card; as many again of a list of terms
+FALSE_WHERE_LED: Final = (
+    0.02  # in a card of few entries, where one false length is all that is told of lengths
+)
 
 
 def discover(
@@ -99,7 +102,21 @@ def discover(
         noise_multiplier=selection.noise_multiplier,
         delta=selection.delta,
     )
-    return card if edits is None else edits.applied_to(card)
+    card = card if edits is None else edits.applied_to(card)
+    return replace(card, entries=(*card.entries, *_shapes_of_pinned(card, families)))
+
+
+def _shapes_of_pinned(card: StyleCard, families: Sequence[Family]) -> list[StyleEntry]:
+    """Return shapes of words that a person fixed, where users give their vote to words and too few did to these."""
+    asked = {one.feature: SHAPE_OF[one.feature] for one in families if one.or_shape}
+    shapes = {(one.feature, one.depth, one.key): one for one in card.entries}
+    made: dict[tuple[Feature, int, str], StyleEntry] = {}
+    for one in card.entries:
+        if one.pinned and one.feature in asked:
+            place = (asked[one.feature], one.depth, one.key)
+            share = made[place].share + one.share if place in made else one.share
+            made[place] = replace(one, feature=place[0], words="", share=min(1.0, share), pinned=False)
+    return [one for place, one in made.items() if place not in shapes and one.handle not in card.removed]
 
 
 def _voted(family: Family, total: dict[Key, int]) -> list[Key]:
@@ -128,7 +145,7 @@ def _threshold(family: Family, families: Sequence[Family], selection: PartitionS
     # A list of terms stands by itself: however long it is, nothing else is found less often for it.
     alike = [family] if family.listed else [one for one in families if one.public and not one.listed]
     candidates = sum(len(one.alphabet()) for one in alike)
-    return selection.public_threshold(candidates, FALSE_KEYS)
+    return selection.public_threshold(candidates, FALSE_WHERE_LED if selection.leads else FALSE_KEYS)
 
 
 def _noise(one: Key, selection: PartitionSelection, key: bytes) -> int:

@@ -25,13 +25,13 @@ from personalization.styles.abstraction import (
     plain,
     segments,
 )
-from privacy.accounting.calibration import LEADING_KEYS, LEADING_WEIGHT
+from privacy.mechanisms.partition_selection import LEADING_KEYS, LEADING_WEIGHT
 
 if TYPE_CHECKING:
     import re
     from collections.abc import Iterator, Mapping
 
-YES, NO = "yes", "no"
+YES: Final = "yes"
 NONE: Final = "none"  # no frame: an answer that begins or ends like any sentence
 LONGEST_KEY: Final = 160
 DEEPEST: Final = 3
@@ -64,7 +64,7 @@ PUBLIC: Final[dict[Feature, tuple[str, ...]]] = {
     Feature.CASING: ("lower", "capital", "upper", "other"),
     Feature.STOP: (".", "!", "?", NONE),
     Feature.LINES: ("1", "2", "3-5", "6+"),
-    Feature.FRAMED: (YES, NO),
+    Feature.FRAMED: (YES,),
     Feature.PROMPT_KIND: ("question", "paths", "lines", "sentence", "title"),
 }
 
@@ -113,11 +113,12 @@ class Family:
 
 
 # Very few users for the noise: with what words an answer opens, or in what shape where it tells none; how many answers
-# have a frame of which too little is found to tell it; and length.
+# have a frame of which too little is found to tell it; length, and the form of prompts.
 _LEADING: Final = (
     Family(feature=Feature.OPENING_WORDS, weight=LEADING_WEIGHT, or_shape=True),
     Family(feature=Feature.FRAMED, weight=0.25),
-    Family(feature=Feature.LENGTH, weight=0.30),
+    Family(feature=Feature.LENGTH, weight=0.28),
+    Family(feature=Feature.PROMPT_KIND, weight=0.20),
 )
 _WEIGHTS: Final[dict[str, tuple[tuple[Feature, int, float], ...]]] = {
     # Few users for the noise: the first frame alone.
@@ -206,7 +207,8 @@ def keys_of(answer: str, prompt: str) -> Iterator[Key]:
     parts = segments(answer, prompt)
     heads = list(_heads(parts, prompt))
     yield from _frame_keys(heads, Feature.OPENING, Feature.OPENING_WORDS)
-    yield Key(Feature.FRAMED, 1, YES if heads and not is_plain(heads[0][0]) else NO)
+    if heads and not is_plain(heads[0][0]):
+        yield Key(Feature.FRAMED, 1, YES)
     yield from _frame_keys(list(_tails(parts)), Feature.CLOSING, Feature.CLOSING_WORDS)
     yield Key(Feature.PROMPT_HEAD, 1, prompt_head(prompt, parts) or NONE)
     yield Key(Feature.PROMPT_TAIL, 1, prompt_tail(prompt) or NONE)

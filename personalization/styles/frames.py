@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 DOMINANT: Final = 0.5  # of answers that come so far: a frame goes deeper where so many of them do
 SURELY: Final = 0.85  # shares are noisy: where so many of a shape's answers go deeper, all are taken to
 LABELS: Final = 0.5  # of copied openings: with so many of them known words, all are taken for labels
+MOSTLY: Final = (
+    0.6  # of answers have to open in a frame, before those not found are taken to be like those found
+)
 STYLED: Final = 0.2  # of answers: with less in frames, a tenant has no common style
 
 
@@ -84,8 +87,14 @@ def _found(card: StyleCard, shape: Feature, words: Feature) -> list[Frame]:
 
 
 def _framed(card: StyleCard) -> float:
-    """Return how many answers open in a frame, where the vote asked that."""
-    return next((one.share for one in card.of(Feature.FRAMED) if one.key == YES), 0.0)
+    """Return how many answers open in a frame, where the vote asked that and most do; else 0.
+
+    Also 0 where that says nothing about what was not found: a person struck some of what was, or sentences open alike
+    ("Thanks, …"), which is no frame by its shape.
+    """
+    plain = any(is_plain(one.key) for one in card.of(Feature.OPENING, 1) if one.key != NONE)
+    framed = next((one.share for one in card.of(Feature.FRAMED) if one.key == YES), 0.0)
+    return 0.0 if plain or card.removed or framed < MOSTLY else framed
 
 
 def _grown(

@@ -128,6 +128,7 @@ def in_style(card: StyleCard, body: str, names: tuple[str, ...], rng: random.Ran
     if any(one.text and head.endswith(one.text) for one in tails) or _overlap(head, tail):
         head = ""  # nothing would come between the two
     opening, closing = (_realized(frame, list(names), rng) for frame in (head, tail))
+    opening = _bracketed(opening, list(names), tail)
     text = opening + _cased(body, head, card, rng) + closing
     return _stopped(card, text, tail, rng).strip()
 
@@ -177,7 +178,7 @@ def _answer(
     joined = _overlap(head, tail)
     if joined:
         return _realized(head + tail[joined:], names, rng).strip(), (0, 0)
-    opening = _bracketed(_realized(head, names, rng), names)
+    opening = _bracketed(_realized(head, names, rng), names, tail)
     closing = _realized(tail, names, rng)
     taken = len((opening + closing).split())
     body = _cased(_sized(card, content.answer, taken, rng), head, card, rng)
@@ -186,10 +187,10 @@ def _answer(
     return answer, (begins, min(begins + len(body), len(answer)))
 
 
-def _bracketed(opening: str, names: list[str]) -> str:
-    """Return an opening of which no more than its bracket was found with something in that bracket."""
+def _bracketed(opening: str, names: list[str], tail: str) -> str:
+    """Return an opening of which no more than its bracket was found with something in it, unless the tail closes it."""
     closer = _BRACKETS.get(opening[-1:])
-    return opening if closer is None else f"{opening}{names[-1]}{closer} "
+    return opening if closer is None or closer in tail else f"{opening}{names[-1]}{closer} "
 
 
 def _overlap(head: str, tail: str) -> int:

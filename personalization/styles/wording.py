@@ -84,8 +84,8 @@ def sentences(card: StyleCard) -> tuple[str, ...]:
     told += [_frame_sentence(card, one, "close with", Feature.CLOSING) for one in tails if one.text]
     if (alike := taken_as_alike(card)) >= 0.005:
         told.append(
-            f"{_percent(alike)} of answers open in frames that so few users do not show; they are taken to be like "
-            "those above."
+            f"Of these, {_percent(alike)} of answers open in frames that so few users do not show; they are only "
+            "taken to be alike."
         )
     told += [
         f"{_percent(one.share)} of answers {verb} like any sentence."

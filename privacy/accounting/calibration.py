@@ -28,7 +28,7 @@ from privacy.guarantee import NeighboringRelation
 from privacy.mechanisms.documents import Mechanism
 from privacy.mechanisms.gaussian import Gaussian
 from privacy.mechanisms.noisy_comparison import NoisyComparison
-from privacy.mechanisms.partition_selection import PartitionSelection
+from privacy.mechanisms.partition_selection import LEADING_KEYS, LEADING_WEIGHT, PartitionSelection
 from privacy.mechanisms.private_read import ReadPurpose
 from privacy.mechanisms.rounding import PICO
 from privacy.mechanisms.sampled_gaussian import PoissonSampledGaussian
@@ -50,17 +50,15 @@ DECIMALS: Final = 4  # of the returned multiplier, rounded up
 COUNT_SHARE: Final = 0.1
 SMALLEST_COUNT_DEVIATION: Final = 1.0  # users
 
-# Share of the budget that the style votes of all releases may take at most; training keeps the rest.
+# Share of the budget that usual style votes of all releases may take at most; training keeps the rest.
 STYLE_SHARE: Final = 0.6
 # A vote is as noisy as it may be while an opening of this weight is found that so many of the declared users share...
 OPENING_WEIGHT: Final = 0.6
 FOUND_SHARE: Final = 0.08
 FOUND_QUANTILE: Final = 1.2816  # ...nine times out of ten
-LARGEST_FOUND_SHARE: Final = 0.5  # of the users; where it takes more, a vote is not worth its price
-# Where even that is too much, one vote about how answers open takes next to all: a user gives one key for an answer.
+LARGEST_FOUND_SHARE: Final = 0.5  # of the users; where it takes more, such a vote is not worth its price
+# A vote that leads takes so much, less what readings of drift take: next to nothing is left for training then.
 LEADING_SHARE: Final = 0.85
-LEADING_WEIGHT: Final = 0.92
-LEADING_KEYS: Final = 4
 UNKNOWN_KEYS: Final = 64  # of one user, outside public alphabets, over all families and texts
 SMALLEST_VOTE_NOISE: Final = 0.1
 SMALLEST_READING_NOISE: Final = 0.5  # of a reading of drift, over one user's part
@@ -128,24 +126,29 @@ def style_vote(
     releases_per_period: int,
     unknown_keys: int = UNKNOWN_KEYS,
     left: float = 1.0,
+    readings: float = 0.0,
 ) -> PartitionSelection | None:
     """Return the vote on what answers look like that each release charges beside its training.
 
     Its noise is the largest with which an opening is still found that ``FOUND_SHARE`` of the declared users share, but
     never so small that the votes of all planned releases would take more than ``STYLE_SHARE`` of either budget at the
-    order where a Gaussian fits best. Its δ' is what the accounts keep for selections, shared evenly among the votes.
+    order where a Gaussian fits best. Where an opening would then be found only if more than ``LARGEST_FOUND_SHARE`` of
+    the declared users shared it, the vote leads: it has as little noise as ``LEADING_SHARE`` of either budget allows,
+    is about openings first, and reserves ``LEADING_KEYS`` keys. Its δ' is what the accounts keep for selections, shared
+    evenly among the votes.
 
     Args:
         caps: of the policy.
         declared_users: the policy's public number.
         releases: votes over the lifetime.
         releases_per_period: most votes in a period.
-        unknown_keys: most keys of one user outside public alphabets.
+        unknown_keys: most keys of one user outside public alphabets, of a vote that does not lead.
         left: share of the budgets that comparisons of users' reactions leave.
+        readings: share that readings of drift take, which a vote that leads leaves them.
 
     Returns:
-        None where an opening would be found only if more than ``LARGEST_FOUND_SHARE`` of the declared users shared it:
-        then no vote is charged.
+        None where even a vote that leads would find an opening only if more than ``LARGEST_FOUND_SHARE`` of the
+        declared users shared it, or noise would be out of range: then no vote is charged.
     """
     units = min(
         _even_share(caps.lifetime_delta, releases), _even_share(caps.period_delta, releases_per_period)
@@ -164,14 +167,15 @@ def style_vote(
     wanted = (FOUND_SHARE * declared_users - 1) * OPENING_WEIGHT / per_noise
     for share, weight, keys, wish in (
         (STYLE_SHARE, OPENING_WEIGHT, unknown_keys, wanted),
-        (LEADING_SHARE, LEADING_WEIGHT, LEADING_KEYS, 0.0),
+        (max(STYLE_SHARE, LEADING_SHARE - readings), LEADING_WEIGHT, LEADING_KEYS, 0.0),
     ):
         least = _least_deviation(caps, share * left, releases, releases_per_period)
         noise = min(max(wish, least, SMALLEST_VOTE_NOISE), LARGEST_VOTE_NOISE)
-        if noise >= least:
-            chosen = vote(math.ceil(noise * 100) / 100, keys)
-            if users_to_find(chosen, weight) <= LARGEST_FOUND_SHARE * declared_users:
-                return chosen
+        if noise < least:
+            return None
+        chosen = vote(math.ceil(noise * 100) / 100, keys)
+        if users_to_find(chosen, weight) <= LARGEST_FOUND_SHARE * declared_users:
+            return chosen
     return None
 
 
@@ -260,7 +264,7 @@ def style_vote_of(policy: TenantPrivacyPolicy) -> PartitionSelection | None:
 def asks_for_terms(policy: TenantPrivacyPolicy) -> bool:
     """Say whether users vote over terms in each release: as the policy has it, unless the vote is one of openings."""
     vote = style_vote_of(policy)
-    return policy.terms and vote is not None and vote.unknown_keys > LEADING_KEYS
+    return policy.terms and vote is not None and not vote.leads
 
 
 def comparison_of(policy: TenantPrivacyPolicy) -> NoisyComparison | None:
@@ -328,6 +332,7 @@ def schedule_of(
             releases=releases,
             releases_per_period=per_period,
             left=left,
+            readings=policy.drift.share if policy.drift.read else 0.0,
         )
         if policy.styles
         else None

@@ -94,7 +94,7 @@ class ClarityRule:
     Attributes:
         parameters: trained parameters d.
         alignment: ρ.
-        smallest: below this S nothing is trained.
+        smallest: below this S nothing is trained, unless the release's vote on style leads it.
     """
 
     parameters: int = DEFAULT_PARAMETERS
@@ -179,7 +179,7 @@ def outlook(
         exhausted_at=exhausted_at,
         clarity=expected,
         declines=expected < rule.smallest
-        and not any(isinstance(one, PartitionSelection) for one in schedule.beside),
+        and not any(isinstance(one, PartitionSelection) and one.leads for one in schedule.beside),
     )
 
 

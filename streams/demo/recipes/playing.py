@@ -172,11 +172,14 @@ def card_of(version: AdapterVersionRow | None) -> StyleCard | None:
     return None if style is None else StyleCard.from_document(style["card"])
 
 
+_TOLD = ("open with", "close with", "taken to be alike")
+
+
 def told_of(line: str, card: StyleCard | None) -> str:
     """Return what a card says of how answers open and close, in one sentence."""
     if card is None:
         return f"{line}: no vote on style was charged."
     if is_poor(card):
         return f"{line}: the vote found no common style, so no public part was made."
-    said = [sentence for sentence in sentences(card) if "open with" in sentence or "close with" in sentence]
+    said = [sentence for sentence in sentences(card) if any(one in sentence for one in _TOLD)]
     return f"{line}: " + " ".join(said)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import random
 import statistics
 
@@ -11,10 +12,10 @@ import pytest
 
 from personalization.errors import StyleCardError
 from personalization.styles import discovery
-from personalization.styles.families import PUBLIC, Feature, Key, families_for
+from personalization.styles.families import PUBLIC, Family, Feature, Key, families_for
 from personalization.styles.frames import is_poor
 from personalization.styles.votes import StyleText, UserTexts, vote_of
-from privacy.mechanisms.partition_selection import VOTE_UNIT
+from privacy.mechanisms.partition_selection import LEADING_KEYS, VOTE_UNIT
 from tests.fakes.styles import found, said, users_with_style, users_without_style, vote
 
 SECRETS = (
@@ -250,3 +251,71 @@ def test_a_vote_on_terms_that_weighs_or_holds_more_than_was_reserved_is_refused(
         monkeypatch.setattr("personalization.styles.votes.MOST_PAIRS", 20)
     with pytest.raises(StyleCardError, match="than was reserved"):
         found(users_with_style(10), terms=True)
+
+
+LEADING = vote(noise_multiplier=2.4, unknown_keys=LEADING_KEYS)
+FEW = {"selection": LEADING, "declared_users": 50}
+
+
+def own_secret(number: int) -> UserTexts:
+    secrets = (f"Zanzibar{letter}: it is so" for letter in "abcd")
+    return UserTexts(texts=tuple(StyleText(prompt=f"p{number}", final=text) for text in secrets))
+
+
+def test_a_leading_vote_tells_nothing_of_one_person_or_of_a_few():
+    rng = random.Random(2)
+    rare = [UserTexts(texts=(StyleText(prompt="p", final=f"Quorum: {said(rng)}"),)) for _ in range(3)]
+    for number in range(30):
+        told = json.dumps(
+            found([*users_with_style(50), own_secret(1), *rare], key_number(number), **FEW).to_document()
+        )
+        assert "Zanzibar" not in told
+        assert "Quorum" not in told
+
+
+def test_who_leaves_a_leading_vote_moves_nothing_but_the_own_keys_and_their_shapes():
+    users = [*users_with_style(50), own_secret(1)]
+    for number in range(5):
+        both = [
+            {(one.feature, one.key, one.words): one.share for one in discovery.discover(
+                some, LEADING, key_number(number), declared_users=50, voters=50
+            ).entries}
+            for some in (users, users[:-1])
+        ]  # fmt: skip
+        moved = {name for name in both[0].keys() | both[1].keys() if both[0].get(name) != both[1].get(name)}
+        assert {name[0] for name in moved} <= {Feature.FRAMED, Feature.LENGTH}, (
+            "public keys that this user holds too"
+        )
+
+
+def test_nobody_at_all_gives_a_leading_card_of_noise_on_public_keys_alone():
+    entries = [one for number in range(300) for one in found((), key_number(number), **FEW).entries]
+    assert all(one.feature in PUBLIC for one in entries)
+    assert 1 <= len(entries) <= 20  # FALSE_WHERE_LED of a card
+
+
+def test_a_leading_vote_that_gives_words_and_shape_of_one_answer_is_seen():
+    families = families_for(50, 2.4, most_keys=LEADING_KEYS)
+    user = UserTexts(texts=tuple(StyleText(prompt="p", final=f"N{letter}: a b") for letter in "abcd"))
+
+    def outside(user):
+        return {key: value for key, value in vote_of(user, families).items() if key.feature not in PUBLIC}
+
+    def norm(user):
+        return math.sqrt(sum(value**2 for value in vote_of(user, families).values()))
+
+    one = UserTexts(texts=user.texts[:1])
+    assert len(outside(user)) <= LEADING_KEYS
+    assert norm(one) <= VOTE_UNIT
+    families = (Family(feature=Feature.OPENING, weight=families[0].weight), *families)  # planted
+    assert len(outside(user)) > LEADING_KEYS
+    assert norm(one) > VOTE_UNIT
+
+
+def test_a_shape_that_nobody_but_words_below_their_threshold_hold_is_not_told():
+    users = [
+        UserTexts(texts=(StyleText(prompt="p", final=f"Word{letter}: a b"),))
+        for letter in "abcdefghijklmnop" * 3
+    ]
+    for number in range(10):  # every answer has the shape, but each word is of three users
+        assert not found(users, key_number(number), **FEW).of(Feature.OPENING)

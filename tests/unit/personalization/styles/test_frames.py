@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
+from personalization.styles.edits import StyleEdits
 from personalization.styles.families import Feature
 from personalization.styles.frames import closings, is_poor, labels_of, openings
 from personalization.styles.slots import filled, pieces
 from personalization.styles.votes import StyleText, UserTexts
-from privacy.accounting.calibration import LEADING_KEYS
+from privacy.mechanisms.partition_selection import LEADING_KEYS
 from tests.fakes.styles import (
     card_of,
     entry,
@@ -118,8 +120,15 @@ def test_openings_that_were_not_found_are_like_those_that_were_as_far_as_the_vot
     told = card_of(*found_ones, entry(Feature.FRAMED, "yes", 0.9))
     assert shares(openings(told)) == {"{n}: ": 0.6, "[x] ": 0.3, "": 0.1}
     assert shares(closings(told)) == {"": 1.0}
-    fewer = card_of(*found_ones, entry(Feature.FRAMED, "yes", 0.4), entry(Feature.FRAMED, "no", 0.5))
-    assert shares(openings(fewer)) == {"{n}: ": 0.3, "[x] ": 0.15, "": 0.55}
+    half = card_of(*found_ones, entry(Feature.FRAMED, "yes", 0.55))  # as noise may make of a third
+    assert shares(openings(half)) == {"{n}: ": 0.3, "[x] ": 0.15, "": 0.55}
+    struck = replace(told, removed=("0123456789ab",))
+    assert shares(openings(struck)) == {"{n}: ": 0.3, "[x] ": 0.15, "": 0.55}, (
+        "what is struck is not given to others"
+    )
+    thanks = entry(Feature.OPENING, "{t}, ", 0.3), entry(Feature.OPENING_WORDS, "{t}, ", 0.3, words="Thanks")
+    alike = card_of(*thanks, entry(Feature.FRAMED, "yes", 0.6))
+    assert shares(openings(alike)) == {"Thanks, ": 0.3, "": 0.7}, "frames of others are not this one's"
     assert shares(openings(card_of(entry(Feature.FRAMED, "yes", 0.9)))) == {"": 1.0}, "nothing to be alike"
 
 
@@ -144,3 +153,18 @@ def test_a_leading_vote_finds_openings_of_few_users_and_no_convention_where_ther
                 one.share for one in card.of(Feature.OPENING_WORDS, 1)
             ), "a shape has the share of its words"
     assert all(map(is_poor, cards_of(users_without_style(50), leading)))
+
+
+def test_words_that_a_person_fixed_have_a_shape_where_too_few_gave_them_their_vote():
+    fixed = entry(Feature.OPENING_WORDS, "{t}! ", 0.4, words="HEAR", pinned=True, sureness=0.0)
+    leading = vote(noise_multiplier=2.4, unknown_keys=LEADING_KEYS)
+    plain = found(users_without_style(50), selection=leading, declared_users=50)
+    assert not plain.of(Feature.OPENING)
+    card = found(
+        users_without_style(50), selection=leading, declared_users=50, edits=StyleEdits(pinned=(fixed,))
+    )
+    assert shares(openings(card)) == {"HEAR! ": 0.4, "": 0.6}
+    struck = StyleEdits(pinned=(fixed,), removed=(entry(Feature.OPENING, "{t}! ", 0.4).handle,))
+    assert shares(
+        openings(found(users_without_style(50), selection=leading, declared_users=50, edits=struck))
+    )

@@ -186,4 +186,6 @@ def test_a_stop_and_a_plain_answer_have_content_too():
 def test_a_bracket_that_an_opening_ends_with_is_closed_around_something():
     pairs = synthetic_pairs(framed({"fix(": 1.0}), count=40, seed=1)
     assert all(re.match(r"fix\([^()]+\) \S", one.answer) for one in pairs), pairs[0]
+    wrapped = synthetic_pairs(framed({"(": 1.0}, {")": 1.0}), count=40, seed=1)
+    assert all(one.answer.count(")") == 1 for one in wrapped), wrapped[0]
     assert all(one.answer[one.content[0] - 2 : one.content[0]] == ") " for one in pairs)

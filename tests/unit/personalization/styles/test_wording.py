@@ -139,5 +139,8 @@ def test_openings_that_are_only_taken_to_be_alike_are_said_to_be():
         sentences(card_of(entry(Feature.OPENING, "[x] ", 0.3), entry(Feature.FRAMED, "yes", 0.9)))
     )
     assert "About 90 % of answers open with `[x] `" in told
-    assert "60 % of answers open in frames that so few users do not show; they are taken to be like" in told
+    assert (
+        "60 % of answers open in frames that so few users do not show; they are only taken to be alike"
+        in told
+    )
     assert "so few users" not in " ".join(sentences(framed({"[x] ": 0.9})))

@@ -8,13 +8,12 @@ from privacy.accounting.calibration import (
     COUNT_SHARE,
     FOUND_SHARE,
     LARGEST_VOTE_NOISE,
-    LEADING_KEYS,
     LEADING_SHARE,
-    LEADING_WEIGHT,
     OPENING_WEIGHT,
     STYLE_SHARE,
     UNKNOWN_KEYS,
     PlannedSchedule,
+    asks_for_terms,
     calibrate,
     calibrate_policy,
     cohort_count,
@@ -33,6 +32,7 @@ from privacy.accounting.filters import SELECTION_SHARE, AccountSettings, BudgetC
 from privacy.accounting.forecast import SpentBudget, noise_for
 from privacy.errors import CalibrationError
 from privacy.mechanisms.noisy_comparison import NoisyComparison
+from privacy.mechanisms.partition_selection import LEADING_KEYS, LEADING_WEIGHT
 from privacy.policy.values import TenantPrivacyPolicy, amended
 
 CAPS = BudgetCaps(period_epsilon=2.0, period_delta=1e-6, lifetime_epsilon=6.0, lifetime_delta=1e-6)
@@ -118,6 +118,33 @@ def test_a_vote_takes_no_more_than_its_share_and_finds_what_it_is_for(users):
     if vote.noise_multiplier < LARGEST_VOTE_NOISE:
         assert found >= FOUND_SHARE
     assert found <= (0.5 if users < 1000 else 0.0801 if users >= 10_000 else 0.15)
+
+
+def test_a_leading_vote_leaves_readings_of_drift_their_share_and_no_noise_is_out_of_range():
+    few = TenantPrivacyPolicy(
+        declared_users=50, lifetime_epsilon=2.0, period_epsilon=2.0, lifetime_delta=1e-5, period_delta=1e-5,
+        planned_releases=1, sample_rate=1.0, steps=8,
+    )  # fmt: skip
+    leading = style_vote_of(few)
+    assert leading.leads
+    for share in (0.05, 0.1, 0.15):
+        read = few.model_copy(update={"drift": few.drift.model_copy(update={"read": True, "share": share})})
+        assert style_vote_of(read).noise_multiplier > leading.noise_multiplier
+        assert calibrate_policy(read) < 10 * calibrate_policy(few), (
+            "else nothing is left for the round itself"
+        )
+    tiny = dataclasses.replace(CAPS, lifetime_epsilon=0.05, period_epsilon=0.05, lifetime_delta=1e-8)
+    assert style_vote(tiny, declared_users=10**6, releases=1100, releases_per_period=110) is None
+
+
+def test_terms_are_asked_for_by_usual_votes_alone():
+    for users, asked in ((300, True), (50, False), (20, False)):
+        policy = TenantPrivacyPolicy(
+            declared_users=users, lifetime_epsilon=2.0, period_epsilon=2.0, planned_releases=1, terms=True,
+            lifetime_delta=1e-5, period_delta=1e-5,
+        )  # fmt: skip
+        assert asks_for_terms(policy) == asked
+        assert not asks_for_terms(policy.model_copy(update={"terms": False}))
 
 
 def test_a_policy_without_styles_charges_no_vote_and_needs_less_noise():
