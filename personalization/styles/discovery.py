@@ -31,9 +31,8 @@ if TYPE_CHECKING:
     from privacy.mechanisms.partition_selection import PartitionSelection
 
 FALSE_KEYS: Final = 0.1  # of public alphabets, expected in one card; as many again of a list of terms
-FALSE_WHERE_LED: Final = (
-    0.02  # in a card of few entries, where one false length is all that is told of lengths
-)
+# As many in a card that a vote leads, where one false length would be all that is told of lengths.
+FALSE_WHERE_LED: Final = 0.05
 
 
 def discover(

@@ -116,9 +116,9 @@ class Family:
 # have a frame of which too little is found to tell it; length, and the form of prompts.
 _LEADING: Final = (
     Family(feature=Feature.OPENING_WORDS, weight=LEADING_WEIGHT, or_shape=True),
-    Family(feature=Feature.FRAMED, weight=0.25),
-    Family(feature=Feature.LENGTH, weight=0.28),
-    Family(feature=Feature.PROMPT_KIND, weight=0.20),
+    Family(feature=Feature.FRAMED, weight=0.24),
+    Family(feature=Feature.LENGTH, weight=0.31),
+    Family(feature=Feature.PROMPT_KIND, weight=0.17),
 )
 _WEIGHTS: Final[dict[str, tuple[tuple[Feature, int, float], ...]]] = {
     # Few users for the noise: the first frame alone.

@@ -133,7 +133,7 @@ def test_a_leading_vote_has_one_key_for_each_answer_and_asks_for_no_terms():
     }  # fmt: skip
     assert all(4 * value == pytest.approx(LEADING_WEIGHT * VOTE_UNIT, abs=4) for value in told.values())
     framed = {key.shape: value for key, value in vote.items() if key.feature is Feature.FRAMED}
-    assert framed == {"yes": pytest.approx(3 / 4 * 0.25 * VOTE_UNIT, abs=4)}
+    assert framed == {"yes": pytest.approx(3 / 4 * 0.24 * VOTE_UNIT, abs=4)}
 
 
 def test_only_the_first_texts_of_ten_thousand_count():
