@@ -149,11 +149,11 @@ class TenantPrivacyPolicy(Validated):
             earlier windows of time are not forgotten. It takes the place of ``previous_share``, and is as free.
         styles: whether each release also learns what answers look like (openings, closings, lengths, terms), by one
             charged vote of its users. Habits that only a few users have are never told; what many share may be, and is
-            the tenant's own to read and to strike out. Where users are few for the budget that vote leads: it takes most of
-            the round's budget, asks how answers open, and next to nothing of what is trained is released.
+            the tenant's own to read and to strike out. Where users are few for the budget that vote leads: it takes
+            most of the round's budget, asks how answers open, and next to nothing of what is trained is released.
         terms: whether that vote is about terms too: what users put in the place of what they were shown, at most three
-            replacements of each. The vote costs the same; its weight is shared, so style needs a quarter more users. A vote
-            that leads asks for none.
+            replacements of each. The vote costs the same; its weight is shared, so style needs a quarter more users. A
+            vote that leads asks for none.
         rollout: how a new version reaches users: everybody at once, or in steps that guards can stop.
         suites: how much each release is asked of the project's public suites, and how much worse than the base and than
             the version before it may be.

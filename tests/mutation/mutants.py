@@ -474,6 +474,14 @@ PRICE: Final = (
         tests=(T_PARTITION, T_PARTITION_RUNS),
     ),
     Mutant(
+        name="answers-weigh-a-vote-each",
+        file=VOTES,
+        old="int(family.weight * VOTE_UNIT * count / len(texts))",
+        new="int(family.weight * VOTE_UNIT * count)",
+        why="a user of several answers moves the sum of votes by more than what is charged",
+        tests=(T_VOTES,),
+    ),
+    Mutant(
         name="terms-weigh-the-whole-each",
         file=VOTES,
         old="share = family.weight * VOTE_UNIT / len(pairs) ** 0.5",

@@ -126,6 +126,11 @@ def test_bad_numbers_are_refused(adapter, value, reason):
     assert reason in judge(adapter, PLAN).reasons
 
 
+def test_next_to_nothing_of_a_change_is_no_effect_without_a_public_part(adapter):
+    assert isinstance(judge(adapter, replace(PLAN, shrinkage=0.3)), Accepted)
+    assert judge(adapter, replace(PLAN, shrinkage=0.02)).reasons == (RejectionReason.NO_EFFECT,)
+
+
 def test_a_tensor_outside_the_plan_is_refused(adapter):
     changed_weights(adapter, lambda tensors: {**tensors, "lm_head.weight": np.ones((2, 2), np.float32)})
     assert judge(adapter, PLAN).reasons == (RejectionReason.PROFILE,)

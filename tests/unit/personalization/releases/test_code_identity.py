@@ -114,7 +114,14 @@ def test_whatever_training_and_its_files_import_of_ours_is_in_the_list():
     listed = {module_of(path) for path in release_files(ROOT) if path.suffix == ".py"}
     outside = set()
     for path in release_files(ROOT):
-        if path.suffix != ".py" or not {"training", "adapters"} & set(path.relative_to(ROOT).parts):
+        voting = path.parent.name == "styles" and path.stem in {
+            "families",
+            "votes",
+            "discovery",
+        }  # fixes weights
+        if path.suffix != ".py" or not (
+            voting or {"training", "adapters"} & set(path.relative_to(ROOT).parts)
+        ):
             continue
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.ImportFrom) and node.module:
