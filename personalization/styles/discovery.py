@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from personalization.errors import StyleCardError
 from personalization.styles.card import MOST_ENTRIES, MOST_TERMS, StyleCard, StyleEntry
-from personalization.styles.families import SHAPE_OF, Feature, Key, families_for, norm_of
+from personalization.styles.families import OPEN_BRACKETS, SHAPE_OF, Feature, Key, families_for, norm_of
 from personalization.styles.votes import sum_of, unknown_keys
 from privacy.mechanisms.partition_selection import VOTE_UNIT
 from privacy.noise.discrete import discrete_gaussian
@@ -107,15 +107,16 @@ def discover(
 
 def _shapes_of_pinned(card: StyleCard, families: Sequence[Family]) -> list[StyleEntry]:
     """Return shapes of words that a person fixed, where users give their vote to words and too few did to these."""
-    asked = {one.feature: SHAPE_OF[one.feature] for one in families if one.or_shape}
-    shapes = {(one.feature, one.depth, one.key): one for one in card.entries}
+    asked = {one.feature: one for one in families if one.or_shape}
+    there = {(one.feature, one.depth, one.key) for one in card.entries}
     made: dict[tuple[Feature, int, str], StyleEntry] = {}
     for one in card.entries:
         if one.pinned and one.feature in asked:
-            place = (asked[one.feature], one.depth, one.key)
-            share = made[place].share + one.share if place in made else one.share
-            made[place] = replace(one, feature=place[0], words="", share=min(1.0, share), pinned=False)
-    return [one for place, one in made.items() if place not in shapes and one.handle not in card.removed]
+            for shape in _shapes_of(one, asked[one.feature]):
+                place = (shape.feature, shape.depth, shape.key)
+                share = one.share + (made[place].share if place in made else 0.0)
+                made[place] = replace(shape, share=min(1.0, share))
+    return [one for place, one in made.items() if place not in there and one.handle not in card.removed]
 
 
 def _voted(family: Family, total: dict[Key, int]) -> list[Key]:
@@ -123,19 +124,33 @@ def _voted(family: Family, total: dict[Key, int]) -> list[Key]:
 
 
 def _with_shapes(entries: list[StyleEntry], family: Family) -> list[StyleEntry]:
-    """Return entries in which every shape has the share of its words too, found by itself or not.
+    """Return entries in which each shape has the share of its words, and of what it goes on to, found by itself or not.
 
     Users gave their vote to the words where there were some, so what was found of a shape is what is left of it.
     """
-    shape = SHAPE_OF[family.feature]
-    rest = {one.key: one for one in entries if (one.feature, one.depth) == (shape, family.depth)}
-    told = [one for one in entries if (one.feature, one.depth) == (family.feature, family.depth)]
-    whole = dict(rest)
-    for one in told:
-        known = whole.get(one.key, replace(one, feature=shape, words="", share=0.0))
-        sureness = max(known.sureness, one.sureness)
-        whole[one.key] = replace(known, share=round(min(1.0, known.share + one.share), 4), sureness=sureness)
-    return [one for one in entries if one not in rest.values()] + list(whole.values())
+    asked = {family.feature, SHAPE_OF[family.feature]}
+    whole: dict[tuple[Feature, int, str], StyleEntry] = {}
+    for one in sorted((one for one in entries if one.feature in asked), key=lambda one: -one.depth):
+        for shape in _shapes_of(one, family):
+            place = (shape.feature, shape.depth, shape.key)
+            known = whole.get(place, replace(shape, share=0.0))
+            sureness = max(known.sureness, one.sureness)
+            whole[place] = replace(
+                known, share=round(min(1.0, known.share + one.share), 4), sureness=sureness
+            )
+    others = [one for one in entries if one.feature is not SHAPE_OF[family.feature]]
+    return [*others, *whole.values()]
+
+
+def _shapes_of(one: StyleEntry, family: Family) -> list[StyleEntry]:
+    """Return the shapes that an entry of openings is of, to its depth and to those before."""
+    shape = replace(one, feature=SHAPE_OF[family.feature], words="", pinned=False)
+    if one.depth == 1:
+        return [shape]
+    # The first depth ended with the bracket that holds the last slot.
+    within = one.key[: one.key.rfind("{")]
+    ends = max(within.rfind(bracket) for bracket in OPEN_BRACKETS) + 1
+    return [shape, replace(shape, depth=1, key=one.key[:ends])]
 
 
 def _threshold(family: Family, families: Sequence[Family], selection: PartitionSelection) -> float:

@@ -57,6 +57,7 @@ class Feature(StrEnum):
     TERM = "term"  # what users put in the place of what they were shown
 
 
+OPEN_BRACKETS: Final = ("(", "[", "<")  # not braces, which slots have
 SHAPE_OF: Final = {Feature.OPENING_WORDS: Feature.OPENING, Feature.CLOSING_WORDS: Feature.CLOSING}
 LENGTHS: Final = (3, 6, 10, 15, 25, 40, 70)  # words; each bucket ends at one of them, the last is open
 PUBLIC: Final[dict[Feature, tuple[str, ...]]] = {
@@ -78,8 +79,8 @@ class Family:
         depth: of frames.
         weight: of one user's keys together.
         listed: of terms, the public list that users vote over; without one they vote over words of their own.
-        or_shape: of a frame's words: an answer whose frame tells none counts for its shape instead, so that users give
-            one key for each answer, of this weight.
+        or_shape: of an opening's words: an answer whose opening tells none counts for its shape instead, and one that
+            the first depth would cut in a bracket for that to the second. So users give one key for each answer.
     """
 
     feature: Feature
@@ -90,15 +91,19 @@ class Family:
 
     def asks_for(self, key: Key) -> bool:
         """Say whether users vote for a key by this family."""
-        return key.depth == self.depth and key.feature in self._features
+        if self.or_shape:
+            return key.feature in {self.feature, SHAPE_OF[self.feature]} and key.depth in {1, 2}
+        return (key.feature, key.depth) == (self.feature, self.depth)
 
     def key_among(self, keys: Mapping[tuple[Feature, int], Key]) -> Key | None:
         """Return the one key of an answer that counts for this family, of all that it has; None where none does."""
-        return next((keys[one, self.depth] for one in self._features if (one, self.depth) in keys), None)
-
-    @property
-    def _features(self) -> tuple[Feature, ...]:
-        return (self.feature, SHAPE_OF[self.feature]) if self.or_shape else (self.feature,)
+        words = keys.get((self.feature, self.depth))
+        if not self.or_shape or (words is not None and TEXT in words.shape):
+            return words
+        shape, inside = (keys.get((SHAPE_OF[self.feature], depth)) for depth in (1, 2))
+        if shape is not None and inside is not None and shape.shape[-1:] in OPEN_BRACKETS:
+            return keys.get((self.feature, 2), inside)  # a frame that is cut in a bracket says little
+        return words or shape
 
     @property
     def public(self) -> bool:

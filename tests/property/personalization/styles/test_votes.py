@@ -123,13 +123,13 @@ def test_a_user_who_puts_a_whole_list_right_is_within_the_bounds_and_uses_up_no_
 def test_a_leading_vote_has_one_key_for_each_answer_and_asks_for_no_terms():
     families = FAMILIES["leading"]
     assert families == families_for(50, 2.4, most_keys=LEADING_KEYS, terms=True, glossary=LISTED)
-    finals = ("FIX: a b", "TASK-17: a b", "17: a b", "just a b")
-    vote = vote_of(UserTexts(texts=tuple(StyleText(prompt="p", final=one) for one in finals)), families)
+    finals = ("FIX: a b", "TASK-17: a b", "[Lamp](URL) - a b", "just a b")
+    vote = vote_of(UserTexts(texts=tuple(StyleText(prompt="Lamp", final=one) for one in finals)), families)
     told = {
         key: value for key, value in vote.items() if key.feature in {Feature.OPENING, Feature.OPENING_WORDS}
     }
     assert {(key.shape, key.words) for key in told} == {
-        ("{t}: ", "FIX"), ("{t}-{n}: ", "TASK"), ("{n}: ", ""), ("none", "")
+        ("{t}: ", "FIX"), ("{t}-{n}: ", "TASK"), ("[{copy}]({t}) - ", "URL"), ("none", "")
     }  # fmt: skip
     assert all(4 * value == pytest.approx(LEADING_WEIGHT * VOTE_UNIT, abs=4) for value in told.values())
     framed = {key.shape: value for key, value in vote.items() if key.feature is Feature.FRAMED}

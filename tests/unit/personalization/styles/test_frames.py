@@ -168,3 +168,23 @@ def test_words_that_a_person_fixed_have_a_shape_where_too_few_gave_them_their_vo
     assert shares(
         openings(found(users_without_style(50), selection=leading, declared_users=50, edits=struck))
     )
+
+
+def test_an_opening_that_its_first_depth_cuts_in_a_bracket_is_found_whole():
+    rng = random.Random(4)
+
+    def entry_of(mark):
+        name = said(rng, 1)
+        return UserTexts(
+            texts=(StyleText(prompt=f"New: {name}", final=f"{mark} [{name}](URL) - {said(rng)}"),)
+        )
+
+    users = [entry_of("*" if number % 4 else "-") for number in range(50)]
+    leading = vote(noise_multiplier=2.4, unknown_keys=LEADING_KEYS)
+    cards = [found(users, bytes([seed]) * 32, selection=leading, declared_users=50) for seed in range(10)]
+    for card in cards:
+        assert shares(openings(card)).keys() <= {"* [{copy}](URL) - ", "- [{copy}](URL) - ", ""}
+        first, second = card.of(Feature.OPENING, 1)[0], card.of(Feature.OPENING, 2)[0]
+        assert (first.key, second.key) == ("* [{copy}](", "* [{copy}]({t}) - ")
+        assert first.share == second.share == card.of(Feature.OPENING_WORDS, 2)[0].share
+    assert sum(openings(card)[0].text == "* [{copy}](URL) - " for card in cards) >= 9
