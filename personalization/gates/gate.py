@@ -145,6 +145,8 @@ def judge(
     finite = all(bool(np.isfinite(tensor.values).all()) for tensor in tensors)
     norm = delta_norm(tensors, plan.alpha / plan.rank) if finite else math.inf
     shown = min(norm, 1e300)  # canonical JSON has no infinity
+    # What a vote leads follows its card; without a public part next to nothing is left of it.
+    kept = combined or plan.shrinkage >= limits.min_kept
     checks = (
         GateCheck(name="finite", passed=finite),
         GateCheck(
@@ -152,10 +154,10 @@ def judge(
         ),
         GateCheck(
             name="has_effect",
-            # What a vote leads follows its card; without a public part next to nothing is left of it.
-            passed=norm >= limits.min_delta_norm and (combined or plan.shrinkage >= limits.min_kept),
+            passed=kept and norm >= limits.min_delta_norm,
             value=shown,
             threshold=limits.min_delta_norm,
+            detail="" if kept else "next to nothing of the change is kept, and there is no public part",
         ),
         *public.checks,
     )
